@@ -1,0 +1,120 @@
+"""Every exception this package raises on purpose.
+
+* CodeInterpreterError
+    * ConfigurationError        a setting is missing or contradicts another (also a ValueError)
+    * AuthenticationError       the pool said 401 or 403
+    * IsolationError            this machine offers no fence for untrusted code
+    * ApprovalDeniedError       the host said no to a run
+    * PoolError
+        * PoolUnavailableError  nothing was started; safe to try again
+        * PoolExhaustedError    no session is free; safe to try again later
+        * ProtocolError         the pool answered something we do not understand
+    * SessionLostError          the session died; its variables and files are gone
+    * ExecutionTimeoutError     the code ran past its limit (also a TimeoutError)
+    * ExecutionFailedError      raised only by Execution.raise_for_error()
+    * FileTransferError
+        * UnsafeNameError       a name that would leave the session's folder
+        * FileTooLargeError
+        * SessionFileNotFoundError
+
+A traceback of the *code that was run* is not an exception: it is `Execution.error`.
+"""
+
+from __future__ import annotations
+
+
+class CodeInterpreterError(Exception):
+    """Base of them all.
+
+    Attributes:
+        hint: The next thing to try, in one line, or None.
+        retryable: Whether the same call may be made again: nothing was started.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.retryable = retryable
+
+
+class ConfigurationError(CodeInterpreterError, ValueError):
+    """A setting is missing or contradicts another."""
+
+
+class AuthenticationError(CodeInterpreterError):
+    """The pool refused the key or the token (HTTP 401 or 403)."""
+
+
+class IsolationError(CodeInterpreterError):
+    """This machine offers no fence that holds, and none was waived by name."""
+
+
+class ApprovalDeniedError(CodeInterpreterError):
+    """The host's approval hook said no; the code did not run."""
+
+
+class PoolError(CodeInterpreterError):
+    """The session pool could not do what was asked."""
+
+
+class PoolUnavailableError(PoolError):
+    """Nothing was started, so the call may be made again."""
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+
+
+class PoolExhaustedError(PoolUnavailableError):
+    """No session is free; nothing was started.
+
+    Attributes:
+        retry_after: Seconds the pool asked to wait, or None.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class ProtocolError(PoolError):
+    """The pool answered something we do not understand."""
+
+
+class SessionLostError(CodeInterpreterError):
+    """The session died: its variables and files are gone."""
+
+
+class ExecutionTimeoutError(CodeInterpreterError, TimeoutError):
+    """The code ran past its limit, or no answer came in time."""
+
+
+class ExecutionFailedError(CodeInterpreterError):
+    """The code that was run raised; only `Execution.raise_for_error` raises this."""
+
+
+class FileTransferError(CodeInterpreterError):
+    """A file could not be moved into or out of a session."""
+
+
+class UnsafeNameError(FileTransferError, ValueError):
+    """A name that would leave the session's folder."""
+
+
+class FileTooLargeError(FileTransferError):
+    """A file is larger than a limit.
+
+    Attributes:
+        size: Bytes the file has, as far as known.
+        limit: Bytes allowed.
+    """
+
+    def __init__(self, message: str, *, size: int, limit: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.size = size
+        self.limit = limit
+
+
+class SessionFileNotFoundError(FileTransferError, FileNotFoundError):
+    """The session has no file of that name."""

@@ -1,0 +1,59 @@
+"""Every number that bounds a run, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one interpreter may use and how much of it a model may read.
+
+    Attributes:
+        execution_timeout: Longest run, the same as Azure's limit per execution
+            (learn.microsoft.com, Container Apps code interpreter sessions).
+        output_characters: Characters of one execution that a model may read.
+        file_bytes: Largest file to upload or download; Azure's upload limit.
+        live_sessions: Conversations that hold a session at once; the least recently used leaves.
+        idle_session: How long an unused session is remembered.
+    """
+
+    execution_timeout: timedelta = timedelta(seconds=220)
+    output_characters: int = 8_000
+    file_bytes: int = 128 * MIB
+    live_sessions: int = 100
+    idle_session: timedelta = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """What one session of the embedded pool may use of this machine.
+
+    Attributes:
+        memory_bytes: Memory of all the session's processes together.
+        address_space_bytes: Address space of one process (RLIMIT_AS).
+        processes: Processes and threads of the session.
+        disk_bytes: Bytes in the session's folder `/mnt/data`.
+        scratch_bytes: Bytes in its `/tmp`.
+        file_count: Files in its folder and scratch space.
+        file_bytes: Largest single file (RLIMIT_FSIZE).
+        open_files: Open descriptors of one process.
+        stream_characters: Characters kept of each output stream of a run.
+        result_bytes: Bytes kept of a run's displayed results.
+        runaway_bytes: Output after which a run is interrupted.
+    """
+
+    memory_bytes: int = 2048 * MIB
+    address_space_bytes: int = 4096 * MIB
+    processes: int = 128
+    disk_bytes: int = 512 * MIB
+    scratch_bytes: int = 256 * MIB
+    file_count: int = 50_000
+    file_bytes: int = 256 * MIB
+    open_files: int = 1024
+    stream_characters: int = 6_000_000
+    result_bytes: int = 32 * MIB
+    runaway_bytes: int = 64 * MIB

@@ -1,0 +1,1 @@
+"""The embedded pool: Jupyter kernels as fenced child processes of this application."""

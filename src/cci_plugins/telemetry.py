@@ -1,0 +1,54 @@
+"""Spans and log records; silent unless the host has set up OpenTelemetry or logging."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .models import Execution
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+logger = logging.getLogger("cci_plugins")
+logger.addHandler(logging.NullHandler())
+
+
+@contextmanager
+def execution_span(session_id: str, pool: str) -> Generator[Span]:
+    """Trace one execution as an `execute_tool` span of the GenAI conventions.
+
+    Neither code nor output is recorded, and of the session only a hash
+    (opentelemetry.io/docs/specs/semconv/gen-ai).
+    """
+    from opentelemetry import trace
+
+    tracer = trace.get_tracer("cci_plugins")
+    attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "execute_code",
+        "gen_ai.tool.type": "function",
+        "cci.pool": pool,
+        "cci.session.hash": hashlib.sha256(session_id.encode()).hexdigest()[:16],
+    }
+    with tracer.start_as_current_span("execute_tool execute_code", attributes=attributes) as span:
+        yield span
+
+
+def record_execution(span: Span, execution: Execution) -> None:
+    """Put how a run ended on its span: status and sizes, never content."""
+    span.set_attributes(
+        {
+            "cci.execution.status": execution.status.value,
+            "cci.session.state": execution.state.value,
+            "cci.output.characters": len(execution.stdout) + len(execution.stderr),
+            "cci.output.dropped_characters": execution.dropped_characters,
+            "cci.output.results": len(execution.results),
+            "cci.output.files": len(execution.files),
+        }
+    )
+    if execution.error is not None:
+        span.set_attribute("error.type", execution.error.name)

@@ -1,0 +1,105 @@
+"""The tool every door offers: one name, one description, one schema, one way to run it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .approval import ApprovalRequest
+from .errors import CodeInterpreterError
+from .interpreter import CodeInterpreter
+from .models import Execution
+from .pools.base import OutputHandler
+from .rendering import render_text
+from .telemetry import logger
+
+NAME = "execute_code"
+DESCRIPTION = (
+    "Run Python code in a sandbox and return what it prints and displays. "
+    "Variables, imports and files are kept between calls of the same conversation. "
+    "Files are in the working directory, /mnt/data. Print or end with what you want to see; "
+    "show charts with matplotlib."
+)
+CODE_DESCRIPTION = "Python source to run, without Markdown fences."
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"code": {"type": "string", "description": CODE_DESCRIPTION}},
+    "required": ["code"],
+    "additionalProperties": False,
+}
+
+# One complete Markdown fence around the whole, and nothing less (design decision 10).
+_FENCE = re.compile(
+    r"\s*(?P<fence>`{3,}|~{3,})[ \t]*(?:python3?|py|ipython)?[ \t]*\r?\n(?P<code>.*?)\r?\n?[ \t]*(?P=fence)\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReply:
+    """What a call gives back.
+
+    Attributes:
+        text: For the model, within its budget.
+        execution: For the host; None when the code did not run.
+        failed: The code raised, timed out or did not run.
+    """
+
+    text: str
+    execution: Execution | None
+    failed: bool = False
+
+
+def strip_fence(code: str) -> str:
+    """Remove one complete Markdown fence around the whole code; change nothing else."""
+    match = _FENCE.fullmatch(code)
+    if match is None or match["fence"] in match["code"]:
+        return code
+    return match["code"]
+
+
+async def call(
+    interpreter: CodeInterpreter,
+    code: str,
+    *,
+    session_key: str | None = None,
+    on_output: OutputHandler | None = None,
+) -> ToolReply:
+    """Approve, run, render; no exception but cancellation leaves here.
+
+    Args:
+        interpreter: Where to run.
+        code: What the model wrote.
+        session_key: The conversation; None for the current one of `use_session`.
+        on_output: Told each piece of output while the code runs.
+    """
+    try:
+        session = interpreter.session(session_key)
+        source = strip_fence(code)
+        if interpreter.approve is not None:
+            decision = await interpreter.approve(ApprovalRequest(source, session.key))
+            if decision.verdict != "allow":
+                return ToolReply(_denied(decision.reason), None, failed=True)
+            source = source if decision.code is None else decision.code
+        execution = await session.run_code(source, on_output=on_output)
+    except CodeInterpreterError as error:
+        logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
+        return ToolReply(_failure(error), None, failed=True)
+    except Exception as error:
+        logger.exception("execute_code failed unexpectedly")
+        return ToolReply(_failure(error), None, failed=True)
+    text = render_text(execution, interpreter.limits)
+    return ToolReply(text, execution, failed=execution.error is not None)
+
+
+def _denied(reason: str | None) -> str:
+    return f"The code was not run: the user did not approve it{': ' + reason if reason else ''}."
+
+
+def _failure(error: Exception) -> str:
+    """One short sentence: a model needs to know what happened, not our internals."""
+    if not isinstance(error, CodeInterpreterError):
+        return "The code interpreter failed unexpectedly; whether the code ran is unknown."
+    advice = "It did not start; you may try again." if error.retryable else ""
+    return f"The code interpreter could not run this: {error}. {advice}".strip()
