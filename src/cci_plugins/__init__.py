@@ -1,0 +1,90 @@
+"""A code interpreter for agents: Python in Azure Container Apps sessions, or on this machine.
+
+    async with CodeInterpreter.local() as interpreter:
+        execution = await interpreter.run_code("1 + 1")
+        print(execution.text)
+
+Doors: `cci_plugins.langchain`, `cci_plugins.semantic_kernel`; any MCP client by `cci serve`.
+Without await: `cci_plugins.sync`. For your tests: `cci_plugins.testing`. Exceptions:
+`cci_plugins.errors`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .approval import ApprovalRequest, Approver, Decision
+    from .errors import CodeInterpreterError
+    from .interpreter import CodeInterpreter
+    from .limits import Limits, SandboxLimits
+    from .models import (
+        ErrorInfo,
+        Execution,
+        ExecutionStatus,
+        FileInfo,
+        OutputEvent,
+        Result,
+        SessionState,
+    )
+    from .pools.azure.platform import PlatformSessionPool
+    from .pools.base import SessionPool
+    from .pools.local.pool import LocalSessionPool
+    from .session import Session
+
+_HOME = {
+    "ApprovalRequest": "approval",
+    "Approver": "approval",
+    "CodeInterpreter": "interpreter",
+    "CodeInterpreterError": "errors",
+    "Decision": "approval",
+    "ErrorInfo": "models",
+    "Execution": "models",
+    "ExecutionStatus": "models",
+    "FileInfo": "models",
+    "Limits": "limits",
+    "LocalSessionPool": "pools.local.pool",
+    "OutputEvent": "models",
+    "PlatformSessionPool": "pools.azure.platform",
+    "Result": "models",
+    "SandboxLimits": "limits",
+    "Session": "session",
+    "SessionPool": "pools.base",
+    "SessionState": "models",
+}
+
+__all__ = [
+    "ApprovalRequest",
+    "Approver",
+    "CodeInterpreter",
+    "CodeInterpreterError",
+    "Decision",
+    "ErrorInfo",
+    "Execution",
+    "ExecutionStatus",
+    "FileInfo",
+    "Limits",
+    "LocalSessionPool",
+    "OutputEvent",
+    "PlatformSessionPool",
+    "Result",
+    "SandboxLimits",
+    "Session",
+    "SessionPool",
+    "SessionState",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cci-plugins")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

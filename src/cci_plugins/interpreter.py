@@ -1,0 +1,197 @@
+"""The object an application holds."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from . import portal
+from .approval import Approver
+from .errors import CodeInterpreterError, ConfigurationError
+from .limits import Limits
+from .models import Execution
+from .pools.base import OutputHandler, SessionPool
+from .session import Session
+from .sessions import DEFAULT_KEY, SessionDirectory, current_key
+from .settings import Settings
+from .telemetry import logger
+
+
+class CodeInterpreter:
+    """Runs Python for an agent, one session per conversation.
+
+    It may be called from any thread and any event loop: the work is carried to one loop of its
+    own. Close it with `aclose` or `async with`; at the latest it closes when the program ends.
+
+    Args:
+        pool: Where code runs; closed with the interpreter.
+        approve: Asked before every run that a model starts.
+        limits: Every bound in one value.
+        session_secret: Makes session identifiers the same in every process that shares it;
+            random when None, so that no other process can reach these sessions.
+
+    Example:
+        ```python
+        async with CodeInterpreter.local() as interpreter:
+            execution = await interpreter.session("alice").run_code("6 * 7")
+            print(execution.text)
+        ```
+    """
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        *,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        session_secret: bytes | None = None,
+    ) -> None:
+        self.approve = approve
+        self._limits = Limits() if limits is None else limits
+        self._pool = pool
+        self._directory: SessionDirectory[Session] = SessionDirectory(
+            self._limits, secret=session_secret
+        )
+        self._start_lock: anyio.Lock | None = None
+        self._started = False
+        self._closed = False
+
+    @classmethod
+    def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
+        """An interpreter over the embedded pool: no account, no Docker, no network.
+
+        Raises:
+            ConfigurationError: The extra `local` is not installed.
+        """
+        from .pools.local.pool import LocalSessionPool
+
+        return cls(LocalSessionPool(), approve=approve, limits=limits)
+
+    @classmethod
+    def from_env(cls, *, approve: Approver | None = None) -> Self:
+        """An interpreter as the environment says: the embedded pool when nothing is configured.
+
+        Raises:
+            ConfigurationError: A value is not valid, or a pool is only half configured.
+        """
+        settings = Settings.read()
+        secret = settings.session_secret or settings.mcp_key
+        return cls(
+            _pool_from(settings),
+            approve=approve,
+            limits=settings.limits(),
+            session_secret=None if secret is None else secret.get_secret_value().encode(),
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds this interpreter was made with."""
+        return self._limits
+
+    def session(self, key: str | None = None) -> Session:
+        """The session of one conversation; nothing is started before its first call.
+
+        Args:
+            key: The conversation, as the application names it: a thread id, a user id. None means
+                the current one of `use_session`, or a single default session.
+        """
+        if self._closed:
+            raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
+        key = key or current_key.get() or DEFAULT_KEY
+        session, left = self._directory.get(key, lambda: self._make(key))
+        for old in left:
+            portal.submit(self._end, old)
+        return session
+
+    def _make(self, key: str) -> Session:
+        identifier = self._directory.identifier(key)
+        return Session(self, key, identifier, partial(self._directory.remove, key))
+
+    @contextmanager
+    def use_session(self, key: str) -> Generator[Session]:
+        """Make a conversation's session the current one, for frameworks that pass no thread id."""
+        token = current_key.set(key)
+        try:
+            yield self.session(key)
+        finally:
+            current_key.reset(token)
+
+    async def run_code(
+        self,
+        code: str,
+        *,
+        timeout: timedelta | None = None,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        """Run code in the current session; see `Session.run_code`."""
+        return await self.session().run_code(code, timeout=timeout, on_output=on_output)
+
+    async def start(self) -> None:
+        """Get the pool ready before the first call, so that the first call is fast.
+
+        Raises:
+            IsolationError: This machine offers no fence.
+        """
+        await portal.carry(self.pool)
+
+    async def pool(self) -> SessionPool:
+        """The started pool; for callers on the portal's loop."""
+        if not self._started:
+            if self._start_lock is None:
+                self._start_lock = anyio.Lock()
+            async with self._start_lock:
+                if not self._started:
+                    await self._pool.start()
+                    portal.at_exit(self, self._close)
+                    self._started = True
+        return self._pool
+
+    async def aclose(self) -> None:
+        """End every session and what the pool holds; calling it twice is no error."""
+        self._closed = True
+        await portal.carry(self._close)
+
+    async def _close(self) -> None:
+        portal.forget(self)
+        self._closed = True
+        await self._pool.aclose()
+
+    async def _end(self, session: Session) -> None:
+        try:
+            await session.delete_at_home()
+        except CodeInterpreterError as error:
+            logger.warning("could not end an idle session: %s", error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _pool_from(settings: Settings) -> SessionPool:
+    if settings.chosen_pool == "platform":
+        from .pools.azure.platform import PlatformSessionPool
+
+        if settings.mcp_endpoint is None or settings.mcp_key is None:
+            raise ConfigurationError("a platform pool needs an endpoint and a key")
+        return PlatformSessionPool(settings.mcp_endpoint, key=settings.mcp_key.get_secret_value())
+    from .pools.local.pool import LocalSessionPool
+
+    return LocalSessionPool(
+        isolation=settings.isolation,
+        max_sessions=settings.sessions,
+        ready_sessions=settings.ready_sessions,
+        cooldown=timedelta(seconds=settings.cooldown),
+    )

@@ -1,0 +1,79 @@
+"""Which session belongs to which conversation."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Generic, Protocol, TypeVar
+
+from .limits import Limits
+
+DEFAULT_KEY = "default"
+
+current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
+
+
+class Entry(Protocol):
+    """What the directory keeps: anything that can say whether it is in use."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run or a transfer is under way."""
+        ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def derive_identifier(secret: bytes, key: str) -> str:
+    """A session identifier that no one can guess from the key, nor the key from it.
+
+    Returns:
+        68 characters of `[a-z0-9-]`: inside Azure's rule of 4 to 128 safe characters
+        (learn.microsoft.com, Container Apps sessions usage).
+    """
+    return "cci-" + hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()
+
+
+class SessionDirectory(Generic[E]):
+    """Maps conversation keys to sessions; bounded, least recently used and idle ones leave."""
+
+    def __init__(self, limits: Limits, *, secret: bytes | None = None) -> None:
+        self._limits = limits
+        self._secret = secret or secrets.token_bytes(32)
+        self._entries: OrderedDict[str, tuple[E, float]] = OrderedDict()
+
+    def identifier(self, key: str) -> str:
+        """The pool identifier of a conversation."""
+        return derive_identifier(self._secret, key)
+
+    def get(self, key: str, make: Callable[[], E]) -> tuple[E, list[E]]:
+        """The entry of a key, made if need be, and the entries that had to leave for it."""
+        entry = self._entries[key][0] if key in self._entries else make()
+        self._entries[key] = (entry, time.monotonic())
+        self._entries.move_to_end(key)
+        return entry, list(self._take_surplus())
+
+    def remove(self, key: str) -> None:
+        """Forget a key."""
+        self._entries.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _take_surplus(self) -> Iterator[E]:
+        """Idle entries, and the oldest beyond the bound; busy ones and the newest stay."""
+        idle_since = time.monotonic() - self._limits.idle_session.total_seconds()
+        for key in list(self._entries)[:-1]:
+            entry, used = self._entries[key]
+            if entry.busy:
+                continue
+            if used >= idle_since and len(self._entries) <= self._limits.live_sessions:
+                break
+            del self._entries[key]
+            yield entry

@@ -1,0 +1,186 @@
+"""The same API without `await`: calls block while the package's own event loop works."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from os import PathLike
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self, TypeVar
+
+from . import interpreter as _interpreter
+from . import portal
+from . import session as _session
+from .approval import Approver
+from .limits import Limits
+from .models import Execution, FileInfo, OutputEvent
+from .pools.base import OutputHandler, SessionPool
+
+__all__ = ["CodeInterpreter", "Session", "SessionFiles"]
+
+T = TypeVar("T")
+
+
+def _wait(func: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Run on the portal and block; Ctrl-C cancels the call there before it is raised here."""
+    future = portal.submit(func, *args)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+class SessionFiles:
+    """See `cci_plugins.session.SessionFiles`; every method of it is here, blocking."""
+
+    def __init__(self, files: _session.SessionFiles) -> None:
+        self._files = files
+
+    def upload(self, source: str | PathLike[str] | bytes, *, name: str | None = None) -> FileInfo:
+        """Write a file into the session."""
+        return _wait(lambda: self._files.upload(source, name=name))
+
+    def download(self, name: str, *, to: str | PathLike[str] | None = None) -> bytes:
+        """Read a file out of the session; with `to`, also write it there."""
+        return _wait(lambda: self._files.download(name, to=to))
+
+    def list(self) -> list[FileInfo]:
+        """List the session's files by name."""
+        return _wait(self._files.list)
+
+    def remove(self, name: str) -> None:
+        """Remove a file from the session."""
+        return _wait(self._files.remove, name)
+
+
+class Session:
+    """See `cci_plugins.Session`; every method of it is here, blocking."""
+
+    def __init__(self, session: _session.Session) -> None:
+        self._session = session
+        self.key = session.key
+        self.id = session.id
+        self.files = SessionFiles(session.files)
+
+    def __repr__(self) -> str:
+        return repr(self._session)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run or a transfer is under way."""
+        return self._session.busy
+
+    def run_code(
+        self,
+        code: str,
+        *,
+        timeout: timedelta | None = None,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        """Run code in this session; `on_output` is called in the calling thread."""
+        if on_output is None:
+            return _wait(self._session.run_at_home, code, timeout, None)
+        events: SimpleQueue[OutputEvent | None] = SimpleQueue()
+        future = portal.submit(self._session.run_at_home, code, timeout, events.put)
+        future.add_done_callback(lambda _: events.put(None))
+        try:
+            while (event := events.get()) is not None:
+                on_output(event)
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def notebook(self) -> str:
+        """The session's history so far as a Jupyter notebook, in nbformat 4 JSON."""
+        return self._session.notebook()
+
+    def delete(self) -> None:
+        """End the session now and free its place in the pool."""
+        _wait(self._session.delete_at_home)
+
+
+class CodeInterpreter:
+    """See `cci_plugins.CodeInterpreter`; every method of it is here, blocking.
+
+    Example:
+        ```python
+        with CodeInterpreter.local() as interpreter:
+            print(interpreter.run_code("6 * 7").text)
+        ```
+    """
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        *,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        session_secret: bytes | None = None,
+    ) -> None:
+        self._async = _interpreter.CodeInterpreter(
+            pool, approve=approve, limits=limits, session_secret=session_secret
+        )
+
+    @classmethod
+    def _over(cls, interpreter: _interpreter.CodeInterpreter) -> Self:
+        self = cls.__new__(cls)
+        self._async = interpreter
+        return self
+
+    @classmethod
+    def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
+        """An interpreter over the embedded pool."""
+        return cls._over(_interpreter.CodeInterpreter.local(approve=approve, limits=limits))
+
+    @classmethod
+    def from_env(cls, *, approve: Approver | None = None) -> Self:
+        """An interpreter as the environment says."""
+        return cls._over(_interpreter.CodeInterpreter.from_env(approve=approve))
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds this interpreter was made with."""
+        return self._async.limits
+
+    def session(self, key: str | None = None) -> Session:
+        """The session of one conversation."""
+        return Session(self._async.session(key))
+
+    @contextmanager
+    def use_session(self, key: str) -> Generator[Session]:
+        """Make a conversation's session the current one."""
+        with self._async.use_session(key) as session:
+            yield Session(session)
+
+    def run_code(
+        self,
+        code: str,
+        *,
+        timeout: timedelta | None = None,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        """Run code in the current session."""
+        return self.session().run_code(code, timeout=timeout, on_output=on_output)
+
+    def start(self) -> None:
+        """Get the pool ready before the first call, so that the first call is fast."""
+        _wait(self._async.pool)
+
+    def close(self) -> None:
+        """End every session and what the pool holds; calling it twice is no error."""
+        _wait(self._async.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()

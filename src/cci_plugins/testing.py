@@ -1,0 +1,260 @@
+"""For your tests: a pool without processes, and the contract every pool must keep."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from secrets import token_hex
+
+from typing_extensions import override
+
+from .errors import SessionFileNotFoundError, UnsafeNameError
+from .files.names import media_type, safe_name
+from .models import Execution, ExecutionStatus, FileInfo, OutputEvent, SessionState
+from .pools.base import Capabilities, OutputHandler, SessionPool
+
+__all__ = ["FakeSessionPool", "check_session_pool"]
+
+
+class FakeSessionPool(SessionPool):
+    """Answers from a script, keeps files in memory, and remembers what it was asked.
+
+    Args:
+        executions: Given back one after the other; the last one again and again.
+
+    Attributes:
+        calls: `(session id, code)` of every run, in order.
+
+    Example:
+        ```python
+        pool = FakeSessionPool(Execution(stdout="42"))
+        async with CodeInterpreter(pool) as interpreter:
+            assert (await interpreter.run_code("print(6 * 7)")).stdout == "42"
+        assert pool.calls[0][1] == "print(6 * 7)"
+        ```
+    """
+
+    capabilities = Capabilities(name="fake", streams_output=True)
+
+    def __init__(self, *executions: Execution) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._script = list(executions) or [Execution()]
+        self._files: dict[str, dict[str, bytes]] = {}
+
+    @override
+    async def execute(
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: timedelta,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        self.calls.append((session_id, code))
+        execution = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        if on_output is not None and execution.stdout:
+            on_output(OutputEvent("stdout", execution.stdout))
+        return execution
+
+    @override
+    async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
+        safe_name(name)
+        data = b"".join([piece async for piece in content])
+        self._files.setdefault(session_id, {})[name] = data
+        return FileInfo(name, len(data), media_type(name))
+
+    @override
+    async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
+        yield self._file(session_id, name)
+
+    @override
+    async def list_files(self, session_id: str) -> list[FileInfo]:
+        files = self._files.get(session_id, {})
+        return [FileInfo(name, len(files[name]), media_type(name)) for name in sorted(files)]
+
+    @override
+    async def delete_file(self, session_id: str, name: str) -> None:
+        self._file(session_id, name)
+        del self._files[session_id][name]
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        self._files.pop(session_id, None)
+
+    def _file(self, session_id: str, name: str) -> bytes:
+        try:
+            return self._files.get(session_id, {})[safe_name(name)]
+        except KeyError:
+            raise SessionFileNotFoundError(f"the session has no file {name!r}") from None
+
+
+LIMIT = timedelta(seconds=60)
+
+
+async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
+    """Hold a pool to the contract of `SessionPool`, with real code in sessions of its own.
+
+    Args:
+        pool: A pool that runs Python; started or not, and left open.
+
+    Returns:
+        Name of each check to None when it was kept, else what was wrong.
+    """
+    report: dict[str, str | None] = {}
+    for check in _CHECKS:
+        session_id = f"check-{token_hex(16)}"
+        try:
+            await check(pool, session_id)
+        except AssertionError as error:
+            report[check.__name__] = str(error)
+        except Exception as error:  # noqa: BLE001 - any escape is a finding to report
+            report[check.__name__] = f"{type(error).__name__}: {error}"
+        else:
+            report[check.__name__] = None
+        finally:
+            await pool.delete_session(session_id)
+    return report
+
+
+def _expect(*, holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+async def _run(
+    pool: SessionPool, session_id: str, code: str, timeout: timedelta = LIMIT
+) -> Execution:
+    return await pool.execute(session_id, code, timeout=timeout)
+
+
+async def state_is_kept(pool: SessionPool, session_id: str) -> None:
+    """A variable is there in the next run."""
+    await _run(pool, session_id, "x = 41")
+    execution = await _run(pool, session_id, "x + 1")
+    _expect(holds=execution.text == "42", otherwise=f"x + 1 gave {execution.text!r}")
+    _expect(holds=execution.state is SessionState.KEPT, otherwise=f"state {execution.state}")
+
+
+async def sessions_are_apart(pool: SessionPool, session_id: str) -> None:
+    """A variable of one session is not in another."""
+    other = f"{session_id}-b"
+    await _run(pool, session_id, "secret = 1")
+    execution = await _run(pool, other, "'secret' in dir()")
+    await pool.delete_session(other)
+    _expect(holds=execution.text == "False", otherwise="another session sees the variable")
+
+
+async def an_error_is_a_result(pool: SessionPool, session_id: str) -> None:
+    """A traceback comes back on the execution, and the session lives on."""
+    execution = await _run(pool, session_id, "print('before')\n1/0")
+    _expect(holds=execution.error is not None, otherwise="no error on the execution")
+    name = execution.error.name if execution.error else ""
+    _expect(holds=name == "ZeroDivisionError", otherwise=f"error name {name!r}")
+    _expect(holds=execution.status is ExecutionStatus.FAILED, otherwise=str(execution.status))
+    _expect(holds=execution.stdout == "before\n", otherwise=f"stdout {execution.stdout!r}")
+
+
+async def streams_are_told_apart(pool: SessionPool, session_id: str) -> None:
+    """Standard output and error arrive apart, Unicode intact."""
+    code = "import sys\nprint('out \N{SNOWMAN}')\nprint('err', file=sys.stderr)"
+    execution = await _run(pool, session_id, code)
+    _expect(holds=execution.stdout == "out \N{SNOWMAN}\n", otherwise=repr(execution.stdout))
+    _expect(holds="err" in execution.stderr, otherwise=repr(execution.stderr))
+
+
+async def a_time_out_is_a_result(pool: SessionPool, session_id: str) -> None:
+    """Code past its limit is stopped, and the execution says so."""
+    execution = await _run(
+        pool, session_id, "import time\ntime.sleep(60)", timeout=timedelta(seconds=1)
+    )
+    _expect(holds=execution.status is ExecutionStatus.TIMED_OUT, otherwise=str(execution.status))
+    after = await _run(pool, session_id, "1 + 1")
+    _expect(holds=after.text == "2", otherwise="the session does not run after a time-out")
+
+
+async def stdin_fails_at_once(pool: SessionPool, session_id: str) -> None:
+    """`input()` raises instead of waiting for ever."""
+    execution = await _run(pool, session_id, "input('name? ')")
+    _expect(holds=execution.error is not None, otherwise="input() did not fail")
+    _expect(holds=execution.status is ExecutionStatus.FAILED, otherwise=str(execution.status))
+
+
+async def images_arrive(pool: SessionPool, session_id: str) -> None:
+    """A displayed PNG is a result with its bytes, where the pool gives rich results."""
+    if not pool.capabilities.rich_results:
+        return
+    code = (
+        "from base64 import b64decode\nfrom IPython.display import Image, display\n"
+        "display(Image(b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+        "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')))"
+    )
+    execution = await _run(pool, session_id, code)
+    images = [result.png for result in execution.results if result.png]
+    _expect(holds=len(images) == 1, otherwise=f"{len(images)} images")
+    _expect(holds=images[0].startswith(b"\x89PNG"), otherwise="not a PNG")
+
+
+async def files_come_and_go(pool: SessionPool, session_id: str) -> None:
+    """A file written by either side is read by the other, listed and removed."""
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"a,b\n"
+        yield b"1,2\n"
+
+    info = await pool.upload(session_id, "in.csv", content())
+    _expect(holds=info.size == 8, otherwise=f"uploaded size {info.size}")  # noqa: PLR2004
+    code = "data = open('in.csv').read()\nopen('out.txt', 'w').write(data.upper())"
+    execution = await _run(pool, session_id, code)
+    _expect(
+        holds=[file.name for file in execution.files] == ["out.txt"],
+        otherwise=f"files {execution.files}",
+    )
+    data = b"".join([piece async for piece in pool.download(session_id, "out.txt")])
+    _expect(holds=data == b"A,B\n1,2\n", otherwise=f"downloaded {data!r}")
+    names = [file.name for file in await pool.list_files(session_id)]
+    _expect(holds=names == ["in.csv", "out.txt"], otherwise=f"listed {names}")
+    await pool.delete_file(session_id, "in.csv")
+    names = [file.name for file in await pool.list_files(session_id)]
+    _expect(holds=names == ["out.txt"], otherwise=f"listed {names} after removal")
+
+
+async def missing_files_are_named(pool: SessionPool, session_id: str) -> None:
+    """A missing file and an unsafe name each have their error."""
+    await _raises(SessionFileNotFoundError, _read(pool, session_id, "missing.txt"))
+    await _raises(UnsafeNameError, _read(pool, session_id, "../secret"))
+
+
+async def a_deleted_session_starts_anew(pool: SessionPool, session_id: str) -> None:
+    """Deleting ends the state; deleting again is no error."""
+    await _run(pool, session_id, "x = 1")
+    await pool.delete_session(session_id)
+    await pool.delete_session(session_id)
+    execution = await _run(pool, session_id, "'x' in dir()")
+    _expect(holds=execution.text == "False", otherwise="the variable outlived its session")
+
+
+async def _read(pool: SessionPool, session_id: str, name: str) -> None:
+    async for _ in pool.download(session_id, name):
+        pass
+
+
+async def _raises(kind: type[Exception], call: Awaitable[None]) -> None:
+    try:
+        await call
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+_CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
+    state_is_kept,
+    sessions_are_apart,
+    an_error_is_a_result,
+    streams_are_told_apart,
+    a_time_out_is_a_result,
+    stdin_fails_at_once,
+    images_arrive,
+    files_come_and_go,
+    missing_files_are_named,
+    a_deleted_session_starts_anew,
+)
