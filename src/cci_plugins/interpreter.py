@@ -81,12 +81,11 @@ class CodeInterpreter:
             ConfigurationError: A value is not valid, or a pool is only half configured.
         """
         settings = Settings.read()
-        secret = settings.session_secret or settings.mcp_key
         return cls(
-            _pool_from(settings),
+            pool_from(settings),
             approve=approve,
             limits=settings.limits(),
-            session_secret=None if secret is None else secret.get_secret_value().encode(),
+            session_secret=settings.secret,
         )
 
     @property
@@ -180,7 +179,8 @@ class CodeInterpreter:
         await self.aclose()
 
 
-def _pool_from(settings: Settings) -> SessionPool:
+def pool_from(settings: Settings) -> SessionPool:
+    """The pool that settings ask for, not yet started."""
     if settings.chosen_pool == "platform":
         from .pools.azure.platform import PlatformSessionPool
 

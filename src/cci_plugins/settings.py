@@ -56,6 +56,9 @@ class Settings(BaseSettings):
         "CCI_SESSION_SECRET",
         doc="Makes session identifiers the same in every process; by default the pool's key",
     )
+    serve_key: SecretStr | None = _optional(
+        "CCI_SERVE_KEY", doc="Key that `cci serve` asks its clients for; by default a new one"
+    )
 
     @classmethod
     def read(cls) -> Self:
@@ -94,6 +97,12 @@ class Settings(BaseSettings):
     def chosen_pool(self) -> Literal["local", "platform"]:
         """The pool these settings ask for."""
         return self.pool or ("platform" if self.mcp_endpoint else "local")
+
+    @property
+    def secret(self) -> bytes | None:
+        """What session identifiers are derived with; None for a new secret in each process."""
+        secret = self.session_secret or self.mcp_key
+        return None if secret is None else secret.get_secret_value().encode()
 
     def limits(self) -> Limits:
         """The limits, as the environment moved them."""
