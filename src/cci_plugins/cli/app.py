@@ -1,0 +1,84 @@
+"""The commands of `cci`, and how they start and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from . import console
+from .console import ExitCode
+from .run import run
+from .serve import serve
+
+# Typer carries its own copy of Click since 0.26; this is its UsageError in either.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="cci",
+    help="Run Python in a sandbox: on this machine, or in a session pool that is served elsewhere.",
+    epilog="Exit codes: "
+    + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode),
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(no_args_is_help=True)(run)
+app.command()(serve)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback form
+    if wanted:
+        from cci_plugins import __version__
+
+        console.out(f"cci-plugins {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error of this command.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+    del version
+    if debug:
+        console.set_debug()
+
+
+def start(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; whatever happens becomes words on stderr and an exit code."""
+    console.prepare()
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments),
+            prog_name="cci",
+            standalone_mode=False,
+        )
+    except (typer.Abort, KeyboardInterrupt):
+        return console.report(KeyboardInterrupt())
+    except _UsageError as error:
+        return _usage(error)
+    except Exception as error:  # noqa: BLE001 - a person reads a line, not a traceback
+        return console.report(error)
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _usage(error: Exception) -> int:
+    """Say how the command line is wrong; without any argument, what there is."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        console.err(f"{error}\n")
+        return ExitCode.USAGE
+    words = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    command = "cci" if context is None else context.command_path
+    console.fail(words[:1].lower() + words[1:], f"{command} --help")
+    return ExitCode.USAGE

@@ -1,0 +1,64 @@
+"""What to paste into a client of `cci serve`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from . import console
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that is ready.
+
+    Attributes:
+        url: Its MCP endpoint.
+        key: What clients send as `x-ms-apikey`, as it may be shown: the key itself when this
+            command made it, else a word for it.
+        isolation: The fence, in one line.
+    """
+
+    url: str
+    key: str = field(repr=False)
+    isolation: str
+
+
+def announce(endpoint: Endpoint, *, as_json: bool) -> None:
+    """Print the endpoint as data, and what it means as words."""
+    if as_json:
+        facts = {"endpoint": endpoint.url, "key": endpoint.key, "isolation": endpoint.isolation}
+        console.out(json.dumps(facts) + "\n")
+        return
+    console.say(f"isolation: {endpoint.isolation}")
+    console.say("for this package (LangChain, Semantic Kernel, cci run), in another terminal:")
+    console.out(environment(endpoint))
+    console.say("for VS Code, in .vscode/mcp.json; it asks for the key once:")
+    console.out(vscode(endpoint))
+    console.say("press Ctrl-C to stop; every session ends with the server")
+
+
+def environment(endpoint: Endpoint) -> str:
+    """Shell lines that make this package use the server."""
+    return (
+        f'export AZURE_SESSION_POOL_MCP_ENDPOINT="{endpoint.url}"\n'
+        f'export AZURE_SESSION_POOL_MCP_KEY="{endpoint.key}"\n'
+    )
+
+
+def vscode(endpoint: Endpoint) -> str:
+    """`mcp.json` for VS Code; the key itself stays out of the file."""
+    name = "code-interpreter-key"
+    prompt = {
+        "type": "promptString",
+        "id": name,
+        "description": "Key of the code interpreter",
+        "password": True,
+    }
+    server = {
+        "type": "http",
+        "url": endpoint.url,
+        "headers": {"x-ms-apikey": f"${{input:{name}}}"},
+    }
+    setup = {"inputs": [prompt], "servers": {"code-interpreter": server}}
+    return json.dumps(setup, indent=2) + "\n"

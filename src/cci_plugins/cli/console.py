@@ -1,0 +1,184 @@
+"""The two streams and the exit codes: data on stdout, words on stderr."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import IO, Self
+
+from rich.console import Console
+from rich.text import Text
+
+from cci_plugins.errors import (
+    ApprovalDeniedError,
+    AuthenticationError,
+    CodeInterpreterError,
+    ConfigurationError,
+    ExecutionFailedError,
+    ExecutionTimeoutError,
+    FileTransferError,
+    IsolationError,
+    PoolError,
+    SessionLostError,
+)
+
+
+class ExitCode(IntEnum):
+    """How a command ended, for scripts.
+
+    Attributes:
+        meaning: What it says, in words.
+    """
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Self:
+        """Make a member of its number and its meaning."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "everything ran"
+    CODE_FAILED = 1, "the code that was run raised, or its process died"
+    USAGE = 2, "the command line asks for something that cannot be done; a file is missing"
+    CONFIGURATION = 3, "a setting is missing or wrong, or this machine offers no isolation"
+    AUTHENTICATION = 4, "the pool refused the key"
+    POOL_UNAVAILABLE = 5, "the pool cannot be reached, is full, or lost the session"
+    INTERNAL = 70, "a fault of this command; please report it"
+    TIMED_OUT = 124, "the code ran past its limit"
+    INTERRUPTED = 130, "Ctrl-C"
+    BROKEN_PIPE = 141, "the reader of the output went away"
+
+
+# The first that fits counts; a test proves that every exception of the package has one.
+_OF_ERROR: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
+    (ConfigurationError, ExitCode.CONFIGURATION),
+    (IsolationError, ExitCode.CONFIGURATION),
+    (AuthenticationError, ExitCode.AUTHENTICATION),
+    (ExecutionTimeoutError, ExitCode.TIMED_OUT),
+    (ExecutionFailedError, ExitCode.CODE_FAILED),
+    (ApprovalDeniedError, ExitCode.CODE_FAILED),
+    (PoolError, ExitCode.POOL_UNAVAILABLE),
+    (SessionLostError, ExitCode.POOL_UNAVAILABLE),
+    (FileTransferError, ExitCode.USAGE),
+)
+
+_debug = False
+
+
+def set_debug() -> None:
+    """Show tracebacks from now on."""
+    global _debug  # noqa: PLW0603 - one process, one command line
+    _debug = True
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code of what a command raised."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return ExitCode.BROKEN_PIPE
+    return next((code for kind, code in _OF_ERROR if isinstance(error, kind)), ExitCode.INTERNAL)
+
+
+def report(error: BaseException) -> ExitCode:
+    """Say on stderr what went wrong and what to do next; return the exit code."""
+    code = exit_code(error)
+    if code is ExitCode.BROKEN_PIPE:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif _debug:
+        traceback.print_exception(error)
+    elif isinstance(error, CodeInterpreterError):
+        fail(str(error), error.hint)
+    elif code is ExitCode.INTERRUPTED:
+        fail("interrupted")
+    else:
+        fail(f"unexpected {type(error).__name__}: {error}", "run again: cci --debug ...")
+    return code
+
+
+def prepare() -> None:
+    """Set the streams up: any text can be written, and warnings of the package are words."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("cci_plugins")
+    logger.addHandler(_Words(logging.WARNING))
+    logger.propagate = False
+
+
+class _Words(logging.Handler):
+    """Log records as words on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def out(text: str) -> None:
+    """Write data to stdout at once, exactly as it is."""
+    _write(sys.stdout, text)
+
+
+def err(text: str) -> None:
+    """Write the code's own stderr to ours, exactly as it is."""
+    _write(sys.stderr, text)
+
+
+def say(text: str, *, style: str = "dim") -> None:
+    """Write a line of words to stderr."""
+    _words(Text(text, style=style))
+
+
+def warn(text: str) -> None:
+    """Write a warning to stderr."""
+    _words(Text.assemble(("warning: ", "bold yellow"), text))
+
+
+def hint(text: str) -> None:
+    """Write what to do next to stderr."""
+    _words(Text.assemble(("hint: ", "bold cyan"), text))
+
+
+def fail(what: str, advice: str | None = None) -> None:
+    """Write an error to stderr: what, a blank line, one command."""
+    _words(Text.assemble(("error: ", "bold red"), what))
+    if advice:
+        _words(Text())
+        hint(advice)
+
+
+@contextmanager
+def progress(what: str) -> Generator[None]:
+    """Show on a terminal that something takes a moment; nothing elsewhere."""
+    console = _console()
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status(what):
+            yield
+    else:
+        yield
+
+
+def on_terminal() -> bool:
+    """Whether a person reads the words."""
+    return sys.stderr.isatty()
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def _words(text: Text) -> None:
+    sys.stdout.flush()
+    _console().print(text)
+
+
+def _write(stream: IO[str], text: str) -> None:
+    stream.write(text)
+    stream.flush()

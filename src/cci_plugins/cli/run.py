@@ -1,0 +1,191 @@
+"""`cci run`: code, a script or a notebook in a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import Annotated
+
+import typer
+
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
+from cci_plugins.interpreter import pool_from
+from cci_plugins.models import Execution, ExecutionStatus
+from cci_plugins.settings import IsolationName, Settings
+from cci_plugins.sync import CodeInterpreter, Session
+
+from . import console
+from .console import ExitCode
+from .output import JsonLines, Reporter, Streams
+from .saving import Saver, matching
+from .source import Cell, Source, read_source
+from .write_notebook import executed_notebook
+
+_EXITS = {
+    ExecutionStatus.SUCCEEDED: ExitCode.OK,
+    ExecutionStatus.FAILED: ExitCode.CODE_FAILED,
+    ExecutionStatus.DIED: ExitCode.CODE_FAILED,
+    ExecutionStatus.TIMED_OUT: ExitCode.TIMED_OUT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one call of the command is to do."""
+
+    source: Source
+    reporter: Reporter
+    saver: Saver
+    timeout: timedelta | None
+    uploads: tuple[Path, ...]
+    downloads: tuple[str, ...]
+    notebook: Path | None
+
+
+def run(
+    *,
+    code: Annotated[
+        str, typer.Argument(help="Python code, a .py script, a .ipynb notebook, or - for stdin.")
+    ],
+    session: Annotated[
+        str | None,
+        typer.Option(help="Session by name; a served pool keeps its variables between calls."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Longest run in seconds, of each cell.")
+    ] = None,
+    upload: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="File to put into the session first."),
+    ] = None,
+    download: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Files to fetch afterwards, such as '*.csv'."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where images and downloaded files go.")
+    ] = Path(),
+    save_notebook: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what ran as a notebook.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each execution as one line of JSON.")
+    ] = False,
+    isolation: Annotated[
+        IsolationName | None, typer.Option(help="Fence of the embedded pool.")
+    ] = None,
+) -> int:
+    """Run Python in a session and show what comes out.
+
+    Output streams while the code runs and the last expression's value is printed; images are
+    saved and named. The code runs in the embedded pool on this machine, or in a served one when
+    AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY are set.
+    """
+    saver = Saver(output)
+    job = _Job(
+        source=read_source(code),
+        reporter=JsonLines(saver) if as_json else Streams(saver),
+        saver=saver,
+        timeout=None if timeout is None else timedelta(seconds=timeout),
+        uploads=tuple(upload or ()),
+        downloads=tuple(download or ()),
+        notebook=save_notebook,
+    )
+    settings = _settings(isolation)
+    with _session(settings, session) as opened:
+        return _work(job, opened)
+
+
+def _settings(isolation: IsolationName | None) -> Settings:
+    settings = Settings.read()
+    if isolation is None:
+        return settings
+    if settings.chosen_pool != "local":
+        raise ConfigurationError(
+            "--isolation is about the embedded pool, but a served pool is configured",
+            hint="leave --isolation out, or set CCI_POOL=local",
+        )
+    return settings.model_copy(update={"isolation": isolation})
+
+
+@contextmanager
+def _session(settings: Settings, name: str | None) -> Iterator[Session]:
+    """Open a session; one without a name is ended, as nobody could come back to it."""
+    pool = pool_from(settings)
+    with CodeInterpreter(
+        pool, limits=settings.limits(), session_secret=settings.secret
+    ) as interpreter:
+        with console.progress("starting a session"):
+            interpreter.start()
+        if console.on_terminal() and pool.capabilities.isolation:
+            console.say(f"isolation: {pool.capabilities.isolation}")
+        session = interpreter.session(name or f"run-{token_hex(16)}")
+        embedded = settings.chosen_pool == "local"
+        try:
+            yield session
+        finally:
+            if name is None and not embedded:
+                session.delete()
+        if name is not None and embedded:
+            console.hint("sessions of the embedded pool end with the command; keep them: cci serve")
+
+
+def _work(job: _Job, session: Session) -> ExitCode:
+    for path in job.uploads:
+        session.files.upload(path)
+    executions: list[tuple[Cell, Execution]] = []
+    try:
+        code = _run_cells(job, session, executions)
+    finally:
+        if job.notebook is not None:
+            _save_notebook(job, session, executions)
+    try:
+        _download(job, session)
+    except CodeInterpreterError as error:
+        if code is ExitCode.OK:
+            raise
+        console.warn(str(error))
+    return code
+
+
+def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> ExitCode:
+    """Run cell after cell up to the first that fails and may not."""
+    for cell in job.source.cells:
+        execution = session.run_code(cell.code, timeout=job.timeout, on_output=job.reporter.output)
+        executions.append((cell, execution))
+        job.reporter.finish(execution, cell.position)
+        code = _EXITS[execution.status]
+        forgiven = cell.may_fail and execution.status is ExecutionStatus.FAILED
+        if code is not ExitCode.OK and not forgiven:
+            return code
+    return ExitCode.OK
+
+
+def _download(job: _Job, session: Session) -> None:
+    if not job.downloads:
+        return
+    files = session.files.list()
+    names = [name for pattern in job.downloads for name in matching(files, pattern)]
+    for name in dict.fromkeys(names):
+        console.say(f"saved {job.saver.file(name, session.files.download(name))}")
+
+
+def _save_notebook(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> None:
+    """Write the notebook that was asked for, in place of an older one of that name."""
+    path = job.notebook
+    if path is None:
+        return
+    text = session.notebook()
+    if job.source.notebook is not None:
+        positions = [cell.position for cell, _ in executions]
+        text = executed_notebook(job.source.notebook, text, positions)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise FileTransferError(f"cannot write {path}: {error.strerror}") from error
+    console.say(f"saved {path}")

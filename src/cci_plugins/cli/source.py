@@ -1,0 +1,101 @@
+"""What to run: code, a script, a notebook or standard input."""
+
+from __future__ import annotations
+
+import sys
+import tokenize
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cci_plugins.errors import FileTransferError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One piece of code to run.
+
+    Attributes:
+        code: Python source.
+        may_fail: Go on when it raises (the notebook tag `raises-exception`).
+        position: Its index among the notebook's cells; None outside of a notebook.
+    """
+
+    code: str
+    may_fail: bool = False
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything one call is to run, in order, and the notebook it came from."""
+
+    cells: tuple[Cell, ...]
+    notebook: NotebookNode | None = None
+
+
+def read_source(target: str) -> Source:
+    """Decide what an argument names, and read it.
+
+    Args:
+        target: `-` for standard input, a name that ends in `.py` or `.ipynb`, else code.
+
+    Raises:
+        FileTransferError: The file is not there, cannot be read or is not what its name says.
+    """
+    if target == STDIN:
+        return Source((Cell(sys.stdin.read()),))
+    if "\n" in target or not target.endswith((".py", ".ipynb")):
+        return Source((Cell(target),))
+    path = Path(target)
+    try:
+        return _notebook(path) if path.suffix == ".ipynb" else Source((Cell(_script(path)),))
+    except OSError as error:
+        raise FileTransferError(
+            f"cannot read {target}: {error.strerror}",
+            hint="check the name; code itself may not end in .py or .ipynb",
+        ) from error
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise FileTransferError(f"{target} is not a Python file: {error}") from error
+
+
+def _script(path: Path) -> str:
+    """A script's text in the encoding it declares."""
+    with tokenize.open(path) as file:
+        return file.read()
+
+
+def _notebook(path: Path) -> Source:
+    import nbformat
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about cells without ids; they get one
+            notebook: Any = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise FileTransferError(f"{path} is not a notebook: {_first_line(error)}") from error
+    language = notebook.metadata.get("kernelspec", {}).get("language", "python")
+    if language != "python":
+        raise FileTransferError(f"{path} is a notebook in {language}, not in Python")
+    cells = enumerate(notebook.cells)
+    return Source(tuple(_cell(at, cell) for at, cell in cells if _runs(cell)), notebook)
+
+
+def _runs(cell: Any) -> bool:
+    tags = cell.metadata.get("tags", ())
+    return bool(cell.cell_type == "code" and cell.source.strip() and "skip-execution" not in tags)
+
+
+def _cell(position: int, cell: Any) -> Cell:
+    return Cell(cell.source, "raises-exception" in cell.metadata.get("tags", ()), position)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
