@@ -1,0 +1,103 @@
+"""What a Python interpreter needs to be able to read in order to start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cci_plugins.errors import ConfigurationError, IsolationError
+
+_ASK = """
+import importlib.util, json, os, sys
+found = importlib.util.find_spec("ipykernel")
+places = [sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(sys.executable)]
+print(json.dumps([sys.executable, places, found is not None]))
+"""
+_known: dict[Path, Interpreter] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python that can run a kernel.
+
+    Attributes:
+        executable: The real program, never a launcher script.
+        folders: What lies outside `/usr` and must be readable for it, parents first.
+    """
+
+    executable: str
+    folders: tuple[str, ...]
+
+    @property
+    def reachable(self) -> bool:
+        """Whether any user of this machine may read those folders."""
+        return all(reachable_by_anyone(folder) for folder in (*self.folders, self.executable))
+
+
+def reachable_by_anyone(path: str) -> bool:
+    """Whether every folder on the way to a path may be entered by any user."""
+    real = Path(os.path.realpath(path))
+    places = [real, *real.parents] if real.is_dir() else list(real.parents)
+    return all(place.stat().st_mode & stat.S_IXOTH for place in places)
+
+
+async def inspect(python: Path) -> Interpreter:
+    """Ask an interpreter, once, where its parts lie.
+
+    Raises:
+        ConfigurationError: It does not run, or has no ipykernel.
+        IsolationError: It lies in a folder that must stay out of sight.
+    """
+    if python not in _known:
+        _known[python] = await _ask(python)
+    return _known[python]
+
+
+async def _ask(python: Path) -> Interpreter:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            python, "-I", "-c", _ASK,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate()
+        executable, places, has_kernel = json.loads(out)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{python} is not a Python interpreter that runs") from error
+    if not has_kernel:
+        raise ConfigurationError(
+            f"{python} has no ipykernel", hint='pip install "cci-plugins[local]"'
+        )
+    del err
+    folders = _outside_usr(places)
+    _refuse_homes(folders)
+    return Interpreter(executable, folders)
+
+
+def _outside_usr(places: list[str]) -> tuple[str, ...]:
+    """Both names of each folder, as given and with links resolved, without those inside others."""
+    names = {name for place in places for name in (os.path.abspath(place), os.path.realpath(place))}
+    found: list[str] = []
+    for name in sorted(names):
+        if not any(_inside(name, parent) for parent in ("/usr", "/bin", *found)):
+            found.append(name)
+    return tuple(found)
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _refuse_homes(folders: tuple[str, ...]) -> None:
+    home = os.path.realpath(Path.home())
+    for folder in folders:
+        if _inside(home, os.path.realpath(folder)):
+            raise IsolationError(
+                f"the interpreter's own folder {folder} contains your home folder",
+                hint="use an interpreter from a virtual environment",
+            )

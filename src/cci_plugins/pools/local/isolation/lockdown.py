@@ -1,0 +1,186 @@
+"""Give up rights, inside the session: limits, user id, Landlock, seccomp (standard library only).
+
+This file also runs on its own, from a folder without the rest of the package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
+PR_GET_SECCOMP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 21, 22, 38, 39
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
+CAP_DAC_READ_SEARCH = 2
+CAPABILITY_VERSION = 0x20080522
+SECCOMP_NUMBER = {"x86_64": 317, "aarch64": 277}
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
+
+# Landlock's rights over files, by bit
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+FIRST_RIGHTS = (1 << 13) - 1
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def _must(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
+    return result
+
+
+def _prctl(option: int, *values: int) -> int:
+    padded = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
+    return _must(_libc.prctl(option, *padded), f"prctl({option})")
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    """Set resource limits, hard and soft; keys are the ends of the RLIMIT names."""
+    for name, value in limits.items():
+        kind = getattr(resource, "RLIMIT_" + name)
+        hard = resource.getrlimit(kind)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def prefer_when_out_of_memory() -> None:
+    """Be the first that the kernel ends when the machine runs out of memory."""
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+
+
+def die_with_parent() -> None:
+    """Be killed when the parent ends."""
+    _prctl(PR_SET_PDEATHSIG, 9)
+
+
+def no_new_privileges() -> None:
+    """Make set-uid programs harmless, for good."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def become(uid: int, *, read_anywhere: bool = False) -> None:
+    """Stop being root for good, and prove it.
+
+    Args:
+        uid: User and group id to take.
+        read_anywhere: Keep only the right to read past file modes; Landlock still decides which
+            folders.
+
+    Raises:
+        OSError: A right could not be given up.
+    """
+    os.setgroups([])
+    if read_anywhere:
+        _prctl(PR_SET_KEEPCAPS, 1)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    rights = 1 << CAP_DAC_READ_SEARCH if read_anywhere else 0
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    _set_capabilities(rights)
+    if read_anywhere:
+        _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH)
+    no_new_privileges()
+    _prctl(PR_SET_DUMPABLE, 1)
+    _prove(uid, rights)
+
+
+def _set_capabilities(rights: int) -> None:
+    header = struct.pack("=Ii", CAPABILITY_VERSION, 0)
+    data = struct.pack("=6I", rights, rights, rights, 0, 0, 0)
+    _must(_libc.capset(header, data), "capset")
+
+
+def _prove(uid: int, rights: int) -> None:
+    status = dict(line.split(":", 1) for line in _read("/proc/self/status").splitlines())
+    ids = {int(value) for key in ("Uid", "Gid") for value in status[key].split()}
+    held = {int(status["Cap" + kind], 16) for kind in ("Inh", "Prm", "Eff", "Amb")}
+    if ids != {uid} or held != {rights} or status["Groups"].split():
+        raise PermissionError(errno.EPERM, f"still privileged: ids {ids}, capabilities {held}")
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise PermissionError(errno.EPERM, "could become root again")
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def apply_filter(program: bytes, *, all_threads: bool = False) -> None:
+    """Put this thread, or every thread of the process, under a seccomp program."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    loaded = _Filter(len(program) // 8, ctypes.addressof(buffer))
+    if not all_threads:
+        _must(_libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(loaded), 0, 0), "seccomp")
+        return
+    number = SECCOMP_NUMBER[os.uname().machine]
+    if _libc.syscall(number, 1, 1, ctypes.byref(loaded)):  # SET_MODE_FILTER, TSYNC
+        raise OSError(ctypes.get_errno() or errno.EBUSY, "seccomp for all threads")
+
+
+def filtered() -> bool:
+    """Whether a seccomp filter and no_new_privs are on."""
+    return _prctl(PR_GET_SECCOMP) == 2 and _prctl(PR_GET_NO_NEW_PRIVS) == 1  # noqa: PLR2004
+
+
+def can_make_namespace() -> bool:
+    """Whether unshare(CLONE_NEWUSER) works; trying it is harmless in a process about to end."""
+    return bool(_libc.unshare(0x10000000) == 0)
+
+
+def landlock_abi() -> int:
+    """Version of the kernel's Landlock, 0 where there is none."""
+    return max(0, _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+
+
+def fence_paths(readable: list[str], writable: list[str]) -> None:
+    """Let this process and its children reach no files but these, no TCP, no foreign process."""
+    abi = landlock_abi()
+    rights = FIRST_RIGHTS
+    rights |= REFER if abi >= 2 else 0  # noqa: PLR2004
+    rights |= TRUNCATE if abi >= 3 else 0  # noqa: PLR2004
+    rights |= IOCTL_DEV if abi >= 5 else 0  # noqa: PLR2004
+    scope = 3 if abi >= 6 else 0  # noqa: PLR2004 - abstract Unix sockets and signals
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8  # noqa: PLR2004
+    attributes = struct.pack("=QQQ", rights, 3, scope)[:size]
+    ruleset = _must(
+        _libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), 0), "landlock"
+    )
+    try:
+        for path in readable:
+            _allow(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
+        for path in writable:
+            _allow(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV))
+        for path in DEVICES:
+            _allow(ruleset, path, rights & (READ_FILE | WRITE_FILE | TRUNCATE))
+        no_new_privileges()
+        _must(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+    finally:
+        os.close(ruleset)
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not os.path.isdir(path):
+            rights &= EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+        rule = struct.pack("=Qi", rights, target)
+        _must(_libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock rule for {path}")
+    finally:
+        os.close(target)

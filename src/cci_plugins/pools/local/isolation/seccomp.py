@@ -1,0 +1,281 @@
+"""The seccomp programs (classic BPF) that a session's kernel runs under."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+
+# name: number on (x86_64, aarch64); None where the machine has no such call
+Calls = dict[str, tuple[int | None, int | None]]
+
+FORBIDDEN: Calls = {
+    # other processes
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    # mounts and namespaces
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "move_mount": (429, 429),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    # parts of the kernel that a session has no business with
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "syslog": (103, 116),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "clock_adjtime": (305, 266),
+    "adjtimex": (159, 171),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "modify_ldt": (154, None),
+    "uselib": (134, None),
+    "lookup_dcookie": (212, 18),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "vhangup": (153, 58),
+    "fanotify_init": (300, 262),
+}
+# Answered as if the kernel were too old, so that libraries take their other way: io_uring and
+# clone3 carry arguments a filter cannot see; the rest is memory that neither RLIMIT_AS nor PSS
+# counts, or objects that outlive their process.
+ABSENT: Calls = {
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "clone3": (435, 435),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "mq_open": (240, 180),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "listns": (470, 470),
+}
+# What Landlock leaves open on files outside the session. Modes and times seem to change, since
+# shutil.copy() and tarfile must go on working; nothing happens.
+PRETENDED: Calls = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+}
+UNSUPPORTED: Calls = {
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
+UNOWNED: Calls = {
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "inotify_add_watch": (254, 27),
+}
+# Allowed only with 0 as this argument: the caller itself, or the ordinary policy, which libzmq
+# sets for its threads (it aborts when it may not).
+ZERO_ONLY: dict[str, tuple[int, int, int]] = {
+    "prlimit64": (302, 261, 0),
+    "sched_setaffinity": (203, 122, 0),
+    "sched_setscheduler": (144, 119, 1),
+}
+CONNECTING: Calls = {"socket": (41, 198), "connect": (42, 203), "bind": (49, 200)}
+
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+NEWEST_CALL = 471
+NEW_NAMESPACES = 0x7E020000
+CLONE, SOCKET, IOCTL, SOCKETPAIR = (56, 220), (41, 198), (16, 29), (53, 199)
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+_ARGUMENTS = (16, 24, 32)  # offsets of the low halves in struct seccomp_data
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+
+
+def supported(machine: str = "") -> bool:
+    """Whether the programs exist for this kind of machine."""
+    return (machine or platform.machine()) in ARCHITECTURES
+
+
+def session_filter(*, own_network: bool, guard_metadata: bool, machine: str = "") -> bytes:
+    """Build the filter set before anything of the session runs.
+
+    Args:
+        own_network: The session has a network namespace of its own, so IP sockets lead nowhere.
+        guard_metadata: Other people's files are in sight (no mount namespace), so modes, times,
+            owners and attributes must not be touched.
+        machine: As `platform.machine()` says; this machine by default.
+    """
+    build = _Program(machine)
+    build.refuse(FORBIDDEN, errno.EPERM)
+    build.refuse(ABSENT, errno.ENOSYS)
+    if guard_metadata:
+        build.refuse(PRETENDED, 0)
+        build.refuse(UNSUPPORTED, errno.EOPNOTSUPP)
+        build.refuse(UNOWNED, errno.EPERM)
+    build.only_zero(ZERO_ONLY)
+    build.no_new_namespace()
+    build.only_families((AF_UNIX, AF_INET, AF_INET6) if own_network else (AF_UNIX,), own_network)
+    build.no_terminal_input()
+    return build.finish()
+
+
+def sealing_filter(machine: str = "") -> bytes:
+    """Build the second filter, set once the kernel listens: no new socket leads anywhere."""
+    build = _Program(machine)
+    build.refuse(CONNECTING, errno.EACCES)
+    build.only_stream_pairs()
+    return build.finish()
+
+
+def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("HBBI", code, if_true, if_false, value)
+
+
+def _error(number: int) -> bytes:
+    return _op(_RETURN, _ERRNO | number)
+
+
+class _Program:
+    """Instructions under construction; the accumulator holds the call's number between rules."""
+
+    def __init__(self, machine: str) -> None:
+        machine = machine or platform.machine()
+        self._column = list(ARCHITECTURES).index(machine)
+        self._ops = [
+            _op(_LOAD, 4),
+            _op(_EQUAL, ARCHITECTURES[machine], 1, 0),
+            _op(_RETURN, _KILL),
+            _op(_LOAD, 0),
+            _op(_AT_LEAST, NEWEST_CALL, 0, 1),
+            _error(errno.ENOSYS),
+        ]
+
+    def refuse(self, calls: Calls, number: int) -> None:
+        for numbers in calls.values():
+            call = numbers[self._column]
+            if call is not None:
+                self._ops += [_op(_EQUAL, call, 0, 1), _error(number)]
+
+    def only_zero(self, calls: dict[str, tuple[int, int, int]]) -> None:
+        for *numbers, argument in calls.values():
+            self._on(
+                (numbers[0], numbers[1]),
+                _op(_LOAD, _ARGUMENTS[argument]),
+                _op(_EQUAL, 0, 1, 0),
+                _error(errno.EPERM),
+                _op(_RETURN, _ALLOW),
+            )
+
+    def no_new_namespace(self) -> None:
+        self._on(
+            CLONE,
+            _op(_LOAD, _ARGUMENTS[0]),
+            _op(_ANY_BIT, NEW_NAMESPACES, 0, 1),
+            _error(errno.EPERM),
+            _op(_RETURN, _ALLOW),
+        )
+
+    def only_families(self, families: tuple[int, ...], routes: bool) -> None:  # noqa: FBT001
+        """Allow these socket families; libzmq aborts on other errors for AF_NETLINK."""
+        body = [_op(_LOAD, _ARGUMENTS[0])]
+        for family in families:
+            body += [_op(_EQUAL, family, 0, 1), _op(_RETURN, _ALLOW)]
+        if routes:  # NETLINK_ROUTE only
+            body += [
+                _op(_EQUAL, AF_NETLINK, 0, 4),
+                _op(_LOAD, _ARGUMENTS[2]),
+                _op(_EQUAL, 0, 0, 1),
+                _op(_RETURN, _ALLOW),
+                _error(errno.EOPNOTSUPP),
+            ]
+        else:
+            body += [_op(_EQUAL, AF_NETLINK, 0, 1), _error(errno.EOPNOTSUPP)]
+        self._on(SOCKET, *body, _error(errno.EAFNOSUPPORT))
+
+    def no_terminal_input(self) -> None:
+        self._on(
+            IOCTL,
+            _op(_LOAD, _ARGUMENTS[1]),
+            _op(_EQUAL, TIOCSTI, 1, 0),
+            _op(_EQUAL, TIOCLINUX, 0, 1),
+            _error(errno.EPERM),
+            _op(_RETURN, _ALLOW),
+        )
+
+    def only_stream_pairs(self) -> None:
+        self._on(
+            SOCKETPAIR,
+            _op(_LOAD, _ARGUMENTS[1]),
+            _op(_AND, 0xF),
+            _op(_EQUAL, 1, 1, 0),
+            _error(errno.EACCES),
+            _op(_RETURN, _ALLOW),
+        )
+
+    def _on(self, numbers: tuple[int | None, int | None], *body: bytes) -> None:
+        call = numbers[self._column]
+        if call is not None:
+            self._ops += [_op(_EQUAL, call, 0, len(body)), *body]
+
+    def finish(self) -> bytes:
+        return b"".join([*self._ops, _op(_RETURN, _ALLOW)])
