@@ -1,0 +1,283 @@
+"""One Jupyter kernel behind its fence: run a cell, stop it, know when it died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+from functools import cache
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any
+
+import anyio
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from cci_plugins.errors import PoolUnavailableError
+from cci_plugins.limits import SandboxLimits
+from cci_plugins.pools.base import OutputHandler
+
+from .isolation.base import Sandbox
+from .output import Collector, error_from
+
+START_SECONDS = 60
+INTERRUPT_SECONDS = 2.0
+IDLE_SECONDS = 1.0
+MAX_MESSAGE_BYTES = 48 << 20
+
+
+class End(StrEnum):
+    """How a run ended, as the kernel's side saw it."""
+
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"  # by us, and the kernel lives
+    KILLED = "killed"  # it did not stop when interrupted
+    DIED = "died"  # by itself, or by the watchdog
+
+
+def make_context() -> zmq.asyncio.Context:
+    """A ZeroMQ context that neither trusts nor waits for its peers.
+
+    A session's code can replace its sockets: never reconnect by path, never block in a send,
+    and drop a peer that sends more than `MAX_MESSAGE_BYTES` at once.
+    """
+    context = zmq.asyncio.Context()
+    context.setsockopt(zmq.RECONNECT_IVL, -1)
+    context.setsockopt(zmq.SNDTIMEO, 5000)
+    context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    context.setsockopt(zmq.LINGER, 0)
+    return context
+
+
+@cache
+def _prelude() -> str:
+    return Path(__file__).with_name("prelude.py").read_text(encoding="utf-8")
+
+
+class _Run:
+    """One execute request under way: complete when its reply and its idle status are here."""
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+        loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.runaway: asyncio.Future[None] = loop.create_future()
+        self.msg_id = ""
+        self._replied = False
+        self._idle = False
+
+    def take(self, kind: str, content: dict[str, Any]) -> None:
+        if kind == "status":
+            self._idle = self._idle or content.get("execution_state") == "idle"
+        else:
+            self.collector.take(kind, content)
+            if self.collector.runaway and not self.runaway.done():
+                self.runaway.set_result(None)
+        self._check()
+
+    def reply(self, content: dict[str, Any]) -> None:
+        self._replied = True
+        if content.get("status") == "error" and self.collector.error is None:
+            self.collector.error = error_from(content)
+        # The idle message can get lost in a flood of output; the reply cannot.
+        asyncio.get_running_loop().call_later(IDLE_SECONDS, self._finish)
+        self._check()
+
+    def _check(self) -> None:
+        if self._replied and self._idle:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Kernel:
+    """A running kernel; make it with `await Kernel.start(...)`.
+
+    Attributes:
+        sandbox: Its fence and folder.
+        death: Why it was ended by us, in words, or None.
+    """
+
+    def __init__(self, sandbox: Sandbox, context: zmq.asyncio.Context, limits: SandboxLimits) -> None:
+        self.sandbox = sandbox
+        self.death: str | None = None
+        self._limits = limits
+        self._run: _Run | None = None
+        self._on_any: Callable[[], object] | None = None
+        self._client = AsyncKernelClient(context=context)
+        self._client.load_connection_info(sandbox.connection)
+        self._client.start_channels(stdin=False, hb=False)
+        self._exit: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
+        self._exit.add_done_callback(self._on_exit)
+        self._readers = [
+            asyncio.create_task(self._read(self._client.iopub_channel, self._on_iopub)),
+            asyncio.create_task(self._read(self._client.shell_channel, self._on_reply)),
+            asyncio.create_task(self._watch_connection()),
+        ]
+
+    @classmethod
+    async def start(
+        cls,
+        sandbox: Sandbox,
+        context: zmq.asyncio.Context,
+        limits: SandboxLimits,
+        preload: tuple[str, ...] = (),
+    ) -> Kernel:
+        """Connect to a launched kernel, wait until it answers, and set it up.
+
+        Raises:
+            PoolUnavailableError: It did not answer in time; it has been ended.
+        """
+        kernel = cls(sandbox, context, limits)
+        code = f"exec(compile({_prelude()!r}, '<cci>', 'exec'), (ns := {{'__name__': 'cci'}}))\n"
+        code += f"ns['install'](get_ipython(), {list(preload)!r})\ndel ns"
+        try:
+            with anyio.fail_after(START_SECONDS):
+                await kernel._subscribed()
+                end, collector = await kernel.run(code, timeout=START_SECONDS, silent=True)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await kernel.close()
+            if isinstance(error, TimeoutError):
+                raise PoolUnavailableError("a kernel did not start in time") from None
+            raise
+        if end is not End.FINISHED or collector.error is not None:
+            await kernel.close()
+            why = collector.error or f"it {end.value}"
+            raise PoolUnavailableError(f"a kernel could not be set up: {why}")
+        return kernel
+
+    @property
+    def alive(self) -> bool:
+        """Whether the kernel's process runs."""
+        return not self._exit.done()
+
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status of the kernel's process, 128 + n for signal n; None while it runs."""
+        return self._exit.result() if self._exit.done() and not self._exit.cancelled() else None
+
+    async def run(
+        self,
+        code: str,
+        *,
+        timeout: float,
+        on_output: OutputHandler | None = None,
+        silent: bool = False,
+    ) -> tuple[End, Collector]:
+        """Run one cell.
+
+        Args:
+            code: The source.
+            timeout: Seconds until the code is interrupted, and a little later killed.
+            on_output: Told each piece of output.
+            silent: Count nothing and keep no history.
+        """
+        collector = Collector(self._limits, on_output)
+        run = self._run = _Run(collector)
+        run.msg_id = self._client.execute(
+            code, silent=silent, store_history=not silent, allow_stdin=False
+        )
+        if not self.alive:
+            run._finish()  # noqa: SLF001 - it died before it could be told
+        try:
+            return await self._await_end(run, timeout), collector
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await self._stop(run)
+            raise
+        finally:
+            self._run = None
+
+    async def close(self) -> None:
+        """End the kernel and everything of its session."""
+        for task in self._readers:
+            task.cancel()
+        self._client.stop_channels()
+        await self.sandbox.kill()
+        await asyncio.gather(self._exit, *self._readers, return_exceptions=True)
+
+    async def kill(self, why: str) -> None:
+        """End the kernel for a reason that its next caller is told."""
+        self.death = self.death or why
+        await self.sandbox.kill()
+
+    async def _await_end(self, run: _Run, timeout: float) -> End:
+        await asyncio.wait(
+            (run.done, run.runaway), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        if run.done.done():
+            return End.FINISHED if self.alive and self.death is None else End.DIED
+        return await self._stop(run)
+
+    async def _stop(self, run: _Run) -> End:
+        """Interrupt, and kill what does not stop."""
+        self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+        self.sandbox.interrupt()
+        await asyncio.wait((run.done,), timeout=INTERRUPT_SECONDS)
+        if run.done.done() and self.alive:
+            return End.INTERRUPTED
+        await self.sandbox.kill()
+        return End.KILLED
+
+    async def _subscribed(self) -> None:
+        """Wait until the kernel's output reaches us: what is published before that is lost."""
+        heard = asyncio.Event()
+        self._on_any = heard.set
+        while not heard.is_set():
+            if not self.alive:
+                raise PoolUnavailableError(f"a kernel ended at its start ({self.exit_status})")
+            self._client.kernel_info()
+            with anyio.move_on_after(0.1):
+                await heard.wait()
+        self._on_any = None
+
+    async def _watch_connection(self) -> None:
+        """End a kernel that ZeroMQ dropped for the size of a message: no reply would ever come."""
+        monitor = self._client.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        await monitor.recv_multipart()
+        await asyncio.wait((self._exit,), timeout=IDLE_SECONDS)
+        if self.alive:
+            await self.kill(f"it put out more than {MAX_MESSAGE_BYTES >> 20} MiB at once")
+
+    async def _read(self, channel: Any, handle: Callable[[str, str, dict[str, Any]], None]) -> None:
+        while True:
+            frames = await channel.socket.recv_multipart()
+            try:
+                message = self._open(frames)
+            except (ValueError, TypeError, LookupError):
+                continue  # forged or broken: the session's own code wrote it
+            if message is not None:
+                handle(*message)
+
+    def _open(self, frames: list[bytes]) -> tuple[str, str, dict[str, Any]] | None:
+        """Kind, request id and content of a message, or None when its signature is wrong.
+
+        As `Session.deserialize` does it, without parsing dates that nobody reads here.
+        """
+        session = self._client.session
+        _, (signature, *parts) = session.feed_identities(frames)
+        parts = parts[:4]
+        if not compare_digest(session.sign(parts), signature):
+            return None
+        header, parent, _, content = map(session.unpack, parts)
+        if not isinstance(content, dict):
+            return None
+        return str(header["msg_type"]), str(parent.get("msg_id")), content
+
+    def _on_iopub(self, kind: str, parent: str, content: dict[str, Any]) -> None:
+        if self._on_any is not None:
+            self._on_any()
+        if self._run is not None and parent == self._run.msg_id:
+            self._run.take(kind, content)
+
+    def _on_reply(self, kind: str, parent: str, content: dict[str, Any]) -> None:
+        if kind == "execute_reply" and self._run is not None and parent == self._run.msg_id:
+            self._run.reply(content)
+
+    def _on_exit(self, _: object) -> None:
+        if self._run is not None:
+            self._run._finish()  # noqa: SLF001 - the reply will never come

@@ -1,0 +1,139 @@
+"""What one run put out: collected from Jupyter's messages, bounded while it streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from cci_plugins.limits import SandboxLimits
+from cci_plugins.models import ErrorInfo, OutputEvent, Result
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.telemetry import logger
+
+_MAIN = "execute_result"
+_DISPLAYS = (_MAIN, "display_data", "update_display_data")
+
+
+class StreamBuffer:
+    """The head of a stream and, once that is full, its latest part."""
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit * 3 // 4
+        self._tail_limit = limit - self._room
+        self._head: list[str] = []
+        self._tail = ""
+        self.total = 0
+
+    def add(self, text: str) -> None:
+        """Append a piece."""
+        self.total += len(text)
+        kept = text[: self._room]
+        if kept:
+            self._head.append(kept)
+            self._room -= len(kept)
+        if rest := text[len(kept) :]:
+            self._tail = (self._tail + rest)[-self._tail_limit :]
+
+    @property
+    def dropped(self) -> int:
+        """Characters between head and tail that were not kept."""
+        return self.total - sum(map(len, self._head)) - len(self._tail)
+
+    def text(self) -> str:
+        """The whole stream, or head and tail with a line between that counts what is missing."""
+        gap = f"\n[... {self.dropped:,} characters not kept ...]\n" if self.dropped else ""
+        return "".join(self._head) + gap + self._tail
+
+
+class Collector:
+    """Turns the messages of one run into streams, results and an error.
+
+    Everything that arrives is written by untrusted code: nothing is taken on faith.
+
+    Attributes:
+        error: The exception that ended the code, once told.
+        runaway: More came out than a run may put out.
+    """
+
+    def __init__(self, limits: SandboxLimits, on_output: OutputHandler | None) -> None:
+        self._limits = limits
+        self._on_output = on_output
+        self._streams = {name: StreamBuffer(limits.stream_characters) for name in ("stdout", "stderr")}
+        self._results: list[Result] = []
+        self._result_bytes = 0
+        self.dropped_results = 0
+        self.error: ErrorInfo | None = None
+
+    def take(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Take one message of the run."""
+        if kind == "stream":
+            self._take_stream(content)
+        elif kind in _DISPLAYS:
+            self._take_result(content, is_main=kind == _MAIN)
+        elif kind == "error":
+            self.error = error_from(content)
+
+    @property
+    def runaway(self) -> bool:
+        """Whether more came out than a run may put out."""
+        return sum(buffer.total for buffer in self._streams.values()) > self._limits.runaway_bytes
+
+    @property
+    def stdout(self) -> str:
+        """Standard output so far."""
+        return self._streams["stdout"].text()
+
+    @property
+    def stderr(self) -> str:
+        """Standard error so far."""
+        return self._streams["stderr"].text()
+
+    @property
+    def dropped(self) -> int:
+        """Characters of both streams that were not kept."""
+        return sum(buffer.dropped for buffer in self._streams.values())
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """What was displayed so far."""
+        return tuple(self._results)
+
+    def _take_stream(self, content: Mapping[str, Any]) -> None:
+        name: Literal["stdout", "stderr"] = "stderr" if content.get("name") == "stderr" else "stdout"
+        text = content.get("text")
+        if isinstance(text, str) and text:
+            self._streams[name].add(text)
+            self._tell(OutputEvent(name, text))
+
+    def _take_result(self, content: Mapping[str, Any], *, is_main: bool) -> None:
+        data = content.get("data")
+        if not isinstance(data, dict) or not data:
+            return
+        size = sum(len(value) if isinstance(value, str) else len(repr(value)) for value in data.values())
+        if self._result_bytes + size > self._limits.result_bytes:
+            self.dropped_results += 1
+            return
+        self._result_bytes += size
+        result = Result(data, is_main)
+        self._results.append(result)
+        self._tell(OutputEvent("result", result=result))
+
+    def _tell(self, event: OutputEvent) -> None:
+        if self._on_output is None:
+            return
+        try:
+            self._on_output(event)
+        except Exception:
+            logger.exception("on_output failed; the run goes on without it")
+            self._on_output = None
+
+
+def error_from(content: Mapping[str, Any]) -> ErrorInfo:
+    """Read the error of a message or a reply."""
+    trace = content.get("traceback")
+    lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []
+    return ErrorInfo(
+        name=str(content.get("ename") or "Error"),
+        message=str(content.get("evalue") or ""),
+        traceback="\n".join(lines),
+    )

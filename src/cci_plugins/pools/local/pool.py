@@ -1,0 +1,261 @@
+"""The embedded pool: sessions as fenced kernels on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from secrets import token_hex
+
+import anyio
+from typing_extensions import override
+
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    ConfigurationError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+    SessionLostError,
+)
+from cci_plugins.limits import SandboxLimits
+from cci_plugins.models import Execution, FileInfo, SessionInfo
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.settings import IsolationName
+from cci_plugins.telemetry import logger
+
+try:
+    from .isolation import choose
+    from .isolation.base import Isolation, KernelSpec
+    from .kernel import Kernel, make_context
+    from .session import LocalSession
+    from .standby import Standby
+    from .watchdog import Watchdog
+except ModuleNotFoundError as missing:
+    raise ConfigurationError(
+        f"the embedded pool needs {missing.name}", hint='pip install "cci-plugins[local]"'
+    ) from missing
+
+PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
+LOSSES_REMEMBERED = 10_000
+READ_BYTES = 256 * 1024
+
+
+class LocalSessionPool(SessionPool):
+    """Sessions as fenced child processes of this application; the embedded default.
+
+    Every session is one Jupyter kernel behind the strongest fence that holds on this machine.
+    Nothing of it outlives the application. It shares this machine's kernel: a fence for code a
+    model wrote, not for hostile tenants, who belong in Azure's Hyper-V sessions.
+
+    Args:
+        isolation: `auto`, or a fence by name; `process` is no fence and never chosen by `auto`.
+        python: Interpreter of the sessions, with ipykernel; this application's own when None.
+        max_sessions: Most sessions at once.
+        ready_sessions: Kernels kept warm with `preload` imported where installed.
+        cooldown: A session unused for so long is ended, as in Azure.
+        limits: What one session may use.
+        preload: Modules that warm kernels have imported.
+    """
+
+    capabilities = Capabilities(name="local", streams_output=True, lists_sessions=True)
+
+    def __init__(
+        self,
+        *,
+        isolation: IsolationName = "auto",
+        python: str | os.PathLike[str] | None = None,
+        max_sessions: int = 32,
+        ready_sessions: int = 1,
+        cooldown: timedelta = timedelta(minutes=30),
+        limits: SandboxLimits | None = None,
+        preload: tuple[str, ...] = PRELOAD,
+    ) -> None:
+        self._wanted: IsolationName = isolation
+        self._python = Path(python or sys.executable)
+        self._max_sessions = max_sessions
+        self._cooldown = cooldown
+        self._limits = SandboxLimits() if limits is None else limits
+        self._preload = preload
+        self._sessions: dict[str, LocalSession] = {}
+        self._losses: OrderedDict[str, str] = OrderedDict()
+        self._standby = Standby(ready_sessions, self._start_kernel)
+        self._isolation: Isolation | None = None
+        self._starting = anyio.Lock()
+        self._launching = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    @override
+    async def start(self) -> None:
+        if self._isolation is not None:
+            return
+        async with self._starting:
+            if self._isolation is None:
+                if self._closed:
+                    raise PoolUnavailableError("this pool is closed", retryable=False)
+                isolation = await choose(self._wanted, self._spec())
+                self.capabilities = replace(self.capabilities, isolation=isolation.describe())
+                self._context = make_context()
+                self._isolation = isolation
+                watchdog = Watchdog(self._limits, self._kernels)
+                self._tasks = [
+                    asyncio.create_task(watchdog.run()),
+                    asyncio.create_task(self._end_idle_sessions()),
+                ]
+                self._standby.fill()
+
+    @override
+    async def execute(
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: timedelta,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        async with self._using(session_id) as session, session.turn:
+            kernel = await self._kernel_of(session)
+            execution = await session.execute(kernel, code, timeout, on_output)
+        name = "" if self._isolation is None else self._isolation.name
+        return replace(execution, isolation=name)
+
+    @override
+    async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
+        async with self._using(session_id) as session:
+            kernel = await self._kernel_of(session)
+            return await session.upload(kernel.sandbox.folder, name, content)
+
+    @override
+    async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
+        async with self._using(session_id) as session:
+            folder = (await self._kernel_of(session)).sandbox.folder
+            with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
+                while piece := await anyio.to_thread.run_sync(file.read, READ_BYTES):
+                    yield piece
+
+    @override
+    async def list_files(self, session_id: str) -> list[FileInfo]:
+        async with self._using(session_id) as session:
+            folder = (await self._kernel_of(session)).sandbox.folder
+            return await anyio.to_thread.run_sync(session.list_files, folder)
+
+    @override
+    async def delete_file(self, session_id: str, name: str) -> None:
+        async with self._using(session_id) as session:
+            folder = (await self._kernel_of(session)).sandbox.folder
+            await anyio.to_thread.run_sync(folder.remove, name)
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        self._losses.pop(session_id, None)
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            await session.end()
+
+    @override
+    async def list_sessions(self) -> list[SessionInfo]:
+        return [session.info(self._cooldown) for session in self._sessions.values()]
+
+    @override
+    async def aclose(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._standby.close()
+        sessions, self._sessions = list(self._sessions.values()), {}
+        await asyncio.gather(*(session.end() for session in sessions))
+        if self._isolation is not None:
+            self._isolation = None
+            self._context.destroy(linger=0)
+
+    @asynccontextmanager
+    async def _using(self, session_id: str) -> AsyncIterator[LocalSession]:
+        await self.start()
+        if self._closed:
+            raise PoolUnavailableError("this pool is closed", retryable=False)
+        session = self._sessions.get(session_id) or self._allocate(session_id)
+        session.users += 1
+        session.touch()
+        try:
+            yield session
+        finally:
+            session.users -= 1
+            session.touch()
+
+    def _allocate(self, session_id: str) -> LocalSession:
+        if len(self._sessions) >= self._max_sessions:
+            oldest = min(session.last_used for session in self._sessions.values())
+            wait = oldest + self._cooldown.total_seconds() - time.monotonic()
+            raise PoolExhaustedError(
+                f"all {self._max_sessions} sessions of the embedded pool are in use",
+                hint="delete a session that is done, or raise CCI_SESSIONS",
+                retry_after=max(wait, 0.0),
+            )
+        session = LocalSession(session_id, self._losses.pop(session_id, None))
+        self._sessions[session_id] = session
+        return session
+
+    async def _kernel_of(self, session: LocalSession) -> Kernel:
+        """The session's kernel; a new one when there is none or it died since the last call."""
+        async with session.starting:
+            if session.ended:
+                raise SessionLostError("the session was deleted while this call waited for it")
+            if session.kernel is not None and session.kernel.alive:
+                return session.kernel
+            if session.kernel is not None:
+                session.loss = session.kernel.death or "its process ended between two calls"
+                await session.drop_kernel()
+            try:
+                session.adopt(kernel := await self._standby.take())
+            except BaseException:
+                if self._sessions.get(session.id) is session:
+                    del self._sessions[session.id]
+                raise
+            return kernel
+
+    async def _start_kernel(self, warm: bool) -> Kernel:  # noqa: FBT001 - Standby's one question
+        if self._isolation is None:
+            raise PoolUnavailableError("this pool is closed", retryable=False)
+        async with self._launching:
+            try:
+                sandbox = await self._isolation.launch(self._spec())
+            except OSError as error:
+                raise PoolUnavailableError(f"a kernel could not be started: {error}") from error
+            preload = self._preload if warm else ()
+            return await Kernel.start(sandbox, self._context, self._limits, preload)
+
+    def _spec(self) -> KernelSpec:
+        return KernelSpec(self._python, token_hex(32), self._limits)
+
+    def _kernels(self) -> Iterator[tuple[Kernel, bool]]:
+        """Every kernel that a session holds, and whether it is in use now."""
+        for session in self._sessions.values():
+            if session.kernel is not None:
+                yield session.kernel, session.users > 0
+
+    async def _end_idle_sessions(self) -> None:
+        cooldown = self._cooldown.total_seconds()
+        while True:
+            await asyncio.sleep(min(cooldown / 4, 15))
+            now = time.monotonic()
+            for session in list(self._sessions.values()):
+                if session.users == 0 and now - session.last_used > cooldown:
+                    await self._end_idle(session)
+
+    async def _end_idle(self, session: LocalSession) -> None:
+        del self._sessions[session.id]
+        self._losses[session.id] = f"it was not used for {self._cooldown.total_seconds():g} s"
+        if len(self._losses) > LOSSES_REMEMBERED:
+            self._losses.popitem(last=False)
+        try:
+            await session.end()
+        except CodeInterpreterError as error:
+            logger.warning("an idle session did not end cleanly: %s", error)

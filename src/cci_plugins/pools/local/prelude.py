@@ -1,0 +1,74 @@
+"""What a kernel is told before it is handed out; sent as source, standard library only.
+
+It runs inside the fence in a namespace of its own, so the user's names stay theirs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+CHUNK = 1 << 20
+ROWS = 50
+TABLE = "application/vnd.dataresource+json"
+
+
+def bound_messages(stream: Any) -> None:
+    """Make a stream's class send at most `CHUNK` characters in one message.
+
+    Unbounded, one huge print becomes one huge message, which the host refuses. Lone surrogates
+    are escaped: Jupyter's JSON cannot carry them and would drop the whole output.
+    """
+    kind = type(stream)
+    flush_buffers = kind._flush_buffers  # noqa: SLF001 - ipykernel has no public place for this
+
+    def bounded(self: Any) -> Iterator[tuple[Any, str]]:
+        for parent, text in flush_buffers(self):
+            safe = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+            for start in range(0, len(safe), CHUNK):
+                yield parent, safe[start : start + CHUNK]
+
+    kind._flush_buffers = bounded  # noqa: SLF001
+
+
+def table(frame: Any) -> Any:
+    """A DataFrame's first rows as a Table Schema resource, with its whole shape."""
+    try:
+        resource = json.loads(frame.head(ROWS).to_json(orient="table", default_handler=str))
+    except (TypeError, ValueError):  # not expressible, for example with repeated column names
+        return None
+    resource["shape"] = list(frame.shape)
+    return resource
+
+
+def table_formatter(base: Any) -> Any:
+    """IPython's JSON formatter, turned to tables; pandas is named, not imported."""
+    fields = {"format_type": TABLE, "print_method": "_repr_data_resource_"}
+    formatter = type("TableFormatter", (base,), fields)()
+    for module in ("pandas", "pandas.core.frame"):  # pandas 3 and before
+        formatter.for_type_by_name(module, "DataFrame", table)
+    return formatter
+
+
+def refuse_input(*_: Any, **__: Any) -> str:
+    """Stand in for `input` and `getpass`: nobody is there to answer."""
+    raise EOFError("input() is not available here: nobody can answer; put the value in the code")
+
+
+def install(shell: Any, preload: list[str]) -> None:
+    """Set up one kernel."""
+    bound_messages(sys.stdout)
+    shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, E501, PLW0108 - IPython 9 would keep all output in memory
+    shell.kernel.raw_input = shell.kernel.getpass = refuse_input
+    shell.run_line_magic("colors", "NoColor")
+    formatters = shell.display_formatter.formatters
+    formatters[TABLE] = table_formatter(type(formatters["application/json"]))
+    for name in preload:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue

@@ -1,0 +1,189 @@
+"""One session of the embedded pool: its kernel, its files, and what became of them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import anyio
+
+from cci_plugins.files.names import media_type
+from cci_plugins.models import (
+    ErrorInfo,
+    Execution,
+    ExecutionStatus,
+    FileInfo,
+    SessionInfo,
+    SessionState,
+)
+from cci_plugins.pools.base import OutputHandler
+
+from .folder import SessionFolder, Stat
+from .kernel import End, Kernel
+from .output import Collector
+
+FILES_REPORTED = 2_000
+
+
+class LocalSession:
+    """What the pool keeps of one session.
+
+    Attributes:
+        id: Its identifier.
+        kernel: Its kernel; None before the first call and after a death.
+        loss: Why earlier state is gone, until a run has told it.
+        turn: One run at a time.
+        starting: One start of a kernel at a time.
+        ended: It was deleted; calls that still wait for it must not start it again.
+    """
+
+    def __init__(self, session_id: str, loss: str | None = None) -> None:
+        self.id = session_id
+        self.kernel: Kernel | None = None
+        self.loss = loss
+        self.turn = anyio.Lock()
+        self.starting = anyio.Lock()
+        self.ended = False
+        self.users = 0
+        self.last_used = time.monotonic()
+        self._created = self._accessed = datetime.now(UTC)
+        self._seen: dict[str, Stat] = {}
+
+    def touch(self) -> None:
+        """Note a use: the cooldown starts again."""
+        self.last_used = time.monotonic()
+        self._accessed = datetime.now(UTC)
+
+    def adopt(self, kernel: Kernel) -> None:
+        """Take a fresh kernel."""
+        self.kernel = kernel
+        self._seen = {}
+
+    async def end(self) -> None:
+        """End the session for good."""
+        self.ended = True
+        await self.drop_kernel()
+
+    async def drop_kernel(self) -> None:
+        """End the kernel, if there is one."""
+        if self.kernel is not None:
+            kernel, self.kernel = self.kernel, None
+            await kernel.close()
+
+    def info(self, cooldown: timedelta) -> SessionInfo:
+        """What the pool tells of this session."""
+        return SessionInfo(self.id, self._created, self._accessed, self._accessed + cooldown)
+
+    async def execute(
+        self, kernel: Kernel, code: str, timeout: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
+        """Run code in the kernel; call it with `turn` held."""
+        loss, self.loss = self.loss, None
+        started = time.perf_counter()
+        end, output = await kernel.run(code, timeout=timeout.total_seconds(), on_output=on_output)
+        duration = timedelta(seconds=time.perf_counter() - started)
+        gone = end in {End.KILLED, End.DIED}
+        files = () if gone else self._changed_files(kernel.sandbox.folder)
+        if gone:
+            await self.drop_kernel()
+        status, error = _verdict(end, output, kernel, timeout)
+        return Execution(
+            stdout=output.stdout,
+            stderr=output.stderr,
+            results=output.results,
+            error=error,
+            files=files,
+            session_id=self.id,
+            status=status,
+            state=SessionState.LOST if gone or loss else SessionState.KEPT,
+            duration=duration,
+            dropped_characters=output.dropped,
+            notes=tuple(_notes(loss, output)),
+        )
+
+    def list_files(self, folder: SessionFolder) -> list[FileInfo]:
+        """The regular files, by name."""
+        return [_file_info(name, entry) for name, entry in sorted(folder.scan().items())]
+
+    def _changed_files(self, folder: SessionFolder) -> tuple[FileInfo, ...]:
+        """Files that are new or not as they were when last looked at."""
+        now = folder.scan(limit=FILES_REPORTED)
+        before, self._seen = self._seen, now
+        return tuple(
+            _file_info(name, entry)
+            for name, entry in sorted(now.items())
+            if before.get(name) != entry
+        )
+
+    async def upload(
+        self, folder: SessionFolder, name: str, content: AsyncIterator[bytes]
+    ) -> FileInfo:
+        """Write a file, whole or not at all."""
+        writer = await anyio.to_thread.run_sync(folder.create, name)
+        try:
+            async for piece in content:
+                await anyio.to_thread.run_sync(writer.write, piece)
+            entry = await anyio.to_thread.run_sync(writer.commit)
+        except BaseException:
+            writer.abort()
+            raise
+        self._seen[name] = entry
+        return _file_info(name, entry)
+
+
+def _file_info(name: str, entry: Stat) -> FileInfo:
+    modified = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC)
+    return FileInfo(name, entry.size, media_type(name), modified)
+
+
+def _notes(loss: str | None, output: Collector) -> list[str]:
+    notes = []
+    if loss is not None:
+        notes.append(
+            f"the session was replaced because {loss}; "
+            "variables and files of earlier calls are gone"
+        )
+    if output.dropped_results:
+        notes.append(f"{output.dropped_results} displayed results were too large to keep")
+    return notes
+
+
+def _verdict(
+    end: End, output: Collector, kernel: Kernel, timeout: timedelta
+) -> tuple[ExecutionStatus, ErrorInfo | None]:
+    """How the run ended, in the words of `Execution`."""
+    trace = output.error.traceback if output.error else ""
+    if end is End.FINISHED:
+        status = ExecutionStatus.FAILED if output.error else ExecutionStatus.SUCCEEDED
+        return status, output.error
+    if end is End.DIED:
+        why = kernel.death or describe_exit(kernel.exit_status)
+        message = f"the session ended while the code ran: {why}; variables and files are gone"
+        return ExecutionStatus.DIED, ErrorInfo("SessionDied", message)
+    stopped = (
+        "was interrupted; variables and files are kept"
+        if end is End.INTERRUPTED
+        else "did not stop when interrupted, so the session was ended; variables and files are gone"
+    )
+    if output.runaway:
+        message = f"the code put out too much and {stopped}"
+        return ExecutionStatus.FAILED, ErrorInfo("OutputLimitExceeded", message, trace)
+    message = f"the code ran longer than {timeout.total_seconds():g} s and {stopped}"
+    return ExecutionStatus.TIMED_OUT, ErrorInfo("TimeoutError", message, trace)
+
+
+def describe_exit(status: int | None) -> str:
+    """Why a kernel's process ended, from its exit status (128 + n for signal n)."""
+    if status is None:
+        return "its process ended"
+    number = status - 128 if status > 128 else -status  # noqa: PLR2004 - the shell's convention
+    if number == signal.SIGKILL:
+        return "its process was killed, most likely out of memory"
+    if status > 128 or status < 0:  # noqa: PLR2004
+        try:
+            return f"its process crashed with {signal.Signals(number).name}"
+        except ValueError:
+            return f"its process crashed with signal {number}"
+    return f"its process exited with code {status}"

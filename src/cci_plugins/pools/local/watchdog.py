@@ -1,0 +1,67 @@
+"""Keeps sessions within limits that no kernel feature holds for us: memory over all processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from cci_plugins.limits import MIB, SandboxLimits
+from cci_plugins.telemetry import logger
+
+from .kernel import Kernel
+
+BUSY_SECONDS = 0.2
+IDLE_ROUNDS = 25  # idle sessions are looked at every `BUSY_SECONDS * IDLE_ROUNDS`
+
+
+class Watchdog:
+    """Ends kernels whose session uses more memory or disk than its limits.
+
+    Args:
+        limits: The bounds.
+        kernels: Gives each live kernel and whether it runs code now.
+    """
+
+    def __init__(
+        self, limits: SandboxLimits, kernels: Callable[[], Iterable[tuple[Kernel, bool]]]
+    ) -> None:
+        self._limits = limits
+        self._kernels = kernels
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        turn = 0
+        while True:
+            await asyncio.sleep(BUSY_SECONDS)
+            turn += 1
+            for kernel, busy in list(self._kernels()):
+                if busy or turn % IDLE_ROUNDS == 0:
+                    await self._check(kernel)
+
+    async def _check(self, kernel: Kernel) -> None:
+        if not kernel.alive:
+            return
+        try:
+            why = await asyncio.to_thread(self._excess, kernel)
+        except OSError as error:
+            logger.debug("a session could not be measured: %s", error)
+            return
+        if why is not None:
+            await kernel.kill(why)
+
+    def _excess(self, kernel: Kernel) -> str | None:
+        memory = kernel.sandbox.memory_bytes()
+        if memory > self._limits.memory_bytes:
+            return (
+                f"it used {memory // MIB:,} MiB of memory, "
+                f"its limit is {self._limits.memory_bytes // MIB:,} MiB"
+            )
+        disk, files = kernel.sandbox.folder.usage()
+        if disk > self._limits.disk_bytes:
+            return (
+                f"its files took {disk // MIB:,} MiB, "
+                f"their limit is {self._limits.disk_bytes // MIB:,} MiB"
+            )
+        if files > self._limits.file_count:
+            return f"it made {files:,} files, their limit is {self._limits.file_count:,}"
+        return None
