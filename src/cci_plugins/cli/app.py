@@ -69,6 +69,8 @@ def start(arguments: Sequence[str] | None = None) -> int:
         return _usage(error)
     except Exception as error:  # noqa: BLE001 - a person reads a line, not a traceback
         return console.report(error)
+    if code == ExitCode.INTERRUPTED:  # what Typer makes of Ctrl-C
+        return console.report(KeyboardInterrupt())
     return code if isinstance(code, int) else ExitCode.OK
 
 

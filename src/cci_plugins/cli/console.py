@@ -57,6 +57,10 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141, "the reader of the output went away"
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads our output any more; not an OSError, which Typer would take for itself."""
+
+
 # The first that fits counts; a test proves that every exception of the package has one.
 _OF_ERROR: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ConfigurationError, ExitCode.CONFIGURATION),
@@ -83,7 +87,7 @@ def exit_code(error: BaseException) -> ExitCode:
     """The exit code of what a command raised."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, ReaderGoneError):
         return ExitCode.BROKEN_PIPE
     return next((code for kind, code in _OF_ERROR if isinstance(error, kind)), ExitCode.INTERNAL)
 
@@ -175,10 +179,13 @@ def _console() -> Console:
 
 
 def _words(text: Text) -> None:
-    sys.stdout.flush()
+    _write(sys.stdout, "")
     _console().print(text)
 
 
 def _write(stream: IO[str], text: str) -> None:
-    stream.write(text)
-    stream.flush()
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None

@@ -101,7 +101,9 @@ def run(
 
 
 def _settings(isolation: IsolationName | None) -> Settings:
+    """The environment's settings; one session is all that is needed, so none is kept ready."""
     settings = Settings.read()
+    settings = settings.model_copy(update={"ready_sessions": 0})
     if isolation is None:
         return settings
     if settings.chosen_pool != "local":

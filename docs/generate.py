@@ -1,0 +1,162 @@
+"""Write the reference pages that the code itself knows best.
+
+`python docs/generate.py` writes them, `python docs/generate.py --check` only says which are stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from cci_plugins import errors
+from cci_plugins.cli.app import app
+from cci_plugins.cli.console import ExitCode, exit_code
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.settings import Settings
+
+FOLDER = Path(__file__).parent / "reference"
+NOTICE = "<!-- Written by docs/generate.py from the code; run `make docs` after a change. -->"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page: its file name and its text."""
+    made = {"cli.md": _cli(), "settings.md": _settings(), "errors.md": _errors()}
+    return {name: "\n".join([*lines, ""]) for name, lines in made.items()}
+
+
+def stale() -> list[str]:
+    """Names of the pages that differ from what the code says now."""
+    return [
+        name
+        for name, text in pages().items()
+        if not (FOLDER / name).is_file() or (FOLDER / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def main() -> None:
+    """Write or check the pages."""
+    names = stale()
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"stale: {', '.join(names)}; run python docs/generate.py" if names else 0)
+    for name in names:
+        (FOLDER / name).write_text(pages()[name], encoding="utf-8")
+        print(f"wrote {FOLDER / name}")
+
+
+def _cli() -> Iterator[str]:
+    group: Any = typer.main.get_command(app)
+    yield from ("# The command line", "", NOTICE, "")
+    yield "The command is `cci`; `cci-plugins` is the same, and so is `python -m cci_plugins`."
+    yield "Data goes to stdout, words go to stderr. `NO_COLOR` turns colours off."
+    yield from ("", *_table(("Option", "What it does"), _options(group)))
+    for name, command in sorted(group.commands.items()):
+        arguments = " ".join(
+            parameter.name.upper()
+            for parameter in command.params
+            if parameter.param_type_name == "argument"
+        )
+        yield from ("", f"## `{f'cci {name} {arguments}'.strip()}`", "", *_paragraphs(command.help))
+        yield from ("", *_table(("Option", "What it does"), _options(command)))
+    yield from ("", "## Exit codes", "")
+    yield from _table(("Code", "When"), ((f"`{c.value}`", _sentence(c.meaning)) for c in ExitCode))
+
+
+def _options(command: Any) -> Iterator[tuple[str, str]]:
+    hints = get_type_hints(command.callback)
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and "completion" not in parameter.name:
+            yield _option(parameter, hints.get(parameter.name))
+
+
+def _option(option: Any, kind: Any) -> tuple[str, str]:
+    value = "" if option.is_flag else f" {option.metavar or option.name.upper()}"
+    more = [option.help]
+    if choices := list(_choices(kind)):
+        more.append(f"One of {', '.join(f'`{choice}`' for choice in choices)}.")
+    if option.multiple:
+        more.append("May be given more than once.")
+    elif option.default is not None and not option.is_flag:
+        more.append(f"Default: `{option.default}`.")
+    return f"`{option.opts[0]}{value}`", " ".join(more)
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The words of a Literal, also within a union."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    else:
+        for part in get_args(kind):
+            yield from _choices(part)
+
+
+def _settings() -> Iterator[str]:
+    yield from ("# Settings", "", NOTICE, "")
+    yield "`CodeInterpreter.from_env()`, every framework tool made without an argument, and the"
+    yield "command line read these environment variables, also from a file `.env` in the current"
+    yield "folder. Nothing set means: the embedded pool, with the defaults below. Half a"
+    yield "configuration is an error; it never falls back to the embedded pool."
+    yield from ("", *_table(("Variable", "Default", "What it does"), map(_setting, _fields())))
+
+
+def _fields() -> Iterable[Any]:
+    return Settings.model_fields.values()
+
+
+def _setting(field: Any) -> tuple[str, str, str]:
+    first, *aliases = field.validation_alias.choices
+    also = f" Also read as {', '.join(f'`{alias}`' for alias in aliases)}." if aliases else ""
+    default = "" if field.default is None else f"`{field.default}`"
+    return f"`{first}`", default, _sentence(field.description) + also
+
+
+def _errors() -> Iterator[str]:
+    yield from ("# Errors", "", NOTICE, "")
+    yield "Every exception of the package is in `cci_plugins.errors` and is a"
+    yield "`CodeInterpreterError`. Each has a `hint`, the next thing to try or `None`, and"
+    yield "`retryable`, true when nothing was started so that the call may be made again."
+    yield "A traceback of the code that ran is no exception: it is `Execution.error`."
+    rows = (
+        (
+            f"`{kind.__name__}`",
+            ", ".join(f"`{base.__name__}`" for base in kind.__bases__),
+            _first_line(kind.__doc__),
+            f"`{exit_code(kind.__new__(kind)).value}`",
+        )
+        for kind in _kinds(CodeInterpreterError)
+    )
+    yield from ("", *_table(("Error", "Is a", "When", "Exit code of `cci`"), rows))
+
+
+def _kinds(kind: type[CodeInterpreterError]) -> Iterator[type[CodeInterpreterError]]:
+    """The subclasses, depth first, in the order of errors.py."""
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from _kinds(child)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    yield from text.strip().splitlines()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()
