@@ -53,7 +53,13 @@ class FolderWriter:
     """
 
     def __init__(
-        self, folder: int, part: str, name: str, *, capacity: int | None, owner: tuple[int, int] | None
+        self,
+        folder: int,
+        part: str,
+        name: str,
+        *,
+        capacity: int | None,
+        owner: tuple[int, int] | None,
     ) -> None:
         """Open a temporary file beside the target.
 

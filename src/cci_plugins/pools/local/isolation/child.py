@@ -70,11 +70,16 @@ class Child:
         code = await self.process.wait()
         return 128 - code if code < 0 else code
 
+    @property
+    def words(self) -> str:
+        """The end of what it has written to standard error."""
+        return self._tail.decode(errors="replace").strip()
+
     async def last_words(self) -> str:
-        """The end of what it wrote to standard error, once it has ended."""
+        """The same, once it has ended."""
         await self.wait()
         await asyncio.wait([self._drain], timeout=1)
-        return self._tail.decode(errors="replace").strip()
+        return self.words
 
     def kill(self) -> None:
         """Send SIGKILL, if it still runs."""
@@ -98,7 +103,9 @@ async def sockets_ready(folder: int, child: Child) -> None:
         if child.ended:
             raise await child.failure("the kernel")
         if asyncio.get_running_loop().time() > deadline:
-            raise IsolationError(f"the kernel did not listen within {START_SECONDS:.0f} s")
+            raise IsolationError(
+                f"the kernel did not listen within {START_SECONDS:.0f} s: {child.words}"
+            )
         await asyncio.sleep(POLL_SECONDS)
 
 

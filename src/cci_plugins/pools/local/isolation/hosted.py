@@ -20,7 +20,7 @@ from . import shim, uids
 from .base import Isolation, KernelSpec, Sandbox
 from .child import Child, sockets_ready
 from .interpreter import Interpreter, inspect
-from .memory import descendants, tree_bytes
+from .memory import children, tree_bytes
 from .session import SOCKETS, Fence, connection, describe_session, environment
 
 PREFIX = "cci-"
@@ -171,8 +171,7 @@ class HostedSandbox(Sandbox):
 
     def memory_bytes(self) -> int:
         """Memory of all processes; files are on the host's disk, see `folder.usage()`."""
-        shim_process = self.child.process.pid
-        return sum(tree_bytes(pid) for pid in list(descendants(shim_process))[1:2])
+        return sum(tree_bytes(pid) for pid in children(self.child.process.pid))
 
 
 def _directory(path: str) -> int:

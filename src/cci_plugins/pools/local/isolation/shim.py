@@ -91,9 +91,10 @@ def below(pid: int) -> list[int]:
         parent = waiting.pop()
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{parent}/task"):
-                with contextlib.suppress(OSError), open(
-                    f"/proc/{parent}/task/{thread}/children", "rb"
-                ) as file:
+                with (
+                    contextlib.suppress(OSError),
+                    open(f"/proc/{parent}/task/{thread}/children", "rb") as file,
+                ):
                     fresh = [int(child) for child in file.read().split()]
                     found += fresh
                     waiting += fresh

@@ -1,0 +1,121 @@
+"""The fence on macOS: Apple's Seatbelt by sandbox-exec. Experimental: not tried on a Mac yet."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Literal
+
+from cci_plugins.errors import IsolationError
+
+from .base import KernelSpec
+from .hosted import HostedIsolation
+from .interpreter import Interpreter, inspect
+from .session import Fence, describe_limits
+
+SANDBOX_EXEC = "/usr/bin/sandbox-exec"
+_CHECK_SECONDS = 20
+_READABLE = (
+    "/usr",
+    "/bin",
+    "/System",
+    "/Library/Frameworks",
+    "/Library/Fonts",
+    "/opt/homebrew",
+    "/private/etc/localtime",
+    "/private/var/db/timezone",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/random",
+    "/dev/urandom",
+)
+_WEAKER = (
+    "Seatbelt is experimental here and deprecated by Apple",
+    "memory of a session is bounded by the watchdog only, and the code cannot start programs",
+)
+
+
+class SeatbeltIsolation(HostedIsolation):
+    """Seatbelt limits files and sockets; starting further processes is refused."""
+
+    name: Literal["seatbelt"] = "seatbelt"
+    weaker = _WEAKER
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"seatbelt (experimental); no network; {describe_limits(self._limits)}"
+
+    async def probe(self, spec: KernelSpec) -> None:
+        """See that the profile is accepted and keeps a file of ours out of reach.
+
+        Raises:
+            IsolationError: It does not hold here.
+        """
+        if not os.path.exists(SANDBOX_EXEC):
+            raise IsolationError(f"{SANDBOX_EXEC} does not exist")
+        interpreter = await inspect(spec.python)
+        home = str(Path.home())
+        code = f"import os\ntry: os.listdir({home!r})\nexcept OSError: raise SystemExit(42)"
+        process = await asyncio.create_subprocess_exec(
+            *self._wrapper("/private/var/empty", interpreter),
+            *(interpreter.executable, "-I", "-c", code),
+            env={},
+        )
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                status = await process.wait()
+        except TimeoutError as error:
+            process.kill()
+            raise IsolationError("the check of Seatbelt did not end") from error
+        if status != 42:  # noqa: PLR2004
+            raise IsolationError(f"Seatbelt does not hold (status {status})")
+
+    def _fence(self, base: str, interpreter: Interpreter, uid: int | None) -> Fence:
+        del base, interpreter
+        return Fence(uid=uid, hosted=True)
+
+    def _wrapper(self, base: str, interpreter: Interpreter) -> list[str]:
+        boot = Path(__file__).parent
+        return [SANDBOX_EXEC, "-p", profile(base, (*interpreter.folders, str(boot)))]
+
+
+def profile(base: str, readable: tuple[str, ...]) -> str:
+    """The Seatbelt profile of one session.
+
+    Args:
+        base: The session's folder on the host.
+        readable: Folders to read besides the system's own.
+    """
+    session = os.path.realpath(base)
+    reads = "\n  ".join(_subpath(path) for path in (*_READABLE, *readable, session))
+    writes = "\n  ".join(_subpath(f"{session}/{name}") for name in ("data", "tmp", "home", "k"))
+    return f"""(version 1)
+(deny default)
+(allow process-exec)
+(allow signal (target self))
+(allow process-info* (target self))
+(allow sysctl-read)
+(allow ipc-posix-sem)
+(allow mach-lookup (global-name "com.apple.system.opendirectoryd.libinfo"))
+(allow file-read-metadata)
+(allow file-read*
+  (literal "/")
+  {reads})
+(allow file-write*
+  (literal "/dev/null")
+  (literal {_quoted(session + "/session.json")})
+  {writes})
+(allow network-bind network-inbound
+  (local unix-socket {_subpath(session + "/k")}))
+"""
+
+
+def _subpath(path: str) -> str:
+    return f"(subpath {_quoted(path)})"
+
+
+def _quoted(text: str) -> str:
+    """A string of the profile's language."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,266 @@
+"""Fences go up, are chosen honestly, and leave nothing behind."""
+
+import asyncio
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins.errors import ConfigurationError, IsolationError
+from cci_plugins.pools.local.isolation import KernelSpec, choose, probe
+
+if sys.platform != "linux":
+    pytest.skip("these fences are Linux only", allow_module_level=True)
+
+pytestmark = pytest.mark.anyio
+DAEMON = """
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)", {mark!r}])
+    os._exit(0)
+os.wait()
+print("started")
+"""
+APP = """
+import asyncio, sys
+from pathlib import Path
+import jupyter_client
+from cci_plugins.pools.local.isolation import KernelSpec, choose
+
+async def main():
+    spec = KernelSpec(python=Path(sys.executable), key="00" * 16)
+    isolation = await choose(sys.argv[1], spec)
+    sandbox = await isolation.launch(spec)
+    client = jupyter_client.AsyncKernelClient()
+    client.load_connection_info(sandbox.connection)
+    client.start_channels()
+    await client.wait_for_ready(timeout=30)
+    await client.execute_interactive(sys.argv[2], timeout=30, allow_stdin=False)
+    if sys.argv[3] == "raise":
+        raise SystemExit(7)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(params=["bwrap", "landlock", "process"])
+def tier(request):
+    return request.param
+
+
+@pytest.fixture
+def mark():
+    return f"cci-test-{os.getpid()}-{time.monotonic_ns()}"
+
+
+@pytest.fixture
+def short_folder():
+    """A temporary folder with a path short enough for sockets."""
+    folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")
+    os.chmod(folder, 0o755)
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def running(mark: str) -> list[int]:
+    """Processes with this argument."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in arguments:
+            found.append(int(process.name))
+    return found
+
+
+async def until(what, seconds: float = 20):
+    with anyio.fail_after(seconds):
+        while not what():
+            await anyio.sleep(0.02)
+
+
+async def test_a_kernel_answers(tier, fenced):
+    async with fenced(tier) as kernel:
+        assert await kernel.run("print(6 * 7)") == "42"
+        assert kernel.sandbox.connection["signature_scheme"] == "hmac-sha256"
+
+
+async def test_several_tasks_wait_for_the_end(tier, fenced):
+    async with fenced(tier) as kernel:
+        waits = [asyncio.create_task(kernel.sandbox.wait()) for _ in range(3)]
+        kernel.send("import os; os._exit(3)")
+        with anyio.fail_after(10):
+            assert await asyncio.gather(*waits) == [3, 3, 3]
+
+
+async def test_a_killed_kernel_reports_the_signal(tier, fenced):
+    async with fenced(tier) as kernel:
+        kernel.send("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        with anyio.fail_after(10):
+            assert await kernel.sandbox.wait() == 137
+
+
+async def test_a_run_can_be_interrupted(tier, fenced):
+    async with fenced(tier) as kernel:
+
+        async def interrupt():
+            await until(lambda: "begun" in kernel.sandbox.folder.scan())
+            kernel.sandbox.interrupt()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(interrupt)
+            said = await kernel.run("open('begun', 'w'); import time; time.sleep(60)", timeout=20)
+        assert said.startswith("KeyboardInterrupt")
+        assert await kernel.run("print('alive')") == "alive"
+
+
+async def test_no_process_outlives_its_session(tier, fenced, mark):
+    async with fenced(tier) as kernel:
+        assert await kernel.run(DAEMON.format(mark=mark)) == "started"
+        await until(lambda: running(mark))
+        await kernel.kill()
+        assert running(mark) == []
+
+
+async def test_no_process_outlives_its_kernel(tier, fenced, mark):
+    async with fenced(tier) as kernel:
+        assert await kernel.run(DAEMON.format(mark=mark)) == "started"
+        kernel.send("import os; os._exit(0)")
+        with anyio.fail_after(15):
+            await kernel.sandbox.wait()
+        assert running(mark) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["kill", "raise"])
+async def test_nothing_outlives_the_app(tier, mark, short_folder, end):
+    command = [sys.executable, "-c", APP, tier, DAEMON.format(mark=mark), end]
+    environment = {**os.environ, "TMPDIR": str(short_folder)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as app:
+        try:
+            if end == "kill":
+                await until(lambda: running(mark) or app.poll() is not None, 60)
+                if app.poll() is not None:
+                    pytest.skip(f"{tier} does not hold on this machine")
+                app.send_signal(signal.SIGKILL)
+            else:
+                await until(lambda: app.poll() is not None, 60)
+        finally:
+            app.kill()
+    await until(lambda: not running(mark) and not list(short_folder.iterdir()))
+
+
+async def test_kill_removes_the_sessions_folder(tier, fenced, short_folder, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    async with fenced(tier) as kernel:
+        for folder in short_folder.iterdir():
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        await kernel.run(
+            "import os\n"
+            "for n in range(2000): os.mkdir('deep'); os.chdir('deep')\n"
+            "os.mkdir('closed', 0)\nos.symlink('/etc', 'way')"
+        )
+        await kernel.kill()
+        await kernel.kill()
+    assert list(short_folder.iterdir()) == []
+    assert Path("/etc/passwd").exists()
+
+
+async def test_sessions_run_side_by_side(tier, fenced):
+    async with fenced(tier) as one, fenced(tier) as two:
+        await one.run("x = 1; open('f', 'w')")
+        assert (await two.run("x")).startswith("NameError")
+        assert two.sandbox.folder.scan() == {}
+
+
+async def test_each_session_of_root_has_its_own_user(fenced):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give sessions user ids of their own")
+    for tier in ("bwrap", "landlock"):
+        async with fenced(tier) as one, fenced(tier) as two:
+            ids = {await kernel.run("import os; print(os.getuid())") for kernel in (one, two)}
+            assert len(ids) == 2
+            assert all(20_000 <= int(uid) < 60_000 for uid in ids)
+
+
+async def test_no_descriptor_is_left_open(tier, fenced):
+    async with fenced(tier):
+        pass
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        async with fenced(tier):
+            pass
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_a_kernel_that_cannot_start_says_why(tier, fenced):
+    async with fenced(tier):  # skips where the tier does not hold
+        pass
+    arguments = ("--IPKernelApp.transport=pigeon",)
+    spec = KernelSpec(python=Path(sys.executable), key="00" * 16, arguments=arguments)
+    isolation = await choose(tier, spec)
+    with pytest.raises(IsolationError, match=r"(?s)the kernel ended with status 1.*pigeon"):
+        await isolation.launch(spec)
+
+
+async def test_auto_never_falls_back_to_no_fence(monkeypatch):
+    async def refuse(self, spec):
+        raise IsolationError("not here", hint="do this")
+
+    monkeypatch.setattr(probe, "_chosen", {})
+    for module, name in (("bwrap", "BwrapIsolation"), ("landlock", "LandlockIsolation")):
+        monkeypatch.setattr(f"cci_plugins.pools.local.isolation.{module}.{name}.probe", refuse)
+    with pytest.raises(IsolationError, match=r"bwrap: not here; landlock: not here") as caught:
+        await choose("auto", KernelSpec(python=Path(sys.executable), key=""))
+    assert "CCI_ISOLATION=process" in str(caught.value.hint)
+    assert "do this" in str(caught.value.hint)
+
+
+async def test_auto_takes_the_strongest_that_holds(monkeypatch, caplog):
+    async def refuse(self, spec):
+        raise IsolationError("not here")
+
+    monkeypatch.setattr(probe, "_chosen", {})
+    monkeypatch.setattr("cci_plugins.pools.local.isolation.bwrap.BwrapIsolation.probe", refuse)
+    spec = KernelSpec(python=Path(sys.executable), key="")
+    with caplog.at_level("INFO", "cci_plugins"):
+        try:
+            isolation = await choose("auto", spec)
+        except IsolationError as error:
+            pytest.skip(str(error))
+    assert isolation.name == "landlock"
+    assert isolation.weaker
+    assert "bwrap: not here" in caplog.text
+    assert isolation.describe() in caplog.text
+    assert await choose("auto", spec) is isolation
+
+
+async def test_a_fence_of_another_system_or_no_name_is_refused():
+    spec = KernelSpec(python=Path(sys.executable), key="")
+    with pytest.raises(IsolationError, match="does not exist on linux"):
+        await choose("seatbelt", spec)
+    with pytest.raises(ConfigurationError, match="no isolation called"):
+        await choose("paper", spec)
+
+
+async def test_an_interpreter_without_a_kernel_is_refused(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text('#!/bin/sh\necho \'["/x", ["/usr"], false]\'\n')
+    bare.chmod(0o755)
+    with pytest.raises(ConfigurationError, match="has no ipykernel"):
+        await choose("process", KernelSpec(python=bare, key=""))
+    with pytest.raises(ConfigurationError, match="is not a Python interpreter"):
+        await choose("process", KernelSpec(python=tmp_path / "none", key=""))
