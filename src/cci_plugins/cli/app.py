@@ -32,9 +32,13 @@ app.command()(serve)
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback form
     if wanted:
-        from cci_plugins import __version__
+        from importlib.metadata import PackageNotFoundError, version
 
-        console.out(f"cci-plugins {__version__}\n")
+        try:
+            number = version("cci-plugins")
+        except PackageNotFoundError:
+            number = "from source, not installed"
+        console.out(f"cci-plugins {number}\n")
         raise typer.Exit
 
 
