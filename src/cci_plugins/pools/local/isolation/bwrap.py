@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import platform
 import re
+import select
 import shutil
 import signal
 import stat
@@ -18,8 +20,8 @@ import anyio
 
 from cci_plugins.errors import IsolationError
 from cci_plugins.limits import SandboxLimits
+from cci_plugins.pools.local.folder import SessionFolder
 
-from ..folder import SessionFolder
 from . import check, uids
 from .base import Isolation, KernelSpec, Sandbox
 from .bwrap_command import (
@@ -35,11 +37,13 @@ from .bwrap_command import (
 )
 from .child import POLL_SECONDS, START_SECONDS, Child, sockets_ready
 from .interpreter import Interpreter, inspect
-from .memory import children, tree_bytes
+from .memory import children, own_threads, tree_bytes
 from .seccomp import session_filter, supported
 from .session import Fence, connection, describe_limits, describe_session
 
 _OLDEST = (0, 5)
+_EMPTY_SECONDS = 10.0
+_LIMITS_BY_NAMESPACE = (5, 14)
 _BOOT_FILES = ("boot.py", "lockdown.py")
 _APPARMOR = (
     "Ubuntu restricts user namespaces: add an AppArmor profile for /usr/bin/bwrap with `userns,` "
@@ -110,7 +114,7 @@ class BwrapIsolation(Isolation):
         uid = uids.take() if os.geteuid() == 0 else None
         session = describe_session(
             spec,
-            Fence(uid=uid),
+            Fence(uid=uid, other_threads=_other_threads(uid)),
             inside=connection(f"{SOCKET_FOLDER}/k", spec.key),
             connection_file=f"{SOCKET_FOLDER}/connection.json",
             check=check,
@@ -155,7 +159,6 @@ class BwrapSandbox(Sandbox):
         self._uid = uid
         self._first = 0  # process id of the sandbox's own init
         self._handles: dict[str, int] = {}  # what: descriptor
-        self._dead = False
 
     async def enter(self, told: int, session: bytes, key: str) -> None:
         """Take hold of the sandbox's folders, before anything of the session can run."""
@@ -180,8 +183,18 @@ class BwrapSandbox(Sandbox):
             self._handle("kernel", _process(pid))
 
     async def wait(self) -> int:
-        """Wait until the kernel has ended; its exit status."""
-        return await self.child.wait()
+        """Wait until the kernel and all its children have ended; its exit status."""
+        code = await self.child.wait()
+        await self._emptied()  # bwrap itself may end a moment before the sandbox does
+        return code
+
+    async def _emptied(self) -> None:
+        """Wait for the end of the sandbox's init, before which the kernel ends all others."""
+        deadline = asyncio.get_running_loop().time() + _EMPTY_SECONDS
+        while "init" in self._handles and asyncio.get_running_loop().time() < deadline:
+            if select.select([self._handles["init"]], [], [], 0)[0]:
+                break
+            await asyncio.sleep(POLL_SECONDS)
 
     def interrupt(self) -> None:
         """Send SIGINT to the kernel."""
@@ -189,20 +202,22 @@ class BwrapSandbox(Sandbox):
 
     async def kill(self) -> None:
         """End the sandbox's first process, which ends all others; free its memory."""
-        self._dead = True
         self._signal("init", signal.SIGKILL)
         if hasattr(self, "child"):
             if "init" not in self._handles:
                 self.child.kill()
-            await self.child.wait()
+            await self.wait()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:
             os.close(self._handles.popitem()[1])
-        uids.give_back(self._uid)
+        uid, self._uid = self._uid, None
+        uids.give_back(uid)
 
     def memory_bytes(self) -> int:
         """Memory of all processes and of all files, which live in memory too."""
+        if "init" not in self._handles:
+            return 0
         return tree_bytes(self._first) + self.folder.usage()[0]
 
     def _handle(self, what: str, descriptor: int) -> int:
@@ -246,6 +261,12 @@ class BwrapSandbox(Sandbox):
         raise IsolationError("the sandbox's folders cannot be reached through /proc")
 
 
+def _other_threads(uid: int | None) -> int:
+    """Threads that count against the session's limit, before Linux 5.14 counted by namespace."""
+    release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+    return own_threads() if uid is None and release < _LIMITS_BY_NAMESPACE else 0
+
+
 def _process(pid: int) -> int:
     return os.pidfd_open(pid)
 
@@ -278,10 +299,10 @@ async def find() -> Bubblewrap:
     Raises:
         IsolationError: There is none that may be used.
     """
-    path = "/usr/bin/bwrap" if os.path.exists("/usr/bin/bwrap") else shutil.which("bwrap")
+    path = shutil.which("bwrap", path="/usr/bin") or shutil.which("bwrap")
     if path is None:
         raise IsolationError("bubblewrap is not installed", hint="apt install bubblewrap")
-    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):  # noqa: PTH116 - one call
         raise IsolationError(f"{path} is set-uid root", hint="install a bubblewrap without set-uid")
     if not supported():
         raise IsolationError("there is no seccomp filter for this kind of machine")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from cci_plugins.limits import MIB, SandboxLimits
 
@@ -113,9 +112,9 @@ def _system() -> list[str]:
         parts += ["--perms", "0755", "--dir", place]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store"):
         place = f"/{name}"
-        if os.path.islink(place):
-            parts += ["--symlink", os.readlink(place), place]
-        elif os.path.isdir(place):
+        if Path(place).is_symlink():
+            parts += ["--symlink", str(Path(place).readlink()), place]
+        elif Path(place).is_dir():
             parts += ["--ro-bind", place, place]
     for file in _SYSTEM_FILES:
         parts += ["--ro-bind-try", file, file]

@@ -27,7 +27,7 @@ def planted_file() -> Iterator[str]:
         yield path
     finally:
         os.close(file)
-        os.unlink(path)
+        Path(path).unlink()
 
 
 def expectations(secret: str, interpreter: Interpreter, *, own_network: bool) -> dict[str, Any]:
@@ -48,10 +48,9 @@ def expectations(secret: str, interpreter: Interpreter, *, own_network: bool) ->
 def _private(interpreter: Interpreter) -> list[str]:
     """Some of what lies in our home, apart from the interpreter."""
     try:
-        entries = os.listdir(Path.home())
+        places = [str(entry) for entry in Path.home().iterdir()]
     except OSError:
         return []
-    places = [str(Path.home() / entry) for entry in entries]
     on_the_way = (*interpreter.folders, interpreter.executable)
     return [
         place

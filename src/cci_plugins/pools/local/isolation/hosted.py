@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
+import sys
 import tempfile
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,17 @@ import anyio
 
 from cci_plugins.errors import IsolationError
 from cci_plugins.limits import SandboxLimits
+from cci_plugins.pools.local.folder import SessionFolder
 
-from ..folder import SessionFolder
 from . import shim, uids
 from .base import Isolation, KernelSpec, Sandbox
 from .child import Child, sockets_ready
 from .interpreter import Interpreter, inspect
-from .memory import children, tree_bytes
+from .memory import children, descendants, own_threads, tree_bytes
 from .session import SOCKETS, Fence, connection, describe_session, environment
 
 PREFIX = "cci-"
-_PLACES = ("data", "tmp", "home", "k")
+_PLACES = ("data", "tmp", "home", "k")  # noqa: S108 - below the session's own folder
 _SOCKET_PATH_BYTES = 107
 _END_SECONDS = 15.0
 
@@ -71,8 +74,9 @@ class HostedIsolation(Isolation):
         try:
             base = sandbox.make_folder(spec)
             fence = self._fence(base, interpreter, uid)
-            session = Path(base, "session.json")
-            session.write_bytes(
+            if uid is None and sys.platform == "linux":
+                fence = replace(fence, other_threads=own_threads())
+            session = sandbox.describe(
                 describe_session(
                     spec,
                     fence,
@@ -82,7 +86,7 @@ class HostedIsolation(Isolation):
                 )
             )
             boot = Path(__file__).with_name("boot.py")
-            kernel = [interpreter.executable, "-I", str(boot), str(session)]
+            kernel = [interpreter.executable, "-I", str(boot), session]
             await sandbox.start(interpreter, [*self._wrapper(base, interpreter), *kernel])
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -114,15 +118,22 @@ class HostedSandbox(Sandbox):
         owner = None if self._uid is None else (self._uid, self._uid)
         for place in [base, *(f"{base}/{name}" for name in _PLACES)]:
             if place != base:
-                os.mkdir(place, 0o700)
+                Path(place).mkdir(0o700)
             if owner is not None:
                 os.chown(place, *owner)
         data, scratch, home, self.sockets = (_directory(f"{base}/{name}") for name in _PLACES)
+        # the session's scratch space counts as well
         self.folder = SessionFolder(
             data, owner=owner, capacity=spec.limits.disk_bytes, scratch=(scratch, home)
         )
         self.connection = connection(address, spec.key)
         return base
+
+    def describe(self, session: bytes) -> str:
+        """Write down what boot.py reads and removes; the file's path."""
+        path = Path(self._base, "session.json")
+        path.write_bytes(session)
+        return str(path)
 
     async def start(self, interpreter: Interpreter, command: list[str]) -> None:
         """Start the shim, and below it the command."""
@@ -158,7 +169,9 @@ class HostedSandbox(Sandbox):
                 async with asyncio.timeout(_END_SECONDS):
                     await self.child.wait()
             except TimeoutError:
-                self.child.kill()
+                for pid in descendants(self.child.process.pid):
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
                 await self.child.wait()
         if not self._ended:
             self._ended = True
@@ -171,6 +184,8 @@ class HostedSandbox(Sandbox):
 
     def memory_bytes(self) -> int:
         """Memory of all processes; files are on the host's disk, see `folder.usage()`."""
+        if self.child.ended:
+            return 0
         return sum(tree_bytes(pid) for pid in children(self.child.process.pid))
 
 

@@ -81,7 +81,7 @@ async def _ask(python: Path) -> Interpreter:
 
 def _outside_usr(places: list[str]) -> tuple[str, ...]:
     """Both names of each folder, as given and with links resolved, without those inside others."""
-    names = {name for place in places for name in (os.path.abspath(place), os.path.realpath(place))}
+    names = {os.path.normpath(place) for place in places} | set(map(os.path.realpath, places))
     found: list[str] = []
     for name in sorted(names):
         if not any(_inside(name, parent) for parent in ("/usr", "/bin", *found)):

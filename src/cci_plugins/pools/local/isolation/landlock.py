@@ -43,6 +43,7 @@ _WEAKER = (
     "files of the session lie on the host's disk, bounded by the watchdog",
 )
 _SIGNALS = "this kernel's Landlock is old: the code can signal other processes of its user"
+_THREADS = "the limit of processes counts those that your user starts later as well"
 _READS = "file modes do not bind reading below the interpreter's folders, which need root to enter"
 
 
@@ -98,7 +99,8 @@ class LandlockIsolation(HostedIsolation):
         root = os.geteuid() == 0
         signals = (_SIGNALS,) if self._abi < SCOPED_ABI and not root else ()
         reads = (_READS,) if root and not _reachable(interpreter) else ()
-        return (*_WEAKER, *signals, *reads)
+        threads = () if root else (_THREADS,)
+        return (*_WEAKER, *threads, *signals, *reads)
 
     def _user(self) -> int | None:
         return uids.take() if os.geteuid() == 0 else None

@@ -3,6 +3,7 @@
 This file also runs on its own, from a folder without the rest of the package.
 """
 
+# ruff: noqa: PTH112, PTH123 - plain calls, to start quickly
 from __future__ import annotations
 
 import ctypes
@@ -143,7 +144,8 @@ def can_make_namespace() -> bool:
 
 def landlock_abi() -> int:
     """Version of the kernel's Landlock, 0 where there is none."""
-    return max(0, _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+    version: int = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+    return max(0, version)
 
 
 def fence_paths(readable: list[str], writable: list[str]) -> None:

@@ -10,9 +10,9 @@ from .hosted import HostedIsolation
 from .interpreter import Interpreter, inspect
 from .session import Fence, describe_limits
 
-_WEAKER = (
+_NOTHING = (
     "NOTHING is kept from the code: it runs as you, with your files, your network, and every "
-    "token that your user can read",
+    "token that your user can read"
 )
 
 
@@ -20,7 +20,7 @@ class ProcessIsolation(HostedIsolation):
     """Ends what it started and bounds it; keeps nothing from it."""
 
     name: Literal["process"] = "process"
-    weaker = _WEAKER
+    weaker = (_NOTHING,)
 
     def describe(self) -> str:
         """One line for people."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +53,7 @@ class SeatbeltIsolation(HostedIsolation):
         Raises:
             IsolationError: It does not hold here.
         """
-        if not os.path.exists(SANDBOX_EXEC):
+        if shutil.which(SANDBOX_EXEC) is None:
             raise IsolationError(f"{SANDBOX_EXEC} does not exist")
         interpreter = await inspect(spec.python)
         home = str(Path.home())

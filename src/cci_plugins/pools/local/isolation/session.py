@@ -27,6 +27,7 @@ class Fence:
         seal: The second one, set once the kernel listens.
         hosted: The session lives in a folder of the host, under a shim.
         watch_stdin: End when standard input ends.
+        other_threads: Threads outside the session that count against its limit of processes.
     """
 
     uid: int | None = None
@@ -37,6 +38,7 @@ class Fence:
     seal: bytes = b""
     hosted: bool = False
     watch_stdin: bool = False
+    other_threads: int = 0
 
 
 def environment(home: str, scratch: str, python: str) -> dict[str, str]:
@@ -61,11 +63,11 @@ def environment(home: str, scratch: str, python: str) -> dict[str, str]:
     }
 
 
-def resource_limits(limits: SandboxLimits) -> dict[str, int]:
+def resource_limits(limits: SandboxLimits, other_threads: int = 0) -> dict[str, int]:
     """The limits as RLIMIT names."""
     return {
         "AS": limits.address_space_bytes,
-        "NPROC": limits.processes,
+        "NPROC": limits.processes + other_threads,
         "FSIZE": limits.file_bytes,
         "NOFILE": limits.open_files,
         "CORE": 0,
@@ -106,7 +108,7 @@ def describe_session(
         "connection": inside,
         "connection_file": connection_file,
         "arguments": list(spec.arguments),
-        "limits": resource_limits(spec.limits),
+        "limits": resource_limits(spec.limits, fence.other_threads),
         "uid": fence.uid,
         "read_anywhere": fence.read_anywhere,
         "readable": None if fence.readable is None else list(fence.readable),

@@ -6,6 +6,7 @@ them all and removes the folder when the command ends, when standard input ends 
 it or died), or when its parent is gone. A byte `i` on standard input interrupts the command.
 """
 
+# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH118, PTH123, PTH208 - plain calls, to start without pathlib
 from __future__ import annotations
 
 import contextlib
@@ -42,7 +43,7 @@ def start(command: list[str]) -> int:
             signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
-        os.execv(command[0], command)
+        os.execv(command[0], command)  # noqa: S606 - there is no shell to want
     finally:
         os._exit(COMMAND_MISSING)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import secrets
 
 FIRST, LAST, BLOCK = 20_000, 60_000, 100
@@ -29,6 +28,8 @@ def give_back(uid: int | None) -> None:
 
 
 def _has_account(uid: int) -> bool:
+    import pwd  # noqa: PLC0415 - Windows has no such module
+
     try:
         pwd.getpwuid(uid)
     except KeyError:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import anyio
 
-from ..folder_paths import PathFolder
+from cci_plugins.pools.local.folder_paths import PathFolder
+
 from .base import KernelSpec, Sandbox
 from .child import START_SECONDS, Child
 from .hosted import PREFIX

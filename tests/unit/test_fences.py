@@ -1,0 +1,165 @@
+"""The parts of fences that can be seen without putting one up."""
+
+import json
+import os
+import sys
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("these fences are not for Windows", allow_module_level=True)
+
+from pathlib import Path
+
+from cci_plugins.errors import IsolationError
+from cci_plugins.limits import SandboxLimits
+from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt, shim, uids
+from cci_plugins.pools.local.isolation.bwrap_command import Bubblewrap
+from cci_plugins.pools.local.isolation.interpreter import Interpreter
+from cci_plugins.pools.local.isolation.session import (
+    Fence,
+    connection,
+    describe_session,
+    environment,
+)
+
+PYTHON = Interpreter("/tmp/venv/bin/python", ("/opt/base", "/tmp/venv"))
+
+
+def command(version=(0, 8, 0), uid=None):
+    bwrap = Bubblewrap("/usr/bin/bwrap", version)
+    return bwrap.command(
+        PYTHON, SandboxLimits(), uid=uid, files={"/run/cci/boot.py": 5}, info=3, program=4
+    )
+
+
+def pairs(argv):
+    return list(zip(argv, argv[1:], strict=False))
+
+
+def test_bwrap_unshares_everything_and_drops_all_rights():
+    argv = command()
+    for flag in ("user", "ipc", "pid", "uts", "net"):
+        assert f"--unshare-{flag}" in argv
+    assert ("--cap-drop", "ALL") in pairs(argv)
+    assert {"--die-with-parent", "--new-session", "--clearenv", "--disable-userns"} <= set(argv)
+    assert ("--ro-bind", "/proc/sys") in pairs(argv)
+    assert argv[argv.index("--") - 4 : argv.index("--")] == [
+        "--remount-ro", "/dev", "--remount-ro", "/"
+    ]  # fmt: skip
+
+
+def test_bwrap_binds_nothing_of_the_host_writable():
+    argv = command()
+    assert "--bind" not in argv
+    assert "--dev-bind" not in argv
+    bound = {after for flag, after in pairs(argv) if flag == "--ro-bind"}
+    assert {"/usr", "/opt/base", "/tmp/venv"} <= bound
+    assert not bound & {"/", "/home", "/root", "/etc", "/run", "/var"}
+
+
+def test_mounts_over_tmp_come_before_an_interpreter_in_tmp():
+    argv = command()
+    assert pairs(argv).index(("--tmpfs", "/tmp")) < pairs(argv).index(("--ro-bind", "/tmp/venv"))
+
+
+def test_real_root_keeps_only_the_right_to_give_itself_up():
+    argv = command(uid=20_001)
+    assert "--unshare-user" not in argv
+    assert [b for a, b in pairs(argv) if a == "--cap-add"] == ["CAP_SETUID", "CAP_SETGID"]
+
+
+def test_old_bubblewrap_gets_only_flags_it_knows():
+    assert "--size" in command((0, 7, 0))
+    assert "--disable-userns" not in command((0, 7, 0))
+    assert "--size" not in command((0, 6, 1))
+
+
+def test_the_environment_is_ours_alone(monkeypatch):
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "x")
+    values = environment("/home/session", "/tmp", "/usr/bin/python3")
+    assert "AZURE_CLIENT_SECRET" not in values
+    assert values["PATH"].startswith("/usr/bin:")
+    assert values["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
+
+
+def test_the_key_is_told_in_the_session_file_and_never_shown():
+    spec = KernelSpec(python=Path("/usr/bin/python3"), key="feed")
+    assert "feed" not in repr(spec)
+    text = describe_session(
+        spec, Fence(), inside=connection("/run/k/k", "feed"), connection_file="/x"
+    )
+    told = json.loads(text)
+    assert told["connection"]["key"] == "feed"
+    assert told["connection"]["hb_port"] == 5
+    assert told["limits"]["CORE"] == 0
+
+
+def test_a_seatbelt_profile_denies_by_default_and_names_the_session():
+    text = seatbelt.profile("/private/tmp/cci-x", ("/opt/venv", '/odd"name'))
+    assert text.startswith("(version 1)\n(deny default)")
+    assert '(subpath "/opt/venv")' in text
+    assert r'(subpath "/odd\"name")' in text
+    writes = text[text.index("(allow file-write*") :]
+    assert '(subpath "/private/tmp/cci-x/data")' in writes
+    assert "/opt/venv" not in writes
+    assert "process-fork" not in text
+    assert "network-outbound" not in text
+    assert text.count("(") == text.count(")")
+
+
+def test_a_folder_is_removed_however_deep_or_closed(tmp_path):
+    base = tmp_path / "session"
+    base.mkdir()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    here = os.getcwd()
+    try:
+        os.chdir(base)
+        for _ in range(1500):
+            os.mkdir("deep")
+            os.chdir("deep")
+        os.mkdir("closed")
+        Path("closed/file").write_text("x")
+        os.chmod("closed", 0)
+        os.symlink(kept, "way")
+    finally:
+        os.chdir(here)
+    shim.remove(str(base))
+    assert not base.exists()
+    assert (kept / "file").exists()
+    shim.remove(str(base))
+
+
+def test_user_ids_are_given_once():
+    first, second = uids.take(), uids.take()
+    try:
+        assert first != second
+        assert uids.FIRST <= first < uids.LAST
+    finally:
+        uids.give_back(first)
+        uids.give_back(second)
+    uids.give_back(None)
+    assert uids.take() == first
+    uids.give_back(first)
+
+
+def test_an_interpreter_may_not_bring_the_home_folder_along():
+    with pytest.raises(IsolationError, match="contains your home folder"):
+        interpreter._refuse_homes((str(Path.home()),))
+    with pytest.raises(IsolationError, match="contains your home folder"):
+        interpreter._refuse_homes(("/",))
+
+
+def test_only_folders_outside_usr_are_bound():
+    assert interpreter._outside_usr(["/usr", "/usr/bin", "/usr/local"]) == ()
+    assert interpreter._outside_usr(["/opt/a", "/opt/a/bin"]) == ("/opt/a",)
+
+
+def test_a_private_folder_on_the_way_is_noticed(tmp_path):
+    closed = tmp_path / "closed"
+    (closed / "python").mkdir(parents=True)
+    closed.chmod(0o700)
+    assert not interpreter.reachable_by_anyone(str(closed / "python"))
+    assert interpreter.reachable_by_anyone("/usr/bin")

@@ -1,0 +1,244 @@
+"""A folder that untrusted code changes at the same time stays closed around its files."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from cci_plugins.errors import (
+    FileTooLargeError,
+    FileTransferError,
+    SessionFileNotFoundError,
+    UnsafeNameError,
+)
+from cci_plugins.pools.local.folder import MAX_DEPTH, TEMPORARY, SessionFolder
+from cci_plugins.pools.local.folder_paths import PathFolder
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors of directories")
+
+
+@pytest.fixture(params=["descriptor", "path"])
+def folder(request, tmp_path):
+    root = tmp_path / "session"
+    root.mkdir()
+    if request.param == "path":
+        made = PathFolder(root)
+    elif sys.platform == "win32":
+        pytest.skip("needs descriptors of directories")
+    else:
+        made = SessionFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def root(folder, tmp_path):
+    return tmp_path / "session"
+
+
+@pytest.fixture
+def strict(tmp_path):
+    """A folder by descriptor, whose guarantees hold against links."""
+    root = tmp_path / "strict"
+    root.mkdir()
+    made = SessionFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY), capacity=1000)
+    yield made, root
+    made.close()
+
+
+def test_what_is_written_can_be_read(folder, root):
+    state = folder.write("a/b/c.txt", b"hello")
+    assert state.size == 5
+    assert b"".join(folder.read("a/b/c.txt", chunk_bytes=2)) == b"hello"
+    assert folder.stat("a/b/c.txt") == state
+    assert (root / "a/b/c.txt").read_bytes() == b"hello"
+
+
+def test_a_file_is_seen_whole_or_not_at_all(folder, root):
+    folder.write("f", b"old")
+    with folder.create("f") as writer:
+        writer.write(b"ne")
+        assert b"".join(folder.read("f")) == b"old"
+        assert list(folder.scan()) == ["f"]
+        writer.write(b"w")
+    assert b"".join(folder.read("f")) == b"new"
+
+
+def test_an_aborted_file_leaves_nothing(folder, root):
+    with pytest.raises(RuntimeError), folder.create("f") as writer:
+        writer.write(b"x")
+        raise RuntimeError
+    assert list(root.iterdir()) == []
+    writer.abort()
+
+
+def test_remove(folder):
+    folder.write("f", b"x")
+    folder.remove("f")
+    with pytest.raises(SessionFileNotFoundError):
+        folder.remove("f")
+    assert folder.scan() == {}
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", "a/../../x", "a\\b", "a\0b"])
+def test_names_that_leave_the_folder_are_refused(folder, name):
+    for do in (folder.open_read, folder.remove, folder.create):
+        with pytest.raises(UnsafeNameError):
+            do(name)
+
+
+def test_a_missing_file_is_said_to_be_missing(folder):
+    folder.write("file", b"")
+    for name in ("none", "none/none"):
+        with pytest.raises(SessionFileNotFoundError):
+            folder.open_read(name)
+
+
+def test_a_folder_is_no_file(folder):
+    folder.write("a/b", b"")
+    with pytest.raises(SessionFileNotFoundError):
+        folder.open_read("a")
+
+
+def test_writing_below_a_file_or_over_a_folder_fails(folder):
+    folder.write("a/b", b"")
+    with pytest.raises(FileTransferError):
+        folder.write("a/b/c", b"")
+    with pytest.raises(FileTransferError):
+        folder.write("a", b"")
+    assert list(folder.scan()) == ["a/b"]
+
+
+def test_scan_is_bounded(folder):
+    for number in range(10):
+        folder.write(f"{number}", b"")
+    assert len(folder.scan(limit=4)) == 4
+    assert len(folder.scan()) == 10
+
+
+def test_scan_tells_versions_apart(folder):
+    folder.write("f", b"1")
+    before = folder.scan()
+    folder.write("f", b"2")
+    assert folder.scan() != before
+
+
+def test_usage_counts_bytes_and_files(folder):
+    folder.write("a/f", b"x" * 10_000)
+    size, count = folder.usage()
+    assert size >= 10_000
+    assert 1 <= count <= 2
+    for number in range(5):
+        folder.write(f"{number}", b"")
+    assert folder.usage(limit=3)[1] == 4
+
+
+@posix
+def test_links_are_neither_read_nor_followed_nor_listed(strict, tmp_path):
+    folder, root = strict
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (root / "file").symlink_to(outside / "secret")
+    (root / "way").symlink_to(outside)
+    for name in ("file", "way/secret"):
+        with pytest.raises(SessionFileNotFoundError):
+            folder.open_read(name)
+    for name in ("way/new", "way/deep/new"):
+        with pytest.raises(FileTransferError):
+            folder.write(name, b"x")
+    with pytest.raises(SessionFileNotFoundError):
+        folder.remove("way/secret")
+    assert folder.scan() == {}
+    folder.remove("file")
+    folder.write("file2", b"x")
+    assert sorted(path.name for path in outside.iterdir()) == ["secret"]
+
+
+@posix
+@pytest.mark.timeout(10)
+def test_a_fifo_does_not_hang_the_host(strict):
+    folder, root = strict
+    os.mkfifo(root / "pipe")
+    with pytest.raises(SessionFileNotFoundError):
+        folder.open_read("pipe")
+    assert folder.scan() == {}
+    folder.write("pipe", b"now a file")
+    assert b"".join(folder.read("pipe")) == b"now a file"
+
+
+@posix
+def test_a_file_larger_than_the_folder_may_hold_is_refused(strict):
+    folder, root = strict
+    with pytest.raises(FileTooLargeError) as caught:
+        folder.write("f", b"x" * 1001)
+    assert (caught.value.size, caught.value.limit) == (1001, 1000)
+    assert list(root.iterdir()) == []
+
+
+@posix
+def test_a_full_disk_is_said_to_be_full(strict, monkeypatch):
+    folder, root = strict
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cci_plugins.pools.local.folder.os.write", full)
+    with pytest.raises(FileTooLargeError, match="disk is full"):
+        folder.write("f", b"x")
+    monkeypatch.undo()
+    assert list(root.iterdir()) == []
+
+
+@posix
+def test_what_is_too_deep_or_hidden_counts_as_too_much(strict):
+    folder, root = strict
+    (root / ("d/" * (MAX_DEPTH + 3))).mkdir(parents=True)
+    folder.write("f", b"x")
+    assert list(folder.scan()) == ["f"]
+    assert folder.usage(limit=500)[1] == 501
+
+
+@posix
+def test_temporary_files_are_not_listed(strict):
+    folder, root = strict
+    (root / f"{TEMPORARY}1").write_bytes(b"x")
+    assert folder.scan() == {}
+
+
+@posix
+def test_a_closed_folder_is_gone(strict):
+    folder, _ = strict
+    folder.close()
+    folder.close()
+    with pytest.raises(FileTransferError, match="session has ended"):
+        folder.open_read("f")
+    with pytest.raises(FileTransferError, match="session has ended"):
+        folder.scan()
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can chown")
+def test_files_are_given_to_their_owner(tmp_path):
+    folder = SessionFolder(os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY), owner=(20_001, 20_002))
+    folder.write("a/b", b"x")
+    folder.close()
+    for path in (tmp_path / "a", tmp_path / "a/b"):
+        status = path.stat()
+        assert (status.st_uid, status.st_gid) == (20_001, 20_002)
+
+
+@posix
+def test_no_descriptor_is_left_open(strict):
+    folder, _ = strict
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    folder.write("a/b/c", b"x")
+    folder.scan()
+    folder.usage()
+    list(folder.read("a/b/c"))
+    for name in ("none", "a", "a/b/c/d"):
+        with pytest.raises(FileTransferError):
+            folder.open_read(name)
+    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    assert after == before
