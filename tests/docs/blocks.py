@@ -1,0 +1,40 @@
+"""Fenced blocks of the documentation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+_BLOCK = re.compile(
+    r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^ *```$", re.DOTALL | re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: its language, its text, and where it stands."""
+
+    kind: str
+    text: str
+    place: str
+
+
+def blocks(*kinds: str) -> list[Block]:
+    """Every block of these languages; of any when none is named."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in _BLOCK.finditer(text):
+            if not kinds or match["kind"] in kinds:
+                line = text.count("\n", 0, match.start()) + 1
+                place = f"{page.relative_to(ROOT)}:{line}"
+                found.append(Block(match["kind"], match["text"], place))
+    return found

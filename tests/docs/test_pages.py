@@ -1,0 +1,56 @@
+"""The pages keep their form, and the generated ones are fresh."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from types import ModuleType
+
+import pytest
+
+from cci_plugins.cli.client_setup import Endpoint, vscode
+
+from .blocks import PAGES, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_fresh() -> None:
+    assert generator().stale() == [], "run: python docs/generate.py"
+
+
+def test_the_readme_installs_by_line_12_and_shows_a_result_by_line_20() -> None:
+    assert any("pip install" in line for line in README[:12])
+    assert any(line.strip().startswith("#> ") for line in README[:20])
+    assert len(README) < 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: object) -> None:
+    for target, _ in _LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_vscode_setup_in_the_guide_is_what_serve_prints() -> None:
+    guide = (ROOT / "docs" / "guides" / "mcp.md").read_text(encoding="utf-8")
+    block = guide.split("```json\n")[1].split("```")[0]
+    printed = vscode(Endpoint("http://127.0.0.1:8765/mcp", "key", "bwrap"))
+    assert json.loads(block) == json.loads(printed)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = (ROOT / "docs").rglob("*.md")
+    missing = [str(page.relative_to(ROOT / "docs")) for page in pages]
+    assert [name for name in missing if name not in navigation] == []

@@ -1,0 +1,90 @@
+"""Every Python block of the documentation runs and prints what it says it prints."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import cci_plugins
+from cci_plugins import CodeInterpreter, sync
+from cci_plugins.testing import FakeSessionPool
+
+from .blocks import ROOT, Block, blocks
+
+_FENCE = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
+def scripted_model() -> Any:
+    """A chat model that asks for `6 * 7` once and then says what came out."""
+    from langchain_core.language_models.chat_models import BaseChatModel  # noqa: PLC0415
+    from langchain_core.messages import AIMessage, ToolMessage  # noqa: PLC0415
+    from langchain_core.outputs import ChatGeneration, ChatResult  # noqa: PLC0415
+
+    class Scripted(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        def bind_tools(self, tools: Any, **_: Any) -> Any:
+            assert [tool.name for tool in tools] == ["execute_code"]
+            return self
+
+        def _generate(self, messages: Any, *_: Any, **__: Any) -> ChatResult:
+            if isinstance(messages[-1], ToolMessage):
+                message = AIMessage(f"It is {messages[-1].content}.")
+            else:
+                call = {"name": "execute_code", "args": {"code": "6 * 7"}, "id": "1"}
+                message = AIMessage("", tool_calls=[call])
+            return ChatResult(generations=[ChatGeneration(message=message)])
+
+    return Scripted()
+
+
+def docstring_examples() -> list[Any]:
+    """Examples of every module's docstrings."""
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for number, match in enumerate(_FENCE.finditer(path.read_text(encoding="utf-8")), 1):
+            name = f"{path.relative_to(ROOT / 'src')}-{number}"
+            found.append(pytest.param(dedent(match[2]), id=name))
+    return found
+
+
+def promised(source: str) -> list[str]:
+    """Lines that a block says it prints, each after a `#>`."""
+    return re.findall(r"^ *#> ?(.*)$", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
+def test_a_block_prints_what_it_says(
+    block: Block, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "init_chat_model" in block.text:
+        chat_models = pytest.importorskip("langchain.chat_models")
+        monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())
+    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.splitlines() == promised(block.text)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("source", docstring_examples())
+async def test_an_example_in_a_docstring_runs(source: str) -> None:
+    face = sync if "with CodeInterpreter" in source and "await" not in source else cci_plugins
+    names = {
+        name: getattr(cci_plugins, name)
+        for name in cci_plugins.__all__
+        if name != "PlatformSessionPool"
+    }
+    names |= {"CodeInterpreter": face.CodeInterpreter, "FakeSessionPool": FakeSessionPool}
+    names["Execution"] = cci_plugins.Execution
+    async with CodeInterpreter.local() as interpreter:
+        names["interpreter"] = interpreter
+        code = compile(source, "example", "exec", flags=PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = eval(code, names)
+        if inspect.isawaitable(result):
+            await result

@@ -1,0 +1,77 @@
+"""Every shell block of the documentation: sessions are replayed, other commands exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from .blocks import ROOT, Block, blocks
+
+LIMIT = 60
+_KNOWN = re.compile(r"(pip install|cci (run|serve)|export [A-Z_]+=|make \w+$|sudo apt install)")
+
+
+def transcript(block: Block) -> list[tuple[str, str]]:
+    """Commands of a block and what each printed."""
+    parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    assert parts[0] == "", f"{block.place} does not begin with a command"
+    return [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts[1:]]
+
+
+@pytest.fixture
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `cci` and `python` as this interpreter has them."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, arguments in (("cci", "-m cci_plugins "), ("python", "")):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments}"$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.place)
+def test_a_session_prints_what_it_says(block: Block, path: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}", "NO_COLOR": "1"}
+    for command, expected in transcript(block):
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        lines = [line for line in done.stdout.splitlines() if "isolation" not in line]
+        assert lines == expected.splitlines(), command
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.place)
+def test_a_command_names_what_exists(block: Block) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in block.text.splitlines():
+        assert _KNOWN.match(line), f"{block.place}: {line}"
+        for named in re.findall(r"cci-plugins\[([\w,-]+)\]", line):
+            assert set(named.split(",")) <= set(extras), line
+        if line.startswith("make "):
+            assert line.split()[1] in targets, line
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.place)
+def test_json_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    assert {block.kind for block in blocks()} <= {"python", "console", "sh", "json", "text"}
