@@ -91,7 +91,7 @@ def test_calls_newer_than_this_list_are_absent(bwrap, machine):
 @pytest.mark.parametrize("bit", [7, 17, 25, 26, 27, 28, 29, 30])
 def test_clone_makes_no_namespace(bwrap, machine, column, bit):
     clone = seccomp.CLONE[column]
-    expected = errno.EPERM if bit not in {7} else None  # CLONE_NEWTIME exists for clone3 only
+    expected = errno.EPERM if bit != 7 else None  # CLONE_NEWTIME exists for clone3 only
     assert answer(bwrap, machine, clone, 1 << bit | 17) == expected
 
 

@@ -252,19 +252,15 @@ class SessionFolder:
         return dict(sorted(found.items()))
 
     def usage(self, limit: int = 100_000) -> tuple[int, int]:
-        """Bytes and number of files in the folder and the session's scratch space.
+        """Bytes to hold against the limit of the disk, and the number of files everywhere.
 
-        What cannot be counted (too many, too deep, unreadable) makes the number `limit + 1`.
+        Where each place is a file system of its own, scratch space has its own bound, and only
+        the folder's bytes are told; otherwise scratch space counts as well. What cannot be
+        counted (too many, too deep, unreadable) makes the number `limit + 1`.
         """
         if self._whole_mounts:
-            with self._lock:
-                if self._closed:
-                    return 0, 0
-                states = [os.fstatvfs(place) for place in self._places]
-            return (
-                sum((s.f_blocks - s.f_bfree) * s.f_frsize for s in states),
-                sum(s.f_files - s.f_ffree for s in states),
-            )
+            states = self._states()
+            return _used(states[0]), sum(state.f_files - state.f_ffree for state in states)
         size = count = 0
         for place in self._places:
             for _, status in self._walk(place):
@@ -273,6 +269,16 @@ class SessionFolder:
                     return size, limit + 1
                 size += status.st_blocks * 512
         return size, count
+
+    def held_bytes(self) -> int:
+        """Bytes of every file of the session, where each place is a file system of its own."""
+        return sum(map(_used, self._states()))
+
+    def _states(self) -> list[os.statvfs_result]:
+        with self._lock:
+            if self._closed:
+                raise _ended()
+            return [os.fstatvfs(place) for place in self._places]
 
     def close(self) -> None:
         """Close every descriptor; calling it twice is no error."""
@@ -286,7 +292,7 @@ class SessionFolder:
         """A copy of a descriptor, which stays right when `close` is called in between."""
         with self._lock:
             if self._closed:
-                raise FileTransferError("the session has ended and its files are gone")
+                raise _ended()
             return os.dup(place)
 
     def _parent(self, name: str, *, create: bool = False) -> tuple[int, str]:
@@ -366,6 +372,14 @@ def _pieces(stream: io.FileIO, chunk_bytes: int) -> Iterator[bytes]:
     with stream:
         while data := stream.read(chunk_bytes):
             yield data
+
+
+def _used(state: os.statvfs_result) -> int:
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
+
+
+def _ended() -> FileTransferError:
+    return FileTransferError("the session has ended and its files are gone")
 
 
 def _missing(name: str) -> SessionFileNotFoundError:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import anyio
 
-from cci_plugins.errors import IsolationError
+from cci_plugins.errors import FileTransferError, IsolationError
 from cci_plugins.limits import SandboxLimits
 from cci_plugins.pools.local.folder import SessionFolder
 
@@ -218,7 +218,12 @@ class BwrapSandbox(Sandbox):
         """Memory of all processes and of all files, which live in memory too."""
         if "init" not in self._handles:
             return 0
-        return tree_bytes(self._first) + self.folder.usage()[0]
+        return tree_bytes(self._first) + self._file_bytes()
+
+    def _file_bytes(self) -> int:
+        with contextlib.suppress(FileTransferError):  # the session ended in between
+            return self.folder.held_bytes()
+        return 0
 
     def _handle(self, what: str, descriptor: int) -> int:
         self._handles[what] = descriptor

