@@ -94,7 +94,7 @@ class Result:
     def _bytes(self, media_type: str) -> bytes | None:
         value = self._text(media_type)
         try:
-            return None if value is None else b64decode(value)
+            return None if value is None else b64decode("".join(value.split()), validate=True)
         except binascii.Error:
             return None
 

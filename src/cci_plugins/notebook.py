@@ -8,25 +8,30 @@ from typing import Any
 
 from .models import Execution, Result
 
-MAX_CELLS = 500
+MAX_BYTES = 16 * 1024**2
 MAX_CHARACTERS = 200_000
 
 
 class Notebook:
-    """The runs of one session, oldest forgotten first beyond `MAX_CELLS`.
+    """The runs of one session; the oldest leave when they take more than `MAX_BYTES`.
 
     The format is nbformat 4.5 (nbformat.readthedocs.io), written without the package so that
     keeping a history costs no dependency; tests hold it against `nbformat.validate`.
     """
 
     def __init__(self) -> None:
-        self._cells: deque[tuple[int, str, Execution]] = deque(maxlen=MAX_CELLS)
+        self._cells: deque[str] = deque()
+        self._bytes = 0
         self._count = 0
 
     def add(self, code: str, execution: Execution) -> None:
         """Append one run."""
         self._count += 1
-        self._cells.append((self._count, code, execution))
+        cell = json.dumps(_cell(self._count, code, execution), ensure_ascii=False)
+        self._cells.append(cell)
+        self._bytes += len(cell)
+        while self._bytes > MAX_BYTES and len(self._cells) > 1:
+            self._bytes -= len(self._cells.popleft())
 
     def to_json(self) -> str:
         """The notebook file's text."""
@@ -37,7 +42,7 @@ class Notebook:
                 "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
                 "language_info": {"name": "python"},
             },
-            "cells": [_cell(*cell) for cell in self._cells],
+            "cells": [json.loads(cell) for cell in self._cells],
         }
         return json.dumps(notebook, indent=1, ensure_ascii=False)
 

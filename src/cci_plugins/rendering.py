@@ -12,6 +12,7 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+|[\ud800-\udfff]+")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{76,}[\r\n]*)+={0,2}")
 _LONG_BASE64 = 512
+_BASE64_LETTERS = 24
 _FILES_SHOWN = 20
 _SHARE_OF_ERROR = 0.4
 _MIN_PART = 200
@@ -66,8 +67,11 @@ def _last_written(line: str) -> str:
 
 
 def _name_base64(match: re.Match[str]) -> str:
-    size = len(match[0])
-    return match[0] if size < _LONG_BASE64 else f"[{size:,} characters of base64]"
+    """Leave what is short, or too uniform to be encoded data: a ruler of dashes, `'x' * 5000`."""
+    text = match[0]
+    if len(text) < _LONG_BASE64 or len(set(text[:_LONG_BASE64])) < _BASE64_LETTERS:
+        return text
+    return f"[{len(text):,} characters of base64]"
 
 
 def _notes(execution: Execution) -> Iterator[str]:

@@ -133,7 +133,7 @@ class Kernel:
         """
         kernel = cls(sandbox, context, limits)
         code = f"exec(compile({_prelude()!r}, '<cci>', 'exec'), (ns := {{'__name__': 'cci'}}))\n"
-        code += f"ns['install'](get_ipython(), {list(preload)!r})\ndel ns"
+        code += f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes})\ndel ns"
         try:
             with anyio.fail_after(START_SECONDS):
                 await kernel._subscribed()
@@ -186,8 +186,9 @@ class Kernel:
         try:
             return await self._await_end(run, timeout), collector
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await self._stop(run)
+            if not silent:  # a kernel that is only being set up is ended, not interrupted
+                with anyio.CancelScope(shield=True):
+                    await self._stop(run)
             raise
         finally:
             self._run = None

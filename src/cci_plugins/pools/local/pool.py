@@ -32,7 +32,7 @@ from cci_plugins.telemetry import logger
 
 try:
     from .isolation import choose
-    from .isolation.base import Isolation, KernelSpec
+    from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import Kernel, make_context
     from .session import LocalSession
     from .standby import Standby
@@ -225,12 +225,22 @@ class LocalSessionPool(SessionPool):
         if self._isolation is None:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         async with self._launching:
-            try:
-                sandbox = await self._isolation.launch(self._spec())
-            except OSError as error:
-                raise PoolUnavailableError(f"a kernel could not be started: {error}") from error
+            sandbox = await self._launch(self._isolation)
             preload = self._preload if warm else ()
             return await Kernel.start(sandbox, self._context, self._limits, preload)
+
+    async def _launch(self, isolation: Isolation) -> Sandbox:
+        """Put up a fence; one that is half up is finished and ended when we are cancelled."""
+        launch = asyncio.ensure_future(isolation.launch(self._spec()))
+        try:
+            return await asyncio.shield(launch)
+        except asyncio.CancelledError:
+            await asyncio.wait((launch,))
+            if not launch.cancelled() and launch.exception() is None:
+                await launch.result().kill()
+            raise
+        except OSError as error:
+            raise PoolUnavailableError(f"a kernel could not be started: {error}") from error
 
     def _spec(self) -> KernelSpec:
         return KernelSpec(self._python, token_hex(32), self._limits)

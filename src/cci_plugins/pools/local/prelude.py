@@ -17,20 +17,27 @@ ROWS = 50
 TABLE = "application/vnd.dataresource+json"
 
 
-def bound_messages(stream: Any) -> None:
-    """Make a stream's class send at most `CHUNK` characters in one message.
+def bound_messages(stream: Any, limit: int) -> None:
+    """Make a stream's class send at most `CHUNK` characters in one message, `limit` in one run.
 
-    Unbounded, one huge print becomes one huge message, which the host refuses. Lone surrogates
-    are escaped: Jupyter's JSON cannot carry them and would drop the whole output.
+    Unbounded, one huge print becomes one huge message, which the host refuses, and an endless one
+    fills the session's memory faster than the host can read; a little more than the host's own
+    limit is enough for it to stop the run. Lone surrogates are escaped: Jupyter's JSON cannot
+    carry them and would drop the whole output.
     """
     kind = type(stream)
+    sent: dict[str, Any] = {"run": None, "characters": 0}
     flush_buffers = kind._flush_buffers  # noqa: SLF001 - ipykernel has no public place for this
 
     def bounded(self: Any) -> Iterator[tuple[Any, str]]:
         for parent, text in flush_buffers(self):
+            if sent["run"] != parent.get("msg_id"):
+                sent.update(run=parent.get("msg_id"), characters=0)
             safe = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
             for start in range(0, len(safe), CHUNK):
-                yield parent, safe[start : start + CHUNK]
+                if sent["characters"] <= limit:
+                    sent["characters"] += CHUNK if len(safe) > CHUNK else len(safe)
+                    yield parent, safe[start : start + CHUNK]
 
     kind._flush_buffers = bounded  # noqa: SLF001
 
@@ -59,9 +66,9 @@ def refuse_input(*_: Any, **__: Any) -> str:
     raise EOFError("input() is not available here: nobody can answer; put the value in the code")
 
 
-def install(shell: Any, preload: list[str]) -> None:
-    """Set up one kernel."""
-    bound_messages(sys.stdout)
+def install(shell: Any, preload: list[str], limit: int) -> None:
+    """Set up one kernel: import modules, bound what one run may put out (characters)."""
+    bound_messages(sys.stdout, limit)
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, E501, PLW0108 - IPython 9 would keep all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     shell.run_line_magic("colors", "NoColor")

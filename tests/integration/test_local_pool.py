@@ -1,0 +1,319 @@
+"""The embedded pool with real kernels: state, limits, losses, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins import CodeInterpreter, ExecutionStatus, SandboxLimits, SessionState
+from cci_plugins.errors import ConfigurationError, PoolExhaustedError
+from cci_plugins.models import OutputEvent
+from cci_plugins.pools.local.pool import LocalSessionPool
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+LIMITS = SandboxLimits(
+    memory_bytes=700 << 20, stream_characters=10_000, runaway_bytes=20 << 20, result_bytes=1 << 20
+)
+
+
+@pytest.fixture
+async def interpreter() -> AsyncIterator[CodeInterpreter]:
+    pool = LocalSessionPool(preload=(), limits=LIMITS, max_sessions=9)
+    async with CodeInterpreter(pool) as made:
+        yield made
+
+
+async def test_state_is_kept_in_a_conversation_and_not_shared(interpreter: CodeInterpreter) -> None:
+    await interpreter.session("a").run_code("x = 41")
+    assert (await interpreter.session("a").run_code("x + 1")).text == "42"
+    other = await interpreter.session("b").run_code("x")
+    assert other.error is not None
+    assert other.error.name == "NameError"
+
+
+async def test_eight_conversations_run_at_once_and_do_not_mix(interpreter: CodeInterpreter) -> None:
+    async def converse(key: str) -> tuple[str, float, float]:
+        session = interpreter.session(key)
+        await session.run_code(f"import time; me = {key!r}")
+        started = time.monotonic()
+        await session.run_code("time.sleep(1)")
+        ended = time.monotonic()
+        return (await session.run_code("print(me)")).stdout.strip(), started, ended
+
+    with anyio.fail_after(60):
+        results = await asyncio.gather(*(converse(f"user-{number}") for number in range(8)))
+    assert [name for name, _, _ in results] == [f"user-{number}" for number in range(8)]
+    overlaps = sum(one[1] < two[2] and two[1] < one[2] for one in results for two in results)
+    assert overlaps > len(results), "no two conversations ran at the same time"
+
+
+async def test_output_streams_while_the_code_runs(interpreter: CodeInterpreter) -> None:
+    heard: list[OutputEvent] = []
+    first = asyncio.Event()
+
+    def listen(event: OutputEvent) -> None:
+        heard.append(event)
+        first.set()
+
+    code = "import time\nprint('one')\nwhile not __import__('os').path.exists('go'): time.sleep(.01)\nprint('two')"
+    session = interpreter.session("a")
+    with anyio.fail_after(30):
+        run = asyncio.create_task(session.run_code(code, on_output=listen))
+        await first.wait()
+        assert not run.done()
+        await session.files.upload(b"", name="go")
+        execution = await run
+    assert execution.stdout == "one\ntwo\n"
+    assert "".join(event.text for event in heard) == "one\ntwo\n"
+
+
+async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) -> None:
+    code = """
+        import matplotlib.pyplot as plt, pandas as pd
+        from IPython.display import HTML, JSON, SVG, Latex, display
+        plt.plot([1, 2]); plt.show()
+        display(HTML('<b>h</b>'), JSON({'a': 1}), SVG('<svg xmlns="http://www.w3.org/2000/svg"/>'), Latex('$x$'))
+        pd.DataFrame({'a': range(60), 'b': 'x'})
+    """
+    execution = await interpreter.run_code(textwrap.dedent(code))
+    assert execution.error is None, execution.error
+    png, html, data, svg, latex, frame = execution.results
+    assert png.png is not None
+    assert png.png.startswith(b"\x89PNG")
+    assert html.html == "<b>h</b>"
+    assert data.json == {"a": 1}
+    assert svg.svg is not None
+    assert latex.latex == "$x$"
+    assert frame.is_main
+    assert frame.table is not None
+    assert frame.table["shape"] == [60, 2]
+    assert len(frame.table["data"]) == 50
+    assert [field["name"] for field in frame.table["schema"]["fields"]] == ["index", "a", "b"]
+
+
+async def test_changed_files_are_told_once(interpreter: CodeInterpreter) -> None:
+    session = interpreter.session("a")
+    await session.files.upload(b"in", name="in.txt")
+    code = "import os\nos.makedirs('sub')\nopen('sub/out.txt', 'w').write('x'); os.symlink('/etc/passwd', 'link')"
+    first = await session.run_code(code)
+    assert [file.name for file in first.files] == ["sub/out.txt"]
+    assert (await session.run_code("1")).files == ()
+    assert await session.files.download("sub/out.txt") == b"x"
+
+
+async def test_a_time_out_that_heeds_the_interrupt_keeps_the_state(
+    interpreter: CodeInterpreter,
+) -> None:
+    session = interpreter.session("a")
+    await session.run_code("x = 1")
+    execution = await session.run_code("while True: pass", timeout=timedelta(seconds=1))
+    assert execution.status is ExecutionStatus.TIMED_OUT
+    assert execution.state is SessionState.KEPT
+    assert execution.error is not None
+    assert "was interrupted; variables and files are kept" in execution.error.message
+    assert (await session.run_code("x")).text == "1"
+
+
+async def test_a_time_out_that_ignores_it_is_killed_and_says_so(
+    interpreter: CodeInterpreter,
+) -> None:
+    session = interpreter.session("a")
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    execution = await session.run_code(code, timeout=timedelta(seconds=1))
+    assert execution.status is ExecutionStatus.TIMED_OUT
+    assert execution.state is SessionState.LOST
+    after = await session.run_code("'signal' in dir()")
+    assert (after.text, after.state) == ("False", SessionState.KEPT)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import os; os._exit(3)", "exited with code 3"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed"),
+        (
+            "import time\nkeep = [bytearray(200 << 20) for _ in range(8)]\ntime.sleep(30)",
+            "its limit is 700 MiB",
+        ),
+    ],
+)
+async def test_a_kernel_that_dies_is_told_at_once_and_replaced(
+    interpreter: CodeInterpreter, code: str, why: str
+) -> None:
+    session = interpreter.session("a")
+    with anyio.fail_after(25):
+        execution = await session.run_code(code)
+        assert execution.status is ExecutionStatus.DIED
+        assert execution.state is SessionState.LOST
+        assert execution.error is not None
+        assert why in execution.error.message
+        assert (await session.run_code("1 + 1")).text == "2"
+
+
+async def test_a_kernel_that_dies_between_two_calls_is_a_loss(interpreter: CodeInterpreter) -> None:
+    session = interpreter.session("a")
+    await session.files.upload(b"1", name="data.csv")
+    await session.run_code(
+        "import os, threading\nthreading.Timer(0.2, lambda: os._exit(1)).start()"
+    )
+    with anyio.fail_after(20):
+        while (execution := await session.run_code("1 + 1")).status is ExecutionStatus.DIED:
+            pass
+        while execution.state is SessionState.KEPT and not execution.notes:
+            await anyio.sleep(0.1)
+            execution = await session.run_code("1 + 1")
+            if execution.status is ExecutionStatus.DIED:
+                break
+    assert execution.state is SessionState.LOST
+    assert any("data.csv" in note for note in execution.notes)
+
+
+async def test_a_runaway_print_is_stopped_and_bounded(interpreter: CodeInterpreter) -> None:
+    with anyio.fail_after(60):
+        execution = await interpreter.run_code("while True: print('x' * 10_000)")
+    assert execution.error is not None
+    assert execution.error.name == "OutputLimitExceeded"
+    assert execution.dropped_characters > 10 << 20
+    assert len(execution.stdout) < 11_000
+
+
+async def test_one_huge_print_is_cut_not_fatal(interpreter: CodeInterpreter) -> None:
+    execution = await interpreter.run_code("print('a' + 'x' * 15_000_000 + 'z')")
+    assert execution.status is ExecutionStatus.SUCCEEDED
+    assert execution.stdout.startswith("ax")
+    assert execution.stdout.endswith("xz\n")
+    assert execution.dropped_characters > 14_000_000
+
+
+async def test_binary_noise_and_emoji_are_kept(interpreter: CodeInterpreter) -> None:
+    execution = await interpreter.run_code(r"print('\U0001f40d \x00\x07\x1b[31m \ud800')")
+    assert execution.stdout == "\U0001f40d \x00\x07\x1b[31m \\ud800\n"
+
+
+async def test_output_of_child_processes_is_captured(interpreter: CodeInterpreter) -> None:
+    execution = await interpreter.run_code("import subprocess; subprocess.run(['echo', 'child'])")
+    assert "child" in execution.stdout + (await interpreter.run_code("1")).stdout
+
+
+async def test_a_cancelled_call_interrupts_the_code(interpreter: CodeInterpreter) -> None:
+    session = interpreter.session("a")
+    await session.run_code("x = 1")
+    started = asyncio.Event()
+    run = asyncio.create_task(
+        session.run_code("print('go')\nwhile True: pass", on_output=lambda _: started.set())
+    )
+    with anyio.fail_after(20):
+        await started.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert (await session.run_code("x")).text == "1"
+
+
+async def test_the_pool_refuses_more_sessions_than_it_may_have() -> None:
+    async with CodeInterpreter(LocalSessionPool(max_sessions=1, ready_sessions=0)) as interpreter:
+        await interpreter.session("a").run_code("1")
+        with pytest.raises(PoolExhaustedError) as caught:
+            await interpreter.session("b").run_code("1")
+        assert caught.value.retryable
+        assert caught.value.retry_after is not None
+        assert 0 < caught.value.retry_after <= 1800
+        await interpreter.session("a").delete()
+        assert (await interpreter.session("b").run_code("1 + 1")).text == "2"
+
+
+async def test_an_idle_session_ends_and_the_next_call_says_so() -> None:
+    pool = LocalSessionPool(cooldown=timedelta(seconds=0.5), ready_sessions=0)
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        await session.run_code("x = 1")
+        with anyio.fail_after(20):
+            while await pool.list_sessions():
+                await anyio.sleep(0.05)
+        execution = await session.run_code("'x' in dir()")
+    assert (execution.text, execution.state) == ("False", SessionState.LOST)
+    assert "not used for 0.5 s" in execution.notes[0]
+
+
+async def test_the_tier_is_on_the_execution_and_on_the_pool() -> None:
+    pool = LocalSessionPool(isolation="process", ready_sessions=0)
+    async with CodeInterpreter(pool) as interpreter:
+        assert (await interpreter.run_code("1")).isolation == "process"
+        assert "NONE" in pool.capabilities.isolation
+
+
+def test_an_unknown_interpreter_is_an_error_with_its_path(tmp_path: Path) -> None:
+    async def run() -> None:
+        pool = LocalSessionPool(python=tmp_path / "missing", ready_sessions=0)
+        async with CodeInterpreter(pool) as interpreter:
+            await interpreter.run_code("1")
+
+    with pytest.raises((ConfigurationError, Exception)) as caught:
+        asyncio.run(run())
+    assert "missing" in str(caught.value)
+
+
+ENDINGS = {
+    "return": "",
+    "exception": "raise SystemExit(3)",
+    "exit": "import os; os._exit(0)",
+    "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("isolation", ["auto", "landlock", "process"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -> None:
+    script = f"""
+        from cci_plugins.pools.local.pool import LocalSessionPool
+        from cci_plugins.sync import CodeInterpreter
+        interpreter = CodeInterpreter(LocalSessionPool(isolation={isolation!r}, preload=()))
+        print(interpreter.run_code("import subprocess, sys; "
+            "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)', 'cci-mark-{tmp_path.name}']); 6 * 7").text, flush=True)
+        {ENDINGS[ending]}
+    """
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    app = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment,
+    )
+    assert "42" in app.stdout, app.stderr
+    if ending == "kill":
+        assert app.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while left_behind(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left_behind(tmp_path) == []
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Processes that name the folder or its mark, and what lies in it."""
+    mark = folder.name.encode()
+    found = [str(path) for path in folder.iterdir()]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"cci-mark-" + mark in command or bytes(folder) in command:
+                found.append(command.decode(errors="replace"))
+    return found

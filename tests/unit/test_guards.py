@@ -1,0 +1,101 @@
+"""Rules of the house that no other tool keeps."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cci_plugins
+from cci_plugins import interpreter, session, settings, sync
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "src").rglob("*.py"))
+MAX_MODULE_LINES = 500
+MAX_FUNCTION_LINES = 60
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_modules_and_functions_stay_small_and_say_what_they_are_for(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert source.count("\n") <= MAX_MODULE_LINES
+    assert ast.get_docstring(tree), "the module does not say its job"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+def test_environment_names_are_spelt_in_settings_only() -> None:
+    names = {
+        str(name)
+        for field in settings.Settings.model_fields.values()
+        for name in field.validation_alias.choices  # type: ignore[union-attr]
+    }
+    literal = re.compile("|".join(f"['\"]{name}['\"]" for name in sorted(names)))
+    found = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if path.name != "settings.py" and literal.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_the_face_is_sorted_complete_and_importable() -> None:
+    assert cci_plugins.__all__ == sorted(cci_plugins.__all__)
+    assert set(cci_plugins.__all__) == set(cci_plugins._HOME)
+    for name in cci_plugins.__all__:
+        assert getattr(cci_plugins, name) is not None
+    with pytest.raises(AttributeError):
+        cci_plugins.missing  # noqa: B018
+
+
+def test_importing_the_package_loads_no_third_party_module() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import cci_plugins; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    # -S: what the environment's own .pth files import is not ours
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(run.stdout.split())
+    assert loaded - set(sys.stdlib_module_names) == {"cci_plugins"}
+
+
+PAIRS = [
+    (interpreter.CodeInterpreter, sync.CodeInterpreter),
+    (session.Session, sync.Session),
+    (session.SessionFiles, sync.SessionFiles),
+]
+RENAMED = {"aclose": "close"}
+INTERNAL = {"pool", "run_at_home", "delete_at_home", "turn", "forget_uploads", "approve"}
+
+
+@pytest.mark.parametrize(("awaited", "blocking"), PAIRS)
+def test_the_sync_face_has_the_same_signatures(awaited: type, blocking: type) -> None:
+    public = {
+        name: RENAMED.get(name, name)
+        for name in vars(awaited)
+        if not name.startswith("_") and name not in INTERNAL
+    }
+    assert {name for name in vars(blocking) if not name.startswith("_")} == set(public.values())
+    for name, renamed in public.items():
+        if isinstance(vars(awaited)[name], property):
+            continue
+        ours = inspect.signature(inspect.unwrap(getattr(blocking, renamed)))
+        theirs = inspect.signature(inspect.unwrap(getattr(awaited, name)))
+        assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
+
+
+def test_both_faces_are_made_the_same_way() -> None:
+    made = inspect.signature(interpreter.CodeInterpreter).parameters
+    assert made == inspect.signature(sync.CodeInterpreter).parameters

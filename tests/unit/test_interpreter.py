@@ -1,0 +1,250 @@
+"""Conversations, their sessions, and calls from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins import CodeInterpreter, Execution, Limits, SessionState, portal
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    ConfigurationError,
+    FileTooLargeError,
+    FileTransferError,
+    SessionFileNotFoundError,
+    UnsafeNameError,
+)
+from cci_plugins.models import OutputEvent
+from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
+from cci_plugins.testing import FakeSessionPool
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_key_has_one_session_and_another_key_another() -> None:
+    pool = FakeSessionPool()
+    async with CodeInterpreter(pool) as interpreter:
+        for key in ("alice", "bob", "alice"):
+            await interpreter.session(key).run_code("1")
+    first, second, third = (session_id for session_id, _ in pool.calls)
+    assert first == third != second
+
+
+async def test_identifiers_are_derived_and_do_not_tell_the_key() -> None:
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        session = interpreter.session("alice@example.com&identifier=victim")
+    assert re.fullmatch(r"cci-[0-9a-f]{64}", session.id)
+    assert "alice" not in repr(session)
+
+
+async def test_a_shared_secret_gives_the_same_identifiers_in_every_process() -> None:
+    secret = b"shared"
+    one = CodeInterpreter(FakeSessionPool(), session_secret=secret)
+    two = CodeInterpreter(FakeSessionPool(), session_secret=secret)
+    other = CodeInterpreter(FakeSessionPool())
+    assert one.session("a").id == two.session("a").id != other.session("a").id
+
+
+async def test_use_session_names_the_current_session() -> None:
+    pool = FakeSessionPool()
+    async with CodeInterpreter(pool) as interpreter:
+        with interpreter.use_session("alice") as session:
+            await interpreter.run_code("1")
+        await interpreter.run_code("2")
+    assert pool.calls[0][0] == session.id != pool.calls[1][0]
+
+
+async def test_the_least_recently_used_session_leaves_beyond_the_bound() -> None:
+    deleted: list[str] = []
+
+    class Pool(FakeSessionPool):
+        async def delete_session(self, session_id: str) -> None:
+            deleted.append(session_id)
+
+    async with CodeInterpreter(Pool(), limits=Limits(live_sessions=2)) as interpreter:
+        sessions = [interpreter.session(key) for key in "abc"]
+        await interpreter.session("c").run_code("1")
+        with anyio.fail_after(5):
+            while not deleted:
+                await anyio.lowlevel.checkpoint()
+    assert deleted == [sessions[0].id]
+
+
+async def test_runs_of_one_session_wait_for_each_other_and_sessions_do_not() -> None:
+    running: dict[str, int] = {}
+    most_at_once: dict[str, int] = {}
+    all_here = anyio.Event()
+
+    class Pool(FakeSessionPool):
+        async def execute(self, session_id: str, *_: object, **__: object) -> Execution:  # type: ignore[override]
+            running[session_id] = running.get(session_id, 0) + 1
+            most_at_once[session_id] = max(most_at_once.get(session_id, 0), running[session_id])
+            if len(running) == 2:
+                all_here.set()
+            await all_here.wait()
+            running[session_id] -= 1
+            return Execution()
+
+    async with CodeInterpreter(Pool()) as interpreter:
+        with anyio.fail_after(5):
+            await asyncio.gather(
+                *(interpreter.session(key).run_code("1") for key in ("a", "a", "b", "b"))
+            )
+    assert set(most_at_once.values()) == {1}
+
+
+async def test_a_loss_names_the_uploads_that_are_gone() -> None:
+    pool = FakeSessionPool(Execution(state=SessionState.LOST), Execution())
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        await session.files.upload(b"1", name="sales.csv")
+        first = await session.run_code("1")
+        second = await session.run_code("1")
+    assert "sales.csv" in first.notes[0]
+    assert second.notes == ()
+
+
+async def test_files_go_in_and_come_out(tmp_path: Path) -> None:
+    source = tmp_path / "data.csv"
+    source.write_bytes(b"a,b\n" * 100_000)
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        files = interpreter.session("a").files
+        assert (await files.upload(source)).name == "data.csv"
+        assert await files.download("data.csv", to=tmp_path / "new" / "copy.csv")
+        assert (tmp_path / "new" / "copy.csv").read_bytes() == source.read_bytes()
+        assert [file.name for file in await files.list()] == ["data.csv"]
+        await files.remove("data.csv")
+        with pytest.raises(SessionFileNotFoundError):
+            await files.download("data.csv")
+
+
+async def test_files_that_must_not_pass_do_not(tmp_path: Path) -> None:
+    async with CodeInterpreter(FakeSessionPool(), limits=Limits(file_bytes=3)) as interpreter:
+        files = interpreter.session("a").files
+        with pytest.raises(UnsafeNameError):
+            await files.upload(b"1", name="../etc/passwd")
+        with pytest.raises(FileTooLargeError) as caught:
+            await files.upload(b"1234", name="a")
+        assert (caught.value.size, caught.value.limit) == (4, 3)
+        with pytest.raises(FileTransferError, match="bytes need a name"):
+            await files.upload(b"1")
+        with pytest.raises(FileTransferError, match="cannot read"):
+            await files.upload(tmp_path / "missing.csv")
+
+
+async def test_output_arrives_on_the_callers_loop() -> None:
+    heard: list[tuple[str, threading.Thread]] = []
+
+    def listen(event: OutputEvent) -> None:
+        heard.append((event.text, threading.current_thread()))
+
+    async with CodeInterpreter(FakeSessionPool(Execution(stdout="out"))) as interpreter:
+        await interpreter.run_code("1", on_output=listen)
+    assert heard == [("out", threading.current_thread())]
+
+
+def test_output_arrives_in_the_calling_thread_without_await() -> None:
+    heard: list[threading.Thread] = []
+    with SyncCodeInterpreter(FakeSessionPool(Execution(stdout="out"))) as interpreter:
+        interpreter.run_code("1", on_output=lambda _: heard.append(threading.current_thread()))
+    assert heard == [threading.current_thread()]
+
+
+def test_one_interpreter_serves_threads_and_many_loops() -> None:
+    pool = FakeSessionPool(Execution(stdout="x"))
+    interpreter = CodeInterpreter(pool)
+
+    async def run() -> Execution:
+        return await interpreter.session("a").run_code("1")
+
+    threads = [threading.Thread(target=lambda: asyncio.run(run())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    asyncio.run(run())
+    asyncio.run(run())
+    asyncio.run(interpreter.aclose())
+    gc.collect()
+    assert len(pool.calls) == 6
+
+
+async def test_cancelling_a_call_cancels_it_in_the_pool() -> None:
+    started, cancelled = threading.Event(), threading.Event()
+
+    class Pool(FakeSessionPool):
+        async def execute(self, *_: object, **__: object) -> Execution:  # type: ignore[override]
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+            return Execution()
+
+    async with CodeInterpreter(Pool()) as interpreter:
+        task = asyncio.create_task(interpreter.run_code("1"))
+        await asyncio.to_thread(started.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(cancelled.wait, 5)
+
+
+async def test_a_closed_interpreter_says_so() -> None:
+    interpreter = CodeInterpreter(FakeSessionPool())
+    await interpreter.aclose()
+    await interpreter.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        interpreter.session("a")
+
+
+async def test_the_timeout_reaches_the_pool() -> None:
+    seen: list[object] = []
+
+    class Pool(FakeSessionPool):
+        async def execute(self, *_: object, timeout: timedelta, **__: object) -> Execution:  # type: ignore[override]
+            seen.append(timeout)
+            return Execution()
+
+    limits = Limits(execution_timeout=timedelta(seconds=7))
+    async with CodeInterpreter(Pool(), limits=limits) as interpreter:
+        await interpreter.run_code("1")
+        await interpreter.run_code("1", timeout=timedelta(seconds=3))
+    assert seen == [timedelta(seconds=7), timedelta(seconds=3)]
+
+
+async def test_a_failing_start_is_raised_and_tried_again() -> None:
+    class Pool(FakeSessionPool):
+        starts = 0
+
+        async def start(self) -> None:
+            self.starts += 1
+            if self.starts == 1:
+                raise CodeInterpreterError("not yet", retryable=True)
+
+    pool = Pool()
+    async with CodeInterpreter(pool) as interpreter:
+        with pytest.raises(CodeInterpreterError, match="not yet"):
+            await interpreter.run_code("1")
+        await interpreter.run_code("1")
+        await interpreter.run_code("1")
+    assert pool.starts == 2
+
+
+async def test_context_variables_reach_the_pool() -> None:
+    from contextvars import ContextVar
+
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("here")
+
+    async def read() -> str:
+        return variable.get()
+
+    assert await portal.carry(read) == "here"

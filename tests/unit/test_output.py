@@ -1,0 +1,84 @@
+"""What one run puts out: bounded while it streams, nothing taken on faith."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cci_plugins.limits import SandboxLimits
+from cci_plugins.models import OutputEvent
+from cci_plugins.pools.local.output import Collector, StreamBuffer
+
+LIMITS = SandboxLimits(stream_characters=100, result_bytes=50, runaway_bytes=1000)
+
+
+@given(pieces=st.lists(st.text(max_size=60), max_size=30), limit=st.integers(8, 200))
+def test_a_stream_keeps_head_and_tail_and_counts_the_rest(pieces: list[str], limit: int) -> None:
+    buffer, whole = StreamBuffer(limit), "".join(pieces)
+    for piece in pieces:
+        buffer.add(piece)
+    if len(whole) <= limit:
+        assert buffer.text() == whole
+        assert buffer.dropped == 0
+    else:
+        head, tail = limit * 3 // 4, limit - limit * 3 // 4
+        assert buffer.text().startswith(whole[:head])
+        assert buffer.text().endswith(whole[-tail:])
+        assert buffer.dropped == len(whole) - limit
+
+
+def test_more_than_a_run_may_put_out_is_runaway() -> None:
+    collector = Collector(LIMITS, None)
+    for _ in range(11):
+        collector.take("stream", {"name": "stdout", "text": "x" * 100})
+    assert collector.runaway
+    assert len(collector.stdout) < 200
+
+
+def test_results_beyond_the_limit_are_counted_not_kept() -> None:
+    collector = Collector(LIMITS, None)
+    for _ in range(3):
+        collector.take("display_data", {"data": {"text/plain": "x" * 30}})
+    assert len(collector.results) == 1
+    assert collector.dropped_results == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("stream", {"name": 3, "text": 4}),
+        ("stream", {}),
+        ("display_data", {"data": "no"}),
+        ("display_data", {}),
+        ("execute_result", {"data": {}}),
+        ("unknown", {"data": {"text/plain": "x"}}),
+    ],
+)
+def test_forged_messages_do_no_harm(kind: str, content: dict[str, Any]) -> None:
+    collector = Collector(LIMITS, None)
+    collector.take(kind, content)
+    assert (collector.stdout, collector.stderr, collector.results) == ("", "", ())
+
+
+def test_a_forged_error_is_read_as_text() -> None:
+    collector = Collector(LIMITS, None)
+    collector.take("error", {"ename": 1, "evalue": None, "traceback": [2, "line"]})
+    assert collector.error is not None
+    assert (collector.error.name, collector.error.traceback) == ("1", "line")
+
+
+def test_a_failing_listener_does_not_stop_the_run() -> None:
+    calls: list[OutputEvent] = []
+
+    def fail(event: OutputEvent) -> None:
+        calls.append(event)
+        raise RuntimeError
+
+    collector = Collector(LIMITS, fail)
+    for _ in range(2):
+        collector.take("stream", {"name": "stderr", "text": "x"})
+    assert len(calls) == 1
+    assert collector.stderr == "xx"

@@ -1,0 +1,76 @@
+"""The environment decides where code runs, and half a configuration is an error."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.settings import Settings
+
+ENDPOINT = "https://eastus.dynamicsessions.io/subscriptions/s/mcp"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for field in Settings.model_fields.values():
+        for name in field.validation_alias.choices:  # type: ignore[union-attr]
+            monkeypatch.delenv(str(name), raising=False)
+
+
+def test_nothing_configured_means_the_embedded_pool() -> None:
+    assert Settings.read().chosen_pool == "local"
+
+
+def test_an_endpoint_and_a_key_mean_the_platform_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_SERVER_URL", ENDPOINT)
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "SECRET")
+    settings = Settings.read()
+    assert settings.chosen_pool == "platform"
+    assert "SECRET" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ("AZURE_SESSION_POOL_MCP_ENDPOINT", "AZURE_SESSION_POOL_MCP_KEY"),
+        ("AZURE_SESSION_POOL_MCP_KEY", "AZURE_SESSION_POOL_MCP_ENDPOINT"),
+    ],
+)
+def test_half_a_configuration_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, given: str, missing: str
+) -> None:
+    monkeypatch.setenv(given, "value")
+    with pytest.raises(ConfigurationError, match=missing):
+        Settings.read()
+
+
+def test_a_platform_pool_without_an_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_POOL", "platform")
+    with pytest.raises(ConfigurationError, match="AZURE_SESSION_POOL_MCP_ENDPOINT"):
+        Settings.read()
+
+
+def test_a_bad_value_names_its_variable_and_not_its_content(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CCI_TIMEOUT", "SECRET")
+    with pytest.raises(ConfigurationError, match="CCI_TIMEOUT") as caught:
+        Settings.read()
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_limits_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_TIMEOUT", "5")
+    monkeypatch.setenv("CCI_OUTPUT_CHARACTERS", "100")
+    limits = Settings.read().limits()
+    assert (limits.execution_timeout, limits.output_characters) == (timedelta(seconds=5), 100)
+
+
+def test_a_dotenv_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CCI_ISOLATION=landlock\n")
+    assert Settings.read().isolation == "landlock"
