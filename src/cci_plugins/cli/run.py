@@ -95,12 +95,12 @@ def run(
         downloads=tuple(download or ()),
         notebook=save_notebook,
     )
-    settings = _settings(isolation)
+    settings = settings_for(isolation)
     with _session(settings, session) as opened:
         return _work(job, opened)
 
 
-def _settings(isolation: IsolationName | None) -> Settings:
+def settings_for(isolation: IsolationName | None) -> Settings:
     """The environment's settings; one session is all that is needed, so none is kept ready."""
     settings = Settings.read()
     settings = settings.model_copy(update={"ready_sessions": 0})

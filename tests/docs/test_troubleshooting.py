@@ -1,0 +1,172 @@
+"""Every heading of the troubleshooting page is the text of an error that really happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins import LocalSessionPool, SandboxLimits
+from cci_plugins.cli.run import settings_for
+from cci_plugins.cli.saving import matching
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.files.names import safe_name
+from cci_plugins.pools.local.isolation import KernelSpec, probe
+from cci_plugins.settings import Settings
+from cci_plugins.sync import CodeInterpreter
+
+from .blocks import ROOT
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+HEADINGS = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+STUBBORN = """
+import time
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+Case = Callable[[CodeInterpreter, pytest.MonkeyPatch], object]
+CASES: dict[str, Case] = {}
+
+
+def happens(text: str) -> Callable[[Case], Case]:
+    def register(case: Case) -> Case:
+        CASES[text] = case
+        return case
+
+    return register
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[CodeInterpreter]:
+    pool = LocalSessionPool(max_sessions=1, limits=SandboxLimits(runaway_bytes=1 << 20))
+    with CodeInterpreter(pool) as interpreter:
+        yield interpreter
+
+
+def without(module: str, code: str) -> str:
+    """What a process says that lacks a module."""
+    hidden = f"import sys; sys.modules[{module!r}] = None; {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stderr
+
+
+def message_of(interpreter: CodeInterpreter, code: str, seconds: float = 60) -> str:
+    execution = interpreter.run_code(code, timeout=timedelta(seconds=seconds))
+    assert execution.error is not None
+    return execution.error.message
+
+
+@happens("the command line needs typer")
+def _(*_: object) -> object:
+    return without("typer", "from cci_plugins.cli import main; main([])")
+
+
+@happens("the embedded pool needs ...")
+def _(*_: object) -> object:
+    return without("jupyter_client", "from cci_plugins import LocalSessionPool")
+
+
+@happens("AZURE_SESSION_POOL_MCP_KEY is not set, but the rest of a session pool's settings is")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
+    return Settings.read()
+
+
+@happens(
+    "no isolation holds on this machine; code from a model would run with your files "
+    "and your network ..."
+)
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(probe, "_makers", lambda **_: {})
+    monkeypatch.setattr(probe, "_chosen", {})
+    return anyio.run(probe.choose, "auto", KernelSpec(Path(sys.executable), "00"))
+
+
+@happens("all ... sessions of the embedded pool are in use")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    interpreter.run_code("1")
+    return interpreter.session("another").run_code("1")
+
+
+@happens("the code ran longer than ... s and was interrupted; variables and files are kept")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return message_of(interpreter, "import time; time.sleep(60)", seconds=0.5)
+
+
+@happens(
+    "the code ran longer than ... s and did not stop when interrupted, so the session was ended; "
+    "variables and files are gone"
+)
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return message_of(interpreter, STUBBORN, seconds=0.5)
+
+
+@happens("the session ended while the code ran: ...; variables and files are gone")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return message_of(interpreter, "import os; os._exit(3)")
+
+
+@happens("the code put out too much and was interrupted; variables and files are kept")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return message_of(interpreter, "while True: print('x' * 1000)")
+
+
+@happens("input() is not available here: nobody can answer; put the value in the code")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return message_of(interpreter, "input('name? ')")
+
+
+@happens("this CodeInterpreter is closed")
+def _(*_: object) -> object:
+    with CodeInterpreter.local() as closed:
+        pass
+    return closed.run_code("1")
+
+
+@happens("... is not a safe file name")
+def _(*_: object) -> object:
+    return safe_name("../secret")
+
+
+@happens("the session has no file ...")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.session().files.download("missing.csv")
+
+
+@happens("--isolation is about the embedded pool, but a served pool is configured")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "k" * 32)
+    return settings_for("bwrap")
+
+
+@happens("the session has no file that matches ...")
+def _(*_: object) -> object:
+    return matching([], "*.csv")
+
+
+def test_every_heading_has_a_case() -> None:
+    assert sorted(HEADINGS) == sorted(CASES)
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_the_error_happens_with_these_words(
+    heading: str, interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        said = str(CASES[heading](interpreter, monkeypatch))
+    except CodeInterpreterError as error:
+        said = str(error)
+    assert re.search(re.escape(heading).replace(r"\.\.\.", ".+"), said), said
