@@ -197,7 +197,7 @@ def test_a_full_disk_is_said_to_be_full(strict, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cci_plugins.pools.local.folder.os.write", full)
+    monkeypatch.setattr("cci_plugins.pools.local.folder_writer.os.write", full)
     with pytest.raises(FileTooLargeError, match="disk is full"):
         folder.write("f", b"x")
     monkeypatch.undo()

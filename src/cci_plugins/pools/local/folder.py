@@ -6,136 +6,21 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Self
 
-from cci_plugins.errors import (
-    FileTooLargeError,
-    FileTransferError,
-    SessionFileNotFoundError,
-)
+from cci_plugins.errors import FileTransferError
 from cci_plugins.files.names import safe_name
+
+from .folder_writer import NO_FOLLOW, TEMPORARY, FolderWriter, Stat, clear_errors, missing
+
+__all__ = ["CHUNK_BYTES", "MAX_DEPTH", "TEMPORARY", "FolderWriter", "SessionFolder", "Stat"]
 
 CHUNK_BYTES = 1024**2
 MAX_DEPTH = 32
-TEMPORARY = ".cci-part-"
-
-# Windows has none of these; there, PathFolder (folder_paths.py) takes over.
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_DIRECTORY = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
+_DIRECTORY = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
 _NON_BLOCK = getattr(os, "O_NONBLOCK", 0)
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What tells one version of a file from the next; times in nanoseconds."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Take it from `os.stat`."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-class FolderWriter:
-    """A file on its way into a folder: seen whole after `commit`, or never.
-
-    Used as a context manager it commits, or aborts when the block raised.
-    """
-
-    def __init__(
-        self,
-        folder: int,
-        part: str,
-        name: str,
-        *,
-        capacity: int | None,
-        owner: tuple[int, int] | None,
-    ) -> None:
-        """Open a temporary file beside the target.
-
-        Args:
-            folder: Descriptor of the target's own folder; the writer closes it.
-            part: The target's last part.
-            name: The whole name, for messages.
-            capacity: Bytes the file may have.
-            owner: User and group id of the file, when not our own.
-        """
-        self._folder, self._part, self._name, self._capacity = folder, part, name, capacity
-        self._temporary = TEMPORARY + secrets.token_hex(8)
-        self.size = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
-        try:
-            with _clear_errors(name, folder):
-                self._file = os.open(self._temporary, flags, 0o644, dir_fd=folder)
-                if owner is not None:
-                    os.fchown(self._file, *owner)
-        except BaseException:
-            os.close(folder)
-            raise
-        self._open = True
-
-    def write(self, data: bytes) -> None:
-        """Add bytes.
-
-        Raises:
-            FileTooLargeError: The folder is full, or the file would be larger than it may be.
-        """
-        self.size += len(data)
-        if self._capacity is not None and self.size > self._capacity:
-            raise FileTooLargeError(
-                f"{self._name!r} is larger than a session's folder may hold",
-                size=self.size,
-                limit=self._capacity,
-            )
-        view = memoryview(data)
-        with _clear_errors(self._name, self._folder, self.size):
-            while view:
-                view = view[os.write(self._file, view) :]
-
-    def commit(self) -> Stat:
-        """Put the file in its place, replacing one of the same name."""
-        try:
-            with _clear_errors(self._name, self._folder, self.size):
-                os.replace(
-                    self._temporary, self._part, src_dir_fd=self._folder, dst_dir_fd=self._folder
-                )
-                status = os.fstat(self._file)
-        except BaseException:
-            self.abort()
-            raise
-        self._close()
-        return Stat.of(status)
-
-    def abort(self) -> None:
-        """Forget what was written; harmless after `commit`."""
-        if self._open:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._folder)
-            self._close()
-
-    def _close(self) -> None:
-        self._open = False
-        os.close(self._file)
-        os.close(self._folder)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None:
-            self.commit()
-        else:
-            self.abort()
 
 
 class SessionFolder:
@@ -178,13 +63,13 @@ class SessionFolder:
         """
         folder, part = self._parent(name)
         try:
-            with _clear_errors(name, folder):
-                file = os.open(part, os.O_RDONLY | _NO_FOLLOW | _NON_BLOCK, dir_fd=folder)
+            with clear_errors(name, folder):
+                file = os.open(part, os.O_RDONLY | NO_FOLLOW | _NON_BLOCK, dir_fd=folder)
         finally:
             os.close(folder)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            raise _missing(name)
+            raise missing(name)
         return file
 
     def read(self, name: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -236,7 +121,7 @@ class SessionFolder:
         """
         folder, part = self._parent(name)
         try:
-            with _clear_errors(name, folder):
+            with clear_errors(name, folder):
                 os.unlink(part, dir_fd=folder)
         finally:
             os.close(folder)
@@ -298,7 +183,7 @@ class SessionFolder:
     def _parent(self, name: str, *, create: bool = False) -> tuple[int, str]:
         """The folder of a name, as a new descriptor, and the name's last part."""
         *above, part = safe_name(name).split("/")
-        with _clear_errors(name):
+        with clear_errors(name):
             folder = self._hold(self._root)
             for step in above:
                 try:
@@ -380,29 +265,3 @@ def _used(state: os.statvfs_result) -> int:
 
 def _ended() -> FileTransferError:
     return FileTransferError("the session has ended and its files are gone")
-
-
-def _missing(name: str) -> SessionFileNotFoundError:
-    return SessionFileNotFoundError(
-        f"the session has no file {name!r}", hint="list the session's files to see their names"
-    )
-
-
-@contextlib.contextmanager
-def _clear_errors(name: str, folder: int | None = None, size: int = 0) -> Iterator[None]:
-    try:
-        yield
-    except (FileTransferError, FileExistsError):
-        raise
-    except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
-            raise _missing(name) from error
-        if error.errno in _FULL and folder is not None:
-            state = os.fstatvfs(folder)
-            raise FileTooLargeError(
-                f"the session's disk is full: {name!r} does not fit",
-                size=size,
-                limit=state.f_blocks * state.f_frsize,
-                hint="remove files, or raise SandboxLimits.disk_bytes",
-            ) from error
-        raise FileTransferError(f"cannot reach {name!r}: {error.strerror}") from error
