@@ -1,0 +1,1 @@
+"""Session pools of Azure Container Apps, and whatever speaks as they do."""

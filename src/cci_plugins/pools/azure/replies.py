@@ -1,0 +1,130 @@
+"""What Azure's own MCP server answers to a run, as an execution.
+
+The fields are those of the data plane (learn.microsoft.com, Container Apps sessions, Python and
+shell MCP tutorials); none is certain to be there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result, SessionState
+from cci_plugins.wire.failures import from_text
+from cci_plugins.wire.messages import ToolResult
+
+OUTPUT_CAP = 4096
+_LONGEST = 1e9  # milliseconds
+_FAILED = frozenset({"failed", "failure", "canceled", "cancelled"})
+_FIELDS = frozenset({"stdout", "stderr", "executionResult", "result"})
+_LAST_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
+
+
+def read_execution(answer: ToolResult, session_id: str) -> Execution:
+    """Read the answer of a run.
+
+    Raises:
+        PoolError: The answer tells a failure of the pool.
+    """
+    body = _body(answer)
+    if body is None:
+        if answer.is_error:
+            raise from_text(answer.text, started=True)
+        body = {"stdout": answer.text}
+    stdout, stderr = _text(body.get("stdout")), _text(body.get("stderr"))
+    status = _text(body.get("status")).lower()
+    failed = answer.is_error or status in _FAILED or (not status and _is_traceback(stderr))
+    error = _error(stderr, body) if failed else None
+    return Execution(
+        stdout=stdout,
+        stderr="" if error is not None and error.traceback == stderr else stderr,
+        results=(*_main_result(body), *_images(answer)),
+        error=error,
+        session_id=session_id,
+        status=ExecutionStatus.SUCCEEDED if error is None else _status(error),
+        state=SessionState.UNKNOWN,
+        duration=_duration(body.get("executionTimeInMilliseconds")),
+        notes=tuple(_notes(stdout, stderr)),
+    )
+
+
+def _body(answer: ToolResult) -> Mapping[str, Any] | None:
+    """The object with the run's fields, wherever the server put it."""
+    candidates: list[Any] = [answer.structured]
+    with suppress(ValueError, RecursionError):
+        candidates.append(json.loads(answer.text))
+    for candidate in candidates:
+        if isinstance(candidate, Mapping):
+            inner = candidate.get("result")
+            for value in (inner, candidate):
+                if isinstance(value, Mapping) and _FIELDS & value.keys():
+                    return {**candidate, **value}
+    return None
+
+
+def _main_result(body: Mapping[str, Any]) -> Iterator[Result]:
+    value = body.get("executionResult", body.get("result"))
+    if value is None or value == "" or value is body.get("stdout"):
+        return
+    if isinstance(value, Mapping) and {"stdout", "stderr"} & value.keys():
+        return
+    if isinstance(value, Mapping) and value.get("type") == "image":
+        kind, data = str(value.get("format") or "png"), value.get("base64_data")
+        if isinstance(data, str):
+            yield Result({f"image/{kind.lower().replace('jpg', 'jpeg')}": data}, is_main=True)
+        return
+    if isinstance(value, str):
+        yield Result({"text/plain": value}, is_main=True)
+    else:
+        text = str(value) if isinstance(value, (bool, int, float)) else json.dumps(value)
+        yield Result({"text/plain": text, "application/json": value}, is_main=True)
+
+
+def _images(answer: ToolResult) -> Iterator[Result]:
+    for block in answer.content:
+        data, kind = block.get("data"), block.get("mimeType")
+        if block.get("type") == "image" and isinstance(data, str) and isinstance(kind, str):
+            yield Result({kind: data})
+
+
+def _error(stderr: str, body: Mapping[str, Any]) -> ErrorInfo:
+    told = body.get("error")
+    told = told.get("error", told) if isinstance(told, Mapping) else None
+    lines = [line for line in stderr.splitlines() if line and not line[0].isspace()]
+    match = _LAST_LINE.match(lines[-1]) if lines else None
+    if match is not None:
+        return ErrorInfo(match[1].rpartition(".")[2], match[2] or "", stderr)
+    if isinstance(told, Mapping):
+        return ErrorInfo(_text(told.get("code")) or "Error", _text(told.get("message")), stderr)
+    return ErrorInfo("Error", lines[-1] if lines else "the pool says that the run failed", stderr)
+
+
+def _status(error: ErrorInfo) -> ExecutionStatus:
+    timed_out = error.name in {"Timeout", "ExecutionTimeout", "TimeoutExceeded"}
+    return ExecutionStatus.TIMED_OUT if timed_out else ExecutionStatus.FAILED
+
+
+def _is_traceback(stderr: str) -> bool:
+    return "Traceback (most recent call last)" in stderr and bool(
+        _LAST_LINE.match(stderr.strip().rpartition("\n")[2])
+    )
+
+
+def _notes(stdout: str, stderr: str) -> Iterator[str]:
+    for name, text in (("standard output", stdout), ("standard error", stderr)):
+        if len(text) == OUTPUT_CAP:
+            yield f"the pool may have cut {name} at {OUTPUT_CAP:,} characters"
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return timedelta(0)
+    return timedelta(milliseconds=value) if 0 <= value < _LONGEST else timedelta(0)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

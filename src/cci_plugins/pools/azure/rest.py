@@ -1,0 +1,262 @@
+"""The data plane of a session pool beside MCP: files, and the end of a session.
+
+The 2025 form of the REST API (learn.microsoft.com, Container Apps dynamic sessions; the
+DynamicSessions specification in github.com/Azure/azure-rest-api-specs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from secrets import token_hex
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from cci_plugins.errors import (
+    FileTooLargeError,
+    ProtocolError,
+    SessionFileNotFoundError,
+)
+from cci_plugins.files.names import media_type, safe_name
+from cci_plugins.limits import Limits
+from cci_plugins.models import FileInfo
+from cci_plugins.wire.client import checked_url
+from cci_plugins.wire.failures import from_status
+from cci_plugins.wire.http import closing, make_http, sending
+
+API_VERSION = "2025-10-02-preview"
+READ_BYTES = 256 * 1024
+_PAGES = 1_000
+_NOT_FOUND, _TOO_LARGE = 404, 413
+
+
+class RestClient:
+    """Moves files in and out of a pool's sessions; for one event loop.
+
+    Args:
+        endpoint: Base URL of the pool, without `/mcp`.
+        headers: Sent with every request, the key or token among them; shown nowhere.
+        timeout: Longest wait for an answer, and for each piece of a transfer.
+        file_bytes: Largest upload.
+        http: A client to use and leave open, instead of one of our own.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        headers: Mapping[str, str],
+        timeout: timedelta = timedelta(seconds=60),
+        file_bytes: int = Limits().file_bytes,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._base = checked_url(endpoint.rstrip("/"))
+        self._headers = dict(headers)
+        self._timeout = httpx.Timeout(timeout.total_seconds())
+        self._file_bytes = file_bytes
+        self._owns_http = http is None
+        self._http = make_http() if http is None else http
+
+    def __repr__(self) -> str:
+        return f"RestClient({str(self._base)!r})"
+
+    async def list_files(self, session_id: str) -> list[FileInfo]:
+        """The session's files with those in its folders, by name."""
+        url = self._url("files", session_id, recursive="true")
+        files: list[FileInfo] = []
+        for _ in range(_PAGES):
+            page = await self._json("GET", url)
+            entries = page.get("value")
+            if not isinstance(entries, list):
+                raise ProtocolError("the pool's list of files has no files")
+            files += [file_info(entry) for entry in entries if not _is_folder(entry)]
+            following = page.get("nextLink")
+            if not isinstance(following, str) or not following:
+                break
+            url = self._same_pool(following)
+        return sorted(files, key=lambda file: file.name)
+
+    async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
+        """Send a file in pieces as they come.
+
+        Raises:
+            UnsafeNameError: The name would leave the session's folder.
+            FileTooLargeError: The file is larger than the pool takes.
+        """
+        folder, _, leaf = safe_name(name).rpartition("/")
+        boundary = token_hex(16)
+        body = _multipart(boundary, leaf, self._bounded(name, content))
+        headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+        url = self._url("files", session_id, path=folder)
+        async with self._send("POST", url, headers=headers, content=body) as response:
+            value = _object(await response.aread())
+        listed = value.get("value")  # the older form wraps the file into a list
+        return file_info(listed[0] if isinstance(listed, list) and listed else value, name)
+
+    async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
+        """Read a file in pieces.
+
+        Raises:
+            UnsafeNameError: The name would leave the session's folder.
+            SessionFileNotFoundError: There is no such file.
+        """
+        url = self._file_url(session_id, name, "/content")
+        async with self._send("GET", url, name=name) as response:
+            async for piece in response.aiter_bytes(READ_BYTES):
+                yield piece
+
+    async def delete_file(self, session_id: str, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            UnsafeNameError: The name would leave the session's folder.
+            SessionFileNotFoundError: There is no such file.
+        """
+        async with self._send("DELETE", self._file_url(session_id, name), name=name):
+            pass
+
+    async def delete_session(self, session_id: str) -> None:
+        """End a session; one that is gone already is no error."""
+        async with self._send("DELETE", self._url("session", session_id), gone_is_fine=True):
+            pass
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._owns_http:
+            await self._http.aclose()
+
+    def _url(self, route: str, session_id: str, **query: str) -> httpx.URL:
+        given = {name: value for name, value in query.items() if value}
+        params = {"identifier": session_id, "api-version": API_VERSION, **given}
+        return httpx.URL(f"{self._base}/{route}", params=params)
+
+    def _file_url(self, session_id: str, name: str, suffix: str = "") -> httpx.URL:
+        folder, _, leaf = safe_name(name).rpartition("/")
+        return self._url(f"files/{quote(leaf, safe='')}{suffix}", session_id, path=folder)
+
+    def _same_pool(self, link: str) -> httpx.URL:
+        """The next page, where it is the same server that has our key already."""
+        url = self._base.join(link)
+        if (url.scheme, url.host, url.port) != (
+            self._base.scheme,
+            self._base.host,
+            self._base.port,
+        ):
+            raise ProtocolError("the pool's list of files goes on at another server")
+        return url
+
+    async def _json(self, method: str, url: httpx.URL) -> Mapping[str, Any]:
+        async with self._send(method, url) as response:
+            return _object(await response.aread())
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: AsyncIterator[bytes] | None = None,
+        name: str = "",
+        gone_is_fine: bool = False,
+    ) -> AsyncIterator[httpx.Response]:
+        request = self._http.build_request(
+            method,
+            url,
+            headers={**self._headers, **(headers or {})},
+            content=content,
+            timeout=self._timeout,
+        )
+        with sending(starts_code=False):
+            async with closing(await self._http.send(request, stream=True)) as response:
+                if response.is_success or (gone_is_fine and response.status_code == _NOT_FOUND):
+                    yield response
+                else:
+                    raise self._refusal(response, await response.aread(), name)
+
+    def _refusal(self, response: httpx.Response, body: bytes, name: str) -> Exception:
+        if response.status_code == _NOT_FOUND and name:
+            return SessionFileNotFoundError(f"the session has no file {name!r}")
+        if response.status_code == _TOO_LARGE:
+            limit = self._file_bytes
+            return FileTooLargeError("the pool refused the file's size", size=0, limit=limit)
+        return from_status(response.status_code, response.headers, body, starts_code=False)
+
+    async def _bounded(self, name: str, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in content:
+            size += len(piece)
+            if size > self._file_bytes:
+                raise FileTooLargeError(
+                    f"{name!r} is larger than {self._file_bytes:,} bytes",
+                    size=size,
+                    limit=self._file_bytes,
+                )
+            yield piece
+
+
+def file_info(entry: object, name: str = "") -> FileInfo:
+    """Read a file's description in the newer or older form.
+
+    Args:
+        entry: What the pool said.
+        name: The name we know it by, where we do.
+
+    Raises:
+        ProtocolError: It has no name or size.
+    """
+    value = entry.get("properties", entry) if isinstance(entry, Mapping) else None
+    if not isinstance(value, Mapping):
+        raise ProtocolError("the pool described a file in an unknown form")
+    given = value.get("name", value.get("filename"))
+    size = value.get("sizeInBytes", value.get("size"))
+    if not isinstance(given, str) or not isinstance(size, int):
+        raise ProtocolError("the pool described a file without name or size")
+    known = name or "/".join(part for part in (_folder(value.get("directory")), given) if part)
+    changed = value.get("lastModifiedAt", value.get("lastModifiedTime"))
+    return FileInfo(known, size, media_type(known), _time(changed))
+
+
+def _folder(value: object) -> str:
+    """A listed folder, relative to `/mnt/data`; the root is told as `.`, `/` or nothing."""
+    path = value if isinstance(value, str) else ""
+    return path.removeprefix("/mnt/data").strip("/").removeprefix("./").removeprefix(".")
+
+
+def _is_folder(entry: object) -> bool:
+    return isinstance(entry, Mapping) and entry.get("type") in {"directory", "Directory"}
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return None if time is None or time.tzinfo is None else time
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = httpx.Response(200, content=body).json()
+    except ValueError as error:
+        raise ProtocolError("the pool's answer is not JSON") from error
+    if not isinstance(value, Mapping):
+        raise ProtocolError("the pool's answer is not a JSON object")
+    return value
+
+
+async def _multipart(
+    boundary: str, filename: str, content: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """One file as `multipart/form-data`, in pieces (RFC 7578)."""
+    quoted = filename.replace('"', '\\"')
+    yield (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    ).encode()
+    async for piece in content:
+        yield piece
+    yield f"\r\n--{boundary}--\r\n".encode()

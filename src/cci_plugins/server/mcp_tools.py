@@ -1,0 +1,229 @@
+"""The three tools of the platform's MCP server, over any session pool.
+
+Names and arguments are those of the tutorials (learn.microsoft.com, Container Apps sessions with
+MCP); older names of `launchShell` are understood, and one of each is listed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.limits import Limits
+from cci_plugins.models import Execution, ExecutionStatus
+from cci_plugins.pools.base import SessionPool
+from cci_plugins.rendering import clip
+from cci_plugins.telemetry import logger
+from cci_plugins.wire import executions, failures
+
+from . import identifiers
+from .answers import main_value, pictures, run_fields
+from .shell import shell_code
+
+LAUNCH = "launchShell"
+RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
+RUN_SHELL = "runShellCommandInRemoteEnvironment"
+ALIASES = {"launchShellEnvironment": LAUNCH, "launchPythonEnvironment": LAUNCH}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a tool call, in MCP's fields."""
+
+    content: list[dict[str, Any]]
+    structured: dict[str, Any] | None = None
+    is_error: bool = False
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class BadArgumentsError(Exception):
+    """A call with arguments that do not fit; `code` and the text tell the model what to mend."""
+
+    def __init__(self, message: str, code: str = "InvalidArguments") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Tools:
+    """Lists and calls the tools.
+
+    Args:
+        pool: Where code runs.
+        limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
+    """
+
+    def __init__(self, pool: SessionPool, limits: Limits) -> None:
+        self._pool = pool
+        self._limits = limits
+        self._tools: dict[str, Callable[[Mapping[str, Any]], Awaitable[Answer]]] = {
+            LAUNCH: self._launch,
+            RUN_PYTHON: self._run_python,
+            RUN_SHELL: self._run_shell,
+        }
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The tools as `tools/list` tells them."""
+        return _listed(self._limits.execution_timeout.total_seconds())
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> Answer | None:
+        """Call a tool; None when there is none of that name."""
+        tool = self._tools.get(ALIASES.get(name, name))
+        if tool is None:
+            return None
+        try:
+            return await tool(arguments)
+        except BadArgumentsError as error:
+            return _failure(error.code, str(error))
+        except CodeInterpreterError as error:
+            dumped = failures.dump_error(error)
+            return _failure(dumped["code"], str(error), {failures.META_KEY: dumped})
+        except Exception:  # noqa: BLE001 - a fault of ours must not break the protocol
+            logger.exception("a tool failed in the server itself")
+            return _failure("InternalServerError", "The server failed; its log says why.")
+
+    async def _launch(self, _: Mapping[str, Any]) -> Answer:
+        return _with_json({"environmentId": str(uuid4())})
+
+    async def _run_python(self, arguments: Mapping[str, Any]) -> Answer:
+        code = arguments.get("pythonCode")
+        if not isinstance(code, str):
+            raise BadArgumentsError("pythonCode must be the Python source, as text.")
+        execution = await self._execute(arguments, code)
+        fields = _run_fields(execution, self._limits.output_characters)
+        return _answer(execution, fields)
+
+    async def _run_shell(self, arguments: Mapping[str, Any]) -> Answer:
+        command, args = arguments.get("shellCommand"), arguments.get("execCommandAndArgs")
+        is_list = isinstance(args, list) and args and all(isinstance(arg, str) for arg in args)
+        if (not isinstance(command, str)) == (not is_list):
+            raise BadArgumentsError(
+                "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
+            )
+        code = shell_code(command if isinstance(command, str) else list(args or []))
+        execution = await self._execute(arguments, code)
+        fields = _run_fields(execution, self._limits.output_characters)
+        exit_code = fields.pop("executionResult")
+        exit_code = exit_code if isinstance(exit_code, int) else -1
+        return _answer(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
+
+    async def _execute(self, arguments: Mapping[str, Any], code: str) -> Execution:
+        identifier = arguments.get("environmentId")
+        if (fault := identifiers.fault_of(identifier)) is not None:
+            raise BadArgumentsError(f"{fault} Call {LAUNCH} for one.", identifiers.CODE)
+        timeout = self._timeout(arguments.get("timeoutSeconds"))
+        return await self._pool.execute(str(identifier), code, timeout=timeout)
+
+    def _timeout(self, value: object) -> timedelta:
+        longest = self._limits.execution_timeout
+        if value is None:
+            return longest
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise BadArgumentsError("timeoutSeconds must be a number above 0.")
+        return timedelta(seconds=min(value, longest.total_seconds()))
+
+
+def _run_fields(execution: Execution, limit: int) -> dict[str, Any]:
+    value = main_value(execution)
+    fields = run_fields(execution, limit, clip(value, limit) if isinstance(value, str) else value)
+    succeeded = execution.status is ExecutionStatus.SUCCEEDED
+    fields["status"] = "Succeeded" if succeeded else "Failed"
+    shown = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
+    more = {
+        "displayed": shown,
+        "files": [file.name for file in execution.files],
+        "notes": list(execution.notes),
+    }
+    return fields | {name: value for name, value in more.items() if value}
+
+
+def _answer(execution: Execution, fields: dict[str, Any], *, failed: bool = False) -> Answer:
+    """Fields twice, structured and as text; beside an image only as text.
+
+    Agent Framework drops the image when both are there (its `structured_first` default).
+    """
+    images = [
+        {"type": "image", "data": data, "mimeType": kind} for kind, data in pictures(execution)
+    ]
+    answer = _with_json(fields)
+    return Answer(
+        content=[*answer.content, *images],
+        structured=None if images else fields,
+        is_error=failed or execution.error is not None,
+        meta={executions.META_KEY: executions.dump_execution(execution)},
+    )
+
+
+def _with_json(fields: dict[str, Any]) -> Answer:
+    text = json.dumps(fields, ensure_ascii=False)
+    return Answer([{"type": "text", "text": text}], fields)
+
+
+def _failure(code: str, message: str, meta: dict[str, Any] | None = None) -> Answer:
+    content = [{"type": "text", "text": f"{code}: {message}"}]
+    return Answer(content, is_error=True, meta=meta or {})
+
+
+def _listed(longest: float) -> list[dict[str, Any]]:
+    environment = {
+        "type": "string",
+        "minLength": identifiers.SHORTEST,
+        "maxLength": identifiers.LONGEST,
+        "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task.",
+    }
+    limit = {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "description": f"Stop the run after so many seconds, at most {longest:g}.",
+    }
+    python = {"type": "string", "description": "Python source; the last expression is shown."}
+    command = {"type": "string", "description": "A command line for the shell."}
+    args = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    args["description"] = "A program and its arguments, instead of shellCommand."
+    runs = {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False}
+    return [
+        {
+            "name": LAUNCH,
+            "title": "Launch an environment",
+            "description": "Get the id of a new, empty environment. Call this first, once.",
+            "inputSchema": _schema({}),
+            "annotations": {"readOnlyHint": True, "openWorldHint": False},
+        },
+        {
+            "name": RUN_PYTHON,
+            "title": "Run Python",
+            "description": "Run Python in an environment. Variables and the files in the working "
+            "folder stay for later calls. Images that are displayed come back as images.",
+            "inputSchema": _schema(
+                {"environmentId": environment, "pythonCode": python, "timeoutSeconds": limit},
+                "environmentId",
+                "pythonCode",
+            ),
+            "annotations": runs,
+        },
+        {
+            "name": RUN_SHELL,
+            "title": "Run a shell command",
+            "description": "Run a command in an environment and get its output and exit code. "
+            "Give either shellCommand or execCommandAndArgs.",
+            "inputSchema": _schema(
+                {
+                    "environmentId": environment,
+                    "shellCommand": command,
+                    "execCommandAndArgs": args,
+                    "timeoutSeconds": limit,
+                },
+                "environmentId",
+            ),
+            "annotations": runs,
+        },
+    ]
+
+
+def _schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    return schema | ({"required": list(required)} if required else {})

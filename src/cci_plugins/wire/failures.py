@@ -1,0 +1,174 @@
+"""Failures on the wire and the exceptions they stand for, in both directions.
+
+The codes are the data plane's own where it has one (learn.microsoft.com, Container Apps dynamic
+sessions; github.com/microsoft/azure-container-apps issue 1665 quotes several bodies).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cci_plugins.errors import (
+    AuthenticationError,
+    CodeInterpreterError,
+    ExecutionTimeoutError,
+    FileTooLargeError,
+    PoolError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+    ProtocolError,
+    SessionFileNotFoundError,
+    SessionLostError,
+    UnsafeNameError,
+)
+
+META_KEY = "cci_plugins/error"
+BAD_IDENTIFIER = "InvalidLengthOfSessionIdentifier"
+NOT_FOUND, TOO_MANY, SERVER_ERROR, UNAVAILABLE = 404, 429, 500, 503
+MAY_HAVE_RUN = "the code may have run, so it was not sent again"
+_LONGEST = 500
+_REFUSED_UNREAD = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: before any work
+
+# First match wins: a class, the code that we emit for it, the HTTP status of that code.
+_CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
+    (PoolExhaustedError, "SessionsCountExceedsLimit", 429),
+    (PoolUnavailableError, "SessionPoolUnavailable", 503),
+    (SessionLostError, "SessionLost", 409),
+    (UnsafeNameError, "FilePathInvalid", 400),
+    (FileTooLargeError, "FileTooLarge", 413),
+    (SessionFileNotFoundError, "FileNotFound", 404),
+    (ExecutionTimeoutError, "ExecutionTimeout", 504),
+    (AuthenticationError, "UpstreamUnauthorized", 502),
+    (ProtocolError, "UpstreamProtocolError", 502),
+)
+_OTHER = ("SessionPoolError", 500)
+
+
+def code_of(error: CodeInterpreterError) -> tuple[str, int]:
+    """The code and HTTP status that tell an exception."""
+    for kind, code, status in _CODES:
+        if isinstance(error, kind):
+            return code, status
+    return _OTHER
+
+
+def dump_error(error: CodeInterpreterError) -> dict[str, Any]:
+    """Write an exception of ours for a client of ours."""
+    value: dict[str, Any] = {
+        "code": code_of(error)[0],
+        "message": str(error),
+        "hint": error.hint,
+        "retryable": error.retryable,
+    }
+    if isinstance(error, PoolExhaustedError):
+        value["retryAfter"] = error.retry_after
+    return value
+
+
+def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
+    """Read an exception back; an unknown code is a `PoolError`."""
+    code, message, hint = (value.get(name) for name in ("code", "message", "hint"))
+    text = shorten(str(message or code or "the pool failed"))
+    words = hint if isinstance(hint, str) else None
+    kind = next((kind for kind, known, _ in _CODES if known == code), PoolError)
+    if issubclass(kind, FileTooLargeError):
+        return FileTooLargeError(text, size=0, limit=0, hint=words)
+    if issubclass(kind, PoolExhaustedError):
+        return PoolExhaustedError(text, hint=words, retry_after=seconds(value.get("retryAfter")))
+    return kind(text, hint=words, retryable=value.get("retryable") is True)
+
+
+def from_text(text: str, *, started: bool) -> CodeInterpreterError:
+    """The exception for a failure that a tool tells in words.
+
+    Args:
+        text: The pool's words, with a code in them where there is one.
+        started: Whether code may have run before the failure.
+    """
+    text = shorten(text)
+    suffix = f"; {MAY_HAVE_RUN}" if started else ""
+    return _known(text) or PoolError(f"the pool failed: {text or 'without saying why'}{suffix}")
+
+
+def from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInterpreterError:
+    """The exception for a JSON-RPC error."""
+    text = shorten(text)
+    if code in _REFUSED_UNREAD:
+        return _known(text) or ProtocolError(f"the pool refused the request: {text} ({code})")
+    return from_text(text, started=starts_code)
+
+
+def _known(text: str) -> CodeInterpreterError | None:
+    """The exception for words that pools are known to use."""
+    low = text.lower()
+    if "SessionsCountExceedsLimit" in text:
+        return PoolExhaustedError(text, hint="wait for the cooldown, or raise the pool's maximum")
+    if BAD_IDENTIFIER in text:
+        return PoolError(text, hint="session identifiers have 4 to 128 characters")
+    if re.search(r"\b(unauthori[sz]ed|forbidden|invalid api key|access denied)\b", low):
+        return AuthenticationError(text, hint="check the pool's key")
+    if re.search(r"\b(environment|session)\b.*\b(not found|not exist|does not exist)", low):
+        return SessionLostError(text, hint="run the earlier steps again", retryable=True)
+    return None
+
+
+def from_status(
+    status: int, headers: Mapping[str, str], body: bytes, *, starts_code: bool
+) -> CodeInterpreterError:
+    """The exception for an HTTP status that is not a success.
+
+    Args:
+        status: The HTTP status.
+        headers: Of the response.
+        body: Of the response; the pool's own words are taken from it.
+        starts_code: Whether the request may have started code.
+    """
+    words = _words(body)
+    what = f"HTTP {status}" + (f", {words}" if words else "")
+    if status in {401, 403}:
+        return AuthenticationError(
+            f"the pool refused the request ({what})", hint="check the pool's key and its rights"
+        )
+    if status == TOO_MANY or "SessionsCountExceedsLimit" in words:
+        wait = seconds(headers.get("retry-after"))
+        return PoolExhaustedError(f"no session is free ({what})", retry_after=wait)
+    if status >= SERVER_ERROR:
+        if starts_code and status != UNAVAILABLE:
+            return PoolError(f"the pool failed ({what}); {MAY_HAVE_RUN}")
+        return PoolUnavailableError(f"the pool is not available ({what})")
+    if status == NOT_FOUND:
+        unknown = PoolError(f"nothing answers there ({what})", hint="check the pool's endpoint")
+        return _known(words) or unknown
+    return _known(words) or ProtocolError(f"the pool did not understand the request ({what})")
+
+
+def seconds(value: object) -> float | None:
+    """A number of seconds as it stands in `Retry-After`; None for anything else."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever it is, TypeError says so
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def shorten(text: str) -> str:
+    """Words of a pool, short enough for a message."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def _words(body: bytes) -> str:
+    """`code: message` of an error body in any of its forms; nothing of a body that is no JSON."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    inner = value.get("error", value) if isinstance(value, Mapping) else None
+    if not isinstance(inner, Mapping):
+        return shorten(value) if isinstance(value, str) else ""
+    code, message = inner.get("code"), inner.get("message") or inner.get("title")
+    return shorten(": ".join(str(part) for part in (code, message) if part))

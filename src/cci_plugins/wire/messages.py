@@ -1,0 +1,200 @@
+"""JSON-RPC and server-sent events as bytes in and values out; no I/O.
+
+The form is MCP's streamable HTTP (modelcontextprotocol.io/specification, Transports). Session
+pools leave out fields that the specification asks for, so parsing takes what is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cci_plugins.errors import ProtocolError
+
+PROTOCOL_VERSION = "2025-06-18"
+METHOD_NOT_FOUND = -32601
+
+
+@dataclass(frozen=True, slots=True)
+class RpcError:
+    """The error of a JSON-RPC reply."""
+
+    code: int
+    message: str
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one request: a result or an error."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: RpcError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered.
+
+    Attributes:
+        content: Content blocks, as MCP has them.
+        structured: `structuredContent`, or None.
+        is_error: Whether the tool says that it failed.
+        meta: `_meta`.
+    """
+
+    content: tuple[Mapping[str, Any], ...] = ()
+    structured: Mapping[str, Any] | None = None
+    is_error: bool = False
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All text blocks, one below the other."""
+        texts = [block.get("text") for block in self.content if block.get("type") == "text"]
+        return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def request(request_id: int, method: str, params: Mapping[str, Any] | None = None) -> bytes:
+    """Build a request."""
+    message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    return _encode(message if params is None else message | {"params": params})
+
+
+def notification(method: str, params: Mapping[str, Any] | None = None) -> bytes:
+    """Build a notification, which has no answer."""
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    return _encode(message if params is None else message | {"params": params})
+
+
+def initialize_params(name: str, version: str) -> dict[str, Any]:
+    """Parameters of `initialize` for a client that offers nothing beyond calling tools."""
+    return {
+        "protocolVersion": PROTOCOL_VERSION,
+        "capabilities": {},
+        "clientInfo": {"name": name, "version": version},
+    }
+
+
+def parse_body(body: bytes, request_id: int) -> Reply:
+    """Read a whole `application/json` answer.
+
+    Raises:
+        ProtocolError: It is not JSON-RPC, or answers something else.
+    """
+    message = _decode(body)
+    candidates = message if isinstance(message, list) else [message]
+    for candidate in candidates:
+        reply = reply_to(candidate, request_id, alone=len(candidates) == 1)
+        if reply is not None:
+            return reply
+    raise ProtocolError("the pool's answer does not belong to the request")
+
+
+def reply_to(message: object, request_id: int, *, alone: bool = False) -> Reply | None:
+    """The reply, when a message is the answer to this request; None for anything else.
+
+    Args:
+        message: A decoded message.
+        request_id: Our id; servers may give it back as text.
+        alone: The message is the whole answer, so a missing id is forgiven.
+    """
+    if not isinstance(message, Mapping) or not ("result" in message or "error" in message):
+        return None
+    given = message.get("id")
+    if str(given) != str(request_id) and not (given is None and (alone or "error" in message)):
+        return None
+    error = message.get("error")
+    if error is not None:
+        return Reply(error=_rpc_error(error))
+    result = message["result"]
+    if not isinstance(result, Mapping):
+        raise ProtocolError("the pool's answer has a result that is not an object")
+    return Reply(result)
+
+
+def tool_result(result: Mapping[str, Any]) -> ToolResult:
+    """Read the result of `tools/call`; fields of the wrong type count as missing."""
+    content, structured, meta = (
+        result.get(name) for name in ("content", "structuredContent", "_meta")
+    )
+    blocks = content if isinstance(content, list) else []
+    return ToolResult(
+        tuple(block for block in blocks if isinstance(block, Mapping)),
+        structured if isinstance(structured, Mapping) else None,
+        result.get("isError") is True,
+        meta if isinstance(meta, Mapping) else {},
+    )
+
+
+class EventReader:
+    """Reads messages out of a `text/event-stream`, fed in pieces of any size.
+
+    Lines end by LF, CR or CRLF; comments and unknown fields are skipped; several `data` lines
+    make one message (html.spec.whatwg.org, Server-sent events).
+    """
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._data: list[bytes] = []
+        self._after_cr = False
+
+    def feed(self, piece: bytes) -> Iterator[Any]:
+        """Take a piece of the stream and yield the messages that it completes.
+
+        Raises:
+            ProtocolError: A message is not JSON.
+        """
+        if not piece:
+            return
+        if self._after_cr and piece.startswith(b"\n"):
+            piece = piece[1:]
+            self._after_cr = False
+            if not piece:
+                return
+        self._after_cr = piece.endswith(b"\r")
+        first, *others = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._line.append(first)
+        for start in others:
+            line, self._line = b"".join(self._line), [start]
+            yield from self._take(line)
+
+    def _take(self, line: bytes) -> Iterator[Any]:
+        if line:
+            name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
+            if name == b"data":
+                self._data.append(value.removeprefix(b" "))
+            return
+        data, self._data = b"\n".join(self._data), []
+        if data.strip():
+            yield _decode(data)
+
+
+def _rpc_error(error: object) -> RpcError:
+    if not isinstance(error, Mapping):
+        return RpcError(0, str(error))
+    code = error.get("code")
+    message = error.get("message")
+    if isinstance(code, str):  # the data plane's own codes are words
+        return RpcError(0, f"{code}: {message}", error.get("data"))
+    return RpcError(code if isinstance(code, int) else 0, str(message or ""), error.get("data"))
+
+
+def _encode(message: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # a lone surrogate travels as an escape
+        return json.dumps(message, separators=(",", ":")).encode()
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        kind = "HTML" if body.lstrip()[:1] == b"<" else "not JSON"
+        raise ProtocolError(
+            f"the pool's answer of {len(body)} bytes is {kind}",
+            hint="check that the endpoint is a session pool's MCP endpoint",
+        ) from error
