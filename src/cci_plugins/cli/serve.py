@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from secrets import token_urlsafe
 from typing import Annotated
 
@@ -13,6 +16,7 @@ import typer
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.interpreter import pool_from
+from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.settings import IsolationName, Settings
 
@@ -60,7 +64,17 @@ def serve(
     def ready(url: str) -> None:
         announce(Endpoint(url, shown, pool.capabilities.isolation), as_json=as_json)
 
-    anyio.run(_serve, pool, host, port, key, ready)
+    anyio.run(_serve, pool, _Listener(host, port, key, settings.limits()), ready)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """Where to listen, and what to let in."""
+
+    host: str
+    port: int
+    key: str = field(repr=False)
+    limits: Limits
 
 
 def _key(given: str | None, settings: Settings) -> tuple[str, str]:
@@ -86,9 +100,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _serve(
-    pool: SessionPool, host: str, port: int, key: str, ready: Callable[[str], None]
-) -> None:
+async def _serve(pool: SessionPool, listener: _Listener, ready: Callable[[str], None]) -> None:
     """Serve until a signal, then end every session."""
     try:
         from cci_plugins.server import serve as serve_pool
@@ -96,14 +108,24 @@ async def _serve(
         raise ConfigurationError(
             f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
         ) from missing
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
-        async with pool:
-            await serve_pool(pool, host=host, port=port, api_key=key, on_ready=ready)
-        tasks.cancel_scope.cancel()
+    async with pool:
+        with _cancelled_by_signals():
+            await serve_pool(
+                pool,
+                host=listener.host,
+                port=listener.port,
+                api_key=listener.key,
+                limits=listener.limits,
+                on_ready=ready,
+            )
 
 
-async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
+@contextmanager
+def _cancelled_by_signals() -> Generator[None]:
+    """Leave the block at Ctrl-C or SIGTERM; where loops know no signals, Ctrl-C raises."""
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        with suppress(NotImplementedError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, scope.cancel)
+        yield

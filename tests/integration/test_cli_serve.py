@@ -1,0 +1,203 @@
+"""`cci serve`, the real command, and `cci run` against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("cci_plugins.server")
+
+LIMIT = 60
+PING = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    skipped = ("AZURE_", "MCP_", "CCI_SERVE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
+    return kept | {"NO_COLOR": "1"} | more
+
+
+@contextmanager
+def serving(*arguments: str, cwd: Path, **more: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], last: str) -> str:
+    """Data up to a line; `last` begins it."""
+    assert process.stdout is not None
+    text = ""
+    while True:
+        if "\n" not in text:
+            assert select.select([process.stdout], [], [], LIMIT)[0], "no output in time"
+        line = process.stdout.readline()
+        assert line, process.stderr and process.stderr.read()
+        text += line
+        if line.startswith(last):
+            return text
+
+
+def ready(process: subprocess.Popen[str]) -> dict[str, str]:
+    return json.loads(read_until(process, "{"))
+
+
+def status_of(url: str, key: str) -> int:
+    headers = {"x-ms-apikey": key, "content-type": "application/json"}
+    headers["accept"] = "application/json, text/event-stream"
+    request = urllib.request.Request(url, json.dumps(PING).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def run(facts: dict[str, str], *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cci_plugins", "run", *arguments],
+        cwd=cwd,
+        env=environment(
+            AZURE_SESSION_POOL_MCP_ENDPOINT=facts["endpoint"],
+            AZURE_SESSION_POOL_MCP_KEY=facts["key"],
+        ),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def test_a_named_session_keeps_its_variables_between_calls(tmp_path: Path) -> None:
+    with serving("--json", cwd=tmp_path) as process:
+        facts = ready(process)
+        assert facts["isolation"]
+        first = run(facts, "--session", "alice", "x = 41", cwd=tmp_path)
+        assert (first.returncode, first.stdout, first.stderr) == (0, "", "")
+        assert run(facts, "--session", "alice", "x + 1", cwd=tmp_path).stdout == "42\n"
+        other = run(facts, "--session", "bob", "x", cwd=tmp_path)
+        assert other.returncode == 1
+        assert "NameError" in other.stderr
+        unnamed = run(facts, "'x' in dir()", cwd=tmp_path)
+        assert unnamed.stdout == "False\n"
+
+
+def test_a_chart_and_a_file_come_from_the_served_pool(tmp_path: Path) -> None:
+    code = (
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\n"
+        "open('out.txt', 'w').write('done');"
+    )
+    with serving("--json", cwd=tmp_path) as process:
+        done = run(ready(process), code, "--download", "*.txt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "image-1.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out.txt").read_text() == "done"
+
+
+def test_a_wrong_key_exits_with_4_and_a_dead_server_with_5(tmp_path: Path) -> None:
+    with serving("--json", cwd=tmp_path) as process:
+        facts = ready(process)
+        refused = run(facts | {"key": "not-the-key-of-this-server"}, "1", cwd=tmp_path)
+        assert refused.returncode == 4, refused.stderr
+        assert refused.stderr.startswith("error: ")
+    gone = run(facts, "1", cwd=tmp_path)
+    assert gone.returncode == 5, gone.stderr
+    assert "Traceback" not in gone.stderr
+
+
+def test_it_prints_what_to_paste_and_the_key_only_as_data(tmp_path: Path) -> None:
+    with serving(cwd=tmp_path) as process:
+        data = read_until(process, "}")
+        endpoint = re.search(r'^export AZURE_SESSION_POOL_MCP_ENDPOINT="(.*)"$', data, re.MULTILINE)
+        key = re.search(r'^export AZURE_SESSION_POOL_MCP_KEY="(.*)"$', data, re.MULTILINE)
+        assert endpoint
+        assert key
+        setup = json.loads(data[data.index("{") :])
+        server = setup["servers"]["code-interpreter"]
+        assert (server["type"], server["url"]) == ("http", endpoint[1])
+        assert data.count(key[1]) == 1, "the key is shown once"
+        assert status_of(endpoint[1], key[1]) == 200
+        assert status_of(endpoint[1], "wrong") == 401
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, words
+    assert "isolation: " in words
+    assert key[1] not in words
+
+
+def test_a_key_from_the_environment_is_used_and_not_repeated(tmp_path: Path) -> None:
+    key = "a-key-of-my-own-choice"
+    with serving(cwd=tmp_path, CCI_SERVE_KEY=key) as process:
+        data = read_until(process, "}")
+        endpoint = re.search(r'ENDPOINT="(.*)"$', data, re.MULTILINE)
+        assert endpoint
+        assert 'KEY="$CCI_SERVE_KEY"' in data
+        assert status_of(endpoint[1], key) == 200
+        process.send_signal(signal.SIGTERM)
+        _, words = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    assert key not in data + words
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_everything_ends_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
+    with serving("--json", cwd=tmp_path) as process:
+        run(ready(process), "--session", "alice", "x = 1", cwd=tmp_path)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(number)
+        process.communicate(timeout=LIMIT)
+    _, alive = psutil.wait_procs(children, timeout=LIMIT)
+    assert alive == []
+
+
+def test_an_address_that_is_taken_is_a_configuration_error(tmp_path: Path) -> None:
+    with serving("--json", cwd=tmp_path) as first:
+        port = ready(first)["endpoint"].split(":")[2].split("/")[0]
+        with serving("--port", port, cwd=tmp_path) as second:
+            _, words = second.communicate(timeout=LIMIT)
+    assert second.returncode == 3
+    assert words.splitlines()[-3:] == [
+        f"error: cannot listen on 127.0.0.1 port {port}: Address already in use",
+        "",
+        "hint: choose another port; --port 0 takes a free one",
+    ]
+
+
+def test_a_weak_key_is_refused(tmp_path: Path) -> None:
+    with serving("--api-key", "short", cwd=tmp_path) as process:
+        _, words = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3
+    assert words.startswith("error: the key must have at least 16")
+
+
+def test_listening_for_others_warns(tmp_path: Path) -> None:
+    with serving("--json", "--host", "0.0.0.0", cwd=tmp_path) as process:
+        assert ready(process)["endpoint"].startswith("http://0.0.0.0:")
+        process.send_signal(signal.SIGTERM)
+        _, words = process.communicate(timeout=LIMIT)
+    assert "warning: listening on 0.0.0.0" in words
