@@ -23,7 +23,9 @@ from cci_plugins.testing import FakeSessionPool
 
 VARIABLES = ("AZURE_SESSION_POOL_MCP_ENDPOINT", "AZURE_SESSION_POOL_MCP_KEY", "MCP_SERVER_URL")
 FAILED = Execution(
-    error=ErrorInfo("ZeroDivisionError", "division by zero", "Traceback\nZeroDivisionError: ..."),
+    error=ErrorInfo(
+        "ZeroDivisionError", "division by zero", "Traceback\nZeroDivisionError: division by zero"
+    ),
     status=ExecutionStatus.FAILED,
 )
 PNG = Result({"image/png": b64encode(b"\x89PNG").decode()})
@@ -102,14 +104,16 @@ def test_a_failure_of_the_code_goes_to_stderr_with_exit_code_1(
 ) -> None:
     use(FakeSessionPool(FAILED))
     assert cli.start(["run", "code"]) == 1
-    assert capsys.readouterr() == ("", "Traceback\nZeroDivisionError: ...\n")
+    assert capsys.readouterr() == ("", "Traceback\nZeroDivisionError: division by zero\n")
 
 
 def test_a_time_out_has_exit_code_124(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
-    error = ErrorInfo("TimeoutError", "it ran longer than 1 s")
+    error = ErrorInfo("TimeoutError", "it ran longer than 1 s", "Traceback\nKeyboardInterrupt:")
     use(FakeSessionPool(Execution(error=error, status=ExecutionStatus.TIMED_OUT)))
     assert cli.start(["run", "code", "--timeout", "1"]) == 124
-    assert "error: TimeoutError: it ran longer than 1 s" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "Traceback\nKeyboardInterrupt:\nerror: TimeoutError: it ran longer than 1 s\n"
+    )
 
 
 def test_json_is_one_line_with_everything_but_the_bytes_of_images(

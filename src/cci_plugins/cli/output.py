@@ -123,9 +123,11 @@ def _facts(execution: Execution) -> dict[str, Any]:
 def _tell_error(execution: Execution, position: int | None) -> None:
     if execution.error is None:
         return
-    if execution.error.traceback:
-        console.err(execution.error.traceback.rstrip("\n") + "\n")
-    else:
-        console.fail(f"{execution.error.name}: {execution.error.message}")
+    headline = f"{execution.error.name}: {execution.error.message}".strip()
+    trace = execution.error.traceback.rstrip()
+    if trace:
+        console.err(f"{trace}\n")
+    if not trace.endswith(headline):  # a limit or a crash ended it, whatever it was just doing
+        console.fail(headline)
     if position is not None:
         console.say(f"cell {position + 1} failed")

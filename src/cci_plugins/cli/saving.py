@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
@@ -63,7 +63,7 @@ class Saver:
         raise AssertionError("names never end")
 
 
-def matching(files: list[FileInfo], pattern: str) -> list[str]:
+def matching(files: Sequence[FileInfo], pattern: str) -> list[str]:
     """Names that a pattern means; hidden ones only when the pattern starts with a dot.
 
     Raises:
