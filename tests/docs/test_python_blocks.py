@@ -21,9 +21,9 @@ _FENCE = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 def scripted_model() -> Any:
     """A chat model that asks for `6 * 7` once and then says what came out."""
-    from langchain_core.language_models.chat_models import BaseChatModel  # noqa: PLC0415
-    from langchain_core.messages import AIMessage, ToolMessage  # noqa: PLC0415
-    from langchain_core.outputs import ChatGeneration, ChatResult  # noqa: PLC0415
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.messages import AIMessage, ToolMessage
+    from langchain_core.outputs import ChatGeneration, ChatResult
 
     class Scripted(BaseChatModel):
         @property

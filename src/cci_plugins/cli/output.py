@@ -49,6 +49,7 @@ class Streams(Reporter):
 
     @override
     def finish(self, execution: Execution, position: int | None) -> None:
+        streamed = self._told["stdout"] + self._told["stderr"]
         if not self._told["stdout"] and execution.stdout:
             console.out(execution.stdout)
         if not self._told["stderr"] and execution.stderr:
@@ -56,7 +57,7 @@ class Streams(Reporter):
         for result in execution.results[self._told["result"] :]:
             self._show(result)
         self._told.clear()
-        if execution.dropped_characters:
+        if execution.dropped_characters and not streamed:
             console.warn(f"{execution.dropped_characters:,} characters of output were not kept")
         for note in execution.notes:
             console.warn(note)
