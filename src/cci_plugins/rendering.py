@@ -110,7 +110,7 @@ def _error(execution: Execution) -> str:
     if execution.error is None:
         return ""
     headline = f"{execution.error.name}: {execution.error.message}"
-    trace = clean(execution.error.traceback).strip()
+    trace = clean(execution.error.traceback).strip().lstrip("-\n")
     return trace if trace.endswith(headline.strip()) else f"{trace}\n{headline}".strip()
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -209,9 +208,9 @@ class SessionFiles:
             await anyio.to_thread.run_sync(_write, Path(to), data)
         return data
 
-    async def list(self) -> list[FileInfo]:
+    async def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
-        return await portal.carry(self._call, "list_files")
+        return await portal.carry(self._list)
 
     async def remove(self, name: str) -> None:
         """Remove a file from the session.
@@ -219,11 +218,11 @@ class SessionFiles:
         Raises:
             SessionFileNotFoundError: The session has no such file.
         """
-        await portal.carry(self._call, "delete_file", safe_name(name))
+        await portal.carry(self._remove, safe_name(name))
 
-    def forget_uploads(self) -> list[str]:
+    def forget_uploads(self) -> tuple[str, ...]:
         """Names of what was uploaded and is gone with a lost session; asked once."""
-        gone, self._uploaded = sorted(self._uploaded), {}
+        gone, self._uploaded = tuple(sorted(self._uploaded)), {}
         return gone
 
     async def _upload(self, name: str, content: AsyncIterator[bytes]) -> FileInfo:
@@ -240,9 +239,14 @@ class SessionFiles:
                 self._check_size(name, len(data))
         return bytes(data)
 
-    async def _call(self, method: str, *args: object) -> object:
+    async def _list(self) -> Sequence[FileInfo]:
         async with _Using(self._use):
-            return await getattr(await self._owner.pool(), method)(self._id, *args)
+            return await (await self._owner.pool()).list_files(self._id)
+
+    async def _remove(self, name: str) -> None:
+        async with _Using(self._use):
+            await (await self._owner.pool()).delete_file(self._id, name)
+        self._uploaded.pop(name, None)
 
     def _check_size(self, name: str, size: int) -> None:
         limit = self._owner.limits.file_bytes
@@ -271,7 +275,11 @@ class _Using:
 def _on_this_loop(handler: OutputHandler) -> OutputHandler:
     """Hand events to the caller's loop, in order and before the call returns."""
     loop = asyncio.get_running_loop()
-    return partial(loop.call_soon_threadsafe, handler)
+
+    def hand_over(event: OutputEvent) -> None:
+        loop.call_soon_threadsafe(handler, event)
+
+    return hand_over
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

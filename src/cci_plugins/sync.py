@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from os import PathLike
@@ -47,7 +47,7 @@ class SessionFiles:
         """Read a file out of the session; with `to`, also write it there."""
         return _wait(lambda: self._files.download(name, to=to))
 
-    def list(self) -> list[FileInfo]:
+    def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
         return _wait(self._files.list)
 

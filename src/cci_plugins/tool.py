@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from .approval import ApprovalRequest
 from .errors import CodeInterpreterError
 from .interpreter import CodeInterpreter
-from .models import Execution
+from .models import ErrorInfo, Execution, ExecutionStatus, SessionState
 from .pools.base import OutputHandler
 from .rendering import render_text
 from .telemetry import logger
@@ -18,7 +19,7 @@ NAME = "execute_code"
 DESCRIPTION = (
     "Run Python code in a sandbox and return what it prints and displays. "
     "Variables, imports and files are kept between calls of the same conversation. "
-    "Files are in the working directory, /mnt/data. Print or end with what you want to see; "
+    "Files are in the working directory. Print, or end with, what you want to see; "
     "show charts with matplotlib."
 )
 CODE_DESCRIPTION = "Python source to run, without Markdown fences."
@@ -31,24 +32,40 @@ PARAMETERS: dict[str, Any] = {
 
 # One complete Markdown fence around the whole, and nothing less (design decision 10).
 _FENCE = re.compile(
-    r"\s*(?P<fence>`{3,}|~{3,})[ \t]*(?:python3?|py|ipython)?[ \t]*\r?\n(?P<code>.*?)\r?\n?[ \t]*(?P=fence)\s*",
+    r"\s*(?P<fence>`{3,}|~{3,})[ \t]*(?:python3?|py|ipython)?[ \t]*\r?\n"
+    r"(?P<code>.*?)\r?\n?[ \t]*(?P=fence)\s*",
     re.DOTALL | re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ToolReply:
-    """What a call gives back.
+    """What a call gives back; as a string it is its text.
 
     Attributes:
         text: For the model, within its budget.
-        execution: For the host; None when the code did not run.
+        execution: For the host. When the code did not run it says so: its error is `NotRun`.
         failed: The code raised, timed out or did not run.
     """
 
     text: str
-    execution: Execution | None
+    execution: Execution
     failed: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@cache
+def default_interpreter() -> CodeInterpreter:
+    """The interpreter of every door that was given none: `CodeInterpreter.from_env()`, once.
+
+    It closes when the program ends.
+
+    Raises:
+        ConfigurationError: The environment is only half configured.
+    """
+    return CodeInterpreter.from_env()
 
 
 def strip_fence(code: str) -> str:
@@ -80,17 +97,23 @@ async def call(
         if interpreter.approve is not None:
             decision = await interpreter.approve(ApprovalRequest(source, session.key))
             if decision.verdict != "allow":
-                return ToolReply(_denied(decision.reason), None, failed=True)
+                return _not_run(_denied(decision.reason))
             source = source if decision.code is None else decision.code
         execution = await session.run_code(source, on_output=on_output)
     except CodeInterpreterError as error:
         logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
-        return ToolReply(_failure(error), None, failed=True)
-    except Exception as error:
+        return _not_run(_failure(error))
+    except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         logger.exception("execute_code failed unexpectedly")
-        return ToolReply(_failure(error), None, failed=True)
+        return _not_run(_failure(error))
     text = render_text(execution, interpreter.limits)
     return ToolReply(text, execution, failed=execution.error is not None)
+
+
+def _not_run(text: str) -> ToolReply:
+    error = ErrorInfo("NotRun", text)
+    execution = Execution(error=error, status=ExecutionStatus.FAILED, state=SessionState.UNKNOWN)
+    return ToolReply(text, execution, failed=True)
 
 
 def _denied(reason: str | None) -> str:

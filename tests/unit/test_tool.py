@@ -67,7 +67,8 @@ async def test_a_fault_of_the_place_is_one_sentence_for_the_model() -> None:
     async with CodeInterpreter(Down()) as interpreter:
         reply = await call(interpreter, "1")
     assert reply.failed
-    assert reply.execution is None
+    assert reply.execution.error is not None
+    assert reply.execution.error.name == "NotRun"
     assert reply.text == (
         "The code interpreter could not run this: the pool is down. "
         "It did not start; you may try again."

@@ -1,0 +1,109 @@
+"""The embedded pool against a bare Jupyter kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from datetime import timedelta
+
+from cci_plugins.langchain import CodeInterpreterTool
+from jupyter_client.manager import AsyncKernelManager
+
+from cci_plugins import CodeInterpreter, LocalSessionPool
+
+from .measure import Ratio, in_turns
+
+IMPORTS = "import numpy, pandas, matplotlib.pyplot"
+
+
+async def cold_kernel() -> AsyncKernelManager:
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
+    await manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False"])
+    return manager
+
+
+async def round_trip() -> Ratio:
+    """`1+1` through the LangChain tool against `execute_interactive` of `jupyter_client`."""
+    manager = await cold_kernel()
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready()
+
+    async def bare() -> None:
+        await client.execute_interactive("1+1", output_hook=lambda _: None)
+
+    async with CodeInterpreter(LocalSessionPool()) as interpreter:
+        tool = CodeInterpreterTool(interpreter=interpreter)
+
+        async def through_tool() -> None:
+            assert await tool.ainvoke({"code": "1+1"}) == "2"
+
+        ours, theirs = await in_turns(through_tool, bare, rounds=200)
+    client.stop_channels()
+    await manager.shutdown_kernel(now=True)
+    return Ratio("1+1 by CodeInterpreterTool.ainvoke", ours, theirs, "bare jupyter_client", 1.25)
+
+
+async def first_result() -> Ratio:
+    """First result in a new session with a ready kernel against a cold `ipykernel`."""
+    ours, theirs = [], []
+    pool = LocalSessionPool(ready_sessions=1)
+    async with CodeInterpreter(pool) as interpreter:
+        for turn in range(5):
+            started = time.perf_counter()
+            manager = await cold_kernel()
+            client = manager.client()
+            client.start_channels()
+            await client.wait_for_ready()
+            await client.execute_interactive(f"{IMPORTS}\n1+1", output_hook=lambda _: None)
+            theirs.append((time.perf_counter() - started) * 1000)
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+            await _ready(interpreter)
+            started = time.perf_counter()
+            await interpreter.session(f"new-{turn}").run_code(f"{IMPORTS}\n1+1")
+            ours.append((time.perf_counter() - started) * 1000)
+    return Ratio(
+        "first result in a new session, ready kernel",
+        statistics.median(ours),
+        statistics.median(theirs),
+        "cold ipykernel with the same imports",
+        0.05,
+    )
+
+
+async def _ready(interpreter: CodeInterpreter) -> None:
+    """Wait until the pool has a warm kernel to hand out."""
+    pool = interpreter._pool
+    await interpreter.start()
+    while not pool._standby.kernels():  # type: ignore[attr-defined]
+        await asyncio.sleep(0.05)
+
+
+async def at_once(sessions: int = 16) -> Ratio:
+    """Sixteen sessions sleeping half a second each, against one: do they run side by side?"""
+    code = "import time; time.sleep(0.5)"
+    async with CodeInterpreter(LocalSessionPool(ready_sessions=0, preload=())) as interpreter:
+        held = [interpreter.session(f"user-{number}") for number in range(sessions)]
+        await asyncio.gather(*(session.run_code("1") for session in held))
+        started = time.perf_counter()
+        await held[0].run_code(code)
+        one = (time.perf_counter() - started) * 1000
+        started = time.perf_counter()
+        await asyncio.gather(*(session.run_code(code) for session in held))
+        many = (time.perf_counter() - started) * 1000
+    return Ratio(f"{sessions} sessions at once", many, one, "one session", 2.0)
+
+
+async def memory() -> str:
+    """What a ready session costs, for the notes below the table."""
+    async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
+        run = interpreter.session("plain").run_code
+        await run("1", timeout=timedelta(seconds=30))
+        pool = interpreter._pool
+        kernel = next(iter(pool._sessions.values())).kernel  # type: ignore[attr-defined]
+        plain = kernel.sandbox.memory_bytes() >> 20
+        await run(IMPORTS)
+        full = kernel.sandbox.memory_bytes() >> 20
+        return f"memory of a session: {plain} MiB, {full} MiB with {IMPORTS[7:]}"

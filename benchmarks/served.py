@@ -1,0 +1,80 @@
+"""A served pool: our client against a raw POST and against the frameworks' MCP clients."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from cci_plugins.langchain import CodeInterpreterTool
+from langchain_mcp_adapters.client import MultiServerMCPClient
+from semantic_kernel.connectors.mcp import MCPStreamableHttpPlugin
+
+from cci_plugins import CodeInterpreter, PlatformSessionPool
+
+from .measure import Call, Ratio, in_turns
+
+RUN = "runPythonCodeInRemoteEnvironment"
+ARGUMENTS = {"environmentId": "bench-session", "pythonCode": "1+1"}
+
+
+@contextmanager
+def server() -> Iterator[tuple[str, str]]:
+    """A `cci serve` of its own process; gives its MCP address and key."""
+    command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        try:
+            yield ready["endpoint"], ready["key"]
+        finally:
+            process.terminate()
+
+
+async def against_all(rounds: int = 100) -> list[Ratio]:
+    with server() as (url, key):
+        pool = PlatformSessionPool(url, key=key)
+        async with CodeInterpreter(pool) as interpreter:
+            tool = CodeInterpreterTool(interpreter=interpreter)
+
+            async def ours() -> None:
+                assert await tool.ainvoke({"code": "1+1"}) == "2"
+
+            return [
+                await against_post(ours, url, key, rounds),
+                await against_adapters(ours, url, key, rounds // 3),
+                await against_semantic_kernel(ours, url, key, rounds),
+            ]
+
+
+async def against_post(ours: Call, url: str, key: str, rounds: int) -> Ratio:
+    call = {"name": RUN, "arguments": ARGUMENTS}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    headers = {"x-ms-apikey": key, "Accept": "application/json, text/event-stream"}
+    async with httpx.AsyncClient(headers=headers, timeout=60) as client:
+
+        async def post() -> None:
+            (await client.post(url, json=body)).raise_for_status().json()
+
+        mine, theirs = await in_turns(ours, post, rounds=rounds)
+    return Ratio("1+1 on a served pool", mine, theirs, "raw JSON-RPC POST", 1.2)
+
+
+async def against_adapters(ours: Call, url: str, key: str, rounds: int) -> Ratio:
+    connection = {"transport": "streamable_http", "url": url, "headers": {"x-ms-apikey": key}}
+    tools = await MultiServerMCPClient({"cci": connection}).get_tools()  # type: ignore[dict-item]
+    run = next(tool for tool in tools if tool.name == RUN)
+    mine, theirs = await in_turns(ours, lambda: run.ainvoke(ARGUMENTS), rounds=rounds)
+    return Ratio("1+1 on a served pool", mine, theirs, "langchain-mcp-adapters default", 0.25)
+
+
+async def against_semantic_kernel(ours: Call, url: str, key: str, rounds: int) -> Ratio:
+    plugin = MCPStreamableHttpPlugin(name="cci", url=url, headers={"x-ms-apikey": key})
+    async with plugin:
+        mine, theirs = await in_turns(
+            ours, lambda: plugin.call_tool(RUN, **ARGUMENTS), rounds=rounds
+        )
+    return Ratio("1+1 on a served pool", mine, theirs, "Semantic Kernel MCP plugin", 1.0)

@@ -1,0 +1,57 @@
+"""Uses the public API as an application would; only type-checked, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import assert_type
+
+from cci_plugins import (
+    ApprovalRequest,
+    CodeInterpreter,
+    Decision,
+    Execution,
+    FileInfo,
+    Limits,
+    LocalSessionPool,
+    OutputEvent,
+    SandboxLimits,
+    Session,
+    sync,
+)
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.testing import FakeSessionPool, check_session_pool
+
+
+async def approve(request: ApprovalRequest) -> Decision:
+    return Decision("deny" if "rm" in request.code else "allow", reason="no")
+
+
+def listen(event: OutputEvent) -> None:
+    assert_type(event.text, str)
+
+
+async def awaited() -> None:
+    pool = LocalSessionPool(limits=SandboxLimits(processes=10), cooldown=timedelta(minutes=5))
+    async with CodeInterpreter(pool, approve=approve, limits=Limits()) as interpreter:
+        session = interpreter.session("alice")
+        assert_type(session, Session)
+        execution = await session.run_code("1", timeout=timedelta(seconds=1), on_output=listen)
+        assert_type(execution, Execution)
+        assert_type(execution.raise_for_error(), Execution)
+        assert_type(await session.files.upload(b"", name="x"), FileInfo)
+        assert_type(await session.files.list(), Sequence[FileInfo])
+        assert_type(await session.files.download("x"), bytes)
+        with interpreter.use_session("bob") as other:
+            assert_type(other, Session)
+    assert_type(await check_session_pool(FakeSessionPool()), dict[str, str | None])
+
+
+def blocking() -> None:
+    with sync.CodeInterpreter.local() as interpreter:
+        assert_type(interpreter.run_code("1", on_output=listen), Execution)
+        assert_type(interpreter.session("a").files.list(), Sequence[FileInfo])
+        try:
+            interpreter.session("a").delete()
+        except CodeInterpreterError as error:
+            assert_type(error.hint, str | None)
