@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from textwrap import dedent
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 import cci_plugins
-from cci_plugins import CodeInterpreter, sync
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins import CodeInterpreter
 
 from .blocks import ROOT, Block, blocks
 
@@ -46,12 +47,12 @@ def scripted_model() -> Any:
 
 
 def docstring_examples() -> list[Any]:
-    """Examples of every module's docstrings."""
+    """Examples of every module's docstrings, each with its module's name."""
     found = []
     for path in sorted((ROOT / "src").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
         for number, match in enumerate(_FENCE.finditer(path.read_text(encoding="utf-8")), 1):
-            name = f"{path.relative_to(ROOT / 'src')}-{number}"
-            found.append(pytest.param(dedent(match[2]), id=name))
+            found.append(pytest.param(module, dedent(match[2]), id=f"{module}-{number}"))
     return found
 
 
@@ -72,19 +73,23 @@ def test_a_block_prints_what_it_says(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("source", docstring_examples())
-async def test_an_example_in_a_docstring_runs(source: str) -> None:
-    face = sync if "with CodeInterpreter" in source and "await" not in source else cci_plugins
-    names = {
-        name: getattr(cci_plugins, name)
-        for name in cci_plugins.__all__
-        if name != "PlatformSessionPool"
-    }
-    names |= {"CodeInterpreter": face.CodeInterpreter, "FakeSessionPool": FakeSessionPool}
-    names["Execution"] = cci_plugins.Execution
+@pytest.mark.parametrize(("module", "source"), docstring_examples())
+async def test_an_example_in_a_docstring_runs(module: str, source: str) -> None:
     async with CodeInterpreter.local() as interpreter:
+        names = await anyio.to_thread.run_sync(names_for, module, source)
         names["interpreter"] = interpreter
         code = compile(source, "example", "exec", flags=PyCF_ALLOW_TOP_LEVEL_AWAIT)
         result = eval(code, names)
         if inspect.isawaitable(result):
             await result
+
+
+def names_for(module: str, source: str) -> dict[str, Any]:
+    """What an example may take for granted: its own module, the face, and what it is about."""
+    names = {name: getattr(cci_plugins, name) for name in cci_plugins.__all__}
+    names |= vars(importlib.import_module(module))
+    if "model" in source:
+        names["model"] = scripted_model()
+    if "kernel." in source:
+        names["kernel"] = pytest.importorskip("semantic_kernel").Kernel()
+    return names
