@@ -139,6 +139,11 @@ class CodeInterpreter:
         """
         await portal.carry(self.pool)
 
+    async def describe(self) -> str:
+        """Start the pool and say in one line what it is and what fences its sessions."""
+        capabilities = (await portal.carry(self.pool)).capabilities
+        return ": ".join(part for part in (capabilities.name, capabilities.isolation) if part)
+
     async def pool(self) -> SessionPool:
         """The started pool; for callers on the portal's loop."""
         if not self._started:

@@ -170,6 +170,10 @@ class CodeInterpreter:
         """Get the pool ready before the first call, so that the first call is fast."""
         _wait(self._async.pool)
 
+    def describe(self) -> str:
+        """Start the pool and say in one line what it is and what fences its sessions."""
+        return _wait(self._async.describe)
+
     def close(self) -> None:
         """End every session and what the pool holds; calling it twice is no error."""
         _wait(self._async.aclose)

@@ -1,0 +1,139 @@
+"""`make demo`: a LangGraph agent and a Semantic Kernel agent analyse real data in the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from semantic_kernel.agents import ChatCompletionAgent, ChatHistoryAgentThread
+from semantic_kernel.contents import ChatMessageContent, FunctionCallContent, FunctionResultContent
+
+from cci_plugins import CodeInterpreter, Execution, Session
+from cci_plugins.langchain import CodeInterpreterTool
+from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+from samples import penguins
+from samples.models import langchain_model, model, semantic_kernel_service
+
+DATA = Path(__file__).with_name("data") / "penguins.csv"
+OUTPUT = Path("demo-output")
+INSTRUCTIONS = (
+    "You are a careful analyst. penguins.csv is in the working directory. Compute every number "
+    "with the tool; variables of earlier calls are still there."
+)
+
+
+class Report:
+    """Prints what happens and saves what comes out of one agent's session."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.charts = 0
+        self.failed = False
+
+    def show(self, label: str, text: str) -> None:
+        print(f"\n{label}\n{textwrap.indent(text.strip(), '    ')}", flush=True)
+
+    def result(self, text: str, execution: Execution) -> None:
+        self.show(f"what came out ({execution.isolation}, {execution.state.value})", text)
+        self.failed |= execution.error is not None
+        for result in execution.results:
+            if result.png is not None:
+                self.charts += 1
+                path = OUTPUT / f"{self.name}-chart-{self.charts}.png"
+                path.write_bytes(result.png)
+                print(f"\nsaved the chart: {path}")
+
+    def answer(self, text: str) -> None:
+        self.show("final answer", text)
+        self.failed |= not any(char.isdigit() for char in text)
+
+    def finish(self, session: Session) -> bool:
+        path = OUTPUT / f"{self.name}.ipynb"
+        path.write_text(session.notebook(), encoding="utf-8")
+        print(f"\nsaved the session as a notebook: {path}")
+        return not self.failed and self.charts > 0
+
+
+def headline(text: str) -> None:
+    print(f"\n{'=' * 88}\n{text}\n{'=' * 88}", flush=True)
+
+
+async def langgraph_agent(interpreter: CodeInterpreter) -> bool:
+    """Two questions in one conversation; `thread_id` names it."""
+    headline("LangGraph agent with CodeInterpreterTool")
+    report, session = Report("langgraph"), interpreter.session("langgraph-demo")
+    await session.files.upload(DATA)
+    agent = create_agent(
+        langchain_model(),
+        tools=[CodeInterpreterTool(interpreter=interpreter)],
+        system_prompt=INSTRUCTIONS,
+        checkpointer=InMemorySaver(),
+    )
+    config = {"configurable": {"thread_id": session.key}}
+    for turn in (penguins.HEAVIEST, penguins.DIFFERENCE):
+        report.show("question", turn.question)
+        question = {"messages": [("user", turn.question)]}
+        async for update in agent.astream(question, config, stream_mode="updates"):
+            for node in update.values():
+                for message in node["messages"]:
+                    if isinstance(message, ToolMessage):
+                        report.result(message.text, message.artifact)
+                    elif isinstance(message, AIMessage) and message.tool_calls:
+                        report.show("the model asks to run", message.tool_calls[0]["args"]["code"])
+                    elif isinstance(message, AIMessage):
+                        report.answer(message.text)
+    return report.finish(session)
+
+
+async def semantic_kernel_agent(interpreter: CodeInterpreter) -> bool:
+    """The same with Semantic Kernel; `use_session` names the conversation."""
+    headline("Semantic Kernel agent with CodeInterpreterPlugin")
+    report, session = Report("semantic-kernel"), interpreter.session("semantic-kernel-demo")
+    await session.files.upload(DATA)
+    agent = ChatCompletionAgent(
+        service=semantic_kernel_service(),
+        name="analyst",
+        instructions=INSTRUCTIONS,
+        plugins=[CodeInterpreterPlugin(interpreter)],
+    )
+
+    async def watch(message: ChatMessageContent) -> None:
+        for item in message.items:
+            if isinstance(item, FunctionCallContent):
+                report.show("the model asks to run", item.to_kernel_arguments()["code"])
+            elif isinstance(item, FunctionResultContent):
+                report.result(str(item.result), item.result.execution)
+
+    thread = ChatHistoryAgentThread(thread_id=session.key)
+    with interpreter.use_session(session.key):
+        for turn in (penguins.CORRELATION, penguins.PREDICTION):
+            report.show("question", turn.question)
+            async for response in agent.invoke(
+                turn.question, thread=thread, on_intermediate_message=watch
+            ):
+                report.answer(str(response))
+    return report.finish(session)
+
+
+async def main() -> int:
+    started = time.monotonic()
+    OUTPUT.mkdir(exist_ok=True)
+    with model(penguins.SCRIPT) as which:
+        async with CodeInterpreter.from_env() as interpreter:
+            pool = await interpreter.describe()
+            print(f"model:     {which}\npool:      {pool}")
+            good = await langgraph_agent(interpreter)
+            good = await semantic_kernel_agent(interpreter) and good
+    verdict = "done" if good else "FAILED: an answer has no number, or no chart came out"
+    headline(f"{verdict}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,131 @@
+"""Chat Completions and Responses: read a request, write a reply, refuse what the API refuses."""
+
+from __future__ import annotations
+
+import json
+import time
+from secrets import token_hex
+from typing import Any
+
+from .script import Asked
+
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
+
+class BadRequest(ValueError):
+    """A request that the real API answers with 400."""
+
+
+def text_of(content: Any) -> str:
+    """The text of a message, given as a string or as parts."""
+    if isinstance(content, str):
+        return content
+    parts = [part.get("text", "") for part in content or [] if isinstance(part, dict)]
+    return "".join(parts)
+
+
+def tool_name(tools: Any) -> str | None:
+    """The name of the one tool that takes code."""
+    for tool in tools or []:
+        function = tool.get("function", tool)
+        if tool.get("type") != "function" or not function.get("name"):
+            raise BadRequest("a tool needs a type and a name")
+        if "code" in function.get("parameters", {}).get("properties", {}):
+            return str(function["name"])
+    return None
+
+
+def read_chat(body: dict[str, Any]) -> Asked:
+    """Read a Chat Completions request; tool messages must answer calls that were made."""
+    messages = body.get("messages")
+    if not messages or not body.get("model"):
+        raise BadRequest("model and messages are required")
+    called: set[str] = set()
+    question, result = "", None
+    for message in messages:
+        called |= {call["id"] for call in message.get("tool_calls") or []}
+        if message["role"] == "user":
+            question, result = text_of(message["content"]), None
+        elif message["role"] == "tool":
+            if message.get("tool_call_id") not in called:
+                raise BadRequest("a tool message answers no call that was made")
+            result = text_of(message["content"])
+    return Asked(question, tool_name(body.get("tools")), result)
+
+
+def read_responses(body: dict[str, Any]) -> Asked:
+    """Read a Responses request, with the whole conversation in its input."""
+    items = body.get("input")
+    if not items or not body.get("model"):
+        raise BadRequest("model and input are required")
+    items = [{"role": "user", "content": items}] if isinstance(items, str) else items
+    called: set[str] = set()
+    question, result = "", None
+    for item in items:
+        if item.get("type") == "function_call":
+            called.add(item["call_id"])
+        elif item.get("type") == "function_call_output":
+            if item["call_id"] not in called:
+                raise BadRequest("an output answers no call that was made")
+            result = text_of(item["output"])
+        elif item.get("role") == "user":
+            question, result = text_of(item["content"]), None
+    return Asked(question, tool_name(body.get("tools")), result)
+
+
+def chat_reply(model: str, tool: str | None, code: str | None, text: str | None) -> dict[str, Any]:
+    """A Chat Completions reply."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if code is not None:
+        function = {"name": tool, "arguments": json.dumps({"code": code})}
+        call = {"id": f"call_{token_hex(8)}", "type": "function", "function": function}
+        message["tool_calls"] = [call]
+    reason = "stop" if code is None else "tool_calls"
+    return {
+        "id": f"chatcmpl-{token_hex(8)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+        "usage": USAGE,
+    }
+
+
+def chat_chunks(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same reply as the chunks of a stream."""
+    choice = reply["choices"][0]
+    delta = dict(choice["message"])
+    if calls := delta.get("tool_calls"):
+        delta["tool_calls"] = [{"index": 0, **calls[0]}]
+    head = {**reply, "object": "chat.completion.chunk"}
+    first = {"index": 0, "delta": delta, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    return [{**head, "choices": [first], "usage": None}, {**head, "choices": [last]}]
+
+
+def responses_reply(
+    model: str, tool: str | None, code: str | None, text: str | None
+) -> dict[str, Any]:
+    """A Responses reply."""
+    item: dict[str, Any] = {"id": f"item_{token_hex(8)}", "status": "completed"}
+    if code is not None:
+        arguments = json.dumps({"code": code})
+        call_id = f"call_{token_hex(8)}"
+        item |= {"type": "function_call", "call_id": call_id, "name": tool, "arguments": arguments}
+    else:
+        part = {"type": "output_text", "text": text, "annotations": []}
+        item |= {"type": "message", "role": "assistant", "content": [part]}
+    return {
+        "id": f"resp_{token_hex(8)}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "model": model,
+        "status": "completed",
+        "output": [item],
+        "parallel_tool_calls": False,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+        | {"input_tokens_details": {"cached_tokens": 0}}
+        | {"output_tokens_details": {"reasoning_tokens": 0}},
+    }
