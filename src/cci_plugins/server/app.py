@@ -55,10 +55,10 @@ def create_app(
         async with executions.running(), mcp.running():
             yield
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/health", _health),
-            Route("/mcp", McpGate(mcp), methods=None),
+            *(Route(path, McpGate(mcp)) for path in ("/mcp", "/mcp/")),
             *executions.routes(),
             *Files(pool, limits).routes(),
             *Sessions(pool).routes(),
@@ -70,6 +70,8 @@ def create_app(
         ],
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirected client loses its body or its key
+    return app
 
 
 async def _health(_: Request) -> PlainTextResponse:

@@ -36,7 +36,7 @@ class Guard:
         path = scope["path"]
         if not self._is_ours(headers):
             refusal = error_response(403, "HostNotAllowed", "This host or origin is not allowed.")
-        elif path not in OPEN_PATHS and not self._has_key(headers, rest=path != "/mcp"):
+        elif path not in OPEN_PATHS and not self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
             refusal = error_response(
                 401,
                 "Unauthorized",

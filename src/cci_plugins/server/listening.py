@@ -58,6 +58,7 @@ async def serve(
             access_log=False,
             server_header=False,
             lifespan="on",
+            ws="none",
             limit_concurrency=_MOST_REQUESTS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
