@@ -14,6 +14,7 @@ _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{76,}[\r\n]*)+={0,2}")
 _LONG_BASE64 = 512
 _BASE64_LETTERS = 24
 _FILES_SHOWN = 20
+_DISPLAY_OBJECT = "<IPython.core.display."
 _SHARE_OF_ERROR = 0.4
 _MIN_PART = 200
 
@@ -100,10 +101,21 @@ def _results(results: tuple[Result, ...]) -> Iterator[str]:
         if image is not None:
             images += 1
             yield f"[image {images}: {image}, shown to the user]"
-        elif text := next(filter(None, (result.text, result.markdown, result.latex)), None):
+        elif text := readable(result):
             yield clean(text)
-        elif result.data:
-            yield f"[displayed: {', '.join(result.data)}]"
+        elif kinds := [kind for kind in result.data if kind != "text/plain"]:
+            yield f"[displayed: {', '.join(kinds)}]"
+
+
+def readable(result: Result) -> str | None:
+    """What a result says in words; None when it is only to be looked at.
+
+    The text of IPython's own display objects is the name of a class; their source says more.
+    """
+    text = result.text
+    if text is not None and text.startswith(_DISPLAY_OBJECT):
+        text = None
+    return next(filter(None, (text, result.markdown, result.latex)), None)
 
 
 def _error(execution: Execution) -> str:

@@ -107,6 +107,28 @@ def test_a_failure_of_the_code_goes_to_stderr_with_exit_code_1(
     assert capsys.readouterr() == ("", "Traceback\nZeroDivisionError: division by zero\n")
 
 
+@pytest.mark.parametrize(("message", "code"), [("", 0), ("0", 0), ("3", 1), ("no file", 1)])
+def test_a_script_may_end_itself(
+    use: Use, capsys: pytest.CaptureFixture[str], message: str, code: int
+) -> None:
+    error = ErrorInfo("SystemExit", message)
+    use(FakeSessionPool(Execution(error=error, status=ExecutionStatus.FAILED)))
+    assert cli.start(["run", "code"]) == code
+    assert ("SystemExit" in capsys.readouterr().err) == bool(code)
+
+
+def test_a_display_object_is_told_by_its_source(
+    use: Use, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = {"text/plain": "<IPython.core.display.Markdown object>"}
+    html = Result(plain | {"text/html": "<b>x</b>"})
+    use(FakeSessionPool(Execution(results=(Result(plain | {"text/markdown": "**x**"}), html))))
+    assert cli.start(["run", "code"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "**x**\n"
+    assert captured.err == "displayed text/html; see it with --save-notebook or --json\n"
+
+
 def test_a_time_out_has_exit_code_124(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
     error = ErrorInfo("TimeoutError", "it ran longer than 1 s", "Traceback\nKeyboardInterrupt:")
     use(FakeSessionPool(Execution(error=error, status=ExecutionStatus.TIMED_OUT)))

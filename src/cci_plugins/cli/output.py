@@ -10,9 +10,12 @@ from typing import Any
 from typing_extensions import override
 
 from cci_plugins.models import Execution, OutputEvent, Result
+from cci_plugins.rendering import readable
 
 from . import console
 from .saving import Saver
+
+_SUCCESSES = ("", "0", "None", "False")
 
 
 class Reporter(ABC):
@@ -66,12 +69,10 @@ class Streams(Reporter):
     def _show(self, result: Result) -> None:
         if (path := self._saver.image(result)) is not None:
             console.say(f"saved {path}")
-        elif text := next(filter(None, (result.text, result.markdown, result.latex)), None):
+        elif text := readable(result):
             console.out(text if text.endswith("\n") else f"{text}\n")
-        elif result.data:
-            console.say(
-                f"displayed {', '.join(result.data)}; see it with --save-notebook or --json"
-            )
+        elif kinds := [kind for kind in result.data if kind != "text/plain"]:
+            console.say(f"displayed {', '.join(kinds)}; see it with --save-notebook or --json")
 
 
 class JsonLines(Reporter):
@@ -121,14 +122,20 @@ def _facts(execution: Execution) -> dict[str, Any]:
     }
 
 
+def exited_with_success(execution: Execution) -> bool:
+    """Whether the code ended itself by `sys.exit()` with nothing wrong, as scripts do."""
+    error = execution.error
+    return error is not None and error.name == "SystemExit" and error.message in _SUCCESSES
+
+
 def _tell_error(execution: Execution, position: int | None) -> None:
-    if execution.error is None:
+    if execution.error is None or exited_with_success(execution):
         return
     headline = f"{execution.error.name}: {execution.error.message}".strip()
     trace = execution.error.traceback.rstrip()
     if trace:
         console.err(f"{trace}\n")
-    if not trace.endswith(headline):  # a limit or a crash ended it, whatever it was just doing
-        console.fail(headline)
+    if not any(line.startswith(execution.error.name) for line in trace.splitlines()):
+        console.fail(headline)  # a limit or a crash ended it, whatever it was just doing
     if position is not None:
         console.say(f"cell {position + 1} failed")

@@ -20,7 +20,7 @@ from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
-from .output import JsonLines, Reporter, Streams
+from .output import JsonLines, Reporter, Streams, exited_with_success
 from .saving import Saver, matching
 from .source import Cell, Source, read_source
 from .write_notebook import executed_notebook
@@ -160,7 +160,7 @@ def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Executi
         execution = session.run_code(cell.code, timeout=job.timeout, on_output=job.reporter.output)
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
-        code = _EXITS[execution.status]
+        code = ExitCode.OK if exited_with_success(execution) else _EXITS[execution.status]
         forgiven = cell.may_fail and execution.status is ExecutionStatus.FAILED
         if code is not ExitCode.OK and not forgiven:
             return code
