@@ -46,7 +46,7 @@ class FileUpload:
         Raises:
             RequestError: The body is no multipart form, or has no file.
         """
-        first = await anext(self._stream, b"")
+        first = await self._first_line()
         boundary = _boundary(self._content_type, first)
         self._parser = MultipartParser(boundary, self._callbacks())
         self._write(first)
@@ -58,6 +58,16 @@ class FileUpload:
             read += len(piece)
             self._write(piece)
         self.filename = self._part.filename
+
+    async def _first_line(self) -> bytes:
+        """The beginning of the body, with its first line whole if it is not too long."""
+        start = b""
+        while b"\r\n" not in start and len(start) < _LONGEST_BOUNDARY:
+            piece = await anext(self._stream, None)
+            if piece is None:
+                break
+            start += piece
+        return start
 
     async def content(self) -> AsyncIterator[bytes]:
         """The file's bytes, in pieces.
@@ -135,8 +145,8 @@ def _boundary(content_type: str, first: bytes) -> bytes:
     boundary = options.get(b"boundary")
     if kind == b"multipart/form-data" and boundary:
         return boundary
-    line, _, rest = first.partition(b"\r\n")
-    if line.startswith(b"--") and rest and len(line) <= _LONGEST_BOUNDARY:
+    line, end, _ = first.partition(b"\r\n")
+    if line.startswith(b"--") and end and len(line) <= _LONGEST_BOUNDARY:
         return line[2:]
     raise _no_file()
 
