@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-from cci_plugins.langchain import CodeInterpreterTool
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from semantic_kernel.connectors.mcp import MCPStreamableHttpPlugin
 
 from cci_plugins import CodeInterpreter, PlatformSessionPool
+from cci_plugins.langchain import CodeInterpreterTool
 
 from .measure import Call, Ratio, in_turns
 

@@ -123,7 +123,6 @@ async def semantic_kernel_agent(interpreter: CodeInterpreter) -> bool:
 
 async def main() -> int:
     started = time.monotonic()
-    OUTPUT.mkdir(exist_ok=True)
     with model(penguins.SCRIPT) as which:
         async with CodeInterpreter.from_env() as interpreter:
             pool = await interpreter.describe()
@@ -136,4 +135,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
+    OUTPUT.mkdir(exist_ok=True)
     sys.exit(asyncio.run(main()))

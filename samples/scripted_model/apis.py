@@ -12,7 +12,7 @@ from .script import Asked
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
-class BadRequest(ValueError):
+class BadRequestError(ValueError):
     """A request that the real API answers with 400."""
 
 
@@ -29,7 +29,7 @@ def tool_name(tools: Any) -> str | None:
     for tool in tools or []:
         function = tool.get("function", tool)
         if tool.get("type") != "function" or not function.get("name"):
-            raise BadRequest("a tool needs a type and a name")
+            raise BadRequestError("a tool needs a type and a name")
         if "code" in function.get("parameters", {}).get("properties", {}):
             return str(function["name"])
     return None
@@ -39,7 +39,7 @@ def read_chat(body: dict[str, Any]) -> Asked:
     """Read a Chat Completions request; tool messages must answer calls that were made."""
     messages = body.get("messages")
     if not messages or not body.get("model"):
-        raise BadRequest("model and messages are required")
+        raise BadRequestError("model and messages are required")
     called: set[str] = set()
     question, result = "", None
     for message in messages:
@@ -48,7 +48,7 @@ def read_chat(body: dict[str, Any]) -> Asked:
             question, result = text_of(message["content"]), None
         elif message["role"] == "tool":
             if message.get("tool_call_id") not in called:
-                raise BadRequest("a tool message answers no call that was made")
+                raise BadRequestError("a tool message answers no call that was made")
             result = text_of(message["content"])
     return Asked(question, tool_name(body.get("tools")), result)
 
@@ -57,7 +57,7 @@ def read_responses(body: dict[str, Any]) -> Asked:
     """Read a Responses request, with the whole conversation in its input."""
     items = body.get("input")
     if not items or not body.get("model"):
-        raise BadRequest("model and input are required")
+        raise BadRequestError("model and input are required")
     items = [{"role": "user", "content": items}] if isinstance(items, str) else items
     called: set[str] = set()
     question, result = "", None
@@ -66,7 +66,7 @@ def read_responses(body: dict[str, Any]) -> Asked:
             called.add(item["call_id"])
         elif item.get("type") == "function_call_output":
             if item["call_id"] not in called:
-                raise BadRequest("an output answers no call that was made")
+                raise BadRequestError("an output answers no call that was made")
             result = text_of(item["output"])
         elif item.get("role") == "user":
             question, result = text_of(item["content"]), None

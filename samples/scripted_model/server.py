@@ -50,7 +50,7 @@ class ScriptedModel:
         asked = apis.read_chat(body) if chat else apis.read_responses(body)
         code, text = self.script.reply(asked)
         if code is not None and asked.tool is None:
-            raise apis.BadRequest("the script wants to run code, but no tool was offered")
+            raise apis.BadRequestError("the script wants to run code, but no tool was offered")
         write = apis.chat_reply if chat else apis.responses_reply
         return write(body["model"], asked.tool, code, text)
 
@@ -60,14 +60,14 @@ class ScriptedModel:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:  # noqa: N802 - the base class's name
+            def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if not self.headers.get("Authorization", "").startswith("Bearer "):
                     self._send(401, _error("no API key"))
                     return
                 try:
                     reply = model.reply(self.path, body)
-                except (apis.BadRequest, KeyError, TypeError) as error:
+                except (apis.BadRequestError, KeyError, TypeError) as error:
                     self._send(400, _error(str(error)))
                     return
                 if body.get("stream") and reply["object"] == "chat.completion":

@@ -1,0 +1,108 @@
+"""Every sample runs, offline, and prints a value that was computed in its session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from samples.scripted_model import Script, ScriptedModel, Turn
+
+ROOT = Path(__file__).parents[2]
+POWER = Turn(
+    question="2 to the power of 100",
+    code="n = 2 ** 100\nprint(n)",
+    found=r"(?P<n>\d{31})",
+    answer="It is {n}.",
+)
+ROOT_OF_IT = Turn(
+    question="square root",
+    code="print(int(n ** 0.5))",
+    found=r"(?P<root>\d+)",
+    answer="Its square root is {root}.",
+)
+PRIMES = Turn(
+    question="primes",
+    code=(
+        "sieve = bytearray([1]) * 1_000_000\nsieve[:2] = b'\\0\\0'\n"
+        "for i in range(2, 1000):\n    if sieve[i]: sieve[i*i::i] = bytes(len(sieve[i*i::i]))\n"
+        "print(sum(sieve), 'primes')"
+    ),
+    found=r"(?P<count>\d+) primes",
+    answer="There are {count}.",
+)
+EXPECTED = {
+    "01_plain_python.py": ["344", "saved"],
+    "02_plain_python_sync.py": ["42"],
+    "11_langchain.py": [str(2**100), str(2**50)],
+    "12_langgraph.py": ["78498 primes", "There are 78498."],
+    "13_semantic_kernel.py": [str(2**100), str(2**50)],
+    "20_approval.py": ["run it?", "42"],
+    "21_test_your_agent.py": ["passed"],
+}
+
+
+def run(
+    *command: str, cwd: Path, given: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
+    return subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        check=False,
+        cwd=cwd,
+        env={**kept, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **variables},
+        input=given,
+        text=True,
+        timeout=110,
+    )
+
+
+def test_every_sample_has_an_expectation() -> None:
+    assert {path.name for path in (ROOT / "samples").glob("[0-9]*.py")} == set(EXPECTED)
+    for name in EXPECTED:
+        assert (ROOT / "samples" / name).read_text().count("\n") <= 45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_sample_runs(name: str, tmp_path: Path) -> None:
+    with ScriptedModel(Script((POWER, ROOT_OF_IT, PRIMES))) as model:
+        done = run(
+            str(ROOT / "samples" / name),
+            cwd=tmp_path,
+            given="y\n",
+            OPENAI_API_KEY="none-needed",
+            OPENAI_BASE_URL=model.url,
+        )
+    assert done.returncode == 0, done.stderr
+    for text in EXPECTED[name]:
+        assert text in done.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
+    tmp_path: Path,
+) -> None:
+    done = run("-m", "samples.demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in ("Gentoo penguins are the heaviest: 5076.0 g", "1375.4 g", "0.871", "4653 g"):
+        assert text in done.stdout
+    assert "Warning" not in done.stderr
+    assert done.stderr == ""
+    for name in ("langgraph", "semantic-kernel"):
+        chart = tmp_path / "demo-output" / f"{name}-chart-1.png"
+        assert chart.read_bytes().startswith(b"\x89PNG")
+        notebook = nbformat.read(tmp_path / "demo-output" / f"{name}.ipynb", as_version=4)
+        nbformat.validate(notebook)
+        assert any("image/png" in output.get("data", {}) for output in notebook.cells[1].outputs)
+
+
+@pytest.mark.slow
+def test_the_demo_fails_when_the_sandbox_does(tmp_path: Path) -> None:
+    """The answers are read off the tool's results, so a broken pool cannot look fine."""
+    done = run("-m", "samples.demo", cwd=tmp_path, CCI_TIMEOUT="0.001")
+    assert done.returncode != 0
