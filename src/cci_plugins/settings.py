@@ -28,7 +28,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
     pool: Literal["local", "platform"] | None = _optional(
-        "CCI_POOL", doc="Where code runs; by default `platform` when an endpoint is set, else `local`"
+        "CCI_POOL",
+        doc="Where code runs; by default `platform` when an endpoint is set, else `local`",
     )
     mcp_endpoint: str | None = _optional(
         "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
@@ -37,20 +38,22 @@ class Settings(BaseSettings):
         "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
     )
     isolation: IsolationName = _setting(
-        "auto", "CCI_ISOLATION", doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process"
+        "auto",
+        "CCI_ISOLATION",
+        doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process",
     )
     timeout: float = _setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     output_characters: int = _setting(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
-    sessions: int = _setting(
-        32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at once"
-    )
+    sessions: int = _setting(32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at once")
     ready_sessions: int = _setting(
         1, "CCI_READY_SESSIONS", doc="Kernels the embedded pool keeps warm"
     )
     cooldown: float = _setting(
-        1800, "CCI_COOLDOWN", doc="Seconds without a call after which the embedded pool ends a session"
+        1800,
+        "CCI_COOLDOWN",
+        doc="Seconds without a call after which the embedded pool ends a session",
     )
     session_secret: SecretStr | None = _optional(
         "CCI_SESSION_SECRET",

@@ -103,10 +103,10 @@ class SessionPool(ABC):
         """List live sessions; empty where `Capabilities.lists_sessions` is False."""
         return []
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 - most pools need nothing
         """Get ready before the first call; optional, `execute` does it when needed."""
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - the same
         """End what the pool holds; it may be called twice."""
 
     async def __aenter__(self) -> Self:

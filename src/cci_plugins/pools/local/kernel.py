@@ -8,11 +8,12 @@ from enum import StrEnum
 from functools import cache
 from hmac import compare_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import KernelConnectionInfo
 
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.limits import SandboxLimits
@@ -80,9 +81,10 @@ class _Run:
         self._replied = True
         if content.get("status") == "error" and self.collector.error is None:
             self.collector.error = error_from(content)
-        # The idle message can get lost in a flood of output; the reply cannot.
-        asyncio.get_running_loop().call_later(IDLE_SECONDS, self._finish)
         self._check()
+        if not self.done.done():
+            # The idle message can get lost in a flood of output; the reply cannot.
+            asyncio.get_running_loop().call_later(IDLE_SECONDS, self._finish)
 
     def _check(self) -> None:
         if self._replied and self._idle:
@@ -101,14 +103,16 @@ class Kernel:
         death: Why it was ended by us, in words, or None.
     """
 
-    def __init__(self, sandbox: Sandbox, context: zmq.asyncio.Context, limits: SandboxLimits) -> None:
+    def __init__(
+        self, sandbox: Sandbox, context: zmq.asyncio.Context, limits: SandboxLimits
+    ) -> None:
         self.sandbox = sandbox
         self.death: str | None = None
         self._limits = limits
         self._run: _Run | None = None
         self._on_any: Callable[[], object] | None = None
         self._client = AsyncKernelClient(context=context)
-        self._client.load_connection_info(sandbox.connection)
+        self._client.load_connection_info(cast("KernelConnectionInfo", sandbox.connection))
         self._client.start_channels(stdin=False, hb=False)
         self._exit: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
         self._exit.add_done_callback(self._on_exit)
@@ -133,7 +137,9 @@ class Kernel:
         """
         kernel = cls(sandbox, context, limits)
         code = f"exec(compile({_prelude()!r}, '<cci>', 'exec'), (ns := {{'__name__': 'cci'}}))\n"
-        code += f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes})\ndel ns"
+        code += (
+            f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes})\ndel ns"
+        )
         try:
             with anyio.fail_after(START_SECONDS):
                 await kernel._subscribed()

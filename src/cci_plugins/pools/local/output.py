@@ -58,7 +58,9 @@ class Collector:
     def __init__(self, limits: SandboxLimits, on_output: OutputHandler | None) -> None:
         self._limits = limits
         self._on_output = on_output
-        self._streams = {name: StreamBuffer(limits.stream_characters) for name in ("stdout", "stderr")}
+        self._streams = {
+            name: StreamBuffer(limits.stream_characters) for name in ("stdout", "stderr")
+        }
         self._results: list[Result] = []
         self._result_bytes = 0
         self.dropped_results = 0
@@ -99,7 +101,9 @@ class Collector:
         return tuple(self._results)
 
     def _take_stream(self, content: Mapping[str, Any]) -> None:
-        name: Literal["stdout", "stderr"] = "stderr" if content.get("name") == "stderr" else "stdout"
+        name: Literal["stdout", "stderr"] = (
+            "stderr" if content.get("name") == "stderr" else "stdout"
+        )
         text = content.get("text")
         if isinstance(text, str) and text:
             self._streams[name].add(text)
@@ -109,7 +113,9 @@ class Collector:
         data = content.get("data")
         if not isinstance(data, dict) or not data:
             return
-        size = sum(len(value) if isinstance(value, str) else len(repr(value)) for value in data.values())
+        size = sum(
+            len(value) if isinstance(value, str) else len(repr(value)) for value in data.values()
+        )
         if self._result_bytes + size > self._limits.result_bytes:
             self.dropped_results += 1
             return
@@ -123,7 +129,7 @@ class Collector:
             return
         try:
             self._on_output(event)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the host's callback may raise anything
             logger.exception("on_output failed; the run goes on without it")
             self._on_output = None
 

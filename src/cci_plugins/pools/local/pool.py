@@ -221,7 +221,7 @@ class LocalSessionPool(SessionPool):
                 raise
             return kernel
 
-    async def _start_kernel(self, warm: bool) -> Kernel:  # noqa: FBT001 - Standby's one question
+    async def _start_kernel(self, *, warm: bool) -> Kernel:
         if self._isolation is None:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         async with self._launching:

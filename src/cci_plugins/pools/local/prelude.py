@@ -37,7 +37,7 @@ def bound_messages(stream: Any, limit: int) -> None:
             safe = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
             for start in range(0, len(safe), CHUNK):
                 if sent["characters"] <= limit:
-                    sent["characters"] += CHUNK if len(safe) > CHUNK else len(safe)
+                    sent["characters"] += min(len(safe), CHUNK)
                     yield parent, safe[start : start + CHUNK]
 
     kind._flush_buffers = bounded  # noqa: SLF001
@@ -70,7 +70,7 @@ def refuse_input(*_: Any, **__: Any) -> str:
 def install(shell: Any, preload: list[str], limit: int) -> None:
     """Set up one kernel: import modules, bound what one run may put out (characters)."""
     bound_messages(sys.stdout, limit)
-    shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, E501, PLW0108 - IPython 9 would keep all output in memory
+    shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 would keep all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
     shell.run_line_magic("colors", "NoColor")

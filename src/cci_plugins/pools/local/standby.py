@@ -16,10 +16,10 @@ class Standby:
 
     Args:
         size: How many to keep warm; 0 keeps none.
-        start: Starts one kernel; True asks for a warm one, with libraries imported.
+        start: Starts one kernel; `warm=True` asks for one with libraries imported.
     """
 
-    def __init__(self, size: int, start: Callable[[bool], Awaitable[Kernel]]) -> None:
+    def __init__(self, size: int, start: Callable[..., Awaitable[Kernel]]) -> None:
         self._size = size
         self._start = start
         self._warm: deque[asyncio.Task[Kernel]] = deque()
@@ -28,7 +28,7 @@ class Standby:
     def fill(self) -> None:
         """Start what is missing, in the background."""
         while not self._closed and len(self._warm) < self._size:
-            self._warm.append(asyncio.ensure_future(self._start(True)))
+            self._warm.append(asyncio.ensure_future(self._start(warm=True)))
 
     async def take(self) -> Kernel:
         """A kernel for a new session: the warm one, or one started now."""
@@ -38,7 +38,7 @@ class Standby:
             if kernel is not None:
                 self.fill()
                 return kernel
-        kernel = await self._start(False)
+        kernel = await self._start(warm=False)
         self.fill()
         return kernel
 

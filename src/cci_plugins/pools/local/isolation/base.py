@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cci_plugins.limits import SandboxLimits
-
-from ..folder import SessionFolder
+from cci_plugins.pools.local.folder import SessionFolder
+from cci_plugins.settings import IsolationName
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class KernelSpec:
 
     python: Path
     key: str = field(repr=False)
-    limits: SandboxLimits = SandboxLimits()
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
     arguments: tuple[str, ...] = ()
 
 
@@ -68,7 +68,7 @@ class Isolation(ABC):
         weaker: What this fence does not keep, in plain sentences; empty for the strongest.
     """
 
-    name: str
+    name: ClassVar[IsolationName]
     weaker: tuple[str, ...] = ()
 
     @abstractmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -107,6 +108,16 @@ def _end_with_stdin() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def end_if_abandoned(session: dict[str, Any]) -> None:
+    """End when the app has gone or given up while the fence was going up.
+
+    bubblewrap asks to die with its parent only after it has started; a parent that ends before
+    that would leave the sandbox behind.
+    """
+    if session["lifeline"] and select.select([0], [], [], 0)[0]:
+        os._exit(1)
+
+
 def start_kernel(session: dict[str, Any]) -> None:
     """Run the kernel until it is told to end."""
     file = session["connection_file"]
@@ -118,6 +129,9 @@ def start_kernel(session: dict[str, Any]) -> None:
     app.initialize(["-f", file, "--HistoryManager.enabled=False", *session["arguments"]])
     if session["seal"]:
         _sibling("lockdown").apply_filter(bytes.fromhex(session["seal"]), all_threads=True)
+    end_if_abandoned(session)
+    if session["lifeline"]:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     app.start()
 
 
@@ -130,6 +144,7 @@ def main(path: str) -> int:
     session = json.loads(Path(path).read_bytes())
     if session["hosted"]:
         os.unlink(path)
+    end_if_abandoned(session)
     if session["watch_stdin"]:
         _end_with_stdin()
     lock_down(session)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import platform
@@ -11,18 +10,19 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import anyio
 
 from cci_plugins.errors import IsolationError
 from cci_plugins.limits import SandboxLimits
+from cci_plugins.settings import IsolationName
 
 from . import check, uids
 from .base import Isolation, KernelSpec, Sandbox
 from .bwrap_command import BOOT, PLAIN_UID, SOCKET_FOLDER, Bubblewrap, account_files
 from .bwrap_sandbox import BwrapSandbox
-from .child import START_SECONDS, Child, sockets_ready
+from .child import START_SECONDS, ask, sockets_ready
 from .interpreter import Interpreter, inspect
 from .memory import own_threads
 from .seccomp import session_filter, supported
@@ -36,7 +36,7 @@ _BOOT_FILES = ("boot.py", "lockdown.py")
 class BwrapIsolation(Isolation):
     """Namespaces by bubblewrap: no host files, processes, network or names in sight."""
 
-    name: Literal["bwrap"] = "bwrap"
+    name: ClassVar[IsolationName] = "bwrap"
 
     def __init__(self, limits: SandboxLimits) -> None:
         self._limits = limits
@@ -103,15 +103,16 @@ class BwrapIsolation(Isolation):
                 }
                 program = session_filter(own_network=True, guard_metadata=False)
                 filter_ = stack.enter_context(_memory(program))
-                told, tell = (stack.enter_context(os.fdopen(end)) for end in os.pipe())
+                # not a pipe: bubblewrap would die of writing to it when we have gone, and leave its
+                # init behind
+                info = stack.enter_context(_memory(b""))
                 command = bwrap.command(
                     interpreter, spec.limits,
-                    uid=uid, files=files, info=tell.fileno(), program=filter_,
+                    uid=uid, files=files, info=info, program=filter_,
                 )  # fmt: skip
-                inherited = [*files.values(), filter_, tell.fileno()]
-                sandbox.child = await Child.start(command, env={}, pass_fds=inherited)
-                tell.close()
-                await sandbox.enter(told.fileno(), session, spec.key)
+                inherited = [*files.values(), filter_, info]
+                await sandbox.start(command, inherited)
+                await sandbox.enter(info, session, spec.key)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await sandbox.kill()
@@ -122,7 +123,7 @@ class BwrapIsolation(Isolation):
 def _describe(spec: KernelSpec, uid: int | None, check: dict[str, Any] | None) -> bytes:
     return describe_session(
         spec,
-        Fence(uid=uid, other_threads=_other_threads(uid)),
+        Fence(uid=uid, lifeline=True, other_threads=_other_threads(uid)),
         inside=connection(f"{SOCKET_FOLDER}/k", spec.key),
         connection_file=f"{SOCKET_FOLDER}/connection.json",
         check=check,
@@ -167,10 +168,7 @@ async def find() -> Bubblewrap:
         raise IsolationError(f"{path} is set-uid root", hint="install a bubblewrap without set-uid")
     if not supported():
         raise IsolationError("there is no seccomp filter for this kind of machine")
-    process = await asyncio.create_subprocess_exec(
-        path, "--version", stdout=asyncio.subprocess.PIPE, env={}
-    )
-    text = (await process.communicate())[0].decode(errors="replace")
+    text = (await ask(path, "--version"))[1].decode(errors="replace")
     version = tuple(map(int, re.findall(r"\d+", text)[:3]))
     if version < _OLDEST:
         raise IsolationError(f"{path} is too old: {text.strip()}", hint="upgrade bubblewrap to 0.8")

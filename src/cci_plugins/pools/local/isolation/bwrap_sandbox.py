@@ -15,7 +15,7 @@ from cci_plugins.pools.local.folder import SessionFolder
 from . import uids
 from .base import Sandbox
 from .bwrap_command import BOOT, DATA, HOME, SCRATCH, SHARED, SOCKET_FOLDER
-from .child import POLL_SECONDS, START_SECONDS, Child
+from .child import POLL_SECONDS, START_SECONDS, Birth, Child
 from .memory import children, tree_bytes
 from .session import connection
 
@@ -35,12 +35,22 @@ class BwrapSandbox(Sandbox):
 
     def __init__(self, uid: int | None) -> None:
         self._uid = uid
+        self._birth: Birth | None = None
         self._first = 0  # process id of the sandbox's own init
         self._handles: dict[str, int] = {}  # what: descriptor
 
+    async def start(self, command: list[str], inherited: list[int]) -> None:
+        """Start bubblewrap; it ends with us, or when our end of its standard input is closed."""
+        receive, send = os.pipe()
+        self._handle("lifeline", send)
+        self._birth = Birth(Child.start(command, env={}, pass_fds=inherited, stdin=receive))
+        try:
+            self.child = await self._birth.child()
+        finally:
+            os.close(receive)
+
     async def enter(self, told: int, session: bytes, key: str) -> None:
         """Take hold of the sandbox's folders, before anything of the session can run."""
-        os.set_blocking(told, False)
         self._first = (await self._told(told))["child-pid"]
         self._handle("init", _process(self._first))
         root = await self._root(session)
@@ -80,17 +90,30 @@ class BwrapSandbox(Sandbox):
 
     async def kill(self) -> None:
         """End the sandbox's first process, which ends all others; free its memory."""
+        if "lifeline" in self._handles:
+            os.close(self._handles.pop("lifeline"))
         self._signal("init", signal.SIGKILL)
-        if hasattr(self, "child"):
-            if "init" not in self._handles:
-                self.child.kill()
-            await self.wait()
+        child = await self._birth.child_if_any() if self._birth else None
+        if child is not None:
+            self.child = child
+            await self._ended()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:
             os.close(self._handles.popitem()[1])
         uid, self._uid = self._uid, None
         uids.give_back(uid)
+
+    async def _ended(self) -> None:
+        """Wait for the end; without a handle on the init, boot.py ends it by the lifeline.
+
+        bubblewrap itself must not be killed before: its init would wait for it for ever.
+        """
+        try:
+            async with asyncio.timeout(_EMPTY_SECONDS):
+                await self.wait()
+        except TimeoutError:
+            self.child.kill()
 
     def memory_bytes(self) -> int:
         """Memory of all processes and of all files, which live in memory too."""
@@ -114,13 +137,10 @@ class BwrapSandbox(Sandbox):
 
     async def _told(self, told: int) -> dict[str, int]:
         """What bubblewrap says about the process it started."""
-        text = b""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while asyncio.get_running_loop().time() < deadline:
-            with contextlib.suppress(BlockingIOError):
-                text += os.read(told, 4096)
             with contextlib.suppress(ValueError):
-                return dict(json.loads(text))
+                return dict(json.loads(os.pread(told, 4096, 0)))
             if self.child.ended:
                 raise _explained(await self.child.failure("bwrap"))
             await asyncio.sleep(POLL_SECONDS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 from cci_plugins.errors import IsolationError
 
@@ -90,6 +92,52 @@ class Child:
         """The error for a child that ended too early."""
         code, words = await self.wait(), await self.last_words()
         return IsolationError(f"{what} ended with status {code}: {words or 'no message'}")
+
+
+class Birth:
+    """The start of a child, which a cancelled caller must not break off.
+
+    asyncio before 3.12 can hang for ever when `create_subprocess_exec` is cancelled halfway, and
+    bubblewrap killed at that moment leaves its sandbox behind. So the start always runs to its
+    end, and whoever cleans up asks for the child.
+    """
+
+    def __init__(self, start: Coroutine[Any, Any, Child]) -> None:
+        self._task = asyncio.create_task(start)
+
+    async def child(self) -> Child:
+        """The child, once it has started.
+
+        Raises:
+            IsolationError: The program could not be started.
+        """
+        return await asyncio.shield(self._task)
+
+    async def child_if_any(self) -> Child | None:
+        """The child, or None when it could not be started."""
+        with contextlib.suppress(IsolationError):
+            return await self.child()
+        return None
+
+
+async def ask(*command: str | Path) -> tuple[int, bytes]:
+    """Run a short program to its end; its exit status and standard output.
+
+    Raises:
+        OSError: It could not be started.
+    """
+    return await asyncio.shield(asyncio.create_task(_ask(command)))
+
+
+async def _ask(command: Sequence[str | Path]) -> tuple[int, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out
 
 
 async def sockets_ready(folder: int, child: Child) -> None:

@@ -21,7 +21,7 @@ from cci_plugins.pools.local.folder import SessionFolder
 
 from . import shim, uids
 from .base import Isolation, KernelSpec, Sandbox
-from .child import Child, sockets_ready
+from .child import Birth, Child, sockets_ready
 from .interpreter import Interpreter, inspect
 from .memory import children, descendants, own_threads, tree_bytes
 from .session import SOCKETS, Fence, connection, describe_session, environment
@@ -104,6 +104,7 @@ class HostedSandbox(Sandbox):
     def __init__(self, uid: int | None) -> None:
         self._uid = uid
         self._base = ""
+        self._birth: Birth | None = None
         self._orders: int | None = None  # the write end of the shim's standard input
         self._ended = False
 
@@ -140,12 +141,15 @@ class HostedSandbox(Sandbox):
         base = self._base
         receive, self._orders = os.pipe()
         try:
-            self.child = await Child.start(
-                [interpreter.executable, "-I", "-S", shim.__file__, base, *command],
-                env=environment(f"{base}/home", f"{base}/{_PLACES[1]}", interpreter.executable),
-                cwd=f"{base}/data",
-                stdin=receive,
+            self._birth = Birth(
+                Child.start(
+                    [interpreter.executable, "-I", "-S", shim.__file__, base, *command],
+                    env=environment(f"{base}/home", f"{base}/{_PLACES[1]}", interpreter.executable),
+                    cwd=f"{base}/data",
+                    stdin=receive,
+                )
             )
+            self.child = await self._birth.child()
         finally:
             os.close(receive)
 
@@ -164,7 +168,9 @@ class HostedSandbox(Sandbox):
         orders, self._orders = self._orders, None
         if orders is not None:
             os.close(orders)
-        if hasattr(self, "child"):
+        child = await self._birth.child_if_any() if self._birth else None
+        if child is not None:
+            self.child = child
             try:
                 async with asyncio.timeout(_END_SECONDS):
                     await self.child.wait()

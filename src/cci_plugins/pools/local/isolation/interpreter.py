@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import stat
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cci_plugins.errors import ConfigurationError, IsolationError
+
+from .child import ask
 
 _ASK = """
 import importlib.util, json, os, sys
@@ -59,13 +60,7 @@ async def inspect(python: Path) -> Interpreter:
 
 async def _ask(python: Path) -> Interpreter:
     try:
-        process = await asyncio.create_subprocess_exec(
-            python, "-I", "-c", _ASK,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate()
+        _, out = await ask(python, "-I", "-c", _ASK)
         executable, places, has_kernel = json.loads(out)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{python} is not a Python interpreter that runs") from error
@@ -73,7 +68,6 @@ async def _ask(python: Path) -> Interpreter:
         raise ConfigurationError(
             f"{python} has no ipykernel", hint='pip install "cci-plugins[local]"'
         )
-    del err
     folders = _outside_usr(places)
     _refuse_homes(folders)
     return Interpreter(executable, folders)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from typing import Literal
+from typing import ClassVar
 
 import anyio
 
 from cci_plugins.errors import IsolationError
 from cci_plugins.limits import SandboxLimits
+from cci_plugins.settings import IsolationName
 
 from . import check, uids
 from .base import KernelSpec
@@ -50,7 +51,7 @@ _READS = "file modes do not bind reading below the interpreter's folders, which 
 class LandlockIsolation(HostedIsolation):
     """Landlock limits files, seccomp refuses sockets, and the shim sweeps up."""
 
-    name: Literal["landlock"] = "landlock"
+    name: ClassVar[IsolationName] = "landlock"
 
     def __init__(self, limits: SandboxLimits, *, oldest_abi: int = OLDEST_ABI) -> None:
         """Prepare the fence.

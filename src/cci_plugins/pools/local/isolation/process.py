@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import ClassVar
+
+from cci_plugins.settings import IsolationName
 
 from .base import KernelSpec, Sandbox
 from .hosted import HostedIsolation
@@ -19,7 +21,7 @@ _NOTHING = (
 class ProcessIsolation(HostedIsolation):
     """Ends what it started and bounds it; keeps nothing from it."""
 
-    name: Literal["process"] = "process"
+    name: ClassVar[IsolationName] = "process"
     weaker = (_NOTHING,)
 
     def describe(self) -> str:

@@ -6,9 +6,10 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from cci_plugins.errors import IsolationError
+from cci_plugins.settings import IsolationName
 
 from .base import KernelSpec
 from .hosted import HostedIsolation
@@ -40,7 +41,7 @@ _WEAKER = (
 class SeatbeltIsolation(HostedIsolation):
     """Seatbelt limits files and sockets; starting further processes is refused."""
 
-    name: Literal["seatbelt"] = "seatbelt"
+    name: ClassVar[IsolationName] = "seatbelt"
     weaker = _WEAKER
 
     def describe(self) -> str:

@@ -27,6 +27,7 @@ class Fence:
         seal: The second one, set once the kernel listens.
         hosted: The session lives in a folder of the host, under a shim.
         watch_stdin: End when standard input ends.
+        lifeline: Standard input tells, until the kernel starts, whether the app is still there.
         other_threads: Threads outside the session that count against its limit of processes.
     """
 
@@ -38,6 +39,7 @@ class Fence:
     seal: bytes = b""
     hosted: bool = False
     watch_stdin: bool = False
+    lifeline: bool = False
     other_threads: int = 0
 
 
@@ -117,6 +119,7 @@ def describe_session(
         "seal": fence.seal.hex(),
         "hosted": fence.hosted,
         "watch_stdin": fence.watch_stdin,
+        "lifeline": fence.lifeline,
         "check": check,
     }
     return json.dumps(text).encode()
