@@ -1,6 +1,6 @@
 """Fences go up, are chosen honestly, and leave nothing behind."""
 
-# ruff: noqa: ASYNC110, ASYNC220, ASYNC240, PTH101, PTH208 - short blocking calls on local files
+# ruff: noqa: ASYNC220, ASYNC240, PTH101, PTH208 - short blocking calls on local files
 
 import asyncio
 import os
@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from cci_plugins.errors import ConfigurationError, IsolationError
+from cci_plugins.limits import SandboxLimits
 from cci_plugins.pools.local.isolation import KernelSpec, choose, probe
 
 if sys.platform != "linux":
@@ -163,6 +164,26 @@ async def test_nothing_outlives_the_app(tier, mark, short_folder, end):
         finally:
             app.kill()
     await until(lambda: not running(mark) and not list(short_folder.iterdir()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.06])
+async def test_a_launch_given_up_halfway_leaves_nothing(
+    tier, fenced, delay, short_folder, monkeypatch
+):
+    async with fenced(tier):  # skips where the tier does not hold
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
+    unique = 4096 * (100_000 + time.monotonic_ns() % 100_000)
+    limits = SandboxLimits(disk_bytes=unique)
+    spec = KernelSpec(python=Path(sys.executable), key="00" * 16, limits=limits)
+    isolation = await choose(tier, KernelSpec(python=Path(sys.executable), key=""))
+    launch = asyncio.create_task(isolation.launch(spec))
+    await asyncio.sleep(delay)
+    launch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launch
+    await until(lambda: not running(str(unique)) and not list(short_folder.iterdir()))
 
 
 async def test_kill_removes_the_sessions_folder(tier, fenced, short_folder, monkeypatch):
