@@ -32,7 +32,7 @@ def test_generated_pages_are_fresh() -> None:
 
 def test_the_readme_installs_by_line_12_and_shows_a_result_by_line_20() -> None:
     assert any("pip install" in line for line in README[:12])
-    assert any(line.strip().startswith("#> ") for line in README[:20])
+    assert any(line.strip().startswith("# -> ") for line in README[:20])
     assert len(README) < 150
 
 

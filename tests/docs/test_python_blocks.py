@@ -57,8 +57,8 @@ def docstring_examples() -> list[Any]:
 
 
 def promised(source: str) -> list[str]:
-    """Lines that a block says it prints, each after a `#>`."""
-    return re.findall(r"^ *#> ?(.*)$", source, re.MULTILINE)
+    """Lines that a block says it prints, each after `# ->`."""
+    return re.findall(r"^ *# -> ?(.*)$", source, re.MULTILINE)
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
