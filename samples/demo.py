@@ -40,7 +40,7 @@ class Report:
         print(f"\n{label}\n{textwrap.indent(text.strip(), '    ')}", flush=True)
 
     def result(self, text: str, execution: Execution) -> None:
-        self.show(f"what came out ({execution.isolation}, {execution.state.value})", text)
+        self.show(f"what came out ({execution.isolation}, {execution.state})", text)
         self.failed |= execution.error is not None
         for result in execution.results:
             if result.png is not None:

@@ -20,7 +20,7 @@ from .sessions import current_key
 try:
     from langchain_core.messages import ToolMessage
     from langchain_core.runnables import RunnableConfig
-    from langchain_core.tools import BaseTool
+    from langchain_core.tools import ArgsSchema, BaseTool
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"the LangChain tool needs {missing.name}", hint='pip install "cci-plugins[langchain]"'
@@ -60,7 +60,7 @@ class CodeInterpreterTool(BaseTool):
 
     name: str = tool.NAME
     description: str = tool.DESCRIPTION
-    args_schema: type[BaseModel] = CodeInput
+    args_schema: ArgsSchema | None = CodeInput
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
 

@@ -7,27 +7,16 @@ from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Literal, Self
 
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
 
+SessionState = Literal["kept", "lost", "unknown"]
+"""Whether the variables and files of earlier runs are still there after this one."""
 
-class SessionState(StrEnum):
-    """Whether the variables and files of earlier runs are still there after this one."""
-
-    KEPT = "kept"
-    LOST = "lost"
-    UNKNOWN = "unknown"
-
-
-class ExecutionStatus(StrEnum):
-    """How a run ended."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"  # the code raised
-    TIMED_OUT = "timed_out"  # stopped by us: interrupted (state kept) or killed (state lost)
-    DIED = "died"  # the kernel ended under the code: os._exit, out of memory, a crash
+ExecutionStatus = Literal["succeeded", "failed", "timed_out", "died"]
+"""How a run ended: `failed`, the code raised; `timed_out`, we stopped it (the state tells whether
+an interrupt was enough); `died`, the kernel ended under it: os._exit, out of memory, a crash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +159,8 @@ class Execution:
     error: ErrorInfo | None = None
     files: tuple[FileInfo, ...] = ()
     session_id: str = ""
-    status: ExecutionStatus = ExecutionStatus.SUCCEEDED
-    state: SessionState = SessionState.KEPT
+    status: ExecutionStatus = "succeeded"
+    state: SessionState = "kept"
     duration: timedelta = timedelta(0)
     isolation: str = ""
     dropped_characters: int = 0
@@ -196,9 +185,9 @@ class Execution:
         if self.error is None:
             return self
         message = f"{self.error.name}: {self.error.message}"
-        if self.status is ExecutionStatus.TIMED_OUT:
+        if self.status == "timed_out":
             raise ExecutionTimeoutError(message, hint="give the run a longer timeout")
-        if self.status is ExecutionStatus.DIED:
+        if self.status == "died":
             raise SessionLostError(message, hint="run the earlier steps again")
         raise ExecutionFailedError(message)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from .limits import Limits
-from .models import Execution, FileInfo, Result, SessionState
+from .models import Execution, FileInfo, Result
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+|[\ud800-\udfff]+")
@@ -79,7 +79,7 @@ def _notes(execution: Execution) -> Iterator[str]:
     yield from execution.notes
     if execution.dropped_characters:
         yield f"{execution.dropped_characters:,} characters of output were not kept"
-    if execution.state is SessionState.LOST and not execution.notes:
+    if execution.state == "lost" and not execution.notes:
         yield "the session was lost: variables and files of earlier calls are gone"
 
 

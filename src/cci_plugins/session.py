@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import timedelta
 from os import PathLike
@@ -16,7 +17,7 @@ from . import portal
 from .errors import FileTooLargeError, FileTransferError
 from .files.names import safe_name
 from .limits import Limits
-from .models import Execution, FileInfo, OutputEvent, SessionState
+from .models import Execution, FileInfo, OutputEvent
 from .notebook import Notebook
 from .pools.base import OutputHandler, SessionPool
 from .telemetry import execution_span, record_execution
@@ -108,7 +109,7 @@ class Session:
             with execution_span(self.id, pool.capabilities.name) as span:
                 execution = await pool.execute(self.id, code, timeout=limit, on_output=on_output)
                 record_execution(span, execution)
-            if execution.state is SessionState.LOST and (gone := self.files.forget_uploads()):
+            if execution.state == "lost" and (gone := self.files.forget_uploads()):
                 note = f"uploaded files are gone: {', '.join(gone)}; upload them again"
                 execution = replace(execution, notes=(*execution.notes, note))
         self._notebook.add(code, execution)
@@ -273,11 +274,11 @@ class _Using:
 
 
 def _on_this_loop(handler: OutputHandler) -> OutputHandler:
-    """Hand events to the caller's loop, in order and before the call returns."""
-    loop = asyncio.get_running_loop()
+    """Hand events to the caller's loop and context, in order and before the call returns."""
+    loop, context = asyncio.get_running_loop(), copy_context()
 
     def hand_over(event: OutputEvent) -> None:
-        loop.call_soon_threadsafe(handler, event)
+        loop.call_soon_threadsafe(handler, event, context=context)
 
     return hand_over
 

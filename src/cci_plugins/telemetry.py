@@ -42,8 +42,8 @@ def record_execution(span: Span, execution: Execution) -> None:
     """Put how a run ended on its span: status and sizes, never content."""
     span.set_attributes(
         {
-            "cci.execution.status": execution.status.value,
-            "cci.session.state": execution.state.value,
+            "cci.execution.status": execution.status,
+            "cci.session.state": execution.state,
             "cci.output.characters": len(execution.stdout) + len(execution.stderr),
             "cci.output.dropped_characters": execution.dropped_characters,
             "cci.output.results": len(execution.results),

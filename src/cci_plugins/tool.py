@@ -10,7 +10,7 @@ from typing import Any
 from .approval import ApprovalRequest
 from .errors import CodeInterpreterError
 from .interpreter import CodeInterpreter
-from .models import ErrorInfo, Execution, ExecutionStatus, SessionState
+from .models import ErrorInfo, Execution
 from .pools.base import OutputHandler
 from .rendering import render_text
 from .telemetry import logger
@@ -112,7 +112,7 @@ async def call(
 
 def _not_run(text: str) -> ToolReply:
     error = ErrorInfo("NotRun", text)
-    execution = Execution(error=error, status=ExecutionStatus.FAILED, state=SessionState.UNKNOWN)
+    execution = Execution(error=error, status="failed", state="unknown")
     return ToolReply(text, execution, failed=True)
 
 

@@ -41,7 +41,10 @@ def test_the_command_without_its_extra_prints_one_line() -> None:
     if importlib.util.find_spec("typer") is not None:
         pytest.skip("typer is installed here")
     run = subprocess.run(
-        [sys.executable, "-m", "cci_plugins", "run", "1"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "cci_plugins", "run", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 3
     assert 'pip install "cci-plugins[cli]"' in run.stderr

@@ -1,7 +1,5 @@
 """Real kernels behind real fences."""
 
-# ruff: noqa: PLC0415 - only where there are fences
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """What code in a session must not be able to do, tried with the real fences."""
 
-# ruff: noqa: ASYNC240, PLC0415, PTH101, PTH208 - short blocking calls on local files
+# ruff: noqa: ASYNC240, PTH101, PTH208 - short blocking calls on local files
 
 import contextlib
 import os

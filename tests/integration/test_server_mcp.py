@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from cci_plugins.errors import PoolExhaustedError, PoolUnavailableError
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
+from cci_plugins.models import ErrorInfo, Execution, Result
 from cci_plugins.testing import FakeSessionPool
 
 from ._server import KEY, serving
@@ -149,7 +149,7 @@ async def test_beside_an_image_there_is_no_structured_content():
 
 async def test_a_traceback_of_the_code_is_an_error_with_its_text():
     error = ErrorInfo("ValueError", "no", "Traceback (most recent call last):\nValueError: no")
-    failed = Execution(stdout="before\n", error=error, status=ExecutionStatus.FAILED)
+    failed = Execution(stdout="before\n", error=error, status="failed")
     result = await run(FakeSessionPool(failed))
     assert result["isError"] is True
     assert result["structuredContent"]["stdout"] == "before\n"

@@ -9,7 +9,7 @@ import pytest
 
 from cci_plugins.errors import PoolExhaustedError
 from cci_plugins.limits import Limits
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result, SessionInfo
+from cci_plugins.models import ErrorInfo, Execution, Result, SessionInfo
 from cci_plugins.testing import FakeSessionPool
 
 from ._server import KEY, serving
@@ -28,7 +28,7 @@ HELLO = Execution(
 )
 RAISED = Execution(
     error=ErrorInfo("ValueError", "no", "Traceback ...\nValueError: no"),
-    status=ExecutionStatus.FAILED,
+    status="failed",
 )
 IMAGE = Execution(results=(Result({"image/png": "iVBORw0KGgo="}),))
 

@@ -17,7 +17,7 @@ from cci_plugins.cli import app as cli
 from cci_plugins.cli import run as run_command
 from cci_plugins.cli.console import ExitCode, exit_code
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, Result
+from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.testing import FakeSessionPool
 
@@ -26,7 +26,7 @@ FAILED = Execution(
     error=ErrorInfo(
         "ZeroDivisionError", "division by zero", "Traceback\nZeroDivisionError: division by zero"
     ),
-    status=ExecutionStatus.FAILED,
+    status="failed",
 )
 PNG = Result({"image/png": b64encode(b"\x89PNG").decode()})
 
@@ -112,7 +112,7 @@ def test_a_script_may_end_itself(
     use: Use, capsys: pytest.CaptureFixture[str], message: str, code: int
 ) -> None:
     error = ErrorInfo("SystemExit", message)
-    use(FakeSessionPool(Execution(error=error, status=ExecutionStatus.FAILED)))
+    use(FakeSessionPool(Execution(error=error, status="failed")))
     assert cli.start(["run", "code"]) == code
     assert ("SystemExit" in capsys.readouterr().err) == bool(code)
 
@@ -131,7 +131,7 @@ def test_a_display_object_is_told_by_its_source(
 
 def test_a_time_out_has_exit_code_124(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
     error = ErrorInfo("TimeoutError", "it ran longer than 1 s", "Traceback\nKeyboardInterrupt:")
-    use(FakeSessionPool(Execution(error=error, status=ExecutionStatus.TIMED_OUT)))
+    use(FakeSessionPool(Execution(error=error, status="timed_out")))
     assert cli.start(["run", "code", "--timeout", "1"]) == 124
     assert capsys.readouterr().err == (
         "Traceback\nKeyboardInterrupt:\nerror: TimeoutError: it ran longer than 1 s\n"

@@ -62,7 +62,13 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
     )
     # -S: what the environment's own .pth files import is not ours
     run = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}"],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}",
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, Execution, Limits, SessionState, portal
+from cci_plugins import CodeInterpreter, Execution, Limits, portal
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -101,7 +101,7 @@ async def test_runs_of_one_session_wait_for_each_other_and_sessions_do_not() -> 
 
 
 async def test_a_loss_names_the_uploads_that_are_gone() -> None:
-    pool = FakeSessionPool(Execution(state=SessionState.LOST), Execution())
+    pool = FakeSessionPool(Execution(state="lost"), Execution())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
         await session.files.upload(b"1", name="sales.csv")

@@ -49,9 +49,9 @@ def test_a_good_execution_raises_nothing() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (ExecutionStatus.FAILED, ExecutionFailedError),
-        (ExecutionStatus.TIMED_OUT, ExecutionTimeoutError),
-        (ExecutionStatus.DIED, SessionLostError),
+        ("failed", ExecutionFailedError),
+        ("timed_out", ExecutionTimeoutError),
+        ("died", SessionLostError),
     ],
 )
 def test_a_bad_execution_raises_what_ended_it(

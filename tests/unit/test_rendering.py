@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cci_plugins.limits import Limits
-from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result, SessionState
+from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result
 from cci_plugins.rendering import clean, clip, render_text
 
 LIMITS = Limits()
@@ -39,12 +39,12 @@ def test_an_image_is_named_and_its_base64_is_not_shown() -> None:
 
 
 def test_a_loss_comes_first() -> None:
-    execution = Execution(stdout="x", state=SessionState.LOST, notes=("the session was replaced",))
+    execution = Execution(stdout="x", state="lost", notes=("the session was replaced",))
     assert render_text(execution, LIMITS).startswith("[the session was replaced]")
 
 
 def test_a_loss_without_a_note_is_told_all_the_same() -> None:
-    assert "gone" in render_text(Execution(state=SessionState.LOST), LIMITS)
+    assert "gone" in render_text(Execution(state="lost"), LIMITS)
 
 
 def test_the_error_is_kept_when_the_output_is_huge() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.models import ErrorInfo, ExecutionStatus
+from cci_plugins.models import ErrorInfo
 from cci_plugins.testing import FakeSessionPool
 from cci_plugins.tool import call, strip_fence
 
@@ -87,7 +87,7 @@ async def test_an_unexpected_fault_leaks_nothing() -> None:
 
 
 async def test_a_failing_run_is_a_reply_with_its_execution() -> None:
-    failed = Execution(error=ErrorInfo("E", "m"), status=ExecutionStatus.FAILED)
+    failed = Execution(error=ErrorInfo("E", "m"), status="failed")
     async with CodeInterpreter(FakeSessionPool(failed)) as interpreter:
         reply = await call(interpreter, "1")
     assert reply.failed

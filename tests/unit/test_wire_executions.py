@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -34,8 +35,8 @@ executions = st.builds(
     error=st.none() | st.builds(ErrorInfo, st.text(), st.text(), st.text()),
     files=st.lists(files, max_size=3).map(tuple),
     session_id=st.just("session-1"),
-    status=st.sampled_from(ExecutionStatus),
-    state=st.sampled_from(SessionState),
+    status=st.sampled_from(get_args(ExecutionStatus)),
+    state=st.sampled_from(get_args(SessionState)),
     duration=st.integers(0, 10**9).map(lambda n: timedelta(milliseconds=n)),
     isolation=st.text(max_size=5),
     dropped_characters=st.integers(0, 10**9),

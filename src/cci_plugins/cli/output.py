@@ -104,7 +104,7 @@ class JsonLines(Reporter):
 def _facts(execution: Execution) -> dict[str, Any]:
     error = execution.error
     return {
-        "status": execution.status.value,
+        "status": execution.status,
         "text": execution.text,
         "stdout": execution.stdout,
         "stderr": execution.stderr,
@@ -114,7 +114,7 @@ def _facts(execution: Execution) -> dict[str, Any]:
             {"name": file.name, "size": file.size, "media_type": file.media_type}
             for file in execution.files
         ],
-        "state": execution.state.value,
+        "state": execution.state,
         "duration_seconds": round(execution.duration.total_seconds(), 6),
         "isolation": execution.isolation,
         "dropped_characters": execution.dropped_characters,

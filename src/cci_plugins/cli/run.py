@@ -14,7 +14,7 @@ import typer
 
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
 from cci_plugins.interpreter import pool_from
-from cci_plugins.models import Execution, ExecutionStatus
+from cci_plugins.models import Execution
 from cci_plugins.settings import IsolationName, Settings
 from cci_plugins.sync import CodeInterpreter, Session
 
@@ -26,10 +26,10 @@ from .source import Cell, Source, read_source
 from .write_notebook import executed_notebook
 
 _EXITS = {
-    ExecutionStatus.SUCCEEDED: ExitCode.OK,
-    ExecutionStatus.FAILED: ExitCode.CODE_FAILED,
-    ExecutionStatus.DIED: ExitCode.CODE_FAILED,
-    ExecutionStatus.TIMED_OUT: ExitCode.TIMED_OUT,
+    "succeeded": ExitCode.OK,
+    "failed": ExitCode.CODE_FAILED,
+    "died": ExitCode.CODE_FAILED,
+    "timed_out": ExitCode.TIMED_OUT,
 }
 
 
@@ -161,7 +161,7 @@ def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Executi
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
         code = ExitCode.OK if exited_with_success(execution) else _EXITS[execution.status]
-        forgiven = cell.may_fail and execution.status is ExecutionStatus.FAILED
+        forgiven = cell.may_fail and execution.status == "failed"
         if code is not ExitCode.OK and not forgiven:
             return code
     return ExitCode.OK

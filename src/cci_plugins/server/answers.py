@@ -4,13 +4,48 @@ from __future__ import annotations
 
 import ast
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from cci_plugins.models import Execution, Result
+from cci_plugins.models import ErrorInfo, Execution, Result
 from cci_plugins.rendering import clip
 
 _LITERAL_CHARACTERS = 10_000
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+def sendable(execution: Execution) -> Execution:
+    """The execution without what JSON in UTF-8 cannot carry: lone surrogates, NaN, infinity."""
+    error = execution.error
+    return replace(
+        execution,
+        stdout=carried(execution.stdout),
+        stderr=carried(execution.stderr),
+        results=tuple(Result(carried(r.data), r.is_main) for r in execution.results),
+        error=None
+        if error is None
+        else ErrorInfo(carried(error.name), carried(error.message), carried(error.traceback)),
+        files=tuple(replace(file, name=carried(file.name)) for file in execution.files),
+        notes=tuple(carried(note) for note in execution.notes),
+    )
+
+
+def carried(value: Any) -> Any:
+    """A JSON value with what cannot be sent replaced."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(value, float):
+        return value if math.isfinite(value) else None
+    elif isinstance(value, Mapping):
+        return {carried(name): carried(item) for name, item in value.items()}
+    elif isinstance(value, list):
+        return [carried(item) for item in value]
+    return value
 
 
 def main_value(execution: Execution) -> Any:

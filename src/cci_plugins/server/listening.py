@@ -19,6 +19,7 @@ from .app import LOOPBACK, create_app
 
 _BACKLOG = 512
 _GRACE_SECONDS = 3
+_KEPT_SECONDS = 75  # longer than clients keep a connection
 _MOST_REQUESTS = 512
 
 
@@ -60,6 +61,7 @@ async def serve(
             lifespan="on",
             ws="none",
             limit_concurrency=_MOST_REQUESTS,
+            timeout_keep_alive=_KEPT_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         server = _Server(config, lambda: on_ready and on_ready(_url(listener)))
@@ -91,6 +93,8 @@ async def _until_cancelled(server: _Server, listener: socket.socket) -> None:
         async def run() -> None:
             with anyio.CancelScope(shield=True):
                 await server.serve([listener])
+            if not server.started:
+                raise ConfigurationError("the server could not start", hint="its log says why")
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(run)

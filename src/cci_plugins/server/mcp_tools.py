@@ -15,14 +15,14 @@ from uuid import uuid4
 
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import Limits
-from cci_plugins.models import Execution, ExecutionStatus
+from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.rendering import clip
 from cci_plugins.telemetry import logger
 from cci_plugins.wire import executions, failures
 
 from . import identifiers
-from .answers import main_value, pictures, run_fields
+from .answers import main_value, pictures, run_fields, sendable
 from .shell import shell_code
 
 LAUNCH = "launchShell"
@@ -116,7 +116,7 @@ class Tools:
         if (fault := identifiers.fault_of(identifier)) is not None:
             raise BadArgumentsError(f"{fault} Call {LAUNCH} for one.", identifiers.CODE)
         timeout = self._timeout(arguments.get("timeoutSeconds"))
-        return await self._pool.execute(str(identifier), code, timeout=timeout)
+        return sendable(await self._pool.execute(str(identifier), code, timeout=timeout))
 
     def _timeout(self, value: object) -> timedelta:
         longest = self._limits.execution_timeout
@@ -130,7 +130,7 @@ class Tools:
 def _run_fields(execution: Execution, limit: int) -> dict[str, Any]:
     value = main_value(execution)
     fields = run_fields(execution, limit, clip(value, limit) if isinstance(value, str) else value)
-    succeeded = execution.status is ExecutionStatus.SUCCEEDED
+    succeeded = execution.status == "succeeded"
     fields["status"] = "Succeeded" if succeeded else "Failed"
     shown = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
     more = {

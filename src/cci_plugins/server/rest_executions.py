@@ -24,11 +24,11 @@ from starlette.routing import Route
 
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import Limits
-from cci_plugins.models import Execution, ExecutionStatus
+from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.wire.failures import code_of
 
-from .answers import main_value, picture, run_fields
+from .answers import main_value, picture, run_fields, sendable
 from .rest_errors import RequestError
 from .rest_requests import is_old_form, json_body, session_of
 from .shell import shell_code
@@ -86,7 +86,7 @@ class Executions:
         session_id = session_of(request)
         order = _order(await json_body(request), self._limits)
         if is_old_form(request):
-            execution = await self._pool.execute(session_id, order.code, timeout=order.timeout)
+            execution = await self._run(session_id, order)
             return JSONResponse(_old_form(execution, order.limit))
         run_id = request.headers.get("operation-id") or str(uuid4())
         headers = {"operation-id": run_id}
@@ -96,7 +96,7 @@ class Executions:
             self._remember(told)
             self._tasks.start_soon(self._run_in_background, run_id, session_id, order)
             return JSONResponse(told, 202, headers | {"operation-location": str(location)})
-        execution = await self._pool.execute(session_id, order.code, timeout=order.timeout)
+        execution = await self._run(session_id, order)
         return JSONResponse(_new_form(run_id, session_id, order, execution), headers=headers)
 
     async def _tell(self, request: Request) -> Response:
@@ -108,13 +108,16 @@ class Executions:
     async def _run_in_background(self, run_id: str, session_id: str, order: _Order) -> None:
         self._remember(_frame(run_id, session_id, order, "Running"))
         try:
-            execution = await self._pool.execute(session_id, order.code, timeout=order.timeout)
+            execution = await self._run(session_id, order)
         except CodeInterpreterError as error:
             told = _frame(run_id, session_id, order, "Failed")
             told["error"] = {"error": {"code": code_of(error)[0], "message": str(error)}}
         else:
             told = _new_form(run_id, session_id, order, execution)
         self._remember(told)
+
+    async def _run(self, session_id: str, order: _Order) -> Execution:
+        return sendable(await self._pool.execute(session_id, order.code, timeout=order.timeout))
 
     def _remember(self, told: dict[str, Any]) -> None:
         self._told[told["identifier"], told["id"]] = told
@@ -160,7 +163,7 @@ def _value(execution: Execution) -> Any:
 
 
 def _new_form(run_id: str, session_id: str, order: _Order, execution: Execution) -> dict[str, Any]:
-    succeeded = execution.status is ExecutionStatus.SUCCEEDED
+    succeeded = execution.status == "succeeded"
     told = _frame(run_id, session_id, order, "Succeeded" if succeeded else "Failed")
     told["result"] = run_fields(execution, order.limit, _value(execution))
     if order.is_shell:
@@ -178,6 +181,6 @@ def _frame(run_id: str, session_id: str, order: _Order, status: str) -> dict[str
 
 def _old_form(execution: Execution, limit: int) -> dict[str, Any]:
     fields = run_fields(execution, limit, _value(execution))
-    status = "Success" if execution.status is ExecutionStatus.SUCCEEDED else "Failure"
+    status = "Success" if execution.status == "succeeded" else "Failure"
     result = fields.pop("executionResult")
     return {"properties": {"$id": "1", "status": status, "result": result, **fields}}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,7 +91,7 @@ class Files:
         return Response(status_code=204)
 
     async def _content(self, session_id: str, name: str) -> Response:
-        pieces = aiter(self._pool.download(session_id, name))
+        pieces = _generator(self._pool.download(session_id, name))
         first = await anext(pieces, b"")  # a missing file shows before the status is sent
         return StreamingResponse(_chained(first, pieces), media_type="application/octet-stream")
 
@@ -113,8 +114,14 @@ class Files:
         return FileTooLargeError(f"{name!r} is larger than {limit:,} bytes", size=size, limit=limit)
 
 
-async def _chained(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
+async def _chained(first: bytes, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(pieces) as rest:
+        yield first
+        async for piece in rest:
+            yield piece
+
+
+async def _generator(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     async for piece in pieces:
         yield piece
 

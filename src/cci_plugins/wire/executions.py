@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 from cci_plugins.errors import ProtocolError
 from cci_plugins.models import (
@@ -31,8 +31,8 @@ def dump_execution(execution: Execution) -> dict[str, Any]:
         if error is None
         else {"name": error.name, "message": error.message, "traceback": error.traceback},
         "files": [_dump_file(file) for file in execution.files],
-        "status": execution.status.value,
-        "state": execution.state.value,
+        "status": execution.status,
+        "state": execution.state,
         "duration": execution.duration.total_seconds(),
         "isolation": execution.isolation,
         "droppedCharacters": execution.dropped_characters,
@@ -62,13 +62,19 @@ def _load(value: Any) -> Execution:
         if error is None
         else ErrorInfo(str(error["name"]), str(error["message"]), str(error["traceback"])),
         files=tuple(_load_file(file) for file in value["files"]),
-        status=ExecutionStatus(value["status"]),
-        state=SessionState(value["state"]),
+        status=_one_of(get_args(ExecutionStatus), value["status"]),
+        state=_one_of(get_args(SessionState), value["state"]),
         duration=timedelta(seconds=float(value["duration"])),
         isolation=str(value["isolation"]),
         dropped_characters=int(value["droppedCharacters"]),
         notes=tuple(str(note) for note in value["notes"]),
     )
+
+
+def _one_of(allowed: tuple[Any, ...], value: Any) -> Any:
+    if value not in allowed:
+        raise ValueError(value)
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

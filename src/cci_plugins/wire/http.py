@@ -19,6 +19,7 @@ from cci_plugins.errors import (
 from .failures import MAY_HAVE_RUN
 
 WRITE_SECONDS = 60
+KEPT_SECONDS = 30  # below what servers keep, so that a call seldom meets a closing connection
 # Nothing of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -31,7 +32,9 @@ def make_http(connect_timeout: timedelta = timedelta(seconds=10)) -> httpx.Async
     seconds = connect_timeout.total_seconds()
     return httpx.AsyncClient(
         timeout=httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEPT_SECONDS
+        ),
         follow_redirects=False,
     )
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result, SessionState
+from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
 from cci_plugins.wire.failures import from_text
 from cci_plugins.wire.messages import ToolResult
 
@@ -45,8 +45,8 @@ def read_execution(answer: ToolResult, session_id: str) -> Execution:
         results=(*_main_result(body), *_images(answer)),
         error=error,
         session_id=session_id,
-        status=ExecutionStatus.SUCCEEDED if error is None else _status(error),
-        state=SessionState.UNKNOWN,
+        status="succeeded" if error is None else _status(error),
+        state="unknown",
         duration=_duration(body.get("executionTimeInMilliseconds")),
         notes=tuple(_notes(stdout, stderr)),
     )
@@ -105,7 +105,7 @@ def _error(stderr: str, body: Mapping[str, Any]) -> ErrorInfo:
 
 def _status(error: ErrorInfo) -> ExecutionStatus:
     timed_out = error.name in {"Timeout", "ExecutionTimeout", "TimeoutExceeded"}
-    return ExecutionStatus.TIMED_OUT if timed_out else ExecutionStatus.FAILED
+    return "timed_out" if timed_out else "failed"
 
 
 def _is_traceback(stderr: str) -> bool:

@@ -16,7 +16,6 @@ from cci_plugins.models import (
     ExecutionStatus,
     FileInfo,
     SessionInfo,
-    SessionState,
 )
 from cci_plugins.pools.base import OutputHandler
 
@@ -97,7 +96,7 @@ class LocalSession:
             files=files,
             session_id=self.id,
             status=status,
-            state=SessionState.LOST if gone or loss else SessionState.KEPT,
+            state="lost" if gone or loss else "kept",
             duration=duration,
             dropped_characters=output.dropped,
             notes=tuple(_notes(loss, output)),
@@ -156,12 +155,11 @@ def _verdict(
     """How the run ended, in the words of `Execution`."""
     trace = output.error.traceback if output.error else ""
     if end is End.FINISHED:
-        status = ExecutionStatus.FAILED if output.error else ExecutionStatus.SUCCEEDED
-        return status, output.error
+        return "failed" if output.error else "succeeded", output.error
     if end is End.DIED:
         why = kernel.death or describe_exit(kernel.exit_status)
         message = f"the session ended while the code ran: {why}; variables and files are gone"
-        return ExecutionStatus.DIED, ErrorInfo("SessionDied", message)
+        return "died", ErrorInfo("SessionDied", message)
     stopped = (
         "was interrupted; variables and files are kept"
         if end is End.INTERRUPTED
@@ -169,9 +167,9 @@ def _verdict(
     )
     if output.runaway:
         message = f"the code put out too much and {stopped}"
-        return ExecutionStatus.FAILED, ErrorInfo("OutputLimitExceeded", message, trace)
+        return "failed", ErrorInfo("OutputLimitExceeded", message, trace)
     message = f"the code ran longer than {timeout.total_seconds():g} s and {stopped}"
-    return ExecutionStatus.TIMED_OUT, ErrorInfo("TimeoutError", message, trace)
+    return "timed_out", ErrorInfo("TimeoutError", message, trace)
 
 
 def describe_exit(status: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import MIB, SandboxLimits
 from cci_plugins.telemetry import logger
 
@@ -43,7 +44,7 @@ class Watchdog:
             return
         try:
             why = await asyncio.to_thread(self._excess, kernel)
-        except OSError as error:
+        except (OSError, CodeInterpreterError) as error:  # it ended meanwhile
             logger.debug("a session could not be measured: %s", error)
             return
         if why is not None:

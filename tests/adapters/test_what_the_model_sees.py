@@ -1,0 +1,156 @@
+"""The HTTP requests that each framework really sends: the schema, and the tool's results."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from samples.scripted_model import ScriptedModel
+from samples.scripted_model.apis import text_of
+
+from cci_plugins import CodeInterpreter, tool
+
+from .conftest import Ask
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+PNG = (
+    "from base64 import b64decode\nfrom IPython.display import Image, display\n"
+    "display(Image(b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')))"
+)
+
+
+def result_seen(model: ScriptedModel) -> str:
+    """What the last request tells the model of its call, whose id must fit."""
+    _, body = model.requests[-1]
+    if "input" in body:
+        call = next(item for item in body["input"] if item.get("type") == "function_call")
+        output = next(item for item in body["input"] if item.get("type") == "function_call_output")
+        assert output["call_id"] == call["call_id"]
+        return text_of(output["output"])
+    call = next(m for m in body["messages"] if m.get("tool_calls"))["tool_calls"][0]
+    answer = next(m for m in body["messages"] if m["role"] == "tool")
+    assert answer["tool_call_id"] == call["id"]
+    assert all(not isinstance(part, dict) or part["type"] == "text" for part in answer["content"])
+    return text_of(answer["content"])
+
+
+def parameters_seen(model: ScriptedModel) -> dict[str, Any]:
+    """The tool's schema, as the first request shows it."""
+    _, body = model.requests[0]
+    (shown,) = body["tools"]
+    return dict(shown.get("function", shown)["parameters"])
+
+
+async def test_the_model_is_shown_code_and_nothing_else(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "1"))
+    await ask(warm, model, "schema", "go")
+    parameters = parameters_seen(model)
+    assert list(parameters["properties"]) == ["code"]
+    shown = {key: parameters["properties"]["code"][key] for key in ("type", "description")}
+    assert shown == tool.PARAMETERS["properties"]["code"]
+    assert parameters["required"] == ["code"]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("print('printed')\n6 * 7", "printed\n42"),
+        ("x = 1", "(no output)"),
+        ("print('\\U0001f40d \\x1b[31mred\\x1b[0m')", "\U0001f40d red"),
+    ],
+)
+async def test_the_model_reads_what_came_out(
+    ask: Ask,
+    warm: CodeInterpreter,
+    scripted: Callable[..., ScriptedModel],
+    code: str,
+    expected: str,
+) -> None:
+    model = scripted(("go", code))
+    assert await ask(warm, model, "reads", "go") == "seen"
+    assert result_seen(model) == expected
+
+
+async def test_a_python_error_is_readable(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "def f():\n    return 1 / 0\nf()"))
+    await ask(warm, model, "error", "go")
+    seen = result_seen(model)
+    assert "ZeroDivisionError: division by zero" in seen
+    assert "line 2" in seen
+
+
+async def test_a_time_out_is_one_plain_sentence(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "while True: pass"))
+    await ask(warm, model, "slow", "go")
+    assert "the code ran longer than 3 s and was interrupted" in result_seen(model)
+
+
+async def test_an_image_is_named_and_no_base64_is_sent(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", PNG))
+    await ask(warm, model, "image", "go")
+    assert result_seen(model) == "[image 1: image/png, shown to the user]"
+    sent = json.dumps(
+        model.requests[-1][1]["messages" if "messages" in model.requests[-1][1] else "input"]
+    )
+    assert sent.count("iVBORw0KGgo") == 1, "only the model's own code may hold it"
+
+
+async def test_huge_output_is_bounded_and_counted(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "print('line of output\\n' * 400_000)"))
+    await ask(warm, model, "huge", "go")
+    seen = result_seen(model)
+    assert len(seen) <= warm.limits.output_characters
+    assert "characters left out" in seen
+
+
+async def test_a_lost_session_is_told(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "import os; os._exit(1)"))
+    await ask(warm, model, "lost", "go")
+    assert "variables and files are gone" in result_seen(model)
+
+
+async def test_state_is_kept_in_a_conversation_and_not_in_another(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    key = f"kept-{id(ask)}"
+    model = scripted(("set", "secret = 4711"), ("get", "print('secret' in dir())"))
+    await ask(warm, model, key, "set")
+    await ask(warm, model, key, "get")
+    assert result_seen(model) == "True"
+    await ask(warm, model, f"{key}-other", "get")
+    assert result_seen(model) == "False"
+
+
+async def test_eight_conversations_at_once_do_not_mix(
+    ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    keys = [f"many-{id(ask)}-{number}" for number in range(8)]
+    model = scripted(
+        *((f"set {key}", f"import time\nmine = {key!r}\ntime.sleep(0.2)") for key in keys),
+        *((f"get {key}", f"assert mine == {key!r}\nprint('mine is', mine)") for key in keys),
+    )
+    await asyncio.gather(*(ask(warm, model, key, f"set {key}") for key in keys))
+    await asyncio.gather(*(ask(warm, model, key, f"get {key}") for key in keys))
+    sent = json.dumps([body for _, body in model.requests])
+    for key in keys:
+        assert f"mine is {key}" in sent
+    assert "AssertionError" not in sent
+    for key in keys:
+        await warm.session(key).delete()
