@@ -9,6 +9,7 @@ from typing import Any
 
 from .script import Asked
 
+ROLES = {"assistant", "developer", "system"}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -36,20 +37,29 @@ def tool_name(tools: Any) -> str | None:
 
 
 def read_chat(body: dict[str, Any]) -> Asked:
-    """Read a Chat Completions request; tool messages must answer calls that were made."""
+    """Read a Chat Completions request; tool messages must answer the calls that were made."""
     messages = body.get("messages")
     if not messages or not body.get("model"):
         raise BadRequestError("model and messages are required")
-    called: set[str] = set()
+    waiting: set[str] = set()
     question, result = "", None
     for message in messages:
-        called |= {call["id"] for call in message.get("tool_calls") or []}
+        if message["role"] == "tool":
+            if message.get("tool_call_id") not in waiting:
+                raise BadRequestError("a tool message must answer a tool call before it")
+            waiting.remove(message["tool_call_id"])
+            _only_text(message["content"])
+            result = text_of(message["content"])
+            continue
+        if waiting:
+            raise BadRequestError("tool calls must be followed by a tool message each")
         if message["role"] == "user":
             question, result = text_of(message["content"]), None
-        elif message["role"] == "tool":
-            if message.get("tool_call_id") not in called:
-                raise BadRequestError("a tool message answers no call that was made")
-            result = text_of(message["content"])
+        elif message["role"] not in ROLES:
+            raise BadRequestError(f"no such role: {message['role']}")
+        waiting = {call["id"] for call in message.get("tool_calls") or []}
+    if waiting:
+        raise BadRequestError("tool calls must be followed by a tool message each")
     return Asked(question, tool_name(body.get("tools")), result)
 
 
@@ -58,19 +68,31 @@ def read_responses(body: dict[str, Any]) -> Asked:
     items = body.get("input")
     if not items or not body.get("model"):
         raise BadRequestError("model and input are required")
+    if body.get("previous_response_id"):
+        raise BadRequestError("this server keeps no responses")
     items = [{"role": "user", "content": items}] if isinstance(items, str) else items
-    called: set[str] = set()
+    waiting: set[str] = set()
     question, result = "", None
     for item in items:
         if item.get("type") == "function_call":
-            called.add(item["call_id"])
+            waiting.add(item["call_id"])
         elif item.get("type") == "function_call_output":
-            if item["call_id"] not in called:
-                raise BadRequestError("an output answers no call that was made")
+            if item["call_id"] not in waiting:
+                raise BadRequestError("an output must answer a function call before it")
+            waiting.remove(item["call_id"])
             result = text_of(item["output"])
         elif item.get("role") == "user":
             question, result = text_of(item["content"]), None
+    if waiting:
+        raise BadRequestError(f"no tool output found for function call {min(waiting)}")
     return Asked(question, tool_name(body.get("tools")), result)
+
+
+def _only_text(content: Any) -> None:
+    """Chat Completions takes images from users only."""
+    parts = [] if isinstance(content, str) else content or []
+    if any(part.get("type") != "text" for part in parts):
+        raise BadRequestError("image URLs are only allowed for messages with role 'user'")
 
 
 def chat_reply(model: str, tool: str | None, code: str | None, text: str | None) -> dict[str, Any]:
@@ -89,18 +111,6 @@ def chat_reply(model: str, tool: str | None, code: str | None, text: str | None)
         "choices": [{"index": 0, "message": message, "finish_reason": reason}],
         "usage": USAGE,
     }
-
-
-def chat_chunks(reply: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same reply as the chunks of a stream."""
-    choice = reply["choices"][0]
-    delta = dict(choice["message"])
-    if calls := delta.get("tool_calls"):
-        delta["tool_calls"] = [{"index": 0, **calls[0]}]
-    head = {**reply, "object": "chat.completion.chunk"}
-    first = {"index": 0, "delta": delta, "finish_reason": None}
-    last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
-    return [{**head, "choices": [first], "usage": None}, {**head, "choices": [last]}]
 
 
 def responses_reply(

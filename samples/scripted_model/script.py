@@ -47,5 +47,5 @@ class Script:
             return turn.code, None
         match = re.search(turn.found, asked.result)
         if match is None:
-            return None, f"I could not find my answer in what the tool said: {asked.result}"
+            return None, "I could not find my answer in what the tool said."
         return None, turn.answer.format(**match.groupdict())

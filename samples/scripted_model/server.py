@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
 from . import apis
 from .script import Script
+from .streams import chat_events, responses_events
+
+CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+POLL_SECONDS = 0.02
+EVENTS = "text/event-stream"
+BAD_REQUEST = (apis.BadRequestError, AttributeError, KeyError, TypeError, ValueError)
 
 
 class ScriptedModel:
@@ -24,9 +30,10 @@ class ScriptedModel:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[tuple[str, dict[str, Any]]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._server = _Server(self)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True
+        )
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> Self:
@@ -46,7 +53,7 @@ class ScriptedModel:
     def reply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request."""
         self.requests.append((path, body))
-        chat = path.endswith("/chat/completions")
+        chat = path == CHAT
         asked = apis.read_chat(body) if chat else apis.read_responses(body)
         code, text = self.script.reply(asked)
         if code is not None and asked.tool is None:
@@ -54,56 +61,61 @@ class ScriptedModel:
         write = apis.chat_reply if chat else apis.responses_reply
         return write(body["model"], asked.tool, code, text)
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        model = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
 
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if not self.headers.get("Authorization", "").startswith("Bearer "):
-                    self._send(401, _error("no API key"))
-                    return
-                try:
-                    reply = model.reply(self.path, body)
-                except (apis.BadRequestError, KeyError, TypeError) as error:
-                    self._send(400, _error(str(error)))
-                    return
-                if body.get("stream") and reply["object"] == "chat.completion":
-                    self._send_events(apis.chat_chunks(reply))
-                elif body.get("stream"):
-                    self._send(400, _error("streaming Responses are not scripted"))
-                else:
-                    self._send(200, reply)
+    def __init__(self, model: ScriptedModel) -> None:
+        self.model = model
+        super().__init__(("127.0.0.1", 0), _Handler)
 
-            def _send(self, status: int, body: dict[str, Any]) -> None:
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up."""
 
-            def _send_events(self, chunks: list[dict[str, Any]]) -> None:
-                data = "".join(_events(chunks)).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing on stderr."""
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
 
-        return Handler
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path not in {CHAT, RESPONSES}:
+            self._send(404, _error(f"unknown path: {self.path}"))
+        elif not self.headers.get("Authorization", "").startswith("Bearer "):
+            self._send(401, _error("no API key"))
+        else:
+            self._answer(data)
+
+    def _answer(self, data: bytes) -> None:
+        try:
+            body = json.loads(data)
+            reply = self.server.model.reply(self.path, body)
+        except BAD_REQUEST as error:
+            self._send(400, _error(str(error)))
+            return
+        if not body.get("stream"):
+            self._send(200, reply)
+        elif self.path == CHAT:
+            usage = (body.get("stream_options") or {}).get("include_usage", False)
+            self._send_text(200, EVENTS, "".join(chat_events(reply, usage=usage)))
+        else:
+            self._send_text(200, EVENTS, "".join(responses_events(reply)))
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        self._send_text(status, "application/json", json.dumps(body))
+
+    def _send_text(self, status: int, media_type: str, text: str) -> None:
+        data = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing on stderr."""
 
 
 def _error(message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "invalid_request_error", "code": None}}
-
-
-def _events(chunks: list[dict[str, Any]]) -> Iterator[str]:
-    for chunk in chunks:
-        yield f"data: {json.dumps(chunk)}\n\n"
-    yield "data: [DONE]\n\n"

@@ -1,0 +1,145 @@
+"""The scripted model speaks OpenAI's two APIs, as OpenAI's own client reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from samples.scripted_model import Script, ScriptedModel, Turn
+
+CODE = "print('the answer is', 6 * 7)  # long enough to come in several pieces"
+TURN = Turn("ask", CODE, r"is (?P<n>\d+)", "It is {n}, as the tool has just told me.")
+PARAMETERS = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
+FLAT: Any = {"type": "function", "name": "execute_code", "parameters": PARAMETERS, "strict": False}
+NESTED: Any = {"type": "function", "function": {k: FLAT[k] for k in ("name", "parameters")}}
+USER: Any = {"role": "user", "content": "ask"}
+CALL: Any = {
+    "role": "assistant",
+    "tool_calls": [
+        {"id": "c", "type": "function", "function": {"name": "execute_code", "arguments": "{}"}}
+    ],
+}
+RESULT: Any = {"role": "tool", "tool_call_id": "c", "content": "the answer is 1234"}
+CALL_ITEM: Any = {
+    "type": "function_call",
+    "call_id": "c",
+    "name": "execute_code",
+    "arguments": "{}",
+}
+RESULT_ITEM: Any = {"type": "function_call_output", "call_id": "c", "output": "the answer is 1234"}
+
+
+@pytest.fixture
+def model() -> Iterator[ScriptedModel]:
+    with ScriptedModel(Script((TURN,))) as served:
+        yield served
+
+
+@pytest.fixture
+def client(model: ScriptedModel) -> Iterator[OpenAI]:
+    with OpenAI(base_url=model.url, api_key="none-needed", max_retries=0) as made:
+        yield made
+
+
+def test_chat_completions_call_the_tool_and_quote_its_result(client: OpenAI) -> None:
+    first = client.chat.completions.create(model="m", messages=[USER], tools=[NESTED])
+    (call,) = first.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert json.loads(call.function.arguments) == {"code": CODE}
+    assert first.choices[0].finish_reason == "tool_calls"
+    last = client.chat.completions.create(model="m", messages=[USER, CALL, RESULT], tools=[NESTED])
+    assert last.choices[0].message.content == "It is 1234, as the tool has just told me."
+
+
+def test_chat_completions_stream_in_pieces(client: OpenAI) -> None:
+    with client.chat.completions.stream(model="m", messages=[USER], tools=[NESTED]) as stream:
+        pieces = sum(event.type == "tool_calls.function.arguments.delta" for event in stream)
+        message = stream.get_final_completion().choices[0].message
+    assert pieces > 1
+    (call,) = message.tool_calls or ()
+    assert json.loads(call.function.arguments) == {"code": CODE}
+    with client.chat.completions.stream(
+        model="m", messages=[USER, CALL, RESULT], stream_options={"include_usage": True}
+    ) as stream:
+        assert sum(event.type == "content.delta" for event in stream) > 1
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == "It is 1234, as the tool has just told me."
+    assert final.usage is not None
+
+
+def test_responses_call_the_tool_and_quote_its_result(client: OpenAI) -> None:
+    first = client.responses.create(model="m", input="ask", tools=[FLAT])
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == {"code": CODE}
+    last = client.responses.create(model="m", input=[USER, CALL_ITEM, RESULT_ITEM])
+    assert last.output_text == "It is 1234, as the tool has just told me."
+
+
+def test_responses_stream_in_pieces(client: OpenAI) -> None:
+    with client.responses.stream(model="m", input="ask", tools=[FLAT]) as stream:
+        pieces = [event for event in stream if event.type.endswith("arguments.delta")]
+        (call,) = stream.get_final_response().output
+    assert len(pieces) > 1
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == {"code": CODE}
+    with client.responses.stream(model="m", input=[USER, CALL_ITEM, RESULT_ITEM]) as stream:
+        assert sum(event.type == "response.output_text.delta" for event in stream) > 1
+        assert stream.get_final_response().output_text.startswith("It is 1234")
+
+
+def test_without_a_number_from_the_tool_there_is_none_in_the_answer(client: OpenAI) -> None:
+    broken = {**RESULT, "content": "Error 500 in line 3"}
+    last = client.chat.completions.create(model="m", messages=[USER, CALL, broken])
+    assert not any(character.isdigit() for character in last.choices[0].message.content or "")
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "nobody", "content": "ask"}],
+        [USER, RESULT],
+        [USER, CALL],
+        [USER, CALL, USER],
+        [USER, CALL, {**RESULT, "tool_call_id": "other"}],
+        [USER, CALL, {**RESULT, "content": [IMAGE]}],
+        [USER],
+    ],
+    ids=["none", "role", "no call", "unanswered", "late", "other id", "image", "no tool offered"],
+)
+def test_chat_requests_that_openai_refuses_are_refused(client: OpenAI, messages: Any) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model="m", messages=messages)
+    assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[], [USER, RESULT_ITEM], [USER, CALL_ITEM]],
+    ids=["none", "no call", "unanswered"],
+)
+def test_responses_requests_that_openai_refuses_are_refused(client: OpenAI, items: Any) -> None:
+    with pytest.raises(BadRequestError):
+        client.responses.create(model="m", input=items)
+
+
+def test_other_paths_other_bodies_and_missing_keys_have_their_status(
+    model: ScriptedModel, client: OpenAI
+) -> None:
+    with pytest.raises(NotFoundError):
+        client.embeddings.create(model="m", input="ask")
+    key = {"Authorization": "Bearer x"}
+    url = f"{model.url}/chat/completions"
+    for body in (b"", b"{", b"[]", b"\xff"):
+        reply = httpx.post(url, content=body, headers=key)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert httpx.post(url, content=b"{}").status_code == 401
