@@ -9,9 +9,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.integration._server import serving
 
 from cci_plugins.testing import FakeSessionPool
-from tests.integration._server import serving
 
 pytest.importorskip("mcp")
 pytest.importorskip("uvicorn")

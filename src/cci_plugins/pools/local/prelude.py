@@ -27,6 +27,7 @@ def bound_messages(stream: Any, limit: int) -> None:
     carry them and would drop the whole output.
     """
     kind = type(stream)
+    schedule_flush = kind._schedule_flush  # noqa: SLF001
     sent: dict[str, Any] = {"run": None, "characters": 0}
     flush_buffers = kind._flush_buffers  # noqa: SLF001 - ipykernel has no public place for this
 
@@ -40,7 +41,13 @@ def bound_messages(stream: Any, limit: int) -> None:
                     sent["characters"] += min(len(safe), CHUNK)
                     yield parent, safe[start : start + CHUNK]
 
+    def flush_early(self: Any) -> None:
+        schedule_flush(self)
+        if sum(buffer.tell() for buffer in list(self._buffers.values())) > CHUNK:
+            self.flush()  # waits: code that prints faster than it is sent fills its own memory
+
     kind._flush_buffers = bounded  # noqa: SLF001
+    kind._schedule_flush = flush_early  # noqa: SLF001
 
 
 def table(frame: Any) -> Any:
