@@ -102,12 +102,8 @@ def _is_loopback(host: str) -> bool:
 
 async def _serve(pool: SessionPool, listener: _Listener, ready: Callable[[str], None]) -> None:
     """Serve until a signal, then end every session."""
-    try:
-        from cci_plugins.server import serve as serve_pool
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
-        ) from missing
+    from cci_plugins.server import serve as serve_pool
+
     async with pool:
         with _cancelled_by_signals():
             await serve_pool(

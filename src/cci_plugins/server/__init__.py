@@ -1,6 +1,13 @@
 """The door for everything else: MCP and the sessions' REST API over any session pool."""
 
-from .app import create_app
-from .listening import serve
+from cci_plugins.errors import ConfigurationError
+
+try:
+    from .app import create_app
+    from .listening import serve
+except ModuleNotFoundError as missing:
+    raise ConfigurationError(
+        f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
+    ) from missing
 
 __all__ = ["create_app", "serve"]
