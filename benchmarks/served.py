@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 import httpx
 from langchain_mcp_adapters.client import MultiServerMCPClient
+from semantic_kernel import Kernel
 from semantic_kernel.connectors.mcp import MCPStreamableHttpPlugin
+from semantic_kernel.functions import KernelArguments
 
 from cci_plugins import CodeInterpreter, PlatformSessionPool
 from cci_plugins.langchain import CodeInterpreterTool
@@ -74,7 +76,8 @@ async def against_adapters(ours: Call, url: str, key: str, rounds: int) -> Ratio
 async def against_semantic_kernel(ours: Call, url: str, key: str, rounds: int) -> Ratio:
     plugin = MCPStreamableHttpPlugin(name="cci", url=url, headers={"x-ms-apikey": key})
     async with plugin:
-        mine, theirs = await in_turns(
-            ours, lambda: plugin.call_tool(RUN, **ARGUMENTS), rounds=rounds
-        )
+        kernel = Kernel()
+        run = kernel.add_plugin(plugin)[RUN]
+        given = KernelArguments(**ARGUMENTS)  # type: ignore[arg-type] # plain strings
+        mine, theirs = await in_turns(ours, lambda: kernel.invoke(run, given), rounds=rounds)
     return Ratio("1+1 on a served pool", mine, theirs, "Semantic Kernel MCP plugin", 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
@@ -61,9 +62,8 @@ class _Run:
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
-        loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[None] = loop.create_future()
-        self.runaway: asyncio.Future[None] = loop.create_future()
+        self.complete = False
+        self.wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.msg_id = ""
         self._replied = False
         self._idle = False
@@ -73,8 +73,8 @@ class _Run:
             self._idle = self._idle or content.get("execution_state") == "idle"
         else:
             self.collector.take(kind, content)
-            if self.collector.runaway and not self.runaway.done():
-                self.runaway.set_result(None)
+            if self.collector.runaway:
+                self._wake_up()
         self._check()
 
     def reply(self, content: dict[str, Any]) -> None:
@@ -82,17 +82,34 @@ class _Run:
         if content.get("status") == "error" and self.collector.error is None:
             self.collector.error = error_from(content)
         self._check()
-        if not self.done.done():
+        if not self.complete:
             # The idle message can get lost in a flood of output; the reply cannot.
-            asyncio.get_running_loop().call_later(IDLE_SECONDS, self._finish)
+            asyncio.get_running_loop().call_later(IDLE_SECONDS, self.finish)
 
     def _check(self) -> None:
         if self._replied and self._idle:
-            self._finish()
+            self.finish()
 
-    def _finish(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+    def finish(self) -> None:
+        """Nothing more is to come: the reply is here, or the kernel is gone."""
+        self.complete = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if not self.wake.done():
+            self.wake.set_result(None)
+
+    async def settle(self, timeout: float) -> bool:
+        """Wait until it is complete, has put out too much, or the time (seconds) is over."""
+        if not self.complete:
+            loop = asyncio.get_running_loop()
+            self.wake = loop.create_future()
+            timer = loop.call_later(timeout, self._wake_up)
+            try:
+                await self.wake
+            finally:
+                timer.cancel()
+        return self.complete
 
 
 class Kernel:
@@ -188,7 +205,7 @@ class Kernel:
             code, silent=silent, store_history=not silent, allow_stdin=False
         )
         if not self.alive:
-            run._finish()  # noqa: SLF001 - it died before it could be told
+            run.finish()  # it died before it could be told
         try:
             return await self._await_end(run, timeout), collector
         except asyncio.CancelledError:
@@ -213,10 +230,7 @@ class Kernel:
         await self.sandbox.kill()
 
     async def _await_end(self, run: _Run, timeout: float) -> End:
-        await asyncio.wait(
-            (run.done, run.runaway), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        if run.done.done():
+        if await run.settle(timeout):
             return End.FINISHED if self.alive and self.death is None else End.DIED
         return await self._stop(run)
 
@@ -224,8 +238,10 @@ class Kernel:
         """Interrupt, and kill what does not stop."""
         self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
         self.sandbox.interrupt()
-        await asyncio.wait((run.done,), timeout=INTERRUPT_SECONDS)
-        if run.done.done() and self.alive:
+        deadline = time.monotonic() + INTERRUPT_SECONDS
+        while not run.complete and time.monotonic() < deadline:  # a runaway wakes it early
+            await run.settle(deadline - time.monotonic())
+        if run.complete and self.alive:
             return End.INTERRUPTED
         await self.sandbox.kill()
         return End.KILLED
@@ -287,4 +303,4 @@ class Kernel:
 
     def _on_exit(self, _: object) -> None:
         if self._run is not None:
-            self._run._finish()  # noqa: SLF001 - the reply will never come
+            self._run.finish()  # the reply will never come
