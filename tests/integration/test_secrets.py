@@ -1,0 +1,117 @@
+"""A planted key is searched for in everything that comes out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from cci_plugins import CodeInterpreter, PlatformSessionPool
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.langchain import CodeInterpreterTool
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+KEY = "planted-4f1b6c0e9d7a-key-of-the-pool"
+WRONG = "planted-wrong-77aa01-key-of-the-pool"
+LOOK_AROUND = (
+    "import os, glob\nprint(dict(os.environ))\n"
+    "for path in glob.glob('/proc/*/environ') + glob.glob('/proc/*/cmdline'):\n"
+    "    try: print(open(path, 'rb').read())\n"
+    "    except OSError as error: print(error)"
+)
+
+
+@contextmanager
+def serving() -> Iterator[tuple[str, list[str]]]:
+    """`cci serve` with the key in its environment; gives its address and what it wrote."""
+    written: list[str] = []
+    command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", "--json"]
+    environment = {**os.environ, "CCI_SERVE_KEY": KEY, "CCI_READY_SESSIONS": "0"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        written.append(line)
+        yield json.loads(line)["endpoint"], written
+    finally:
+        process.terminate()
+        written += process.communicate(timeout=20)
+
+
+def cci(url: str, *arguments: str, key: str = KEY) -> str:
+    pool = {"AZURE_SESSION_POOL_MCP_ENDPOINT": url, "AZURE_SESSION_POOL_MCP_KEY": key}
+    command = [sys.executable, "-m", "cci_plugins", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **pool}
+    )
+    return done.stdout + done.stderr
+
+
+async def test_the_key_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+    seen: list[str] = []
+    with caplog.at_level(logging.DEBUG), serving() as (url, written):
+        pool = PlatformSessionPool(url, key=KEY)
+        async with CodeInterpreter(pool, session_secret=KEY.encode()) as interpreter:
+            session = interpreter.session("alice")
+            codes = (LOOK_AROUND, "1/0", "import os; os._exit(1)", "1 + 1")
+            seen += [repr(await session.run_code(code)) for code in codes]
+            await session.files.upload(b"x", name="x.txt")
+            seen += [repr(pool), repr(vars(pool)), repr(interpreter), repr(session)]
+            seen.append(session.notebook())
+            tool = CodeInterpreterTool(interpreter=interpreter)
+            seen += [repr(tool), str(await tool.ainvoke({"code": LOOK_AROUND}))]
+        async with CodeInterpreter(PlatformSessionPool(url, key=WRONG)) as interpreter:
+            with pytest.raises(CodeInterpreterError) as caught:
+                await interpreter.run_code("1")
+            seen += traceback.format_exception(caught.value)
+        for arguments in (["run", LOOK_AROUND], ["run", "--json", "1/0"]):
+            seen.append(await anyio.to_thread.run_sync(cci, url, *arguments))
+        seen.append(cci(url, "--debug", "run", "1", key=WRONG))
+    seen += written
+    seen += [span.to_json() for span in spans.get_finished_spans()]
+    seen.append(caplog.text)
+    everything = "\n".join(seen)
+    assert "execute_tool" in everything
+    assert "ZeroDivisionError" in everything
+    assert KEY not in everything
+    assert WRONG not in everything
+
+
+async def test_spans_tell_how_runs_end_and_not_what_they_said() -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from cci_plugins.models import ErrorInfo, Execution
+    from cci_plugins.telemetry import record_execution
+
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    with provider.get_tracer("test").start_as_current_span("run") as span:
+        record_execution(
+            span,
+            Execution(stdout="private", error=ErrorInfo("E", "private"), status="failed"),
+        )
+    (done,) = spans.get_finished_spans()
+    assert done.attributes is not None
+    assert done.attributes["cci.execution.status"] == "failed"
+    assert done.attributes["error.type"] == "E"
+    assert "private" not in done.to_json()
