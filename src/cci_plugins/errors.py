@@ -35,6 +35,8 @@ class CodeInterpreterError(Exception):
         super().__init__(message)
         self.hint = hint
         self.retryable = retryable
+        if hint is not None:
+            self.add_note(f"hint: {hint}")  # tracebacks print it below the message
 
 
 class ConfigurationError(CodeInterpreterError, ValueError):

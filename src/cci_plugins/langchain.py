@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from secrets import token_hex
 from typing import Any, Literal
@@ -44,7 +45,7 @@ class CodeInterpreterTool(BaseTool):
 
     The message to the model is text within the budget of `Limits.output_characters`; its
     `artifact` is the whole `Execution`, its `status` is `error` when the code failed. Output is
-    streamed while the code runs to LangGraph's `custom` stream mode, as
+    streamed while the code runs to LangGraph's stream modes `custom` and `tools`, as
     `{"tool": "execute_code", "stream": "stdout", "text": ...}`.
 
     Args:
@@ -78,20 +79,17 @@ class CodeInterpreterTool(BaseTool):
 
     @override
     def _run(self, code: str, config: RunnableConfig) -> tuple[str | ToolMessage, Execution]:
-        reply = portal.submit(
-            lambda: tool.call(self._where(), code, session_key=self._key(config))
-        ).result()
-        return self._dress(reply)
+        return self._dress(portal.wait(self._call, code, config, _graph_stream(config)))
 
     @override
     async def _arun(self, code: str, config: RunnableConfig) -> tuple[str | ToolMessage, Execution]:
-        reply = await tool.call(
-            self._where(), code, session_key=self._key(config), on_output=_graph_stream()
-        )
-        return self._dress(reply)
+        return self._dress(await self._call(code, config, _graph_stream(config)))
 
-    def _where(self) -> CodeInterpreter:
-        return self.interpreter or tool.default_interpreter()
+    async def _call(
+        self, code: str, config: RunnableConfig, on_output: OutputHandler | None
+    ) -> tool.ToolReply:
+        key = self._key(config)
+        return await tool.call(self.interpreter, code, session_key=key, on_output=on_output)
 
     def _key(self, config: RunnableConfig) -> str:
         """The conversation: the graph's thread, else `use_session`, else this tool object."""
@@ -126,8 +124,8 @@ class _remembering:  # noqa: N801 - reads as a verb in a with statement
         _call_id.reset(self._token)
 
 
-def _graph_stream() -> OutputHandler | None:
-    """LangGraph's stream writer, when the tool runs inside a graph."""
+def _graph_stream(config: RunnableConfig) -> OutputHandler | None:
+    """Where a graph listens, when the tool runs inside one: stream modes `custom` and `tools`."""
     if "langgraph" not in sys.modules:
         return None
     from langgraph.config import get_stream_writer
@@ -136,9 +134,28 @@ def _graph_stream() -> OutputHandler | None:
         write = get_stream_writer()
     except (KeyError, RuntimeError):
         return None
+    emit_delta = _emit_delta(config, write)
 
     def tell(event: OutputEvent) -> None:
         if event.stream != "result":
-            write({"tool": tool.NAME, "stream": event.stream, "text": event.text})
+            chunk = {"tool": tool.NAME, "stream": event.stream, "text": event.text}
+            write(chunk)
+            emit_delta(chunk)
 
     return tell
+
+
+def _emit_delta(config: RunnableConfig, write: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The stream mode `tools`, which LangGraph has since 1.2; elsewhere nothing happens."""
+    if "langgraph.prebuilt" not in sys.modules:
+        return _ignore
+    from langgraph.prebuilt import ToolRuntime
+
+    if not hasattr(ToolRuntime, "emit_output_delta"):
+        return _ignore
+    call_id = _call_id.get()
+    return ToolRuntime(None, None, config, write, call_id, None).emit_output_delta
+
+
+def _ignore(_: object) -> None:
+    """Take a chunk that nobody listens to."""

@@ -73,6 +73,16 @@ def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
     return _home.portal().start_task_soon(func, *args)
 
 
+def wait(func: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Run on the portal and block; Ctrl-C cancels the call there before it is raised here."""
+    future = submit(func, *args)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
 async def carry(func: Callable[..., Awaitable[T]], *args: object) -> T:
     """Await `func(*args)` on the portal's loop; cancelling the caller cancels it there."""
     if asyncio.get_running_loop() is _home.loop:

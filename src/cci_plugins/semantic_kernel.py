@@ -58,8 +58,7 @@ class CodeInterpreterPlugin:
             A reply whose text the model reads, and whose `execution` stays in
             `FunctionResultContent.result` for filters and `on_intermediate_message`.
         """
-        interpreter = self._interpreter or tool.default_interpreter()
-        return await tool.call(interpreter, code, session_key=self._key(session_id))
+        return await tool.call(self._interpreter, code, session_key=self._key(session_id))
 
     def _key(self, session_id: str | None) -> str:
         key = session_id or current_key.get()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from os import PathLike
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from . import interpreter as _interpreter
 from . import portal
@@ -20,18 +20,6 @@ from .pools.base import OutputHandler, SessionPool
 
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
 
-T = TypeVar("T")
-
-
-def _wait(func: Callable[..., Awaitable[T]], *args: object) -> T:
-    """Run on the portal and block; Ctrl-C cancels the call there before it is raised here."""
-    future = portal.submit(func, *args)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
 
 class SessionFiles:
     """See `cci_plugins.session.SessionFiles`; every method of it is here, blocking."""
@@ -41,19 +29,19 @@ class SessionFiles:
 
     def upload(self, source: str | PathLike[str] | bytes, *, name: str | None = None) -> FileInfo:
         """Write a file into the session."""
-        return _wait(lambda: self._files.upload(source, name=name))
+        return portal.wait(lambda: self._files.upload(source, name=name))
 
     def download(self, name: str, *, to: str | PathLike[str] | None = None) -> bytes:
         """Read a file out of the session; with `to`, also write it there."""
-        return _wait(lambda: self._files.download(name, to=to))
+        return portal.wait(lambda: self._files.download(name, to=to))
 
     def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
-        return _wait(self._files.list)
+        return portal.wait(self._files.list)
 
     def remove(self, name: str) -> None:
         """Remove a file from the session."""
-        return _wait(self._files.remove, name)
+        return portal.wait(self._files.remove, name)
 
 
 class Session:
@@ -82,7 +70,7 @@ class Session:
     ) -> Execution:
         """Run code in this session; `on_output` is called in the calling thread."""
         if on_output is None:
-            return _wait(self._session.run_at_home, code, timeout, None)
+            return portal.wait(self._session.run_at_home, code, timeout, None)
         events: SimpleQueue[OutputEvent | None] = SimpleQueue()
         future = portal.submit(self._session.run_at_home, code, timeout, events.put)
         future.add_done_callback(lambda _: events.put(None))
@@ -100,7 +88,7 @@ class Session:
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""
-        _wait(self._session.delete_at_home)
+        portal.wait(self._session.delete_at_home)
 
 
 class CodeInterpreter:
@@ -168,15 +156,15 @@ class CodeInterpreter:
 
     def start(self) -> None:
         """Get the pool ready before the first call, so that the first call is fast."""
-        _wait(self._async.pool)
+        portal.wait(self._async.pool)
 
     def describe(self) -> str:
         """Start the pool and say in one line what it is and what fences its sessions."""
-        return _wait(self._async.describe)
+        return portal.wait(self._async.describe)
 
     def close(self) -> None:
         """End every session and what the pool holds; calling it twice is no error."""
-        _wait(self._async.aclose)
+        portal.wait(self._async.aclose)
 
     def __enter__(self) -> Self:
         return self

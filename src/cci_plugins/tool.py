@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from threading import Lock
 from typing import Any
 
-from .approval import ApprovalRequest
+from .approval import ApprovalRequest, Approver, Decision
 from .errors import CodeInterpreterError
 from .interpreter import CodeInterpreter
 from .models import ErrorInfo, Execution
@@ -56,7 +56,10 @@ class ToolReply:
         return self.text
 
 
-@cache
+_default: list[CodeInterpreter] = []
+_default_lock = Lock()
+
+
 def default_interpreter() -> CodeInterpreter:
     """The interpreter of every door that was given none: `CodeInterpreter.from_env()`, once.
 
@@ -65,7 +68,10 @@ def default_interpreter() -> CodeInterpreter:
     Raises:
         ConfigurationError: The environment is only half configured.
     """
-    return CodeInterpreter.from_env()
+    with _default_lock:
+        if not _default:
+            _default.append(CodeInterpreter.from_env())
+        return _default[0]
 
 
 def strip_fence(code: str) -> str:
@@ -77,7 +83,7 @@ def strip_fence(code: str) -> str:
 
 
 async def call(
-    interpreter: CodeInterpreter,
+    interpreter: CodeInterpreter | None,
     code: str,
     *,
     session_key: str | None = None,
@@ -86,16 +92,17 @@ async def call(
     """Approve, run, render; no exception but cancellation leaves here.
 
     Args:
-        interpreter: Where to run.
+        interpreter: Where to run; `default_interpreter()` when None.
         code: What the model wrote.
         session_key: The conversation; None for the current one of `use_session`.
         on_output: Told each piece of output while the code runs.
     """
     try:
+        interpreter = interpreter or default_interpreter()
         session = interpreter.session(session_key)
         source = strip_fence(code)
         if interpreter.approve is not None:
-            decision = await interpreter.approve(ApprovalRequest(source, session.key))
+            decision = await _ask(interpreter.approve, ApprovalRequest(source, session.key))
             if decision.verdict != "allow":
                 return _not_run(_denied(decision.reason))
             source = source if decision.code is None else decision.code
@@ -108,6 +115,15 @@ async def call(
         return _not_run(_failure(error))
     text = render_text(execution, interpreter.limits)
     return ToolReply(text, execution, failed=execution.error is not None)
+
+
+async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
+    """The approver's word; one that fails has not said yes."""
+    try:
+        return await approve(request)
+    except Exception:  # noqa: BLE001 - the host's own code
+        logger.exception("the approver failed")
+        return Decision("deny", reason="nobody could be asked")
 
 
 def _not_run(text: str) -> ToolReply:

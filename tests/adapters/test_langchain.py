@@ -87,14 +87,24 @@ async def test_output_streams_through_the_graph_and_the_history_survives_a_check
     config = {"configurable": {"thread_id": "stream"}}
     code = "import time\nfor i in range(3): print(i, flush=True); time.sleep(0.3)"
     message = {"role": "assistant", "content": "", "tool_calls": [call(code)]}
-    chunks = [
-        chunk async for chunk in app.astream({"messages": [message]}, config, stream_mode="custom")
+    given, modes = {"messages": [message]}, ["custom", "tools"]
+    chunks = [chunk async for chunk in app.astream(given, config, stream_mode=modes)]
+    written = [
+        {"tool": tool.NAME, "stream": "stdout", "text": text} for text in ("0\n", "1\n", "2\n")
     ]
-    assert [chunk["text"] for chunk in chunks] == ["0\n", "1\n", "2\n"]
-    assert {chunk["tool"] for chunk in chunks} == {tool.NAME}
+    assert [chunk for mode, chunk in chunks if mode == "custom"] == written
+    deltas = [chunk for _, chunk in chunks if chunk.get("event") == "tool-output-delta"]
+    assert [delta["delta"] for delta in deltas] == written
+    assert {delta["tool_call_id"] for delta in deltas} == {"call-1"}
+    blocking = await asyncio.to_thread(
+        lambda: list(app.stream(given, config, stream_mode="custom"))
+    )
+    assert blocking == written
     state = await app.aget_state(config)
     assert state.values["messages"][-1].text == "0\n1\n2"
     assert "unregistered type" not in caplog.text
+    # LangGraph keeps a message's artifact as plain values, so it comes back as a dict
+    assert state.values["messages"][-1].artifact["stdout"] == "0\n1\n2\n"
 
 
 @pytest.mark.anyio

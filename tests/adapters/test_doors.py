@@ -1,0 +1,234 @@
+"""What every door keeps: one schema, one default interpreter, nothing raised, true parallelism."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from semantic_kernel import Kernel
+from semantic_kernel.connectors.ai.function_calling_utils import (
+    kernel_function_metadata_to_function_call_format,
+)
+
+from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution, portal, tool
+from cci_plugins.langchain import CodeInterpreterTool
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+from cci_plugins.testing import FakeSessionPool
+
+
+async def through_langchain(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
+    config = {"configurable": {"thread_id": key}}
+    code_interpreter = CodeInterpreterTool(interpreter=interpreter)
+    return str(await code_interpreter.ainvoke({"code": code}, config))
+
+
+async def through_semantic_kernel(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
+    return str(await CodeInterpreterPlugin(interpreter).execute_code(code, session_id=key))
+
+
+DOORS = {"langchain": through_langchain, "semantic-kernel": through_semantic_kernel}
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Callable[..., Awaitable[str]]:
+    return DOORS[request.param]
+
+
+def schema_of_langchain() -> dict[str, Any]:
+    function = convert_to_openai_tool(CodeInterpreterTool())["function"]
+    return {**function, "name": function["name"]}
+
+
+def schema_of_semantic_kernel() -> dict[str, Any]:
+    plugin = Kernel().add_plugin(CodeInterpreterPlugin(), "code_interpreter")
+    shown = kernel_function_metadata_to_function_call_format(plugin[tool.NAME].metadata)
+    function = dict(shown["function"])
+    return {**function, "name": function["name"].removeprefix("code_interpreter-")}
+
+
+@pytest.mark.parametrize("schema", [schema_of_langchain, schema_of_semantic_kernel])
+def test_every_door_shows_the_same_tool(schema: Callable[[], dict[str, Any]]) -> None:
+    shown = schema()
+    assert (shown["name"], shown["description"]) == (tool.NAME, tool.DESCRIPTION)
+    parameters = {"additionalProperties": False, **shown["parameters"]}
+    assert parameters == tool.PARAMETERS
+
+
+@pytest.fixture
+def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "_default", [])
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_default")
+async def test_doors_without_an_interpreter_share_one_made_at_first_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = FakeSessionPool()
+    made: list[CodeInterpreter] = []
+
+    def from_env() -> CodeInterpreter:
+        made.append(CodeInterpreter(pool))
+        return made[-1]
+
+    monkeypatch.setattr(CodeInterpreter, "from_env", from_env)
+    doors = CodeInterpreterTool(), CodeInterpreterPlugin()
+    assert doors
+    assert made == []
+    await through_langchain(None, "alice", "1")
+    await through_semantic_kernel(None, "alice", "1")
+    assert len(made) == 1
+    assert len({session_id for session_id, _ in pool.calls}) == 1
+    await made[0].aclose()
+
+
+@pytest.mark.usefixtures("no_default")
+def test_threads_that_come_first_together_get_one_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CodeInterpreter, "from_env", lambda: CodeInterpreter(FakeSessionPool()))
+    together, found = threading.Barrier(8), list[CodeInterpreter]()
+
+    def ask() -> None:
+        together.wait(timeout=10)
+        found.append(tool.default_interpreter())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert len(found) == 8
+    assert len({id(each) for each in found}) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_default")
+async def test_a_half_set_environment_is_a_sentence_and_no_exception(
+    door: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "https://example.invalid/mcp")
+    assert "AZURE_SESSION_POOL_MCP_KEY is not set" in await door(None, "alice", "1")
+
+
+@pytest.mark.anyio
+async def test_nothing_leaves_a_door_but_text(door: Callable[..., Awaitable[str]]) -> None:
+    class Broken(FakeSessionPool):
+        async def execute(self, *_: object, **__: object) -> Execution:  # type: ignore[override]
+            raise RuntimeError("sig=SECRET")
+
+    async with CodeInterpreter(Broken()) as interpreter:
+        seen = await door(interpreter, "alice", "1")
+    assert "failed unexpectedly" in seen
+    assert "SECRET" not in seen
+
+
+@pytest.mark.anyio
+async def test_an_approver_that_fails_has_not_said_yes(door: Callable[..., Awaitable[str]]) -> None:
+    async def approve(_: ApprovalRequest) -> Decision:
+        raise ConnectionError("sig=SECRET")
+
+    pool = FakeSessionPool()
+    async with CodeInterpreter(pool, approve=approve) as interpreter:
+        seen = await door(interpreter, "alice", "1")
+    assert "was not run" in seen
+    assert "SECRET" not in seen
+    assert pool.calls == []
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+async def test_eight_conversations_run_in_parallel(
+    door: Callable[..., Awaitable[str]], warm: CodeInterpreter
+) -> None:
+    keys = [f"parallel-{number}" for number in range(8)]
+    await asyncio.gather(*(door(warm, key, f"import time; mine = {key!r}") for key in keys))
+    code = "start = time.time(); time.sleep(1); print(start, time.time(), mine)"
+    seen = await asyncio.gather(*(door(warm, key, code) for key in keys))
+    runs = [line.split() for line in seen]
+    assert [mine for _, _, mine in runs] == keys
+    assert max(float(start) for start, _, _ in runs) < min(float(end) for _, end, _ in runs)
+    for key in keys:
+        await warm.session(key).delete()
+
+
+class Endless(FakeSessionPool):
+    """Runs until it is cancelled, and tells when; `began` is called when a run begins."""
+
+    def __init__(self, began: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self.began = began
+        self.cancelled = threading.Event()
+
+    async def execute(
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: timedelta,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        try:
+            await self.began()
+            await anyio.sleep_forever()
+        finally:
+            self.cancelled.set()
+        raise AssertionError
+
+
+def callers(thread: int) -> list[str]:
+    frames = traceback.walk_stack(sys._current_frames()[thread])
+    return [frame.f_code.co_name for frame, _ in frames]
+
+
+async def interrupt_the_waiting_main_thread() -> None:
+    main = threading.main_thread().ident or 0
+    with anyio.fail_after(10):
+        while callers(main)[:3] != ["wait", "result", portal.wait.__name__]:
+            await anyio.sleep(0.01)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def test_interrupting_a_blocking_call_stops_the_code() -> None:
+    pool = Endless(interrupt_the_waiting_main_thread)
+    with pytest.raises(KeyboardInterrupt):
+        CodeInterpreterTool(interpreter=CodeInterpreter(pool)).invoke({"code": "1"})
+    assert pool.cancelled.wait(timeout=5)
+
+
+@pytest.mark.anyio
+async def test_cancelling_a_call_stops_the_code(door: Callable[..., Awaitable[str]]) -> None:
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+    async def tell() -> None:
+        loop.call_soon_threadsafe(begun.set)
+
+    pool = Endless(tell)
+    with anyio.fail_after(10):
+        task = asyncio.create_task(door(CodeInterpreter(pool), "alice", "1"))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(pool.cancelled.wait, 5)
+
+
+def test_a_missing_framework_is_named_with_its_pip_line_in_the_traceback() -> None:
+    for package, module, extra in (
+        ("langchain_core", "langchain", "langchain"),
+        ("semantic_kernel", "semantic_kernel", "semantic-kernel"),
+    ):
+        program = f"import sys; sys.modules['{package}'] = None; import cci_plugins.{module}"
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, check=False, text=True, timeout=60
+        )
+        assert f'hint: pip install "cci-plugins[{extra}]"' in done.stderr
