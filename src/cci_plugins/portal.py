@@ -16,10 +16,14 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
+from .telemetry import logger
+
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
+
+EXIT_SECONDS = 10
 
 
 class _Home:
@@ -57,10 +61,14 @@ class _Home:
     def stop(self) -> None:
         if self._portal is None or self._pid != os.getpid():
             return
+        portal, self._portal = self._portal, None
         for close in list(self._closers.values()):
-            self._portal.call(close)
+            try:
+                portal.start_task_soon(close).result(EXIT_SECONDS)
+            except Exception as error:  # noqa: BLE001 - the program ends; its fences end with it
+                logger.debug("an interpreter did not close: %r", error)
+        portal.call(portal.stop, True)  # noqa: FBT003 - cancel what still runs
         self._stack.close()
-        self._portal = None
 
 
 _home = _Home()

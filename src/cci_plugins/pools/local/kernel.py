@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import cache
 from hmac import compare_digest
@@ -29,6 +30,10 @@ IDLE_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 48 << 20
 
 
+class KernelGoneError(Exception):
+    """The kernel could not be told: nothing of this run was started."""
+
+
 class End(StrEnum):
     """How a run ended, as the kernel's side saw it."""
 
@@ -46,7 +51,7 @@ def make_context() -> zmq.asyncio.Context:
     """
     context = zmq.asyncio.Context()
     context.setsockopt(zmq.RECONNECT_IVL, -1)
-    context.setsockopt(zmq.SNDTIMEO, 5000)
+    context.setsockopt(zmq.SNDTIMEO, 0)
     context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     context.setsockopt(zmq.LINGER, 0)
     return context
@@ -198,12 +203,20 @@ class Kernel:
             timeout: Seconds until the code is interrupted, and a little later killed.
             on_output: Told each piece of output.
             silent: Count nothing and keep no history.
+
+        Raises:
+            KernelGoneError: Nothing was started.
         """
         collector = Collector(self._limits, on_output)
         run = self._run = _Run(collector)
-        run.msg_id = self._client.execute(
-            code, silent=silent, store_history=not silent, allow_stdin=False
-        )
+        try:
+            run.msg_id = self._client.execute(
+                code, silent=silent, store_history=not silent, allow_stdin=False
+            )
+        except zmq.Again:
+            self._run = None
+            await self.kill("its process ended between two calls")
+            raise KernelGoneError from None
         if not self.alive:
             run.finish()  # it died before it could be told
         try:
@@ -236,7 +249,8 @@ class Kernel:
 
     async def _stop(self, run: _Run) -> End:
         """Interrupt, and kill what does not stop."""
-        self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+        with suppress(zmq.Again):  # it is ending already
+            self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
         self.sandbox.interrupt()
         deadline = time.monotonic() + INTERRUPT_SECONDS
         while not run.complete and time.monotonic() < deadline:  # a runaway wakes it early

@@ -33,7 +33,7 @@ from cci_plugins.telemetry import logger
 try:
     from .isolation import choose
     from .isolation.base import Isolation, KernelSpec, Sandbox
-    from .kernel import Kernel, make_context
+    from .kernel import Kernel, KernelGoneError, make_context
     from .session import LocalSession
     from .standby import Standby
     from .watchdog import Watchdog
@@ -121,8 +121,12 @@ class LocalSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
     ) -> Execution:
         async with self._using(session_id) as session, session.turn:
-            kernel = await self._kernel_of(session)
-            execution = await session.execute(kernel, code, timeout, on_output)
+            try:
+                kernel = await self._kernel_of(session)
+                execution = await session.execute(kernel, code, timeout, on_output)
+            except KernelGoneError:  # it did not start, so it may
+                kernel = await self._kernel_of(session)
+                execution = await session.execute(kernel, code, timeout, on_output)
         name = "" if self._isolation is None else self._isolation.name
         return replace(execution, isolation=name)
 

@@ -79,9 +79,10 @@ class LocalSession:
         self, kernel: Kernel, code: str, timeout: timedelta, on_output: OutputHandler | None
     ) -> Execution:
         """Run code in the kernel; call it with `turn` held."""
-        loss, self.loss = self.loss, None
+        loss = self.loss
         started = time.perf_counter()
         end, output = await kernel.run(code, timeout=timeout.total_seconds(), on_output=on_output)
+        self.loss = None
         duration = timedelta(seconds=time.perf_counter() - started)
         gone = end in {End.KILLED, End.DIED}
         files = () if gone else self._changed_files(kernel.sandbox.folder)

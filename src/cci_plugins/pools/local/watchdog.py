@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import anyio
+
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import MIB, SandboxLimits
 from cci_plugins.telemetry import logger
@@ -43,7 +45,7 @@ class Watchdog:
         if not kernel.alive:
             return
         try:
-            why = await asyncio.to_thread(self._excess, kernel)
+            why = await anyio.to_thread.run_sync(self._excess, kernel)
         except (OSError, CodeInterpreterError) as error:  # it ended meanwhile
             logger.debug("a session could not be measured: %s", error)
             return

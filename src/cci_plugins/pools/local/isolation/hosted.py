@@ -185,7 +185,10 @@ class HostedSandbox(Sandbox):
                 self.folder.close()
                 os.close(self.sockets)
             if self._base:
-                await anyio.to_thread.run_sync(shim.remove, self._base)
+                try:
+                    await anyio.to_thread.run_sync(shim.remove, self._base)
+                except RuntimeError:  # from Python 3.12 on no thread starts at the program's end
+                    shim.remove(self._base)
             uids.give_back(self._uid)
 
     def memory_bytes(self) -> int:
