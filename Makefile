@@ -10,9 +10,10 @@ demo: $(HATCH) sandbox
 	@$(HATCH) run demo
 
 test: $(HATCH) sandbox
-	$(HATCH) run test
-	$(HATCH) run mcp2:test
+	$(HATCH) run alone:check
 	$(HATCH) run bare:test
+	$(HATCH) run mcp2:test
+	$(HATCH) run test
 
 lint: $(HATCH)
 	$(HATCH) run lint

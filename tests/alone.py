@@ -1,0 +1,60 @@
+"""`python tests/alone.py EXTRA`: what one extra promises works when it alone is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+from cci_plugins import CodeInterpreter, Execution
+from cci_plugins.testing import FakeSessionPool
+
+FAKE = Execution(stdout="42")
+
+
+async def local() -> str:
+    async with CodeInterpreter.local() as interpreter:
+        return (await interpreter.run_code("6 * 7")).text
+
+
+async def serve() -> str:
+    from cci_plugins.server import create_app
+
+    paths = {
+        getattr(route, "path", "") for route in create_app(FakeSessionPool(), api_key="k").routes
+    }
+    return "42" if "/mcp" in paths else str(paths)
+
+
+async def cli() -> str:
+    command = [sys.executable, "-m", "cci_plugins", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: ASYNC221 - nothing else runs
+    return "42" if "serve" in text else text
+
+
+async def langchain() -> str:
+    from cci_plugins.langchain import CodeInterpreterTool
+
+    async with CodeInterpreter(FakeSessionPool(FAKE)) as interpreter:
+        return str(await CodeInterpreterTool(interpreter=interpreter).ainvoke({"code": "1"}))
+
+
+async def semantic_kernel() -> str:
+    from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+
+    async with CodeInterpreter(FakeSessionPool(FAKE)) as interpreter:
+        return str(await CodeInterpreterPlugin(interpreter).execute_code("1", session_id="a"))
+
+
+EXTRAS = {
+    "local": local,
+    "serve": serve,
+    "cli": cli,
+    "langchain": langchain,
+    "semantic-kernel": semantic_kernel,
+}
+
+if __name__ == "__main__":
+    said = asyncio.run(EXTRAS[sys.argv[1]]())
+    sys.stdout.write(f"{sys.argv[1]} alone: {said}\n")
+    sys.exit(said != "42")
