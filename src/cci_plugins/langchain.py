@@ -48,7 +48,7 @@ class CodeInterpreterTool(BaseTool):
     streamed while the code runs to LangGraph's stream modes `custom` and `tools`, as
     `{"tool": "execute_code", "stream": "stdout", "text": ...}`.
 
-    Args:
+    Attributes:
         interpreter: Where to run; `CodeInterpreter.from_env()` when None.
 
     Example:
