@@ -12,10 +12,10 @@ from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
 
 async def main() -> None:
-    async with CodeInterpreter.from_env() as interpreter:
+    async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
         model = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
         agent = ChatCompletionAgent(
-            service=OpenAIChatCompletion(ai_model_id=model, async_client=AsyncOpenAI()),
+            service=OpenAIChatCompletion(ai_model_id=model, async_client=client),
             instructions="Use execute_code for arithmetic.",
             plugins=[CodeInterpreterPlugin(interpreter)],
         )

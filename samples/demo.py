@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import sys
 import textwrap
 import time
 from pathlib import Path
 
 from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from semantic_kernel.agents import ChatCompletionAgent, ChatHistoryAgentThread
+from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
 from semantic_kernel.contents import ChatMessageContent, FunctionCallContent, FunctionResultContent
 
 from cci_plugins import CodeInterpreter, Execution, Session
@@ -34,14 +38,20 @@ class Report:
     def __init__(self, name: str) -> None:
         self.name = name
         self.charts = 0
-        self.failed = False
+        self.good = True
+        self.seen: list[float] = []
 
     def show(self, label: str, text: str) -> None:
         print(f"\n{label}\n{textwrap.indent(text.strip(), '    ')}", flush=True)
 
+    def question(self, text: str) -> None:
+        self.show("question", text)
+        self.seen = []
+
     def result(self, text: str, execution: Execution) -> None:
         self.show(f"what came out ({execution.isolation}, {execution.state})", text)
-        self.failed |= execution.error is not None
+        if execution.error is None:
+            self.seen += numbers(text)
         for result in execution.results:
             if result.png is not None:
                 self.charts += 1
@@ -50,34 +60,40 @@ class Report:
                 print(f"\nsaved the chart: {path}")
 
     def answer(self, text: str) -> None:
+        """An answer is good when it quotes a number that came out of the session for it."""
         self.show("final answer", text)
-        self.failed |= not any(char.isdigit() for char in text)
+        told = numbers(text)
+        self.good &= any(math.isclose(a, b, rel_tol=0.005) for a in told for b in self.seen)
 
     def finish(self, session: Session) -> bool:
         path = OUTPUT / f"{self.name}.ipynb"
         path.write_text(session.notebook(), encoding="utf-8")
         print(f"\nsaved the session as a notebook: {path}")
-        return not self.failed and self.charts > 0
+        return self.good and self.charts > 0
+
+
+def numbers(text: str) -> list[float]:
+    return [float(each.replace(",", "")) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
 
 def headline(text: str) -> None:
     print(f"\n{'=' * 88}\n{text}\n{'=' * 88}", flush=True)
 
 
-async def langgraph_agent(interpreter: CodeInterpreter) -> bool:
+async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> bool:
     """Two questions in one conversation; `thread_id` names it."""
     headline("LangGraph agent with CodeInterpreterTool")
     report, session = Report("langgraph"), interpreter.session("langgraph-demo")
     await session.files.upload(DATA)
     agent = create_agent(
-        langchain_model(),
+        chat,
         tools=[CodeInterpreterTool(interpreter=interpreter)],
         system_prompt=INSTRUCTIONS,
         checkpointer=InMemorySaver(),
     )
     config = {"configurable": {"thread_id": session.key}}
     for turn in (penguins.HEAVIEST, penguins.DIFFERENCE):
-        report.show("question", turn.question)
+        report.question(turn.question)
         question = {"messages": [("user", turn.question)]}
         async for update in agent.astream(question, config, stream_mode="updates"):
             for node in update.values():
@@ -91,13 +107,15 @@ async def langgraph_agent(interpreter: CodeInterpreter) -> bool:
     return report.finish(session)
 
 
-async def semantic_kernel_agent(interpreter: CodeInterpreter) -> bool:
+async def semantic_kernel_agent(
+    interpreter: CodeInterpreter, service: ChatCompletionClientBase
+) -> bool:
     """The same with Semantic Kernel; `use_session` names the conversation."""
     headline("Semantic Kernel agent with CodeInterpreterPlugin")
     report, session = Report("semantic-kernel"), interpreter.session("semantic-kernel-demo")
     await session.files.upload(DATA)
     agent = ChatCompletionAgent(
-        service=semantic_kernel_service(),
+        service=service,
         name="analyst",
         instructions=INSTRUCTIONS,
         plugins=[CodeInterpreterPlugin(interpreter)],
@@ -113,7 +131,7 @@ async def semantic_kernel_agent(interpreter: CodeInterpreter) -> bool:
     thread = ChatHistoryAgentThread(thread_id=session.key)
     with interpreter.use_session(session.key):
         for turn in (penguins.CORRELATION, penguins.PREDICTION):
-            report.show("question", turn.question)
+            report.question(turn.question)
             async for response in agent.invoke(
                 turn.question, thread=thread, on_intermediate_message=watch
             ):
@@ -127,9 +145,10 @@ async def main() -> int:
         async with CodeInterpreter.from_env() as interpreter:
             pool = await interpreter.describe()
             print(f"model:     {which}\npool:      {pool}")
-            good = await langgraph_agent(interpreter)
-            good = await semantic_kernel_agent(interpreter) and good
-    verdict = "done" if good else "FAILED: an answer has no number, or no chart came out"
+            async with langchain_model() as chat, semantic_kernel_service() as service:
+                good = await langgraph_agent(interpreter, chat)
+                good = await semantic_kernel_agent(interpreter, service) and good
+    verdict = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
     headline(f"{verdict}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
     return 0 if good else 1
 

@@ -3,52 +3,73 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from unittest.mock import patch
+from urllib.request import getproxies
 
+from langchain_core.language_models import BaseChatModel
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
 from semantic_kernel.connectors.ai.open_ai import AzureChatCompletion, OpenAIChatCompletion
 
 from samples.scripted_model import Script, ScriptedModel
 
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
-DEPLOYMENT = os.environ.get("AZURE_OPENAI_CHAT_DEPLOYMENT_NAME", "")
+AZURE = ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_CHAT_DEPLOYMENT_NAME")
 
 
 def is_azure() -> bool:
-    """Whether the Azure OpenAI variables are set."""
-    return bool(os.environ.get("AZURE_OPENAI_ENDPOINT") and DEPLOYMENT)
+    """Whether the Azure OpenAI variables are set; half of them is an error."""
+    missing = [name for name in AZURE if not os.environ.get(name)]
+    if 0 < len(missing) < len(AZURE):
+        sys.exit(f"error: Azure OpenAI is half configured\n\nhint: set {', '.join(missing)}")
+    return not missing
+
+
+def deployment() -> str:
+    """The name of the model's deployment on Azure."""
+    return os.environ["AZURE_OPENAI_CHAT_DEPLOYMENT_NAME"]
 
 
 @contextmanager
 def model(script: Script) -> Iterator[str]:
     """Make a model reachable, and say which it is."""
     if is_azure():
-        yield f"Azure OpenAI, deployment {DEPLOYMENT}"
+        yield f"Azure OpenAI, deployment {deployment()}"
     elif os.environ.get("OPENAI_API_KEY"):
         yield f"OpenAI, {MODEL}"
     else:
         with ScriptedModel(script) as server:
-            os.environ |= {"OPENAI_API_KEY": "none-needed", "OPENAI_BASE_URL": server.url}
-            try:
+            local = {"OPENAI_API_KEY": "none-needed", "OPENAI_BASE_URL": server.url}
+            if getproxies():  # which would look for 127.0.0.1 on their own machine
+                local |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+            with patch.dict(os.environ, local):
                 yield "scripted (set OPENAI_API_KEY or the AZURE_OPENAI_* variables for a real one)"
-            finally:
-                del os.environ["OPENAI_API_KEY"], os.environ["OPENAI_BASE_URL"]
 
 
-def langchain_model() -> Any:
-    """The model as LangChain wants it."""
+@asynccontextmanager
+async def langchain_model() -> AsyncIterator[BaseChatModel]:
+    """The model as LangChain wants it; its connections close at the end."""
+    async with DefaultAsyncHttpxClient() as http:
+        if is_azure():
+            version = os.environ.get("OPENAI_API_VERSION", "2024-10-21")
+            yield AzureChatOpenAI(
+                azure_deployment=deployment(), api_version=version, http_async_client=http
+            )
+        else:
+            yield ChatOpenAI(model=MODEL, http_async_client=http)
+
+
+@asynccontextmanager
+async def semantic_kernel_service() -> AsyncIterator[ChatCompletionClientBase]:
+    """The model as Semantic Kernel wants it; its connections close at the end."""
     if is_azure():
-        version = os.environ.get("OPENAI_API_VERSION", "2024-10-21")
-        return AzureChatOpenAI(azure_deployment=DEPLOYMENT, api_version=version)
-    return ChatOpenAI(model=MODEL)
-
-
-def semantic_kernel_service() -> Any:
-    """The model as Semantic Kernel wants it."""
-    if is_azure():
-        return AzureChatCompletion(deployment_name=DEPLOYMENT)
-    from openai import AsyncOpenAI
-
-    return OpenAIChatCompletion(ai_model_id=MODEL, async_client=AsyncOpenAI())
+        service = AzureChatCompletion(deployment_name=deployment())
+        async with service.client:
+            yield service
+    else:
+        async with AsyncOpenAI() as client:
+            yield OpenAIChatCompletion(ai_model_id=MODEL, async_client=client)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from samples import demo, models, penguins
 from samples.scripted_model import Script, ScriptedModel, Turn
+
+from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 
 ROOT = Path(__file__).parents[2]
 POWER = Turn(
@@ -48,13 +54,13 @@ EXPECTED = {
 def run(
     *command: str, cwd: Path, given: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
+    kept = {name: value for name, value in os.environ.items() if "OPENAI" not in name}
     return subprocess.run(
         [sys.executable, *command],
         capture_output=True,
         check=False,
         cwd=cwd,
-        env={**kept, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **variables},
+        env={**kept, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "NO_COLOR": "1", **variables},
         input=given,
         text=True,
         timeout=110,
@@ -105,4 +111,59 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
 def test_the_demo_fails_when_the_sandbox_does(tmp_path: Path) -> None:
     """The answers are read off the tool's results, so a broken pool cannot look fine."""
     done = run("-m", "samples.demo", cwd=tmp_path, CCI_TIMEOUT="0.001")
-    assert done.returncode != 0
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout, done.stderr
+
+
+class Forgetful(LocalSessionPool):
+    """Starts a new session for every run, and puts the data back."""
+
+    async def execute(self, session_id: str, code: str, **options: Any) -> Execution:
+        async def data() -> AsyncIterator[bytes]:
+            yield demo.DATA.read_bytes()
+
+        await self.delete_session(session_id)
+        await self.upload(session_id, demo.DATA.name, data())
+        return await super().execute(session_id, code, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("connect", "agent"),
+    [
+        (models.langchain_model, demo.langgraph_agent),
+        (models.semantic_kernel_service, demo.semantic_kernel_agent),
+    ],
+)
+async def test_the_demo_fails_when_a_variable_of_the_first_question_is_gone(
+    connect: Callable[[], AbstractAsyncContextManager[Any]],
+    agent: Callable[[CodeInterpreter, Any], Awaitable[bool]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(demo, "OUTPUT", tmp_path)
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "AZURE_OPENAI_"))]:
+        monkeypatch.delenv(name)
+    with models.model(penguins.SCRIPT):
+        async with CodeInterpreter(Forgetful()) as interpreter, connect() as model:
+            assert not await agent(interpreter, model)
+    printed = capsys.readouterr().out
+    assert "NameError" in printed
+    assert "I could not find my answer" in printed
+
+
+def test_a_half_configured_azure_model_is_an_error_and_not_the_script(tmp_path: Path) -> None:
+    endpoint = "https://example.invalid"
+    done = run("-m", "samples.demo", cwd=tmp_path, AZURE_OPENAI_ENDPOINT=endpoint)
+    assert done.returncode == 1
+    missing = "AZURE_OPENAI_API_KEY, AZURE_OPENAI_CHAT_DEPLOYMENT_NAME"
+    assert done.stderr == f"error: Azure OpenAI is half configured\n\nhint: set {missing}\n"
+
+
+def test_the_penguins_are_all_there_and_their_licence_with_them() -> None:
+    rows = demo.DATA.read_text().splitlines()
+    assert rows[0].split(",")[:4] == ["species", "island", "bill_length_mm", "bill_depth_mm"]
+    assert len(rows) == 1 + 344
+    assert "CC0 1.0" in demo.DATA.with_name("README.md").read_text()
