@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from cci_plugins import CodeInterpreter, Execution, Limits, portal
@@ -248,3 +249,75 @@ async def test_context_variables_reach_the_pool() -> None:
         return variable.get()
 
     assert await portal.carry(read) == "here"
+
+
+async def test_a_session_tells_its_history_and_ends_when_asked() -> None:
+    deleted: list[str] = []
+
+    class Pool(FakeSessionPool):
+        async def delete_session(self, session_id: str) -> None:
+            deleted.append(session_id)
+
+    async with CodeInterpreter(Pool(Execution(stdout="x"))) as interpreter:
+        session = interpreter.session("a")
+        await session.run_code("print('x')")
+        assert "print('x')" in session.notebook()
+        await session.delete()
+        assert deleted == [session.id]
+        assert interpreter.session("a") is not session
+
+
+def test_the_blocking_face_does_all_of_it(tmp_path: Path) -> None:
+    with SyncCodeInterpreter(FakeSessionPool(Execution(stdout="x"))) as interpreter:
+        interpreter.start()
+        assert interpreter.describe() == "fake"
+        assert interpreter.limits == Limits()
+        with interpreter.use_session("a") as session:
+            assert interpreter.run_code("1").stdout == "x"
+            assert (session.busy, repr(session)) == (False, f"Session(id={session.id!r})")
+            session.files.upload(b"1", name="a.txt")
+            assert session.files.download("a.txt", to=tmp_path / "a.txt") == b"1"
+            assert [file.name for file in session.files.list()] == ["a.txt"]
+            session.files.remove("a.txt")
+            assert "cells" in session.notebook()
+            session.delete()
+
+
+async def test_idle_sessions_are_forgotten() -> None:
+    limits = Limits(idle_session=timedelta(0))
+    async with CodeInterpreter(FakeSessionPool(), limits=limits) as interpreter:
+        first = interpreter.session("a")
+        interpreter.session("b")
+        assert interpreter.session("a") is not first
+
+
+async def test_a_busy_session_stays_beyond_the_bound() -> None:
+    release = anyio.Event()
+
+    class Pool(FakeSessionPool):
+        async def execute(self, *_: object, **__: object) -> Execution:  # type: ignore[override]
+            await release.wait()
+            return Execution()
+
+    async with CodeInterpreter(Pool(), limits=Limits(live_sessions=1)) as interpreter:
+        busy = interpreter.session("a")
+        run = asyncio.create_task(busy.run_code("1"))
+        with anyio.fail_after(5):
+            while not busy.busy:
+                await anyio.lowlevel.checkpoint()
+            interpreter.session("b")
+            assert interpreter.session("a") is busy
+            await portal.carry(_set, release)
+            await run
+
+
+async def _set(event: anyio.Event) -> None:
+    event.set()
+
+
+async def test_a_target_that_cannot_be_written_is_a_transfer_error(tmp_path: Path) -> None:
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        files = interpreter.session("a").files
+        await files.upload(b"1", name="a")
+        with pytest.raises(FileTransferError, match="cannot write"):
+            await files.download("a", to=tmp_path)

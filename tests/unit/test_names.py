@@ -1,0 +1,44 @@
+"""Names that stay below the session's folder, and names that do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from cci_plugins.errors import UnsafeNameError
+from cci_plugins.files.names import media_type, safe_name
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a b.csv", "sub/dir/x.png", ".hidden", "\N{SNAKE}.py", "..."]
+)
+def test_a_safe_name_is_unchanged(name: str) -> None:
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "/etc/passwd",
+        "a/../b",
+        "a//b",
+        "a/",
+        "a\\b",
+        "a\x00b",
+        "a\nb",
+        "\x7f",
+        "�",
+        "x" * 256,
+        "/".join(["x" * 200] * 6),
+    ],
+)
+def test_an_unsafe_name_is_refused(name: str) -> None:
+    with pytest.raises(UnsafeNameError):
+        safe_name(name)
+
+
+def test_media_types_follow_the_name() -> None:
+    assert media_type("a.png") == "image/png"
+    assert media_type("a") == "application/octet-stream"
