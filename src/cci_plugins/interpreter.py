@@ -103,14 +103,14 @@ class CodeInterpreter:
         if self._closed:
             raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
         key = key or current_key.get() or DEFAULT_KEY
-        session, left = self._directory.get(key, lambda: self._make(key))
+        session, left = self._directory.get(key, partial(self._make, key))
         for old in left:
             portal.submit(self._end, old)
         return session
 
-    def _make(self, key: str) -> Session:
-        identifier = self._directory.identifier(key)
-        return Session(self, key, identifier, partial(self._directory.remove, key))
+    def _make(self, key: str, had_left: bool) -> Session:  # noqa: FBT001 - the directory asks
+        forget = partial(self._directory.remove, key)
+        return Session(self, key, self._directory.identifier(key), forget, lost=had_left)
 
     @contextmanager
     def use_session(self, key: str) -> Generator[Session]:
@@ -168,7 +168,9 @@ class CodeInterpreter:
 
     async def _end(self, session: Session) -> None:
         try:
-            await session.delete_at_home()
+            pool = await self.pool()
+            if session.key not in self._directory:  # else it came back, and sees to it itself
+                await pool.delete_session(session.id)
         except CodeInterpreterError as error:
             logger.warning("could not end an idle session: %s", error)
 

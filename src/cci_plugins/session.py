@@ -23,6 +23,10 @@ from .pools.base import OutputHandler, SessionPool
 from .telemetry import execution_span, record_execution
 
 CHUNK = 256 * 1024
+LEFT = (
+    "this conversation was idle, or its session was needed for another one; "
+    "variables and files of earlier calls are gone"
+)
 
 
 class Owner(Protocol):
@@ -49,12 +53,21 @@ class Session:
         files: The session's files.
     """
 
-    def __init__(self, owner: Owner, key: str, identifier: str, forget: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        key: str,
+        identifier: str,
+        forget: Callable[[], None],
+        *,
+        lost: bool = False,
+    ) -> None:
         self.key = key
         self.id = identifier
         self.files = SessionFiles(owner, identifier, self._use)
         self._owner = owner
         self._forget = forget
+        self._lost = lost
         self._users = 0
         self._turn: anyio.Lock | None = None
         self._notebook = Notebook()
@@ -106,9 +119,14 @@ class Session:
         limit = self._owner.limits.execution_timeout if timeout is None else timeout
         async with _Turn(self):
             pool = await self._owner.pool()
+            if self._lost:
+                await pool.delete_session(self.id)  # what was told to be gone must be gone
             with execution_span(self.id, pool.capabilities.name) as span:
                 execution = await pool.execute(self.id, code, timeout=limit, on_output=on_output)
                 record_execution(span, execution)
+            if self._lost:
+                self._lost = False
+                execution = replace(execution, state="lost", notes=(LEFT, *execution.notes))
             if execution.state == "lost" and (gone := self.files.forget_uploads()):
                 note = f"uploaded files are gone: {', '.join(gone)}; upload them again"
                 execution = replace(execution, notes=(*execution.notes, note))

@@ -9,11 +9,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
 from .limits import Limits
 
 DEFAULT_KEY = "default"
+_LEFT_REMEMBERED = 10_000
 
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 
@@ -41,30 +43,47 @@ def derive_identifier(secret: bytes, key: str) -> str:
 
 
 class SessionDirectory(Generic[E]):
-    """Maps conversation keys to sessions; bounded, least recently used and idle ones leave."""
+    """Maps conversation keys to sessions; bounded, least recently used and idle ones leave.
+
+    Any thread may call it.
+    """
 
     def __init__(self, limits: Limits, *, secret: bytes | None = None) -> None:
         self._limits = limits
         self._secret = secret or secrets.token_bytes(32)
         self._entries: OrderedDict[str, tuple[E, float]] = OrderedDict()
+        self._left: OrderedDict[str, None] = OrderedDict()
+        self._guard = Lock()
 
     def identifier(self, key: str) -> str:
         """The pool identifier of a conversation."""
         return derive_identifier(self._secret, key)
 
-    def get(self, key: str, make: Callable[[], E]) -> tuple[E, list[E]]:
-        """The entry of a key, made if need be, and the entries that had to leave for it."""
-        entry = self._entries[key][0] if key in self._entries else make()
-        self._entries[key] = (entry, time.monotonic())
-        self._entries.move_to_end(key)
-        return entry, list(self._take_surplus())
+    def get(self, key: str, make: Callable[[bool], E]) -> tuple[E, list[E]]:
+        """The entry of a key, made if need be, and the entries that had to leave for it.
+
+        Args:
+            key: The conversation.
+            make: Makes an entry; told whether an earlier one of this key had to leave.
+        """
+        with self._guard:
+            if key in self._entries:
+                entry = self._entries[key][0]
+            else:
+                had_left = key in self._left
+                self._left.pop(key, None)
+                entry = make(had_left)
+            self._entries[key] = (entry, time.monotonic())
+            self._entries.move_to_end(key)
+            return entry, list(self._take_surplus())
 
     def remove(self, key: str) -> None:
         """Forget a key."""
-        self._entries.pop(key, None)
+        with self._guard:
+            self._entries.pop(key, None)
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
 
     def _take_surplus(self) -> Iterator[E]:
         """Idle entries, and the oldest beyond the bound; busy ones and the newest stay."""
@@ -76,4 +95,7 @@ class SessionDirectory(Generic[E]):
             if used >= idle_since and len(self._entries) <= self._limits.live_sessions:
                 break
             del self._entries[key]
+            self._left[key] = None
+            if len(self._left) > _LEFT_REMEMBERED:
+                self._left.popitem(last=False)
             yield entry

@@ -287,8 +287,14 @@ async def test_idle_sessions_are_forgotten() -> None:
     limits = Limits(idle_session=timedelta(0))
     async with CodeInterpreter(FakeSessionPool(), limits=limits) as interpreter:
         first = interpreter.session("a")
+        await first.run_code("1")
         interpreter.session("b")
-        assert interpreter.session("a") is not first
+        again = interpreter.session("a")
+        assert again is not first
+        execution = await again.run_code("1")
+        assert execution.state == "lost"
+        assert "idle" in execution.notes[0]
+        assert (await again.run_code("1")).state == "kept"
 
 
 async def test_a_busy_session_stays_beyond_the_bound() -> None:
