@@ -123,7 +123,10 @@ def _error(execution: Execution) -> str:
         return ""
     headline = f"{execution.error.name}: {execution.error.message}"
     trace = clean(execution.error.traceback).strip().lstrip("-\n")
-    return trace if trace.endswith(headline.strip()) else f"{trace}\n{headline}".strip()
+    told = trace.endswith(headline.strip()) or trace.rpartition("\n")[2].startswith(
+        f"{execution.error.name}: "  # a SyntaxError's message also names a file there is not
+    )
+    return trace if told else f"{trace}\n{headline}".strip()
 
 
 def _files(files: tuple[FileInfo, ...]) -> str:

@@ -119,3 +119,9 @@ def test_the_budget_always_holds(
 def test_many_files_are_summed_up(count: int) -> None:
     files = tuple(FileInfo(f"file-{number}", 1) for number in range(count))
     assert f"and {count - 20} more" in render_text(Execution(files=files), LIMITS)
+
+
+def test_a_syntax_error_is_told_once() -> None:
+    trace = "  Cell In[1], line 1\n    def\n       ^\nSyntaxError: invalid syntax"
+    error = ErrorInfo("SyntaxError", "invalid syntax (2766372415.py, line 1)", trace)
+    assert render_text(Execution(error=error), LIMITS).count("SyntaxError") == 1
