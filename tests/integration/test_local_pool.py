@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, SandboxLimits
+from cci_plugins import CodeInterpreter, SandboxLimits, portal
 from cci_plugins.errors import ConfigurationError, PoolExhaustedError
 from cci_plugins.models import OutputEvent
 from cci_plugins.pools.local.pool import LocalSessionPool
@@ -321,3 +321,18 @@ def left_behind(folder: Path) -> list[str]:
             if b"cci-mark-" + mark in command or bytes(folder) in command:
                 found.append(command.decode(errors="replace"))
     return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_an_ended_session_leaves_no_descriptor_socket_or_task_behind() -> None:
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
+        seen = []
+        for number in range(4):
+            session = interpreter.session(f"user-{number}")
+            await session.run_code("1")
+            await session.delete()
+            seen.append((len(list(Path("/proc/self/fd").iterdir())), await portal.carry(tasks)))
+    assert seen[1:] == [seen[1]] * 3

@@ -136,6 +136,7 @@ class Kernel:
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_info(cast("KernelConnectionInfo", sandbox.connection))
         self._client.start_channels(stdin=False, hb=False)
+        self._monitor = self._client.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._exit: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
         self._exit.add_done_callback(self._on_exit)
         self._readers = [
@@ -233,6 +234,8 @@ class Kernel:
         """End the kernel and everything of its session."""
         for task in self._readers:
             task.cancel()
+        self._client.iopub_channel.socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._client.stop_channels()
         await self.sandbox.kill()
         await asyncio.gather(self._exit, *self._readers, return_exceptions=True)
@@ -274,8 +277,7 @@ class Kernel:
 
     async def _watch_connection(self) -> None:
         """End a kernel that ZeroMQ dropped for the size of a message: no reply would ever come."""
-        monitor = self._client.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        await monitor.recv_multipart()
+        await self._monitor.recv_multipart()
         await asyncio.wait((self._exit,), timeout=IDLE_SECONDS)
         if self.alive:
             await self.kill(f"it put out more than {MAX_MESSAGE_BYTES >> 20} MiB at once")
