@@ -100,8 +100,7 @@ class CodeInterpreter:
             key: The conversation, as the application names it: a thread id, a user id. None means
                 the current one of `use_session`, or a single default session.
         """
-        if self._closed:
-            raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
+        self._check_open()
         key = key or current_key.get() or DEFAULT_KEY
         session, left = self._directory.get(key, partial(self._make, key))
         for old in left:
@@ -146,6 +145,7 @@ class CodeInterpreter:
 
     async def pool(self) -> SessionPool:
         """The started pool; for callers on the portal's loop."""
+        self._check_open()
         if not self._started:
             if self._start_lock is None:
                 self._start_lock = anyio.Lock()
@@ -155,6 +155,10 @@ class CodeInterpreter:
                     portal.at_exit(self, self._close)
                     self._started = True
         return self._pool
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
 
     async def aclose(self) -> None:
         """End every session and what the pool holds; calling it twice is no error."""

@@ -200,8 +200,11 @@ async def test_cancelling_a_call_cancels_it_in_the_pool() -> None:
 
 async def test_a_closed_interpreter_says_so() -> None:
     interpreter = CodeInterpreter(FakeSessionPool())
+    session = interpreter.session("a")
     await interpreter.aclose()
     await interpreter.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await session.run_code("1")
     with pytest.raises(ConfigurationError, match="closed"):
         interpreter.session("a")
 
