@@ -193,6 +193,14 @@ async def test_a_runaway_print_is_stopped_and_bounded(interpreter: CodeInterpret
     assert len(execution.stdout) < 11_000
 
 
+async def test_a_tight_print_loop_does_not_trip_over_the_sending_thread() -> None:
+    wide = SandboxLimits(stream_characters=100_000, runaway_bytes=200 << 20)
+    async with CodeInterpreter(LocalSessionPool(preload=(), limits=wide)) as interpreter:
+        for _ in range(3):
+            execution = await interpreter.run_code("for n in range(300_000): print(n)")
+            assert execution.error is None
+
+
 async def test_one_huge_print_is_cut_not_fatal(interpreter: CodeInterpreter) -> None:
     execution = await interpreter.run_code("print('a' + 'x' * 15_000_000 + 'z')")
     assert execution.status == "succeeded"

@@ -43,7 +43,9 @@ def bound_messages(stream: Any, limit: int) -> None:
 
     def flush_early(self: Any) -> None:
         schedule_flush(self)
-        if sum(buffer.tell() for buffer in list(self._buffers.values())) > CHUNK:
+        with self._buffer_lock:  # else the sending thread closes a buffer under our eyes
+            waiting = sum(buffer.tell() for buffer in self._buffers.values())
+        if waiting > CHUNK:
             self.flush()  # waits: code that prints faster than it is sent fills its own memory
 
     kind._flush_buffers = bounded  # noqa: SLF001
