@@ -13,6 +13,7 @@ from typing import Self
 from . import interpreter as _interpreter
 from . import portal
 from . import session as _session
+from . import session_files as _session_files
 from .approval import Approver
 from .limits import Limits
 from .models import Execution, FileInfo, OutputEvent
@@ -22,9 +23,9 @@ __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
 
 
 class SessionFiles:
-    """See `cci_plugins.session.SessionFiles`; every method of it is here, blocking."""
+    """See `cci_plugins.session_files.SessionFiles`; every method of it is here, blocking."""
 
-    def __init__(self, files: _session.SessionFiles) -> None:
+    def __init__(self, files: _session_files.SessionFiles) -> None:
         self._files = files
 
     def upload(self, source: str | PathLike[str] | bytes, *, name: str | None = None) -> FileInfo:

@@ -45,7 +45,7 @@ class Failing(FakeSessionPool):
         super().__init__()
         self._error = error
 
-    async def execute(self, session_id, code, *, timeout, on_output=None):
+    async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
         raise self._error
 
 

@@ -51,6 +51,7 @@ class SessionPool(ABC):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         """Run code in a session, starting the session if need be; one run at a time in each.
 
@@ -62,6 +63,12 @@ class SessionPool(ABC):
             code: Python source of any length.
             timeout: Longest run; then the code is interrupted, or else killed.
             on_output: Told each piece of output, when the pool streams.
+            instance: `Execution.instance` of an earlier run, when the code needs what that run
+                left behind.
+
+        Raises:
+            SessionLostError: `retryable`: the session is not that instance any more, so the code
+                did not run.
         """
 
     @abstractmethod

@@ -96,7 +96,8 @@ def _make_server_1(tools: Tools, listed: Any, options: dict[str, Any]) -> Any:
 
 
 async def _call(tools: Tools, params: Any) -> types.CallToolResult:
-    answer = await tools.call(params.name, params.arguments or {})
+    meta = params.model_dump(by_alias=True).get("_meta")
+    answer = await tools.call(params.name, params.arguments or {}, meta or {})
     if answer is None:
         raise _unknown_tool(params.name)
     return _result(answer)

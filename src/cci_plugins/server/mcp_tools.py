@@ -60,7 +60,7 @@ class Tools:
     def __init__(self, pool: SessionPool, limits: Limits) -> None:
         self._pool = pool
         self._limits = limits
-        self._tools: dict[str, Callable[[Mapping[str, Any]], Awaitable[Answer]]] = {
+        self._tools: dict[str, Callable[[Mapping[str, Any], str | None], Awaitable[Answer]]] = {
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
             RUN_SHELL: self._run_shell,
@@ -70,13 +70,22 @@ class Tools:
         """The tools as `tools/list` tells them."""
         return _listed(self._limits.execution_timeout.total_seconds())
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> Answer | None:
-        """Call a tool; None when there is none of that name."""
+    async def call(
+        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any]
+    ) -> Answer | None:
+        """Call a tool; None when there is none of that name.
+
+        Args:
+            name: The tool.
+            arguments: What it gets.
+            meta: `_meta` of the request.
+        """
         tool = self._tools.get(ALIASES.get(name, name))
         if tool is None:
             return None
         try:
-            return await tool(arguments)
+            instance = meta.get(executions.INSTANCE_KEY)
+            return await tool(arguments, instance if isinstance(instance, str) else None)
         except BadArgumentsError as error:
             return _failure(error.code, str(error))
         except CodeInterpreterError as error:
@@ -86,18 +95,18 @@ class Tools:
             logger.exception("a tool failed in the server itself")
             return _failure("InternalServerError", "The server failed; its log says why.")
 
-    async def _launch(self, _: Mapping[str, Any]) -> Answer:
+    async def _launch(self, *_: object) -> Answer:
         return _with_json({"environmentId": str(uuid4())})
 
-    async def _run_python(self, arguments: Mapping[str, Any]) -> Answer:
+    async def _run_python(self, arguments: Mapping[str, Any], instance: str | None) -> Answer:
         code = arguments.get("pythonCode")
         if not isinstance(code, str):
             raise BadArgumentsError("pythonCode must be the Python source, as text.")
-        execution = await self._execute(arguments, code)
+        execution = await self._execute(arguments, code, instance)
         fields = _run_fields(execution, self._limits.output_characters)
         return _answer(execution, fields)
 
-    async def _run_shell(self, arguments: Mapping[str, Any]) -> Answer:
+    async def _run_shell(self, arguments: Mapping[str, Any], instance: str | None) -> Answer:
         command, args = arguments.get("shellCommand"), arguments.get("execCommandAndArgs")
         is_list = isinstance(args, list) and args and all(isinstance(arg, str) for arg in args)
         if (not isinstance(command, str)) == (not is_list):
@@ -105,18 +114,22 @@ class Tools:
                 "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
             )
         code = shell_code(command if isinstance(command, str) else list(args or []))
-        execution = await self._execute(arguments, code)
+        execution = await self._execute(arguments, code, instance)
         fields = _run_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1
         return _answer(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
 
-    async def _execute(self, arguments: Mapping[str, Any], code: str) -> Execution:
+    async def _execute(
+        self, arguments: Mapping[str, Any], code: str, instance: str | None
+    ) -> Execution:
         identifier = arguments.get("environmentId")
         if (fault := identifiers.fault_of(identifier)) is not None:
             raise BadArgumentsError(f"{fault} Call {LAUNCH} for one.", identifiers.CODE)
         timeout = self._timeout(arguments.get("timeoutSeconds"))
-        return sendable(await self._pool.execute(str(identifier), code, timeout=timeout))
+        return sendable(
+            await self._pool.execute(str(identifier), code, timeout=timeout, instance=instance)
+        )
 
     def _timeout(self, value: object) -> timedelta:
         longest = self._limits.execution_timeout

@@ -107,7 +107,12 @@ class McpClient:
             cursor = following
 
     async def call_tool(
-        self, name: str, arguments: Mapping[str, Any], *, timeout: timedelta
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout: timedelta,
+        meta: Mapping[str, Any] | None = None,
     ) -> ToolResult:
         """Call a tool.
 
@@ -115,6 +120,7 @@ class McpClient:
             name: The tool.
             arguments: What it gets.
             timeout: Longest wait for the answer.
+            meta: `_meta` of the request.
 
         Raises:
             ExecutionTimeoutError: No answer came in time; the code may have run.
@@ -123,7 +129,9 @@ class McpClient:
             PoolError: The connection broke or the server failed; the code may have run.
             AuthenticationError: The server refused the key.
         """
-        params = {"name": name, "arguments": arguments}
+        params: dict[str, Any] = {"name": name, "arguments": arguments}
+        if meta:
+            params["_meta"] = meta
         return messages.tool_result(
             await self._ask("tools/call", params, timeout, starts_code=True)
         )

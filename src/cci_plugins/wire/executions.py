@@ -18,6 +18,7 @@ from cci_plugins.models import (
 )
 
 META_KEY = "cci_plugins/execution"
+INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
 
 
 def dump_execution(execution: Execution) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def dump_execution(execution: Execution) -> dict[str, Any]:
         if error is None
         else {"name": error.name, "message": error.message, "traceback": error.traceback},
         "files": [_dump_file(file) for file in execution.files],
+        "instance": execution.instance,
         "status": execution.status,
         "state": execution.state,
         "duration": execution.duration.total_seconds(),
@@ -62,6 +64,7 @@ def _load(value: Any) -> Execution:
         if error is None
         else ErrorInfo(str(error["name"]), str(error["message"]), str(error["traceback"])),
         files=tuple(_load_file(file) for file in value["files"]),
+        instance=str(value.get("instance", "")),
         status=_one_of(get_args(ExecutionStatus), value["status"]),
         state=_one_of(get_args(SessionState), value["state"]),
         duration=timedelta(seconds=float(value["duration"])),

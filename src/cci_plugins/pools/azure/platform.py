@@ -16,7 +16,7 @@ from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 from cci_plugins.wire import failures
 from cci_plugins.wire.client import McpClient
-from cci_plugins.wire.executions import META_KEY, load_execution
+from cci_plugins.wire.executions import INSTANCE_KEY, META_KEY, load_execution
 from cci_plugins.wire.http import make_http
 from cci_plugins.wire.messages import ToolResult
 
@@ -97,12 +97,16 @@ class PlatformSessionPool(SessionPool):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         tool, takes_timeout = await self._run_tool()
         arguments: dict[str, Any] = {"environmentId": session_id, "pythonCode": code}
         if takes_timeout:
             arguments["timeoutSeconds"] = timeout.total_seconds()
-        answer = await self._mcp.call_tool(tool, arguments, timeout=timeout + self._margin)
+        meta = {} if instance is None else {INSTANCE_KEY: instance}
+        answer = await self._mcp.call_tool(
+            tool, arguments, timeout=timeout + self._margin, meta=meta
+        )
         execution = _execution(answer, session_id)
         if on_output is not None:
             _tell(execution, on_output)
