@@ -34,6 +34,7 @@ class Session:
         key: The conversation, as the application names it.
         id: The derived identifier that the pool knows.
         files: The session's files.
+        used: Something was asked of it, so it may be there in the pool.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Session:
         self._instance: str | None = None
         self._inputs_gone = False
         self._users = 0
+        self.used = False
         self._turn: anyio.Lock | None = None
         self._notebook = Notebook()
 
@@ -175,6 +177,7 @@ class Session:
 
     def _use(self, change: int) -> None:
         self._users += change
+        self.used = True
 
     def turn(self) -> anyio.Lock:
         """The lock that lets one run in at a time; made on the portal's loop."""

@@ -8,7 +8,7 @@ from datetime import timedelta
 from os import PathLike
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from . import interpreter as _interpreter
 from . import portal
@@ -18,6 +18,9 @@ from .approval import Approver
 from .limits import Limits
 from .models import Execution, FileInfo, OutputEvent
 from .pools.base import OutputHandler, SessionPool
+
+if TYPE_CHECKING:
+    from .pools.azure.auth import TokenCredential
 
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
 
@@ -124,6 +127,29 @@ class CodeInterpreter:
     def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
         """An interpreter over the embedded pool."""
         return cls._over(_interpreter.CodeInterpreter.local(approve=approve, limits=limits))
+
+    @classmethod
+    def azure(
+        cls,
+        endpoint: str,
+        *,
+        key: str | None = None,
+        credential: TokenCredential | str | None = None,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        session_secret: bytes | None = None,
+    ) -> Self:
+        """An interpreter over a session pool in Azure Container Apps."""
+        return cls._over(
+            _interpreter.CodeInterpreter.azure(
+                endpoint,
+                key=key,
+                credential=credential,
+                approve=approve,
+                limits=limits,
+                session_secret=session_secret,
+            )
+        )
 
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:

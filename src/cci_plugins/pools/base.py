@@ -24,6 +24,8 @@ class Capabilities:
         rich_results: Images, HTML and tables arrive as results.
         lists_sessions: `list_sessions` tells every live session.
         isolation: The fence around a session, in one line; empty when unknown.
+        outlives_app: Sessions go on when the pool object is closed, until someone ends them or
+            they were idle for long.
     """
 
     name: str = "pool"
@@ -31,6 +33,7 @@ class Capabilities:
     rich_results: bool = True
     lists_sessions: bool = False
     isolation: str = ""
+    outlives_app: bool = False
 
 
 class SessionPool(ABC):

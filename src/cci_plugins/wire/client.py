@@ -47,6 +47,7 @@ class McpClient:
         headers: Sent with every request, the key among them; shown nowhere.
         timeout: Longest wait for an answer that starts no code.
         connect_timeout: Longest wait for a connection.
+        handshake: Whether to begin with `initialize`; a server without MCP sessions needs none.
         http: A client to use and leave open, instead of one of our own.
     """
 
@@ -57,6 +58,7 @@ class McpClient:
         headers: Mapping[str, str] | None = None,
         timeout: timedelta = QUICK,
         connect_timeout: timedelta = timedelta(seconds=10),
+        handshake: bool = True,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._url = checked_url(url)
@@ -71,7 +73,7 @@ class McpClient:
         self._ids = itertools.count(1)
         self._handshake = anyio.Lock()
         self._session: dict[str, str] = {}
-        self._server: Mapping[str, Any] | None = None
+        self._server: Mapping[str, Any] | None = None if handshake else {}
 
     def __repr__(self) -> str:
         return f"McpClient({str(self._url)!r})"

@@ -63,7 +63,7 @@ def _load(value: Any) -> Execution:
         error=None
         if error is None
         else ErrorInfo(str(error["name"]), str(error["message"]), str(error["traceback"])),
-        files=tuple(_load_file(file) for file in value["files"]),
+        files=tuple(load_file(file) for file in value["files"]),
         instance=str(value.get("instance", "")),
         status=_one_of(get_args(ExecutionStatus), value["status"]),
         state=_one_of(get_args(SessionState), value["state"]),
@@ -97,7 +97,14 @@ def _dump_file(file: FileInfo) -> dict[str, Any]:
     }
 
 
-def _load_file(value: Any) -> FileInfo:
+def load_file(value: Any) -> FileInfo:
+    """Read a file's description back.
+
+    Raises:
+        KeyError: It lacks a field.
+        TypeError: A field is of another kind.
+        ValueError: A field has no meaning.
+    """
     modified = value["modifiedAt"]
     return FileInfo(
         str(value["name"]),
