@@ -64,7 +64,7 @@ class Patience:
         async for attempt in stamina.retry_context(
             on=wait,
             attempts=None,
-            timeout=self._lasting,
+            timeout=None,  # `wait` knows it
             wait_initial=FIRST_WAIT,
             wait_max=LONGEST_WAIT,
             wait_jitter=FIRST_WAIT,
