@@ -4,10 +4,11 @@ from cci_plugins.errors import ConfigurationError
 
 try:
     from .app import create_app
-    from .listening import serve
+    from .emulation import FAULTS, Emulation, Emulator, Faults
+    from .listening import serve, serve_app
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
     ) from missing
 
-__all__ = ["create_app", "serve"]
+__all__ = ["FAULTS", "Emulation", "Emulator", "Faults", "create_app", "serve", "serve_app"]
