@@ -1,7 +1,5 @@
 """Our MCP client against servers made with the official SDK, whichever major is installed."""
 
-import threading
-from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +12,8 @@ from cci_plugins.errors import ProtocolError
 from cci_plugins.wire.client import McpClient
 
 pytest.importorskip("mcp")
-uvicorn = pytest.importorskip("uvicorn")
+
+from ._azure import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -50,26 +49,6 @@ def sdk_app(*, as_json: bool, stateless: bool) -> Any:
     return server.streamable_http_app() if MAJOR == 1 else server.streamable_http_app(**options)
 
 
-@contextmanager
-def listening(app: Any):
-    ready = threading.Event()
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            ready.set()
-
-    server = Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/mcp"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-
-
 @pytest.fixture(scope="module", params=["json", "sse"])
 def replies(request):
     return request.param
@@ -79,7 +58,7 @@ def replies(request):
 def url(request, replies):
     app = sdk_app(as_json=replies == "json", stateless=request.param == "stateless")
     with listening(app) as url:
-        yield url
+        yield f"{url}/mcp"
 
 
 async def test_tools_are_listed_and_called(url):

@@ -147,6 +147,7 @@ class Guest:
         self._shell = shell
         self._new = True
         self._reports: dict[str, str | None] = {}
+        self._turned_away: set[str] = set()
         if FOLDER.is_dir() and os.access(FOLDER, os.W_OK):
             os.chdir(FOLDER)
         self._folder = Path.cwd().resolve()
@@ -182,8 +183,9 @@ class Guest:
 
     def settle(self, mark: str, run: str) -> None:
         """Say whether a run came to its end here; if it never began, it never will."""
+        told = {"replaced": True} if run in self._turned_away else {}
         began = self._reports.setdefault(run, None) is not None
-        self._frame(mark, {"began": began})
+        self._frame(mark, {"began": began, **told})
 
     def tell(self, mark: str, run: str, at: int, length: int) -> None:
         """Print a piece of a report."""
@@ -251,6 +253,8 @@ class Guest:
     def _may_run(self, mark: str, run: str, code: str, instance: str | None) -> bool:
         self._say_what_runs(code)
         if instance not in {None, self.instance}:
+            self._reports[run] = None
+            self._turned_away.add(run)
             self._frame(mark, {"replaced": True})
         elif run in self._reports:
             self._frame(mark, {"refused": True})

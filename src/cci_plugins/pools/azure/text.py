@@ -185,16 +185,14 @@ class TextSessions:
         frame = found
         if frame is None:
             frame = await self._settled(session_id, sent)
-            if frame is None:
-                return None
-            if "total" not in frame.header:
-                return _ended(sent, frame, session_id)
+        if frame is None or "refused" in frame.header:
+            return None
         if "replaced" in frame.header:
             raise SessionLostError(
                 "the pool replaced the session", hint="run the earlier steps again", retryable=True
             )
-        if "refused" in frame.header:
-            return None
+        if "total" not in frame.header:
+            return _ended(sent, frame, session_id)
         execution = load_execution(await self._report(session_id, run, frame), session_id)
         return _completed(execution, sent.answer, around, cut=found is None)
 
@@ -220,7 +218,10 @@ class TextSessions:
         except CodeInterpreterError as error:
             logger.info("what became of a run cannot be found out: %s", error)
             raise unclear from None
-        ended = sent.fault is None and sent.answer.error is not None
+        if "replaced" in frame.header:
+            return frame
+        died = frame.header.get("new") is True  # the session that answered is not there any more
+        ended = sent.fault is None and (died or sent.answer.error is not None)
         if frame.header.get("began") is not True and frame.instance == sent.instance:
             if ended:
                 raise PoolError(f"the pool could not run the code: {_headline(sent.answer)}")
@@ -250,7 +251,7 @@ class TextSessions:
             mark = token_hex(16)
             request = _call(verb, mark, at=at, length=math.ceil(room / per_byte), **what)
             answer = await self._patience.persist(
-                lambda: self._send(session_id, request, self._busy),  # noqa: B023 - awaited here
+                lambda: self._send(session_id, request, self._limit(verb)),  # noqa: B023 - awaited here
                 harmless=True,
             )
             frame, _ = find_frame(answer.stdout, mark)
@@ -271,7 +272,7 @@ class TextSessions:
         request = _call(verb, mark, **what)
 
         async def call() -> Frame:
-            answer = await self._send(session_id, request, limit or self._busy)
+            answer = await self._send(session_id, request, limit or self._limit(verb))
             frame, _ = find_frame(answer.stdout, mark)
             if frame is None and answer.error is not None:
                 raise PoolError(f"the session cannot be used: {_headline(answer)}")
@@ -281,10 +282,9 @@ class TextSessions:
 
         return await self._patience.persist(call, harmless=True)
 
-    @property
-    def _busy(self) -> timedelta:
-        """How long a session may be busy before it answers."""
-        return self._limits.execution_timeout + self._margin
+    def _limit(self, verb: str) -> timedelta:
+        """How long to wait: code that runs keeps all but the report of its own end waiting."""
+        return 2 * self._margin if verb == "tell" else self._limits.execution_timeout + self._margin
 
 
 @dataclass(slots=True)
@@ -375,11 +375,15 @@ def _completed(execution: Execution, answer: Execution, around: str, *, cut: boo
 def _ended(sent: _Sent, frame: Frame, session_id: str) -> Execution:
     """What the pool says of a run that left no report: most often the session ended under it."""
     lost = bool(frame.header.get("new")) or sent.instance not in {None, frame.instance}
+    died = ErrorInfo(
+        "SessionDied", "the session ended while the code ran; variables and files are gone"
+    )
     return replace(
         sent.answer,
+        error=sent.answer.error or died,
         session_id=session_id,
         instance="" if lost else frame.instance,
-        status="died" if lost and sent.answer.status == "failed" else sent.answer.status,
+        status="died" if lost and sent.answer.status != "timed_out" else sent.answer.status,
         state="lost" if lost else "kept",
     )
 

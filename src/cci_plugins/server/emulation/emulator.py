@@ -185,6 +185,8 @@ class Emulator:
                 return await self._stop(identifier)
             if identifier and scope["path"] != "/session":
                 await self._take(identifier)
+            elif scope["method"] == "DELETE" and self._emulation.kind != "custom":
+                self._places.pop(identifier, None)
         except PoolFullError:
             most = self._emulation.max_sessions
             message = (
