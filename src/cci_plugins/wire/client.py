@@ -28,7 +28,7 @@ from cci_plugins.errors import (
 
 from . import messages
 from .failures import MAY_HAVE_RUN, NOT_FOUND, SERVER_ERROR, from_rpc, from_status
-from .http import closing, make_http, sending
+from .http import closing, make_http, reading, sending
 from .messages import EventReader, Reply, ToolResult
 
 SESSION_HEADER = "mcp-session-id"
@@ -191,7 +191,8 @@ class McpClient:
         body = messages.request(request_id, method, params)
         async with self._post(body, timeout, starts_code=starts_code) as response:
             if response.is_success:
-                reply = await _read_reply(response, request_id)
+                with reading(starts_code=starts_code):
+                    reply = await _read_reply(response, request_id)
                 if method == "initialize" and (given := response.headers.get(SESSION_HEADER)):
                     self._session = {SESSION_HEADER: given}
                 return reply
@@ -253,7 +254,7 @@ async def _read_reply(response: httpx.Response, request_id: int) -> Reply:
             reply = messages.reply_to(message, request_id)
             if reply is not None:
                 return reply
-    raise ProtocolError(f"the pool's answer ended before the reply; {MAY_HAVE_RUN}")
+    raise ProtocolError("the pool's answer ended before the reply")
 
 
 async def _refusal(response: httpx.Response, *, starts_code: bool) -> CodeInterpreterError:

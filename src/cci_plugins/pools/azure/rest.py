@@ -30,7 +30,7 @@ from cci_plugins.limits import Limits
 from cci_plugins.models import Execution, FileInfo
 from cci_plugins.wire.client import checked_url
 from cci_plugins.wire.failures import MAY_HAVE_RUN, from_status
-from cci_plugins.wire.http import closing, sending
+from cci_plugins.wire.http import closing, reading, sending
 
 from .replies import read_rest
 
@@ -214,7 +214,8 @@ class RestClient:
         self, method: str, url: httpx.URL, *, json: Any = None, starts_code: bool = False
     ) -> Mapping[str, Any]:
         async with self._send(method, url, json=json, starts_code=starts_code) as response:
-            return _object(await response.aread())
+            with reading(starts_code=starts_code):
+                return _object(await response.aread())
 
     @asynccontextmanager
     async def _send(

@@ -26,6 +26,7 @@ T = TypeVar("T")
 logging.getLogger("stamina").addHandler(logging.NullHandler())  # we say it in our own words
 
 FIRST_WAIT = timedelta(milliseconds=200)
+RENEWALS = 2  # in one call: a key may be rotated just after it was fetched
 LONGEST_WAIT = timedelta(seconds=5)
 
 
@@ -74,14 +75,15 @@ class Patience:
         raise AssertionError("the loop above returns or raises")
 
     async def once(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call, and once more with a new key or token when the old one was refused."""
-        await self._access.headers()  # who cannot sign in is told at once
-        version = self._access.version
-        try:
-            return await call()
-        except AuthenticationError:
-            if not await self._access.renew(version):
-                raise
+        """Make a call, and again with a new key or token when the one it had was refused."""
+        for _ in range(RENEWALS):
+            await self._access.headers()  # who cannot sign in is told at once
+            version = self._access.version
+            try:
+                return await call()
+            except AuthenticationError:
+                if not await self._access.renew(version):
+                    raise
         return await call()
 
 

@@ -30,6 +30,7 @@ from cci_plugins.errors import (
     FileTooLargeError,
     FileTransferError,
     PoolError,
+    PoolUnavailableError,
     ProtocolError,
     SessionFileNotFoundError,
     SessionLostError,
@@ -50,7 +51,7 @@ WIDE_ROOM = 1_000_000
 FRAME = 400  # most characters of a frame around its piece
 UPLOAD_PIECE = 512 * 1024
 REPORT_BYTES = 256 * MIB  # of a report, unpacked
-TRIES = 3
+TRIES = 5
 _AWAITS = re.compile(r"\b(await|async)\b")
 
 Send = Callable[[str, str, timedelta], Awaitable[Execution]]
@@ -104,7 +105,9 @@ class TextSessions:
             execution = await self._run(session_id, code, timeout, instance)
             if execution is not None:
                 return execution
-        raise PoolError("the pool lost the request again and again; the code did not run")
+        raise PoolUnavailableError(
+            "the pool lost the request again and again; the code did not run"
+        )
 
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
         """Write a file in pieces; it takes its name with the last one."""
