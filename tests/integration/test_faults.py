@@ -157,7 +157,9 @@ async def test_no_fault_makes_code_run_twice_or_lose_itself(options, total, tmp_
     assert proxy.broken > 0
     assert planted(azure.emulator, caplog, witness, client) == []
     outcomes = Counter(type(outcome).__name__ for outcome in witness.outcomes.values())
-    assert outcomes["Execution"] > 0.7 * len(witness.outcomes), outcomes
+    # only a session with the helper can be asked what became of a run
+    share = 0.5 if options["kind"] == "custom" else 0.8
+    assert outcomes["Execution"] > share * len(witness.outcomes), outcomes
 
 
 async def test_a_refused_connection_is_tried_again_until_the_server_is_there(tmp_path):
