@@ -208,8 +208,8 @@ def test_without_a_key_everyone_is_let_in_and_it_says_so(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "variables", "named"),
     [
-        (["--api-key", "a-key-of-my-own-choice"], {}, "--api-key"),
-        ([], {"CCI_SERVE_KEY": "a-key-of-my-own-choice"}, "CCI_SERVE_KEY"),
+        (["--api-key", "a-key-of-my-own-choice"], {}, "option --api-key"),
+        ([], {"CCI_SERVE_KEY": "a-key-of-my-own-choice"}, "variable CCI_SERVE_KEY"),
     ],
 )
 def test_a_key_and_no_key_exclude_each_other(
@@ -218,7 +218,7 @@ def test_a_key_and_no_key_exclude_each_other(
     with serving("--no-key", *arguments, cwd=tmp_path, **variables) as process:
         _, words = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
-    assert words.startswith(f"error: --no-key and {named} exclude each other")
+    assert words.startswith(f"error: --no-key excludes the {named}")
 
 
 def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:

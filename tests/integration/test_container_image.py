@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 FILES = ROOT / "infra" / "container"
 SECRET = "only-for-the-server"
 TIERS = {"landlock": _container.USUAL_RIGHTS, "bwrap": _container.ALL_RIGHTS}
+_LOCKED = re.compile(r"^([\w.-]+)==([\w.]+)", re.MULTILINE)
 QUERY = {"identifier": "conversation-1", "api-version": "2025-10-02-preview"}
 
 

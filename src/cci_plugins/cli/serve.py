@@ -92,8 +92,8 @@ class _Listener:
 def _no_key(given: str | None, settings: Settings) -> tuple[None, str]:
     """No key, and what to show for it: clients of this package insist on sending one."""
     if given is not None or settings.serve_key is not None:
-        name = "--api-key" if given is not None else "CCI_SERVE_KEY"
-        raise ConfigurationError(f"--no-key and {name} exclude each other", hint=f"drop {name}")
+        source = "option --api-key" if given is not None else "variable CCI_SERVE_KEY"
+        raise ConfigurationError(f"--no-key excludes the {source}", hint="drop one of them")
     return None, "unused"
 
 
