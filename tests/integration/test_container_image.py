@@ -141,6 +141,20 @@ async def test_a_chart_arrives_as_an_image(container: _container.Container) -> N
     assert any("image/png" in result.data for result in done.results)
 
 
+async def test_files_come_and_go_by_the_name_that_models_know(
+    container: _container.Container,
+) -> None:
+    place = {"base_url": container.url, "params": QUERY | {"identifier": "with-files"}}
+    async with httpx.AsyncClient(**place) as client:
+        sent = await client.post("/files", files={"file": ("in.csv", b"a,b\n1,2\n")})
+        assert sent.is_success, sent.text
+        code = "import pandas as pd; pd.read_csv('/mnt/data/in.csv').to_excel('/mnt/data/out.xlsx')"
+        done = await client.post("/executions", json={"code": code}, timeout=60)
+        assert done.json()["status"] == "Succeeded", done.text
+        made = await client.get("/files/out.xlsx/content")
+    assert made.content.startswith(b"PK")
+
+
 async def test_every_package_for_sessions_can_be_imported(
     container: _container.Container,
 ) -> None:
