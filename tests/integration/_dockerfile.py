@@ -163,6 +163,7 @@ class Build:
         for file in self._chosen(sources):
             path = target / (file if whole else Path(file).name)
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
             shutil.copy(self._context / file, path)
 
     def _chosen(self, sources: list[str]) -> list[str]:
