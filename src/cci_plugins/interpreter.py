@@ -265,6 +265,7 @@ def pool_from(settings: Settings) -> SessionPool:
 
     return LocalSessionPool(
         isolation=settings.isolation,
+        python=settings.python,
         max_sessions=settings.sessions,
         ready_sessions=settings.ready_sessions,
         cooldown=timedelta(seconds=settings.cooldown),

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         "CCI_ISOLATION",
         doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process",
     )
+    python: str | None = _optional(
+        "CCI_PYTHON",
+        doc="Interpreter of the embedded pool's sessions, with ipykernel and the packages they may "
+        "import; by default the one that runs the pool",
+    )
     timeout: float = _setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     output_characters: int = _setting(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
