@@ -18,6 +18,7 @@ from cci_plugins.models import (
 )
 
 META_KEY = "cci_plugins/execution"
+SIGNED_KEY = "cci_plugins/signed_environments"  # of a launch tool: no other ids are taken
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from cci_plugins.errors import ConfigurationError, ProtocolError
 from cci_plugins.limits import Limits
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
-from cci_plugins.wire.client import McpClient, checked_url
+from cci_plugins.wire.client import QUICK, McpClient, checked_url
+from cci_plugins.wire.executions import SIGNED_KEY
 from cci_plugins.wire.http import make_http
 
 from .arm import ARM, PoolResource
@@ -46,12 +47,14 @@ class _Server:
         rest: Its REST side.
         tool: The tool that runs Python.
         tells_all: It is a server of ours, so that an answer has everything.
+        launch_tool: The tool that gives environment ids, where no other ids are taken.
     """
 
     mcp: McpClient
     rest: RestClient
     tool: str
     tells_all: bool
+    launch_tool: str | None = None
 
 
 class PlatformSessionPool(RemoteSessionPool):
@@ -107,6 +110,7 @@ class PlatformSessionPool(RemoteSessionPool):
         self._access, self._file_bytes = access, limits.file_bytes
         self._endpoint = None if endpoint is None else checked_url(endpoint.rstrip("/"))
         self._server: _Server | None = None
+        self._environments: dict[str, str] = {}
         self._finding = anyio.Lock()
         super().__init__(access, rest_access, limits=limits, margin=margin, patience=patience)
 
@@ -147,23 +151,39 @@ class PlatformSessionPool(RemoteSessionPool):
         instance: str | None,
     ) -> Execution:
         server = await self._found()
-        return await run_whole(
-            server.mcp,
-            server.tool,
-            Request(session_id, code, timeout, self._margin, instance),
-            on_output,
-        )
+        environment = await self._environment(server, session_id)
+        request = Request(environment, code, timeout, self._margin, instance)
+        execution = await run_whole(server.mcp, server.tool, request, on_output)
+        return replace(execution, session_id=session_id)
 
     @override
     async def _run_text(self, session_id: str, code: str, limit: timedelta) -> Execution:
         server = await self._found()
-        arguments = {"environmentId": session_id, "pythonCode": code}
+        environment = await self._environment(server, session_id)
+        arguments = {"environmentId": environment, "pythonCode": code}
         answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
         return read_execution(answer, session_id)
 
     @override
     async def _end(self, session_id: str) -> None:
         await (await self._rest()).delete_session(session_id)
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        await super().delete_session(session_id)
+        self._environments.pop(session_id, None)
+
+    async def _environment(self, server: _Server, session_id: str) -> str:
+        """What the server knows a session by: its identifier, or what its launch tool gave."""
+        if server.launch_tool is None:
+            return session_id
+        if session_id not in self._environments:
+            answer = await server.mcp.call_tool(server.launch_tool, {}, timeout=QUICK)
+            given = (answer.structured or {}).get("environmentId")
+            if not isinstance(given, str):
+                raise ProtocolError("the pool launched an environment without telling its id")
+            self._environments[session_id] = given
+        return self._environments[session_id]
 
     async def _found(self) -> _Server:
         """The server, once its address and its tool are known."""
@@ -184,7 +204,8 @@ class PlatformSessionPool(RemoteSessionPool):
         rest = RestClient(
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
-        return _Server(mcp, rest, python_tool(await mcp.list_tools()), tells_all)
+        tools = await mcp.list_tools()
+        return _Server(mcp, rest, python_tool(tools), tells_all, signing_tool(tools))
 
 
 def _access(key: str | None, resource: PoolResource | None) -> Access:
@@ -196,6 +217,15 @@ def _access(key: str | None, resource: PoolResource | None) -> Access:
             hint="set AZURE_SESSION_POOL_MCP_KEY or AZURE_SESSION_POOL_RESOURCE_ID",
         )
     return GivenKey(key)
+
+
+def signing_tool(tools: list[Mapping[str, Any]]) -> str | None:
+    """The tool that gives environment ids, when the server takes no others."""
+    for tool in tools:
+        meta = tool.get("_meta")
+        if isinstance(meta, Mapping) and meta.get(SIGNED_KEY) is True:
+            return str(tool.get("name"))
+    return None
 
 
 def python_tool(tools: list[Mapping[str, Any]]) -> str:

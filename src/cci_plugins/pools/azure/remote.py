@@ -134,8 +134,6 @@ class RemoteSessionPool(SessionPool):
         except SessionLostError:
             return
         except (AuthenticationError, NoRouteError) as error:
-            if await self._tells_all(session_id):
-                raise
             if session_id not in self._emptied:
                 logger.info("the pool cannot end a session, so it is emptied: %s", error)
                 await self._text.wipe(session_id)
