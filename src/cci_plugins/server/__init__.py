@@ -4,10 +4,11 @@ from cci_plugins.errors import ConfigurationError
 
 try:
     from .app import create_app
+    from .environments import SignedEnvironments
     from .listening import serve
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
     ) from missing
 
-__all__ = ["create_app", "serve"]
+__all__ = ["SignedEnvironments", "create_app", "serve"]
