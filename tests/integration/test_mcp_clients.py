@@ -96,6 +96,25 @@ async def test_the_official_client_launches_runs_and_keeps_state(url):
             assert not is_error(result)
 
 
+async def test_the_official_client_is_told_the_progress_of_a_run(url):
+    told = []
+
+    async def take(progress, total, message):
+        told.append((progress, message))
+
+    code = (
+        "import time\nfor n in range(3):\n    print('step', n, flush=True)\n    time.sleep(0.2)\n42"
+    )
+    with anyio.fail_after(60):
+        async with official_client(url) as client:
+            where = {"environmentId": "progress-1", "pythonCode": code}
+            result = await client.call_tool(RUN, where, progress_callback=take)
+    assert structured(result)["executionResult"] == 42
+    counts = [progress for progress, _ in told]
+    assert counts == sorted(set(counts))
+    assert told[-1] == (21, "step 2")
+
+
 async def test_the_official_client_sees_a_traceback_as_an_error_it_can_read(url):
     with anyio.fail_after(60):
         async with official_client(url) as client:

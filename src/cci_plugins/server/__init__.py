@@ -5,10 +5,20 @@ from cci_plugins.errors import ConfigurationError
 try:
     from .app import create_app
     from .emulation import FAULTS, Emulation, Emulator, Faults
+    from .environments import SignedEnvironments
     from .listening import serve, serve_app
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
     ) from missing
 
-__all__ = ["FAULTS", "Emulation", "Emulator", "Faults", "create_app", "serve", "serve_app"]
+__all__ = [
+    "FAULTS",
+    "Emulation",
+    "Emulator",
+    "Faults",
+    "SignedEnvironments",
+    "create_app",
+    "serve",
+    "serve_app",
+]

@@ -11,18 +11,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 
 from .disconnect import CancelOnDisconnect
+from .environments import Environments
 from .guard import Guard
 from .mcp_gate import McpGate
-from .mcp_sdk import McpEndpoint
+from .mcp_sdk import BODY_BYTES, McpEndpoint
 from .mcp_tools import Tools
 from .rest_errors import HANDLERS
 from .rest_executions import Executions
 from .rest_files import Files
 from .rest_sessions import Sessions
+from .throttle import Throttle
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -33,6 +36,10 @@ def create_app(
     api_key: str | None,
     limits: Limits | None = None,
     hosts: Iterable[str] | None = LOOPBACK,
+    environments: Environments | None = None,
+    rest: bool = True,
+    requests_per_minute: int | None = None,
+    body_bytes: int = BODY_BYTES,
 ) -> Starlette:
     """Serve a pool: `/mcp`, the REST data plane beside it, and `/health`.
 
@@ -45,29 +52,49 @@ def create_app(
         limits: The longest run, the largest upload, and how much a model may read.
         hosts: Names by which a request may call this server, with or without a port, against
             DNS rebinding; None allows every name.
+        environments: Which environment ids are given and taken; None takes any, as session
+            pools do.
+        rest: Serve the REST data plane too. Its routes take any session identifier, so they
+            cannot stand beside signed environments.
+        requests_per_minute: Most requests of one key, or without a key of one address; None
+            sets no limit. `/health` does not count.
+        body_bytes: Longest body of a request, but for uploads, which `limits` bounds.
+
+    Raises:
+        ConfigurationError: `rest` is asked for beside signed environments.
     """
+    if rest and environments is not None and not environments.takes_any:
+        raise ConfigurationError(
+            "the REST routes take any session identifier, signed environments do not",
+            hint="pass rest=False",
+        )
     limits = Limits() if limits is None else limits
-    mcp = McpEndpoint(Tools(pool, limits))
-    executions = Executions(pool, limits)
+    mcp = McpEndpoint(Tools(pool, limits, environments), body_bytes)
+    executions = Executions(pool, limits, body_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with executions.running(), mcp.running():
             yield
 
+    data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
+    middleware = [
+        Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts)),
+        Middleware(CancelOnDisconnect),
+    ]
+    if requests_per_minute is not None:  # behind the guard, so that it counts keys that are right
+        by_key = api_key is not None
+        throttle = Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
+        middleware.insert(1, throttle)
+
     app = Starlette(
         routes=[
             Route("/health", _health),
-            *(Route(path, McpGate(mcp)) for path in ("/mcp", "/mcp/")),
-            *executions.routes(),
-            *Files(pool, limits).routes(),
-            *Sessions(pool).routes(),
+            *(Route(path, McpGate(mcp, body_bytes)) for path in ("/mcp", "/mcp/")),
+            *(data_plane if rest else ()),
         ],
         exception_handlers=HANDLERS,
-        middleware=[
-            Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts)),
-            Middleware(CancelOnDisconnect),
-        ],
+        middleware=middleware,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key

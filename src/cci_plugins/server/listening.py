@@ -17,6 +17,8 @@ from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 
 from .app import LOOPBACK, create_app
+from .environments import Environments
+from .mcp_sdk import BODY_BYTES
 
 _BACKLOG = 512
 _GRACE_SECONDS = 3
@@ -33,6 +35,10 @@ async def serve(
     on_ready: Callable[[str], None] | None = None,
     limits: Limits | None = None,
     allowed_hosts: tuple[str, ...] = (),
+    environments: Environments | None = None,
+    rest: bool = True,
+    requests_per_minute: int | None = None,
+    body_bytes: int = BODY_BYTES,
 ) -> None:
     """Serve a pool over HTTP until cancelled; then let running requests end for a moment.
 
@@ -47,12 +53,26 @@ async def serve(
         limits: The longest run, the largest upload, and how much a model may read.
         allowed_hosts: Further names by which this server may be called on a loopback address;
             on any other address every name is allowed, since the key decides.
+        environments: Which environment ids are given and taken; None takes any.
+        rest: Serve the REST data plane too, which cannot be beside signed environments.
+        requests_per_minute: Most requests of one key, or without a key of one address.
+        body_bytes: Longest body of a request, but for uploads, which `limits` bounds.
 
     Raises:
-        ConfigurationError: The address cannot be listened on.
+        ConfigurationError: The address cannot be listened on, or `rest` is asked for beside
+            signed environments.
     """
     hosts = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
-    app = create_app(pool, api_key=api_key, limits=limits, hosts=hosts)
+    app = create_app(
+        pool,
+        api_key=api_key,
+        limits=limits,
+        hosts=hosts,
+        environments=environments,
+        rest=rest,
+        requests_per_minute=requests_per_minute,
+        body_bytes=body_bytes,
+    )
     await serve_app(app, host=host, port=port, on_ready=on_ready)
 
 

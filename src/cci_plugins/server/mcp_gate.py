@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from .mcp_sdk import BODY_BYTES
+from .mcp_sdk import McpEndpoint
 from .rest_errors import error_response
 
 DEFAULT_PROTOCOL = "2025-03-26"
@@ -22,20 +22,26 @@ _ANY = {"", "*/*"}
 
 
 class McpGate:
-    """ASGI application in front of the SDK's."""
+    """ASGI application in front of the SDK's.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        mcp: The SDK's.
+        body_bytes: Longest body of a request.
+    """
+
+    def __init__(self, mcp: McpEndpoint, body_bytes: int) -> None:
+        self._mcp = mcp
+        self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what the SDK should not see, and complete what it would refuse."""
         if scope["method"] != "POST":
             await Response(status_code=405, headers={"allow": "POST"})(scope, receive, send)
             return
-        body = await _read(receive)
+        body = await _read(receive, self._body_bytes)
         if body is None:
-            refusal = error_response(413, "RequestTooLarge", f"At most {BODY_BYTES:,} bytes.")
-            await refusal(scope, receive, send)
+            words = f"At most {self._body_bytes:,} bytes."
+            await error_response(413, "RequestTooLarge", words)(scope, receive, send)
             return
         pending: list[Message] = [
             {"type": "http.request", "body": _completed(body), "more_body": False}
@@ -44,7 +50,26 @@ class McpGate:
         async def replay() -> Message:
             return pending.pop() if pending else await receive()
 
-        await self._app(_accepting(scope), replay, send)
+        streams = _asks_for_progress(scope, body)
+        await self._mcp(_accepting(scope), replay, send, streams=streams)
+
+
+def _asks_for_progress(scope: Scope, body: bytes) -> bool:
+    """Whether a client that reads event streams asks to be told of a call's progress.
+
+    Everyone else gets one JSON body: published clients pipe it to `jq`.
+    """
+    accepted = Headers(scope=scope).get("accept", "")
+    if "text/event-stream" not in accepted or b'"progressToken"' not in body:
+        return False
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    match message:
+        case {"method": "tools/call", "params": {"_meta": {"progressToken": str() | int() as it}}}:
+            return not isinstance(it, bool)
+    return False
 
 
 def _accepting(scope: Scope) -> Scope:
@@ -58,7 +83,7 @@ def _accepting(scope: Scope) -> Scope:
     return scope
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(receive: Receive, longest: int) -> bytes | None:
     """The body, or None when it is too large."""
     pieces: list[bytes] = []
     size = 0
@@ -66,7 +91,7 @@ async def _read(receive: Receive) -> bytes | None:
         message = await receive()
         pieces.append(piece := message.get("body", b""))
         size += len(piece)
-        if size > BODY_BYTES:
+        if size > longest:
             return None
         if not message.get("more_body", False):
             return b"".join(pieces)

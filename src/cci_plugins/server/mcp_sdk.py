@@ -7,8 +7,9 @@ docs/migration.md). No output schema is declared, since both would then validate
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -18,7 +19,10 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
+from cci_plugins.wire.progress import METHOD
+
 from .mcp_tools import Answer, Tools
+from .progress import Notify, telling
 from .version import server_version
 
 SERVER_NAME = "cci-plugins"
@@ -39,33 +43,53 @@ class McpEndpoint:
 
     Args:
         tools: What it offers.
+        body_bytes: Longest body of a request.
     """
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, body_bytes: int = BODY_BYTES) -> None:
         self._tools = tools
-        self._manager: StreamableHTTPSessionManager | None = None
+        self._body_bytes = body_bytes
+        self._managers: dict[bool, StreamableHTTPSessionManager] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answer requests for as long as this lasts."""
-        manager = StreamableHTTPSessionManager(
-            _make_server(self._tools), json_response=True, stateless=True
-        )
-        async with manager.run():
-            self._manager = manager
+        async with AsyncExitStack() as stack:
+            for streams in (False, True):
+                manager = _make_manager(self._tools, self._body_bytes, streams=streams)
+                await stack.enter_async_context(manager.run())
+                self._managers[streams] = manager
             try:
                 yield
             finally:
-                self._manager = None
+                self._managers.clear()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if self._manager is None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, *, streams: bool = False
+    ) -> None:
+        """Answer one request.
+
+        Args:
+            scope: Of ASGI, as the others.
+            receive: The request.
+            send: The answer.
+            streams: Answer by server-sent events, with progress before the reply; else by JSON.
+        """
+        if streams not in self._managers:
             raise RuntimeError("the application's lifespan has not begun")
-        await self._manager.handle_request(scope, receive, send)
+        await self._managers[streams].handle_request(scope, receive, send)
 
 
-def _make_server(tools: Tools) -> Any:
+def _make_manager(tools: Tools, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
+    known = inspect.signature(StreamableHTTPSessionManager).parameters
+    bound: dict[str, Any] = (
+        {"max_request_body_size": body_bytes} if "max_request_body_size" in known else {}
+    )
+    server = _make_server(tools, streams=streams)
+    return StreamableHTTPSessionManager(server, json_response=not streams, stateless=True, **bound)
+
+
+def _make_server(tools: Tools, *, streams: bool) -> Any:
     listed = types.ListToolsResult(
         tools=[types.Tool.model_validate(tool) for tool in tools.listed()]
     )
@@ -75,29 +99,54 @@ def _make_server(tools: Tools) -> Any:
         async def list_tools(_context: Any, _params: Any) -> Any:
             return listed
 
-        async def call_tool(_context: Any, params: Any) -> Any:
-            return await _call(tools, params)
+        async def call_tool(context: Any, params: Any) -> Any:
+            token = (context.meta or {}).get("progress_token")
+            return await _call(tools, params, _notifier(context, token) if streams else None)
 
         return _sdk_server(SERVER_NAME, on_list_tools=list_tools, on_call_tool=call_tool, **options)
-    return _make_server_1(tools, listed, options)
+    return _make_server_1(tools, listed, options, streams=streams)
 
 
-def _make_server_1(tools: Tools, listed: Any, options: dict[str, Any]) -> Any:
+def _make_server_1(tools: Tools, listed: Any, options: dict[str, Any], *, streams: bool) -> Any:
+    server = _sdk_server(SERVER_NAME, **options)
+
     async def list_tools(_request: Any) -> Any:
         return _sdk_types.ServerResult(listed)
 
     async def call_tool(request: Any) -> Any:
-        return _sdk_types.ServerResult(await _call(tools, request.params))
+        context = server.request_context
+        token = None if context.meta is None else context.meta.progressToken
+        notify = _notifier(context, token) if streams else None
+        return _sdk_types.ServerResult(await _call(tools, request.params, notify))
 
-    server = _sdk_server(SERVER_NAME, **options)
     server.request_handlers[types.ListToolsRequest] = list_tools
     server.request_handlers[types.CallToolRequest] = call_tool
     return server
 
 
-async def _call(tools: Tools, params: Any) -> types.CallToolResult:
-    meta = params.model_dump(by_alias=True).get("_meta")
-    answer = await tools.call(params.name, params.arguments or {}, meta or {})
+def _notifier(context: Any, token: str | int | None) -> Notify | None:
+    """Sends progress on the stream of the request that a context belongs to."""
+    if token is None:
+        return None
+
+    async def notify(told: dict[str, Any]) -> None:
+        note: Any = types.ProgressNotification.model_validate(
+            {"method": METHOD, "params": {"progressToken": token} | told}
+        )
+        if _MAJOR == 1:
+            note = _sdk_types.ServerNotification(note)
+        await context.session.send_notification(note, context.request_id)
+
+    return notify
+
+
+async def _call(tools: Tools, params: Any, notify: Notify | None) -> types.CallToolResult:
+    meta = params.model_dump(by_alias=True).get("_meta") or {}
+    if notify is None:
+        answer = await tools.call(params.name, params.arguments or {}, meta)
+    else:
+        async with telling(notify) as on_output:
+            answer = await tools.call(params.name, params.arguments or {}, meta, on_output)
     if answer is None:
         raise _unknown_tool(params.name)
     return _result(answer)

@@ -11,18 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import Limits
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.rendering import clip
 from cci_plugins.telemetry import logger
 from cci_plugins.wire import executions, failures
 
 from . import identifiers
 from .answers import main_value, pictures, run_fields, sendable
+from .environments import EnvironmentIdError, Environments, OpenEnvironments
 from .shell import shell_code
 
 LAUNCH = "launchShell"
@@ -41,6 +41,22 @@ class Answer:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a call asks for beside its arguments.
+
+    Attributes:
+        instance: The instance of the session that it needs.
+        on_output: Told the output, where the pool streams.
+    """
+
+    instance: str | None
+    on_output: OutputHandler | None
+
+
+_Tool = Callable[[Mapping[str, Any], _Wish], Awaitable[Answer]]
+
+
 class BadArgumentsError(Exception):
     """A call with arguments that do not fit; `code` and the text tell the model what to mend."""
 
@@ -55,12 +71,16 @@ class Tools:
     Args:
         pool: Where code runs.
         limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
+        environments: Which environment ids are given and taken.
     """
 
-    def __init__(self, pool: SessionPool, limits: Limits) -> None:
+    def __init__(
+        self, pool: SessionPool, limits: Limits, environments: Environments | None = None
+    ) -> None:
         self._pool = pool
+        self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
-        self._tools: dict[str, Callable[[Mapping[str, Any], str | None], Awaitable[Answer]]] = {
+        self._tools: dict[str, _Tool] = {
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
             RUN_SHELL: self._run_shell,
@@ -68,10 +88,19 @@ class Tools:
 
     def listed(self) -> list[dict[str, Any]]:
         """The tools as `tools/list` tells them."""
-        return _listed(self._limits.execution_timeout.total_seconds())
+        tools = _listed(self._limits.execution_timeout.total_seconds())
+        if not self._environments.takes_any:
+            next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
+                executions.SIGNED_KEY: True
+            }
+        return tools
 
     async def call(
-        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        on_output: OutputHandler | None = None,
     ) -> Answer | None:
         """Call a tool; None when there is none of that name.
 
@@ -79,15 +108,19 @@ class Tools:
             name: The tool.
             arguments: What it gets.
             meta: `_meta` of the request.
+            on_output: Told the output, where the pool streams.
         """
         tool = self._tools.get(ALIASES.get(name, name))
         if tool is None:
             return None
         try:
             instance = meta.get(executions.INSTANCE_KEY)
-            return await tool(arguments, instance if isinstance(instance, str) else None)
+            wish = _Wish(instance if isinstance(instance, str) else None, on_output)
+            return await tool(arguments, wish)
         except BadArgumentsError as error:
             return _failure(error.code, str(error))
+        except EnvironmentIdError as error:
+            return _failure(error.code, f"{error} Call {LAUNCH} for one.")
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
             return _failure(dumped["code"], str(error), {failures.META_KEY: dumped})
@@ -96,17 +129,17 @@ class Tools:
             return _failure("InternalServerError", "The server failed; its log says why.")
 
     async def _launch(self, *_: object) -> Answer:
-        return _with_json({"environmentId": str(uuid4())})
+        return _with_json({"environmentId": self._environments.mint()})
 
-    async def _run_python(self, arguments: Mapping[str, Any], instance: str | None) -> Answer:
+    async def _run_python(self, arguments: Mapping[str, Any], wish: _Wish) -> Answer:
         code = arguments.get("pythonCode")
         if not isinstance(code, str):
             raise BadArgumentsError("pythonCode must be the Python source, as text.")
-        execution = await self._execute(arguments, code, instance)
+        execution = await self._execute(arguments, code, wish)
         fields = _run_fields(execution, self._limits.output_characters)
         return _answer(execution, fields)
 
-    async def _run_shell(self, arguments: Mapping[str, Any], instance: str | None) -> Answer:
+    async def _run_shell(self, arguments: Mapping[str, Any], wish: _Wish) -> Answer:
         command, args = arguments.get("shellCommand"), arguments.get("execCommandAndArgs")
         is_list = isinstance(args, list) and args and all(isinstance(arg, str) for arg in args)
         if (not isinstance(command, str)) == (not is_list):
@@ -114,22 +147,19 @@ class Tools:
                 "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
             )
         code = shell_code(command if isinstance(command, str) else list(args or []))
-        execution = await self._execute(arguments, code, instance)
+        execution = await self._execute(arguments, code, wish)
         fields = _run_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1
         return _answer(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
 
-    async def _execute(
-        self, arguments: Mapping[str, Any], code: str, instance: str | None
-    ) -> Execution:
-        identifier = arguments.get("environmentId")
-        if (fault := identifiers.fault_of(identifier)) is not None:
-            raise BadArgumentsError(f"{fault} Call {LAUNCH} for one.", identifiers.CODE)
+    async def _execute(self, arguments: Mapping[str, Any], code: str, wish: _Wish) -> Execution:
+        session_id = self._environments.session_of(arguments.get("environmentId"))
         timeout = self._timeout(arguments.get("timeoutSeconds"))
-        return sendable(
-            await self._pool.execute(str(identifier), code, timeout=timeout, instance=instance)
+        execution = await self._pool.execute(
+            session_id, code, timeout=timeout, on_output=wish.on_output, instance=wish.instance
         )
+        return sendable(execution)
 
     def _timeout(self, value: object) -> timedelta:
         longest = self._limits.execution_timeout

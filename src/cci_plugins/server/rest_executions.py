@@ -55,10 +55,12 @@ class Executions:
     Args:
         pool: Where code runs.
         limits: `execution_timeout` is the longest run.
+        body_bytes: Longest body of a request.
     """
 
-    def __init__(self, pool: SessionPool, limits: Limits) -> None:
+    def __init__(self, pool: SessionPool, limits: Limits, body_bytes: int) -> None:
         self._pool = pool
+        self._body_bytes = body_bytes
         self._limits = limits
         self._told: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._tasks: TaskGroup | None = None
@@ -84,7 +86,7 @@ class Executions:
 
     async def _execute(self, request: Request) -> Response:
         session_id = session_of(request)
-        order = _order(await json_body(request), self._limits)
+        order = _order(await json_body(request, self._body_bytes), self._limits)
         if is_old_form(request):
             execution = await self._run(session_id, order)
             return JSONResponse(_old_form(execution, order.limit))

@@ -10,7 +10,6 @@ from typing import Any
 from starlette.requests import Request
 
 from . import identifiers
-from .mcp_sdk import BODY_BYTES
 from .rest_errors import RequestError
 
 _VERSION = re.compile(r"(\d{4}-\d{2}-\d{2})(-preview)?")
@@ -45,8 +44,12 @@ def session_of(request: Request) -> str:
     return identifier
 
 
-async def json_body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request, longest: int) -> dict[str, Any]:
     """The body's properties, by lower-case name, out of their frame where they have one.
+
+    Args:
+        request: The request.
+        longest: Most bytes of a body.
 
     Raises:
         RequestError: The body is too large or no JSON object.
@@ -54,8 +57,8 @@ async def json_body(request: Request) -> dict[str, Any]:
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > BODY_BYTES:
-            raise RequestError(413, "RequestTooLarge", f"At most {BODY_BYTES:,} bytes.")
+        if len(body) > longest:
+            raise RequestError(413, "RequestTooLarge", f"At most {longest:,} bytes.")
     try:
         value = json.loads(bytes(body))
     except (ValueError, RecursionError):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -25,15 +26,19 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     ProtocolError,
 )
+from cci_plugins.telemetry import logger
 
 from . import messages
 from .failures import MAY_HAVE_RUN, NOT_FOUND, SERVER_ERROR, from_rpc, from_status
 from .http import closing, make_http, reading, sending
 from .messages import EventReader, Reply, ToolResult
+from .progress import METHOD
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
 QUICK = timedelta(seconds=30)
+ProgressHandler = Callable[[Mapping[str, Any]], None]
+"""Gets the parameters of each progress notification."""
 
 
 class McpClient:
@@ -115,6 +120,7 @@ class McpClient:
         *,
         timeout: timedelta,
         meta: Mapping[str, Any] | None = None,
+        on_progress: ProgressHandler | None = None,
     ) -> ToolResult:
         """Call a tool.
 
@@ -123,6 +129,8 @@ class McpClient:
             arguments: What it gets.
             timeout: Longest wait for the answer.
             meta: `_meta` of the request.
+            on_progress: Asks the server for progress, and gets the parameters of each
+                notification; a server may tell none.
 
         Raises:
             ExecutionTimeoutError: No answer came in time; the code may have run.
@@ -132,10 +140,15 @@ class McpClient:
             AuthenticationError: The server refused the key.
         """
         params: dict[str, Any] = {"name": name, "arguments": arguments}
-        if meta:
-            params["_meta"] = meta
+        told = dict(meta or {})
+        progress = None
+        if on_progress is not None:
+            progress = _Progress(f"progress-{next(self._ids)}", on_progress)
+            told["progressToken"] = progress.token
+        if told:
+            params["_meta"] = told
         return messages.tool_result(
-            await self._ask("tools/call", params, timeout, starts_code=True)
+            await self._ask("tools/call", params, timeout, starts_code=True, progress=progress)
         )
 
     async def aclose(self) -> None:
@@ -149,18 +162,27 @@ class McpClient:
             await self._http.aclose()
 
     async def _ask(
-        self, method: str, params: Mapping[str, Any], timeout: timedelta, *, starts_code: bool
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        timeout: timedelta,
+        *,
+        starts_code: bool,
+        progress: _Progress | None = None,
     ) -> Mapping[str, Any]:
         await self.initialize()
         session = self._session
+        request = partial(
+            self._request, method, params, timeout, starts_code=starts_code, progress=progress
+        )
         try:
-            reply = await self._request(method, params, timeout, starts_code=starts_code)
+            reply = await request()
         except _SessionGone as gone:
             if self._session is session:
                 self._server, self._session = None, {}
             await self.initialize()
             try:
-                reply = await self._request(method, params, timeout, starts_code=starts_code)
+                reply = await request()
             except _SessionGone:
                 raise gone.error from None
         return _result(reply, starts_code=starts_code)
@@ -185,14 +207,20 @@ class McpClient:
                 raise await _refusal(response, starts_code=False)
 
     async def _request(
-        self, method: str, params: Mapping[str, Any], timeout: timedelta, *, starts_code: bool
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        timeout: timedelta,
+        *,
+        starts_code: bool,
+        progress: _Progress | None = None,
     ) -> Reply:
         request_id = next(self._ids)
         body = messages.request(request_id, method, params)
         async with self._post(body, timeout, starts_code=starts_code) as response:
             if response.is_success:
                 with reading(starts_code=starts_code):
-                    reply = await _read_reply(response, request_id)
+                    reply = await _read_reply(response, request_id, progress)
                 if method == "initialize" and (given := response.headers.get(SESSION_HEADER)):
                     self._session = {SESSION_HEADER: given}
                 return reply
@@ -220,6 +248,25 @@ class McpClient:
             raise _too_late(timeout, starts_code=starts_code) from None
 
 
+class _Progress:
+    """Hands over the progress of one call."""
+
+    def __init__(self, token: str, handler: ProgressHandler) -> None:
+        self.token = token
+        self._handler: ProgressHandler | None = handler
+
+    def take(self, message: object) -> None:
+        """Hand over a message, when it is a progress notification of this call."""
+        params = messages.notification_params(message, METHOD)
+        if self._handler is None or params is None or params.get("progressToken") != self.token:
+            return
+        try:
+            self._handler(params)
+        except Exception:  # noqa: BLE001 - the host's callback may raise anything
+            logger.exception("on_progress failed; the call goes on without it")
+            self._handler = None
+
+
 class _SessionGone(Exception):  # noqa: N818 - a signal between two methods
     def __init__(self, error: CodeInterpreterError) -> None:
         super().__init__()
@@ -244,7 +291,9 @@ def checked_url(url: str) -> httpx.URL:
     return parsed
 
 
-async def _read_reply(response: httpx.Response, request_id: int) -> Reply:
+async def _read_reply(
+    response: httpx.Response, request_id: int, progress: _Progress | None
+) -> Reply:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
         return messages.parse_body(await response.aread(), request_id)
@@ -254,6 +303,8 @@ async def _read_reply(response: httpx.Response, request_id: int) -> Reply:
             reply = messages.reply_to(message, request_id)
             if reply is not None:
                 return reply
+            if progress is not None:
+                progress.take(message)
     raise ProtocolError("the pool's answer ended before the reply")
 
 

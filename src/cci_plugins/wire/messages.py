@@ -115,6 +115,14 @@ def reply_to(message: object, request_id: int, *, alone: bool = False) -> Reply 
     return Reply(result)
 
 
+def notification_params(message: object, method: str) -> Mapping[str, Any] | None:
+    """The parameters, when a message is a notification of this method; None for anything else."""
+    if not isinstance(message, Mapping) or message.get("method") != method or "id" in message:
+        return None
+    params = message.get("params")
+    return params if isinstance(params, Mapping) else None
+
+
 def tool_result(result: Mapping[str, Any]) -> ToolResult:
     """Read the result of `tools/call`; fields of the wrong type count as missing."""
     content, structured, meta = (

@@ -12,8 +12,8 @@ from cci_plugins.pools.base import OutputHandler
 from cci_plugins.wire import failures
 from cci_plugins.wire.client import McpClient
 from cci_plugins.wire.executions import INSTANCE_KEY, META_KEY, load_execution
+from cci_plugins.wire.progress import StreamedOutput
 
-from .remote import tell
 from .replies import read_execution
 
 OURS = "cci-plugins"  # what our server calls itself
@@ -52,8 +52,13 @@ async def run_whole(
         "timeoutSeconds": request.timeout.total_seconds(),
     }
     meta = {} if request.instance is None else {INSTANCE_KEY: request.instance}
+    streamed = None if on_output is None else StreamedOutput(on_output)
     answer = await mcp.call_tool(
-        tool, arguments, timeout=request.timeout + request.margin, meta=meta
+        tool,
+        arguments,
+        timeout=request.timeout + request.margin,
+        meta=meta,
+        on_progress=streamed,
     )
     failure = answer.meta.get(failures.META_KEY)
     if META_KEY in answer.meta:
@@ -62,6 +67,6 @@ async def run_whole(
         raise failures.load_error(failure)
     else:
         execution = read_execution(answer, request.session_id)
-    if on_output is not None:
-        tell(execution, on_output)
+    if streamed is not None:
+        streamed.finish(execution)
     return execution

@@ -1,0 +1,117 @@
+"""Signed environment ids: made by any replica, taken by every replica, invented by nobody."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cci_plugins.errors import ConfigurationError
+
+pytest.importorskip("mcp")
+pytest.importorskip("uvicorn")
+
+from cci_plugins.server.environments import (
+    EnvironmentIdError,
+    OpenEnvironments,
+    SignedEnvironments,
+)
+
+OLD, NEW = b"o" * 32, b"n" * 32
+SECRETS = st.binary(min_size=32, max_size=80)
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def refusal(environments, environment_id) -> EnvironmentIdError:
+    with pytest.raises(EnvironmentIdError) as caught:
+        environments.session_of(environment_id)
+    return caught.value
+
+
+@given(SECRETS, st.floats(0, 2**32 - 1))
+def test_every_replica_with_the_secret_maps_an_id_to_the_same_session(secret, now):
+    one, other = (SignedEnvironments(secret, clock=lambda: now) for _ in range(2))
+    environment_id = one.mint()
+    assert re.fullmatch(r"[A-Za-z0-9_-]{44}", environment_id)
+    session_id = other.session_of(environment_id)
+    assert session_id == one.session_of(environment_id)
+    assert re.fullmatch(r"cci-[0-9a-f]{64}", session_id)
+
+
+def test_each_launch_is_another_environment_and_another_session():
+    environments = SignedEnvironments(NEW)
+    ids = {environments.mint() for _ in range(100)}
+    assert len(ids) == len({environments.session_of(one) for one in ids}) == 100
+
+
+def test_the_sessions_identifier_opens_nothing():
+    environments = SignedEnvironments(NEW)
+    session_id = environments.session_of(environments.mint())
+    assert refusal(environments, session_id).code == "EnvironmentNotFound"
+
+
+def test_no_single_letter_can_be_another():
+    environments = SignedEnvironments(NEW)
+    environment_id = environments.mint()
+    for place in range(len(environment_id)):
+        for letter in set(LETTERS) - {environment_id[place]}:
+            refusal(environments, environment_id[:place] + letter + environment_id[place + 1 :])
+
+
+def test_an_id_with_less_or_more_is_refused():
+    environments = SignedEnvironments(NEW)
+    environment_id = environments.mint()
+    for length in range(len(environment_id)):
+        refusal(environments, environment_id[:length])
+    for more in ("A", "=", "\n", " ", environment_id):
+        refusal(environments, environment_id + more)
+        refusal(environments, more + environment_id)
+
+
+@given(st.text() | st.text(LETTERS, min_size=44, max_size=44) | st.none() | st.integers())
+def test_what_was_not_launched_is_refused(environment_id):
+    error = refusal(SignedEnvironments(NEW), environment_id)
+    assert error.code == "EnvironmentNotFound"
+    assert "does not exist" in str(error)
+
+
+def test_another_secret_refuses():
+    refusal(SignedEnvironments(NEW), SignedEnvironments(OLD).mint())
+
+
+def test_a_secret_is_replaced_without_losing_an_environment():
+    before, during, after = (
+        SignedEnvironments(OLD),
+        SignedEnvironments(NEW, OLD),
+        SignedEnvironments(NEW),
+    )
+    old, new = before.mint(), during.mint()
+    assert during.session_of(old) == before.session_of(old)
+    assert during.session_of(new) == after.session_of(new)
+    refusal(after, old)
+    refusal(before, new)
+
+
+def test_an_id_is_taken_until_it_is_too_old():
+    now = 1_000_000.0
+    environments = SignedEnvironments(NEW, max_age=timedelta(minutes=1), clock=lambda: now)
+    environment_id = environments.mint()
+    now += 60
+    assert environments.session_of(environment_id)
+    now += 1
+    assert "too old" in str(refusal(environments, environment_id))
+
+
+@pytest.mark.parametrize("secrets", [(), (b"",), (b"x" * 31,), (NEW, b"short")])
+def test_a_secret_that_can_be_guessed_is_a_configuration_error(secrets):
+    with pytest.raises(ConfigurationError, match="32 bytes"):
+        SignedEnvironments(*secrets)
+
+
+def test_without_a_secret_any_identifier_of_a_session_is_taken():
+    environments = OpenEnvironments()
+    assert environments.session_of("my-own") == "my-own"
+    assert environments.session_of(environments.mint())
+    for wrong in ("abc", "x" * 129, "with space", None, 1234):
+        assert refusal(environments, wrong).code == "InvalidLengthOfSessionIdentifier"

@@ -1,0 +1,59 @@
+"""Output inside of progress notifications, written and read back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cci_plugins.models import Execution, OutputEvent, Result
+from cci_plugins.wire.progress import OUTPUT_KEY, StreamedOutput, dump_output, load_output
+
+PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(min_size=1)))
+
+
+def params(pieces) -> dict:
+    return {"progress": 1, "_meta": {OUTPUT_KEY: dump_output(pieces)}}
+
+
+@given(PIECES)
+def test_pieces_come_back_in_their_order(pieces):
+    assert load_output(params(pieces)) == [OutputEvent(name, text) for name, text in pieces]
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"_meta": None},
+        {"_meta": []},
+        {"_meta": {OUTPUT_KEY: "text"}},
+        {"_meta": {OUTPUT_KEY: {"stream": "stdout", "text": "a"}}},
+        {"_meta": {OUTPUT_KEY: [None, 1, {}, {"stream": "stdout"}, {"stream": [], "text": "a"}]}},
+        {"_meta": {OUTPUT_KEY: [{"stream": "stdout", "text": ""}, {"stream": "x", "text": "a"}]}},
+    ],
+)
+def test_what_others_put_there_is_no_output(strange):
+    assert load_output(strange) == []
+
+
+@given(PIECES, st.integers(0, 20))
+def test_each_character_is_told_once_whether_it_was_streamed_or_not(pieces, streamed):
+    """The server may stream all of it, the beginning, or nothing."""
+    out = "".join(text for name, text in pieces if name == "stdout")
+    err = "".join(text for name, text in pieces if name == "stderr")
+    result = Result({"text/plain": "42"}, is_main=True)
+    told: list[OutputEvent] = []
+    output = StreamedOutput(told.append)
+    for piece in pieces[:streamed]:
+        output(params([piece]))
+    output.finish(Execution(stdout=out, stderr=err, results=(result,)))
+    assert "".join(event.text for event in told if event.stream == "stdout") == out
+    assert "".join(event.text for event in told if event.stream == "stderr") == err
+    assert [event.result for event in told if event.stream == "result"] == [result]
+
+
+def test_a_reply_that_was_cut_is_not_told_after_all_of_it_was_streamed():
+    told: list[OutputEvent] = []
+    output = StreamedOutput(told.append)
+    output(params([("stdout", "x" * 100)]))
+    output.finish(Execution(stdout="x" * 10))
+    assert told == [OutputEvent("stdout", "x" * 100)]
