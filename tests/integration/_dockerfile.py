@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dockerfile_parse import DockerfileParser
+import pytest
 
 from . import _clean_tree
+
+dockerfile_parse = pytest.importorskip("dockerfile_parse")
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -53,7 +55,8 @@ class Build:
     """
 
     def __init__(self, dockerfile: Path, *, context: Path, cache: Path) -> None:
-        parser = DockerfileParser(fileobj=io.BytesIO(dockerfile.read_bytes()))
+        content = io.BytesIO(dockerfile.read_bytes())
+        parser = dockerfile_parse.DockerfileParser(fileobj=content)
         self._steps = [
             (step["instruction"], step["value"])
             for step in parser.structure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import subprocess
@@ -18,9 +17,12 @@ import psutil
 import pytest
 from packaging.requirements import Requirement
 
-from . import _container
+if sys.platform != "linux":
+    pytest.skip("the image is a Linux one", allow_module_level=True)
 
-pytest.importorskip("dockerfile_parse")
+import fcntl
+
+from . import _container
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.anyio]
 
