@@ -16,7 +16,7 @@ class Endpoint:
         url: Its MCP endpoint.
         key: What clients send as `x-ms-apikey`, as it may be shown: the key itself when this
             command made it, else a word for it.
-        isolation: The fence, in one line.
+        isolation: The fence, in one line; empty when unknown.
     """
 
     url: str
@@ -30,12 +30,13 @@ def announce(endpoint: Endpoint, *, as_json: bool) -> None:
         facts = {"endpoint": endpoint.url, "key": endpoint.key, "isolation": endpoint.isolation}
         console.out(json.dumps(facts) + "\n")
         return
-    console.say(f"isolation: {endpoint.isolation}")
+    if endpoint.isolation:
+        console.say(f"isolation: {endpoint.isolation}")
     console.say("for this package (LangChain, Semantic Kernel, cci run), in another terminal:")
     console.out(environment(endpoint))
     console.say("for VS Code, in .vscode/mcp.json; it asks for the key once:")
     console.out(vscode(endpoint))
-    console.say("press Ctrl-C to stop; every session ends with the server")
+    console.say("press Ctrl-C to stop; sessions on this machine end with the server")
 
 
 def environment(endpoint: Endpoint) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.limits import Limits
@@ -34,7 +35,7 @@ class Emulated:
     key: str = field(repr=False)
 
 
-def app_for(pool: SessionPool, what: Emulated, limits: Limits) -> object:
+def app_for(pool: SessionPool, what: Emulated, limits: Limits) -> Any:
     """The application to serve."""
     from cci_plugins.server import Emulation, Emulator, Faults
 
@@ -54,12 +55,15 @@ def environment(kind: Kind, url: str, key: str) -> str:
     return f'export AZURE_SESSION_POOL_ENDPOINT="{endpoint}"\nexport CCI_ACCESS_TOKEN="{key}"\n'
 
 
-def announce(kind: Kind, url: str, key: str) -> None:
+def announce(kind: Kind, url: str, key: str, *, as_json: bool) -> None:
     """Print what to paste."""
+    if as_json:
+        console.out(json.dumps({"kind": kind, "endpoint": url, "key": key}) + "\n")
+        return
     console.say(f"this behaves like a {kind} pool of Azure Container Apps; it is none")
     console.say("for this package, in another terminal:")
     console.out(environment(kind, url, key))
-    console.say("press Ctrl-C to stop; every session ends with the server")
+    console.say("press Ctrl-C to stop; sessions on this machine end with the server")
 
 
 def check(kind: Kind | None, container: Container | None, fault_rate: float) -> None:

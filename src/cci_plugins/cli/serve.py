@@ -1,15 +1,16 @@
-"""`cci serve`: the embedded pool, for any MCP client on this machine."""
+"""`cci serve`: a pool for any MCP client: the embedded one, one of Azure, or an emulated one."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -18,13 +19,16 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.interpreter import pool_from
 from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.settings import IsolationName, Settings
+from cci_plugins.settings import IsolationName, PoolName, Settings
 
 from . import console
+from . import emulate as emulating
 from .client_setup import Endpoint, announce
+from .emulate import Container, Kind
 
 _PORT = 8765
 _MIN_KEY = 16
+_GATEWAY_RATE = 600  # requests a minute
 
 
 def serve(
@@ -49,21 +53,96 @@ def serve(
             "a session pool does.",
         ),
     ] = False,
+    pool: Annotated[
+        PoolName,
+        typer.Option(
+            help="Pool to serve: this machine's own; or one of Azure that is configured, with this "
+            "server as the gateway in front of it."
+        ),
+    ] = "local",
+    emulate: Annotated[
+        Kind | None,
+        typer.Option(help="Behave like this kind of Azure pool, with the embedded pool behind."),
+    ] = None,
+    container: Annotated[
+        Container | None,
+        typer.Option(help="In an emulated custom pool's containers: our server, or REST only."),
+    ] = None,
+    fault_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of requests to an emulated pool that fail.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Makes the same faults come again.")] = 0,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most requests in a minute; 600 for a gateway."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
     ] = False,
     isolation: Annotated[IsolationName | None, typer.Option(help="Fence of the sessions.")] = None,
 ) -> None:
-    """Serve the embedded pool over MCP and REST until Ctrl-C.
+    """Serve a pool over MCP and REST until Ctrl-C.
 
     Prints the endpoint and what to paste into a client: environment variables for this package,
-    and `mcp.json` for VS Code. Every session ends with the server.
+    and `mcp.json` for VS Code. Sessions of the embedded pool end with the server.
     """
+    emulating.check(emulate, container, fault_rate)
     settings = Settings.read()
-    changes = {"pool": "local"} | ({} if isolation is None else {"isolation": isolation})
-    pool = pool_from(settings.model_copy(update=changes))
+    served = _pool(settings, pool, isolation, emulate)
     key, shown = _no_key(api_key, settings) if no_key else _key(api_key, settings)
-    if no_key:
+    _warn_of_the_open(host, port, key)
+    listener = _Listener(host, port, key, settings.limits())
+    if emulate is not None:
+        if key is None:
+            raise ConfigurationError("an emulated pool asks for a key", hint="leave --no-key out")
+        what = emulating.Emulated(emulate, container or "ours", fault_rate, seed, key)
+        anyio.run(_emulate, served, what, listener, _Shown(shown, as_json))
+        return
+
+    def ready(url: str) -> None:
+        announce(Endpoint(url, shown, served.capabilities.isolation), as_json=as_json)
+
+    options: dict[str, Any] = {"requests_per_minute": requests_per_minute}
+    if pool != "local":
+        options = _gateway(settings, key) | ({} if requests_per_minute is None else options)
+    anyio.run(_serve, served, listener, ready, options)
+
+
+def _pool(
+    settings: Settings, name: PoolName, isolation: IsolationName | None, emulate: Kind | None
+) -> SessionPool:
+    """The pool to serve."""
+    if name != "local" and (isolation is not None or emulate is not None):
+        option = "--isolation" if emulate is None else "--emulate"
+        raise ConfigurationError(
+            f"{option} is about the embedded pool, not about --pool {name}", hint="drop one of them"
+        )
+    changes: dict[str, Any] = {"pool": name}
+    if isolation is not None:
+        changes["isolation"] = isolation
+    chosen = settings.model_copy(update=changes)
+    chosen.check()
+    return pool_from(chosen)
+
+
+def _gateway(settings: Settings, key: str | None) -> dict[str, Any]:
+    """How a gateway serves: only ids of its own, which every replica with the same secret takes."""
+    from cci_plugins.server import SignedEnvironments
+
+    if key is None:
+        raise ConfigurationError(
+            "a gateway asks for a key: behind it is a pool that you pay for",
+            hint="leave --no-key out; give every replica the same CCI_SERVE_KEY",
+        )
+    secret = settings.session_secret
+    source = key.encode() if secret is None else secret.get_secret_value().encode()
+    signer = hashlib.sha256(b"cci gateway\0" + source).digest()
+    environments = SignedEnvironments(signer)
+    return {"environments": environments, "rest": False, "requests_per_minute": _GATEWAY_RATE}
+
+
+def _warn_of_the_open(host: str, port: int, key: str | None) -> None:
+    if key is None:
         console.warn(
             f"no key is asked for: whoever reaches {host} port {port} runs code on this machine"
         )
@@ -73,10 +152,13 @@ def serve(
             "machine, and the connection is not encrypted"
         )
 
-    def ready(url: str) -> None:
-        announce(Endpoint(url, shown, pool.capabilities.isolation), as_json=as_json)
 
-    anyio.run(_serve, pool, _Listener(host, port, key, settings.limits()), ready)
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What to print when the server is ready: the key as it may be shown, and in which form."""
+
+    key: str = field(repr=False)
+    as_json: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +202,25 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _serve(pool: SessionPool, listener: _Listener, ready: Callable[[str], None]) -> None:
-    """Serve until a signal, then end every session."""
+async def _emulate(
+    pool: SessionPool, what: emulating.Emulated, listener: _Listener, shown: _Shown
+) -> None:
+    """Serve an emulated pool until a signal."""
+    from cci_plugins.server import serve_app
+
+    def ready(url: str) -> None:
+        emulating.announce(what.kind, url, shown.key, as_json=shown.as_json)
+
+    app = emulating.app_for(pool, what, listener.limits)
+    async with pool:
+        with _cancelled_by_signals():
+            await serve_app(app, host=listener.host, port=listener.port, on_ready=ready)
+
+
+async def _serve(
+    pool: SessionPool, listener: _Listener, ready: Callable[[str], None], options: dict[str, Any]
+) -> None:
+    """Serve until a signal, then end every session of this machine."""
     from cci_plugins.server import serve as serve_pool
 
     async with pool:
@@ -133,6 +232,7 @@ async def _serve(pool: SessionPool, listener: _Listener, ready: Callable[[str], 
                 api_key=listener.key,
                 limits=listener.limits,
                 on_ready=ready,
+                **options,
             )
 
 

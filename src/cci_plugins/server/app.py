@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -78,15 +78,6 @@ def create_app(
             yield
 
     data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
-    middleware = [
-        Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts)),
-        Middleware(CancelOnDisconnect),
-    ]
-    if requests_per_minute is not None:  # behind the guard, so that it counts keys that are right
-        by_key = api_key is not None
-        throttle = Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
-        middleware.insert(1, throttle)
-
     app = Starlette(
         routes=[
             Route("/health", _health),
@@ -94,11 +85,22 @@ def create_app(
             *(data_plane if rest else ()),
         ],
         exception_handlers=HANDLERS,
-        middleware=middleware,
+        middleware=[*_doorkeepers(api_key, hosts, requests_per_minute)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
+
+
+def _doorkeepers(
+    api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
+) -> Iterator[Middleware]:
+    """What stands before the routes, the first one outermost."""
+    yield Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts))
+    if requests_per_minute is not None:  # behind the guard, so that it counts keys that are right
+        by_key = api_key is not None
+        yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
+    yield Middleware(CancelOnDisconnect)
 
 
 async def _health(_: Request) -> PlainTextResponse:

@@ -150,6 +150,9 @@ class Emulator:
         if body is None:
             await self._stream(scope, identifier, receive, send)
             return None
+        if fault is None and scope["path"] == "/mcp" and self._emulation.kind == "custom":
+            await self._stream(scope, identifier, _again(body, receive), send)
+            return None
         if fault is not None:
             self.told[fault] += 1
             if fault in {"hang-before", "reset-before"}:
@@ -227,7 +230,7 @@ class Emulator:
         return PlainTextResponse(f"Session {identifier} in session pool emulated stopped.")
 
     async def _stream(self, scope: Scope, identifier: str, receive: Receive, send: Send) -> None:
-        """Files pass through in pieces."""
+        """Files, and runs of our container, pass through in pieces."""
         try:
             await self._take(identifier)
         except PoolFullError:
@@ -278,15 +281,22 @@ async def _read(receive: Receive) -> bytes:
     return bytes(pieces)
 
 
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A request whose body was read already."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay
+
+
 async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
     """What another application answers, in one piece."""
     start: dict[str, Any] = {}
     pieces: list[bytes] = []
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive() -> Message:
-        if pending:
-            return pending.pop()
+    async def wait() -> Message:
         await anyio.sleep_forever()
         raise AssertionError
 
@@ -297,7 +307,7 @@ async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
             pieces.append(message.get("body", b""))
 
     headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-    await app({**scope, "headers": headers}, receive, send)
+    await app({**scope, "headers": headers}, _again(body, wait), send)
     response = Response(b"".join(pieces), start["status"])
     given = [pair for pair in start["headers"] if pair[0] != b"content-length"]
     response.raw_headers = [*given, (b"content-length", str(len(response.body)).encode())]

@@ -1,0 +1,119 @@
+"""The gateway in front of a custom-container pool, and through it as clients of every kind."""
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+import anyio
+import httpx
+import pytest
+
+from cci_plugins import CodeInterpreter
+from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.testing import check_session_pool
+
+from ._emulated import TOKEN, emulated
+from ._server import KEY, serving
+from .test_azure_pools import local_pool
+
+pytest.importorskip("mcp")
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+LIMIT = timedelta(seconds=20)
+SECRET = b"a secret that every replica of the gateway has"
+CONTAINERS = ["ours", "executions"]
+
+
+@asynccontextmanager
+async def gateways(count, **options):
+    """An emulated custom pool, and the addresses of so many replicas in front of it."""
+    from cci_plugins.server import SignedEnvironments
+
+    async with AsyncExitStack() as stack:
+        azure = await stack.enter_async_context(
+            emulated(local_pool(), kind="custom", max_sessions=99, **options)
+        )
+        urls = [
+            await stack.enter_async_context(
+                serving(azure.client(), environments=SignedEnvironments(SECRET), rest=False)
+            )
+            for _ in range(count)
+        ]
+        yield azure, urls
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+async def test_the_gateway_keeps_the_contract(container):
+    with anyio.fail_after(110):
+        async with gateways(1, container=container) as (_, urls):
+            async with PlatformSessionPool(urls[0], key=KEY) as pool:
+                report = await check_session_pool(pool)
+    assert {check: fault for check, fault in report.items() if fault} == {}
+
+
+def call(name, **arguments):
+    params = {"name": name, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+async def test_replicas_share_sessions_without_sharing_anything_else():
+    with anyio.fail_after(60):
+        async with gateways(2) as (_, urls), httpx.AsyncClient(timeout=30) as client:
+
+            async def ask(url, name, **arguments):
+                body = call(name, **arguments)
+                answer = await client.post(url, json=body, headers={"x-ms-apikey": KEY})
+                return answer.json()["result"]
+
+            launched = await ask(urls[0], "launchShell")
+            identifier = launched["structuredContent"]["environmentId"]
+            run = "runPythonCodeInRemoteEnvironment"
+            await ask(urls[0], run, environmentId=identifier, pythonCode="x = 41")
+            told = await ask(urls[1], run, environmentId=identifier, pythonCode="x + 1")
+            assert told["structuredContent"]["executionResult"] == 42
+            invented = await ask(urls[1], run, environmentId="0" * 44, pythonCode="1")
+            assert invented["isError"]
+            assert "Call launchShell" in invented["content"][0]["text"]
+
+
+async def test_output_streams_through_the_gateway():
+    pieces: list[tuple[float, str]] = []
+    with anyio.fail_after(60):
+        async with gateways(1) as (_, urls):
+            async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
+                code = "import time\nfor n in 0, 1, 2:\n    print(n)\n    time.sleep(0.6)"
+                execution = await interpreter.run_code(
+                    code, on_output=lambda event: pieces.append((anyio.current_time(), event.text))
+                )
+                ended = anyio.current_time()
+    assert execution.stdout == "0\n1\n2\n" == "".join(text for _, text in pieces)
+    assert ended - pieces[0][0] > 1, "the output came at the end only"
+
+
+async def test_a_replaced_container_is_noticed_through_the_gateway():
+    with anyio.fail_after(60):
+        async with gateways(1) as (azure, urls):
+            async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
+                await interpreter.run_code("x = 1")
+                (identifier,) = azure.emulator._places
+                await azure.emulator.lose(identifier)
+                execution = await interpreter.run_code("'x' in dir()")
+    assert (execution.state, execution.text) == ("lost", "False")
+
+
+async def test_no_token_and_no_other_address_shows_to_the_gateways_clients():
+    with anyio.fail_after(60):
+        async with gateways(1) as (azure, urls), httpx.AsyncClient() as client:
+            azure.emulator._token = "another-token"
+            body = call("launchShell")
+            headers = {"x-ms-apikey": KEY}
+            launched = (await client.post(urls[0], json=body, headers=headers)).json()
+            identifier = launched["result"]["structuredContent"]["environmentId"]
+            run = call("runPythonCodeInRemoteEnvironment", environmentId=identifier, pythonCode="1")
+            answer = await client.post(urls[0], json=run, headers=headers)
+            assert (await client.get(urls[0].replace("/mcp", "/health"))).status_code == 200
+            assert (await client.get(urls[0].replace("/mcp", "/files"))).status_code in {401, 404}
+    assert answer.json()["result"]["isError"]
+    assert "UpstreamUnauthorized" in answer.text
+    for secret in (TOKEN, azure.url):
+        assert secret not in answer.text
