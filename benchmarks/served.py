@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import httpx
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from semantic_kernel import Kernel
@@ -18,26 +12,14 @@ from cci_plugins import CodeInterpreter, PlatformSessionPool
 from cci_plugins.langchain import CodeInterpreterTool
 
 from .measure import Call, Ratio, in_turns
+from .processes import serving
 
 RUN = "runPythonCodeInRemoteEnvironment"
 ARGUMENTS = {"environmentId": "bench-session", "pythonCode": "1+1"}
 
 
-@contextmanager
-def server() -> Iterator[tuple[str, str]]:
-    """A `cci serve` of its own process; gives its MCP address and key."""
-    command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        try:
-            yield ready["endpoint"], ready["key"]
-        finally:
-            process.terminate()
-
-
 async def against_all(rounds: int = 100) -> list[Ratio]:
-    with server() as (url, key):
+    with serving() as (url, key):
         pool = PlatformSessionPool(url, key=key)
         async with CodeInterpreter(pool) as interpreter:
             tool = CodeInterpreterTool(interpreter=interpreter)

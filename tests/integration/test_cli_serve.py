@@ -235,3 +235,66 @@ def test_listening_for_others_warns(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, words = process.communicate(timeout=LIMIT)
     assert "warning: listening on 0.0.0.0" in words
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
+    ids=" ".join,
+)
+def test_an_emulated_pool_prints_what_opens_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with serving("--emulate", *arguments, cwd=tmp_path) as process:
+        last = "export " + (
+            "AZURE_SESSION_POOL_MCP_KEY" if arguments == ("platform",) else "CCI_ACCESS_TOKEN"
+        )
+        data = read_until(process, last)
+        variables = dict(re.findall(r'^export (\w+)="(.*)"$', data, re.MULTILINE))
+        assert len(variables) == 2
+        code = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\n6 * 7"
+        done = subprocess.run(
+            [sys.executable, "-m", "cci_plugins", "run", code],
+            cwd=tmp_path,
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    assert (tmp_path / "image-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gateway_stands_in_front_of_a_custom_pool(tmp_path: Path) -> None:
+    with serving("--emulate", "custom", "--json", cwd=tmp_path) as behind:
+        pool = ready(behind)
+        variables = {
+            "AZURE_SESSION_POOL_ENDPOINT": pool["endpoint"].removesuffix("/mcp"),
+            "CCI_ACCESS_TOKEN": pool["key"],
+            "CCI_SERVE_KEY": "a-key-of-the-gateway",
+        }
+        with serving("--pool", "custom", "--json", cwd=tmp_path, **variables) as process:
+            facts = ready(process) | {"key": "a-key-of-the-gateway"}
+            done = run(facts, "print('streamed'); 6 * 7", cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (0, "streamed\n42\n"), done.stderr
+            assert status_of(facts["endpoint"], "another-key-of-somebody") == 401
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--fault-rate", "0.5"), "add --emulate"),
+        (("--emulate", "platform", "--container", "executions"), "--emulate custom"),
+        (("--emulate", "custom", "--no-key"), "leave --no-key out"),
+        (("--pool", "custom"), "AZURE_SESSION_POOL_ENDPOINT"),
+        (("--pool", "custom", "--emulate", "custom"), "drop one of them"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_do_not_fit_together_are_refused(
+    arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    with serving(*arguments, cwd=tmp_path) as process:
+        _, stderr = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3, stderr
+    assert words in stderr
+    assert "Traceback" not in stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal
 from urllib.parse import quote
@@ -148,4 +149,7 @@ class CustomSessionPool(RemoteSessionPool):
             # managed pools refuse a token there; an interpreter has no such route
             logger.info("the sessions speak no MCP: %s", error)
             return "executions"
-        return "ours" if server.get("serverInfo", {}).get("name") == OURS else "executions"
+        if server.get("serverInfo", {}).get("name") != OURS:
+            return "executions"
+        self.capabilities = replace(self.capabilities, streams_output=True)
+        return "ours"

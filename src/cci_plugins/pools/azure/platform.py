@@ -205,6 +205,7 @@ class PlatformSessionPool(RemoteSessionPool):
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
+        self.capabilities = replace(self.capabilities, streams_output=tells_all)
         return _Server(mcp, rest, python_tool(tools), tells_all, signing_tool(tools))
 
 
