@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
@@ -22,6 +22,12 @@ from .sessions import DEFAULT_KEY, SessionDirectory, current_key
 from .settings import Settings
 from .telemetry import logger
 
+if TYPE_CHECKING:
+    from .pools.azure.auth import TokenCredential
+
+
+CLOSE_SECONDS = 10
+
 
 class CodeInterpreter:
     """Runs Python for an agent, one session per conversation.
@@ -33,8 +39,9 @@ class CodeInterpreter:
         pool: Where code runs; closed with the interpreter.
         approve: Asked before every run that a model starts.
         limits: Every bound in one value.
-        session_secret: Makes session identifiers the same in every process that shares it;
-            random when None, so that no other process can reach these sessions.
+        session_secret: Makes session identifiers the same in every process that shares it; then
+            sessions of a remote pool are left alone when this interpreter closes. Random when
+            None: no other process can reach these sessions, so they end with it.
 
     Example:
         ```python
@@ -61,6 +68,7 @@ class CodeInterpreter:
         self._start_lock: anyio.Lock | None = None
         self._started = False
         self._closed = False
+        self._others_may_come_back = session_secret is not None
 
     @classmethod
     def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
@@ -72,6 +80,42 @@ class CodeInterpreter:
         from .pools.local.pool import LocalSessionPool
 
         return cls(LocalSessionPool(), approve=approve, limits=limits)
+
+    @classmethod
+    def azure(
+        cls,
+        endpoint: str,
+        *,
+        key: str | None = None,
+        credential: TokenCredential | str | None = None,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        session_secret: bytes | None = None,
+    ) -> Self:
+        """An interpreter over a session pool in Azure Container Apps.
+
+        Args:
+            endpoint: The pool's MCP endpoint, with a key; or else its management endpoint.
+            key: The key of the MCP endpoint.
+            credential: A credential of azure-identity, or a token; `DefaultAzureCredential`
+                when None.
+            approve: Asked before every run that a model starts.
+            limits: Every bound in one value.
+            session_secret: Makes sessions reachable from other processes; see the class.
+
+        Raises:
+            ConfigurationError: The endpoint, key or token cannot be right.
+        """
+        pool: SessionPool
+        if key is not None:
+            from .pools.azure.platform import PlatformSessionPool
+
+            pool = PlatformSessionPool(endpoint, key=key, credential=credential, limits=limits)
+        else:
+            from .pools.azure.custom import CustomSessionPool
+
+            pool = CustomSessionPool(endpoint, credential=credential, limits=limits)
+        return cls(pool, approve=approve, limits=limits, session_secret=session_secret)
 
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:
@@ -168,13 +212,22 @@ class CodeInterpreter:
     async def _close(self) -> None:
         portal.forget(self)
         self._closed = True
+        if self._pool.capabilities.outlives_app and not self._others_may_come_back:
+            await self._end_all()
         await self._pool.aclose()
+
+    async def _end_all(self) -> None:
+        """End the sessions of a remote pool, which would hold their places until the cooldown."""
+        with anyio.move_on_after(CLOSE_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for session in self._directory.clear():
+                    if session.used:
+                        tasks.start_soon(self._end, session)
 
     async def _end(self, session: Session) -> None:
         try:
-            pool = await self.pool()
             if session.key not in self._directory:  # else it came back, and sees to it itself
-                await pool.delete_session(session.id)
+                await self._pool.delete_session(session.id)
         except CodeInterpreterError as error:
             logger.warning("could not end an idle session: %s", error)
 
@@ -192,16 +245,27 @@ class CodeInterpreter:
 
 def pool_from(settings: Settings) -> SessionPool:
     """The pool that settings ask for, not yet started."""
+    token = None if settings.access_token is None else settings.access_token.get_secret_value()
     if settings.chosen_pool == "platform":
         from .pools.azure.platform import PlatformSessionPool
 
-        if settings.mcp_endpoint is None or settings.mcp_key is None:
-            raise ConfigurationError("a platform pool needs an endpoint and a key")
-        return PlatformSessionPool(settings.mcp_endpoint, key=settings.mcp_key.get_secret_value())
+        return PlatformSessionPool(
+            settings.mcp_endpoint,
+            key=settings.mcp_key,
+            resource_id=settings.resource_id,
+            credential=token,
+            arm_endpoint=settings.arm_endpoint,
+            limits=settings.limits(),
+        )
+    if settings.chosen_pool == "custom" and settings.endpoint is not None:
+        from .pools.azure.custom import CustomSessionPool
+
+        return CustomSessionPool(settings.endpoint, credential=token, limits=settings.limits())
     from .pools.local.pool import LocalSessionPool
 
     return LocalSessionPool(
         isolation=settings.isolation,
+        python=settings.python,
         max_sessions=settings.sessions,
         ready_sessions=settings.ready_sessions,
         cooldown=timedelta(seconds=settings.cooldown),

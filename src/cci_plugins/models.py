@@ -145,6 +145,8 @@ class Execution:
         error: Why the code ended early, or None.
         files: Files the run created or changed.
         session_id: Identifier of the session in its pool (derived; never the user's own id).
+        instance: Which instance of that session this is: another one after the pool replaced it;
+            empty when the session is gone, or its pool cannot tell.
         status: How the run ended.
         state: Whether earlier variables and files are still there.
         duration: Time from start to end of the code.
@@ -159,6 +161,7 @@ class Execution:
     error: ErrorInfo | None = None
     files: tuple[FileInfo, ...] = ()
     session_id: str = ""
+    instance: str = ""
     status: ExecutionStatus = "succeeded"
     state: SessionState = "kept"
     duration: timedelta = timedelta(0)

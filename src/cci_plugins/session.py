@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import timedelta
-from os import PathLike
-from pathlib import Path
-from typing import Protocol
 
 import anyio
 
 from . import portal
-from .errors import FileTooLargeError, FileTransferError
-from .files.names import safe_name
-from .limits import Limits
-from .models import Execution, FileInfo, OutputEvent
+from .errors import SessionLostError
+from .models import Execution, OutputEvent
 from .notebook import Notebook
 from .pools.base import OutputHandler, SessionPool
+from .session_files import Owner, SessionFiles
 from .telemetry import execution_span, record_execution
 
-CHUNK = 256 * 1024
 LEFT = (
     "this conversation was idle, or its session was needed for another one; "
     "variables and files of earlier calls are gone"
 )
-
-
-class Owner(Protocol):
-    """What a session needs of the interpreter that made it."""
-
-    @property
-    def limits(self) -> Limits:
-        """Bounds of runs and files."""
-        ...
-
-    async def pool(self) -> SessionPool:
-        """The started pool."""
-        ...
+REPLACED = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
 class Session:
@@ -51,6 +34,7 @@ class Session:
         key: The conversation, as the application names it.
         id: The derived identifier that the pool knows.
         files: The session's files.
+        used: Something was asked of it, so it may be there in the pool.
     """
 
     def __init__(
@@ -67,8 +51,13 @@ class Session:
         self.files = SessionFiles(owner, identifier, self._use)
         self._owner = owner
         self._forget = forget
-        self._lost = lost
+        self._stale = lost
+        self._loss = LEFT if lost else None
+        self._notes: list[str] = []
+        self._instance: str | None = None
+        self._inputs_gone = False
         self._users = 0
+        self.used = False
         self._turn: anyio.Lock | None = None
         self._notebook = Notebook()
 
@@ -100,6 +89,8 @@ class Session:
         Raises:
             PoolUnavailableError: Nothing was started; the call may be made again.
             PoolExhaustedError: No session is free.
+            PoolError: The pool failed; unless `retryable`, the code may have run.
+            ExecutionTimeoutError: The pool did not answer; the code may have run.
             AuthenticationError: The pool refused the key or the token.
             IsolationError: This machine offers no fence.
 
@@ -119,19 +110,54 @@ class Session:
         limit = self._owner.limits.execution_timeout if timeout is None else timeout
         async with _Turn(self):
             pool = await self._owner.pool()
-            if self._lost:
+            if self._stale:
                 await pool.delete_session(self.id)  # what was told to be gone must be gone
+                self._stale = False
             with execution_span(self.id, pool.capabilities.name) as span:
-                execution = await pool.execute(self.id, code, timeout=limit, on_output=on_output)
+                execution = self._told(await self._execute(pool, code, limit, on_output))
                 record_execution(span, execution)
-            if self._lost:
-                self._lost = False
-                execution = replace(execution, state="lost", notes=(LEFT, *execution.notes))
-            if execution.state == "lost" and (gone := self.files.forget_uploads()):
-                note = f"uploaded files are gone: {', '.join(gone)}; upload them again"
-                execution = replace(execution, notes=(*execution.notes, note))
         self._notebook.add(code, execution)
         return execution
+
+    async def _execute(
+        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
+        """Run code once; after a loss in a new instance that has the inputs back."""
+        if self._inputs_gone:
+            await self._put_inputs_back()
+        try:
+            return await pool.execute(
+                self.id, code, timeout=limit, on_output=on_output, instance=self._instance
+            )
+        except SessionLostError as lost:
+            if not lost.retryable:
+                raise
+            self._instance, self._loss = None, REPLACED
+            await self._put_inputs_back()
+            return await pool.execute(self.id, code, timeout=limit, on_output=on_output)
+
+    def _told(self, execution: Execution) -> Execution:
+        """The execution with what happened to the session before it."""
+        loss, self._loss = self._loss, None
+        notes, self._notes = self._notes, []
+        self._instance = execution.instance or None
+        self._inputs_gone = execution.state == "lost" and not execution.instance
+        if loss is not None and execution.state != "lost":  # else the pool has said why itself
+            notes = [loss, *notes]
+        if loss is None and not notes:
+            return execution
+        state = execution.state if loss is None else "lost"
+        return replace(execution, state=state, notes=(*execution.notes, *notes))
+
+    async def _put_inputs_back(self) -> None:
+        """Upload again what was uploaded before, and note it for the next answer."""
+        self._inputs_gone = True  # until it is done
+        back, gone = await self.files.put_back()
+        self._inputs_gone = False
+        if back:
+            self._notes.append(f"uploaded again: {', '.join(back)}")
+        if gone:
+            self._notes.append(f"uploaded files are gone: {', '.join(gone)}; upload them again")
 
     def notebook(self) -> str:
         """The session's history so far as a Jupyter notebook, in nbformat 4 JSON."""
@@ -145,10 +171,13 @@ class Session:
         """`delete`, for callers that are on the portal's loop already."""
         async with _Turn(self):
             await (await self._owner.pool()).delete_session(self.id)
+            self._instance = None
+            self.files.forget()
             self._forget()
 
     def _use(self, change: int) -> None:
         self._users += change
+        self.used = True
 
     def turn(self) -> anyio.Lock:
         """The lock that lets one run in at a time; made on the portal's loop."""
@@ -176,121 +205,6 @@ class _Turn:
         self._session._use(-1)  # noqa: SLF001
 
 
-class SessionFiles:
-    """The files of one session; they lie in its working directory, `/mnt/data`."""
-
-    def __init__(self, owner: Owner, identifier: str, use: Callable[[int], None]) -> None:
-        self._owner = owner
-        self._id = identifier
-        self._use = use
-        self._uploaded: dict[str, None] = {}
-
-    async def upload(
-        self, source: str | PathLike[str] | bytes, *, name: str | None = None
-    ) -> FileInfo:
-        """Write a file into the session.
-
-        Args:
-            source: A path on this machine, or the bytes themselves.
-            name: Its name in the session; a path keeps its own file name.
-
-        Raises:
-            UnsafeNameError: The name would leave the session's folder.
-            FileTooLargeError: It is larger than `Limits.file_bytes`, or does not fit.
-            FileTransferError: The file cannot be read.
-        """
-        if isinstance(source, bytes):
-            if name is None:
-                raise FileTransferError("bytes need a name", hint="pass name='data.csv'")
-            content, size = _pieces(source), len(source)
-        else:
-            path = Path(source)
-            content, size = _read(path), await anyio.to_thread.run_sync(_file_size, path)
-            name = path.name if name is None else name
-        self._check_size(name, size)
-        return await portal.carry(self._upload, safe_name(name), content)
-
-    async def download(self, name: str, *, to: str | PathLike[str] | None = None) -> bytes:
-        """Read a file out of the session.
-
-        Args:
-            name: Its name in the session.
-            to: Where to write it as well: a file path on this machine; folders are made.
-
-        Raises:
-            SessionFileNotFoundError: The session has no such file.
-            FileTooLargeError: It is larger than `Limits.file_bytes`.
-            FileTransferError: The target cannot be written.
-        """
-        data = await portal.carry(self._download, safe_name(name))
-        if to is not None:
-            await anyio.to_thread.run_sync(_write, Path(to), data)
-        return data
-
-    async def list(self) -> Sequence[FileInfo]:
-        """List the session's files by name."""
-        return await portal.carry(self._list)
-
-    async def remove(self, name: str) -> None:
-        """Remove a file from the session.
-
-        Raises:
-            SessionFileNotFoundError: The session has no such file.
-        """
-        await portal.carry(self._remove, safe_name(name))
-
-    def forget_uploads(self) -> tuple[str, ...]:
-        """Names of what was uploaded and is gone with a lost session; asked once."""
-        gone, self._uploaded = tuple(sorted(self._uploaded)), {}
-        return gone
-
-    async def _upload(self, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        async with _Using(self._use):
-            info = await (await self._owner.pool()).upload(self._id, name, content)
-        self._uploaded[name] = None
-        return info
-
-    async def _download(self, name: str) -> bytes:
-        data = bytearray()
-        async with _Using(self._use):
-            async for piece in (await self._owner.pool()).download(self._id, name):
-                data += piece
-                self._check_size(name, len(data))
-        return bytes(data)
-
-    async def _list(self) -> Sequence[FileInfo]:
-        async with _Using(self._use):
-            return await (await self._owner.pool()).list_files(self._id)
-
-    async def _remove(self, name: str) -> None:
-        async with _Using(self._use):
-            await (await self._owner.pool()).delete_file(self._id, name)
-        self._uploaded.pop(name, None)
-
-    def _check_size(self, name: str, size: int) -> None:
-        limit = self._owner.limits.file_bytes
-        if size > limit:
-            raise FileTooLargeError(
-                f"{name} is larger than {limit:,} bytes",
-                size=size,
-                limit=limit,
-                hint="raise Limits.file_bytes",
-            )
-
-
-class _Using:
-    """Marks a session as in use during a transfer."""
-
-    def __init__(self, use: Callable[[int], None]) -> None:
-        self._use = use
-
-    async def __aenter__(self) -> None:
-        self._use(1)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._use(-1)
-
-
 def _on_this_loop(handler: OutputHandler) -> OutputHandler:
     """Hand events to the caller's loop and context, in order and before the call returns."""
     loop, context = asyncio.get_running_loop(), copy_context()
@@ -299,32 +213,3 @@ def _on_this_loop(handler: OutputHandler) -> OutputHandler:
         loop.call_soon_threadsafe(handler, event, context=context)
 
     return hand_over
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), CHUNK):
-        yield data[start : start + CHUNK]
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise FileTransferError(f"cannot read {path}: {error.strerror}") from error
-
-
-async def _read(path: Path) -> AsyncIterator[bytes]:
-    try:
-        async with await anyio.open_file(path, "rb") as file:
-            while piece := await file.read(CHUNK):
-                yield piece
-    except OSError as error:
-        raise FileTransferError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise FileTransferError(f"cannot write {path}: {error.strerror}") from error

@@ -82,6 +82,13 @@ class SessionDirectory(Generic[E]):
         with self._guard:
             self._entries.pop(key, None)
 
+    def clear(self) -> list[E]:
+        """Forget every key, and return the entries."""
+        with self._guard:
+            entries = [entry for entry, _ in self._entries.values()]
+            self._entries.clear()
+            return entries
+
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from .errors import ConfigurationError
 from .limits import Limits
 
+PoolName = Literal["local", "platform", "custom"]
 IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 
 
@@ -27,9 +28,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
-    pool: Literal["local", "platform"] | None = _optional(
+    pool: PoolName | None = _optional(
         "CCI_POOL",
-        doc="Where code runs; by default `platform` when an endpoint is set, else `local`",
+        doc="Where code runs: local, platform or custom; by default what the endpoints below say",
     )
     mcp_endpoint: str | None = _optional(
         "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
@@ -37,10 +38,34 @@ class Settings(BaseSettings):
     mcp_key: SecretStr | None = _optional(
         "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
     )
+    resource_id: str | None = _optional(
+        "AZURE_SESSION_POOL_RESOURCE_ID",
+        doc="Resource id of a platform pool: its endpoint and key are fetched, and the key again "
+        "when it was rotated",
+    )
+    endpoint: str | None = _optional(
+        "AZURE_SESSION_POOL_ENDPOINT",
+        "ACA_POOL_MANAGEMENT_ENDPOINT",
+        doc="Management endpoint of a custom-container pool, or of a managed Python pool",
+    )
+    access_token: SecretStr | None = _optional(
+        "CCI_ACCESS_TOKEN",
+        doc="Token for https://dynamicsessions.io, instead of signing in to Azure",
+    )
+    arm_endpoint: str = _setting(
+        "https://management.azure.com",
+        "CCI_ARM_ENDPOINT",
+        doc="Azure Resource Manager; another one in sovereign clouds",
+    )
     isolation: IsolationName = _setting(
         "auto",
         "CCI_ISOLATION",
         doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process",
+    )
+    python: str | None = _optional(
+        "CCI_PYTHON",
+        doc="Interpreter of the embedded pool's sessions, with ipykernel and the packages they may "
+        "import; by default the one that runs the pool",
     )
     timeout: float = _setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     output_characters: int = _setting(
@@ -83,23 +108,35 @@ class Settings(BaseSettings):
 
     def check(self) -> None:
         """Refuse half a configuration instead of falling back to the embedded pool."""
-        missing = None
-        if self.mcp_key is not None and self.mcp_endpoint is None:
-            missing = "AZURE_SESSION_POOL_MCP_ENDPOINT"
-        elif self.mcp_endpoint is not None and self.mcp_key is None and self.pool != "local":
-            missing = "AZURE_SESSION_POOL_MCP_KEY"
-        elif self.pool == "platform" and self.mcp_endpoint is None:
-            missing = "AZURE_SESSION_POOL_MCP_ENDPOINT"
+        missing = self._missing()
         if missing is not None:
             raise ConfigurationError(
                 f"{missing} is not set, but the rest of a session pool's settings is",
                 hint=f"set {missing}, or unset the others to use the embedded pool",
             )
 
+    def _missing(self) -> str | None:
+        if self.chosen_pool == "platform" and self.resource_id is None:
+            if self.mcp_endpoint is None:
+                return "AZURE_SESSION_POOL_MCP_ENDPOINT"
+            if self.mcp_key is None:
+                return "AZURE_SESSION_POOL_MCP_KEY"
+        token_alone = self.pool is None and self.access_token is not None
+        wants_endpoint = self.chosen_pool == "custom" or (
+            self.chosen_pool == "local" and token_alone
+        )
+        if wants_endpoint and self.endpoint is None:
+            return "AZURE_SESSION_POOL_ENDPOINT"
+        return None
+
     @property
-    def chosen_pool(self) -> Literal["local", "platform"]:
+    def chosen_pool(self) -> PoolName:
         """The pool these settings ask for."""
-        return self.pool or ("platform" if self.mcp_endpoint else "local")
+        if self.pool is not None:
+            return self.pool
+        if self.mcp_endpoint or self.mcp_key or self.resource_id:
+            return "platform"
+        return "custom" if self.endpoint else "local"
 
     @property
     def secret(self) -> bytes | None:

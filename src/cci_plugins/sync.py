@@ -8,23 +8,27 @@ from datetime import timedelta
 from os import PathLike
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from . import interpreter as _interpreter
 from . import portal
 from . import session as _session
+from . import session_files as _session_files
 from .approval import Approver
 from .limits import Limits
 from .models import Execution, FileInfo, OutputEvent
 from .pools.base import OutputHandler, SessionPool
 
+if TYPE_CHECKING:
+    from .pools.azure.auth import TokenCredential
+
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
 
 
 class SessionFiles:
-    """See `cci_plugins.session.SessionFiles`; every method of it is here, blocking."""
+    """See `cci_plugins.session_files.SessionFiles`; every method of it is here, blocking."""
 
-    def __init__(self, files: _session.SessionFiles) -> None:
+    def __init__(self, files: _session_files.SessionFiles) -> None:
         self._files = files
 
     def upload(self, source: str | PathLike[str] | bytes, *, name: str | None = None) -> FileInfo:
@@ -123,6 +127,29 @@ class CodeInterpreter:
     def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
         """An interpreter over the embedded pool."""
         return cls._over(_interpreter.CodeInterpreter.local(approve=approve, limits=limits))
+
+    @classmethod
+    def azure(
+        cls,
+        endpoint: str,
+        *,
+        key: str | None = None,
+        credential: TokenCredential | str | None = None,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        session_secret: bytes | None = None,
+    ) -> Self:
+        """An interpreter over a session pool in Azure Container Apps."""
+        return cls._over(
+            _interpreter.CodeInterpreter.azure(
+                endpoint,
+                key=key,
+                credential=credential,
+                approve=approve,
+                limits=limits,
+                session_secret=session_secret,
+            )
+        )
 
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:

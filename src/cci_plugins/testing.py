@@ -8,7 +8,7 @@ from secrets import token_hex
 
 from typing_extensions import override
 
-from .errors import SessionFileNotFoundError, UnsafeNameError
+from .errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
 from .files.names import media_type, safe_name
 from .models import Execution, FileInfo, OutputEvent
 from .pools.base import Capabilities, OutputHandler, SessionPool
@@ -49,6 +49,7 @@ class FakeSessionPool(SessionPool):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         self.calls.append((session_id, code))
         execution = self._script.pop(0) if len(self._script) > 1 else self._script[0]
@@ -233,6 +234,24 @@ async def a_deleted_session_starts_anew(pool: SessionPool, session_id: str) -> N
     _expect(holds=execution.text == "False", otherwise="the variable outlived its session")
 
 
+async def a_replaced_session_is_noticed(pool: SessionPool, session_id: str) -> None:
+    """Code that needs a session which is gone does not run, where the pool can tell."""
+    first = await _run(pool, session_id, "x = 1")
+    again = await pool.execute(session_id, "x", timeout=LIMIT, instance=first.instance or None)
+    _expect(holds=again.text == "1", otherwise="the known instance was refused")
+    if not first.instance:
+        return
+    await pool.delete_session(session_id)
+    try:
+        await pool.execute(session_id, "open('ran', 'w')", timeout=LIMIT, instance=first.instance)
+    except SessionLostError as error:
+        _expect(holds=error.retryable, otherwise="the loss is not retryable")
+    else:
+        _expect(holds=False, otherwise="the code ran in another instance")
+    after = await _run(pool, session_id, "import os; os.path.exists('ran')")
+    _expect(holds=after.text == "False", otherwise="the code ran before the loss was told")
+
+
 async def _read(pool: SessionPool, session_id: str, name: str) -> None:
     async for _ in pool.download(session_id, name):
         pass
@@ -257,4 +276,5 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     files_come_and_go,
     missing_files_are_named,
     a_deleted_session_starts_anew,
+    a_replaced_session_is_noticed,
 )

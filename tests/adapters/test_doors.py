@@ -176,6 +176,7 @@ class Endless(FakeSessionPool):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         try:
             await self.began()

@@ -195,6 +195,40 @@ def test_a_weak_key_is_refused(tmp_path: Path) -> None:
     assert words.startswith("error: the key must have at least 16")
 
 
+def test_without_a_key_everyone_is_let_in_and_it_says_so(tmp_path: Path) -> None:
+    with serving("--json", "--no-key", cwd=tmp_path) as process:
+        facts = ready(process)
+        assert status_of(facts["endpoint"], "any") == 200
+        assert run(facts, "40 + 2", cwd=tmp_path).stdout == "42\n"
+        process.send_signal(signal.SIGTERM)
+        _, words = process.communicate(timeout=LIMIT)
+    assert "warning: no key is asked for: whoever reaches 127.0.0.1" in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "named"),
+    [
+        (["--api-key", "a-key-of-my-own-choice"], {}, "option --api-key"),
+        ([], {"CCI_SERVE_KEY": "a-key-of-my-own-choice"}, "variable CCI_SERVE_KEY"),
+    ],
+)
+def test_a_key_and_no_key_exclude_each_other(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str], named: str
+) -> None:
+    with serving("--no-key", *arguments, cwd=tmp_path, **variables) as process:
+        _, words = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3
+    assert words.startswith(f"error: --no-key excludes the {named}")
+
+
+def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "no-such-python")
+    with serving(cwd=tmp_path, CCI_PYTHON=missing) as process:
+        _, words = process.communicate(timeout=LIMIT)
+    assert process.returncode == 3
+    assert words.startswith(f"error: {missing} is not a Python interpreter that runs")
+
+
 def test_listening_for_others_warns(tmp_path: Path) -> None:
     with serving("--json", "--host", "0.0.0.0", cwd=tmp_path) as process:
         assert ready(process)["endpoint"].startswith("http://0.0.0.0:")

@@ -45,7 +45,7 @@ class Failing(FakeSessionPool):
         super().__init__()
         self._error = error
 
-    async def execute(self, session_id, code, *, timeout, on_output=None):
+    async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
         raise self._error
 
 
@@ -120,7 +120,7 @@ async def test_cancelling_a_call_interrupts_the_code_and_keeps_the_session(url):
 @pytest.mark.parametrize(
     "error",
     [
-        PoolExhaustedError("all 5 are in use", hint="wait", retry_after=7.0),
+        PoolExhaustedError("all 5 are in use", hint="wait", retry_after=77.0),
         PoolUnavailableError("the pool is closed", retryable=False),
         SessionLostError("the session was deleted while this call waited for it"),
     ],

@@ -31,7 +31,7 @@ class SlowPool(FakeSessionPool):
         super().__init__()
         self.started, self.cancelled = anyio.Event(), anyio.Event()
 
-    async def execute(self, session_id, code, *, timeout, on_output=None):
+    async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
         self.started.set()
         try:
             await anyio.sleep_forever()
@@ -46,7 +46,7 @@ class FailingPool(FakeSessionPool):
         super().__init__()
         self._error = error
 
-    async def execute(self, session_id, code, *, timeout, on_output=None):
+    async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
         raise self._error
 
 

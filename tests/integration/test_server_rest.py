@@ -172,7 +172,7 @@ async def test_a_body_that_makes_no_sense_is_a_bad_request(request_):
 
 async def test_a_full_pool_answers_429_in_the_flat_form():
     class Full(FakeSessionPool):
-        async def execute(self, session_id, code, *, timeout, on_output=None):
+        async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
             raise PoolExhaustedError("all 5 are in use", retry_after=7.2)
 
     response = await ask(Full(), "POST", "/executions", json={"code": "x"})

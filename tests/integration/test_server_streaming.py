@@ -36,7 +36,7 @@ class StepPool(FakeSessionPool):
         self.started, self.ended, self.cancelled = (anyio.Event() for _ in range(3))
         self.tell = None
 
-    async def execute(self, session_id, code, *, timeout, on_output=None):
+    async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
         self.tell = on_output
         self.started.set()
         try:

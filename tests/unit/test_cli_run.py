@@ -48,6 +48,7 @@ class BrokenPool(FakeSessionPool):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         raise self.error
 

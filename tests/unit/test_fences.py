@@ -7,6 +7,7 @@ import os
 import sys
 from itertools import pairwise
 
+import anyio
 import pytest
 
 if sys.platform == "win32":
@@ -133,6 +134,20 @@ def test_a_folder_is_removed_however_deep_or_closed(tmp_path):
     assert not base.exists()
     assert (kept / "file").exists()
     shim.remove(str(base))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock is a part of Linux")
+@pytest.mark.parametrize(("user", "oldest"), [(1000, 6), (0, 3)])
+def test_signals_need_a_scope_only_where_sessions_share_a_user(monkeypatch, user, oldest):
+    from cci_plugins.pools.local.isolation import landlock, probe
+
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    makers = probe._makers(automatic=True)
+    assert makers["landlock"](SandboxLimits())._oldest_abi == oldest
+    monkeypatch.setattr(landlock, "_abi", lambda: oldest - 1)
+    spec = KernelSpec(Path(sys.executable), "00")
+    with pytest.raises(IsolationError, match=f"older than {oldest}"):
+        anyio.run(makers["landlock"](SandboxLimits()).probe, spec)
 
 
 def test_user_ids_are_given_once():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cci_plugins
-from cci_plugins import interpreter, session, settings, sync
+from cci_plugins import interpreter, session, session_files, settings, sync
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "src").rglob("*.py"))
@@ -80,10 +80,10 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
 PAIRS = [
     (interpreter.CodeInterpreter, sync.CodeInterpreter),
     (session.Session, sync.Session),
-    (session.SessionFiles, sync.SessionFiles),
+    (session_files.SessionFiles, sync.SessionFiles),
 ]
 RENAMED = {"aclose": "close"}
-INTERNAL = {"pool", "run_at_home", "delete_at_home", "turn", "forget_uploads", "approve"}
+INTERNAL = {"pool", "run_at_home", "delete_at_home", "turn", "put_back", "forget", "approve"}
 
 
 @pytest.mark.parametrize(("awaited", "blocking"), PAIRS)

@@ -6,23 +6,29 @@ import asyncio
 import gc
 import re
 import threading
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from typing_extensions import override
 
-from cci_plugins import CodeInterpreter, Execution, Limits, portal
+from cci_plugins import CodeInterpreter, Execution, Limits, portal, session_files
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
     FileTooLargeError,
     FileTransferError,
+    PoolUnavailableError,
     SessionFileNotFoundError,
+    SessionLostError,
     UnsafeNameError,
 )
-from cci_plugins.models import OutputEvent
+from cci_plugins.models import FileInfo, OutputEvent
+from cci_plugins.session import REPLACED
 from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
@@ -101,15 +107,99 @@ async def test_runs_of_one_session_wait_for_each_other_and_sessions_do_not() -> 
     assert set(most_at_once.values()) == {1}
 
 
-async def test_a_loss_names_the_uploads_that_are_gone() -> None:
-    pool = FakeSessionPool(Execution(state="lost"), Execution())
+class ForgetfulPool(FakeSessionPool):
+    """Knows instances, and replaces a session when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 1
+        self.story: list[str] = []
+
+    @override
+    async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
+        self.story.append(f"upload {name}")
+        return await super().upload(session_id, name, content)
+
+    @override
+    async def execute(
+        self, session_id: str, code: str, *, instance: str | None = None, **_: Any
+    ) -> Execution:
+        if instance not in {None, str(self.number)}:
+            raise SessionLostError("replaced", retryable=True)
+        self.story.append(code)
+        return Execution(instance=str(self.number))
+
+
+async def test_a_replaced_session_gets_its_inputs_back_before_the_code_runs_once(
+    tmp_path: Path,
+) -> None:
+    pool = ForgetfulPool()
+    kept, changed = tmp_path / "kept.csv", tmp_path / "changed.csv"
+    kept.write_text("1")
+    changed.write_text("1")
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        for source in (kept, changed):
+            await session.files.upload(source)
+        await session.files.upload(b"1", name="bytes.csv")
+        assert (await session.run_code("first")).state == "kept"
+        changed.write_text("other")
+        pool.number += 1
+        pool.story.clear()
+        execution = await session.run_code("second")
+        assert (await session.run_code("third")).notes == ()
+    assert execution.state == "lost"
+    assert execution.notes == (
+        REPLACED,
+        "uploaded again: bytes.csv, kept.csv",
+        "uploaded files are gone: changed.csv; upload them again",
+    )
+    assert pool.story == ["upload bytes.csv", "upload kept.csv", "second", "third"]
+
+
+async def test_a_session_that_ended_gets_its_inputs_back_with_the_next_run() -> None:
+    pool = FakeSessionPool(Execution(state="lost", status="died"), Execution())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
         await session.files.upload(b"1", name="sales.csv")
-        first = await session.run_code("1")
-        second = await session.run_code("1")
-    assert "sales.csv" in first.notes[0]
-    assert second.notes == ()
+        assert (await session.run_code("1")).notes == ()
+        await pool.delete_session(session.id)
+        assert (await session.run_code("1")).notes == ("uploaded again: sales.csv",)
+        assert [file.name for file in await session.files.list()] == ["sales.csv"]
+
+
+async def test_more_bytes_than_are_kept_are_named_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_files, "KEPT_BYTES", 3)
+    pool = FakeSessionPool(Execution(state="lost"), Execution())
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        await session.files.upload(b"12", name="a.csv")
+        await session.files.upload(b"12", name="b.csv")
+        await session.run_code("1")
+        notes = (await session.run_code("1")).notes
+    assert notes == ("uploaded again: a.csv", "uploaded files are gone: b.csv; upload them again")
+
+
+async def test_a_loss_is_told_also_when_the_first_try_after_it_fails() -> None:
+    pool = ForgetfulPool()
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        await session.run_code("first")
+        pool.number += 1
+        real, calls = pool.execute, []
+
+        async def failing(*args: Any, **options: Any) -> Execution:
+            calls.append(options)
+            if len(calls) == 2:
+                raise PoolUnavailableError("not now")
+            return await real(*args, **options)
+
+        pool.execute = failing  # type: ignore[method-assign]
+        with pytest.raises(PoolUnavailableError):
+            await session.run_code("second")
+        execution = await session.run_code("second")
+    assert (execution.state, execution.notes) == ("lost", (REPLACED,))
+    assert pool.story == ["first", "second"]
 
 
 async def test_files_go_in_and_come_out(tmp_path: Path) -> None:

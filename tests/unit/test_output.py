@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cci_plugins.limits import SandboxLimits
 from cci_plugins.models import OutputEvent
-from cci_plugins.pools.local.output import Collector, StreamBuffer
+from cci_plugins.pools.inside import StreamBuffer
+from cci_plugins.pools.local.output import Collector
 
 LIMITS = SandboxLimits(stream_characters=100, result_bytes=50, runaway_bytes=1000)
 

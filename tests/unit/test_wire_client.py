@@ -22,6 +22,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.wire.client import McpClient
+from cci_plugins.wire.failures import NOT_STARTED
 
 pytestmark = pytest.mark.anyio
 
@@ -190,7 +191,8 @@ async def test_a_session_that_is_lost_again_is_an_error():
         (httpx.Response(307, headers={"location": "http://evil.example"}), ProtocolError, False),
         (httpx.Response(429, headers={"retry-after": "7"}), PoolExhaustedError, True),
         (httpx.Response(500, json={"code": "SessionsCountExceedsLimit"}), PoolExhaustedError, True),
-        (httpx.Response(503), PoolUnavailableError, True),
+        (httpx.Response(503), PoolError, False),  # proxies say so of a broken connection too
+        (httpx.Response(503, json={"code": NOT_STARTED}), PoolUnavailableError, True),
         (httpx.Response(500), PoolError, False),
         (httpx.Response(504, html="<html>"), PoolError, False),
         (rpc_error(-32000, "Environment not found: abc"), SessionLostError, True),

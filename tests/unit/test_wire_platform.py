@@ -3,26 +3,23 @@
 import json
 from datetime import timedelta
 
-import anyio
 import httpx
 import pytest
 
 from cci_plugins.errors import (
-    AuthenticationError,
     PoolError,
     PoolExhaustedError,
     ProtocolError,
     SessionFileNotFoundError,
 )
-from cci_plugins.pools.azure.platform import PlatformSessionPool
-from cci_plugins.pools.azure.replies import read_execution
-from cci_plugins.pools.azure.rest import RestClient, file_info
+from cci_plugins.pools.azure.platform import python_tool
+from cci_plugins.pools.azure.replies import read_execution, read_rest
+from cci_plugins.pools.azure.rest import NoRouteError, RestClient, file_info
 from cci_plugins.wire import http as wire_http
 from cci_plugins.wire.messages import ToolResult
 
 pytestmark = pytest.mark.anyio
 
-SECOND = timedelta(seconds=1)
 RUN = "runPythonCodeInRemoteEnvironment"
 TRACEBACK = "Traceback (most recent call last):\n  File ...\npkg.OddError: it is odd\n"
 
@@ -74,11 +71,6 @@ def test_images_are_results_in_both_forms():
     assert execution.results[0].png is not None
 
 
-def test_a_cut_is_told():
-    assert "cut standard output" in read_execution(structured(stdout="x" * 4096), "s").notes[0]
-    assert read_execution(structured(stdout="x" * 4095), "s").notes == ()
-
-
 def test_an_error_in_words_is_a_failure_of_the_pool():
     full = ToolResult(
         content=({"type": "text", "text": "SessionsCountExceedsLimit"},), is_error=True
@@ -97,68 +89,34 @@ def test_odd_fields_count_as_missing(fields):
     assert (execution.stdout, execution.results, execution.error) == ("a", (), None)
 
 
-class Pool:
-    """A platform pool whose server is a function."""
-
-    def __init__(self, monkeypatch, tools: list[dict]):
-        self.calls: list[dict] = []
-        self.rest: list[httpx.Request] = []
-        self._tools = tools
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        monkeypatch.setattr("cci_plugins.pools.azure.platform.make_http", lambda: client)
-        self.pool = PlatformSessionPool("https://x.example/sessionPools/p/mcp/", key="key-key")
-
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        if not request.url.path.endswith("/mcp"):
-            self.rest.append(request)
-            return httpx.Response(401, json={"error": {"code": "Unauthorized", "message": "no"}})
-        message = json.loads(request.content)
-        result: dict = {"tools": self._tools}
-        if message["method"] == "tools/call":
-            self.calls.append(message["params"])
-            result = {"structuredContent": {"stdout": "hi\n"}}
-        return httpx.Response(
-            200, json={"jsonrpc": "2.0", "id": message.get("id"), "result": result}
-        )
-
-
 @pytest.mark.parametrize("name", [RUN, "runPythonCode", "run_python_code_in_remote_environment"])
-async def test_the_tool_is_found_under_its_names(monkeypatch, name):
-    server = Pool(monkeypatch, [{"name": "launchPythonEnvironment"}, {"name": name}])
-    with anyio.fail_after(10):
-        execution = await server.pool.execute("session-1", "x", timeout=SECOND)
-    assert execution.stdout == "hi\n"
-    arguments = {"environmentId": "session-1", "pythonCode": "x"}
-    assert server.calls == [{"name": name, "arguments": arguments}]
+def test_the_tool_is_found_under_its_names(name):
+    assert python_tool([{"name": "launchPythonEnvironment"}, {"name": name}]) == name
 
 
-async def test_the_limit_is_sent_where_the_tool_takes_one(monkeypatch):
-    schema = {"type": "object", "properties": {"timeoutSeconds": {}}}
-    server = Pool(monkeypatch, [{"name": RUN, "inputSchema": schema}])
-    await server.pool.execute("session-1", "x", timeout=SECOND)
-    assert server.calls[0]["arguments"]["timeoutSeconds"] == 1
-
-
-async def test_a_pool_that_runs_no_python_says_what_it_has(monkeypatch):
-    server = Pool(monkeypatch, [{"name": "launchShell"}])
+def test_a_pool_that_runs_no_python_says_what_it_has():
     with pytest.raises(ProtocolError, match="only launchShell"):
-        await server.pool.start()
+        python_tool([{"name": "launchShell"}])
 
 
-async def test_files_go_beside_mcp_and_a_refusal_is_told(monkeypatch):
-    server = Pool(monkeypatch, [])
-    with pytest.raises(AuthenticationError):
-        await server.pool.list_files("a/b c?")
-    url = server.rest[0].url
-    assert url.path == "/sessionPools/p/files"
-    assert url.params["identifier"] == "a/b c?"
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"properties": {"$id": "1", "status": "Success", "stdout": "hi\n", "result": 2}},
+        {"status": "Succeeded", "result": {"stdout": "hi\n", "executionResult": 2}},
+        {"stdout": "hi\n", "executionResult": 2},
+    ],
+)
+def test_the_rest_api_answers_in_its_older_and_newer_form(body):
+    execution = read_rest(body, "s")
+    assert (execution.stdout, execution.text, execution.status) == ("hi\n", "2", "succeeded")
 
 
 def rest(*responses: httpx.Response) -> RestClient:
     answers = list(responses)
     transport = httpx.MockTransport(lambda _: answers.pop(0))
     client = httpx.AsyncClient(transport=transport)
-    return RestClient("https://x.example/p", headers={}, http=client)
+    return RestClient("https://x.example/p", http=client)
 
 
 async def test_a_list_of_files_goes_on_over_pages_of_the_same_server_only():
@@ -182,7 +140,10 @@ async def test_a_list_that_makes_no_sense_is_a_protocol_error(body):
 
 
 async def test_a_missing_file_is_named_and_a_missing_session_is_no_error():
-    await rest(httpx.Response(404)).delete_session("s")
+    gone = {"error": {"code": "NoSessionFoundError", "message": "no"}}
+    await rest(httpx.Response(404, json=gone)).delete_session("s")
+    with pytest.raises(NoRouteError):
+        await rest(httpx.Response(404)).delete_session("s")
     with pytest.raises(SessionFileNotFoundError, match=r"a\.txt"):
         await rest(httpx.Response(404)).delete_file("s", "a.txt")
 

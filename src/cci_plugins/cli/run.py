@@ -82,8 +82,9 @@ def run(
     """Run Python in a session and show what comes out.
 
     Output streams while the code runs and the last expression's value is printed; images are
-    saved and named. The code runs in the embedded pool on this machine, or in a served one when
-    AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY are set.
+    saved and named. The code runs in the embedded pool on this machine, or in a session pool when
+    AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or AZURE_SESSION_POOL_ENDPOINT,
+    are set.
     """
     saver = Saver(output)
     job = _Job(
@@ -108,7 +109,7 @@ def settings_for(isolation: IsolationName | None) -> Settings:
         return settings
     if settings.chosen_pool != "local":
         raise ConfigurationError(
-            "--isolation is about the embedded pool, but a served pool is configured",
+            "--isolation is about the embedded pool, but a session pool is configured",
             hint="leave --isolation out, or set CCI_POOL=local",
         )
     return settings.model_copy(update={"isolation": isolation})
@@ -134,6 +135,8 @@ def _session(settings: Settings, name: str | None) -> Iterator[Session]:
                 session.delete()
         if name is not None and embedded:
             console.hint("sessions of the embedded pool end with the command; keep them: cci serve")
+        elif name is not None and settings.secret is None:
+            console.hint("to come back to this session, set CCI_SESSION_SECRET to a text of yours")
 
 
 def _work(job: _Job, session: Session) -> ExitCode:

@@ -41,6 +41,14 @@ def serve(
             "variable CCI_SERVE_KEY keeps it out of sight. By default a new one is made.",
         ),
     ] = None,
+    no_key: Annotated[
+        bool,
+        typer.Option(
+            "--no-key",
+            help="Let everyone in. Only where something in front of this server authenticates, as "
+            "a session pool does.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
     ] = False,
@@ -54,8 +62,12 @@ def serve(
     settings = Settings.read()
     changes = {"pool": "local"} | ({} if isolation is None else {"isolation": isolation})
     pool = pool_from(settings.model_copy(update=changes))
-    key, shown = _key(api_key, settings)
-    if not _is_loopback(host):
+    key, shown = _no_key(api_key, settings) if no_key else _key(api_key, settings)
+    if no_key:
+        console.warn(
+            f"no key is asked for: whoever reaches {host} port {port} runs code on this machine"
+        )
+    elif not _is_loopback(host):
         console.warn(
             f"listening on {host}: whoever reaches this port and has the key runs code on this "
             "machine, and the connection is not encrypted"
@@ -73,8 +85,16 @@ class _Listener:
 
     host: str
     port: int
-    key: str = field(repr=False)
+    key: str | None = field(repr=False)
     limits: Limits
+
+
+def _no_key(given: str | None, settings: Settings) -> tuple[None, str]:
+    """No key, and what to show for it: clients of this package insist on sending one."""
+    if given is not None or settings.serve_key is not None:
+        source = "option --api-key" if given is not None else "variable CCI_SERVE_KEY"
+        raise ConfigurationError(f"--no-key excludes the {source}", hint="drop one of them")
+    return None, "unused"
 
 
 def _key(given: str | None, settings: Settings) -> tuple[str, str]:

@@ -24,6 +24,8 @@ class Capabilities:
         rich_results: Images, HTML and tables arrive as results.
         lists_sessions: `list_sessions` tells every live session.
         isolation: The fence around a session, in one line; empty when unknown.
+        outlives_app: Sessions go on when the pool object is closed, until someone ends them or
+            they were idle for long.
     """
 
     name: str = "pool"
@@ -31,6 +33,7 @@ class Capabilities:
     rich_results: bool = True
     lists_sessions: bool = False
     isolation: str = ""
+    outlives_app: bool = False
 
 
 class SessionPool(ABC):
@@ -51,6 +54,7 @@ class SessionPool(ABC):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         """Run code in a session, starting the session if need be; one run at a time in each.
 
@@ -62,6 +66,12 @@ class SessionPool(ABC):
             code: Python source of any length.
             timeout: Longest run; then the code is interrupted, or else killed.
             on_output: Told each piece of output, when the pool streams.
+            instance: `Execution.instance` of an earlier run, when the code needs what that run
+                left behind.
+
+        Raises:
+            SessionLostError: `retryable`: the session is not that instance any more, so the code
+                did not run.
         """
 
     @abstractmethod

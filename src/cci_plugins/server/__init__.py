@@ -4,11 +4,21 @@ from cci_plugins.errors import ConfigurationError
 
 try:
     from .app import create_app
+    from .emulation import FAULTS, Emulation, Emulator, Faults
     from .environments import SignedEnvironments
-    from .listening import serve
+    from .listening import serve, serve_app
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
     ) from missing
 
-__all__ = ["SignedEnvironments", "create_app", "serve"]
+__all__ = [
+    "FAULTS",
+    "Emulation",
+    "Emulator",
+    "Faults",
+    "SignedEnvironments",
+    "create_app",
+    "serve",
+    "serve_app",
+]

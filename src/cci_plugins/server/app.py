@@ -63,42 +63,49 @@ def create_app(
     Raises:
         ConfigurationError: `rest` is asked for beside signed environments.
     """
-    if rest and environments is not None and not environments.takes_any:
-        raise ConfigurationError(
-            "the REST routes take any session identifier, signed environments do not",
-            hint="pass rest=False",
-        )
+    _check(environments, rest=rest)
     limits = Limits() if limits is None else limits
     mcp = McpEndpoint(Tools(pool, limits, environments), body_bytes)
     executions = Executions(pool, limits, body_bytes)
+    gate = McpGate(mcp, body_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with executions.running(), mcp.running():
             yield
 
-    data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
-    middleware = [
-        Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts)),
-        Middleware(CancelOnDisconnect),
-    ]
-    if requests_per_minute is not None:  # behind the guard, so that it counts keys that are right
-        by_key = api_key is not None
-        throttle = Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
-        middleware.insert(1, throttle)
-
+    routes = [Route("/health", _health), Route("/mcp", gate), Route("/mcp/", gate)]
+    if rest:
+        routes += [*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes()]
     app = Starlette(
-        routes=[
-            Route("/health", _health),
-            *(Route(path, McpGate(mcp, body_bytes)) for path in ("/mcp", "/mcp/")),
-            *(data_plane if rest else ()),
-        ],
+        routes=routes,
         exception_handlers=HANDLERS,
-        middleware=middleware,
+        middleware=_middleware(api_key, hosts, requests_per_minute),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
+
+
+def _check(environments: Environments | None, *, rest: bool) -> None:
+    if rest and environments is not None and not environments.takes_any:
+        raise ConfigurationError(
+            "the REST routes take any session identifier, signed environments do not",
+            hint="pass rest=False",
+        )
+
+
+def _middleware(
+    api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
+) -> list[Middleware]:
+    """What a request passes, outermost first; the rate counts what the guard let through."""
+    guard = Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts))
+    cancel = Middleware(CancelOnDisconnect)
+    if requests_per_minute is None:
+        return [guard, cancel]
+    by_key = api_key is not None
+    throttle = Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
+    return [guard, throttle, cancel]
 
 
 async def _health(_: Request) -> PlainTextResponse:

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import anyio
 import uvicorn
+from starlette.types import ASGIApp
 from typing_extensions import override
 
 from cci_plugins.errors import ConfigurationError
@@ -72,6 +73,17 @@ async def serve(
         requests_per_minute=requests_per_minute,
         body_bytes=body_bytes,
     )
+    await serve_app(app, host=host, port=port, on_ready=on_ready)
+
+
+async def serve_app(
+    app: ASGIApp, *, host: str, port: int, on_ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve an application over HTTP until cancelled; see `serve`.
+
+    Raises:
+        ConfigurationError: The address cannot be listened on.
+    """
     with _listen(host, port) as listener:
         config = uvicorn.Config(
             app,

@@ -144,13 +144,14 @@ def _notifier(context: Any, token: str | int | None) -> Notify | None:
 
 
 async def _call(tools: Tools, params: Any, notify: Notify | None) -> types.CallToolResult:
+    meta = params.model_dump(by_alias=True).get("_meta") or {}
     answer: Answer | None = _LEFT
     with run_scope():
         if notify is None:
-            answer = await tools.call(params.name, params.arguments or {})
+            answer = await tools.call(params.name, params.arguments or {}, meta)
         else:
             async with telling(notify) as on_output:
-                answer = await tools.call(params.name, params.arguments or {}, on_output)
+                answer = await tools.call(params.name, params.arguments or {}, meta, on_output)
     if answer is None:
         raise _unknown_tool(params.name)
     return _result(answer)

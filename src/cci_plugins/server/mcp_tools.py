@@ -41,7 +41,20 @@ class Answer:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-_Tool = Callable[[Mapping[str, Any], OutputHandler | None], Awaitable[Answer]]
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a call asks for beside its arguments.
+
+    Attributes:
+        instance: The instance of the session that it needs.
+        on_output: Told the output, where the pool streams.
+    """
+
+    instance: str | None
+    on_output: OutputHandler | None
+
+
+_Tool = Callable[[Mapping[str, Any], _Wish], Awaitable[Answer]]
 
 
 class BadArgumentsError(Exception):
@@ -75,17 +88,35 @@ class Tools:
 
     def listed(self) -> list[dict[str, Any]]:
         """The tools as `tools/list` tells them."""
-        return _listed(self._limits.execution_timeout.total_seconds())
+        tools = _listed(self._limits.execution_timeout.total_seconds())
+        if not self._environments.takes_any:
+            next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
+                executions.SIGNED_KEY: True
+            }
+        return tools
 
     async def call(
-        self, name: str, arguments: Mapping[str, Any], on_output: OutputHandler | None = None
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        on_output: OutputHandler | None = None,
     ) -> Answer | None:
-        """Call a tool, and tell its output where the pool streams; None when there is none."""
+        """Call a tool; None when there is none of that name.
+
+        Args:
+            name: The tool.
+            arguments: What it gets.
+            meta: `_meta` of the request.
+            on_output: Told the output, where the pool streams.
+        """
         tool = self._tools.get(ALIASES.get(name, name))
         if tool is None:
             return None
         try:
-            return await tool(arguments, on_output)
+            instance = meta.get(executions.INSTANCE_KEY)
+            wish = _Wish(instance if isinstance(instance, str) else None, on_output)
+            return await tool(arguments, wish)
         except BadArgumentsError as error:
             return _failure(error.code, str(error))
         except EnvironmentIdError as error:
@@ -97,22 +128,18 @@ class Tools:
             logger.exception("a tool failed in the server itself")
             return _failure("InternalServerError", "The server failed; its log says why.")
 
-    async def _launch(self, _: Mapping[str, Any], __: OutputHandler | None) -> Answer:
+    async def _launch(self, *_: object) -> Answer:
         return _with_json({"environmentId": self._environments.mint()})
 
-    async def _run_python(
-        self, arguments: Mapping[str, Any], on_output: OutputHandler | None
-    ) -> Answer:
+    async def _run_python(self, arguments: Mapping[str, Any], wish: _Wish) -> Answer:
         code = arguments.get("pythonCode")
         if not isinstance(code, str):
             raise BadArgumentsError("pythonCode must be the Python source, as text.")
-        execution = await self._execute(arguments, code, on_output)
+        execution = await self._execute(arguments, code, wish)
         fields = _run_fields(execution, self._limits.output_characters)
         return _answer(execution, fields)
 
-    async def _run_shell(
-        self, arguments: Mapping[str, Any], on_output: OutputHandler | None
-    ) -> Answer:
+    async def _run_shell(self, arguments: Mapping[str, Any], wish: _Wish) -> Answer:
         command, args = arguments.get("shellCommand"), arguments.get("execCommandAndArgs")
         is_list = isinstance(args, list) and args and all(isinstance(arg, str) for arg in args)
         if (not isinstance(command, str)) == (not is_list):
@@ -120,18 +147,18 @@ class Tools:
                 "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
             )
         code = shell_code(command if isinstance(command, str) else list(args or []))
-        execution = await self._execute(arguments, code, on_output)
+        execution = await self._execute(arguments, code, wish)
         fields = _run_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1
         return _answer(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
 
-    async def _execute(
-        self, arguments: Mapping[str, Any], code: str, on_output: OutputHandler | None
-    ) -> Execution:
+    async def _execute(self, arguments: Mapping[str, Any], code: str, wish: _Wish) -> Execution:
         session_id = self._environments.session_of(arguments.get("environmentId"))
         timeout = self._timeout(arguments.get("timeoutSeconds"))
-        execution = await self._pool.execute(session_id, code, timeout=timeout, on_output=on_output)
+        execution = await self._pool.execute(
+            session_id, code, timeout=timeout, on_output=wish.on_output, instance=wish.instance
+        )
         return sendable(execution)
 
     def _timeout(self, value: object) -> timedelta:

@@ -30,7 +30,7 @@ from cci_plugins.telemetry import logger
 
 from . import messages
 from .failures import MAY_HAVE_RUN, NOT_FOUND, SERVER_ERROR, from_rpc, from_status
-from .http import closing, make_http, sending
+from .http import closing, make_http, reading, sending
 from .messages import EventReader, Reply, ToolResult
 from .progress import METHOD
 
@@ -52,6 +52,7 @@ class McpClient:
         headers: Sent with every request, the key among them; shown nowhere.
         timeout: Longest wait for an answer that starts no code.
         connect_timeout: Longest wait for a connection.
+        handshake: Whether to begin with `initialize`; a server without MCP sessions needs none.
         http: A client to use and leave open, instead of one of our own.
     """
 
@@ -62,6 +63,7 @@ class McpClient:
         headers: Mapping[str, str] | None = None,
         timeout: timedelta = QUICK,
         connect_timeout: timedelta = timedelta(seconds=10),
+        handshake: bool = True,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._url = checked_url(url)
@@ -76,7 +78,7 @@ class McpClient:
         self._ids = itertools.count(1)
         self._handshake = anyio.Lock()
         self._session: dict[str, str] = {}
-        self._server: Mapping[str, Any] | None = None
+        self._server: Mapping[str, Any] | None = None if handshake else {}
 
     def __repr__(self) -> str:
         return f"McpClient({str(self._url)!r})"
@@ -117,6 +119,7 @@ class McpClient:
         arguments: Mapping[str, Any],
         *,
         timeout: timedelta,
+        meta: Mapping[str, Any] | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> ToolResult:
         """Call a tool.
@@ -125,6 +128,7 @@ class McpClient:
             name: The tool.
             arguments: What it gets.
             timeout: Longest wait for the answer.
+            meta: `_meta` of the request.
             on_progress: Asks the server for progress, and gets the parameters of each
                 notification; a server may tell none.
 
@@ -136,10 +140,13 @@ class McpClient:
             AuthenticationError: The server refused the key.
         """
         params: dict[str, Any] = {"name": name, "arguments": arguments}
+        told = dict(meta or {})
         progress = None
         if on_progress is not None:
             progress = _Progress(f"progress-{next(self._ids)}", on_progress)
-            params["_meta"] = {"progressToken": progress.token}
+            told["progressToken"] = progress.token
+        if told:
+            params["_meta"] = told
         return messages.tool_result(
             await self._ask("tools/call", params, timeout, starts_code=True, progress=progress)
         )
@@ -212,7 +219,8 @@ class McpClient:
         body = messages.request(request_id, method, params)
         async with self._post(body, timeout, starts_code=starts_code) as response:
             if response.is_success:
-                reply = await _read_reply(response, request_id, progress)
+                with reading(starts_code=starts_code):
+                    reply = await _read_reply(response, request_id, progress)
                 if method == "initialize" and (given := response.headers.get(SESSION_HEADER)):
                     self._session = {SESSION_HEADER: given}
                 return reply
@@ -297,7 +305,7 @@ async def _read_reply(
                 return reply
             if progress is not None:
                 progress.take(message)
-    raise ProtocolError(f"the pool's answer ended before the reply; {MAY_HAVE_RUN}")
+    raise ProtocolError("the pool's answer ended before the reply")
 
 
 async def _refusal(response: httpx.Response, *, starts_code: bool) -> CodeInterpreterError:

@@ -18,6 +18,8 @@ from cci_plugins.models import (
 )
 
 META_KEY = "cci_plugins/execution"
+SIGNED_KEY = "cci_plugins/signed_environments"  # of a launch tool: no other ids are taken
+INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
 
 
 def dump_execution(execution: Execution) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def dump_execution(execution: Execution) -> dict[str, Any]:
         if error is None
         else {"name": error.name, "message": error.message, "traceback": error.traceback},
         "files": [_dump_file(file) for file in execution.files],
+        "instance": execution.instance,
         "status": execution.status,
         "state": execution.state,
         "duration": execution.duration.total_seconds(),
@@ -61,7 +64,8 @@ def _load(value: Any) -> Execution:
         error=None
         if error is None
         else ErrorInfo(str(error["name"]), str(error["message"]), str(error["traceback"])),
-        files=tuple(_load_file(file) for file in value["files"]),
+        files=tuple(load_file(file) for file in value["files"]),
+        instance=str(value.get("instance", "")),
         status=_one_of(get_args(ExecutionStatus), value["status"]),
         state=_one_of(get_args(SessionState), value["state"]),
         duration=timedelta(seconds=float(value["duration"])),
@@ -94,7 +98,14 @@ def _dump_file(file: FileInfo) -> dict[str, Any]:
     }
 
 
-def _load_file(value: Any) -> FileInfo:
+def load_file(value: Any) -> FileInfo:
+    """Read a file's description back.
+
+    Raises:
+        KeyError: It lacks a field.
+        TypeError: A field is of another kind.
+        ValueError: A field has no meaning.
+    """
     modified = value["modifiedAt"]
     return FileInfo(
         str(value["name"]),

@@ -27,8 +27,9 @@ from cci_plugins.errors import (
 )
 
 META_KEY = "cci_plugins/error"
+NOT_STARTED = "SessionPoolUnavailable"  # our own server's word for it
 BAD_IDENTIFIER = "InvalidLengthOfSessionIdentifier"
-NOT_FOUND, TOO_MANY, SERVER_ERROR, UNAVAILABLE = 404, 429, 500, 503
+NOT_FOUND, TOO_MANY, SERVER_ERROR = 404, 429, 500
 MAY_HAVE_RUN = "the code may have run, so it was not sent again"
 _LONGEST = 500
 _REFUSED_UNREAD = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: before any work
@@ -36,7 +37,7 @@ _REFUSED_UNREAD = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: befor
 # First match wins: a class, the code that we emit for it, the HTTP status of that code.
 _CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
     (PoolExhaustedError, "SessionsCountExceedsLimit", 429),
-    (PoolUnavailableError, "SessionPoolUnavailable", 503),
+    (PoolUnavailableError, NOT_STARTED, 503),
     (SessionLostError, "SessionLost", 409),
     (UnsafeNameError, "FilePathInvalid", 400),
     (FileTooLargeError, "FileTooLarge", 413),
@@ -137,7 +138,8 @@ def from_status(
         wait = seconds(headers.get("retry-after"))
         return PoolExhaustedError(f"no session is free ({what})", retry_after=wait)
     if status >= SERVER_ERROR:
-        if starts_code and status != UNAVAILABLE:
+        # a proxy says 503 too when the connection behind it broke under a request
+        if starts_code and NOT_STARTED not in words:
             return PoolError(f"the pool failed ({what}); {MAY_HAVE_RUN}")
         return PoolUnavailableError(f"the pool is not available ({what})")
     if status == NOT_FOUND:

@@ -14,6 +14,7 @@ from cci_plugins.errors import (
     ExecutionTimeoutError,
     PoolError,
     PoolUnavailableError,
+    ProtocolError,
 )
 
 from .failures import MAY_HAVE_RUN
@@ -74,6 +75,21 @@ def sending(*, starts_code: bool) -> Generator[None]:
         if starts_code:
             raise PoolError(f"the connection broke ({_kind(error)}); {MAY_HAVE_RUN}") from error
         raise PoolUnavailableError(f"the connection broke ({_kind(error)})") from error
+
+
+@contextmanager
+def reading(*, starts_code: bool) -> Generator[None]:
+    """Say of an answer that makes no sense whether the code may have run.
+
+    Args:
+        starts_code: Whether the request starts code once it arrives.
+    """
+    try:
+        yield
+    except ProtocolError as error:
+        if not starts_code:
+            raise
+        raise ProtocolError(f"{error}; {MAY_HAVE_RUN}", hint=error.hint) from error
 
 
 def _kind(error: Exception) -> str:

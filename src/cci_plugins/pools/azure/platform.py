@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -12,21 +13,21 @@ from typing_extensions import override
 
 from cci_plugins.errors import ConfigurationError, ProtocolError
 from cci_plugins.limits import Limits
-from cci_plugins.models import Execution, FileInfo, OutputEvent
-from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
-from cci_plugins.wire import failures
-from cci_plugins.wire.client import McpClient
-from cci_plugins.wire.executions import META_KEY, load_execution
+from cci_plugins.models import Execution
+from cci_plugins.pools.base import Capabilities, OutputHandler
+from cci_plugins.wire.client import QUICK, McpClient, checked_url
+from cci_plugins.wire.executions import SIGNED_KEY
 from cci_plugins.wire.http import make_http
-from cci_plugins.wire.messages import ToolResult
 
+from .arm import ARM, PoolResource
+from .auth import Access, Authorized, Bearer, FetchedKey, GivenKey, TokenCredential
+from .ours import OURS, Request, run_whole
+from .remote import MARGIN, PATIENCE, RemoteSessionPool
 from .replies import read_execution
 from .rest import RestClient
 
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
 _RUN_PYTHON = re.compile(r"run_?python(_?code)?(_?in_?remote_?environment)?", re.IGNORECASE)
-KEY_HEADER = "x-ms-apikey"
-MARGIN = timedelta(seconds=15)
 
 
 class Secret(Protocol):
@@ -37,142 +38,208 @@ class Secret(Protocol):
         ...
 
 
-class PlatformSessionPool(SessionPool):
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """What is behind the endpoint.
+
+    Attributes:
+        mcp: Its MCP side.
+        rest: Its REST side.
+        tool: The tool that runs Python.
+        tells_all: It is a server of ours, so that an answer has everything.
+        launch_tool: The tool that gives environment ids, where no other ids are taken.
+    """
+
+    mcp: McpClient
+    rest: RestClient
+    tool: str
+    tells_all: bool
+    launch_tool: str | None = None
+
+
+class PlatformSessionPool(RemoteSessionPool):
     """A session pool with the platform's MCP server switched on.
 
     Code travels by MCP, which a key opens. Files travel by the pool's REST API at the same
-    address: `cci serve` takes the key there too, while Azure's own pools ask for a Microsoft
-    Entra token (learn.microsoft.com, Container Apps MCP authentication).
+    address, which on Azure asks for a Microsoft Entra token instead
+    (learn.microsoft.com, Container Apps MCP authentication); without one they go through the
+    session.
 
     Args:
-        endpoint: The MCP endpoint, ending in `/mcp`.
-        key: The pool's key.
-        limits: `file_bytes` bounds an upload.
+        endpoint: The MCP endpoint, ending in `/mcp`; asked for at Azure Resource Manager when
+            None, by `resource_id`.
+        key: The pool's key; fetched by `resource_id` when None, and again whenever it is refused.
+        resource_id: The pool's id in Azure Resource Manager.
+        credential: A credential of azure-identity, or a token; `DefaultAzureCredential` where
+            one is needed and None is given.
+        arm_endpoint: Azure Resource Manager's address.
+        limits: `file_bytes` bounds a transfer.
         margin: Waited beyond a run's own limit for the answer.
+        patience: How long what did not start may be tried again.
+
+    Raises:
+        ConfigurationError: Neither a key nor a resource id is given, or one cannot be right.
     """
 
-    capabilities = Capabilities(name="platform")
+    capabilities = Capabilities(name="platform", outlives_app=True)
 
     def __init__(
         self,
-        endpoint: str,
+        endpoint: str | None = None,
         *,
-        key: str | Secret,
+        key: str | Secret | None = None,
+        resource_id: str | None = None,
+        credential: TokenCredential | str | None = None,
+        arm_endpoint: str = ARM,
         limits: Limits | None = None,
         margin: timedelta = MARGIN,
+        patience: timedelta = PATIENCE,
     ) -> None:
-        secret = key if isinstance(key, str) else key.get_secret_value()
-        if not secret or not secret.isascii() or not secret.isprintable():
-            raise ConfigurationError(
-                "the pool's key has characters that no key has", hint="copy the key once more"
-            )
         limits = Limits() if limits is None else limits
-        endpoint = endpoint.rstrip("/")
-        headers = {KEY_HEADER: secret}
-        self._margin = margin
-        self._http = make_http()
-        self._mcp = McpClient(endpoint, headers=headers, http=self._http)
-        self._rest = RestClient(
-            endpoint.removesuffix("/mcp"),
-            headers=headers,
-            file_bytes=limits.file_bytes,
-            http=self._http,
+        secret = key.get_secret_value() if key is not None and not isinstance(key, str) else key
+        self._resource = (
+            None
+            if resource_id is None
+            else PoolResource(resource_id, credential=credential, endpoint=arm_endpoint)
         )
+        access = _access(secret, self._resource)
+        signs_in = credential is not None or self._resource is not None
+        rest_access = Bearer(credential) if signs_in else access
+        self._http, self._rest_http = make_http(), make_http()
+        self._http.auth, self._rest_http.auth = Authorized(access), Authorized(rest_access)
+        self._access, self._file_bytes = access, limits.file_bytes
+        self._endpoint = None if endpoint is None else checked_url(endpoint.rstrip("/"))
+        self._server: _Server | None = None
+        self._environments: dict[str, str] = {}
         self._finding = anyio.Lock()
-        self._tool: tuple[str, bool] | None = None
+        super().__init__(access, rest_access, limits=limits, margin=margin, patience=patience)
 
     def __repr__(self) -> str:
-        return f"PlatformSessionPool({self._mcp!r})"
+        return f"PlatformSessionPool({str(self._endpoint or self._resource)!r})"
 
     @override
     async def start(self) -> None:
         """Shake hands and find the tool, so that a wrong key or address shows at once."""
-        await self._run_tool()
-
-    @override
-    async def execute(
-        self,
-        session_id: str,
-        code: str,
-        *,
-        timeout: timedelta,
-        on_output: OutputHandler | None = None,
-    ) -> Execution:
-        tool, takes_timeout = await self._run_tool()
-        arguments: dict[str, Any] = {"environmentId": session_id, "pythonCode": code}
-        if takes_timeout:
-            arguments["timeoutSeconds"] = timeout.total_seconds()
-        answer = await self._mcp.call_tool(tool, arguments, timeout=timeout + self._margin)
-        execution = _execution(answer, session_id)
-        if on_output is not None:
-            _tell(execution, on_output)
-        return execution
-
-    @override
-    async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        return await self._rest.upload(session_id, name, content)
-
-    @override
-    def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
-        return self._rest.download(session_id, name)
-
-    @override
-    async def list_files(self, session_id: str) -> list[FileInfo]:
-        return await self._rest.list_files(session_id)
-
-    @override
-    async def delete_file(self, session_id: str, name: str) -> None:
-        await self._rest.delete_file(session_id, name)
-
-    @override
-    async def delete_session(self, session_id: str) -> None:
-        await self._rest.delete_session(session_id)
+        async with self._finding:
+            if self._server is None:
+                self._server = await self._patience.once(self._find)
 
     @override
     async def aclose(self) -> None:
-        await self._mcp.aclose()
+        if self._server is not None:
+            await self._server.mcp.aclose()
         await self._http.aclose()
+        await self._rest_http.aclose()
+        if self._resource is not None:
+            await self._resource.aclose()
 
-    async def _run_tool(self) -> tuple[str, bool]:
-        """The name of the tool that runs Python, and whether it takes a limit."""
-        if self._tool is None:
+    @override
+    async def _rest(self) -> RestClient:
+        return (await self._found()).rest
+
+    @override
+    async def _tells_all(self, session_id: str) -> bool:
+        return (await self._found()).tells_all
+
+    @override
+    async def _run_whole(
+        self,
+        session_id: str,
+        code: str,
+        timeout: timedelta,
+        on_output: OutputHandler | None,
+        instance: str | None,
+    ) -> Execution:
+        server = await self._found()
+        environment = await self._environment(server, session_id)
+        request = Request(environment, code, timeout, self._margin, instance)
+        execution = await run_whole(server.mcp, server.tool, request, on_output)
+        return replace(execution, session_id=session_id)
+
+    @override
+    async def _run_text(self, session_id: str, code: str, limit: timedelta) -> Execution:
+        server = await self._found()
+        environment = await self._environment(server, session_id)
+        arguments = {"environmentId": environment, "pythonCode": code}
+        answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
+        return read_execution(answer, session_id)
+
+    @override
+    async def _end(self, session_id: str) -> None:
+        await (await self._rest()).delete_session(session_id)
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        await super().delete_session(session_id)
+        self._environments.pop(session_id, None)
+
+    async def _environment(self, server: _Server, session_id: str) -> str:
+        """What the server knows a session by: its identifier, or what its launch tool gave."""
+        if server.launch_tool is None:
+            return session_id
+        if session_id not in self._environments:
+            answer = await server.mcp.call_tool(server.launch_tool, {}, timeout=QUICK)
+            given = (answer.structured or {}).get("environmentId")
+            if not isinstance(given, str):
+                raise ProtocolError("the pool launched an environment without telling its id")
+            self._environments[session_id] = given
+        return self._environments[session_id]
+
+    async def _found(self) -> _Server:
+        """The server, once its address and its tool are known."""
+        if self._server is None:
             async with self._finding:
-                if self._tool is None:
-                    self._tool = _find(await self._mcp.list_tools())
-        return self._tool
+                if self._server is None:
+                    self._server = await self._patience.persist(self._find, harmless=True)
+        return self._server
+
+    async def _find(self) -> _Server:
+        endpoint = self._endpoint
+        if endpoint is None:
+            if self._resource is None:
+                raise ConfigurationError("a platform pool needs an endpoint or a resource id")
+            endpoint = checked_url((await self._resource.mcp_endpoint()).rstrip("/"))
+        mcp = McpClient(str(endpoint), http=self._http)
+        tells_all = (await mcp.initialize()).get("serverInfo", {}).get("name") == OURS
+        rest = RestClient(
+            str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
+        )
+        tools = await mcp.list_tools()
+        return _Server(mcp, rest, python_tool(tools), tells_all, signing_tool(tools))
 
 
-def _find(tools: list[Mapping[str, Any]]) -> tuple[str, bool]:
-    """The tool that runs Python; its name has changed more than once."""
-    names = {str(tool.get("name")): tool for tool in tools}
-    fits = [name for name in names if _RUN_PYTHON.fullmatch(name)]
-    name = RUN_PYTHON if RUN_PYTHON in names else next(iter(fits), None)
+def _access(key: str | None, resource: PoolResource | None) -> Access:
+    if resource is not None:
+        return FetchedKey(resource.fetch_key, key)
+    if key is None:
+        raise ConfigurationError(
+            "a platform pool needs a key, or a resource id to fetch it by",
+            hint="set AZURE_SESSION_POOL_MCP_KEY or AZURE_SESSION_POOL_RESOURCE_ID",
+        )
+    return GivenKey(key)
+
+
+def signing_tool(tools: list[Mapping[str, Any]]) -> str | None:
+    """The tool that gives environment ids, when the server takes no others."""
+    for tool in tools:
+        meta = tool.get("_meta")
+        if isinstance(meta, Mapping) and meta.get(SIGNED_KEY) is True:
+            return str(tool.get("name"))
+    return None
+
+
+def python_tool(tools: list[Mapping[str, Any]]) -> str:
+    """The tool that runs Python; its name has changed more than once.
+
+    Raises:
+        ProtocolError: There is none.
+    """
+    names = sorted(str(tool.get("name")) for tool in tools)
+    fits = [RUN_PYTHON] if RUN_PYTHON in names else filter(_RUN_PYTHON.fullmatch, names)
+    name = next(iter(fits), None)
     if name is None:
         raise ProtocolError(
-            f"the pool has no tool that runs Python, only {', '.join(sorted(names)) or 'none'}"[
-                :500
-            ],
+            f"the pool has no tool that runs Python, only {', '.join(names) or 'none'}"[:500],
             hint="use a pool of container type PythonLTS",
         )
-    schema = names[name].get("inputSchema")
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return name, isinstance(properties, Mapping) and "timeoutSeconds" in properties
-
-
-def _execution(answer: ToolResult, session_id: str) -> Execution:
-    if META_KEY in answer.meta:
-        return load_execution(answer.meta[META_KEY], session_id)
-    failure = answer.meta.get(failures.META_KEY)
-    if isinstance(failure, Mapping):
-        raise failures.load_error(failure)
-    return read_execution(answer, session_id)
-
-
-def _tell(execution: Execution, on_output: OutputHandler) -> None:
-    """Tell the output once it is there, as this pool does not stream."""
-    if execution.stdout:
-        on_output(OutputEvent("stdout", execution.stdout))
-    if execution.stderr:
-        on_output(OutputEvent("stderr", execution.stderr))
-    for result in execution.results:
-        on_output(OutputEvent("result", result=result))
+    return name

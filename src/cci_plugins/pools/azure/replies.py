@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,6 @@ from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
 from cci_plugins.wire.failures import from_text
 from cci_plugins.wire.messages import ToolResult
 
-OUTPUT_CAP = 4096
 _LONGEST = 1e9  # milliseconds
 _FAILED = frozenset({"failed", "failure", "canceled", "cancelled"})
 _FIELDS = frozenset({"stdout", "stderr", "executionResult", "result"})
@@ -25,7 +25,7 @@ _LAST_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
 
 
 def read_execution(answer: ToolResult, session_id: str) -> Execution:
-    """Read the answer of a run.
+    """Read the answer of a tool that runs code.
 
     Raises:
         PoolError: The answer tells a failure of the pool.
@@ -35,20 +35,37 @@ def read_execution(answer: ToolResult, session_id: str) -> Execution:
         if answer.is_error:
             raise from_text(answer.text, started=True)
         body = {"stdout": answer.text}
+    execution = read_run(body, session_id, is_error=answer.is_error)
+    return replace(execution, results=(*execution.results, *_images(answer)))
+
+
+def read_rest(body: Mapping[str, Any], session_id: str) -> Execution:
+    """Read the answer of the REST API to a run, in its newer or older form."""
+    inner = body.get("properties")
+    return read_run(_merged(inner if isinstance(inner, Mapping) else body) or {}, session_id)
+
+
+def read_run(body: Mapping[str, Any], session_id: str, *, is_error: bool = False) -> Execution:
+    """Read the fields of a run.
+
+    Args:
+        body: The fields, none of which is certain to be there.
+        session_id: The session.
+        is_error: Whether the pool says beside them that the run failed.
+    """
     stdout, stderr = _text(body.get("stdout")), _text(body.get("stderr"))
     status = _text(body.get("status")).lower()
-    failed = answer.is_error or status in _FAILED or (not status and _is_traceback(stderr))
+    failed = is_error or status in _FAILED or (not status and _is_traceback(stderr))
     error = _error(stderr, body) if failed else None
     return Execution(
         stdout=stdout,
         stderr="" if error is not None and error.traceback == stderr else stderr,
-        results=(*_main_result(body), *_images(answer)),
+        results=tuple(_main_result(body)),
         error=error,
         session_id=session_id,
         status="succeeded" if error is None else _status(error),
         state="unknown",
         duration=_duration(body.get("executionTimeInMilliseconds")),
-        notes=tuple(_notes(stdout, stderr)),
     )
 
 
@@ -57,12 +74,16 @@ def _body(answer: ToolResult) -> Mapping[str, Any] | None:
     candidates: list[Any] = [answer.structured]
     with suppress(ValueError, RecursionError):
         candidates.append(json.loads(answer.text))
-    for candidate in candidates:
-        if isinstance(candidate, Mapping):
-            inner = candidate.get("result")
-            for value in (inner, candidate):
-                if isinstance(value, Mapping) and _FIELDS & value.keys():
-                    return {**candidate, **value}
+    return next(filter(None, map(_merged, candidates)), None)
+
+
+def _merged(candidate: object) -> Mapping[str, Any] | None:
+    """An object's fields with those of its `result`, when they are those of a run."""
+    if isinstance(candidate, Mapping):
+        inner = candidate.get("result")
+        for value in (inner, candidate):
+            if isinstance(value, Mapping) and _FIELDS & value.keys():
+                return {**candidate, **value}
     return None
 
 
@@ -112,12 +133,6 @@ def _is_traceback(stderr: str) -> bool:
     return "Traceback (most recent call last)" in stderr and bool(
         _LAST_LINE.match(stderr.strip().rpartition("\n")[2])
     )
-
-
-def _notes(stdout: str, stderr: str) -> Iterator[str]:
-    for name, text in (("standard output", stdout), ("standard error", stderr)):
-        if len(text) == OUTPUT_CAP:
-            yield f"the pool may have cut {name} at {OUTPUT_CAP:,} characters"
 
 
 def _duration(value: object) -> timedelta:

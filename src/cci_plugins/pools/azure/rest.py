@@ -1,4 +1,4 @@
-"""The data plane of a session pool beside MCP: files, and the end of a session.
+"""The data plane of a session pool beside MCP: runs, files, and the end of a session.
 
 The 2025 form of the REST API (learn.microsoft.com, Container Apps dynamic sessions; the
 DynamicSessions specification in github.com/Azure/azure-rest-api-specs).
@@ -13,55 +13,114 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import httpx
 
 from cci_plugins.errors import (
+    CodeInterpreterError,
+    ExecutionTimeoutError,
     FileTooLargeError,
+    PoolError,
     ProtocolError,
     SessionFileNotFoundError,
+    SessionLostError,
 )
 from cci_plugins.files.names import media_type, safe_name
 from cci_plugins.limits import Limits
-from cci_plugins.models import FileInfo
+from cci_plugins.models import Execution, FileInfo
 from cci_plugins.wire.client import checked_url
-from cci_plugins.wire.failures import from_status
-from cci_plugins.wire.http import closing, make_http, sending
+from cci_plugins.wire.failures import MAY_HAVE_RUN, from_status
+from cci_plugins.wire.http import closing, reading, sending
+
+from .replies import read_rest
 
 API_VERSION = "2025-10-02-preview"
+OLD_API_VERSION = "2024-02-02-preview"  # the last but one with /code/execute
+MANAGEMENT_API_VERSION = "2025-02-02-preview"
+OUTPUT_CHARACTERS = 2_000_000  # asked for; a pool may give less
+LONGEST_RUN = timedelta(seconds=220)  # of a managed pool
 READ_BYTES = 256 * 1024
 _PAGES = 1_000
-_NOT_FOUND, _TOO_LARGE = 404, 413
+_ONLY_CONNECTING = httpx.Timeout(None, connect=10)
+_NO_SESSION = b"NoSessionFoundError"  # what is to be ended has ended
+_NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE = 404, 405, 413
+
+
+class NoRouteError(PoolError):
+    """The pool does not serve this route; nothing was done."""
 
 
 class RestClient:
-    """Moves files in and out of a pool's sessions; for one event loop.
+    """Runs code and moves files in a pool's sessions; for one event loop.
 
     Args:
         endpoint: Base URL of the pool, without `/mcp`.
-        headers: Sent with every request, the key or token among them; shown nowhere.
+        http: A client that carries the key or token; left open.
         timeout: Longest wait for an answer, and for each piece of a transfer.
         file_bytes: Largest upload.
-        http: A client to use and leave open, instead of one of our own.
     """
 
     def __init__(
         self,
         endpoint: str,
         *,
-        headers: Mapping[str, str],
+        http: httpx.AsyncClient,
         timeout: timedelta = timedelta(seconds=60),
         file_bytes: int = Limits().file_bytes,
-        http: httpx.AsyncClient | None = None,
     ) -> None:
         self._base = checked_url(endpoint.rstrip("/"))
-        self._headers = dict(headers)
         self._timeout = httpx.Timeout(timeout.total_seconds())
         self._file_bytes = file_bytes
-        self._owns_http = http is None
-        self._http = make_http() if http is None else http
+        self._http = http
 
     def __repr__(self) -> str:
         return f"RestClient({str(self._base)!r})"
+
+    async def execute(
+        self, session_id: str, code: str, *, timeout: timedelta, old_form: bool = False
+    ) -> Execution:
+        """Run code and wait for its end.
+
+        Args:
+            session_id: The session.
+            code: What to run.
+            timeout: Longest wait for the answer; the pool is told the same.
+            old_form: Use `/code/execute` instead of `/executions`.
+
+        Raises:
+            NoRouteError: The pool has only the other form.
+            ExecutionTimeoutError: No answer came in time; the code may have run.
+        """
+        seconds = min(timeout, LONGEST_RUN).total_seconds()
+        body: dict[str, Any] = {"code": code, "timeoutInSeconds": int(seconds)}
+        if old_form:
+            properties = body | {"codeInputType": "inline", "executionType": "synchronous"}
+            body, url = {"properties": properties}, self._old_url(session_id)
+        else:
+            body |= {"codeInputType": "Inline", "executionType": "Synchronous"}
+            body["outputStreamsMaxLength"] = OUTPUT_CHARACTERS
+            url = self._url("executions", session_id)
+        try:
+            with anyio.fail_after(timeout.total_seconds()):
+                answer = await self._json("POST", url, json=body, starts_code=True)
+        except TimeoutError as error:
+            if isinstance(error, CodeInterpreterError):
+                raise
+            raise ExecutionTimeoutError(
+                f"the pool did not answer in time; {MAY_HAVE_RUN}"
+            ) from None
+        return read_rest(answer, session_id)
+
+    async def stop_session(self, session_id: str) -> None:
+        """End a session of a custom-container pool; one that is gone already is no error.
+
+        Raises:
+            NoRouteError: This is a managed pool.
+        """
+        params = {"identifier": session_id, "api-version": MANAGEMENT_API_VERSION}
+        url = httpx.URL(f"{self._base}/.management/stopSession", params=params)
+        async with self._send("POST", url):
+            pass
 
     async def list_files(self, session_id: str) -> list[FileInfo]:
         """The session's files with those in its folders, by name."""
@@ -119,19 +178,22 @@ class RestClient:
             pass
 
     async def delete_session(self, session_id: str) -> None:
-        """End a session; one that is gone already is no error."""
-        async with self._send("DELETE", self._url("session", session_id), gone_is_fine=True):
-            pass
+        """End a session; one that is gone already is no error.
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        if self._owns_http:
-            await self._http.aclose()
+        Raises:
+            NoRouteError: The pool cannot end sessions in this way.
+        """
+        async with self._send("DELETE", self._url("session", session_id)):
+            pass
 
     def _url(self, route: str, session_id: str, **query: str) -> httpx.URL:
         given = {name: value for name, value in query.items() if value}
         params = {"identifier": session_id, "api-version": API_VERSION, **given}
         return httpx.URL(f"{self._base}/{route}", params=params)
+
+    def _old_url(self, session_id: str) -> httpx.URL:
+        params = {"identifier": session_id, "api-version": OLD_API_VERSION}
+        return httpx.URL(f"{self._base}/code/execute", params=params)
 
     def _file_url(self, session_id: str, name: str, suffix: str = "") -> httpx.URL:
         folder, _, leaf = safe_name(name).rpartition("/")
@@ -148,9 +210,12 @@ class RestClient:
             raise ProtocolError("the pool's list of files goes on at another server")
         return url
 
-    async def _json(self, method: str, url: httpx.URL) -> Mapping[str, Any]:
-        async with self._send(method, url) as response:
-            return _object(await response.aread())
+    async def _json(
+        self, method: str, url: httpx.URL, *, json: Any = None, starts_code: bool = False
+    ) -> Mapping[str, Any]:
+        async with self._send(method, url, json=json, starts_code=starts_code) as response:
+            with reading(starts_code=starts_code):
+                return _object(await response.aread())
 
     @asynccontextmanager
     async def _send(
@@ -160,30 +225,41 @@ class RestClient:
         *,
         headers: Mapping[str, str] | None = None,
         content: AsyncIterator[bytes] | None = None,
+        json: Any = None,
         name: str = "",
-        gone_is_fine: bool = False,
+        starts_code: bool = False,
     ) -> AsyncIterator[httpx.Response]:
         request = self._http.build_request(
             method,
             url,
-            headers={**self._headers, **(headers or {})},
+            headers=headers,
             content=content,
-            timeout=self._timeout,
+            json=json,
+            timeout=_ONLY_CONNECTING if starts_code else self._timeout,
         )
-        with sending(starts_code=False):
+        with sending(starts_code=starts_code):
             async with closing(await self._http.send(request, stream=True)) as response:
-                if response.is_success or (gone_is_fine and response.status_code == _NOT_FOUND):
-                    yield response
-                else:
-                    raise self._refusal(response, await response.aread(), name)
+                if not response.is_success:
+                    body = await response.aread()
+                    if response.status_code == _NOT_FOUND and _NO_SESSION in body:
+                        yield response
+                        return
+                    raise self._refusal(response, body, name, starts_code=starts_code)
+                yield response
 
-    def _refusal(self, response: httpx.Response, body: bytes, name: str) -> Exception:
-        if response.status_code == _NOT_FOUND and name:
+    def _refusal(
+        self, response: httpx.Response, body: bytes, name: str, *, starts_code: bool
+    ) -> Exception:
+        status = response.status_code
+        if status == _NOT_FOUND and name:
             return SessionFileNotFoundError(f"the session has no file {name!r}")
-        if response.status_code == _TOO_LARGE:
+        error = from_status(status, response.headers, body, starts_code=starts_code)
+        if status in {_NOT_FOUND, _NOT_ALLOWED} and not isinstance(error, SessionLostError):
+            return NoRouteError(str(error), hint=error.hint)
+        if status == _TOO_LARGE:
             limit = self._file_bytes
-            return FileTooLargeError("the pool refused the file's size", size=0, limit=limit)
-        return from_status(response.status_code, response.headers, body, starts_code=False)
+            return FileTooLargeError("the pool refused the size", size=0, limit=limit)
+        return error
 
     async def _bounded(self, name: str, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         size = 0

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from functools import cache
 from hmac import compare_digest
-from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -20,6 +18,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.limits import SandboxLimits
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.source import session_source
 
 from .isolation.base import Sandbox
 from .output import Collector, error_from
@@ -55,11 +54,6 @@ def make_context() -> zmq.asyncio.Context:
     context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     context.setsockopt(zmq.LINGER, 0)
     return context
-
-
-@cache
-def _prelude() -> str:
-    return Path(__file__).with_name("prelude.py").read_text(encoding="utf-8")
 
 
 class _Run:
@@ -159,7 +153,8 @@ class Kernel:
             PoolUnavailableError: It did not answer in time; it has been ended.
         """
         kernel = cls(sandbox, context, limits)
-        code = f"exec(compile({_prelude()!r}, '<cci>', 'exec'), (ns := {{'__name__': 'cci'}}))\n"
+        source = session_source("local/prelude.py")
+        code = f"exec({source!r}, (ns := {{'__name__': 'cci'}}))\n"
         code += (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes})\ndel ns"
         )

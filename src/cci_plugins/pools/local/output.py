@@ -8,41 +8,11 @@ from typing import Any, Literal
 from cci_plugins.limits import SandboxLimits
 from cci_plugins.models import ErrorInfo, OutputEvent, Result
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.inside import StreamBuffer
 from cci_plugins.telemetry import logger
 
 _MAIN = "execute_result"
 _DISPLAYS = (_MAIN, "display_data", "update_display_data")
-
-
-class StreamBuffer:
-    """The head of a stream and, once that is full, its latest part."""
-
-    def __init__(self, limit: int) -> None:
-        self._room = limit * 3 // 4
-        self._tail_limit = limit - self._room
-        self._head: list[str] = []
-        self._tail = ""
-        self.total = 0
-
-    def add(self, text: str) -> None:
-        """Append a piece."""
-        self.total += len(text)
-        kept = text[: self._room]
-        if kept:
-            self._head.append(kept)
-            self._room -= len(kept)
-        if rest := text[len(kept) :]:
-            self._tail = (self._tail + rest)[-self._tail_limit :]
-
-    @property
-    def dropped(self) -> int:
-        """Characters between head and tail that were not kept."""
-        return self.total - sum(map(len, self._head)) - len(self._tail)
-
-    def text(self) -> str:
-        """The whole stream, or head and tail with a line between that counts what is missing."""
-        gap = f"\n[... {self.dropped:,} characters not kept ...]\n" if self.dropped else ""
-        return "".join(self._head) + gap + self._tail
 
 
 class Collector:

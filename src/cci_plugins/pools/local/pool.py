@@ -119,13 +119,14 @@ class LocalSessionPool(SessionPool):
         *,
         timeout: timedelta,
         on_output: OutputHandler | None = None,
+        instance: str | None = None,
     ) -> Execution:
         async with self._using(session_id) as session, session.turn:
             try:
-                kernel = await self._kernel_of(session)
+                kernel = await self._kernel_of(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
             except KernelGoneError:  # it did not start, so it may
-                kernel = await self._kernel_of(session)
+                kernel = await self._kernel_of(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
         name = "" if self._isolation is None else self._isolation.name
         return replace(execution, isolation=name)
@@ -207,12 +208,19 @@ class LocalSessionPool(SessionPool):
         self._sessions[session_id] = session
         return session
 
-    async def _kernel_of(self, session: LocalSession) -> Kernel:
-        """The session's kernel; a new one when there is none or it died since the last call."""
+    async def _kernel_of(self, session: LocalSession, instance: str | None = None) -> Kernel:
+        """The session's kernel; a new one when there is none or it died since the last call.
+
+        Args:
+            session: Whose kernel.
+            instance: The instance that it must still be.
+        """
         async with session.starting:
             if session.ended:
                 raise SessionLostError("the session was deleted while this call waited for it")
             if session.kernel is not None and session.kernel.alive:
+                if instance is not None and instance != session.instance:
+                    raise _replaced(session)
                 return session.kernel
             if session.kernel is not None:
                 session.loss = session.kernel.death or "its process ended between two calls"
@@ -223,6 +231,8 @@ class LocalSessionPool(SessionPool):
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
                 raise
+            if instance is not None:
+                raise _replaced(session)
             return kernel
 
     async def _start_kernel(self, *, warm: bool) -> Kernel:
@@ -273,3 +283,12 @@ class LocalSessionPool(SessionPool):
             await session.end()
         except CodeInterpreterError as error:
             logger.warning("an idle session did not end cleanly: %s", error)
+
+
+def _replaced(session: LocalSession) -> SessionLostError:
+    why = session.loss or "it was deleted"
+    return SessionLostError(
+        f"the session was replaced because {why}",
+        hint="run the earlier steps again",
+        retryable=True,
+    )

@@ -6,16 +6,15 @@ It runs inside the fence in a namespace of its own, so the user's names stay the
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
+from cci_plugins.pools.inside import show_tables
+
 CHUNK = 1 << 20
-ROWS = 50
-TABLE = "application/vnd.dataresource+json"
 
 
 def bound_messages(stream: Any, limit: int) -> None:
@@ -52,25 +51,6 @@ def bound_messages(stream: Any, limit: int) -> None:
     kind._schedule_flush = flush_early  # noqa: SLF001
 
 
-def table(frame: Any) -> Any:
-    """A DataFrame's first rows as a Table Schema resource, with its whole shape."""
-    try:
-        resource = json.loads(frame.head(ROWS).to_json(orient="table", default_handler=str))
-    except (TypeError, ValueError):  # not expressible, for example with repeated column names
-        return None
-    resource["shape"] = list(frame.shape)
-    return resource
-
-
-def table_formatter(base: Any) -> Any:
-    """IPython's JSON formatter, turned to tables; pandas is named, not imported."""
-    fields = {"format_type": TABLE, "print_method": "_repr_data_resource_"}
-    formatter = type("TableFormatter", (base,), fields)()
-    for module in ("pandas", "pandas.core.frame"):  # pandas 3 and before
-        formatter.for_type_by_name(module, "DataFrame", table)
-    return formatter
-
-
 def refuse_input(*_: Any, **__: Any) -> str:
     """Stand in for `input` and `getpass`: nobody is there to answer."""
     raise EOFError("input() is not available here: nobody can answer; put the value in the code")
@@ -83,8 +63,7 @@ def install(shell: Any, preload: list[str], limit: int) -> None:
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
     shell.run_line_magic("colors", "NoColor")
-    formatters = shell.display_formatter.formatters
-    formatters[TABLE] = table_formatter(type(formatters["application/json"]))
+    show_tables(shell)
     for name in preload:
         try:
             importlib.import_module(name)

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 
 import anyio
 
@@ -32,6 +33,7 @@ class LocalSession:
     Attributes:
         id: Its identifier.
         kernel: Its kernel; None before the first call and after a death.
+        instance: Names the kernel; another one after a death.
         loss: Why earlier state is gone, until a run has told it.
         turn: One run at a time.
         starting: One start of a kernel at a time.
@@ -41,6 +43,7 @@ class LocalSession:
     def __init__(self, session_id: str, loss: str | None = None) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
+        self.instance = ""
         self.loss = loss
         self.turn = anyio.Lock()
         self.starting = anyio.Lock()
@@ -58,6 +61,7 @@ class LocalSession:
     def adopt(self, kernel: Kernel) -> None:
         """Take a fresh kernel."""
         self.kernel = kernel
+        self.instance = token_hex(8)
         self._seen = {}
 
     async def end(self) -> None:
@@ -96,6 +100,7 @@ class LocalSession:
             error=error,
             files=files,
             session_id=self.id,
+            instance="" if gone else self.instance,
             status=status,
             state="lost" if gone or loss else "kept",
             duration=duration,

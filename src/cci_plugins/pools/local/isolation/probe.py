@@ -54,7 +54,8 @@ def _makers(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Isolation
         from .bwrap import BwrapIsolation  # noqa: PLC0415 - each on its own system only
         from .landlock import OLDEST_ABI, SCOPED_ABI, LandlockIsolation  # noqa: PLC0415
 
-        oldest = SCOPED_ABI if automatic else OLDEST_ABI
+        # as root every session has a user id of its own, so signals stay inside without scopes
+        oldest = SCOPED_ABI if automatic and os.geteuid() != 0 else OLDEST_ABI
         return {
             "bwrap": BwrapIsolation,
             "landlock": lambda limits: LandlockIsolation(limits, oldest_abi=oldest),

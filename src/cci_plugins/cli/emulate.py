@@ -1,0 +1,76 @@
+"""`cci serve --emulate`: a pool on this machine that behaves like one of Azure's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.limits import Limits
+from cci_plugins.pools.base import SessionPool
+
+from . import console
+
+Kind = Literal["platform", "managed", "custom"]
+Container = Literal["ours", "executions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Emulated:
+    """What to emulate, and what opens it.
+
+    Attributes:
+        kind: Which pool.
+        container: What runs in the containers of a custom pool.
+        fault_rate: Share of the requests that meet a fault.
+        seed: Makes the same faults come again.
+        key: The pool's key, and its token.
+    """
+
+    kind: Kind
+    container: Container
+    fault_rate: float
+    seed: int
+    key: str = field(repr=False)
+
+
+def app_for(pool: SessionPool, what: Emulated, limits: Limits) -> object:
+    """The application to serve."""
+    from cci_plugins.server import Emulation, Emulator, Faults
+
+    faults = Faults(rate=what.fault_rate, seed=what.seed)
+    emulation = Emulation(kind=what.kind, container=what.container, faults=faults)
+    return Emulator(pool, emulation, key=what.key, token=what.key, limits=limits)
+
+
+def environment(kind: Kind, url: str, key: str) -> str:
+    """Shell lines that make this package use the pool."""
+    if kind == "platform":
+        return (
+            f'export AZURE_SESSION_POOL_MCP_ENDPOINT="{url}"\n'
+            f'export AZURE_SESSION_POOL_MCP_KEY="{key}"\n'
+        )
+    endpoint = url.removesuffix("/mcp")
+    return f'export AZURE_SESSION_POOL_ENDPOINT="{endpoint}"\nexport CCI_ACCESS_TOKEN="{key}"\n'
+
+
+def announce(kind: Kind, url: str, key: str) -> None:
+    """Print what to paste."""
+    console.say(f"this behaves like a {kind} pool of Azure Container Apps; it is none")
+    console.say("for this package, in another terminal:")
+    console.out(environment(kind, url, key))
+    console.say("press Ctrl-C to stop; every session ends with the server")
+
+
+def check(kind: Kind | None, container: Container | None, fault_rate: float) -> None:
+    """Refuse options that say nothing without `--emulate`.
+
+    Raises:
+        ConfigurationError: There are such.
+    """
+    if kind is None and fault_rate:
+        raise ConfigurationError("--fault-rate is about an emulated pool", hint="add --emulate")
+    if kind != "custom" and container is not None:
+        raise ConfigurationError(
+            "--container is about an emulated custom pool", hint="add --emulate custom"
+        )

@@ -1,0 +1,95 @@
+"""When a call is made again: only when it surely did not start, and not for ever."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import stamina
+
+from cci_plugins.errors import (
+    AuthenticationError,
+    ExecutionTimeoutError,
+    PoolError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+)
+from cci_plugins.telemetry import logger
+
+from .auth import Access
+
+T = TypeVar("T")
+
+logging.getLogger("stamina").addHandler(logging.NullHandler())  # we say it in our own words
+
+FIRST_WAIT = timedelta(milliseconds=200)
+RENEWALS = 2  # in one call: a key may be rotated just after it was fetched
+LONGEST_WAIT = timedelta(seconds=5)
+
+
+class Patience:
+    """Tries again, with growing and jittered waits, for a while.
+
+    Args:
+        access: Gets a new key or token when the old one is refused.
+        lasting: How long after the first try a call may be made again.
+    """
+
+    def __init__(self, access: Access, lasting: timedelta = timedelta(seconds=30)) -> None:
+        self._access = access
+        self._lasting = lasting.total_seconds()
+
+    async def persist(self, call: Callable[[], Awaitable[T]], *, harmless: bool = False) -> T:
+        """Make a call until it succeeds, fails for good, or time is up.
+
+        Args:
+            call: What to do.
+            harmless: Doing it twice does no harm, so that a reply that was lost on the way is a
+                reason to ask again.
+        """
+        deadline = time.monotonic() + self._lasting
+
+        def wait(error: Exception) -> bool | float:
+            left = deadline - time.monotonic()
+            if not (_not_started(error) or (harmless and _unclear(error))):
+                return False
+            asked = error.retry_after if isinstance(error, PoolExhaustedError) else None
+            if left <= (asked or 0):
+                return False
+            logger.info("trying again: %s", error)
+            return True if asked is None else asked
+
+        async for attempt in stamina.retry_context(
+            on=wait,
+            attempts=None,
+            timeout=None,  # `wait` knows it
+            wait_initial=FIRST_WAIT,
+            wait_max=LONGEST_WAIT,
+            wait_jitter=FIRST_WAIT,
+        ):
+            with attempt:
+                return await self.once(call)
+        raise AssertionError("the loop above returns or raises")
+
+    async def once(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call, and again with a new key or token when the one it had was refused."""
+        for _ in range(RENEWALS):
+            await self._access.headers()  # who cannot sign in is told at once
+            version = self._access.version
+            try:
+                return await call()
+            except AuthenticationError:
+                if not await self._access.renew(version):
+                    raise
+        return await call()
+
+
+def _not_started(error: Exception) -> bool:
+    return isinstance(error, PoolUnavailableError) and error.retryable
+
+
+def _unclear(error: Exception) -> bool:
+    return isinstance(error, (PoolError, ExecutionTimeoutError))

@@ -1,0 +1,60 @@
+"""What every pool teaches its sessions; sent as source, standard library only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+ROWS = 50
+TABLE = "application/vnd.dataresource+json"
+
+
+class StreamBuffer:
+    """The head of a stream and, once that is full, its latest part."""
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit * 3 // 4
+        self._tail_limit = limit - self._room
+        self._head: list[str] = []
+        self._tail = ""
+        self.total = 0
+
+    def add(self, text: str) -> None:
+        """Append a piece."""
+        self.total += len(text)
+        kept = text[: self._room]
+        if kept:
+            self._head.append(kept)
+            self._room -= len(kept)
+        if rest := text[len(kept) :]:
+            self._tail = (self._tail + rest)[-self._tail_limit :]
+
+    @property
+    def dropped(self) -> int:
+        """Characters between head and tail that were not kept."""
+        return self.total - sum(map(len, self._head)) - len(self._tail)
+
+    def text(self) -> str:
+        """The whole stream, or head and tail with a line between that counts what is missing."""
+        gap = f"\n[... {self.dropped:,} characters not kept ...]\n" if self.dropped else ""
+        return "".join(self._head) + gap + self._tail
+
+
+def table(frame: Any) -> Any:
+    """A DataFrame's first rows as a Table Schema resource, with its whole shape."""
+    try:
+        resource = json.loads(frame.head(ROWS).to_json(orient="table", default_handler=str))
+    except (TypeError, ValueError):  # not expressible, for example with repeated column names
+        return None
+    resource["shape"] = list(frame.shape)
+    return resource
+
+
+def show_tables(shell: Any) -> None:
+    """Make a kernel display DataFrames as data too; pandas is named, not imported."""
+    formatters = shell.display_formatter.formatters
+    fields = {"format_type": TABLE, "print_method": "_repr_data_resource_"}
+    formatter = type("TableFormatter", (type(formatters["application/json"]),), fields)()
+    for module in ("pandas", "pandas.core.frame"):  # pandas 3 and before
+        formatter.for_type_by_name(module, "DataFrame", table)
+    formatters[TABLE] = formatter

@@ -1,0 +1,132 @@
+"""What can go wrong between a client and a pool, made to happen."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from cci_plugins.server.answers import carried
+
+_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+
+# Before anything was done, or after the code ran, with its reply lost: a name says which.
+FAULTS = (
+    "429",
+    "429-retry-after",
+    "500-before",
+    "500-after",
+    "502-before",
+    "502-after",
+    "503-before",
+    "503-after",
+    "504-before",
+    "504-after",
+    "html-before",
+    "html-after",
+    "truncated-after",
+    "missing-after",
+    "cut-after",
+    "reset-before",
+    "reset-after",
+    "hang-before",
+    "lost",
+    "rotate",
+    "sse",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How often what goes wrong.
+
+    Attributes:
+        rate: Share of the requests that meet a fault.
+        seed: Makes the same faults come again.
+        kinds: Which ones, out of `FAULTS`.
+    """
+
+    rate: float = 0.0
+    seed: int = 0
+    kinds: tuple[str, ...] = FAULTS
+
+
+class Dice:
+    """Draws the faults of one server.
+
+    Attributes:
+        told: How often each fault happened.
+    """
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._random = random.Random(faults.seed)  # noqa: S311 - it is to repeat itself
+        self.told: Counter[str] = Counter()
+
+    def draw(self) -> str | None:
+        """The fault of the next request."""
+        if not self._faults.kinds or self._random.random() >= self._faults.rate:
+            return None
+        return self._random.choice(self._faults.kinds)
+
+
+def refusal(fault: str) -> Response | None:
+    """The answer of a fault that comes before anything is done."""
+    if fault == "429":
+        return _too_many({})
+    if fault == "429-retry-after":
+        return _too_many({"retry-after": "1"})
+    if fault == "html-before":
+        return HTMLResponse(_PAGE)
+    if fault.endswith("-before") and fault[:3].isdigit():
+        return _failure(int(fault[:3]))
+    return None
+
+
+def spoil(fault: str, body: bytes) -> Response | None:
+    """What becomes of a good JSON answer; None for an answer that breaks off."""
+    if fault == "html-after":
+        return HTMLResponse(_PAGE)
+    if fault[:3].isdigit():
+        return _failure(int(fault[:3]))
+    if fault == "truncated-after":
+        return Response(body[: len(body) // 2], media_type="application/json")
+    if fault == "missing-after":
+        return JSONResponse(_changed(json.loads(body), _emptied))
+    if fault == "cut-after":
+        return JSONResponse(_changed(json.loads(body), lambda value: {**value, "stdout": ""}))
+    return None
+
+
+def _emptied(_: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _changed(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A JSON answer with the object that has `stdout` changed, wherever it is, also as text."""
+    if isinstance(value, dict):
+        if "stdout" in value:
+            return change(value)
+        return {
+            name: item if name == "_meta" else _changed(item, change)
+            for name, item in value.items()
+            if name != "text"
+        }
+    if isinstance(value, list):
+        return [_changed(item, change) for item in value]
+    return carried(value)
+
+
+def _too_many(headers: dict[str, str]) -> Response:
+    flat = {"code": "TooManyRequests", "message": "Slow down."}
+    return JSONResponse(flat, 429, headers)
+
+
+def _failure(status: int) -> Response:
+    body = {"error": {"code": "InternalError", "message": "A part of the service failed."}}
+    return JSONResponse(body, status)

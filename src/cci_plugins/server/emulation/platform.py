@@ -1,0 +1,152 @@
+"""The MCP server of a managed pool, as its tutorials and users describe it.
+
+It is written by hand, since the SDK would be stricter here and laxer there than Azure's own
+(learn.microsoft.com, Container Apps sessions, Python and shell MCP tutorials).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from starlette.responses import JSONResponse, Response
+
+from cci_plugins.limits import Limits
+from cci_plugins.pools.base import SessionPool
+from cci_plugins.server import identifiers
+from cci_plugins.server.answers import main_value, run_fields, sendable
+from cci_plugins.server.mcp_tools import RUN_PYTHON, RUN_SHELL
+from cci_plugins.server.shell import shell_code
+
+from .options import Emulation
+
+LONGEST = timedelta(seconds=220)
+_ALL = 10**9
+_TEXT = {"type": "string"}
+
+
+class RpcFault(Exception):  # noqa: N818 - a refusal, told to the client
+    """A JSON-RPC error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PlatformMcp:
+    """Answers one JSON-RPC message at a time.
+
+    Args:
+        pool: Where code runs.
+        emulation: Names and bounds.
+        take: Takes the place of a session, or raises.
+        limits: `execution_timeout` is the longest run.
+    """
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        emulation: Emulation,
+        take: Callable[[str], Awaitable[None]],
+        limits: Limits,
+    ) -> None:
+        self._pool = pool
+        self._emulation = emulation
+        self._take = take
+        self._timeout = min(limits.execution_timeout, LONGEST)
+
+    async def answer(self, body: bytes) -> Response:
+        """The answer to a request or a notification."""
+        try:
+            message = json.loads(body)
+        except (ValueError, RecursionError):
+            return _error(None, RpcFault(-32700, "Parse error"))
+        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+            return _error(None, RpcFault(-32600, "Invalid Request"))
+        if "id" not in message:
+            return Response(status_code=202)
+        given = message.get("params", {})
+        try:
+            result = await self._result(message.get("method"), given)
+        except RpcFault as fault:
+            return _error(message["id"], fault)
+        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    async def _result(self, method: object, params: object) -> dict[str, Any]:
+        if not isinstance(params, Mapping):
+            raise RpcFault(-32602, "params must be an object")
+        if method == "initialize":
+            return {
+                "protocolVersion": "2025-03-26",
+                "serverInfo": {"name": "Microsoft Container Apps MCP Server", "version": "1.0.0"},
+                "capabilities": {"tools": {"call": True, "list": True}},
+            }
+        if method == "tools/list":
+            return {"tools": self._tools()}
+        if method == "tools/call":
+            return await self._call(params.get("name"), params.get("arguments", {}))
+        raise RpcFault(-32601, "Method not found")
+
+    async def _call(self, name: object, arguments: object) -> dict[str, Any]:
+        tool = next((tool for tool in self._tools() if tool["name"] == name), None)
+        if tool is None:
+            raise RpcFault(-32602, f"Unknown tool: {name}")
+        if not isinstance(arguments, Mapping):
+            raise RpcFault(-32602, "arguments must be an object")
+        schema = tool["inputSchema"]
+        unknown = set(arguments) - set(schema["properties"])
+        missing = set(schema["required"]) - set(arguments)
+        if unknown or missing:
+            raise RpcFault(-32602, f"Unknown {sorted(unknown)}, missing {sorted(missing)}")
+        if name == self._emulation.launch_tool:
+            return _told({"environmentId": str(uuid4())})
+        code = arguments.get("pythonCode")
+        if name == RUN_SHELL:
+            command = arguments.get("shellCommand", arguments.get("execCommandAndArgs"))
+            code = shell_code(command) if isinstance(command, (str, list)) else None
+        if not isinstance(code, str):
+            raise RpcFault(-32602, "There is nothing to run.")
+        return await self._run(arguments["environmentId"], code)
+
+    async def _run(self, identifier: object, code: str) -> dict[str, Any]:
+        if (fault := identifiers.fault_of(identifier)) is not None:
+            raise RpcFault(-32602, f"{identifiers.CODE}: {fault}")
+        await self._take(str(identifier))
+        execution = sendable(await self._pool.execute(str(identifier), code, timeout=self._timeout))
+        fields = run_fields(execution, _ALL, main_value(execution))
+        cut = self._emulation.output_characters
+        return _told(fields | {name: fields[name][:cut] for name in ("stdout", "stderr")})
+
+    def _tools(self) -> list[dict[str, Any]]:
+        return [
+            _tool(self._emulation.launch_tool, {}),
+            _tool(RUN_PYTHON, {"environmentId": _TEXT, "pythonCode": _TEXT}),
+            _tool(
+                RUN_SHELL,
+                {
+                    "environmentId": _TEXT,
+                    "shellCommand": _TEXT,
+                    "execCommandAndArgs": {"type": "array", "items": _TEXT},
+                },
+                optional=("shellCommand", "execCommandAndArgs"),
+            ),
+        ]
+
+
+def _tool(name: str, properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    required = [key for key in properties if key not in optional]
+    schema = {"type": "object", "properties": properties, "required": required}
+    return {"name": name, "description": name, "inputSchema": schema}
+
+
+def _told(fields: dict[str, Any]) -> dict[str, Any]:
+    content = [{"type": "text", "text": json.dumps(fields)}]
+    return {"content": content, "structuredContent": fields, "isError": False}
+
+
+def _error(request_id: object, fault: RpcFault) -> Response:
+    error = {"code": fault.code, "message": str(fault)}
+    return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error})

@@ -1,0 +1,50 @@
+"""Emulated Azure pools on loopback, and clients of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+import anyio
+
+from cci_plugins.pools.azure.custom import CustomSessionPool
+from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.pools.base import SessionPool
+
+KEY = "planted-key-of-the-pool"
+TOKEN = "planted-token-of-entra"
+
+
+class Emulated(NamedTuple):
+    """A running emulator."""
+
+    emulator: Any
+    url: str  # without /mcp
+
+    def client(self, **options: Any) -> SessionPool:
+        """The client for this kind of pool."""
+        options = {"patience": timedelta(seconds=20), "margin": timedelta(seconds=5)} | options
+        if self.emulator._emulation.kind == "platform":
+            return PlatformSessionPool(f"{self.url}/mcp", **({"key": KEY} | options))
+        return CustomSessionPool(self.url, **({"credential": TOKEN} | options))
+
+
+@asynccontextmanager
+async def emulated(pool: SessionPool, **options: Any) -> AsyncIterator[Emulated]:
+    from cci_plugins.server import Emulation, Emulator, serve_app
+
+    emulator = Emulator(pool, Emulation(**options), key=KEY, token=TOKEN)
+    ready = anyio.Event()
+    urls: list[str] = []
+
+    def tell(url: str) -> None:
+        urls.append(url.removesuffix("/mcp"))
+        ready.set()
+
+    async with pool, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(serve_app, emulator, host="127.0.0.1", port=0, on_ready=tell))
+        with anyio.fail_after(60):
+            await ready.wait()
+        yield Emulated(emulator, urls[0])
+        tasks.cancel_scope.cancel()

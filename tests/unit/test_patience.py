@@ -1,0 +1,121 @@
+"""Retries: only of what did not start, within a time, and once for a new key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+import pytest
+from typing_extensions import override
+
+from cci_plugins.errors import (
+    AuthenticationError,
+    ExecutionTimeoutError,
+    PoolError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+    ProtocolError,
+    SessionLostError,
+)
+from cci_plugins.pools.azure.auth import Access, GivenKey
+from cci_plugins.pools.azure.retry import Patience
+
+pytestmark = pytest.mark.anyio
+
+
+class Failing:
+    """Raises what it was given, one after the other, and then succeeds."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def patience(seconds: float = 20, access: Access | None = None) -> Patience:
+    return Patience(access or GivenKey("key"), timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PoolUnavailableError("x"), PoolExhaustedError("x"), PoolExhaustedError("x", retry_after=0.1)],
+)
+async def test_what_did_not_start_is_tried_again(error: Exception) -> None:
+    call = Failing(error, error)
+    assert await patience().persist(call) == "done"
+    assert call.calls == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PoolError("it may have run"),
+        ProtocolError("cut"),
+        ExecutionTimeoutError("no answer"),
+        SessionLostError("replaced", retryable=True),
+        PoolUnavailableError("closed", retryable=False),
+        PoolExhaustedError("full", retry_after=600),
+        AuthenticationError("no"),
+    ],
+)
+async def test_nothing_else_is_tried_again(error: Exception) -> None:
+    call = Failing(error)
+    with pytest.raises(type(error)):
+        await patience().persist(call)
+    assert call.calls == 1
+
+
+@pytest.mark.parametrize("error", [PoolError("x"), ProtocolError("x"), ExecutionTimeoutError("x")])
+async def test_what_does_no_harm_is_asked_again(error: Exception) -> None:
+    assert await patience().persist(Failing(error), harmless=True) == "done"
+
+
+async def test_time_is_up_at_some_point_and_the_last_error_is_told() -> None:
+    call = Failing(*[PoolUnavailableError(str(number)) for number in range(99)])
+    begun = time.monotonic()
+    with pytest.raises(PoolUnavailableError):
+        await patience(1).persist(call)
+    assert 1 < call.calls < 20
+    assert time.monotonic() - begun < 20
+
+
+async def test_no_patience_means_one_try() -> None:
+    call = Failing(PoolUnavailableError("x"))
+    with pytest.raises(PoolUnavailableError):
+        await patience(0).persist(call)
+    assert call.calls == 1
+
+
+class Rotating(Access):
+    """Has another key once."""
+
+    def __init__(self) -> None:
+        self.renewals = 0
+
+    @override
+    async def headers(self) -> Mapping[str, str]:
+        return {}
+
+    @override
+    async def renew(self, version: int) -> bool:
+        self.renewals += 1
+        return self.renewals == 1
+
+
+async def test_a_refused_key_costs_one_failed_request() -> None:
+    call = Failing(AuthenticationError("old key"))
+    assert await patience(access=Rotating()).persist(call) == "done"
+    assert call.calls == 2
+
+
+async def test_a_key_that_is_refused_again_is_an_error() -> None:
+    call = Failing(AuthenticationError("old"), AuthenticationError("new"))
+    with pytest.raises(AuthenticationError, match="new"):
+        await patience(access=Rotating()).persist(call)
+    assert call.calls == 2
