@@ -202,16 +202,17 @@ async def test_an_unknown_tool_and_an_unknown_method_are_protocol_errors():
 async def test_a_client_that_leaves_stops_its_run():
     pool = SlowPool()
     with anyio.fail_after(30):
-        async with serving(pool) as url, anyio.create_task_group() as tasks:
-            arguments = {"environmentId": "session-1", "pythonCode": "x"}
+        async with serving(pool) as url:
+            async with anyio.create_task_group() as tasks:
+                arguments = {"environmentId": "session-1", "pythonCode": "x"}
 
-            async def leave():
-                await pool.started.wait()
-                tasks.cancel_scope.cancel()
+                async def leave():
+                    await pool.started.wait()
+                    tasks.cancel_scope.cancel()
 
-            tasks.start_soon(leave)
-            await call(url, RUN, **arguments)
-        await pool.cancelled.wait()
+                tasks.start_soon(leave)
+                await call(url, RUN, **arguments)
+            await pool.cancelled.wait()  # while the server stays
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from cci_plugins.wire.progress import METHOD
 
+from .disconnect import ending_its_run, run_scope
 from .mcp_tools import Answer, Tools
 from .progress import Notify, telling
 from .version import server_version
@@ -31,6 +32,7 @@ INSTRUCTIONS = (
     "and files live there. An environment that was not used for a while is lost."
 )
 BODY_BYTES = 4 * 1024**2
+_LEFT = Answer([{"type": "text", "text": "The client left."}], is_error=True)
 # What only one of the majors has is reached through Any: either may be installed.
 _sdk: Any = mcp
 _sdk_types: Any = types
@@ -77,7 +79,8 @@ class McpEndpoint:
         """
         if streams not in self._managers:
             raise RuntimeError("the application's lifespan has not begun")
-        await self._managers[streams].handle_request(scope, receive, send)
+        manager = self._managers[streams]
+        await ending_its_run(lambda: manager.handle_request(scope, receive, send))
 
 
 def _make_manager(tools: Tools, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
@@ -142,11 +145,13 @@ def _notifier(context: Any, token: str | int | None) -> Notify | None:
 
 async def _call(tools: Tools, params: Any, notify: Notify | None) -> types.CallToolResult:
     meta = params.model_dump(by_alias=True).get("_meta") or {}
-    if notify is None:
-        answer = await tools.call(params.name, params.arguments or {}, meta)
-    else:
-        async with telling(notify) as on_output:
-            answer = await tools.call(params.name, params.arguments or {}, meta, on_output)
+    answer: Answer | None = _LEFT
+    with run_scope():
+        if notify is None:
+            answer = await tools.call(params.name, params.arguments or {}, meta)
+        else:
+            async with telling(notify) as on_output:
+                answer = await tools.call(params.name, params.arguments or {}, meta, on_output)
     if answer is None:
         raise _unknown_tool(params.name)
     return _result(answer)

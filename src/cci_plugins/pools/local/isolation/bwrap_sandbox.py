@@ -80,7 +80,9 @@ class BwrapSandbox(Sandbox):
         """Wait for the end of the sandbox's init, before which the kernel ends all others."""
         deadline = asyncio.get_running_loop().time() + _EMPTY_SECONDS
         while "init" in self._handles and asyncio.get_running_loop().time() < deadline:
-            if select.select([self._handles["init"]], [], [], 0)[0]:
+            ended = select.poll()  # select() knows no descriptor above 1,023
+            ended.register(self._handles["init"], select.POLLIN)
+            if ended.poll(0):
                 break
             await asyncio.sleep(POLL_SECONDS)
 
