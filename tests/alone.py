@@ -32,6 +32,14 @@ async def cli() -> str:
     return "42" if "serve" in text else text
 
 
+async def azure() -> str:
+    from azure.identity import DefaultAzureCredential
+
+    from cci_plugins.pools.azure.auth import _default_credential
+
+    return "42" if isinstance(_default_credential(), DefaultAzureCredential) else "no credential"
+
+
 async def langchain() -> str:
     from cci_plugins.langchain import CodeInterpreterTool
 
@@ -50,6 +58,7 @@ EXTRAS = {
     "local": local,
     "serve": serve,
     "cli": cli,
+    "azure": azure,
     "langchain": langchain,
     "semantic-kernel": semantic_kernel,
 }

@@ -253,6 +253,21 @@ async def test_an_idle_session_ends_and_the_next_call_says_so() -> None:
     assert "not used for 0.5 s" in execution.notes[0]
 
 
+async def test_a_host_with_thousands_of_descriptors_can_end_its_sessions() -> None:
+    resource = pytest.importorskip("resource")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2048:
+        pytest.skip("this host may not open so many")
+    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        try:
+            session = interpreter.session("a")
+            assert (await session.run_code("1 + 1")).text == "2"
+            await session.delete()
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+
+
 async def test_the_tier_is_on_the_execution_and_on_the_pool() -> None:
     pool = LocalSessionPool(isolation="process", ready_sessions=0)
     async with CodeInterpreter(pool) as interpreter:
