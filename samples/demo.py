@@ -49,7 +49,8 @@ class Report:
         self.seen = []
 
     def result(self, text: str, execution: Execution) -> None:
-        self.show(f"what came out ({execution.isolation}, {execution.state})", text)
+        where = ", ".join(filter(None, (execution.isolation, execution.state)))
+        self.show(f"what came out ({where})", text)
         if execution.error is None:
             self.seen += numbers(text)
         for result in execution.results:

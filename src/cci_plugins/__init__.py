@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Result,
         SessionState,
     )
+    from .pools.azure.custom import CustomSessionPool
     from .pools.azure.platform import PlatformSessionPool
     from .pools.base import SessionPool
     from .pools.local.pool import LocalSessionPool
@@ -38,6 +39,7 @@ _HOME = {
     "Approver": "approval",
     "CodeInterpreter": "interpreter",
     "CodeInterpreterError": "errors",
+    "CustomSessionPool": "pools.azure.custom",
     "Decision": "approval",
     "ErrorInfo": "models",
     "Execution": "models",
@@ -59,6 +61,7 @@ __all__ = [
     "Approver",
     "CodeInterpreter",
     "CodeInterpreterError",
+    "CustomSessionPool",
     "Decision",
     "ErrorInfo",
     "Execution",

@@ -12,14 +12,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins import LocalSessionPool, SandboxLimits
+from cci_plugins import Execution, LocalSessionPool, SandboxLimits
 from cci_plugins.cli.run import settings_for
 from cci_plugins.cli.saving import matching
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.files.names import safe_name
+from cci_plugins.pools.azure.auth import Bearer
 from cci_plugins.pools.local.isolation import KernelSpec, probe
 from cci_plugins.settings import Settings
 from cci_plugins.sync import CodeInterpreter
+from cci_plugins.testing import FakeSessionPool
+from cci_plugins.wire.failures import from_status
 
 from .blocks import ROOT
 
@@ -155,6 +158,41 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
 @happens("the session has no file that matches ...")
 def _(*_: object) -> object:
     return matching([], "*.csv")
+
+
+@happens("signing in to Azure failed (...)")
+def _(*_: object) -> object:
+    class NoCredential:
+        def get_token(self, *_: str) -> object:
+            raise RuntimeError("no account")
+
+    return anyio.run(Bearer(NoCredential()).headers)
+
+
+@happens("no session is free (...)")
+def _(*_: object) -> object:
+    return from_status(429, {}, b"", starts_code=True)
+
+
+@happens("the pool failed (HTTP ...); the code may have run, so it was not sent again")
+def _(*_: object) -> object:
+    return from_status(502, {}, b"", starts_code=True)
+
+
+class Replaced(FakeSessionPool):
+    """A pool whose session is another one after the first run."""
+
+    async def execute(self, *_: object, instance: str | None = None, **__: object) -> Execution:
+        if instance is not None:
+            raise SessionLostError("gone", retryable=True)
+        return Execution(instance="1")
+
+
+@happens("the pool replaced the session; variables and files of earlier calls are gone")
+def _(*_: object) -> object:
+    with CodeInterpreter(Replaced()) as interpreter:
+        interpreter.run_code("1")
+        return interpreter.run_code("2").notes
 
 
 def test_every_heading_has_a_case() -> None:

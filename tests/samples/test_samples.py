@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -105,6 +106,38 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
         notebook = nbformat.read(tmp_path / "demo-output" / f"{name}.ipynb", as_version=4)
         nbformat.validate(notebook)
         assert any("image/png" in output.get("data", {}) for output in notebook.cells[1].outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
+    ids=" ".join,
+)
+def test_the_demo_runs_unchanged_on_each_kind_of_azure_pool(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", "--json", "--emulate"]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            facts = json.loads(server.stdout.readline())
+            endpoint, key = facts["endpoint"], facts["key"]
+            if arguments == ("platform",):
+                variables = {"MCP_ENDPOINT": endpoint, "MCP_KEY": key}
+                variables = {f"AZURE_SESSION_POOL_{k}": value for k, value in variables.items()}
+            else:
+                variables = {"AZURE_SESSION_POOL_ENDPOINT": endpoint.removesuffix("/mcp")}
+                variables["CCI_ACCESS_TOKEN"] = key
+            done = run("-m", "samples.demo", cwd=tmp_path, **variables)
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in ("Gentoo penguins are the heaviest: 5076.0 g", "1375.4 g", "0.871", "4653 g"):
+        assert text in done.stdout
+    for name in ("langgraph", "semantic-kernel"):
+        chart = tmp_path / "demo-output" / f"{name}-chart-1.png"
+        assert chart.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.limits import Limits
@@ -14,6 +16,19 @@ from . import console
 
 Kind = Literal["platform", "managed", "custom"]
 Container = Literal["ours", "executions"]
+
+KindOption = Annotated[
+    Kind | None,
+    typer.Option(help="Behave like this kind of Azure pool, with the embedded pool behind."),
+]
+ContainerOption = Annotated[
+    Container | None,
+    typer.Option(help="In an emulated custom pool's containers: our server, or REST only."),
+]
+FaultRateOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of requests to an emulated pool that fail.")
+]
+SeedOption = Annotated[int, typer.Option(help="Makes the same faults come again.")]
 
 
 @dataclass(frozen=True, slots=True)

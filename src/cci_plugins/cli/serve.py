@@ -24,11 +24,28 @@ from cci_plugins.settings import IsolationName, PoolName, Settings
 from . import console
 from . import emulate as emulating
 from .client_setup import Endpoint, announce
-from .emulate import Container, Kind
+from .emulate import Kind
 
 _PORT = 8765
 _MIN_KEY = 16
 _GATEWAY_RATE = 600  # requests a minute
+
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Key that clients must send. Other users of this machine can see it; the "
+        "variable CCI_SERVE_KEY keeps it out of sight. By default a new one is made.",
+    ),
+]
+NoKeyOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-key",
+        help="Let everyone in. Only where something in front of this server authenticates, as "
+        "a session pool does.",
+    ),
+]
 
 
 def serve(
@@ -37,22 +54,8 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = _PORT,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            help="Key that clients must send. Other users of this machine can see it; the "
-            "variable CCI_SERVE_KEY keeps it out of sight. By default a new one is made.",
-        ),
-    ] = None,
-    no_key: Annotated[
-        bool,
-        typer.Option(
-            "--no-key",
-            help="Let everyone in. Only where something in front of this server authenticates, as "
-            "a session pool does.",
-        ),
-    ] = False,
+    api_key: ApiKeyOption = None,
+    no_key: NoKeyOption = False,
     pool: Annotated[
         PoolName,
         typer.Option(
@@ -60,18 +63,10 @@ def serve(
             "server as the gateway in front of it."
         ),
     ] = "local",
-    emulate: Annotated[
-        Kind | None,
-        typer.Option(help="Behave like this kind of Azure pool, with the embedded pool behind."),
-    ] = None,
-    container: Annotated[
-        Container | None,
-        typer.Option(help="In an emulated custom pool's containers: our server, or REST only."),
-    ] = None,
-    fault_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of requests to an emulated pool that fail.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="Makes the same faults come again.")] = 0,
+    emulate: emulating.KindOption = None,
+    container: emulating.ContainerOption = None,
+    fault_rate: emulating.FaultRateOption = 0,
+    seed: emulating.SeedOption = 0,
     requests_per_minute: Annotated[
         int | None,
         typer.Option(min=1, help="Most requests in a minute; 600 for a gateway."),

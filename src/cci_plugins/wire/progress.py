@@ -35,13 +35,6 @@ class StreamedOutput:
 
     Args:
         on_output: Whom to tell.
-
-    Example:
-        ```python
-        streamed = StreamedOutput(on_output)
-        answer = await client.call_tool(tool, arguments, timeout=timeout, on_progress=streamed)
-        streamed.finish(load_execution(answer.meta[META_KEY], session_id))
-        ```
     """
 
     def __init__(self, on_output: Callable[[OutputEvent], None]) -> None:
