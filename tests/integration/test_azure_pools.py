@@ -30,12 +30,13 @@ KINDS = [
     {"kind": "platform"},
     {"kind": "platform", "replies": "sse", "launch_tool": "launchPythonEnvironment"},
     {"kind": "platform", "launch_tool": "launchShellEnvironment", "errors": "rpc"},
+    {"kind": "platform", "unknown_environments": "error", "latency": timedelta(milliseconds=2)},
     {"kind": "managed"},
     {"kind": "managed", "old_form_only": True},
     {"kind": "custom"},
     {"kind": "custom", "container": "executions"},
 ]
-TEXT_ONLY = [KINDS[0], KINDS[3], KINDS[6]]
+TEXT_ONLY = [KINDS[0], KINDS[4], KINDS[7]]
 
 
 def named(options):
@@ -142,7 +143,7 @@ async def test_a_kernel_that_dies_is_told_and_what_is_uploaded_is_put_back(optio
     assert after.notes == ("uploaded again: data.csv",)
 
 
-@pytest.mark.parametrize("options", [*TEXT_ONLY, {"kind": "custom"}], ids=named)
+@pytest.mark.parametrize("options", [*TEXT_ONLY, KINDS[3], KINDS[6]], ids=named)
 async def test_a_silently_replaced_session_is_noticed_before_the_code_runs(options):
     with anyio.fail_after(100):
         async with emulated(local_pool(), **options) as azure:
@@ -150,7 +151,8 @@ async def test_a_silently_replaced_session_is_noticed_before_the_code_runs(optio
                 session = interpreter.session("a")
                 await session.files.upload(b"1", name="data.csv")
                 await session.run_code("x = 1")
-                await azure.emulator.lose(session.id)
+                (identifier,) = azure.emulator._places
+                await azure.emulator.lose(identifier)
                 execution = await session.run_code("seen = globals().get('seen', 0) + 1\nseen")
                 again = await session.run_code("seen, open('data.csv').read()")
     assert (execution.state, execution.text) == ("lost", "1")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import anyio
 from typing_extensions import override
 
-from cci_plugins.errors import ConfigurationError, ProtocolError
+from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.limits import Limits
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
@@ -47,13 +47,15 @@ class _Server:
         rest: Its REST side.
         tool: The tool that runs Python.
         tells_all: It is a server of ours, so that an answer has everything.
-        launch_tool: The tool that gives environment ids, where no other ids are taken.
+        launcher: The tool that gives environment ids.
+        launch_tool: The same, where no other ids are taken.
     """
 
     mcp: McpClient
     rest: RestClient
     tool: str
     tells_all: bool
+    launcher: str | None = None
     launch_tool: str | None = None
 
 
@@ -161,8 +163,16 @@ class PlatformSessionPool(RemoteSessionPool):
         server = await self._found()
         environment = await self._environment(server, session_id)
         arguments = {"environmentId": environment, "pythonCode": code}
-        answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
-        return read_execution(answer, session_id)
+        try:
+            answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
+            return read_execution(answer, session_id)
+        except SessionLostError as lost:
+            self._environments.pop(session_id, None)
+            if not lost.retryable or server.launch_tool is not None or server.launcher is None:
+                raise
+            # refused, so nothing ran; it may be a pool that takes no ids but those it gave
+            self._server = replace(server, launch_tool=server.launcher)
+            return await self._run_text(session_id, code, limit)
 
     @override
     async def _end(self, session_id: str) -> None:
@@ -206,7 +216,9 @@ class PlatformSessionPool(RemoteSessionPool):
         )
         tools = await mcp.list_tools()
         self.capabilities = replace(self.capabilities, streams_output=tells_all)
-        return _Server(mcp, rest, python_tool(tools), tells_all, signing_tool(tools))
+        launcher, signs = launch_tool(tools)
+        only = launcher if signs else None
+        return _Server(mcp, rest, python_tool(tools), tells_all, launcher, only)
 
 
 def _access(key: str | None, resource: PoolResource | None) -> Access:
@@ -220,13 +232,14 @@ def _access(key: str | None, resource: PoolResource | None) -> Access:
     return GivenKey(key)
 
 
-def signing_tool(tools: list[Mapping[str, Any]]) -> str | None:
-    """The tool that gives environment ids, when the server takes no others."""
+def launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:
+    """The tool that gives environment ids, and whether the server says that it takes no others."""
     for tool in tools:
         meta = tool.get("_meta")
-        if isinstance(meta, Mapping) and meta.get(SIGNED_KEY) is True:
-            return str(tool.get("name"))
-    return None
+        if str(tool.get("name", "")).lower().startswith("launch"):
+            signs = isinstance(meta, Mapping) and meta.get(SIGNED_KEY) is True
+            return str(tool["name"]), signs
+    return None, False
 
 
 def python_tool(tools: list[Mapping[str, Any]]) -> str:

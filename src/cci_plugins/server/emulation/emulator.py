@@ -87,12 +87,14 @@ class Emulator:
     async def lose(self, identifier: str) -> None:
         """Replace a session by an empty one, without a word."""
         await self._pool.delete_session(identifier)
+        self._mcp.forget(identifier)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http" or scope["path"] == "/health":
             await self._container(scope, receive, send)
             return
+        await anyio.sleep(self._emulation.latency.total_seconds())
         identifier = parse_qs(scope["query_string"].decode()).get("identifier", [""])[0]
         answer = self._turned_away(scope, identifier)
         if answer is None:

@@ -22,6 +22,9 @@ class Emulation:
         cooldown: A place stays taken for so long after the last request.
         output_characters: Where output streams are cut; REST requests may ask for more.
         launch_tool: Name of the tool that launches an environment.
+        unknown_environments: Whether an id that the pool did not give is a new, empty session, as
+            observed, or an error, as documented.
+        latency: Waited before every answer.
         errors: Whether a wrong key shows as an HTTP status or in a JSON-RPC error.
         replies: Whether MCP answers as JSON or as server-sent events.
         old_form_only: The REST API has `/code/execute`, not yet `/executions`.
@@ -35,6 +38,8 @@ class Emulation:
     cooldown: timedelta = timedelta(minutes=5)
     output_characters: int = 4096
     launch_tool: str = "launchShell"
+    unknown_environments: Literal["new", "error"] = "new"
+    latency: timedelta = timedelta(0)
     errors: Literal["http", "rpc"] = "http"
     replies: Literal["json", "sse"] = "json"
     old_form_only: bool = False

@@ -57,6 +57,11 @@ class PlatformMcp:
         self._emulation = emulation
         self._take = take
         self._timeout = min(limits.execution_timeout, LONGEST)
+        self._launched: set[str] = set()
+
+    def forget(self, identifier: str) -> None:
+        """Know an environment no longer."""
+        self._launched.discard(identifier)
 
     async def answer(self, body: bytes) -> Response:
         """The answer to a request or a notification."""
@@ -102,7 +107,8 @@ class PlatformMcp:
         if unknown or missing:
             raise RpcFault(-32602, f"Unknown {sorted(unknown)}, missing {sorted(missing)}")
         if name == self._emulation.launch_tool:
-            return _told({"environmentId": str(uuid4())})
+            self._launched.add(identifier := str(uuid4()))
+            return _told({"environmentId": identifier})
         code = arguments.get("pythonCode")
         if name == RUN_SHELL:
             command = arguments.get("shellCommand", arguments.get("execCommandAndArgs"))
@@ -114,6 +120,9 @@ class PlatformMcp:
     async def _run(self, identifier: object, code: str) -> dict[str, Any]:
         if (fault := identifiers.fault_of(identifier)) is not None:
             raise RpcFault(-32602, f"{identifiers.CODE}: {fault}")
+        strict = self._emulation.unknown_environments == "error"
+        if strict and identifier not in self._launched:
+            raise RpcFault(-32000, f"Environment not found: {identifier}")
         await self._take(str(identifier))
         execution = sendable(await self._pool.execute(str(identifier), code, timeout=self._timeout))
         fields = run_fields(execution, _ALL, main_value(execution))
