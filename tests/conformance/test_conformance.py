@@ -135,7 +135,7 @@ class SuiteTools:
             {"name": name, "description": name, "inputSchema": schema} for name in self._answers
         ]
 
-    async def call(self, name, arguments):
+    async def call(self, name, arguments, meta, on_output=None):
         return self._answers.get(name)
 
 

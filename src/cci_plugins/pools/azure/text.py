@@ -379,7 +379,8 @@ def _ended(sent: _Sent, frame: Frame, session_id: str) -> Execution:
     """What the pool says of a run that left no report: most often the session ended under it."""
     lost = bool(frame.header.get("new")) or sent.instance not in {None, frame.instance}
     died = ErrorInfo(
-        "SessionDied", "the session ended while the code ran; variables and files are gone"
+        "SessionDied",
+        "the session ended while the code ran, or just after; variables and files are gone",
     )
     return replace(
         sent.answer,
