@@ -50,7 +50,8 @@ SAFE_ROOM = 3_000  # characters of a report that fit beside a frame under the pl
 WIDE_ROOM = 1_000_000
 FRAME = 400  # most characters of a frame around its piece
 UPLOAD_PIECE = 512 * 1024
-REPORT_BYTES = 256 * MIB  # of a report, unpacked
+REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent; a session can say anything
+REPORT_BYTES = 256 * MIB  # of the same, unpacked
 TRIES = 5
 _AWAITS = re.compile(r"\b(await|async)\b")
 
@@ -146,9 +147,10 @@ class TextSessions:
         run = token_hex(8)
         frame = await self._ask(session_id, "list_files", run=run, room=self._room)
         report = await self._report(session_id, run, frame)
-        if not isinstance(report, list):
-            raise ProtocolError("the session listed its files in an unknown form")
-        return [_with_type(load_file(file)) for file in report]
+        try:
+            return [_with_type(load_file(file)) for file in report]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ProtocolError("the session listed its files in an unknown form") from error
 
     async def delete_file(self, session_id: str, name: str) -> None:
         """Remove a file."""
@@ -235,13 +237,16 @@ class TextSessions:
 
     async def _report(self, session_id: str, run: str, first: Frame) -> Any:
         """A whole report, of which the first frame may have all."""
-        text, total = first.piece, first.total
-        while len(text) < total:
-            frame = await self._piece(session_id, "tell", len(text), total, run=run)
+        pieces, at, total = [first.piece], len(first.piece), first.total
+        if total > REPORT_CHARACTERS:
+            raise ProtocolError("the session's report is too large")
+        while at < total:
+            frame = await self._piece(session_id, "tell", at, total, run=run)
             if not frame.piece or frame.total != total:
                 raise PoolError("the code ran, but what it put out is no longer in the session")
-            text += frame.piece
-        return _unpacked(text)
+            pieces.append(frame.piece)
+            at += len(frame.piece)
+        return _unpacked("".join(pieces))
 
     async def _piece(
         self, session_id: str, verb: str, at: int, total: int, *, per_byte: float = 1, **what: Any
