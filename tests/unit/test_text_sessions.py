@@ -152,6 +152,18 @@ async def test_a_run_whose_reply_was_lost_is_told_by_the_session() -> None:
 
 
 @pytest.mark.parametrize(
+    "fault",
+    [PoolUnavailableError("refused"), SessionLostError("gone", retryable=True), ({"total": 0}, "")],
+)
+async def test_a_report_that_cannot_be_fetched_never_reads_as_if_nothing_ran(fault: Any) -> None:
+    raised, verbs = await run(lambda verb: whole(total=9_000) if verb == "run" else fault)
+    assert isinstance(raised, PoolError)
+    assert not raised.retryable
+    assert str(raised).startswith("the code ran, but what it put out is lost")
+    assert verbs.count("run") == 1
+
+
+@pytest.mark.parametrize(
     ("instance", "settled"),
     [
         ("i", {"instance": "j", "began": False}),

@@ -11,6 +11,7 @@ from cci_plugins.errors import (
     PoolExhaustedError,
     ProtocolError,
     SessionFileNotFoundError,
+    SessionLostError,
 )
 from cci_plugins.pools.azure.platform import python_tool
 from cci_plugins.pools.azure.replies import read_execution, read_rest
@@ -60,6 +61,23 @@ def test_a_traceback_without_a_status_is_an_error_of_the_code():
     assert read_execution(structured(stdout="", stderr=TRACEBACK), "s").error is not None
     logged = structured(stdout="", stderr=TRACEBACK, status="Succeeded")
     assert read_execution(logged, "s").error is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_lost"),
+    [
+        ("Environment not found: 0d72ca36", True),
+        ("Error: the session 'abc' does not exist", True),
+        ("EnvironmentNotFound: The environment does not exist: its environmentId is", True),
+        ("Traceback (most recent call last):\nKeyError: 'environment not found'", False),
+        ("ValueError: this session was not found", False),
+    ],
+)
+def test_only_the_pools_own_words_say_that_a_session_is_gone(text, is_lost):
+    answer = ToolResult(content=({"type": "text", "text": text},), is_error=True)
+    with pytest.raises(PoolError if not is_lost else SessionLostError) as caught:
+        read_execution(answer, "s")
+    assert caught.value.retryable is is_lost
 
 
 def test_images_are_results_in_both_forms():

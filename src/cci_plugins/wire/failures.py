@@ -32,6 +32,11 @@ BAD_IDENTIFIER = "InvalidLengthOfSessionIdentifier"
 NOT_FOUND, TOO_MANY, SERVER_ERROR = 404, 429, 500
 MAY_HAVE_RUN = "the code may have run, so it was not sent again"
 _LONGEST = 500
+# From the first word on: a traceback of the user's code may say such things further on.
+_GONE = re.compile(
+    r"(error:? |\w*notfound\w*: )*((the|this|requested|python|shell) )*"
+    r"(environment|session)\b.{0,200}\b(not found|not exist|does not exist)"
+)
 _REFUSED_UNREAD = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: before any work
 
 # First match wins: a class, the code that we emit for it, the HTTP status of that code.
@@ -112,7 +117,7 @@ def _known(text: str) -> CodeInterpreterError | None:
         return PoolError(text, hint="session identifiers have 4 to 128 characters")
     if re.search(r"\b(unauthori[sz]ed|forbidden|invalid api key|access denied)\b", low):
         return AuthenticationError(text, hint="check the pool's key")
-    if re.search(r"\b(environment|session)\b.*\b(not found|not exist|does not exist)", low):
+    if _GONE.match(low):
         return SessionLostError(text, hint="run the earlier steps again", retryable=True)
     return None
 

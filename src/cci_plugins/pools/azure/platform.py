@@ -155,7 +155,11 @@ class PlatformSessionPool(RemoteSessionPool):
         server = await self._found()
         environment = await self._environment(server, session_id)
         request = Request(environment, code, timeout, self._margin, instance)
-        execution = await run_whole(server.mcp, server.tool, request, on_output)
+        try:
+            execution = await run_whole(server.mcp, server.tool, request, on_output)
+        except SessionLostError:
+            self._environments.pop(session_id, None)  # too old, or of another secret
+            raise
         return replace(execution, session_id=session_id)
 
     @override

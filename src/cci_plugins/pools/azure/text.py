@@ -198,7 +198,11 @@ class TextSessions:
             )
         if "total" not in frame.header:
             return _ended(sent, frame, session_id)
-        execution = load_execution(await self._report(session_id, run, frame), session_id)
+        try:
+            execution = load_execution(await self._report(session_id, run, frame), session_id)
+        except CodeInterpreterError as error:  # whatever it says of itself, the code ran
+            kind = ProtocolError if isinstance(error, ProtocolError) else PoolError
+            raise kind(f"the code ran, but what it put out is lost: {error}") from error
         return _completed(execution, sent.answer, around, cut=found is None)
 
     async def _settled(self, session_id: str, sent: _Sent) -> Frame | None:
@@ -243,7 +247,7 @@ class TextSessions:
         while at < total:
             frame = await self._piece(session_id, "tell", at, total, run=run)
             if not frame.piece or frame.total != total:
-                raise PoolError("the code ran, but what it put out is no longer in the session")
+                raise PoolError("the session has it no longer")
             pieces.append(frame.piece)
             at += len(frame.piece)
         return _unpacked("".join(pieces))
