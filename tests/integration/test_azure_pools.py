@@ -113,7 +113,7 @@ async def test_code_that_awaits_magics_forks_loggers_and_a_late_alarm():
             assert (late.status, late.state) == ("timed_out", "kept")
             assert (await run("%time 1 + 1")).error is None
             assert (await run("!echo hi")).stdout.split() == ["hi"]
-            syntax = await run("x = (")
+            syntax = await run("x = )")
             assert syntax.error is not None
             assert syntax.error.name == "SyntaxError"
             stubborn = "import time\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n7"
