@@ -26,6 +26,7 @@ class Capabilities:
         isolation: The fence around a session, in one line; empty when unknown.
         outlives_app: Sessions go on when the pool object is closed, until someone ends them or
             they were idle for long.
+        egress: Whether sessions reach hosts outside; None when only trying can tell.
     """
 
     name: str = "pool"
@@ -34,6 +35,7 @@ class Capabilities:
     lists_sessions: bool = False
     isolation: str = ""
     outlives_app: bool = False
+    egress: bool | None = None
 
 
 class SessionPool(ABC):
