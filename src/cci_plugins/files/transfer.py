@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
@@ -300,9 +300,13 @@ class Upload:
 
     def _put(self, data: Any, length: int, headers: dict[str, str], query: str = "") -> None:
         kind = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
-        self._link.send("PUT", headers | kind, data, query).close()
+        try:
+            self._link.send("PUT", headers | kind, data, query).close()
+        finally:
+            if isinstance(data, Generator):
+                data.close()  # with its file, wherever the sending stopped
 
-    def _read(self, start: int, length: int, digest: Any = None) -> Iterator[bytes]:
+    def _read(self, start: int, length: int, digest: Any = None) -> Generator[bytes]:
         with self._path.open("rb") as file:
             file.seek(start)
             while length and (piece := file.read(min(CHUNK, length))):

@@ -111,6 +111,15 @@ class SessionPool(ABC):
     async def delete_session(self, session_id: str) -> None:
         """End a session; one that is gone already is no error."""
 
+    async def has_files_api(self, session_id: str) -> bool:
+        """Whether files move beside the session; else its own code moves them, in pieces.
+
+        Args:
+            session_id: A session; it may be allocated to find out.
+        """
+        del session_id
+        return True
+
     async def list_sessions(self) -> list[SessionInfo]:
         """List live sessions; empty where `Capabilities.lists_sessions` is False."""
         return []
