@@ -21,6 +21,7 @@ from cci_plugins.errors import (
     ConfigurationError,
     FileTransferError,
 )
+from cci_plugins.redaction import know
 from cci_plugins.telemetry import logger
 
 from .sas import SecretUrl
@@ -125,6 +126,8 @@ class BlobStorage:
         self._container = container
         self._credential = credential
         self._key = key
+        if key is not None:
+            know(key)
         self._ip = ip
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")

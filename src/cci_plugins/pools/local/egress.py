@@ -63,19 +63,17 @@ def describe_egress(egress: Egress) -> str:
 
 
 def _rule(text: str) -> Rule:
+    parts = urlsplit(f"//{text.strip()}")
     try:
-        parts = urlsplit(f"//{text.strip()}")
-        host, port = (parts.hostname or "").rstrip("."), parts.port
+        host, port = (parts.hostname or "").rstrip(".").encode("idna").decode(), parts.port
     except ValueError:
         host, port = "", None
-    rest = host.removeprefix("*.")
-    if not host or "*" in rest or parts.path or parts.username is not None:
+    if not host or "*" in host.removeprefix("*.") or parts.path or parts.username is not None:
         raise ConfigurationError(
             f"{text!r} is no host that sessions could be let through to",
             hint="name hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
         )
-    return Rule(host.encode("idna").decode() if host.isascii() is False else host.lower(),
-                WEB if port is None else frozenset({port}))  # fmt: skip
+    return Rule(host, WEB if port is None else frozenset({port}))
 
 
 def reachable(address: Address, *, private: bool) -> bool:
