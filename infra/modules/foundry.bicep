@@ -20,6 +20,7 @@ param modelName string
 param modelVersion string
 
 @description('Kind of the model deployment.')
+@allowed(['GlobalStandard', 'DataZoneStandard', 'Standard'])
 param modelSku string
 
 @description('Most tokens a minute, in thousands.')
@@ -29,6 +30,7 @@ param modelCapacity int
 param principalId string
 
 @description('What principalId is.')
+@allowed(['User', 'Group', 'ServicePrincipal'])
 param principalType string
 
 @description('MCP endpoint that the project connects to.')
@@ -38,7 +40,7 @@ param mcpEndpoint string
 @secure()
 param mcpKey string
 
-// Called Azure AI User until 2026.
+// Foundry User, which was called Azure AI User before.
 var foundryUser = '53ca6127-db72-4b80-b1b0-d745d6d5456d'
 
 resource account 'Microsoft.CognitiveServices/accounts@2025-12-01' = {
