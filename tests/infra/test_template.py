@@ -210,7 +210,9 @@ def test_the_shortest_and_the_longest_names_are_allowed(name: str, suffix: str) 
 
 def test_the_names_are_the_ones_of_the_table() -> None:
     made = deploy(ALL | {"name": "cci", "suffix": "abc123"})
-    assert {r.type.rpartition("/")[2]: r.name for r in made.resources if "/def" not in r.name} >= {
+    whole = {r.type.rpartition("/")[2]: r.name for r in made.resources if "/" not in r.name}
+    del whole["roleAssignments"]
+    assert whole == {
         "managedEnvironments": "cci-env-abc123",
         "sessionPools": "ccipoolabc123",
         "registries": "cciacrabc123",
@@ -411,8 +413,6 @@ def test_the_evaluator_notices_what_is_not_deployed(tmp_path: Any) -> None:
 
 def test_the_container_s_readme_shows_the_pool_s_template() -> None:
     readme = (ROOT / "infra" / "container" / "README.md").read_text(encoding="utf-8")
-    for path in re.findall(r"path: '(\S+)'", readme):
-        assert path == "/health"
     (container,) = deploy(ALL).one("Microsoft.App/sessionPools").body["properties"][
         "customContainerTemplate"
     ]["containers"]
