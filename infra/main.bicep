@@ -74,6 +74,9 @@ param newServeKey string = newGuid()
 @secure()
 param newSessionSecret string = newGuid()
 
+@description('Leave it out: it makes the gateway start anew, since running replicas do not see new secrets.')
+param revision string = utcNow('yyyyMMddHHmmss')
+
 @description('Create a Foundry account with a project and a model.')
 param deployFoundry bool = false
 
@@ -202,6 +205,7 @@ module gateway 'modules/gateway.bicep' = if (withGateway) {
     poolEndpoint: pool!.outputs.endpoint
     serveKey: gatewayKey
     sessionSecret: gatewaySecret
+    revision: revision
   }
   dependsOn: [gatewayRoles]
 }

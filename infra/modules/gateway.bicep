@@ -36,6 +36,9 @@ param serveKey string
 @secure()
 param sessionSecret string
 
+@description('Another one with each deployment: running replicas do not see new secrets.')
+param revision string
+
 var port = 6000
 
 resource gateway 'Microsoft.App/containerApps@2025-10-02-preview' = {
@@ -75,6 +78,7 @@ resource gateway 'Microsoft.App/containerApps@2025-10-02-preview' = {
       ]
     }
     template: {
+      revisionSuffix: 'r${revision}'
       containers: [
         {
           name: 'gateway'

@@ -91,7 +91,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class _Known:
-    """A part of a resource: what the template says of it, and else a place to be filled by Azure."""
+    """A part of a resource: what the template says of it, or else a place that Azure fills."""
 
     place: str
     said: Any
@@ -257,7 +257,11 @@ class _Scope:
             self._deployment.resources.append(resource)
         own = {"id": resource.id, "name": said["name"], "full name": name, "type": type_name}
         place = f"{name}:properties"
-        return {**resource.body, **own, "properties": _Known(place, resource.body.get("properties"))}
+        return {
+            **resource.body,
+            **own,
+            "properties": _Known(place, resource.body.get("properties")),
+        }
 
     def _conditional(self, node: Node) -> Node | None:
         """The body, or None where its condition does not hold."""

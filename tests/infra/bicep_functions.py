@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 GROUP = {
@@ -45,6 +46,14 @@ def subscription_resource_id(kind: str, name: str) -> str:
     return f"{subscription}/providers/{kind}/{name}"
 
 
+def utc_now(form: str) -> str:
+    """The time, in .NET's notation."""
+    names = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
+    for theirs, ours in names.items():
+        form = form.replace(theirs, ours)
+    return datetime.now(UTC).strftime(form)
+
+
 FUNCTIONS: dict[str, Any] = {
     "empty": lambda value: not value,
     "guid": guid,
@@ -56,6 +65,7 @@ FUNCTIONS: dict[str, Any] = {
     "take": lambda value, count: value[:count],
     "union": union,
     "uniqueString": unique_string,
+    "utcNow": utc_now,
 }
 
 
