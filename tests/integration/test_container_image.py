@@ -120,6 +120,11 @@ def test_it_speaks_mcp_under_the_name_of_any_pool(container: _container.Containe
         assert "runPythonCodeInRemoteEnvironment" in tools
 
 
+def test_it_can_sign_in_to_azure_for_the_gateway(container: _container.Container) -> None:
+    said = container.run(["/opt/cci/bin/python", "-c", "import azure.identity"])
+    assert (said.returncode, said.stderr) == (0, "")
+
+
 async def test_code_runs_in_it_and_keeps_its_variables(container: _container.Container) -> None:
     assert (await run(container, "x = 1 + 1\nx")).text == "2"
     assert (await run(container, "x + 1")).text == "3"
