@@ -226,6 +226,24 @@ async def test_connections_that_break_at_random_points_leave_nothing_half_done(a
     assert azurite.blobs() == []
 
 
+@pytest.mark.parametrize("kind", ["local", "platform"])
+async def test_a_run_tells_the_hashes_of_what_it_made(kind):
+    code = "open('a.txt', 'w').write('hello'); open('b.bin', 'wb').write(bytes(17 << 20))"
+    local = LocalSessionPool(ready_sessions=0)
+
+    async def check(pool):
+        async with CodeInterpreter(pool) as interpreter:
+            execution = await interpreter.session("a").run_code(code)
+        told = {file.name: file.sha256 for file in execution.files}
+        assert told == {"a.txt": sha256(b"hello"), "b.bin": None}  # large ones are not read again
+
+    if kind == "local":
+        await check(local)
+    else:
+        async with emulated(local, kind=kind) as there:
+            await check(there.client())
+
+
 async def test_a_session_without_a_way_out_gets_its_files_in_pieces(azurite, caplog):
     caplog.set_level("INFO", "cci_plugins")
     limits = Limits(inline_bytes=1000, pieces_bytes=1 << 20)

@@ -225,7 +225,7 @@ class BlobStorage:
         if self._opened is None:
             # the SDK's own begins with 15 s; here somebody waits for a deletion
             patience = ExponentialRetry(
-                initial_backoff=0.5, increment_base=2, retry_total=2, random_jitter_range=0.4
+                initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
             )
             options: dict[str, Any] = {"retry_policy": patience}
             if self._ca_file is not None:
