@@ -17,16 +17,21 @@ _QUERY_MARK_REACH = 12
 _COLON = r"""["'\\]{0,4}[ \t]{0,2}[:=,]"""  # as in JSON, a dict or a list of pairs
 _SPACE = rf"(?:[ \t+]|{_PERCENT}20)"
 
-_SIG = rf"(?:s|{_PERCENT}[57]3)(?:i|{_PERCENT}[46]9)(?:g|{_PERCENT}[46]7)"
-_NAME = rf"(?:{_SIG}|account_?key|sharedaccesskey)"
-_SCHEME = rf"(?:(?:bearer|basic){_SPACE}|sharedkey(?:lite)?[ ][a-z0-9-]{{3,40}}:)"
-_AUTHORIZATION = rf"""authorization{_COLON}[ \t]{{0,2}}b?["'\\]{{0,4}}{_SCHEME}"""
+# An announcement's first two characters are looked for without regard to the rest: that is many
+# times faster. So its first character is behind where the rest is matched.
+_FIRST_TWO = "[aAbBsSxX%](?=[cCeEhHiIuU%257-])"
+_SIG = rf"(?:(?<=s)|(?<=%)(?:25){{0,3}}[57]3)(?:i|{_PERCENT}[46]9)(?:g|{_PERCENT}[46]7)"
+_NAME = rf"(?:{_SIG}|(?<=a)ccount_?key|(?<=s)haredaccesskey)"
+_SHARED_KEY = "haredkey(?:lite)?[ ][a-z0-9-]{3,40}:"
+_SCHEME = rf"(?:(?:bearer|basic){_SPACE}|s{_SHARED_KEY})"
+_AUTHORIZATION = rf"""(?<=a)uthorization{_COLON}[ \t]{{0,2}}b?["'\\]{{0,4}}{_SCHEME}"""
 _ANNOUNCEMENT = re.compile(
+    rf"{_FIRST_TWO}(?i:"
     rf"(?P<near>{_NAME}{_EQUALS})"
     rf"|(?P<far>{_NAME}{_COLON})"
-    rf"|(?P<header>x-ms-apikey(?:{_EQUALS}|{_COLON})|{_AUTHORIZATION})"
-    rf"|(?P<bearer>bearer{_SPACE}|sharedkey(?:lite)?[ ][a-z0-9-]{{3,40}}:)",
-    re.IGNORECASE,
+    rf"|(?P<header>(?<=x)-ms-apikey(?:{_EQUALS}|{_COLON})|{_AUTHORIZATION})"
+    rf"|(?P<bearer>(?<=b)earer{_SPACE}|(?<=s){_SHARED_KEY})"
+    ")"
 )
 
 # The characters of a value; what ends one (& # " ' < space) is left out in every spelling.

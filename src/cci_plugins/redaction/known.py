@@ -81,12 +81,12 @@ class KnownSecrets:
     def _find(self, text: str) -> dict[int, int]:
         found: dict[int, int] = {}
         grams = self._grams
-        for at in range(0, len(text) - _GRAM + 1, _STEP):
-            if (gram := text[at : at + _GRAM]) in grams:
-                for spelling, offset in grams.get(gram, ()):
-                    start = at - offset
-                    if start >= 0 and text.startswith(spelling, start):
-                        found[start] = max(len(spelling), found.get(start, 0))
+        places = range(0, len(text) - _GRAM + 1, _STEP)
+        for at in [at for at in places if text[at : at + _GRAM] in grams]:
+            for spelling, offset in grams.get(text[at : at + _GRAM], ()):
+                start = at - offset
+                if start >= 0 and text.startswith(spelling, start):
+                    found[start] = max(len(spelling), found.get(start, 0))
         return found
 
     def _undecided(self, text: str) -> Iterator[int]:
@@ -159,7 +159,8 @@ def _pieces(secret: str) -> list[str]:
     if len(secret) < LEAST:
         return []
     starts = range(0, len(secret), PIECE)
-    return list(dict.fromkeys(secret[min(at, max(0, len(secret) - PIECE)) :][:PIECE] for at in starts))
+    last = max(0, len(secret) - PIECE)
+    return list(dict.fromkeys(secret[min(at, last) :][:PIECE] for at in starts))
 
 
 def _entries(spelling: str) -> Iterator[tuple[str, tuple[str, int]]]:
