@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .models import Execution
+from .redaction import install
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 logger = logging.getLogger("cci_plugins")
 logger.addHandler(logging.NullHandler())
+install(logger)
 
 
 @contextmanager

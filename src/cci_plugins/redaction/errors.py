@@ -46,9 +46,7 @@ def _clean(error: BaseException) -> bool:
     return redact(shown) == shown
 
 
-def _clean_group(
-    error: BaseExceptionGroup[BaseException], seen: dict[int, BaseException]
-) -> bool:
+def _clean_group(error: BaseExceptionGroup[BaseException], seen: dict[int, BaseException]) -> bool:
     same = all([_redact(inner, seen) is inner for inner in error.exceptions])
     return same and _clean(error)
 
