@@ -116,7 +116,7 @@ def check(url: str | SecretUrl, policy: SasPolicy, *, now: datetime) -> tuple[Fi
     Args:
         url: Any text. A URL without SAS is fine.
         policy: What is accepted.
-        now: The time, with its time zone.
+        now: The time.
     """
     text = url.reveal() if isinstance(url, SecretUrl) else url
     try:
@@ -127,7 +127,11 @@ def check(url: str | SecretUrl, policy: SasPolicy, *, now: datetime) -> tuple[Fi
     info = inspect(text)
     findings = [*_address(parts, policy), *(_refuse(*problem) for problem in info.problems)]
     if info.kind != "none":
-        findings += [*_times(info, policy, now), *_rights(info, policy), *_scope(info)]
+        findings += [
+            *_times(info, policy, now.astimezone(UTC)),
+            *_rights(info, policy),
+            *_scope(info),
+        ]
     return tuple(sorted(findings, key=lambda finding: finding.severity != "refuse"))
 
 
@@ -143,8 +147,9 @@ def _address(parts: UrlParts, policy: SasPolicy) -> list[Finding]:
     findings: list[Finding] = []
     if parts.scheme != "https" and not (parts.scheme == "http" and policy.allow_http):
         findings.append(_refuse("scheme", "it is not an https URL", "use https"))
-    hidden = literal_address(parts.host) is not None and not is_public(parts.host)
-    if (hidden or is_local_name(parts.host)) and not policy.allow_private:
+    named = literal_address(parts.host) is None
+    private = is_local_name(parts.host) if named else not is_public(parts.host)
+    if private and not policy.allow_private:
         reason = f"{parts.host} is a private address"
         findings.append(_refuse("private-address", reason, "use a public URL"))
     if not any(
@@ -170,8 +175,8 @@ def _times(info: SasInfo, policy: SasPolicy, now: datetime) -> list[Finding]:
         return [_refuse("not-yet-valid", reason, "wait, or make one that begins now")]
     if start is not None and end is not None and end <= start:
         return [_refuse("never-valid", "the SAS expires before it begins")]
-    if info.expires_at is None:
-        return [_warn("no-expiry", "its expiry is in a stored access policy and not visible")]
+    if info.expires_at is None and info.policy_id:
+        return [_warn("hidden-expiry", "its expiry is in a stored access policy and not visible")]
     if end is not None and end - (start or now) > policy.max_lifetime + policy.clock_skew:
         return [_warn("lifetime", f"the SAS is valid for more than {policy.max_lifetime}")]
     return []
@@ -181,7 +186,7 @@ def _rights(info: SasInfo, policy: SasPolicy) -> list[Finding]:
     needed, given = set(policy.permissions_needed), set(info.permissions)
     if not given and info.policy_id:
         reason = "its permissions are in a stored access policy and not visible"
-        return [_warn("no-permissions", reason)]
+        return [_warn("hidden-permissions", reason)]
     findings: list[Finding] = []
     if missing := needed - given:
         reason = f"the SAS lacks the permission {_letters(missing)}"

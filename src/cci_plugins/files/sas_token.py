@@ -14,10 +14,6 @@ from .secret_url import SecretUrl
 
 SasKind = Literal["service", "account", "user_delegation", "stored_policy", "none"]
 
-_KNOWN = frozenset(
-    "sig sp st se sr si sip spr sv ss srt ses skoid sktid skt ske sks skv saoid suoid scid sdd "
-    "skdutid sduoid srh srq rscc rscd rsce rscl rsct spk srk epk erk".split()
-)
 _RESOURCES = frozenset({"b", "bv", "bs", "c", "d", "f", "s"})
 _PERMISSIONS = re.compile("[a-z]{1,20}")
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
@@ -94,6 +90,7 @@ class _Reader:
         self._parts = parts
         self._problems: list[Problem] = []
         self._fields: dict[str, str] = {}
+        self._repeated = False
         for pair in parts.query.split("&") if parts.query else ():
             name, _, value = pair.partition("=")
             self._add(unquote(name).lower(), unquote(value))
@@ -123,8 +120,8 @@ class _Reader:
         return replace(info, problems=tuple(self._problems))
 
     def _add(self, name: str, value: str) -> None:
-        if name in _KNOWN and name in self._fields:
-            self._note("duplicate", f"the SAS has {name} more than once")
+        if name in self._fields:
+            self._repeated = True
         self._fields.setdefault(name, value)
 
     def _kind(self) -> SasKind:
@@ -142,14 +139,17 @@ class _Reader:
             if fields.keys() & {"se", "sp"} and "sv" in fields:
                 self._note("no-signature", "the SAS has no signature (sig)")
             return
+        if self._repeated:
+            self._note("duplicate", "the SAS has one of its fields more than once")
         if not fields["sig"]:
             self._note("no-signature", "the signature of the SAS (sig) is empty")
         if info.kind != "stored_policy":
             for name, what in (("se", "expiry"), ("sp", "permissions")):
                 if name not in fields:
                     self._note(f"no-{what}", f"the SAS has no {what} ({name})")
-        if info.kind == "account" and fields.keys() & {"sr", "si"}:
-            self._note("mixed", "it mixes the fields of an account SAS and a service SAS")
+        mixed = {"account": {"sr", "si", "skoid"}, "user_delegation": {"ss", "srt", "si"}}
+        if fields.keys() & mixed.get(info.kind, set()):
+            self._note("mixed", "the SAS mixes the fields of different kinds")
 
     def _get(self, name: str, pattern: re.Pattern[str]) -> str:
         value = self._fields.get(name, "")

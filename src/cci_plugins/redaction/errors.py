@@ -47,8 +47,8 @@ def _clean(error: BaseException) -> bool:
 
 
 def _clean_group(error: BaseExceptionGroup[BaseException], seen: dict[int, BaseException]) -> bool:
-    same = all([_redact(inner, seen) is inner for inner in error.exceptions])
-    return same and _clean(error)
+    changed = [_redact(inner, seen) is not inner for inner in error.exceptions]
+    return not any(changed) and _clean(error)
 
 
 def _stand_in(error: BaseException) -> BaseException:
