@@ -158,9 +158,8 @@ def forget(secret: str) -> None:
 def _pieces(secret: str) -> list[str]:
     if len(secret) < LEAST:
         return []
-    starts = range(0, len(secret), PIECE)
-    last = max(0, len(secret) - PIECE)
-    return list(dict.fromkeys(secret[min(at, last) :][:PIECE] for at in starts))
+    size = -(-len(secret) // -(-len(secret) // PIECE))  # equal pieces, none too short
+    return list(dict.fromkeys(secret[at : at + size] for at in range(0, len(secret), size)))
 
 
 def _entries(spelling: str) -> Iterator[tuple[str, tuple[str, int]]]:
