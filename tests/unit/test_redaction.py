@@ -305,6 +305,8 @@ def test_a_tree_is_redacted_with_its_keys_and_without_its_images() -> None:
         "content": {"type": "image", "mimeType": "image/png", "data": picture},
         "false": {"image/png": URL},
         "bytes": URL.encode(),
+        "headers": {"X-MS-APIKey": KEY, "Authorization": [f"Bearer {KEY}"]},
+        "raw": [(b"x-ms-apikey", KEY.encode()), ["sig", SIG]],
         "number": 1,
         "none": None,
     }

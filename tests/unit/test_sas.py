@@ -6,7 +6,7 @@ import copy
 import ipaddress
 import json
 import logging
-import pickle
+import pickle  # noqa: TID251 - to see it refused
 import socket
 import traceback
 from collections.abc import Iterator
@@ -205,8 +205,18 @@ def test_every_form_of_a_time_is_read(text: str, time: datetime) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x", "2026-13-01", "2026-02-30", "20260501", "2026-05-01T25:00Z", "9999-12-31T23:59-14:00"]
-    + ["0001-01-01T00:00+14:00", "2026-05-01T13Z", "２０２６-05-01", "2026-05-01T13:00:00+99:99"],
+    [
+        "x",
+        "2026-13-01",
+        "2026-02-30",
+        "20260501",
+        "2026-05-01T25:00Z",
+        "9999-12-31T23:59-14:00",
+        "0001-01-01T00:00+14:00",
+        "2026-05-01T13Z",
+        "２026-05-01",
+        "2026-05-01T13:00:00+99:99",
+    ],
 )
 def test_a_malformed_time_is_refused(text: str) -> None:
     assert codes(sas(se=text))["malformed"] == "refuse"
@@ -271,7 +281,7 @@ def test_whatever_the_text_only_our_own_error_comes(text: str) -> None:
     try:
         accept(text, now=NOW)
     except CodeInterpreterError as error:
-        assert error.hint
+        assert error.hint  # noqa: PT017 - most raise nothing
 
 
 # Hosts
@@ -315,9 +325,9 @@ BAD_HOSTS = [
     "evil.com .blob.core.windows.net",
     "acct.blob.core.windows.net\n",
     "acct。blob。core。windows。net",
-    "аcct.blob.core.windows.net",
+    "\N{CYRILLIC SMALL LETTER A}cct.blob.core.windows.net",
     "xn--cct-5cd.blob.core.windows.net",
-    "acct.blob.core.windowſ.net",
+    "acct.blob.core.window\N{LATIN SMALL LETTER LONG S}.net",
     "acct_.blob.core.windows.net",
     "-acct.blob.core.windows.net",
     "acct-.blob.core.windows.net",
@@ -456,9 +466,26 @@ def test_every_spelling_of_an_ipv4_address_is_refused(
 
 
 PIECES = st.sampled_from(
-    [*BAD_HOSTS, *GOOD_HOSTS, *PRIVATE_HOSTS]
-    + [*"@ : / \\ ? # . [ ] % * & = ; \t \n".split(" "), "//", "%2e", "%40", "xn--", "evil.com"]
-    + ["https:", "https://", "HTTPS://", "http://", "０", "。", "\u00ad", "\u200b", "\x00"]
+    [
+        *BAD_HOSTS,
+        *GOOD_HOSTS,
+        *PRIVATE_HOSTS,
+        *"@:/\\?#.[]%*&=;\t\n",
+        "//",
+        "%2e",
+        "%40",
+        "xn--",
+        "evil.com",
+        "https:",
+        "https://",
+        "HTTPS://",
+        "http://",
+        "０",
+        "。",
+        "\xad",
+        "\u200b",
+        "\x00",
+    ]
 ) | st.text(max_size=3)
 
 
@@ -482,9 +509,9 @@ def test_an_accepted_url_has_one_host_for_every_client(
         client = httpx.URL(url)
         assert client.raw_host.decode() == host_checked
         assert client.scheme == "https"
-        assert client.port is None
+        assert client.port in {None, 443}
         assert urlsplit(url).hostname == host_checked
-        request_host = Request(url).host.lower()  # noqa: S310
+        request_host = Request(url).host.lower()
         assert request_host.removesuffix(":443").strip("[]") == host_checked
 
 
@@ -495,7 +522,7 @@ def test_splitting_raises_its_own_error_only(text: str) -> None:
         try:
             parts = split_url(url)
         except AmbiguousUrlError as error:
-            assert text[:5] not in str(error) or len(text) < 6
+            assert text[:5] not in str(error) or len(text) < 6  # noqa: PT017
         else:
             assert parts.host.isascii()
 

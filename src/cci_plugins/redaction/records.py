@@ -79,7 +79,7 @@ def _shown(value: Any) -> Any:
     if redact(words) == words and redact(text) == text:
         return value
     clean = redact_value(value)
-    return redact(text) if clean is value else clean
+    return clean if redact(repr(clean)) == repr(clean) and clean is not value else redact(text)
 
 
 def _redact_traceback(record: logging.LogRecord) -> None:

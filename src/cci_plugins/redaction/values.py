@@ -10,6 +10,10 @@ from .scanner import REDACTED
 from .stream import redact
 
 DEEPEST = 200
+_PAIR = 2
+_NAMES = frozenset(
+    {"sig", "accountkey", "account_key", "sharedaccesskey", "x-ms-apikey"} | {"authorization"}
+)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*")
 
 
@@ -31,6 +35,8 @@ def _redact(value: Any, depth: int) -> Any:
         return type(value)(redact(value.decode("latin-1")).encode("latin-1"))
     if isinstance(value, Mapping):
         return _redact_mapping(value, depth + 1)
+    if type(value) in {list, tuple} and len(value) == _PAIR and _names_secret(value[0]):
+        return type(value)([value[0], _redact_named(value[0], value[1], depth + 1)])
     if type(value) in {list, tuple, set, frozenset}:
         return type(value)(_redact(item, depth + 1) for item in value)
     return value
@@ -41,9 +47,33 @@ def _redact_mapping(value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
     return {
         _redact(key, depth): item
         if _is_picture(item) and (_is_image(key) or (pictured and key == "data"))
-        else _redact(item, depth)
+        else _redact_named(key, item, depth)
         for key, item in value.items()
     }
+
+
+def _redact_named(name: Any, item: Any, depth: int) -> Any:
+    """The value of a header or parameter, which its name announces."""
+    if not _names_secret(name):
+        return _redact(item, depth)
+    if depth <= DEEPEST and isinstance(item, list):
+        return [_redact_named(name, inner, depth + 1) for inner in item]
+    if isinstance(item, bytes):
+        return _redact_named(name, item.decode("latin-1"), depth).encode("latin-1")
+    if isinstance(item, str):
+        announcement = f"{_text(name)}="
+        return redact(announcement + item).removeprefix(announcement)
+    return _redact(item, depth)
+
+
+def _names_secret(name: Any) -> bool:
+    return _text(name).lower() in _NAMES
+
+
+def _text(name: Any) -> str:
+    if isinstance(name, bytes):
+        return name.decode("latin-1")
+    return name if isinstance(name, str) else ""
 
 
 def _is_image(name: Any) -> bool:
