@@ -214,7 +214,7 @@ def test_every_form_of_a_time_is_read(text: str, time: datetime) -> None:
         "9999-12-31T23:59-14:00",
         "0001-01-01T00:00+14:00",
         "2026-05-01T13Z",
-        "２026-05-01",
+        "\N{FULLWIDTH DIGIT TWO}026-05-01",
         "2026-05-01T13:00:00+99:99",
     ],
 )
@@ -480,7 +480,7 @@ PIECES = st.sampled_from(
         "https://",
         "HTTPS://",
         "http://",
-        "０",
+        "\N{FULLWIDTH DIGIT ZERO}",
         "。",
         "\xad",
         "\u200b",

@@ -6,8 +6,6 @@ import logging
 import traceback
 from typing import Any
 
-from typing_extensions import override
-
 from .stream import redact
 from .values import redact_value
 
@@ -27,7 +25,6 @@ class RedactingFilter(logging.Filter):
     arguments, and a traceback only as text.
     """
 
-    @override
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact message, arguments, traceback, stack and extra attributes; always True."""
         _redact_message(record)

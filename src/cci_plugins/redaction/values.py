@@ -9,10 +9,10 @@ from typing import Any
 from .scanner import REDACTED
 from .stream import redact
 
-DEEPEST = 200
+DEEPEST = 100
 _PAIR = 2
 _NAMES = frozenset(
-    {"sig", "accountkey", "account_key", "sharedaccesskey", "x-ms-apikey"} | {"authorization"}
+    {"account_key", "accountkey", "authorization", "sharedaccesskey", "sig", "x-ms-apikey"}
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*")
 
@@ -35,11 +35,15 @@ def _redact(value: Any, depth: int) -> Any:
         return type(value)(redact(value.decode("latin-1")).encode("latin-1"))
     if isinstance(value, Mapping):
         return _redact_mapping(value, depth + 1)
-    if type(value) in {list, tuple} and len(value) == _PAIR and _names_secret(value[0]):
-        return type(value)([value[0], _redact_named(value[0], value[1], depth + 1)])
     if type(value) in {list, tuple, set, frozenset}:
-        return type(value)(_redact(item, depth + 1) for item in value)
+        return type(value)(_redact_items(list(value), depth + 1))
     return value
+
+
+def _redact_items(items: list[Any], depth: int) -> list[Any]:
+    if len(items) == _PAIR and _names_secret(items[0]):
+        return [items[0], _redact_named(items[0], items[1], depth)]
+    return [_redact(item, depth) for item in items]
 
 
 def _redact_mapping(value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
