@@ -105,7 +105,7 @@ def nothing_known() -> Iterator[None]:
     for secret in list(SECRETS._uses):
         while secret in SECRETS._uses:
             forget(secret)
-    assert SECRETS._spellings == SECRETS._heads == {} == SECRETS._grams
+    assert SECRETS._spellings == SECRETS._heads == SECRETS._sizes == {} == SECRETS._grams
 
 
 def streamed(pieces: list[str]) -> str:
@@ -467,3 +467,49 @@ def test_an_exception_in_a_circle_ends() -> None:
 def test_the_public_names_are_there() -> None:
     assert redaction.__all__ == sorted(redaction.__all__)
     assert redaction.REDACTED == "[redacted]"
+
+
+class Broken(Exception):  # noqa: N818
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    @property
+    def filename(self) -> str:
+        raise RuntimeError("no name")
+
+
+class Stubborn(ValueError):  # noqa: N818
+    def __init__(self) -> None:
+        super().__init__("stubborn")
+        self.url = "a"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "url" or value != "a":
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+
+
+def test_what_cannot_be_shown_or_changed_breaks_nothing() -> None:
+    logged = Logged()
+    logged.logger.info("broken %d", 1, extra={"broken": Broken()})
+    logged.logger.info("%s", [object()])
+    assert logged.stream.getvalue().startswith("INFO broken 1\n")
+    assert redact_exception(Stubborn()).args == ("stubborn",)
+    group = ExceptionGroup("many", [Broken()])
+    assert "RuntimeError" not in str(redact_exception(group))
+
+
+def test_notebook_pictures_of_many_lines_are_left_alone() -> None:
+    lines = ["iVBORw0KGgo\n", "AAAA=="]
+    assert redact_value({"image/png": lines}) == {"image/png": lines}
+    assert redact_value({"image/png": [1]}) == {"image/png": [1]}
+
+
+def test_a_redactor_may_pause_after_a_token_that_is_none() -> None:
+    assert streamed(["eyJ" + "a" * 5000, "b" * 10, " eyJ", " ", JWT]) == (
+        "eyJ" + "a" * 5000 + "b" * 10 + " eyJ eyJ[redacted]"
+    )

@@ -611,3 +611,16 @@ def test_a_refusal_names_no_secret() -> None:
         shown = "".join(traceback.format_exception(caught.value))
         assert "kJ3x" not in shown
         assert "passw0rd" not in shown
+
+
+def test_what_cannot_be_read_in_one_way_is_refused() -> None:
+    for url in ("https://[1:2]/", f"{BASE}?{'a' * 20_000}", "https:///c", "https://acct_/"):
+        assert codes(url) == {"url": "refuse"}
+    loopback = SasPolicy(hosts=("::1",), allow_private=True)
+    assert codes("https://[::1]/", loopback) == {}
+    assert codes("https://[::2]/", loopback) == {"host": "refuse"}
+    assert str(SecretUrl("https://[::1]:8443/c?x")) == "https://[::1]:8443/c"
+
+
+def test_a_sas_without_its_signature_is_refused() -> None:
+    assert codes(sas().partition("&sig=")[0]) == {"no-signature": "refuse"}

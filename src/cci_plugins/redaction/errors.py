@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from cci_plugins.errors import CodeInterpreterError
@@ -42,7 +43,7 @@ def _clean(error: BaseException) -> bool:
     for name, value in [*vars(error).items(), *((name, _get(error, name)) for name in _SHOWN)]:
         if isinstance(value, str | bytes | list | tuple | dict):
             _set(error, name, redact_value(value))
-    shown = "".join(traceback.format_exception_only(error)) + _text(error) + repr(error)
+    shown = "".join(traceback.format_exception_only(error)) + _text(error) + _text(error, repr)
     return redact(shown) == shown
 
 
@@ -60,10 +61,10 @@ def _stand_in(error: BaseException) -> BaseException:
     return stand_in.with_traceback(error.__traceback__)
 
 
-def _text(error: BaseException) -> str:
+def _text(error: BaseException, show: Callable[[object], str] = str) -> str:
     try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - somebody else's __str__
+        return show(error)
+    except Exception:  # noqa: BLE001 - somebody else's __str__ or __repr__
         return ""
 
 

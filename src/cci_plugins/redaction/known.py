@@ -8,10 +8,12 @@ import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from typing import TypeVar
 from urllib.parse import quote, quote_plus, unquote
 
 from .scanner import REDACTED
 
+_T = TypeVar("_T")
 LEAST = 8  # a shorter value would hide ordinary words
 CAPACITY = 1024
 PIECE = 4096  # a longer secret is known by pieces of this size
@@ -33,6 +35,7 @@ class KnownSecrets:
         self._spellings: Counter[str] = Counter()
         self._grams: dict[str, tuple[tuple[str, int], ...]] = {}
         self._heads: Counter[str] = Counter()
+        self._sizes: Counter[int] = Counter()
         self._longest = 0
 
     def __len__(self) -> int:
@@ -105,24 +108,26 @@ class KnownSecrets:
         for spelling in _spellings(secret):
             self._spellings[spelling] += 1
             if self._spellings[spelling] == 1:
-                self._longest = max(self._longest, len(spelling))
+                self._sizes[len(spelling)] += 1
                 self._heads.update(spelling[:size] for size in range(1, _GRAM))
                 for gram, entry in _entries(spelling):
                     self._grams[gram] = (*self._grams.get(gram, ()), entry)
+        self._longest = max(self._sizes, default=0)
 
     def _drop(self, secret: str) -> None:
         for spelling in _spellings(secret):
-            self._spellings[spelling] -= 1
-            if not self._spellings[spelling]:
-                del self._spellings[spelling]
-                self._heads -= Counter(spelling[:size] for size in range(1, _GRAM))
+            _discount(self._spellings, spelling)
+            if spelling not in self._spellings:
+                _discount(self._sizes, len(spelling))
+                for size in range(1, _GRAM):
+                    _discount(self._heads, spelling[:size])
                 for gram, entry in _entries(spelling):
                     left = tuple(other for other in self._grams[gram] if other != entry)
                     if left:
                         self._grams[gram] = left
                     else:
                         del self._grams[gram]
-        self._longest = max(map(len, self._spellings), default=0)
+        self._longest = max(self._sizes, default=0)
 
 
 class KnownStage:
@@ -153,6 +158,12 @@ def know(secret: str) -> None:
 def forget(secret: str) -> None:
     """Take one `know` of this value back; a value that is not known is ignored."""
     SECRETS.forget(secret)
+
+
+def _discount(counter: Counter[_T], item: _T) -> None:
+    counter[item] -= 1
+    if not counter[item]:
+        del counter[item]
 
 
 def _pieces(secret: str) -> list[str]:
