@@ -119,8 +119,10 @@ class Session:
                 try:
                     ran = await self._execute(pool, code, limit, on_output)
                 except CodeInterpreterError as error:
-                    redact_exception(error)
-                    raise
+                    clean = redact_exception(error)
+                    if clean is error:
+                        raise
+                    raise clean from None
                 execution = covered(self._told(ran))
                 record_execution(span, execution)
         self._notebook.add(redact(code), execution)

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .models import Execution
-from .redaction import install as install_redaction
-from .redaction import redact
+from .redaction import install, redact
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 logger = logging.getLogger("cci_plugins")
 logger.addHandler(logging.NullHandler())
-install_redaction(logger.name)
+install(logger)
 
 
 @contextmanager

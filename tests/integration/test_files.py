@@ -83,7 +83,7 @@ async def staging(azurite, *, host: str | None = None, url: str | None = None, *
     storage = azurite.storage(url=url, **options)
     pool = LocalSessionPool(egress=(host or azurite.host,), ready_sessions=0)
     files = FileOptions(
-        storage, stage_from=0, fetch=SasPolicy(hosts=("127.0.0.1",), allow_private=True)
+        storage, stage_from=0, fetch=SasPolicy(hosts=(azurite.host,), allow_private=True)
     )
     async with CodeInterpreter(pool, files=files) as interpreter:
         yield interpreter
@@ -288,7 +288,7 @@ async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
         container.upload_blob("mine/report.bin", data)
     link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))
     await storage.aclose()
-    policy = SasPolicy(hosts=("127.0.0.1",), allow_private=True)
+    policy = SasPolicy(hosts=(azurite.host,), allow_private=True)
     for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
         pool = LocalSessionPool(egress=egress, ready_sessions=0)
         files = FileOptions(azurite.storage(), fetch=policy)

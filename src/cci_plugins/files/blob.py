@@ -152,6 +152,7 @@ class BlobStorage:
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
                 await self.delete(blob.name)
+            blob.forget()
 
     async def link(
         self, name: str, permission: Permission, lasts: timedelta, *, download_as: str | None = None
@@ -249,23 +250,30 @@ class BlobStorage:
         return credential
 
 
-@dataclass(frozen=True, slots=True)
 class StagedBlob:
     """A blob for one transfer.
 
-    Attributes:
+    Args:
         storage: Where it is.
         name: Its random name.
         lasts: How long its signatures are good.
     """
 
-    storage: BlobStorage
-    name: str
-    lasts: timedelta
+    def __init__(self, storage: BlobStorage, name: str, lasts: timedelta) -> None:
+        self.name = name
+        self._storage, self._lasts = storage, lasts
+        self._links: list[SecretUrl] = []
 
     async def link(self, permission: Permission) -> SecretUrl:
         """Its address, signed for reading (`r`) or for being made (`cw`)."""
-        return await self.storage.link(self.name, permission, self.lasts)
+        link = await self._storage.link(self.name, permission, self._lasts)
+        self._links.append(link)
+        return link
+
+    def forget(self) -> None:
+        """Let redaction forget its signatures: they open nothing any more."""
+        for link in self._links:
+            link.forget()
 
 
 class _Awaited:

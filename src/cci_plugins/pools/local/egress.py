@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cci_plugins.errors import ConfigurationError
+from cci_plugins.files.hosts import is_public
 
 WEB = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
@@ -83,4 +84,4 @@ def reachable(address: Address, *, private: bool) -> bool:
         return reachable(mapped, private=private)
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return False
-    return private or address.is_global
+    return private or is_public(str(address))
