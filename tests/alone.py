@@ -35,9 +35,9 @@ async def cli() -> str:
 async def azure() -> str:
     from azure.identity import DefaultAzureCredential
 
-    from cci_plugins.pools.azure.auth import _default_credential
+    from cci_plugins.pools.azure.auth import default_credential
 
-    return "42" if isinstance(_default_credential(), DefaultAzureCredential) else "no credential"
+    return "42" if isinstance(default_credential(), DefaultAzureCredential) else "no credential"
 
 
 async def langchain() -> str:

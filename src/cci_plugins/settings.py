@@ -57,6 +57,19 @@ class Settings(BaseSettings):
         "CCI_ARM_ENDPOINT",
         doc="Azure Resource Manager; another one in sovereign clouds",
     )
+    storage_account: str | None = _optional(
+        "AZURE_STORAGE_ACCOUNT", doc="Storage account for files that cross by link"
+    )
+    storage_container: str | None = _optional(
+        "AZURE_STORAGE_CONTAINER", doc="Blob container of that account"
+    )
+    subscription: str | None = _optional(
+        "AZURE_SUBSCRIPTION_ID", doc="Subscription that `cci provision` works in"
+    )
+    resource_group: str | None = _optional(
+        "AZURE_RESOURCE_GROUP", doc="Resource group that `cci provision` works in"
+    )
+    location: str | None = _optional("AZURE_LOCATION", doc="Region that `cci provision` works in")
     isolation: IsolationName = _setting(
         "auto",
         "CCI_ISOLATION",
@@ -150,3 +163,9 @@ class Settings(BaseSettings):
             execution_timeout=timedelta(seconds=self.timeout),
             output_characters=self.output_characters,
         )
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[setting].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting

@@ -1,0 +1,235 @@
+"""Each resource's id, API version and body, from the options alone; nothing else makes bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cci_plugins.settings import variable
+
+from . import versions
+from .options import Options
+from .resource import Resource
+
+TAG = "cci-plugins"
+BLOB_CONTAINER = "cci-files"
+PORT = 6000
+GATEWAY_KEY = "gateway-key"
+REPOSITORY = "cci-session"
+_COMMAND = ["/opt/cci/bin/cci", "serve", "--pool", "custom", "--host", "0.0.0.0", "--port", "6000"]  # noqa: S104 - in a container, behind its ingress
+
+
+def tags(options: Options) -> dict[str, str]:
+    """The tags of every resource; ours says whose it is, whatever the user's say."""
+    return {**options.tags, TAG: options.name}
+
+
+def resource_group(options: Options) -> Resource:
+    """The group that holds everything."""
+    return Resource(
+        type="Microsoft.Resources/resourceGroups",
+        id=options.group_id,
+        api_version=versions.RESOURCES,
+        body={"location": options.location, "tags": tags(options)},
+    )
+
+
+def environment(options: Options) -> Resource:
+    """Where a custom pool's containers and the gateway live."""
+    profile = {"name": "Consumption", "workloadProfileType": "Consumption"}
+    return _tracked(
+        options,
+        "Microsoft.App/managedEnvironments",
+        f"{options.name}-env-{options.suffix}",
+        {"properties": {"workloadProfiles": [profile]}},
+    )
+
+
+def registry(options: Options) -> Resource:
+    """Where the image is built and kept."""
+    return _tracked(
+        options,
+        "Microsoft.ContainerRegistry/registries",
+        f"{options.name}acr{options.suffix}",
+        {"sku": {"name": "Basic"}, "properties": {"adminUserEnabled": False}},
+    )
+
+
+def identity(options: Options) -> Resource:
+    """Who pulls the image, and who the gateway is."""
+    return _tracked(
+        options,
+        "Microsoft.ManagedIdentity/userAssignedIdentities",
+        f"{options.name}-id-{options.suffix}",
+        {},
+    )
+
+
+def image(options: Options, tag: str) -> str:
+    """The image that is built, with its registry."""
+    return f"{login_server(options)}/{REPOSITORY}:{tag}"
+
+
+def login_server(options: Options) -> str:
+    """The registry's host name."""
+    return f"{registry(options).name}.azurecr.io"
+
+
+def pool(options: Options, image: str = "") -> Resource:
+    """The session pool.
+
+    Args:
+        options: What to provision.
+        image: What runs in a custom pool's sessions.
+    """
+    lifecycle = {
+        "lifecycleType": "Timed",
+        "cooldownPeriodInSeconds": int(options.cooldown.total_seconds()),
+    }
+    properties: dict[str, Any] = {
+        "poolManagementType": "Dynamic",
+        "containerType": "PythonLTS",
+        "scaleConfiguration": {"maxConcurrentSessions": options.max_sessions},
+        "dynamicPoolConfiguration": {"lifecycleConfiguration": lifecycle},
+        "sessionNetworkConfiguration": {
+            "status": "EgressEnabled" if options.egress else "EgressDisabled"
+        },
+    }
+    body: dict[str, Any] = {"properties": properties}
+    if options.kind == "python":
+        properties["mcpServerSettings"] = {"isMcpServerEnabled": True}
+    else:
+        properties |= _custom(options, image)
+        body |= _identity_of(options) if options.builds_image else {}
+    name = f"{options.name}pool{options.suffix}"
+    return _tracked(options, "Microsoft.App/sessionPools", name, body)
+
+
+def storage_account(options: Options) -> Resource:
+    """Where files cross by link: only by Microsoft Entra, never in public."""
+    return _tracked(
+        options,
+        "Microsoft.Storage/storageAccounts",
+        f"{options.name}st{options.suffix}",
+        {
+            "kind": "StorageV2",
+            "sku": {"name": "Standard_LRS"},
+            "properties": {
+                "allowBlobPublicAccess": False,
+                "allowSharedKeyAccess": False,
+                "minimumTlsVersion": "TLS1_2",
+                "supportsHttpsTrafficOnly": True,
+            },
+        },
+    )
+
+
+def blob_container(options: Options) -> Resource:
+    """The one container of the storage account."""
+    return Resource(
+        type="Microsoft.Storage/storageAccounts/blobServices/containers",
+        id=f"{storage_account(options).id}/blobServices/default/containers/{BLOB_CONTAINER}",
+        api_version=versions.STORAGE,
+        body={"properties": {"publicAccess": "None"}},
+    )
+
+
+def lifecycle_rule(options: Options) -> Resource:
+    """What was left behind is deleted after a day."""
+    rule = {
+        "enabled": True,
+        "name": f"{BLOB_CONTAINER}-expire",
+        "type": "Lifecycle",
+        "definition": {
+            "filters": {"blobTypes": ["blockBlob"], "prefixMatch": [f"{BLOB_CONTAINER}/"]},
+            "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": 1}}},
+        },
+    }
+    return Resource(
+        type="Microsoft.Storage/storageAccounts/managementPolicies",
+        id=f"{storage_account(options).id}/managementPolicies/default",
+        api_version=versions.STORAGE,
+        body={"properties": {"policy": {"rules": [rule]}}},
+    )
+
+
+def gateway(
+    options: Options, image: str, *, pool_endpoint: str, client_id: str, key: str
+) -> Resource:
+    """An MCP endpoint in front of a custom pool.
+
+    Args:
+        options: What to provision.
+        image: The sessions' image, whose server it runs.
+        pool_endpoint: The pool's management endpoint.
+        client_id: Of the identity it signs in with.
+        key: What its clients must send.
+    """
+    container = {
+        "name": "gateway",
+        "image": image,
+        "command": _COMMAND[:1],
+        "args": _COMMAND[1:],
+        "env": [
+            {"name": variable("endpoint"), "value": pool_endpoint},
+            {"name": "AZURE_CLIENT_ID", "value": client_id},
+            {"name": variable("serve_key"), "secretRef": GATEWAY_KEY},
+        ],
+        "resources": {"cpu": 0.5, "memory": "1Gi"},
+    }
+    configuration: dict[str, Any] = {
+        "ingress": {"external": True, "targetPort": PORT, "allowInsecure": False},
+        "secrets": [{"name": GATEWAY_KEY, "value": key}],
+    }
+    if options.builds_image:
+        configuration["registries"] = [_credentials(options)]
+    properties = {
+        "environmentId": environment(options).id,
+        "configuration": configuration,
+        "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
+    }
+    name = f"{options.name}-gateway-{options.suffix}"
+    body = {**_identity_of(options), "properties": properties}
+    return _tracked(options, "Microsoft.App/containerApps", name, body)
+
+
+def _custom(options: Options, image: str) -> dict[str, Any]:
+    health = {"httpGet": {"path": "/health", "port": PORT}}
+    container = {
+        "name": "session",
+        "image": image,
+        "resources": {"cpu": 1.0, "memory": "2.0Gi"},
+        "probes": [
+            {"type": "Liveness", **health, "failureThreshold": 4},
+            {"type": "Startup", **health, "failureThreshold": 30, "periodSeconds": 2},
+        ],
+    }
+    template: dict[str, Any] = {"containers": [container], "ingress": {"targetPort": PORT}}
+    if options.builds_image:
+        template["registryCredentials"] = _credentials(options)
+    return {
+        "containerType": "CustomContainer",
+        "environmentId": environment(options).id,
+        "customContainerTemplate": template,
+        "scaleConfiguration": {
+            "maxConcurrentSessions": options.max_sessions,
+            "readySessionInstances": options.ready_sessions,
+        },
+    }
+
+
+def _credentials(options: Options) -> dict[str, str]:
+    return {"server": login_server(options), "identity": identity(options).id}
+
+
+def _identity_of(options: Options) -> dict[str, Any]:
+    assigned: dict[str, Any] = {identity(options).id: {}}
+    return {"identity": {"type": "UserAssigned", "userAssignedIdentities": assigned}}
+
+
+def _tracked(options: Options, kind: str, name: str, body: dict[str, Any]) -> Resource:
+    return Resource(
+        type=kind,
+        id=f"{options.group_id}/providers/{kind}/{name}",
+        api_version=versions.OF_TYPE[kind],
+        body={"location": options.location, "tags": tags(options), **body},
+    )
