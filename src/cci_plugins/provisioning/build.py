@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-import anyio
 
 from cci_plugins.errors import ProvisioningError
 
 from . import versions
 from .compare import lower
 from .failures import clean
-from .image import DOCKERFILE, BuildContext
-from .options import Options
-from .resources import REPOSITORY, image, registry
+from .image import BuildContext
+from .resource import Resource
+from .resources import image, registry, task_run
 from .work import Watch, Work
 
 _STEP = "image"
-_TIMEOUT_SECONDS = 3600
 _LAST_LINES = 15
-_GOES_ON = {"queued", "started", "running"}
 _UPLOAD_SECONDS = 600
 
 
 async def build(work: Work, context: BuildContext) -> str:
     """Build the image unless it is there, and wait for it.
+
+    The build is a task run named by the image's tag, so that a second look finds it.
 
     Returns:
         The image, with its registry and tag.
@@ -37,85 +35,56 @@ async def build(work: Work, context: BuildContext) -> str:
         ProvisioningError: The build failed; the end of its log is in the message.
     """
     watch, name = Watch(work.tell, _STEP), image(work.options, context.tag)
-    run = await _earlier(work, context.tag)
-    if run is not None and _status(run) == "succeeded":
+    wanted = task_run(work.options, context.tag, source="", arguments={})
+    found = await work.settled(wanted, watch)
+    if found is not None and _status(found) == "succeeded":
         watch.tell("kept", f"image {name} is there")
         return name
-    if run is None:
-        watch.tell("working", f"building image {name}; this takes 5 to 10 minutes")
-        run = await _start(work, context)
-        work.changed.append(name)
-    await _wait(work, watch, run)
+    watch.tell("working", f"building image {name}; this takes 5 to 10 minutes")
+    source = await _send(work, context)
+    wanted = task_run(work.options, context.tag, source=source, arguments=context.arguments)
+    await _run(work, watch, wanted)
+    work.changed.append(wanted.id)
     watch.tell("created", f"built image {name}")
     return name
 
 
-async def _earlier(work: Work, tag: str) -> Mapping[str, Any] | None:
-    """A run that made this image, or is about to."""
-    runs = await work.arm.list(f"{_path(work.options)}/runs", versions.REGISTRY_TASKS, step=_STEP)
-    for run in runs:
-        images = lower(run.get("properties")).get("outputimages") or []
-        makes = any(
-            (one := lower(item)).get("repository") == REPOSITORY and one.get("tag") == tag
-            for item in images
-        )
-        if makes and _status(run) in {"succeeded", *_GOES_ON}:
-            return run
-    return None
-
-
-async def _start(work: Work, context: BuildContext) -> Mapping[str, Any]:
-    path = _path(work.options)
-    place = lower(
-        await work.arm.post(f"{path}/listBuildSourceUploadUrl", versions.REGISTRY_TASKS, step=_STEP)
-    )
+async def _send(work: Work, context: BuildContext) -> str:
+    """Send the build context; the path it has in the registry."""
+    path = f"{registry(work.options).id}/listBuildSourceUploadUrl"
+    place = lower(await work.arm.post(path, versions.REGISTRY_TASKS, step=_STEP))
     await _upload(str(place.get("uploadurl")), context.archive)
-    arguments = [
-        {"name": name, "value": value, "isSecret": False}
-        for name, value in sorted(context.arguments.items())
-    ]
-    request = {
-        "type": "DockerBuildRequest",
-        "imageNames": [f"{REPOSITORY}:{context.tag}"],
-        "isPushEnabled": True,
-        "noCache": False,
-        "dockerFilePath": DOCKERFILE,
-        "platform": {"os": "Linux", "architecture": "amd64"},
-        "sourceLocation": place.get("relativepath"),
-        "arguments": arguments,
-        "timeout": _TIMEOUT_SECONDS,
-    }
-    return await work.arm.post(
-        f"{path}/scheduleRun", versions.REGISTRY_TASKS, step=_STEP, body=request
-    )
+    return str(place.get("relativepath"))
 
 
-async def _wait(work: Work, watch: Watch, run: Mapping[str, Any]) -> None:
-    identifier = str(lower(run.get("properties")).get("runid") or run.get("name"))
-    path = f"{_path(work.options)}/runs/{identifier}"
-    deadline = time.monotonic() + work.azure.patience.total_seconds()
-    while (status := _status(run)) in _GOES_ON:
-        if time.monotonic() > deadline:
-            raise ProvisioningError(
-                f"{_STEP}: build {identifier} is still {status}",
-                hint="run the same command again later; it waits for this build",
-                step=_STEP,
-            )
-        watch.waiting("for the build")
-        await anyio.sleep(work.azure.polling.total_seconds())
-        run = await work.arm.get(path, versions.REGISTRY_TASKS, step=_STEP) or {}
-    if status != "succeeded":
-        log = await _log(work, path)
+async def _run(work: Work, watch: Watch, wanted: Resource) -> None:
+    """Start the task run and wait for it.
+
+    Raises:
+        ProvisioningError: It failed.
+    """
+    refusal = None
+    try:
+        await work.arm.put(wanted, step=_STEP, waiting=watch.waiting)
+    except ProvisioningError as error:
+        refusal = error
+    found = await work.arm.get(wanted.id, wanted.api_version, step=_STEP)
+    if refusal is not None and (found is None or not _run_id(found)):
+        raise refusal  # it never began
+    status = _status(found or {})
+    if refusal is not None or status != "succeeded":
+        log = await _log(work, _run_id(found or {}))
         raise ProvisioningError(
-            f"{_STEP}: build {identifier} {status}{log}",
+            f"{_STEP}: the build ended as {status or 'failed'}{log}",
             hint="correct the requirements.txt and run the same command again",
             code=status,
             step=_STEP,
-        )
+        ) from refusal
 
 
-async def _log(work: Work, path: str) -> str:
+async def _log(work: Work, run: str) -> str:
     """The end of a build's log; nothing when it cannot be had."""
+    path = f"{registry(work.options).id}/runs/{run}"
     link = await work.arm.post(f"{path}/listLogSasUrl", versions.REGISTRY_TASKS, step=_STEP)
     try:
         async with _http() as http, http.get(str(lower(link).get("loglink"))) as response:
@@ -159,9 +128,13 @@ def _http() -> aiohttp.ClientSession:
     )
 
 
-def _path(options: Options) -> str:
-    return registry(options).id
+def _status(found: Mapping[str, Any]) -> str:
+    """How the run of a task run stands; as the resource says where it says nothing of the run."""
+    properties = lower(found.get("properties"))
+    run = lower(lower(properties.get("runresult")).get("properties"))
+    return str(run.get("status") or properties.get("provisioningstate") or "").lower()
 
 
-def _status(run: Mapping[str, Any]) -> str:
-    return str(lower(run.get("properties")).get("status", "")).lower()
+def _run_id(found: Mapping[str, Any]) -> str:
+    run = lower(lower(found.get("properties")).get("runresult"))
+    return str(lower(run.get("properties")).get("runid") or run.get("name") or "")

@@ -19,7 +19,8 @@ from pathlib import Path
 import cci_plugins
 from cci_plugins.errors import ConfigurationError
 
-DOCKERFILE = "infra/container/Dockerfile"
+from .resources import DOCKERFILE
+
 REQUIREMENTS = "infra/container/requirements.txt"
 _KERNEL = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
 _FROM_SOURCE = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")

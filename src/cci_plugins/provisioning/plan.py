@@ -140,7 +140,7 @@ def billed(options: Options) -> list[str]:
     else:
         ready = options.ready_sessions
         lines = [
-            f"session pool: the machines under {ready} ready and all active sessions, day and night",
+            f"session pool: the machines under {ready} ready and all active sessions, all day",
             "  (a dedicated plan; in the order of 1,000 dollars a month)",
         ]
     if options.builds_image:

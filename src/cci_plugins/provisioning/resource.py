@@ -39,6 +39,7 @@ WORDS = {
     "Microsoft.App/sessionPools": "session pool",
     "Microsoft.App/containerApps": "gateway",
     "Microsoft.ContainerRegistry/registries": "container registry",
+    "Microsoft.ContainerRegistry/registries/taskRuns": "image",
     "Microsoft.ManagedIdentity/userAssignedIdentities": "identity",
     "Microsoft.Storage/storageAccounts": "storage account",
     "Microsoft.Storage/storageAccounts/blobServices/containers": "blob container",

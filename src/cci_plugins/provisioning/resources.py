@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cci_plugins.settings import variable
@@ -15,6 +16,8 @@ BLOB_CONTAINER = "cci-files"
 PORT = 6000
 GATEWAY_KEY = "gateway-key"
 REPOSITORY = "cci-session"
+DOCKERFILE = "infra/container/Dockerfile"
+BUILD_SECONDS = 3600
 _COMMAND = ["/opt/cci/bin/cci", "serve", "--pool", "custom", "--host", "0.0.0.0", "--port", "6000"]  # noqa: S104 - in a container, behind its ingress
 
 
@@ -67,6 +70,37 @@ def identity(options: Options) -> Resource:
 def image(options: Options, tag: str) -> str:
     """The image that is built, with its registry."""
     return f"{login_server(options)}/{REPOSITORY}:{tag}"
+
+
+def task_run(options: Options, tag: str, *, source: str, arguments: Mapping[str, str]) -> Resource:
+    """The build of the image, in the cloud.
+
+    Args:
+        options: What to provision.
+        tag: The image's tag.
+        source: Where the registry has the build context.
+        arguments: The Dockerfile's build arguments.
+    """
+    request = {
+        "type": "DockerBuildRequest",
+        "dockerFilePath": DOCKERFILE,
+        "imageNames": [f"{REPOSITORY}:{tag}"],
+        "isPushEnabled": True,
+        "noCache": False,
+        "platform": {"os": "Linux", "architecture": "amd64"},
+        "sourceLocation": source,
+        "arguments": [
+            {"name": name, "value": value, "isSecret": False}
+            for name, value in sorted(arguments.items())
+        ],
+        "timeout": BUILD_SECONDS,
+    }
+    return Resource(
+        type="Microsoft.ContainerRegistry/registries/taskRuns",
+        id=f"{registry(options).id}/taskRuns/{REPOSITORY}-{tag}",
+        api_version=versions.REGISTRY_TASKS,
+        body={"properties": {"runRequest": request, "forceUpdateTag": source}},
+    )
 
 
 def login_server(options: Options) -> str:
