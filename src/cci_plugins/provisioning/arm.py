@@ -114,6 +114,7 @@ class Arm:
             base_url=endpoint,
             credential_scopes=[self.scope],
             user_agent="cci-plugins",
+            connection_verify=True if azure.ca is None else str(azure.ca),
         )
         self._endpoint = endpoint
 

@@ -53,7 +53,7 @@ async def _send(work: Work, context: BuildContext) -> str:
     """Send the build context; the path it has in the registry."""
     path = f"{registry(work.options).id}/listBuildSourceUploadUrl"
     place = lower(await work.arm.post(path, versions.REGISTRY_TASKS, step=_STEP))
-    await _upload(str(place.get("uploadurl")), context.archive)
+    await _upload(work, str(place.get("uploadurl")), context.archive)
     return str(place.get("relativepath"))
 
 
@@ -87,7 +87,7 @@ async def _log(work: Work, run: str) -> str:
     path = f"{registry(work.options).id}/runs/{run}"
     link = await work.arm.post(f"{path}/listLogSasUrl", versions.REGISTRY_TASKS, step=_STEP)
     try:
-        async with _http() as http, http.get(str(lower(link).get("loglink"))) as response:
+        async with _http(work) as http, http.get(str(lower(link).get("loglink"))) as response:
             text = await response.text(errors="replace")
             if response.status != 200:  # noqa: PLR2004 - HTTP
                 return ""
@@ -97,14 +97,14 @@ async def _log(work: Work, run: str) -> str:
     return "\n".join(["; its log ends with:", *lines[-_LAST_LINES:]]) if lines else ""
 
 
-async def _upload(url: str, archive: bytes) -> None:
+async def _upload(work: Work, url: str, archive: bytes) -> None:
     """Send the build context. The URL lets everybody write there, so it is never repeated.
 
     Not by the ARM client, which would send its token along, nor by httpx, which logs URLs.
     """
     headers = {"x-ms-blob-type": "BlockBlob", "content-type": "application/gzip"}
     try:
-        async with _http() as http, http.put(url, data=archive, headers=headers) as response:
+        async with _http(work) as http, http.put(url, data=archive, headers=headers) as response:
             status = response.status
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ProvisioningError(
@@ -120,9 +120,10 @@ async def _upload(url: str, archive: bytes) -> None:
         )
 
 
-def _http() -> aiohttp.ClientSession:
+def _http(work: Work) -> aiohttp.ClientSession:
+    context = ssl.create_default_context(cafile=work.azure.ca)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context()),
+        connector=aiohttp.TCPConnector(ssl=context),
         timeout=aiohttp.ClientTimeout(total=_UPLOAD_SECONDS),
         trust_env=True,
     )

@@ -149,6 +149,8 @@ class Azure:
         polling: Between two looks at what takes long, where Azure names no time.
         patience: How long one step may take.
         settling: How long a new role may take until it is known everywhere.
+        ca: Certificate authorities to trust instead of the system's, as a file; the variable
+            SSL_CERT_FILE does the same for the whole process.
     """
 
     credential: TokenCredential | str | None = field(default=None, repr=False)
@@ -156,6 +158,7 @@ class Azure:
     polling: timedelta = timedelta(seconds=5)
     patience: timedelta = timedelta(minutes=75)
     settling: timedelta = timedelta(minutes=10)
+    ca: Path | None = None
 
 
 def _option(name: str) -> str:
