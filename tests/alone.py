@@ -40,6 +40,15 @@ async def azure() -> str:
     return "42" if isinstance(default_credential(), DefaultAzureCredential) else "no credential"
 
 
+async def provision() -> str:
+    from cci_plugins.provisioning import Azure, Options
+    from cci_plugins.provisioning.arm import Arm
+
+    options = Options(subscription="0" * 8 + "-0000-0000-0000-" + "0" * 12, resource_group="g")
+    async with Arm(Azure(credential="token"), options.subscription) as arm:
+        return "42" if (await arm.sign_in.get_token("scope")).token == "token" else "no token"
+
+
 async def langchain() -> str:
     from cci_plugins.langchain import CodeInterpreterTool
 
@@ -59,6 +68,7 @@ EXTRAS = {
     "serve": serve,
     "cli": cli,
     "azure": azure,
+    "provision": provision,
     "langchain": langchain,
     "semantic-kernel": semantic_kernel,
 }

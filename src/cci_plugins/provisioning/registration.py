@@ -72,7 +72,7 @@ async def _feature(work: Work) -> None:
     if now == "registered":
         watch.tell("kept", f"{watch.step} is registered")
         return
-    if now != "registering":
+    if now not in {"registering", "pending"}:
         watch.tell("working", f"registering {watch.step}; this takes up to half an hour")
         await work.arm.post(f"{path}/register", versions.FEATURES, step=watch.step, by_hand=by_hand)
         work.changed.append(path)

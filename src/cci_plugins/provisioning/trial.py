@@ -17,6 +17,7 @@ from cci_plugins.errors import (
 from cci_plugins.interpreter import CodeInterpreter
 from cci_plugins.pools.azure.custom import CustomSessionPool
 from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.pools.azure.remote import PATIENCE
 from cci_plugins.pools.base import SessionPool
 
 from .arm import SignIn
@@ -65,15 +66,16 @@ async def _run(work: Work, deployment: Deployment) -> str:
 
 def _pool(azure: Azure, sign_in: SignIn, deployment: Deployment) -> SessionPool:
     """The pool, with the same sign-in."""
-    credential = _Carried(sign_in)
+    credential, patience = _Carried(sign_in), min(PATIENCE, azure.settling)
     if deployment.kind == "python":
         return PlatformSessionPool(
             deployment.mcp_endpoint,
             resource_id=deployment.pool_id,
             credential=credential,
             arm_endpoint=azure.endpoint,
+            patience=patience,
         )
-    return CustomSessionPool(deployment.pool_endpoint, credential=credential)
+    return CustomSessionPool(deployment.pool_endpoint, credential=credential, patience=patience)
 
 
 class _Carried:

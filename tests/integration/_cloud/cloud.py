@@ -31,7 +31,8 @@ SLOW = {
     "microsoft.containerregistry/registries/taskruns",
     "microsoft.storage/storageaccounts",
 }
-READS = ("fetchmcpservercredentials", "listsecrets", "listlogsasurl")
+# What is asked by POST and changes nothing.
+READS = ("fetchmcpservercredentials", "listsecrets", "listlogsasurl", "listbuildsourceuploadurl")
 LOCATIONS = ("eastus", "swedencentral", "northeurope", "westus2")
 PAGE = 3
 ACR_PULL = "7f951dda-4ed3-4680-a7ca-43fe172d538d"
@@ -187,13 +188,15 @@ class Cloud:
                 401, "InvalidAuthenticationToken", "The access token is missing or invalid."
             )
         for fault in self.faults:
-            if fault.method == method and fault.part in path.lower() and not fault.later:
-                if fault.times > 0:
-                    fault.times -= 1
-                    return _error(fault.status, fault.code, fault.message, fault.headers)
+            fits = fault.method == method and fault.part in path.lower() and not fault.later
+            if fits and fault.times > 0:
+                fault.times -= 1
+                return _error(fault.status, fault.code, fault.message, fault.headers)
         return None
 
-    def _route(self, request: Request, method: str, path: str, body: Any) -> Response:
+    def _route(  # noqa: PLR0911 - one answer for each kind of path
+        self, request: Request, method: str, path: str, body: Any
+    ) -> Response:
         low = path.lower()
         version = request.query_params.get("api-version", "")
         if low.startswith("/operations/"):
@@ -413,7 +416,7 @@ class Cloud:
         for one in [one for one in self.resources if one == key or one.startswith(f"{key}/")]:
             del self.resources[one]
 
-    def _operation(self, name: str) -> Response:
+    def _operation(self, name: str) -> Response:  # noqa: PLR0911 - as Azure answers
         operation = self._operations.get(name)
         if operation is None:
             return Response(status_code=204)
@@ -447,7 +450,7 @@ class Cloud:
     def _busy(self, key: str) -> bool:
         return any(one.target == key and one.looks > 0 for one in self._operations.values())
 
-    def _action(self, path: str, body: Any) -> Response:
+    def _action(self, path: str, body: Any) -> Response:  # noqa: PLR0911 - one for each
         target, _, action = path.rpartition("/")
         found = self.resources.get(target.lower())
         if "/runs/" in path.lower() or action == "listBuildSourceUploadUrl":
@@ -466,7 +469,9 @@ class Cloud:
             return JSONResponse({"apiKey": self.key})
         return _error(404, "NotFound", "There is no such action.")
 
-    def _missing_parent(self, path: str, kind: str, body: Any) -> Response | None:
+    def _missing_parent(  # noqa: PLR0911 - one answer for each lack
+        self, path: str, kind: str, body: Any
+    ) -> Response | None:
         match = _ID.fullmatch(path)
         assert match is not None
         if not kind.lower().startswith("microsoft.resources/"):
@@ -483,9 +488,9 @@ class Cloud:
         environment = (body.get("properties") or {}).get("environmentId")
         if environment is not None and environment.lower() not in self.resources:
             return _error(400, "ManagedEnvironmentNotFound", "There is no such environment.")
-        if kind.lower() == "microsoft.app/sessionpools" and self.feature != "Registered":
-            if "mcpServerSettings" in body["properties"]:
-                return _error(400, "FeatureNotRegistered", "SessionPoolsSupportMCP is missing.")
+        wants_mcp = "mcpServerSettings" in (body.get("properties") or {})
+        if wants_mcp and self.feature != "Registered":
+            return _error(400, "FeatureNotRegistered", "SessionPoolsSupportMCP is missing.")
         parent = _parent(path, kind)
         if parent is not None and parent not in self.resources:
             return _error(404, "ParentResourceNotFound", f"{parent} was not found.")

@@ -10,7 +10,7 @@ import trustme
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from .._azure import listening
+from .._azure import listening  # noqa: TID252 - tests are no package
 from . import values
 from .cloud import Cloud
 from .entra import Entra
