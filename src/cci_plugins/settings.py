@@ -102,8 +102,11 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def read(cls) -> Self:
+    def read(cls, *, check: bool = True) -> Self:
         """Read the environment.
+
+        Args:
+            check: Whether half a configuration of a pool is refused.
 
         Raises:
             ConfigurationError: A value is not valid, or a pool is only half configured.
@@ -116,7 +119,8 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 f"{name}: {first['msg']}", hint=f"correct or unset {name}"
             ) from None
-        settings.check()
+        if check:
+            settings.check()
         return settings
 
     def check(self) -> None:

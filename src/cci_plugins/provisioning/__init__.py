@@ -15,15 +15,24 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .deploy import Ending, deploy
-from .deployment import Deployment
-from .inventory import Found, Inventory, look
-from .keys import rotate
-from .options import Azure, Kind, Options, PrincipalType
-from .plan import Plan, Planned, make_plan
-from .progress import Progress, Run
-from .removal import Removed, remove
-from .resource import Resource
+from cci_plugins.errors import ConfigurationError
+
+try:
+    from .deploy import Ending, deploy
+    from .deployment import Deployment
+    from .inventory import Found, Inventory, look
+    from .keys import rotate
+    from .options import Azure, Kind, Options, PrincipalType
+    from .plan import Plan, Planned, make_plan
+    from .progress import Progress, Run
+    from .removal import Removed, remove
+    from .resource import Resource
+except ModuleNotFoundError as missing:
+    if (missing.name or "").startswith("cci_plugins"):
+        raise
+    raise ConfigurationError(
+        f"provisioning needs {missing.name}", hint='pip install "cci-plugins[provision]"'
+    ) from missing
 
 __all__ = [
     "Azure",

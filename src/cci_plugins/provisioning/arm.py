@@ -15,12 +15,17 @@ from typing import Any, Self
 
 import anyio
 import anyio.to_thread
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+from azure.core.polling import AsyncLROPoller
+from azure.core.rest import HttpRequest
+from azure.mgmt.appcontainers.aio import ContainerAppsAPIClient
+from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 from typing_extensions import override
 
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
-    ConfigurationError,
     ProvisioningError,
 )
 from cci_plugins.pools.azure.auth import TokenCredential, default_credential
@@ -28,18 +33,6 @@ from cci_plugins.pools.azure.auth import TokenCredential, default_credential
 from .failures import clean, failure
 from .options import Azure
 from .resource import Resource
-
-try:
-    from azure.core.credentials import AccessToken
-    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
-    from azure.core.polling import AsyncLROPoller
-    from azure.core.rest import HttpRequest
-    from azure.mgmt.appcontainers.aio import ContainerAppsAPIClient
-    from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"provisioning needs {missing.name}", hint='pip install "cci-plugins[provision]"'
-    ) from missing
 
 NOT_FOUND = 404
 _BAD = 400
@@ -81,7 +74,12 @@ class SignIn:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
         """Leave the credential to who made it."""
 
 
