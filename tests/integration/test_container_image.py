@@ -74,7 +74,7 @@ def test_the_dockerfile_is_well_formed() -> None:
 def test_the_lock_has_what_the_extras_ask_for() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*extras["dependencies"]]
-    for extra in ("local", "serve", "cli"):
+    for extra in ("local", "serve", "cli", "azure"):
         asked += extras["optional-dependencies"][extra]
     locked = dict(
         re.findall(r"^([\w.-]+)==([\w.]+)", (FILES / "server.lock").read_text(), re.MULTILINE)

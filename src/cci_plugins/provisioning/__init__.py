@@ -3,10 +3,12 @@
 ```python
 from cci_plugins.provisioning import Options, up
 
-run = up(Options(subscription="...", resource_group="my-group"))
-async for progress in run:
-    print(progress.message)
-print(run.result.environment())
+
+async def provision(subscription: str) -> dict[str, str]:
+    run = up(Options(subscription=subscription, resource_group="my-group"))
+    async for progress in run:
+        print(progress.message)
+    return run.result.environment()
 ```
 """
 
