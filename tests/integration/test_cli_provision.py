@@ -59,7 +59,7 @@ class Command:
         self.seen: list[str] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "cci_plugins", "provision", *arguments]
+        command = [sys.executable, "-m", "cci_plugins", *arguments]
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -93,7 +93,8 @@ class Command:
         except psutil.Error:
             pass
 
-    async def __call__(self, *arguments: str) -> tuple[int, str, str]:
+    async def __call__(self, *arguments: str, group: str = "provision") -> tuple[int, str, str]:
+        arguments = (group, *arguments) if group else arguments
         with anyio.fail_after(LIMIT):
             return await anyio.to_thread.run_sync(partial(self.run, *arguments))
 
@@ -121,6 +122,8 @@ async def test_up_show_rotate_and_down(cci: Command) -> None:
         assert "the pool ran 1+1" in words
         assert env.stat().st_mode & 0o777 == 0o600
         assert env.read_text().startswith("OTHER=kept\n")
+        code, out, words = await cci("run", "6 * 7", group="")
+        assert (code, out) == (0, "42\n"), words
         writes = len(cci.cloud.writes)
         code, out, words = await cci("up", *QUICK)
         assert code == 0, words
@@ -163,7 +166,7 @@ async def test_ctrl_c_says_how_to_go_on(cci: Command) -> None:
         anyio.from_thread.run_sync(reached.set, token=loop_says) if number == 4 else None
     )
     cci.cloud.looks = 3
-    with cci.start("up", *QUICK, "--env-file", "x.env") as process:
+    with cci.start("provision", "up", *QUICK, "--env-file", "x.env") as process:
         with anyio.fail_after(LIMIT):
             await reached.wait()
         process.send_signal(signal.SIGINT)

@@ -149,7 +149,8 @@ async def test_a_plan_changes_nothing_and_names_all_that_up_makes(place: Place) 
         if not one["type"].endswith(("roleAssignments", "taskRuns"))
     }
     again = await plan(wanted, azure=place.azure).finish()
-    assert "create" not in {one.action for one in again.resources}
+    assert {one.action for one in again.resources} == {"keep", "check"}
+    assert [one.resource.kind for one in again.resources if one.action == "check"] == ["gateway"]
     assert any("dollars a month" in line for line in again.billed)
 
 

@@ -218,7 +218,7 @@ def _asked_group() -> str:
 def _confirm(said: Plan) -> None:
     if all(one.action == "keep" for one in said.resources):
         return
-    print_plan(said)
+    print_plan(said, console.err)
     _ask_or_refuse("make this?")
 
 

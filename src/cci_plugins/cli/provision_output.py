@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +48,21 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: Plan) -> None:
-    """A plan, for people."""
+def print_plan(plan: Plan, write: Callable[[str], None] = console.out) -> None:
+    """A plan, for people.
+
+    Args:
+        plan: What would be made.
+        write: Takes each line.
+    """
     for one in plan.resources:
-        console.out(f"{_SIGNS[one.action]} {one.resource.kind} {one.resource.name}\n")
+        write(f"{_SIGNS[one.action]} {one.resource.kind} {one.resource.name}\n")
     for title, lines in (
         ("registered in the subscription", plan.registrations),
         ("roles that are given", plan.assignments),
         ("roles you need", plan.needed),
         ("what is billed", plan.billed),
     ):
-        console.out(f"\n{title}:\n")
+        write(f"\n{title}:\n")
         for line in lines:
-            console.out(f"  {line}\n")
+            write(f"  {line}\n")

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -34,7 +35,7 @@ from .failures import clean, failure
 from .options import Azure
 from .resource import Resource
 
-NOT_FOUND = 404
+NOT_FOUND, CONFLICT = 404, 409
 _BAD = 400
 _FOREVER = 2**33  # a token that was given says nothing of its end
 Waiting = Callable[[], None]
@@ -136,7 +137,7 @@ class Arm:
             AuthenticationError: The sign-in failed.
         """
         response = await self._send(HttpRequest("GET", path, params=_query(version)), step)
-        if response.http_response.status_code == NOT_FOUND and not _no_subscription(response):
+        if _is_missing(response):
             return None
         return _checked(response, step)
 
@@ -148,7 +149,7 @@ class Arm:
         request = HttpRequest("GET", path, params=_query(version, **query))
         while True:
             response = await self._send(request, step)
-            if response.http_response.status_code == NOT_FOUND and not _no_subscription(response):
+            if _is_missing(response):
                 return found
             page = _checked(response, step)
             found += [item for item in page.get("value") or [] if isinstance(item, Mapping)]
@@ -193,7 +194,8 @@ class Arm:
 
     def _own(self, url: str, step: str) -> str:
         """A link to go on with, which must not lead the token elsewhere."""
-        if not url.startswith(f"{self._endpoint}/"):
+        own, other = urlsplit(self._endpoint), urlsplit(url)
+        if (own.scheme, own.hostname) != (other.scheme, other.hostname):
             raise ProvisioningError(f"{step}: Azure named a link that leads elsewhere")
         return url
 
@@ -269,8 +271,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _no_subscription(response: Any) -> bool:
-    return "SubscriptionNotFound" in response.http_response.text()
+def _is_missing(response: Any) -> bool:
+    """Whether an answer says that nothing is there; a missing subscription is another matter."""
+    text = response.http_response.text()
+    if response.http_response.status_code == CONFLICT:
+        return "MissingSubscriptionRegistration" in text  # then nothing of that type can be there
+    return response.http_response.status_code == NOT_FOUND and "SubscriptionNotFound" not in text
 
 
 def _checked(response: Any, step: str, by_hand: str = "") -> Mapping[str, Any]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from . import resources
 from .access import identity_roles, user_roles
 from .arm import Arm
+from .image import build_context
 from .options import Azure, Options
 from .progress import Progress, Tell
 from .registration import FEATURE, providers
 from .resource import Resource
 from .roles import Role
 from .work import is_fit
-
-_UNKNOWN = "0" * 12  # the tag of an image that is not built for a plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +48,13 @@ class Plan:
     billed: tuple[str, ...]
 
 
-def wanted(options: Options, image: str = "") -> list[Resource]:
+def wanted(options: Options, image: str) -> list[Resource]:
     """Every resource but role assignments, in the order they are made.
 
     Args:
         options: What to provision.
         image: What runs in a custom pool's sessions.
     """
-    image = image or options.image or resources.image(options, _UNKNOWN)
     made = [resources.resource_group(options)]
     if options.kind == "custom":
         made.append(resources.environment(options))
@@ -83,9 +81,11 @@ async def make_plan(options: Options, azure: Azure, tell: Tell) -> Plan:
         ProvisioningError: Azure did not say.
         AuthenticationError: The sign-in failed.
     """
-    planned = []
+    planned, image = [], options.image or ""
+    if options.builds_image:
+        image = resources.image(options, build_context(options.requirements).tag)
     async with Arm(azure, options.subscription) as arm:
-        for resource in wanted(options):
+        for resource in wanted(options, image):
             tell(Progress("plan", "working", f"looking for {resource.kind} {resource.name}"))
             planned.append(Planned(resource=resource, action=await _action(arm, resource)))
     return Plan(
@@ -101,7 +101,7 @@ async def _action(arm: Arm, resource: Resource) -> str:
     found = await arm.get(resource.id, resource.api_version, step=resource.kind)
     if found is None:
         return "create"
-    depends = resource.kind in {"session pool", "gateway"}  # on an image that is not known yet
+    depends = resource.kind == "gateway"  # on what is known only when the rest is made
     return (
         "keep"
         if is_fit(resource, found) or resource.kind == "resource group"

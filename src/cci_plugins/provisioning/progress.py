@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, Literal, TypeVar
+
+import anyio
 
 from cci_plugins.errors import ProvisioningError
 
@@ -77,5 +78,5 @@ class Run(Generic[T]):
             self._result = [task.result()]
         finally:
             task.cancel()
-            with suppress(BaseException):  # it was told above, or nobody listens any more
+            with anyio.CancelScope(shield=True):
                 await asyncio.wait([task])

@@ -44,7 +44,9 @@ async def remove(options: Options, azure: Azure, tell: Tell) -> Removed:
         for one in found:
             await _delete(arm, tell, one.kind, one.id, versions.OF_TYPE[one.type])
             gone.append(one.id)
-        left = [str(item["id"]) for item in await everything(options, arm)]
+        listed = [str(item["id"]) for item in await everything(options, arm)]
+        known = {identifier.lower() for identifier in gone}  # Azure may list them for a while
+        left = [identifier for identifier in listed if identifier.lower() not in known]
         group = resources.resource_group(options)
         there = await arm.get(group.id, group.api_version, step=group.kind)
         if there is not None and is_ours(there, options.name) and not left:
