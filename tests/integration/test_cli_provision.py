@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +24,7 @@ import pytest
 
 from cci_plugins.pools.local.pool import LocalSessionPool
 
-from ._cloud import Running, role_gate, running
+from ._cloud import Fault, Running, role_gate, running
 from ._cloud.values import ARM_TOKEN, DATA_TOKEN, POOL_KEY, ROTATED_KEY, SECRETS, SUBSCRIPTION
 from ._emulated import emulated
 from ._provision import GROUP
@@ -208,3 +211,66 @@ async def test_a_refusal_is_an_error_with_a_hint(cci: Command) -> None:
     code, _, words = await cci("show", *WHERE, "--subscription", SUBSCRIPTION)
     assert code == 4
     assert "az login" in words
+
+
+def test_on_a_terminal_it_asks_and_no_is_no(cci: Command) -> None:
+    code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
+    assert "+ session pool ccipool" in words
+    assert "Contributor on the resource group" in words
+    assert "make this?" in words
+    assert code == 130
+    assert cci.cloud.writes == []
+
+
+def test_on_a_terminal_progress_is_shown_and_down_asks_too(cci: Command) -> None:
+    cci.cloud.add_group(GROUP)
+    cci.cloud.data_plane = "http://127.0.0.1:9"
+    cci.cloud.faults.append(Fault("PUT", "managementpolicies", code="Stop"))
+    code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"y\n")
+    assert code == 6
+    assert "created storage account" in words
+    assert "creating session pool" in words  # beside the spinner
+    code, words = at_a_terminal(cci, "down", *WHERE, "--polling", "0.01", answer=b"y\n")
+    assert code == 0, words
+    assert "remove these 2 resources" in words
+    assert list(cci.cloud.resources) == [
+        f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}".lower()
+    ]
+
+
+def at_a_terminal(cci: Command, *arguments: str, answer: bytes) -> tuple[int, str]:
+    """Run the command on a terminal of its own and answer its question."""
+    command = [sys.executable, "-m", "cci_plugins", "provision", *arguments]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        cwd=cci.folder,
+        env={**cci.environment, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    guard = threading.Timer(LIMIT, process.kill)
+    guard.start()
+    seen, asked = b"", False
+    try:
+        while piece := _read(ours):
+            seen += piece
+            if not asked and b"? [y/N]" in seen:
+                asked = True
+                os.write(ours, answer)
+        return process.wait(LIMIT), re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.decode())
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait(LIMIT)
+        os.close(ours)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the other end was closed
+        return b""
