@@ -17,6 +17,7 @@
         * UnsafeNameError       a name that would leave the session's folder
         * FileTooLargeError
         * SessionFileNotFoundError
+        * TargetExistsError     a download would write over a file
 
 A traceback of the *code that was run* is not an exception: it is `Execution.error`.
 """
@@ -137,3 +138,7 @@ class FileTooLargeError(FileTransferError):
 
 class SessionFileNotFoundError(FileTransferError, FileNotFoundError):
     """The session has no file of that name."""
+
+
+class TargetExistsError(FileTransferError, FileExistsError):
+    """A download would write over something that nobody said may be replaced."""

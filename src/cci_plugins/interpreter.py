@@ -14,6 +14,8 @@ import anyio
 from . import portal
 from .approval import Approver
 from .errors import CodeInterpreterError, ConfigurationError
+from .files.bridge import Bridge, FileOptions
+from .files.sas import STORAGE_HOSTS, SasPolicy
 from .limits import Limits
 from .models import Execution
 from .pools.base import OutputHandler, SessionPool
@@ -24,6 +26,7 @@ from .telemetry import logger
 
 if TYPE_CHECKING:
     from .pools.azure.auth import TokenCredential
+    from .pools.local.egress import Egress
 
 
 CLOSE_SECONDS = 10
@@ -42,6 +45,7 @@ class CodeInterpreter:
         session_secret: Makes session identifiers the same in every process that shares it; then
             sessions of a remote pool are left alone when this interpreter closes. Random when
             None: no other process can reach these sessions, so they end with it.
+        files: Where larger files are staged, and which URLs may be fetched.
 
     Example:
         ```python
@@ -58,8 +62,11 @@ class CodeInterpreter:
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
+        files: FileOptions | None = None,
     ) -> None:
         self.approve = approve
+        self._files = FileOptions() if files is None else files
+        self._bridge: Bridge | None = None
         self._limits = Limits() if limits is None else limits
         self._pool = pool
         self._directory: SessionDirectory[Session] = SessionDirectory(
@@ -71,15 +78,28 @@ class CodeInterpreter:
         self._others_may_come_back = session_secret is not None
 
     @classmethod
-    def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
+    def local(
+        cls,
+        *,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        files: FileOptions | None = None,
+        egress: Egress = "none",
+    ) -> Self:
         """An interpreter over the embedded pool: no account, no Docker, no network.
+
+        Args:
+            approve: Asked before every run that a model starts.
+            limits: Every bound in one value.
+            files: Where larger files are staged, and which URLs may be fetched.
+            egress: Hosts that sessions may reach; none unless they are named.
 
         Raises:
             ConfigurationError: The extra `local` is not installed.
         """
         from .pools.local.pool import LocalSessionPool
 
-        return cls(LocalSessionPool(), approve=approve, limits=limits)
+        return cls(LocalSessionPool(egress=egress), approve=approve, limits=limits, files=files)
 
     @classmethod
     def azure(
@@ -91,6 +111,7 @@ class CodeInterpreter:
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
+        files: FileOptions | None = None,
     ) -> Self:
         """An interpreter over a session pool in Azure Container Apps.
 
@@ -102,6 +123,7 @@ class CodeInterpreter:
             approve: Asked before every run that a model starts.
             limits: Every bound in one value.
             session_secret: Makes sessions reachable from other processes; see the class.
+            files: Where larger files are staged, and which URLs may be fetched.
 
         Raises:
             ConfigurationError: The endpoint, key or token cannot be right.
@@ -115,7 +137,7 @@ class CodeInterpreter:
             from .pools.azure.custom import CustomSessionPool
 
             pool = CustomSessionPool(endpoint, credential=credential, limits=limits)
-        return cls(pool, approve=approve, limits=limits, session_secret=session_secret)
+        return cls(pool, approve=approve, limits=limits, session_secret=session_secret, files=files)
 
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:
@@ -130,6 +152,7 @@ class CodeInterpreter:
             approve=approve,
             limits=settings.limits(),
             session_secret=settings.secret,
+            files=files_from(settings),
         )
 
     @property
@@ -200,6 +223,13 @@ class CodeInterpreter:
                     self._started = True
         return self._pool
 
+    async def bridge(self) -> Bridge:
+        """What moves files; for callers on the portal's loop."""
+        pool = await self.pool()
+        if self._bridge is None:
+            self._bridge = Bridge(pool, limits=self._limits, options=self._files)
+        return self._bridge
+
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
@@ -212,19 +242,25 @@ class CodeInterpreter:
     async def _close(self) -> None:
         portal.forget(self)
         self._closed = True
+        sessions = self._directory.clear()
+        for session in sessions:
+            session.files.forget()
         if self._pool.capabilities.outlives_app and not self._others_may_come_back:
-            await self._end_all()
+            await self._end_all(sessions)
         await self._pool.aclose()
+        if self._bridge is not None:
+            await self._bridge.aclose()
 
-    async def _end_all(self) -> None:
+    async def _end_all(self, sessions: list[Session]) -> None:
         """End the sessions of a remote pool, which would hold their places until the cooldown."""
         with anyio.move_on_after(CLOSE_SECONDS):
             async with anyio.create_task_group() as tasks:
-                for session in self._directory.clear():
+                for session in sessions:
                     if session.used:
                         tasks.start_soon(self._end, session)
 
     async def _end(self, session: Session) -> None:
+        session.files.forget()
         try:
             if session.key not in self._directory:  # else it came back, and sees to it itself
                 await self._pool.delete_session(session.id)
@@ -269,4 +305,26 @@ def pool_from(settings: Settings) -> SessionPool:
         max_sessions=settings.sessions,
         ready_sessions=settings.ready_sessions,
         cooldown=timedelta(seconds=settings.cooldown),
+        egress=settings.egress_rules,
     )
+
+
+def files_from(settings: Settings) -> FileOptions:
+    """How files move, as settings say.
+
+    Raises:
+        ConfigurationError: The storage is half configured, or the extra `azure` is missing.
+    """
+    storage = None
+    if settings.storage_account is not None and settings.storage_container is not None:
+        from .files.blob import BlobStorage
+
+        key = settings.storage_key
+        storage = BlobStorage(
+            settings.storage_account,
+            settings.storage_container,
+            key=None if key is None else key.get_secret_value(),
+            ca_file=settings.storage_ca_file,
+        )
+    hosts = (*STORAGE_HOSTS, *settings.fetch_hosts)
+    return FileOptions(storage, settings.stage_from, SasPolicy(hosts=hosts))

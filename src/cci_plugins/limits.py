@@ -16,7 +16,10 @@ class Limits:
         execution_timeout: Longest run, the same as Azure's limit per execution
             (learn.microsoft.com, Container Apps code interpreter sessions).
         output_characters: Characters of one execution that a model may read.
-        file_bytes: Largest file to upload or download; Azure's upload limit.
+        file_bytes: Largest file by a pool's own files API; Azure's upload limit.
+        inline_bytes: Largest file that is sent within one call of code.
+        pieces_bytes: Largest file that goes through a session's code, in pieces.
+        staged_bytes: Largest file by way of Blob Storage.
         live_sessions: Conversations that hold a session at once; the least recently used leaves.
         idle_session: How long an unused session is remembered.
     """
@@ -24,6 +27,9 @@ class Limits:
     execution_timeout: timedelta = timedelta(seconds=220)
     output_characters: int = 8_000
     file_bytes: int = 128 * MIB
+    inline_bytes: int = 256 * 1024
+    pieces_bytes: int = 64 * MIB
+    staged_bytes: int = 5000 * MIB
     live_sessions: int = 100
     idle_session: timedelta = timedelta(minutes=30)
 

@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
 
@@ -34,6 +34,11 @@ class ErrorInfo:
     traceback: str = ""
 
 
+Route = Literal["endpoint", "inline", "pieces", "blob", "direct", "relayed"]
+"""How a file travelled: by the pool's own files API; within one call of code, or several; through
+Blob Storage; fetched by the session itself; or fetched here and sent on."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileInfo:
     """A file in a session, without its bytes.
@@ -44,6 +49,7 @@ class FileInfo:
         media_type: MIME type guessed from the name.
         modified_at: Last change, with time zone, where the pool tells it.
         sha256: Hex digest, where the pool or the transfer knows it.
+        route: How it travelled, when this tells of a transfer.
     """
 
     name: str
@@ -51,6 +57,34 @@ class FileInfo:
     media_type: str = "application/octet-stream"
     modified_at: datetime | None = None
     sha256: str | None = None
+    route: Route | None = None
+
+
+class SecretText(Protocol):
+    """An address that shows itself without its signature."""
+
+    def reveal(self) -> str:
+        """The whole address."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFile:
+    """A copy of a session's file that a link leads to; whoever has the link can read it.
+
+    Attributes:
+        name: File name.
+        size: Bytes.
+        url: The link; only `url.reveal()` shows all of it.
+        expires_at: When it stops working.
+        blob: The copy's name in the storage container.
+    """
+
+    name: str
+    size: int
+    url: SecretText
+    expires_at: datetime
+    blob: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
+import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import anyio
 
 from . import portal
-from .errors import FileTooLargeError, FileTransferError
-from .files.names import safe_name
+from .errors import FileTransferError, SessionFileNotFoundError
+from .files.bridge import Bridge
+from .files.names import name_in_url, new_name, safe_name
+from .files.sas import SecretUrl
+from .files.source import CHUNK, Given, Source, bound_folder, default_name, make_source
+from .files.target import new_file, target_of
 from .limits import MIB, Limits
-from .models import FileInfo
+from .models import FileInfo, SharedFile
 from .pools.base import SessionPool
 
-CHUNK = 256 * 1024
 KEPT_BYTES = 64 * MIB  # of inputs that were given as bytes, so that they can be put back
+SHARED_FOR = timedelta(minutes=10)
+LONGEST_SHARE = timedelta(days=1)  # older copies are deleted by the storage's lifecycle rule
+
+ProgressHandler = Callable[[int], object]
+"""Told the bytes moved so far."""
 
 
 class Owner(Protocol):
@@ -33,6 +45,10 @@ class Owner(Protocol):
         """The started pool."""
         ...
 
+    async def bridge(self) -> Bridge:
+        """What moves files into and out of that pool."""
+        ...
+
 
 class SessionFiles:
     """The files of one session; they lie in its working directory, `/mnt/data`."""
@@ -41,49 +57,121 @@ class SessionFiles:
         self._owner = owner
         self._id = identifier
         self._use = use
-        self._inputs: dict[str, _Input | None] = {}
+        self._inputs: dict[str, Source | SecretUrl | None] = {}
+        self._digests: dict[str, str | None] = {}
 
     async def upload(
-        self, source: str | PathLike[str] | bytes, *, name: str | None = None
+        self,
+        source: Given,
+        *,
+        name: str | None = None,
+        on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
         """Write a file into the session.
 
         Args:
-            source: A path on this machine, or the bytes themselves.
+            source: A path on this machine, the bytes, a binary file object, or an asynchronous
+                iterator of bytes. A folder arrives as a zip.
             name: Its name in the session; a path keeps its own file name.
+            on_progress: Told the bytes moved so far.
 
         Raises:
-            UnsafeNameError: The name would leave the session's folder.
-            FileTooLargeError: It is larger than `Limits.file_bytes`, or does not fit.
-            FileTransferError: The file cannot be read.
+            UnsafeNameError: The name would leave the session's folder, or is reserved.
+            FileTooLargeError: No route to the session takes so much, or it does not fit.
+            FileTransferError: The file cannot be read, or did not arrive.
         """
-        if isinstance(source, bytes):
-            if name is None:
-                raise FileTransferError("bytes need a name", hint="pass name='data.csv'")
-            given = _Input(source)
-        else:
-            path = Path(source)
-            given = _Input(path, await anyio.to_thread.run_sync(_stamp, path))
-            name = path.name if name is None else name
-        self._check_size(name, given.size)
-        return await portal.carry(self._upload, safe_name(name), given)
+        told = _on_this_loop(on_progress)
+        name = new_name(_need(name or await anyio.to_thread.run_sync(default_name, source)))
+        bridge = await portal.carry(self._owner.bridge)
+        made = await make_source(source, limit=bridge.largest)
+        return await portal.carry(self._upload, name, made, told)
 
-    async def download(self, name: str, *, to: str | PathLike[str] | None = None) -> bytes:
+    async def fetch(
+        self,
+        url: str | SecretUrl,
+        *,
+        name: str | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> FileInfo:
+        """Have the session fetch a URL of yours; never pass one that a model wrote.
+
+        Args:
+            url: An HTTPS address on a host that may be asked: storage accounts, and those of
+                `CCI_FETCH_HOSTS`. Its signature is shown to nobody.
+            name: Its name in the session; the last part of the address when None.
+            on_progress: Told the bytes moved so far.
+
+        Raises:
+            FileTransferError: The address is refused, or the file did not arrive.
+        """
+        link = url if isinstance(url, SecretUrl) else SecretUrl(url)
+        name = new_name(_need(name or name_in_url(link.path)))
+        return await portal.carry(self._fetch, link, name, _on_this_loop(on_progress))
+
+    @overload
+    async def download(
+        self, name: str, *, overwrite: bool = ..., on_progress: ProgressHandler | None = ...
+    ) -> bytes: ...
+
+    @overload
+    async def download(
+        self,
+        name: str,
+        *,
+        to: str | PathLike[str],
+        overwrite: bool = ...,
+        on_progress: ProgressHandler | None = ...,
+    ) -> Path: ...
+
+    async def download(
+        self,
+        name: str,
+        *,
+        to: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+        on_progress: ProgressHandler | None = None,
+    ) -> bytes | Path:
         """Read a file out of the session.
 
         Args:
-            name: Its name in the session.
-            to: Where to write it as well: a file path on this machine; folders are made.
+            name: Its name in the session. A folder comes as a zip.
+            to: Where to write it, whole or not at all, instead of returning it: a file path on
+                this machine, or a folder that is there or ends in `/`.
+            overwrite: Replace what is there.
+            on_progress: Told the bytes moved so far.
+
+        Returns:
+            The bytes, or the path that was written.
 
         Raises:
             SessionFileNotFoundError: The session has no such file.
-            FileTooLargeError: It is larger than `Limits.file_bytes`.
-            FileTransferError: The target cannot be written.
+            TargetExistsError: The target is there, and `overwrite` is False.
+            FileTooLargeError: No route from the session takes so much.
+            FileTransferError: It did not arrive, or the target cannot be written.
         """
-        data = await portal.carry(self._download, safe_name(name))
-        if to is not None:
-            await anyio.to_thread.run_sync(_write, Path(to), data)
-        return data
+        name, told = safe_name(name), _on_this_loop(on_progress)
+        if to is None:
+            with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+                path = Path(folder, "content")
+                await portal.carry(self._download, name, path, told)
+                return await anyio.to_thread.run_sync(path.read_bytes)
+        target = await anyio.to_thread.run_sync(target_of, to, name)
+        with new_file(target, overwrite=overwrite) as part:
+            await portal.carry(self._download, name, part, told)
+        return target
+
+    async def stream(self, name: str) -> AsyncIterator[bytes]:
+        """Read a file out of the session in pieces; they begin when it has arrived here.
+
+        Raises:
+            SessionFileNotFoundError: The session has no such file.
+        """
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            path = Path(folder, "content")
+            await portal.carry(self._download, safe_name(name), path, _nobody)
+            async with await anyio.open_file(path, "rb") as file:
+                while piece := await file.read(CHUNK):
+                    yield piece
 
     async def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
@@ -97,6 +185,25 @@ class SessionFiles:
         """
         await portal.carry(self._remove, safe_name(name))
 
+    async def share(self, name: str, *, expires_in: timedelta = SHARED_FOR) -> SharedFile:
+        """Make a link for a person: whoever has it can read a copy of the file.
+
+        Args:
+            name: Its name in the session.
+            expires_in: How long the link is good; at most a day.
+
+        Raises:
+            ConfigurationError: No storage is configured.
+            FileTransferError: The time is too long, or the copy could not be made.
+        """
+        if not timedelta(0) < expires_in <= LONGEST_SHARE:
+            raise FileTransferError("a link is good for more than nothing and at most a day")
+        return await portal.carry(self._share, safe_name(name), expires_in)
+
+    async def unshare(self, shared: SharedFile) -> None:
+        """Delete the copy that a link leads to."""
+        await portal.carry(self._unshare, shared)
+
     async def put_back(self) -> tuple[Sequence[str], Sequence[str]]:
         """Upload again what was uploaded to a session that is gone.
 
@@ -106,129 +213,145 @@ class SessionFiles:
         names = sorted(self._inputs)
         gone = [name for name in names if not await self._is_back(name)]
         for name in gone:
-            del self._inputs[name]
+            self._drop(name)
         return [name for name in names if name not in gone], gone
 
     async def _is_back(self, name: str) -> bool:
-        given = self._inputs[name]
-        if given is None:
-            return False
+        given, digest = self._inputs[name], self._digests.get(name)
         try:
-            if given.stamp != await anyio.to_thread.run_sync(given.stamp_now):
+            if isinstance(given, SecretUrl):
+                info = await self._fetched(given, name, _nobody)
+            elif given is None or not await anyio.to_thread.run_sync(given.unchanged):
                 return False  # the file changed since: its content would be another one
-            await self._write(name, given)
+            else:
+                info = await self._sent(name, given, _nobody)
+            if digest is not None and info.sha256 not in {digest, None}:
+                await (await self._owner.pool()).delete_file(self._id, name)
+                return False
         except FileTransferError:
             return False
         return True
 
     def forget(self) -> None:
         """Forget what was uploaded."""
-        self._inputs.clear()
+        for name in list(self._inputs):
+            self._drop(name)
 
-    async def _upload(self, name: str, given: _Input) -> FileInfo:
-        info = await self._write(name, given)
-        self._inputs.pop(name, None)
-        kept = sum(old.held for old in self._inputs.values() if old is not None)
-        self._inputs[name] = given if kept + given.held <= KEPT_BYTES else None
+    def _drop(self, name: str) -> None:
+        given = self._inputs.pop(name, None)
+        self._digests.pop(name, None)
+        if isinstance(given, Source):
+            given.close()
+
+    def _keep(self, name: str, given: Source | SecretUrl, info: FileInfo) -> None:
+        self._drop(name)
+        held = sum(old.held for old in self._inputs.values() if isinstance(old, Source))
+        fits = not isinstance(given, Source) or held + given.held <= KEPT_BYTES
+        self._inputs[name] = given if fits else None
+        self._digests[name] = info.sha256
+
+    async def _upload(self, name: str, given: Source, told: ProgressHandler) -> FileInfo:
+        try:
+            info = await self._sent(name, given, told)
+        except BaseException:
+            given.close()
+            raise
+        self._keep(name, given, info)
         return info
 
-    async def _write(self, name: str, given: _Input) -> FileInfo:
+    async def _sent(self, name: str, given: Source, told: ProgressHandler) -> FileInfo:
         async with _Using(self._use):
-            return await (await self._owner.pool()).upload(self._id, name, given.pieces())
+            return await (await self._owner.bridge()).upload(self._id, name, given, told)
 
-    async def _download(self, name: str) -> bytes:
-        data = bytearray()
+    async def _fetch(self, link: SecretUrl, name: str, told: ProgressHandler) -> FileInfo:
+        info = await self._fetched(link, name, told)
+        self._keep(name, link, info)
+        return info
+
+    async def _fetched(self, link: SecretUrl, name: str, told: ProgressHandler) -> FileInfo:
+        bridge = await self._owner.bridge()
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            async with _Using(self._use):
+                return await bridge.fetch(self._id, link, name, Path(folder), told)
+
+    async def _download(self, name: str, path: Path, told: ProgressHandler) -> None:
+        bridge = await self._owner.bridge()
         async with _Using(self._use):
-            async for piece in (await self._owner.pool()).download(self._id, name):
-                data += piece
-                self._check_size(name, len(data))
-        return bytes(data)
+            try:
+                await bridge.download(self._id, name, path, told)
+            except SessionFileNotFoundError:
+                inside = [info for info in await self._listed() if _is_in(info.name, name)]
+                if not inside:
+                    raise
+                await self._zip(bridge, inside, path)
+
+    async def _zip(self, bridge: Bridge, files: Sequence[FileInfo], path: Path) -> None:
+        """Put a session's folder into a zip."""
+        bound_folder(len(files), sum(info.size for info in files), bridge.largest)
+        part = path.with_name("member")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for info in files:
+                await bridge.download(self._id, info.name, part, _nobody)
+                await anyio.to_thread.run_sync(packed.write, part, info.name)
+        part.unlink(missing_ok=True)
 
     async def _list(self) -> Sequence[FileInfo]:
         async with _Using(self._use):
-            return await (await self._owner.pool()).list_files(self._id)
+            return await self._listed()
+
+    async def _listed(self) -> Sequence[FileInfo]:
+        return await (await self._owner.pool()).list_files(self._id)
 
     async def _remove(self, name: str) -> None:
         async with _Using(self._use):
             await (await self._owner.pool()).delete_file(self._id, name)
-        self._inputs.pop(name, None)
+        self._drop(name)
 
-    def _check_size(self, name: str, size: int) -> None:
-        limit = self._owner.limits.file_bytes
-        if size > limit:
-            raise FileTooLargeError(
-                f"{name} is larger than {limit:,} bytes",
-                size=size,
-                limit=limit,
-                hint="raise Limits.file_bytes",
-            )
+    async def _share(self, name: str, expires_in: timedelta) -> SharedFile:
+        bridge = await self._owner.bridge()
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            async with _Using(self._use):
+                return await bridge.share(self._id, name, expires_in, Path(folder))
 
-
-class _Using:
-    """Marks a session as in use during a transfer."""
-
-    def __init__(self, use: Callable[[int], None]) -> None:
-        self._use = use
-
-    async def __aenter__(self) -> None:
-        self._use(1)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._use(-1)
+    async def _unshare(self, shared: SharedFile) -> None:
+        await (await self._owner.bridge()).unshare(shared)
 
 
 @dataclass(frozen=True, slots=True)
-class _Input:
-    """What an uploaded file was made of: bytes, or a file on this machine as it was then."""
+class _Using:
+    """Marks a session as in use during a transfer."""
 
-    source: bytes | Path
-    stamp: tuple[int, int] | None = None
+    use: Callable[[int], None]
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return len(self.source) if isinstance(self.source, bytes) else (self.stamp or (0, 0))[0]
+    async def __aenter__(self) -> None:
+        self.use(1)
 
-    @property
-    def held(self) -> int:
-        """Bytes of memory that keeping it takes."""
-        return len(self.source) if isinstance(self.source, bytes) else 0
-
-    def stamp_now(self) -> tuple[int, int] | None:
-        """The stamp as it is now."""
-        return None if isinstance(self.source, bytes) else _stamp(self.source)
-
-    def pieces(self) -> AsyncIterator[bytes]:
-        """The content."""
-        return _pieces(self.source) if isinstance(self.source, bytes) else _read(self.source)
+    async def __aexit__(self, *_: object) -> None:
+        self.use(-1)
 
 
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), CHUNK):
-        yield data[start : start + CHUNK]
+def _need(name: str | None) -> str:
+    if not name:
+        raise FileTransferError("it needs a name in the session", hint="pass name='data.csv'")
+    return name
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file: the same as long as nobody writes to it."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise FileTransferError(f"cannot read {path}: {error.strerror}") from error
-    return stat.st_size, stat.st_mtime_ns
+def _is_in(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder.rstrip('/')}/")
 
 
-async def _read(path: Path) -> AsyncIterator[bytes]:
-    try:
-        async with await anyio.open_file(path, "rb") as file:
-            while piece := await file.read(CHUNK):
-                yield piece
-    except OSError as error:
-        raise FileTransferError(f"cannot read {path}: {error.strerror}") from error
+def _nobody(_: int) -> None:
+    """Nobody wants to know."""
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise FileTransferError(f"cannot write {path}: {error.strerror}") from error
+def _on_this_loop(handler: ProgressHandler | None) -> ProgressHandler:
+    """Hand progress to the caller's loop, in order."""
+    if handler is None:
+        return _nobody
+    loop = asyncio.get_running_loop()
+
+    def tell(done: int) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(handler, done)
+
+    return tell

@@ -58,10 +58,35 @@ class Settings(BaseSettings):
         doc="Azure Resource Manager; another one in sovereign clouds",
     )
     storage_account: str | None = _optional(
-        "AZURE_STORAGE_ACCOUNT", doc="Storage account for files that cross by link"
+        "AZURE_STORAGE_ACCOUNT",
+        doc="Storage account that larger files are staged in: its name, or its blob service's URL",
     )
     storage_container: str | None = _optional(
-        "AZURE_STORAGE_CONTAINER", doc="Blob container of that account"
+        "AZURE_STORAGE_CONTAINER", doc="Container of that account"
+    )
+    storage_key: SecretStr | None = _optional(
+        "AZURE_STORAGE_KEY", doc="Key of that account, instead of signing in to Azure"
+    )
+    storage_ca_file: str | None = _optional(
+        "CCI_STORAGE_CA_FILE",
+        doc="Certificates to trust for that account beside the system's, in PEM",
+    )
+    stage_from: int | None = _optional(
+        "CCI_STAGE_FROM",
+        doc="Bytes from which files are staged though the pool has a files API; by default only "
+        "those that it does not take",
+    )
+    fetch_hosts_text: str = _setting(
+        "",
+        "CCI_FETCH_HOSTS",
+        doc="Hosts that files may be fetched from beside storage accounts, such as "
+        "data.example.org,*.example.com",
+    )
+    egress: str = _setting(
+        "none",
+        "CCI_EGRESS",
+        doc="Hosts that sessions of the embedded pool may reach: none, all, or names such as "
+        "pypi.org,*.blob.core.windows.net",
     )
     subscription: str | None = _optional(
         "AZURE_SUBSCRIPTION_ID", doc="Subscription that `cci provision` works in"
@@ -125,6 +150,11 @@ class Settings(BaseSettings):
 
     def check(self) -> None:
         """Refuse half a configuration instead of falling back to the embedded pool."""
+        if self.storage_container is not None and self.storage_account is None:
+            raise ConfigurationError(
+                "AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not",
+                hint="set AZURE_STORAGE_ACCOUNT, or unset the container",
+            )  # the other way round it is a variable of the Azure CLI
         missing = self._missing()
         if missing is not None:
             raise ConfigurationError(
@@ -156,6 +186,18 @@ class Settings(BaseSettings):
         return "custom" if self.endpoint else "local"
 
     @property
+    def fetch_hosts(self) -> tuple[str, ...]:
+        """Hosts that files may be fetched from beside storage accounts."""
+        return _listed(self.fetch_hosts_text)
+
+    @property
+    def egress_rules(self) -> Literal["none", "all"] | tuple[str, ...]:
+        """Hosts that sessions of the embedded pool may reach."""
+        if self.egress == "none":
+            return "none"
+        return "all" if self.egress == "all" else _listed(self.egress)
+
+    @property
     def secret(self) -> bytes | None:
         """What session identifiers are derived with; None for a new secret in each process."""
         secret = self.session_secret or self.mcp_key
@@ -173,3 +215,7 @@ def variable(setting: str) -> str:
     """The environment variable of a setting."""
     alias = Settings.model_fields[setting].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from os import PathLike
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, overload
 
 from . import interpreter as _interpreter
 from . import portal
 from . import session as _session
 from . import session_files as _session_files
 from .approval import Approver
+from .files.bridge import FileOptions
+from .files.sas import SecretUrl
+from .files.source import CHUNK, Given
 from .limits import Limits
-from .models import Execution, FileInfo, OutputEvent
+from .models import Execution, FileInfo, OutputEvent, SharedFile
 from .pools.base import OutputHandler, SessionPool
+from .session_files import SHARED_FOR, ProgressHandler
 
 if TYPE_CHECKING:
     from .pools.azure.auth import TokenCredential
+    from .pools.local.egress import Egress
 
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
 
@@ -31,13 +38,63 @@ class SessionFiles:
     def __init__(self, files: _session_files.SessionFiles) -> None:
         self._files = files
 
-    def upload(self, source: str | PathLike[str] | bytes, *, name: str | None = None) -> FileInfo:
-        """Write a file into the session."""
-        return portal.wait(lambda: self._files.upload(source, name=name))
+    def upload(
+        self,
+        source: Given,
+        *,
+        name: str | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> FileInfo:
+        """Write a file into the session; `on_progress` is called in another thread."""
+        return portal.wait(lambda: self._files.upload(source, name=name, on_progress=on_progress))
 
-    def download(self, name: str, *, to: str | PathLike[str] | None = None) -> bytes:
-        """Read a file out of the session; with `to`, also write it there."""
-        return portal.wait(lambda: self._files.download(name, to=to))
+    def fetch(
+        self,
+        url: str | SecretUrl,
+        *,
+        name: str | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> FileInfo:
+        """Have the session fetch a URL of yours; never pass one that a model wrote."""
+        return portal.wait(lambda: self._files.fetch(url, name=name, on_progress=on_progress))
+
+    @overload
+    def download(
+        self, name: str, *, overwrite: bool = ..., on_progress: ProgressHandler | None = ...
+    ) -> bytes: ...
+
+    @overload
+    def download(
+        self,
+        name: str,
+        *,
+        to: str | PathLike[str],
+        overwrite: bool = ...,
+        on_progress: ProgressHandler | None = ...,
+    ) -> Path: ...
+
+    def download(
+        self,
+        name: str,
+        *,
+        to: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+        on_progress: ProgressHandler | None = None,
+    ) -> bytes | Path:
+        """Read a file out of the session: its bytes, or with `to` the path that was written."""
+        if to is None:
+            return portal.wait(lambda: self._files.download(name, on_progress=on_progress))
+        return portal.wait(
+            lambda: self._files.download(name, to=to, overwrite=overwrite, on_progress=on_progress)
+        )
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """Read a file out of the session in pieces."""
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            path = self.download(name, to=Path(folder, "content"))
+            with path.open("rb") as file:
+                while piece := file.read(CHUNK):
+                    yield piece
 
     def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
@@ -46,6 +103,14 @@ class SessionFiles:
     def remove(self, name: str) -> None:
         """Remove a file from the session."""
         return portal.wait(self._files.remove, name)
+
+    def share(self, name: str, *, expires_in: timedelta = SHARED_FOR) -> SharedFile:
+        """Make a link for a person: whoever has it can read a copy of the file."""
+        return portal.wait(lambda: self._files.share(name, expires_in=expires_in))
+
+    def unshare(self, shared: SharedFile) -> None:
+        """Delete the copy that a link leads to."""
+        portal.wait(self._files.unshare, shared)
 
 
 class Session:
@@ -112,9 +177,10 @@ class CodeInterpreter:
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
+        files: FileOptions | None = None,
     ) -> None:
         self._async = _interpreter.CodeInterpreter(
-            pool, approve=approve, limits=limits, session_secret=session_secret
+            pool, approve=approve, limits=limits, session_secret=session_secret, files=files
         )
 
     @classmethod
@@ -124,9 +190,20 @@ class CodeInterpreter:
         return self
 
     @classmethod
-    def local(cls, *, approve: Approver | None = None, limits: Limits | None = None) -> Self:
+    def local(
+        cls,
+        *,
+        approve: Approver | None = None,
+        limits: Limits | None = None,
+        files: FileOptions | None = None,
+        egress: Egress = "none",
+    ) -> Self:
         """An interpreter over the embedded pool."""
-        return cls._over(_interpreter.CodeInterpreter.local(approve=approve, limits=limits))
+        return cls._over(
+            _interpreter.CodeInterpreter.local(
+                approve=approve, limits=limits, files=files, egress=egress
+            )
+        )
 
     @classmethod
     def azure(
@@ -138,6 +215,7 @@ class CodeInterpreter:
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
+        files: FileOptions | None = None,
     ) -> Self:
         """An interpreter over a session pool in Azure Container Apps."""
         return cls._over(
@@ -148,6 +226,7 @@ class CodeInterpreter:
                 approve=approve,
                 limits=limits,
                 session_secret=session_secret,
+                files=files,
             )
         )
 

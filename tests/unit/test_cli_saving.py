@@ -9,6 +9,7 @@ import pytest
 
 from cci_plugins.cli.saving import Saver, matching
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, UnsafeNameError
+from cci_plugins.files.target import new_file
 from cci_plugins.models import FileInfo, Result
 
 PNG = Result({"image/png": b64encode(b"\x89PNG").decode(), "text/plain": "<Figure>"})
@@ -17,6 +18,11 @@ SVG = Result({"image/svg+xml": "<svg/>"})
 
 def files(*names: str) -> list[FileInfo]:
     return [FileInfo(name, 1) for name in names]
+
+
+def bring(path: Path) -> None:
+    with new_file(path, overwrite=False) as part:
+        part.write_bytes(b"1")
 
 
 def test_images_are_numbered_and_never_written_over(tmp_path: Path) -> None:
@@ -36,18 +42,18 @@ def test_a_result_without_an_image_saves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_downloaded_file_keeps_its_name_and_folder(tmp_path: Path) -> None:
-    assert Saver(tmp_path).file("a/b.csv", b"1") == tmp_path / "a" / "b.csv"
+    assert Saver(tmp_path).file("a/b.csv", bring) == tmp_path / "a" / "b.csv"
 
 
 def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
     saver = Saver(tmp_path)
-    names = [saver.file("b.csv", b"1").name for _ in range(3)]
+    names = [saver.file("b.csv", bring).name for _ in range(3)]
     assert names == ["b.csv", "b-1.csv", "b-2.csv"]
 
 
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsafeNameError):
-        Saver(tmp_path).file("../b.csv", b"1")
+        Saver(tmp_path).file("../b.csv", bring)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

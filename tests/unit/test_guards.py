@@ -83,7 +83,16 @@ PAIRS = [
     (session_files.SessionFiles, sync.SessionFiles),
 ]
 RENAMED = {"aclose": "close"}
-INTERNAL = {"pool", "run_at_home", "delete_at_home", "turn", "put_back", "forget", "approve"}
+INTERNAL = {
+    "pool",
+    "bridge",
+    "run_at_home",
+    "delete_at_home",
+    "turn",
+    "put_back",
+    "forget",
+    "approve",
+}
 
 
 @pytest.mark.parametrize(("awaited", "blocking"), PAIRS)

@@ -217,14 +217,16 @@ async def test_files_go_in_and_come_out(tmp_path: Path) -> None:
 
 
 async def test_files_that_must_not_pass_do_not(tmp_path: Path) -> None:
-    async with CodeInterpreter(FakeSessionPool(), limits=Limits(file_bytes=3)) as interpreter:
+    async with CodeInterpreter(
+        FakeSessionPool(), limits=Limits(file_bytes=3, pieces_bytes=3)
+    ) as interpreter:
         files = interpreter.session("a").files
         with pytest.raises(UnsafeNameError):
             await files.upload(b"1", name="../etc/passwd")
         with pytest.raises(FileTooLargeError) as caught:
             await files.upload(b"1234", name="a")
         assert (caught.value.size, caught.value.limit) == (4, 3)
-        with pytest.raises(FileTransferError, match="bytes need a name"):
+        with pytest.raises(FileTransferError, match="it needs a name"):
             await files.upload(b"1")
         with pytest.raises(FileTransferError, match="cannot read"):
             await files.upload(tmp_path / "missing.csv")
@@ -369,7 +371,9 @@ def test_the_blocking_face_does_all_of_it(tmp_path: Path) -> None:
             assert interpreter.run_code("1").stdout == "x"
             assert (session.busy, repr(session)) == (False, f"Session(id={session.id!r})")
             session.files.upload(b"1", name="a.txt")
-            assert session.files.download("a.txt", to=tmp_path / "a.txt") == b"1"
+            assert session.files.download("a.txt", to=tmp_path / "a.txt") == tmp_path / "a.txt"
+            assert session.files.download("a.txt") == b"1"
+            assert b"".join(session.files.stream("a.txt")) == b"1"
             assert [file.name for file in session.files.list()] == ["a.txt"]
             session.files.remove("a.txt")
             assert "cells" in session.notebook()
@@ -418,5 +422,6 @@ async def test_a_target_that_cannot_be_written_is_a_transfer_error(tmp_path: Pat
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         files = interpreter.session("a").files
         await files.upload(b"1", name="a")
+        (tmp_path / "file").write_text("")
         with pytest.raises(FileTransferError, match="cannot write"):
-            await files.download("a", to=tmp_path)
+            await files.download("a", to=tmp_path / "file" / "a")

@@ -205,7 +205,7 @@ async def test_a_session_without_ipython_says_why_it_cannot_be_used() -> None:
 async def test_a_file_that_is_too_large_stops_before_it_is_sent_whole() -> None:
     pool = Pool(lambda _: ({}, ""))
     patience = Patience(GivenKey("key"), SECOND)
-    limits = Limits(file_bytes=text.UPLOAD_PIECE)
+    limits = Limits(pieces_bytes=text.UPLOAD_PIECE)
     sessions = TextSessions(pool.send, patience=patience, limits=limits, margin=SECOND)
 
     async def content() -> Any:

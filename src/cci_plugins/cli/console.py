@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import IO, Self
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
 from cci_plugins.errors import (
@@ -184,6 +186,27 @@ def ask(question: str) -> bool:
     import typer
 
     return typer.confirm(question, default=False, err=True)
+
+
+@contextmanager
+def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] | None]:
+    """Show on a terminal how far a file has come; nothing elsewhere.
+
+    Args:
+        what: Words in front of the bar.
+        size: Bytes, where they are known.
+
+    Yields:
+        What to tell the bytes moved so far, or None.
+    """
+    console = _console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as bars:
+        bar = bars.add_task(escape(what), total=size)
+        yield lambda done: bars.update(bar, completed=done)
 
 
 def on_terminal() -> bool:

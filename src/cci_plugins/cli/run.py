@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
-from cci_plugins.interpreter import pool_from
+from cci_plugins.interpreter import files_from, pool_from
 from cci_plugins.models import Execution
 from cci_plugins.settings import IsolationName, Settings
 from cci_plugins.sync import CodeInterpreter, Session
@@ -60,7 +60,7 @@ def run(
     ] = None,
     upload: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="File to put into the session first."),
+        typer.Option(exists=True, help="File to put into the session first; a folder as a zip."),
     ] = None,
     download: Annotated[
         list[str] | None,
@@ -120,7 +120,10 @@ def _session(settings: Settings, name: str | None) -> Iterator[Session]:
     """Open a session; one without a name is ended, as nobody could come back to it."""
     pool = pool_from(settings)
     with CodeInterpreter(
-        pool, limits=settings.limits(), session_secret=settings.secret
+        pool,
+        limits=settings.limits(),
+        session_secret=settings.secret,
+        files=files_from(settings),
     ) as interpreter:
         with console.progress("starting a session"):
             interpreter.start()
@@ -141,7 +144,9 @@ def _session(settings: Settings, name: str | None) -> Iterator[Session]:
 
 def _work(job: _Job, session: Session) -> ExitCode:
     for path in job.uploads:
-        session.files.upload(path)
+        size = None if path.is_dir() else path.stat().st_size
+        with console.transfer(f"uploading {path.name}", size) as told:
+            session.files.upload(path, on_progress=told)
     executions: list[tuple[Cell, Execution]] = []
     try:
         code = _run_cells(job, session, executions)
@@ -174,9 +179,15 @@ def _download(job: _Job, session: Session) -> None:
     if not job.downloads:
         return
     files = session.files.list()
+    sizes = {file.name: file.size for file in files}
     names = [name for pattern in job.downloads for name in matching(files, pattern)]
     for name in dict.fromkeys(names):
-        console.say(f"saved {job.saver.file(name, session.files.download(name))}")
+        with console.transfer(f"downloading {name}", sizes[name]) as told:
+            path = job.saver.file(
+                name,
+                lambda to: session.files.download(name, to=to, on_progress=told),  # noqa: B023 - called at once
+            )
+        console.say(f"saved {path}")
 
 
 def _save_notebook(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> None:

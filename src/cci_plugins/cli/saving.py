@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
-from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
-from cci_plugins.files.names import safe_name
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, TargetExistsError
+from cci_plugins.files.target import below
 from cci_plugins.models import FileInfo, Result
 
 _SUFFIXES = {
@@ -42,11 +42,22 @@ class Saver:
                 return self._write_first_free(self._folder, names, data)
         return None
 
-    def file(self, name: str, data: bytes) -> Path:
-        """Save a session's file under its own name, or with a number where that is taken."""
-        path = self._folder / safe_name(name)
+    def file(self, name: str, fetch: Callable[[Path], object]) -> Path:
+        """Save a session's file under its own name, or with a number where that is taken.
+
+        Args:
+            name: Its name in the session.
+            fetch: Brings it to a path, or raises `TargetExistsError`.
+        """
+        path = below(self._folder, name)
         numbered = (f"{path.stem}-{number}{path.suffix}" for number in count(1))
-        return self._write_first_free(path.parent, _chain(path.name, numbered), data)
+        for leaf in chain((path.name,), numbered):
+            try:
+                fetch(path.with_name(leaf))
+            except TargetExistsError:
+                continue
+            return path.with_name(leaf)
+        raise AssertionError("names never end")
 
     def _write_first_free(self, folder: Path, names: Iterator[str], data: bytes) -> Path:
         try:
@@ -96,8 +107,3 @@ def _image_bytes(media_type: str, result: Result) -> bytes | None:
         return b64decode(value)
     except Base64Error:
         return None
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest

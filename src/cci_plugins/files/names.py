@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import mimetypes
+import re
+import unicodedata
+from urllib.parse import unquote
 
 from cci_plugins.errors import UnsafeNameError
 
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
 def safe_name(name: str) -> str:
@@ -37,6 +41,27 @@ def safe_name(name: str) -> str:
             hint="use a plain name, or a relative path without '..'",
         )
     return name
+
+
+def new_name(name: str) -> str:
+    """Return the name that a new file gets: safe on every system, its Unicode normalised (NFC).
+
+    Raises:
+        UnsafeNameError: As `safe_name`, or a part is a device's name, or ends in a dot or space.
+    """
+    name = safe_name(unicodedata.normalize("NFC", name))
+    for part in name.split("/"):
+        if _RESERVED.fullmatch(part) or part.endswith((".", " ")):
+            raise UnsafeNameError(
+                f"{name[:200]!r} is not a safe file name: some systems reserve it",
+                hint="pass name= with another one",
+            )
+    return name
+
+
+def name_in_url(path: str) -> str:
+    """The file name at the end of a URL's path; empty when there is none."""
+    return unquote(path.rpartition("/")[2]).rpartition("/")[2]
 
 
 def media_type(name: str) -> str:

@@ -26,6 +26,7 @@ class Capabilities:
         isolation: The fence around a session, in one line; empty when unknown.
         outlives_app: Sessions go on when the pool object is closed, until someone ends them or
             they were idle for long.
+        egress: Whether sessions reach hosts outside; None when only trying can tell.
     """
 
     name: str = "pool"
@@ -34,6 +35,7 @@ class Capabilities:
     lists_sessions: bool = False
     isolation: str = ""
     outlives_app: bool = False
+    egress: bool | None = None
 
 
 class SessionPool(ABC):
@@ -108,6 +110,15 @@ class SessionPool(ABC):
     @abstractmethod
     async def delete_session(self, session_id: str) -> None:
         """End a session; one that is gone already is no error."""
+
+    async def has_files_api(self, session_id: str) -> bool:
+        """Whether files move beside the session; else its own code moves them, in pieces.
+
+        Args:
+            session_id: A session; it may be allocated to find out.
+        """
+        del session_id
+        return True
 
     async def list_sessions(self) -> list[SessionInfo]:
         """List live sessions; empty where `Capabilities.lists_sessions` is False."""

@@ -10,17 +10,17 @@ _OURS = re.compile(r"^from cci_plugins[.\w]* import .*\n", re.MULTILINE)
 
 
 @cache
-def session_source(module: str) -> str:
-    """Python that makes a module's names, with those of `inside`, in the namespace it runs in.
+def session_source(*modules: str) -> str:
+    """Python that makes the names of modules in the namespace it runs in.
 
     Args:
-        module: The module's file, below this package's folder: `local/prelude.py`.
+        modules: Their files, below the package's folder: `pools/inside.py`.
 
     Returns:
         Source for `exec`; in a session there is no `cci_plugins` to import from.
     """
-    here = Path(__file__).parent
-    parts = [(here / name).read_text(encoding="utf-8") for name in ("inside.py", module)]
+    package = Path(__file__).parents[1]
+    parts = [(package / name).read_text(encoding="utf-8") for name in modules]
     return "".join(
         f"exec(compile({_OURS.sub('', part)!r}, '<cci>', 'exec'), globals())\n" for part in parts
     )

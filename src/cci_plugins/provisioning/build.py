@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from cci_plugins.errors import ProvisioningError
+from cci_plugins.redaction import know
 
 from . import versions
 from .compare import lower
@@ -53,7 +54,9 @@ async def _send(work: Work, context: BuildContext) -> str:
     """Send the build context; the path it has in the registry."""
     path = f"{registry(work.options).id}/listBuildSourceUploadUrl"
     place = lower(await work.arm.post(path, versions.REGISTRY_TASKS, step=_STEP))
-    await _upload(work, str(place.get("uploadurl")), context.archive)
+    link = str(place.get("uploadurl"))
+    know(link)
+    await _upload(work, link, context.archive)
     return str(place.get("relativepath"))
 
 

@@ -9,6 +9,7 @@ from secrets import token_urlsafe
 from typing import Any
 
 from cci_plugins.errors import ProvisioningError
+from cci_plugins.redaction import know
 from cci_plugins.settings import variable
 
 from . import resources, versions
@@ -159,12 +160,14 @@ async def _gateway(
     for role, scope in identity_roles(options):
         who = Principal(str(identity["principalid"]), "ServicePrincipal")
         await assign(work, role, scope, who)
+    key = await _gateway_key(work)
+    know(key)
     wanted = resources.gateway(
         options,
         image,
         pool_endpoint=deployment.pool_endpoint,
         client_id=str(identity.get("clientid")),
-        key=await _gateway_key(work),
+        key=key,
     )
     made = await work.ensure(wanted, takes="1 to 2 minutes")
     work.note(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cci_plugins.errors import ProvisioningError
+from cci_plugins.redaction import know
 
 from . import resources, versions
 from .arm import Arm
@@ -49,4 +50,5 @@ async def _key(arm: Arm, path: str, step: str) -> str:
     key = lower(found).get("apikey")
     if not isinstance(key, str) or not key:
         raise ProvisioningError(f"{step}: Azure answered without a key", step=step)
+    know(key)
     return key

@@ -13,6 +13,7 @@ import httpx
 from typing_extensions import override
 
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ConfigurationError
+from cci_plugins.redaction import know
 from cci_plugins.telemetry import logger
 
 KEY_HEADER = "x-ms-apikey"
@@ -193,7 +194,7 @@ class Authorized(httpx.Auth):
 
 
 def checked_secret(value: str) -> str:
-    """A key or token that can be sent.
+    """A key or token that can be sent; from now on it is covered wherever it comes out.
 
     Raises:
         ConfigurationError: It cannot; it is not repeated.
@@ -202,6 +203,7 @@ def checked_secret(value: str) -> str:
         raise ConfigurationError(
             "the pool's key or token has characters that none has", hint="copy it once more"
         )
+    know(value)
     return value
 
 

@@ -101,27 +101,27 @@ class RemoteSessionPool(SessionPool):
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        if await self._files_by_rest(session_id):
+        if await self.has_files_api(session_id):
             return await (await self._rest()).upload(session_id, name, content)
         return await self._text.upload(session_id, name, content)
 
     @override
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
-        by_rest = await self._files_by_rest(session_id)
+        by_rest = await self.has_files_api(session_id)
         source = await self._rest() if by_rest else self._text
         async for piece in source.download(session_id, name):
             yield piece
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:
-        if not await self._files_by_rest(session_id):
+        if not await self.has_files_api(session_id):
             return await self._text.list_files(session_id)
         rest = await self._rest()
         return await self._rest_patience.persist(lambda: rest.list_files(session_id), harmless=True)
 
     @override
     async def delete_file(self, session_id: str, name: str) -> None:
-        if await self._files_by_rest(session_id):
+        if await self.has_files_api(session_id):
             rest = await self._rest()
             await self._rest_patience.persist(lambda: rest.delete_file(session_id, name))
         else:
@@ -139,8 +139,8 @@ class RemoteSessionPool(SessionPool):
                 await self._text.wipe(session_id)
                 self._emptied.add(session_id)
 
-    async def _files_by_rest(self, session_id: str) -> bool:
-        """Whether the pool's REST API moves files for us; else they go through the session."""
+    @override
+    async def has_files_api(self, session_id: str) -> bool:
         self._emptied.discard(session_id)
         if self._serves_files is None:
             rest = await self._rest()

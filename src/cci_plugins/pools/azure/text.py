@@ -84,7 +84,7 @@ class TextSessions:
         send: Has a pool run code in a session within a time; raises as `SessionPool.execute`
             does, and never tries twice.
         patience: Tries again what surely did not start.
-        limits: `file_bytes` bounds a transfer, `execution_timeout` the wait for a busy session.
+        limits: `pieces_bytes` bounds a transfer, `execution_timeout` the wait for a busy session.
         margin: Waited beyond a run's own limit for the pool's answer.
     """
 
@@ -114,11 +114,11 @@ class TextSessions:
         """Write a file in pieces; it takes its name with the last one."""
         name, run, at = safe_name(name), token_hex(8), 0
         async for piece, last in _pieces(content):
-            if at + len(piece) > self._limits.file_bytes:
+            if at + len(piece) > self._limits.pieces_bytes:
                 raise FileTooLargeError(
-                    f"{name!r} is larger than {self._limits.file_bytes:,} bytes",
+                    f"{name!r} is larger than {self._limits.pieces_bytes:,} bytes",
                     size=at + len(piece),
-                    limit=self._limits.file_bytes,
+                    limit=self._limits.pieces_bytes,
                 )
             data = base64.b64encode(piece).decode()
             frame = await self._ask(
@@ -349,7 +349,7 @@ def _call(verb: str, mark: str, **what: Any) -> str:
 
 @cache
 def _installer() -> str:
-    source = session_source("azure/guest.py") + "install(get_ipython())\n"
+    source = session_source("pools/inside.py", "pools/azure/guest.py") + "install(get_ipython())\n"
     packed = base64.b64encode(zlib.compress(source.encode(), 9)).decode()
     return (
         "exec(__import__('zlib').decompress(__import__('base64')"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from hmac import compare_digest
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import zmq.asyncio
@@ -20,9 +20,14 @@ from cci_plugins.limits import SandboxLimits
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.pools.source import session_source
 
+from .egress import Rule
 from .isolation.base import Sandbox
 from .output import Collector, error_from
 
+if TYPE_CHECKING:
+    from .proxy import EgressProxy
+
+_INSIDE = ("pools/inside.py", "pools/local/outlet.py", "pools/local/prelude.py")
 START_SECONDS = 60
 INTERRUPT_SECONDS = 2.0
 IDLE_SECONDS = 1.0
@@ -127,6 +132,7 @@ class Kernel:
         self._limits = limits
         self._run: _Run | None = None
         self._on_any: Callable[[], object] | None = None
+        self._egress: EgressProxy | None = None
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_info(cast("KernelConnectionInfo", sandbox.connection))
         self._client.start_channels(stdin=False, hb=False)
@@ -146,17 +152,27 @@ class Kernel:
         context: zmq.asyncio.Context,
         limits: SandboxLimits,
         preload: tuple[str, ...] = (),
+        rules: tuple[Rule, ...] = (),
     ) -> Kernel:
         """Connect to a launched kernel, wait until it answers, and set it up.
+
+        Args:
+            sandbox: Where it was launched.
+            context: For its sockets.
+            limits: What the session may use.
+            preload: Modules that it imports.
+            rules: Hosts that it may reach, where its fence has a way out.
 
         Raises:
             PoolUnavailableError: It did not answer in time; it has been ended.
         """
         kernel = cls(sandbox, context, limits)
-        source = session_source("local/prelude.py")
+        source = session_source(*_INSIDE)
         code = f"exec({source!r}, (ns := {{'__name__': 'cci'}}))\n"
+        way_out = kernel._open_way_out(rules)
         code += (
-            f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes})\ndel ns"
+            f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
+            f"{way_out!r})\ndel ns"
         )
         try:
             with anyio.fail_after(START_SECONDS):
@@ -173,6 +189,16 @@ class Kernel:
             why = collector.error or f"it {end.value}"
             raise PoolUnavailableError(f"a kernel could not be set up: {why}")
         return kernel
+
+    def _open_way_out(self, rules: tuple[Rule, ...]) -> str | None:
+        """Serve the session's proxy; where it finds it, or None when it shall have none."""
+        doorway = self.sandbox.doorway() if rules else None
+        if doorway is None:
+            return None
+        from .proxy import EgressProxy  # noqa: PLC0415 - it needs Unix sockets
+
+        self._egress = EgressProxy(doorway[0], rules)
+        return doorway[1]
 
     @property
     def alive(self) -> bool:
@@ -232,6 +258,8 @@ class Kernel:
         self._client.iopub_channel.socket.disable_monitor()
         self._monitor.close(linger=0)
         self._client.stop_channels()
+        if self._egress is not None:
+            await anyio.to_thread.run_sync(self._egress.close)
         await self.sandbox.kill()
         await asyncio.gather(self._exit, *self._readers, return_exceptions=True)
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
+    IsolationError,
     PoolExhaustedError,
     PoolUnavailableError,
     SessionLostError,
@@ -31,6 +32,7 @@ from cci_plugins.settings import IsolationName
 from cci_plugins.telemetry import logger
 
 try:
+    from .egress import Egress, describe_egress, rules_of
     from .isolation import choose
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import Kernel, KernelGoneError, make_context
@@ -62,6 +64,8 @@ class LocalSessionPool(SessionPool):
         cooldown: A session unused for so long is ended, as in Azure.
         limits: What one session may use.
         preload: Modules that warm kernels have imported.
+        egress: Hosts that sessions may reach, through a proxy of ours: `none`, `all` that are
+            public, or names. Private addresses only where one host is named.
     """
 
     capabilities = Capabilities(name="local", streams_output=True, lists_sessions=True)
@@ -76,6 +80,7 @@ class LocalSessionPool(SessionPool):
         cooldown: timedelta = timedelta(minutes=30),
         limits: SandboxLimits | None = None,
         preload: tuple[str, ...] = PRELOAD,
+        egress: Egress = "none",
     ) -> None:
         self._wanted: IsolationName = isolation
         self._python = Path(python or sys.executable)
@@ -83,6 +88,8 @@ class LocalSessionPool(SessionPool):
         self._cooldown = cooldown
         self._limits = SandboxLimits() if limits is None else limits
         self._preload = preload
+        self._egress = egress
+        self._rules = rules_of(egress)
         self._sessions: dict[str, LocalSession] = {}
         self._losses: OrderedDict[str, str] = OrderedDict()
         self._standby = Standby(ready_sessions, self._start_kernel)
@@ -101,7 +108,11 @@ class LocalSessionPool(SessionPool):
                 if self._closed:
                     raise PoolUnavailableError("this pool is closed", retryable=False)
                 isolation = await choose(self._wanted, self._spec())
-                self.capabilities = replace(self.capabilities, isolation=isolation.describe())
+                self.capabilities = replace(
+                    self.capabilities,
+                    isolation=isolation.describe() + describe_egress(self._egress),
+                    egress=self._way_out(isolation),
+                )
                 self._context = make_context()
                 self._isolation = isolation
                 watchdog = Watchdog(self._limits, self._kernels)
@@ -241,7 +252,22 @@ class LocalSessionPool(SessionPool):
         async with self._launching:
             sandbox = await self._launch(self._isolation)
             preload = self._preload if warm else ()
-            return await Kernel.start(sandbox, self._context, self._limits, preload)
+            return await Kernel.start(sandbox, self._context, self._limits, preload, self._rules)
+
+    def _way_out(self, isolation: Isolation) -> bool:
+        """Whether sessions reach any host.
+
+        Raises:
+            IsolationError: They should, but this fence is either shut or no fence at all.
+        """
+        if isolation.name == "process" and self._egress in {"none", "all"}:
+            return True
+        if self._rules and isolation.name != "bwrap":
+            raise IsolationError(
+                f"egress cannot be limited to hosts by the fence {isolation.name}",
+                hint="install bubblewrap, or unset CCI_EGRESS",
+            )
+        return bool(self._rules)
 
     async def _launch(self, isolation: Isolation) -> Sandbox:
         """Put up a fence; one that is half up is finished and ended when we are cancelled."""

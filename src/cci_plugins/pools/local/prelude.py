@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from cci_plugins.pools.inside import show_tables
+from cci_plugins.pools.local.outlet import open_outlet
 
 CHUNK = 1 << 20
 
@@ -56,8 +57,17 @@ def refuse_input(*_: Any, **__: Any) -> str:
     raise EOFError("input() is not available here: nobody can answer; put the value in the code")
 
 
-def install(shell: Any, preload: list[str], limit: int) -> None:
-    """Set up one kernel: import modules, bound what one run may put out (characters)."""
+def install(shell: Any, preload: list[str], limit: int, way_out: str | None) -> None:
+    """Set up one kernel.
+
+    Args:
+        shell: IPython's.
+        preload: Modules to import.
+        limit: Most characters that one run may put out.
+        way_out: The Unix socket of its proxy, where it has one.
+    """
+    if way_out is not None:
+        open_outlet(way_out)
     bound_messages(sys.stdout, limit)
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 would keep all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input

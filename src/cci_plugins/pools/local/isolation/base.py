@@ -55,6 +55,14 @@ class Sandbox(ABC):
         Calling it twice is no error.
         """
 
+    def doorway(self) -> tuple[str, str] | None:
+        """Where a Unix socket can be put that only this session reaches.
+
+        Returns:
+            Its path for us and its path in the session; None where the fence lets none through.
+        """
+        return None
+
     @abstractmethod
     def memory_bytes(self) -> int:
         """Memory that all processes of the session use together (PSS and files in memory)."""

