@@ -258,14 +258,20 @@ async def test_a_role_that_is_inherited_is_not_given_again(place: Place) -> None
     assert not any("roleAssignments" in path for path in pools)
 
 
-async def test_the_gateway_keeps_its_key_when_it_changes(place: Place) -> None:
+async def test_the_gateway_keeps_its_key_until_it_is_rotated(place: Place) -> None:
     wanted = {"kind": "custom", "gateway": True}
     await made(place, options(**wanted))
     (before,) = place.cloud._secrets.values()
     await made(place, options(**wanted, tags={"team": "data"}))
     (after,) = place.cloud._secrets.values()
-    assert before[0]["value"] == after[0]["value"]
-    assert len(before[0]["value"]) >= 32
+    assert before == after
+    assert [one["name"] for one in before] == ["serve-key", "session-secret"]
+    assert all(len(one["value"]) >= 32 for one in before)
+    await rotate_key(options(**wanted), azure=place.azure).finish()
+    (rotated,) = place.cloud._secrets.values()
+    assert rotated[0]["value"] != before[0]["value"]
+    assert rotated[1] == before[1]  # sessions stay what they are
+    assert place.cloud.restarted == [f"cci-gateway-{SUFFIX}--first"]
     executors = [
         one
         for one in place.cloud.of_type("Microsoft.Authorization/roleAssignments")
@@ -291,7 +297,7 @@ async def test_in_the_end_code_runs_in_the_new_pool(
     assert values == run.result.environment()
     assert values["CCI_POOL"] == emulation
     assert values["AZURE_SESSION_POOL_ENDPOINT"] == pool.url
-    assert ("AZURE_SESSION_POOL_MCP_ENDPOINT" in values) == (kind == "python")
+    assert ("AZURE_SESSION_POOL_MCP_ENDPOINT" in values) == (kind == "python")  # no gateway
     assert values["AZURE_STORAGE_ACCOUNT"] == f"ccist{SUFFIX}"
     assert path.stat().st_mode & 0o777 == 0o600
 

@@ -36,7 +36,8 @@ def options(**more: Any) -> Options:
         ({"resource_group": "ends."}, "--resource-group"),
         ({"name": "Cci"}, "--name"),
         ({"name": "much-too-long"}, "--name"),
-        ({"suffix": "x-1"}, "--suffix"),
+        ({"suffix": "x"}, "--suffix"),
+        ({"suffix": "x-12"}, "--suffix"),
         ({"principal_id": "me"}, "--principal-id"),
         ({"cooldown": timedelta(seconds=299)}, "--cooldown"),
         ({"max_sessions": 601}, "--max-sessions"),
@@ -77,6 +78,9 @@ def test_every_body_is_the_same_whenever_it_is_made_and_carries_the_tags() -> No
 def test_the_storage_account_is_closed() -> None:
     properties = resources.storage_account(options()).body["properties"]
     assert properties == {
+        "accessTier": "Hot",
+        "allowCrossTenantReplication": False,
+        "defaultToOAuthAuthentication": True,
         "allowBlobPublicAccess": False,
         "allowSharedKeyAccess": False,
         "minimumTlsVersion": "TLS1_2",
@@ -86,15 +90,20 @@ def test_the_storage_account_is_closed() -> None:
 
 def test_a_body_with_a_secret_does_not_show_it() -> None:
     app = resources.gateway(
-        options(kind="custom", gateway=True), "i", pool_endpoint="e", client_id="c", key="planted"
+        options(kind="custom", gateway=True),
+        "i",
+        pool_endpoint="e",
+        client_id="c",
+        secrets={"a": "planted"},
     )
     assert "planted" not in repr(app)
     assert "planted" not in repr(Azure(credential="planted"))
 
 
-def test_an_assignment_has_one_name_in_any_case() -> None:
-    assert assignment_name("/A/b", "R", "P") == assignment_name("/a/B", "r", "p")
+def test_an_assignment_has_one_name() -> None:
+    assert assignment_name("/a", "r", "p") == assignment_name("/a", "r", "p")
     assert assignment_name("/a", "r", "p") != assignment_name("/a", "r", "q")
+    assert assignment_name("/a", "r", "p") != assignment_name("/a", "p", "r")
 
 
 @pytest.mark.parametrize(

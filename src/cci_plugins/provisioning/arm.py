@@ -157,10 +157,12 @@ class Arm:
                 return found
             request = HttpRequest("GET", self._own(str(following), step))
 
-    async def put(self, resource: Resource, *, step: str, waiting: Waiting) -> Mapping[str, Any]:
+    async def put(
+        self, resource: Resource, *, step: str, waiting: Waiting, method: str = "PUT"
+    ) -> Mapping[str, Any]:
         """Make or change a resource, and wait until that is done."""
         request = HttpRequest(
-            "PUT", resource.id, params=_query(resource.api_version), json=dict(resource.body)
+            method, resource.id, params=_query(resource.api_version), json=dict(resource.body)
         )
         return await self._long(request, step, waiting)
 

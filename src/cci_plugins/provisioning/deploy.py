@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from secrets import token_urlsafe
 from typing import Any
 
 from cci_plugins.errors import ProvisioningError
-from cci_plugins.redaction import know
 from cci_plugins.settings import variable
 
-from . import resources, versions
+from . import resources
 from .access import assign, identity_roles, user_roles
 from .arm import Arm
 from .build import build
@@ -20,7 +18,7 @@ from .compare import lower
 from .deployment import Deployment, deployment_of
 from .dotenv import write_env
 from .image import BuildContext, build_context
-from .keys import fetch_key
+from .keys import fetch_key, gateway_secrets
 from .options import Azure, Options
 from .principal import Principal, principal_of
 from .progress import Tell
@@ -160,21 +158,19 @@ async def _gateway(
     for role, scope in identity_roles(options):
         who = Principal(str(identity["principalid"]), "ServicePrincipal")
         await assign(work, role, scope, who)
-    key = await _gateway_key(work)
-    know(key)
     wanted = resources.gateway(
         options,
         image,
         pool_endpoint=deployment.pool_endpoint,
         client_id=str(identity.get("clientid")),
-        key=key,
+        secrets=await gateway_secrets(work.arm, options),
     )
     made = await work.ensure(wanted, takes="1 to 2 minutes")
     work.note(
         "gateway",
         "its key is a secret of the container app: az containerapp secret show --name "
         f"{wanted.name} --resource-group {options.resource_group} "
-        f"--secret-name {resources.GATEWAY_KEY}",
+        f"--secret-name {resources.SERVE_KEY}",
     )
     return gateway_url(made)
 
@@ -184,18 +180,6 @@ def gateway_url(found: Mapping[str, Any]) -> str | None:
     configuration = lower(lower(found.get("properties")).get("configuration"))
     host = lower(configuration.get("ingress")).get("fqdn")
     return f"https://{host}/mcp" if host else None
-
-
-async def _gateway_key(work: Work) -> str:
-    """The key the gateway has; a new one when there is no gateway."""
-    wanted = resources.gateway(work.options, "", pool_endpoint="", client_id="", key="")
-    if await work.arm.get(wanted.id, wanted.api_version, step="gateway") is None:
-        return token_urlsafe(32)
-    found = await work.arm.post(f"{wanted.id}/listSecrets", versions.APP, step="gateway")
-    for secret in found.get("value") or []:
-        if lower(secret).get("name") == resources.GATEWAY_KEY and lower(secret).get("value"):
-            return str(lower(secret)["value"])
-    return token_urlsafe(32)
 
 
 async def _end(work: Work, deployment: Deployment, ending: Ending) -> None:

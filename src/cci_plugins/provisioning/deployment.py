@@ -42,7 +42,7 @@ class Deployment:
         values = {
             "pool": "platform" if self.kind == "python" else "custom",
             "endpoint": self.pool_endpoint,
-            "mcp_endpoint": self.mcp_endpoint if self.kind == "python" else None,
+            "mcp_endpoint": self.mcp_endpoint,
             "resource_id": self.pool_id,
             "storage_account": self.storage_account,
             "storage_container": self.storage_container,

@@ -34,6 +34,7 @@ _HINTS = {
     "locationnotavailable": "choose another region by --location, such as eastus",
     "invalidresourcelocation": "it exists in another region: use that --location, or a --suffix",
     "sessiontypenotsupportedinregion": "choose another region by --location, such as eastus",
+    "unmatchedprincipaltype": "name what it is: --principal-type ServicePrincipal",
     "storageaccountalreadytaken": "its name is taken somewhere in Azure: choose a --suffix",
     "alreadyinuse": "its name is taken somewhere in Azure: choose a --suffix",
     "conflict": "something else changes it just now: run the same command again in a minute",

@@ -104,7 +104,7 @@ async def _deployment(options: Options, arm: Arm, found: list[Found]) -> Deploym
         return None
     kind = str(lower(pool.get("properties")).get("containertype", "")).lower()
     names = {one.name for one in found}
-    app = resources.gateway(options, "", pool_endpoint="", client_id="", key="")
+    app = resources.gateway_secrets(options, {})
     deployment = deployment_of(
         options,
         pool,

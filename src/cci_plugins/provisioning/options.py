@@ -22,8 +22,8 @@ _RULES = {
     "subscription": (re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "a GUID"),
     "resource_group": (re.compile(r"[-\w.()]{0,89}[-\w()]"), "at most 90 of A-Z a-z 0-9 - _ . ( )"),
     "location": (re.compile(r"[a-z0-9]{3,40}"), "the short name of a region, such as eastus"),
-    "name": (re.compile(r"[a-z][a-z0-9]{1,9}"), "2 to 10 lower-case letters and digits"),
-    "suffix": (re.compile(r"[a-z0-9]{1,10}"), "at most 10 lower-case letters and digits"),
+    "name": (re.compile(r"[a-z][a-z0-9]{1,11}"), "2 to 12 lower-case letters and digits"),
+    "suffix": (re.compile(r"[a-z0-9]{3,8}"), "3 to 8 lower-case letters and digits"),
     "principal_id": (re.compile(r"|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "a GUID"),
 }
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure takes

@@ -70,7 +70,7 @@ def wanted(options: Options, image: str) -> list[Resource]:
             resources.lifecycle_rule(options),
         ]
     if options.gateway:
-        made.append(resources.gateway(options, image, pool_endpoint="", client_id="", key=""))
+        made.append(resources.gateway(options, image, pool_endpoint="", client_id="", secrets={}))
     return made
 
 

@@ -40,7 +40,7 @@ async def remove(options: Options, azure: Azure, tell: Tell) -> Removed:
     async with Arm(azure, options.subscription) as arm:
         found = await ours(options, arm)
         for one in found:
-            gone += await _assignments(arm, tell, one)
+            gone += await _assignments(arm, tell, one, options)
         for one in found:
             await _delete(arm, tell, one.kind, one.id, versions.OF_TYPE[one.type])
             gone.append(one.id)
@@ -55,12 +55,13 @@ async def remove(options: Options, azure: Azure, tell: Tell) -> Removed:
     return Removed(removed=tuple(gone), left=tuple(left))
 
 
-async def _assignments(arm: Arm, tell: Tell, one: Found) -> list[str]:
+async def _assignments(arm: Arm, tell: Tell, one: Found, options: Options) -> list[str]:
     """Role assignments on a resource that have the name which we give, so that we made them."""
     gone = []
-    scopes = [one.id]
+    scope = f"{options.group_id}/providers/{one.type}/{one.name}"  # spelt as it was when named
+    scopes = [scope]
     if one.type.endswith("/storageAccounts"):
-        scopes.append(f"{one.id}/blobServices/default/containers/{resources.BLOB_CONTAINER}")
+        scopes.append(f"{scope}/blobServices/default/containers/{resources.BLOB_CONTAINER}")
     for scope in scopes:
         for item in await arm.list(
             f"{scope}/providers/{TYPE}", versions.ROLES, step="role assignment", filter="atScope()"

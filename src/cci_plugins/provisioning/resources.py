@@ -14,10 +14,13 @@ from .resource import Resource
 TAG = "cci-plugins"
 BLOB_CONTAINER = "cci-files"
 PORT = 6000
-GATEWAY_KEY = "gateway-key"
+PROFILE = "Consumption"
+SERVE_KEY, SESSION_SECRET = "serve-key", "session-secret"
 REPOSITORY = "cci-session"
 DOCKERFILE = "infra/container/Dockerfile"
 BUILD_SECONDS = 3600
+_GATEWAY = "Microsoft.App/containerApps"
+_HEALTH = {"httpGet": {"path": "/health", "port": PORT}}
 _COMMAND = ["/opt/cci/bin/cci", "serve", "--pool", "custom", "--host", "0.0.0.0", "--port", "6000"]  # noqa: S104 - in a container, behind its ingress
 
 
@@ -38,7 +41,7 @@ def resource_group(options: Options) -> Resource:
 
 def environment(options: Options) -> Resource:
     """Where a custom pool's containers and the gateway live."""
-    profile = {"name": "Consumption", "workloadProfileType": "Consumption"}
+    profile = {"name": PROFILE, "workloadProfileType": PROFILE}
     return _tracked(
         options,
         "Microsoft.App/managedEnvironments",
@@ -53,7 +56,10 @@ def registry(options: Options) -> Resource:
         options,
         "Microsoft.ContainerRegistry/registries",
         f"{options.name}acr{options.suffix}",
-        {"sku": {"name": "Basic"}, "properties": {"adminUserEnabled": False}},
+        {
+            "sku": {"name": "Basic"},
+            "properties": {"adminUserEnabled": False, "anonymousPullEnabled": False},
+        },
     )
 
 
@@ -148,8 +154,11 @@ def storage_account(options: Options) -> Resource:
             "kind": "StorageV2",
             "sku": {"name": "Standard_LRS"},
             "properties": {
+                "accessTier": "Hot",
                 "allowBlobPublicAccess": False,
+                "allowCrossTenantReplication": False,
                 "allowSharedKeyAccess": False,
+                "defaultToOAuthAuthentication": True,
                 "minimumTlsVersion": "TLS1_2",
                 "supportsHttpsTrafficOnly": True,
             },
@@ -171,7 +180,7 @@ def lifecycle_rule(options: Options) -> Resource:
     """What was left behind is deleted after a day."""
     rule = {
         "enabled": True,
-        "name": f"{BLOB_CONTAINER}-expire",
+        "name": "delete-after-a-day",
         "type": "Lifecycle",
         "definition": {
             "filters": {"blobTypes": ["blockBlob"], "prefixMatch": [f"{BLOB_CONTAINER}/"]},
@@ -187,7 +196,12 @@ def lifecycle_rule(options: Options) -> Resource:
 
 
 def gateway(
-    options: Options, image: str, *, pool_endpoint: str, client_id: str, key: str
+    options: Options,
+    image: str,
+    *,
+    pool_endpoint: str,
+    client_id: str,
+    secrets: Mapping[str, str],
 ) -> Resource:
     """An MCP endpoint in front of a custom pool.
 
@@ -196,7 +210,7 @@ def gateway(
         image: The sessions' image, whose server it runs.
         pool_endpoint: The pool's management endpoint.
         client_id: Of the identity it signs in with.
-        key: What its clients must send.
+        secrets: What its clients must send, and what its environment ids are signed with.
     """
     container = {
         "name": "gateway",
@@ -206,41 +220,82 @@ def gateway(
         "env": [
             {"name": variable("endpoint"), "value": pool_endpoint},
             {"name": "AZURE_CLIENT_ID", "value": client_id},
-            {"name": variable("serve_key"), "secretRef": GATEWAY_KEY},
+            {"name": variable("serve_key"), "secretRef": SERVE_KEY},
+            {"name": variable("session_secret"), "secretRef": SESSION_SECRET},
         ],
         "resources": {"cpu": 0.5, "memory": "1Gi"},
+        "probes": [
+            {"type": "Liveness", **_HEALTH},
+            {"type": "Readiness", **_HEALTH},
+            {"type": "Startup", **_HEALTH, "failureThreshold": 10, "periodSeconds": 3},
+        ],
     }
     configuration: dict[str, Any] = {
-        "ingress": {"external": True, "targetPort": PORT, "allowInsecure": False},
-        "secrets": [{"name": GATEWAY_KEY, "value": key}],
+        "activeRevisionsMode": "Single",
+        "ingress": {
+            "external": True,
+            "targetPort": PORT,
+            "transport": "http",
+            "allowInsecure": False,
+        },
+        "secrets": _secrets(secrets),
     }
     if options.builds_image:
         configuration["registries"] = [_credentials(options)]
     properties = {
         "environmentId": environment(options).id,
+        "workloadProfileName": PROFILE,
         "configuration": configuration,
         "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
     }
-    name = f"{options.name}-gateway-{options.suffix}"
     body = {**_identity_of(options), "properties": properties}
-    return _tracked(options, "Microsoft.App/containerApps", name, body)
+    return _tracked(options, _GATEWAY, gateway_name(options), body)
+
+
+def gateway_name(options: Options) -> str:
+    """The gateway's name."""
+    return f"{options.name}-gateway-{options.suffix}"
+
+
+def gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
+    """What is sent to change the gateway's secrets and nothing else.
+
+    Args:
+        options: What was provisioned.
+        secrets: All of them; Azure forgets those that are left out.
+    """
+    return Resource(
+        type=_GATEWAY,
+        id=f"{options.group_id}/providers/{_GATEWAY}/{gateway_name(options)}",
+        api_version=versions.APP,
+        body={"properties": {"configuration": {"secrets": _secrets(secrets)}}},
+    )
+
+
+def _secrets(secrets: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in secrets.items()]
 
 
 def _custom(options: Options, image: str) -> dict[str, Any]:
-    health = {"httpGet": {"path": "/health", "port": PORT}}
     container = {
         "name": "session",
         "image": image,
-        "resources": {"cpu": 1.0, "memory": "2.0Gi"},
+        "resources": {"cpu": 1.0, "memory": "2Gi"},
         "probes": [
-            {"type": "Liveness", **health, "failureThreshold": 4},
-            {"type": "Startup", **health, "failureThreshold": 30, "periodSeconds": 2},
+            {"type": "Liveness", **_HEALTH, "failureThreshold": 4},
+            {"type": "Startup", **_HEALTH, "failureThreshold": 30, "periodSeconds": 2},
         ],
     }
     template: dict[str, Any] = {"containers": [container], "ingress": {"targetPort": PORT}}
+    pulling: dict[str, Any] = {}
     if options.builds_image:
         template["registryCredentials"] = _credentials(options)
+        # None: the identity pulls the image, and no session can get a token of it
+        pulling = {
+            "managedIdentitySettings": [{"identity": identity(options).id, "lifecycle": "None"}]
+        }
     return {
+        **pulling,
         "containerType": "CustomContainer",
         "environmentId": environment(options).id,
         "customContainerTemplate": template,

@@ -10,8 +10,8 @@ from .options import Options, PrincipalType
 from .resource import Resource
 
 TYPE = "Microsoft.Authorization/roleAssignments"
-# Ours: the same assignment has the same name whoever makes it, however often.
-_NAMESPACE = uuid.UUID("5a4b3d0e-0f5b-4d57-9a6e-6f1f6d0c2a11")
+# Of ARM templates' guid(): so `infra/`, which names them by it, makes the same assignments.
+_NAMESPACE = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ ACR_PULL = Role("AcrPull", "7f951dda-4ed3-4680-a7ca-43fe172d538d")
 
 
 def assignment_name(scope: str, role: str, principal: str) -> str:
-    """The name of an assignment that is ours."""
-    return str(uuid.uuid5(_NAMESPACE, f"{scope}|{role}|{principal}".lower()))
+    """The name of an assignment that is ours: whoever makes it, however often, the same."""
+    return str(uuid.uuid5(_NAMESPACE, f"{scope}-{principal}-{role}"))
 
 
 def definition(options: Options, role: Role) -> str:

@@ -87,6 +87,7 @@ class Cloud:
         looks: How many looks a long operation takes.
         registration_looks: The same of a registration.
         role_uses: How often a new role is not known yet.
+        restarted: Revisions of container apps that were restarted.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Where the pools' data plane is.
         on_write: Called after each write, with their number.
@@ -100,6 +101,7 @@ class Cloud:
         self.writes: list[tuple[str, str]] = []
         self.requests: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.restarted: list[str] = []
         self.looks = 2
         self.registration_looks = 2
         self.role_uses = 2
@@ -274,6 +276,8 @@ class Cloud:
             raise specs.NotAsDescribedError(f"query {unknown}")
         if method == "POST":
             return self._action(path, body)
+        if method == "PATCH":
+            return self._change(path, body)
         handler = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}[method]
         return handler(path, kind, body)
 
@@ -317,6 +321,20 @@ class Cloud:
             self._made(kept)
             return JSONResponse(_shown(kept), 201 if is_new else 200)
         return self._begin(key, kept, is_new=is_new)
+
+    def _change(self, path: str, body: Any) -> Response:
+        """A container app's secrets: those that are not sent are forgotten."""
+        specs.check_change(body)
+        found = self.resources.get(path.lower())
+        if found is None:
+            return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+        secrets = body["properties"]["configuration"]["secrets"]
+        self._secrets[path.lower()] = secrets
+        name = uuid4().hex
+        finish = Operation(self.looks, path.lower(), lambda: None)
+        self._operations[name] = finish
+        where = {"Azure-AsyncOperation": f"{self.url}/operations/{name}"}
+        return JSONResponse(_shown(found), 202, headers=where)
 
     def _begin(self, key: str, kept: dict[str, Any], *, is_new: bool) -> Response:
         kept["properties"]["provisioningState"] = "InProgress"
@@ -376,6 +394,7 @@ class Cloud:
             properties["configuration"]["secrets"] = [{"name": one["name"]} for one in secrets]
             host = f"{kept['name']}.happy-sea.eastus.azurecontainerapps.io"
             properties["configuration"]["ingress"]["fqdn"] = host
+            properties["latestRevisionName"] = f"{kept['name']}--first"
         if kind == "microsoft.managedidentity/userassignedidentities":
             properties["principalId"] = values.IDENTITY_PRINCIPAL
             properties["clientId"] = values.IDENTITY_CLIENT
@@ -455,6 +474,9 @@ class Cloud:
         found = self.resources.get(target.lower())
         if "/runs/" in path.lower() or action == "listBuildSourceUploadUrl":
             return self.tasks.answer(path, action)
+        if "/revisions/" in path and action == "restart":
+            self.restarted.append(path.split("/")[-2])
+            return Response(status_code=200)
         if found is None:
             return _error(404, "ResourceNotFound", f"The resource '{target}' was not found.")
         if action.lower() == "listsecrets":

@@ -41,7 +41,7 @@ _SHAPES: dict[str, Any] = {
         "location": str,
         "tags": dict,
         "sku": {"name": str},
-        "properties": {"adminUserEnabled": bool},
+        "properties": {"adminUserEnabled": bool, "anonymousPullEnabled": bool},
     },
     "microsoft.containerregistry/registries/taskruns": {
         "properties": {
@@ -65,7 +65,10 @@ _SHAPES: dict[str, Any] = {
         "kind": str,
         "sku": {"name": str},
         "properties": {
+            "accessTier": str,
             "allowBlobPublicAccess": bool,
+            "allowCrossTenantReplication": bool,
+            "defaultToOAuthAuthentication": bool,
             "allowSharedKeyAccess": bool,
             "minimumTlsVersion": str,
             "supportsHttpsTrafficOnly": bool,
@@ -119,6 +122,12 @@ def check_body(kind: str, name: str, body: Any) -> None:
         errors += [error.message for error in Draft4Validator(strict).iter_errors(body)]
     if errors or unknown:
         raise NotAsDescribedError(f"{short}: {errors} unknown: {unknown}")
+
+
+def check_change(body: Any) -> None:
+    """What is sent to change a container app's secrets and nothing else."""
+    shape = {"properties": {"configuration": {"secrets": list}}}
+    _check_shape(body, shape, "change of a container app")
 
 
 def _version(schema: dict[str, Any]) -> str:
