@@ -192,6 +192,17 @@ async def test_stopped_after_any_request_that_changed_something_the_next_run_goe
     assert sorted(paths) == sorted(set(paths))  # nothing was made twice
 
 
+async def test_stopped_while_the_build_context_is_sent_it_is_sent_again(place: Place) -> None:
+    loop, scope = asyncio.get_running_loop(), anyio.CancelScope()
+    place.cloud.tasks.on_upload = lambda: loop.call_soon_threadsafe(scope.cancel)
+    with scope:
+        await made(place, options(kind="custom"))
+    assert scope.cancelled_caught
+    place.cloud.tasks.on_upload = None
+    await made(place, options(kind="custom"))
+    assert place.cloud.tasks.builds == 1
+
+
 async def test_a_pool_that_failed_is_made_again(place: Place) -> None:
     fault = Fault("PUT", "sessionpools", code="SessionPoolQuotaExceeded", times=1, later=True)
     place.cloud.faults.append(fault)

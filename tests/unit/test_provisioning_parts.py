@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 import tarfile
 from datetime import timedelta
 from pathlib import Path
@@ -260,3 +262,25 @@ async def test_what_the_work_raises_is_raised_to_who_iterates() -> None:
     assert (await anext(told)).message == "begins"
     with pytest.raises(ProvisioningError, match="no"):
         await anext(told)
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['azure.mgmt.appcontainers.aio'] = None\n"
+        "from cci_plugins.cli import main; main(['provision', 'show', '-g', 'group'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr == (
+        "error: provisioning needs azure.mgmt.appcontainers.aio\n\n"
+        'hint: pip install "cci-plugins[provision]"\n'
+    )
+
+
+def test_the_command_line_loads_nothing_of_azure_before_it_is_needed() -> None:
+    code = (
+        "import sys; from cci_plugins.cli import app\n"
+        "print([name for name in sys.modules if name.startswith(('azure', 'aiohttp'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n"

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ class RegistryTasks:
         builds: How many runs began.
         uploads: What was sent, by its path in the registry.
         fails: Whether builds fail.
+        on_upload: Called when a build context comes.
         requirements: The `requirements.txt` of the last build.
     """
 
@@ -29,6 +31,7 @@ class RegistryTasks:
         self.uploads: dict[str, bytes] = {}
         self.fails = False
         self.requirements = ""
+        self.on_upload: Callable[[], object] | None = None
 
     def answer(self, path: str, action: str) -> Response:
         """An action of a registry or of a run."""
@@ -48,6 +51,8 @@ class RegistryTasks:
             self._cloud.wrong.append("a link was used with a token")
         if request.headers.get("x-ms-blob-type") != "BlockBlob":
             return Response(status_code=400)
+        if self.on_upload is not None:
+            self.on_upload()
         self.uploads[request.path_params["name"]] = await request.body()
         return Response(status_code=201)
 
