@@ -269,27 +269,23 @@ async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
     with azurite.container() as container:
         container.upload_blob("mine/report.bin", data)
     link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))
+    await storage.aclose()
     policy = SasPolicy(hosts=("127.0.0.1",), allow_private=True)
-    try:
-        for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
-            pool = LocalSessionPool(egress=egress, ready_sessions=0)
-            async with CodeInterpreter(
-                pool, files=FileOptions(storage, fetch=policy)
-            ) as interpreter:
-                session = interpreter.session("a")
-                info = await session.files.fetch(link)
-                assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
-                execution = await session.run_code(DIGEST.format("report.bin"))
-                assert execution.stdout.strip() == sha256(data)
-                # a lost session gets it again
-                await session.run_code("import os; os._exit(1)")
-                execution = await session.run_code(DIGEST.format("report.bin"))
-                assert execution.stdout.strip() == sha256(data)
-                assert "uploaded again: report.bin" in execution.notes
-    finally:
-        await storage.aclose()
-        with azurite.container() as container:
-            container.delete_blob("mine/report.bin")
+    for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
+        pool = LocalSessionPool(egress=egress, ready_sessions=0)
+        files = FileOptions(azurite.storage(), fetch=policy)
+        async with CodeInterpreter(pool, files=files) as interpreter:
+            session = interpreter.session("a")
+            info = await session.files.fetch(link)
+            assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
+            execution = await session.run_code(DIGEST.format("report.bin"))
+            assert execution.stdout.strip() == sha256(data)
+            await session.run_code("import os; os._exit(1)")
+            execution = await session.run_code(DIGEST.format("report.bin"))
+            assert execution.stdout.strip() == sha256(data)
+            assert "uploaded again: report.bin" in execution.notes
+    with azurite.container() as container:
+        container.delete_blob("mine/report.bin")
 
 
 async def test_addresses_of_other_hosts_are_refused(azurite):

@@ -223,8 +223,10 @@ class BlobStorage:
 
     def _service(self) -> BlobServiceClient:
         if self._opened is None:
-            # the SDK's own patience begins with 15 s; a blob is deleted while somebody waits
-            patience = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4)
+            # the SDK's own begins with 15 s; here somebody waits for a deletion
+            patience = ExponentialRetry(
+                initial_backoff=1, increment_base=2, retry_total=3, random_jitter_range=1
+            )
             options: dict[str, Any] = {"retry_policy": patience}
             if self._ca_file is not None:
                 options["connection_verify"] = str(self._ca_file)

@@ -64,7 +64,7 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
 class SameHost(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
-    def redirect_request(
+    def redirect_request(  # noqa: PLR0917 - the signature of the base class
         self,
         req: Request,
         fp: IO[bytes],
