@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cci_plugins.provisioning.plan import wanted
 from cci_plugins.provisioning.roles import assignment_name
 from cci_plugins.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 
 
@@ -198,7 +200,11 @@ def test_the_same_files_make_the_same_image(tmp_path: Path) -> None:
         member = archive.extractfile("infra/container/requirements.txt")
         assert member is not None
         assert member.read() == packages.read_bytes()
-        assert "src/cci_plugins/__init__.py" in archive.getnames()
+        names = archive.getnames()
+        assert "src/cci_plugins/__init__.py" in names
+        wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+        for asked in wheel["targets"]["wheel"]["force-include"]:
+            assert any(name == asked or name.startswith(f"{asked}/") for name in names), asked
         assert {(one.uid, one.mtime) for one in archive} == {(0, 0)}
         assert not any(".env" in name or ".git" in name for name in archive.getnames())
     with pytest.raises(ConfigurationError, match="cannot be read"):

@@ -23,7 +23,7 @@ from .resources import DOCKERFILE
 
 REQUIREMENTS = "infra/container/requirements.txt"
 _KERNEL = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
-_FROM_SOURCE = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
+_FROM_SOURCE = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
 _SKIPPED = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
 
 
@@ -94,7 +94,7 @@ def _requirements(path: Path) -> bytes:
 def _files(root: Path, *, from_source: bool) -> Iterator[tuple[str, bytes]]:
     folders = ["infra/container"]
     if from_source:
-        folders.append("src/cci_plugins")
+        folders = ["infra", "src/cci_plugins"]
         for name in _FROM_SOURCE:
             if (root / name).is_file():
                 yield name, (root / name).read_bytes()
