@@ -35,9 +35,18 @@ async def cli() -> str:
 async def azure() -> str:
     from azure.identity import DefaultAzureCredential
 
-    from cci_plugins.pools.azure.auth import _default_credential
+    from cci_plugins.pools.azure.auth import default_credential
 
-    return "42" if isinstance(_default_credential(), DefaultAzureCredential) else "no credential"
+    return "42" if isinstance(default_credential(), DefaultAzureCredential) else "no credential"
+
+
+async def provision() -> str:
+    from cci_plugins.provisioning import Azure, Options
+    from cci_plugins.provisioning.arm import Arm
+
+    options = Options(subscription="0" * 8 + "-0000-0000-0000-" + "0" * 12, resource_group="g")
+    async with Arm(Azure(credential="token"), options.subscription) as arm:
+        return "42" if (await arm.sign_in.get_token("scope")).token == "token" else "no token"
 
 
 async def langchain() -> str:
@@ -59,6 +68,7 @@ EXTRAS = {
     "serve": serve,
     "cli": cli,
     "azure": azure,
+    "provision": provision,
     "langchain": langchain,
     "semantic-kernel": semantic_kernel,
 }

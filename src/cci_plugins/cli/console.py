@@ -27,6 +27,7 @@ from cci_plugins.errors import (
     FileTransferError,
     IsolationError,
     PoolError,
+    ProvisioningError,
     SessionLostError,
 )
 
@@ -53,6 +54,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 3, "a setting is missing or wrong, or this machine offers no isolation"
     AUTHENTICATION = 4, "the pool refused the key"
     POOL_UNAVAILABLE = 5, "the pool cannot be reached, is full, or lost the session"
+    PROVISIONING = 6, "Azure did not make, change or remove what was asked; run it again to go on"
     INTERNAL = 70, "a fault of this command; please report it"
     TIMED_OUT = 124, "the code ran past its limit"
     INTERRUPTED = 130, "Ctrl-C"
@@ -71,6 +73,7 @@ _OF_ERROR: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ExecutionTimeoutError, ExitCode.TIMED_OUT),
     (ExecutionFailedError, ExitCode.CODE_FAILED),
     (ApprovalDeniedError, ExitCode.CODE_FAILED),
+    (ProvisioningError, ExitCode.PROVISIONING),
     (PoolError, ExitCode.POOL_UNAVAILABLE),
     (SessionLostError, ExitCode.POOL_UNAVAILABLE),
     (FileTransferError, ExitCode.USAGE),
@@ -115,6 +118,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("azure").addHandler(logging.NullHandler())  # its failures reach us anyhow
     logger = logging.getLogger("cci_plugins")
     logger.addHandler(_Words(logging.WARNING))
     logger.propagate = False
@@ -171,6 +175,19 @@ def progress(what: str) -> Generator[None]:
         yield
 
 
+def words() -> Console:
+    """Where words go, for what shows more than lines."""
+    _write(sys.stdout, "")
+    return _console()
+
+
+def ask(question: str) -> bool:
+    """Ask for a yes on a terminal; nothing but a yes is one."""
+    import typer
+
+    return typer.confirm(question, default=False, err=True)
+
+
 @contextmanager
 def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] | None]:
     """Show on a terminal how far a file has come; nothing elsewhere.
@@ -195,6 +212,11 @@ def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] |
 def on_terminal() -> bool:
     """Whether a person reads the words."""
     return sys.stderr.isatty()
+
+
+def asks() -> bool:
+    """Whether a person is there to be asked."""
+    return sys.stderr.isatty() and sys.stdin.isatty()
 
 
 def _console() -> Console:

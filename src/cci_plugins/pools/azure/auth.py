@@ -161,7 +161,7 @@ class Bearer(Access):
 
     async def _fetch(self) -> None:
         if self._credential is None:
-            self._credential = await anyio.to_thread.run_sync(_default_credential)
+            self._credential = await anyio.to_thread.run_sync(default_credential)
         get_token = self._credential.get_token
         try:
             if inspect.iscoroutinefunction(get_token):
@@ -207,7 +207,12 @@ def checked_secret(value: str) -> str:
     return value
 
 
-def _default_credential() -> TokenCredential:
+def default_credential() -> TokenCredential:
+    """The sign-in of this machine, as `DefaultAzureCredential` finds it.
+
+    Raises:
+        ConfigurationError: The extra `azure` is not installed.
+    """
     try:
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415 - heavy, and an extra
     except ModuleNotFoundError:
