@@ -75,7 +75,9 @@ class _Lines:
 
         def pump() -> None:
             # a reader of its own: the interpreter takes sys.stdin's lock when it ends
-            with os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8", errors="replace") as source:
+            with os.fdopen(
+                os.dup(sys.stdin.fileno()), encoding="utf-8", errors="replace"
+            ) as source:
                 try:
                     for line in source:
                         asyncio.run_coroutine_threadsafe(send.send(line), loop).result()
