@@ -87,9 +87,10 @@ class Conversations:
         if len(self._ended) > _ENDED_REMEMBERED:
             self._ended.popitem(last=False)
         if mcp_session in self._directory:
-            session, _ = self._directory.get(mcp_session, partial(self._make, mcp_session))
+            session, left = self._directory.get(mcp_session, partial(self._make, mcp_session))
             self._directory.remove(mcp_session)
-            await self._delete(session)
+            for old in (session, *left):
+                await self._delete(old)
 
     async def aclose(self) -> None:
         """End the sessions that would outlive the pool object."""

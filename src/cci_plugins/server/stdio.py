@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Generator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -18,6 +18,7 @@ from mcp.server.stdio import stdio_server
 from cci_plugins.files.bridge import FileOptions
 from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
+from cci_plugins.telemetry import logger
 
 from .conversations import Conversations, speaker
 from .execute_code import FriendlyTools
@@ -52,14 +53,20 @@ async def serve_stdio(
     server = make_server(tools, Resources(conversations), streams=True)
     token = speaker.set(conversations.begin())
     try:
-        with _own_output() as output:
-            lines: Any = _Lines()
-            async with stdio_server(lines, anyio.wrap_file(output)) as (read, write):
-                await server.run(read, write, server.create_initialization_options())
+        await _answer(server)
+    except* BrokenPipeError:
+        logger.info("the client closed standard output")
     finally:
         speaker.reset(token)
         with anyio.CancelScope(shield=True):
             await conversations.aclose()
+
+
+async def _answer(server: Any) -> None:
+    with _own_output() as output:
+        lines: Any = _Lines()
+        async with stdio_server(lines, anyio.wrap_file(output)) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
 
 
 class _Lines:
@@ -103,4 +110,5 @@ def _own_output() -> Generator[TextIOWrapper]:
     finally:
         sys.stdout.flush()
         os.dup2(private, 1)
-        output.close()
+        with suppress(BrokenPipeError):  # the rest of an answer that nobody reads
+            output.close()
