@@ -86,7 +86,7 @@ def _pairs(
         yield Path(mounts[0]), mounts[1]
     else:
         for mount in mounts:
-            yield from _pairs(mount)  # type: ignore[arg-type] # what is no pair holds mounts
+            yield from _pairs(mount)  # what is no pair holds mounts
 
 
 def _is_pair(mounts: object) -> TypeIs[tuple[str | Path, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from copy import deepcopy
 from secrets import token_hex
 from typing import Any, Literal, TypeAlias
 
@@ -94,7 +95,7 @@ def code_interpreter_tool(
     return FunctionTool(
         name=tool.NAME,
         description=tool.DESCRIPTION,
-        params_json_schema=tool.PARAMETERS,
+        params_json_schema=deepcopy(tool.PARAMETERS),  # older releases write into it
         on_invoke_tool=door.invoke,
         needs_approval=needs_approval,
     )
