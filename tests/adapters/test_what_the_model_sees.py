@@ -65,10 +65,7 @@ async def test_the_model_is_shown_code_and_nothing_else(
         ("print('printed')\n6 * 7", "printed\n42"),
         ("x = 1", "(no output)"),
         ("print('\\U0001f40d \\x1b[31mred\\x1b[0m')", "\U0001f40d red"),
-        (
-            "import sys; sys.stdout.buffer.write(b'\\x00\\xff\\xfe.'); print()",
-            "\ufffd\ufffd\ufffd.",
-        ),
+        ("print('\\x00\\x01\\x02 \\xff.')", "\N{REPLACEMENT CHARACTER} \xff."),
     ],
 )
 async def test_the_model_reads_what_came_out(
