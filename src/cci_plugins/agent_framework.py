@@ -68,6 +68,8 @@ def code_interpreter_tool(
 
     Example:
         ```python
+        from agent_framework import Agent
+
         agent = Agent(client, tools=[code_interpreter_tool()])
         ```
     """
@@ -98,6 +100,8 @@ class CodeInterpreterProvider(ContextProvider):
 
     Example:
         ```python
+        from agent_framework import Agent
+
         agent = Agent(client, context_providers=[CodeInterpreterProvider()])
         ```
     """

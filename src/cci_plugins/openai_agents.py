@@ -88,6 +88,8 @@ def code_interpreter_tool(
 
     Example:
         ```python
+        from agents import Agent
+
         agent = Agent("analyst", tools=[code_interpreter_tool()])
         ```
     """
