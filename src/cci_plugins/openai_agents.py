@@ -6,7 +6,8 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
 from secrets import token_hex
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
+from uuid import UUID
 
 from . import tool
 from .errors import ConfigurationError
@@ -27,7 +28,7 @@ except ModuleNotFoundError as missing:
         hint='pip install "cci-plugins[openai-agents]"',
     ) from missing
 
-__all__ = ["ImageReply", "code_interpreter_tool", "images_as_user_messages"]
+__all__ = ["ImageReply", "TextReply", "code_interpreter_tool", "images_as_user_messages"]
 
 NeedsApproval: TypeAlias = (
     bool | Callable[[RunContextWrapper[Any], dict[str, Any], str], Awaitable[bool]]
@@ -39,8 +40,29 @@ _NOT_READ = 'The code was not run: the arguments must be a JSON object {"code": 
 _INTRODUCTION = f"[images that {tool.NAME} displayed]"
 
 
+class TextReply(str):
+    """A result as the model reads it, and for the host all of it; the SDK stores the text only.
+
+    Attributes:
+        execution: For the host.
+        failed: The code raised, timed out or did not run.
+    """
+
+    __slots__ = ("execution", "failed")
+
+    execution: Execution
+    failed: bool
+
+    @classmethod
+    def of(cls, reply: tool.ToolReply) -> Self:
+        """The text of a reply."""
+        text = cls(reply.text)
+        text.execution, text.failed = reply.execution, reply.failed
+        return text
+
+
 class ImageReply(list[ToolOutputText | ToolOutputImage]):
-    """A result with images: what the SDK sends, and what a host reads, as in `ToolReply`.
+    """A result with images, and for the host all of it; the SDK stores text and images.
 
     Attributes:
         text: For the model, within its budget.
@@ -75,8 +97,8 @@ def code_interpreter_tool(
     context (an attribute or a key), `RunConfig.group_id`. With none of them all calls of this
     tool share a session, and a warning says so once.
 
-    What a run item has as its `output` is the text for the model, with the whole `Execution` as
-    its `execution`.
+    A run item has a `TextReply` as its `output`, or an `ImageReply`: the whole `Execution` is its
+    `execution`.
 
     Args:
         interpreter: Where to run; `CodeInterpreter.from_env()` when None.
@@ -121,17 +143,15 @@ class _Door:
         self._own_key = f"openai-agents-{token_hex(8)}"
         self._warned = False
 
-    async def invoke(
-        self, context: ToolContext[Any], arguments: str
-    ) -> tool.ToolReply | ImageReply:
+    async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _code(arguments)
         if code is None:
             execution = Execution(error=ErrorInfo("NotRun", _NOT_READ), status="failed")
-            return tool.ToolReply(_NOT_READ, execution, failed=True)
+            return TextReply.of(tool.ToolReply(_NOT_READ, execution, failed=True))
         reply = await tool.call(
             self._interpreter, code, session_key=self._key(context), on_output=self._on_output
         )
-        return _with_images(reply) if self._inline else reply
+        return _with_images(reply) if self._inline else TextReply.of(reply)
 
     def _key(self, context: ToolContext[Any]) -> str:
         key = (
@@ -141,7 +161,7 @@ class _Door:
             or (context.run_config and context.run_config.group_id)
         )
         if key:
-            return str(key)
+            return key
         if not self._warned:
             self._warned = True
             logger.warning(
@@ -159,18 +179,18 @@ def _code(arguments: str) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def _told(context: object) -> Iterator[object]:
+def _told(context: object) -> Iterator[str]:
     """What a run's context calls its conversation."""
     for name in _NAMES:
         told = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
-        if told and isinstance(told, str | int):
-            yield told
+        if isinstance(told, str | int | UUID) and told != "":
+            yield str(told)
 
 
-def _with_images(reply: tool.ToolReply) -> tool.ToolReply | ImageReply:
+def _with_images(reply: tool.ToolReply) -> TextReply | ImageReply:
     images, missing = images_of(reply.execution, ImageLimits())
     if not images and not missing:
-        return reply
+        return TextReply.of(reply)
     parts: list[ToolOutputText | ToolOutputImage] = [ToolOutputText(text=reply.text)]
     parts += [ToolOutputImage(image_url=image.data_uri) for image in images]
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 from base64 import b64encode
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from agents import (
@@ -86,8 +88,11 @@ async def test_a_run_item_has_the_text_and_the_whole_execution(scripted: Scripte
             result = await Runner.run(agent, "go", run_config=QUIET)
     (item,) = [item for item in result.new_items if isinstance(item, ToolCallOutputItem)]
     assert item.output.execution is execution
-    assert len(str(item.output)) <= Limits().output_characters
+    assert len(item.output) <= Limits().output_characters
     assert not item.output.failed
+    saved = json.dumps(result.to_state().to_json())
+    assert "x" * Limits().output_characters not in saved, "the state has the text only"
+    assert copy.deepcopy(item.output).execution == execution
 
 
 @pytest.mark.parametrize("responses", [False, True])
@@ -205,6 +210,14 @@ async def test_a_conversation_is_named_by_the_context_in_several_ways() -> None:
         context_of({"session_id": ""}, group_id="alice"),
     )
     assert len(set(ids)) == 1
+
+
+async def test_ids_need_not_be_text() -> None:
+    one, number = UUID(int=1), 0
+    pool = FakeSessionPool()
+    contexts = [context_of({"session_id": one}), context_of({"session_id": str(one)})]
+    ids = await keys_used(pool, *contexts, context_of({"session_id": number}))
+    assert ids[0] == ids[1] != ids[2]
 
 
 async def test_session_key_comes_first_and_use_session_second() -> None:
