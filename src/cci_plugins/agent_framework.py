@@ -167,7 +167,9 @@ class _Door:
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
         key = self._key(ctx)
         if not await self._mount(key):
-            execution = Execution(error=ErrorInfo("NotRun", _NOT_MOUNTED), status="failed")
+            execution = Execution(
+                error=ErrorInfo("NotRun", _NOT_MOUNTED), status="failed", state="unknown"
+            )
             return [Content.from_text(_NOT_MOUNTED, raw_representation=execution)]
         reply = await tool.call(self._interpreter, code, session_key=key, on_output=self._on_output)
         return list(self._dress(reply))
@@ -188,14 +190,10 @@ class _Door:
         yield Content.from_text(reply.text, raw_representation=reply.execution)
         if self._images == "reference":
             return
-        marks = {_SHOWN_AFTER: True} if self._images == "user_message" else None
+        marks = {_SHOWN_AFTER: True} if self._images == "user_message" else {}
         images, missing = images_of(reply.execution, self._limits)
         for image in images:
-            yield Content.from_data(
-                image.data,
-                image.media_type,
-                additional_properties=None if marks is None else dict(marks),
-            )
+            yield Content.from_data(image.data, image.media_type, additional_properties={**marks})
         if missing:
             yield Content.from_text(left_out(missing))
 

@@ -146,7 +146,9 @@ class _Door:
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _code(arguments)
         if code is None:
-            execution = Execution(error=ErrorInfo("NotRun", _NOT_READ), status="failed")
+            execution = Execution(
+                error=ErrorInfo("NotRun", _NOT_READ), status="failed", state="unknown"
+            )
             return TextReply.of(tool.ToolReply(_NOT_READ, execution, failed=True))
         reply = await tool.call(
             self._interpreter, code, session_key=self._key(context), on_output=self._on_output
