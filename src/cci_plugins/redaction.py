@@ -248,7 +248,7 @@ def _is_image(key: object) -> bool:
 
 
 def _spellings(secret: str) -> tuple[str, ...]:
-    quoted = quote(secret, safe="")
+    quoted = quote(secret, safe="", errors="surrogatepass")
     return tuple(
         {
             secret,
@@ -256,6 +256,6 @@ def _spellings(secret: str) -> tuple[str, ...]:
             quoted.lower() if "%" in quoted else quoted,
             quote(quoted, safe=""),
             json.dumps(secret)[1:-1],
-            b64encode(secret.encode()).decode().rstrip("="),
+            b64encode(secret.encode(errors="surrogatepass")).decode().rstrip("="),
         }
     )

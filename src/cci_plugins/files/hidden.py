@@ -83,7 +83,7 @@ def _code(mark: str, job: dict[str, Any]) -> str:
 
 @cache
 def _packed() -> str:
-    source = session_source("files/transfer.py", "files/inside.py")
+    source = session_source("files/addresses.py", "files/transfer.py", "files/inside.py")
     return base64.b64encode(zlib.compress(source.encode(), 9)).decode()
 
 

@@ -11,8 +11,10 @@ from typing import Literal, NoReturn
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from cci_plugins.errors import FileTransferError
-from cci_plugins.redaction import know
+from cci_plugins.redaction import know, redact
 from cci_plugins.telemetry import logger
+
+from .addresses import is_public
 
 STORAGE_HOSTS = (
     "*.blob.core.windows.net",
@@ -28,9 +30,9 @@ _ODD = re.compile(r"[\x00-\x20\x7f\\]")
 _HOST = re.compile(
     r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 )
+_LITERAL = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+)(:[0-9]*)?")
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
-_FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%S.%fZ")
-_MAPPED = ipaddress.ip_network("64:ff9b::/96")
+_FORMATS = ("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%S.%f%z")
 
 
 class SecretUrl:
@@ -63,12 +65,13 @@ class SecretUrl:
         return f"SecretUrl({str(self)!r})"
 
     def __str__(self) -> str:
-        return f"https://{self.host}{self.path}"
+        return redact(f"https://{self.host}{self.path}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretUrl):
             return NotImplemented
-        return hmac.compare_digest(self._url.encode(), other._url.encode())
+        mine, others = (url.encode(errors="surrogatepass") for url in (self._url, other._url))
+        return hmac.compare_digest(mine, others)
 
     def __hash__(self) -> int:
         return hash(self._url)
@@ -202,20 +205,6 @@ def accept(url: str | SecretUrl, policy: SasPolicy) -> SecretUrl:
     return link
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address, in any spelling that Python resolves to, is one of the internet."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return is_public(str(found.ipv4_mapped))
-        if found in _MAPPED:
-            return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
-    return found.is_global and not found.is_multicast
-
-
 def host_matches(host: str, pattern: str) -> bool:
     """Whether a host is meant by a name, or by `*.` and a name: one label stands for the star."""
     pattern = pattern.lower().rstrip(".")
@@ -245,7 +234,8 @@ def _host_refusal(
     host: str, port: int | None, parts: SplitResult, policy: SasPolicy
 ) -> Finding | None:
     literal = _literal(host, parts)
-    if literal is None and not _HOST.fullmatch(host):
+    known = _HOST.fullmatch(host) if literal is None else _LITERAL.fullmatch(parts.netloc)
+    if not known:
         return _refused("unreadable", "its host cannot be read", "check it")
     if not policy.allow_private:
         if literal is not None and not is_public(literal):
@@ -338,9 +328,10 @@ def _time(text: str | None) -> datetime | None:
     for form in _FORMATS:
         try:
             # seven digits of a fraction, as .NET writes them, are more than Python reads
-            return datetime.strptime(re.sub(r"(\.\d{6})\d+", r"\1", text), form).replace(tzinfo=UTC)
+            found = datetime.strptime(re.sub(r"(\.\d{6})\d+", r"\1", text), form)  # noqa: DTZ007 - a date has no zone
         except ValueError:
             continue
+        return found.replace(tzinfo=found.tzinfo or UTC)
     raise ValueError("no time")
 
 

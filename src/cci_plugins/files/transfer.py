@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import ipaddress
 import os
 import socket
 import ssl
@@ -27,6 +26,8 @@ from urllib.request import (
     Request,
     build_opener,
 )
+
+from cci_plugins.files.addresses import is_public
 
 CHUNK = 1 << 20
 BLOCK = 32 << 20
@@ -64,7 +65,7 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
 class SameHost(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
-    def redirect_request(
+    def redirect_request(  # noqa: PLR0917 - as the base class has it
         self,
         req: Request,
         fp: IO[bytes],
@@ -398,6 +399,6 @@ def _broken(error: Exception, *, reached: bool) -> Fault:
 def _public_address(host: str, port: int) -> str:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(address[0]) for *_, address in found]
-    if not all(ipaddress.ip_address(address).is_global for address in addresses):
+    if not all(map(is_public, addresses)):
         raise Fault("refused", "the host's address is not public")
     return addresses[0]

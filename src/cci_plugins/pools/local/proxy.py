@@ -7,7 +7,6 @@ is connected to is the very address that was looked at, so a name cannot lead el
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import selectors
 import socket
@@ -139,7 +138,7 @@ class _Handler(BaseRequestHandler):
             return None
         try:
             for address in _addresses(host, port):
-                if not reachable(ipaddress.ip_address(address), private=rule.exact):
+                if not reachable(address, private=rule.exact):
                     logger.info("egress: the address of %s is not let through", host)
                     self._answer("403 Forbidden address")
                     return None
