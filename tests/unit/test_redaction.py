@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from base64 import b64encode
+from hashlib import sha256
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -164,3 +165,19 @@ def test_text_without_secrets_comes_through_whole(text: str, cuts: list[int]) ->
     pieces = [text[a:b] for a, b in pairwise(places)]
     shown = "".join(map(redactor.feed, pieces)) + redactor.finish()
     assert shown == redact(text)
+
+
+def test_many_known_secrets_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_known", redaction._Known())
+    secrets = [sha256(str(number).encode()).hexdigest() for number in range(600)]
+    began = time.perf_counter()
+    for secret in secrets:
+        redaction.know(secret)
+    text = "some plain output of a run\n" * 40_000
+    assert redact(text) == text
+    redactor = Redactor()
+    for _ in range(1_000):
+        redactor.feed("a line\n")
+    assert time.perf_counter() - began < 30
+    assert redact(f"{secrets[-1]} {secrets[0]}") == f"{redaction.GONE} {secrets[0]}"
+    assert Redactor().feed(f"text {secrets[-1][:20]}") == "text "
