@@ -62,12 +62,13 @@ def describe_egress(egress: Egress) -> str:
 
 
 def _rule(text: str) -> Rule:
-    parts = urlsplit(f"//{text.strip()}")
     try:
+        parts = urlsplit(f"//{text.strip()}")
         host, port = (parts.hostname or "").rstrip(".").encode("idna").decode(), parts.port
+        plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
     except ValueError:
-        host, port = "", None
-    if not host or "*" in host.removeprefix("*.") or parts.path or parts.username is not None:
+        host, port, plain = "", None, False
+    if not plain or not host or "*" in host.removeprefix("*."):
         raise ConfigurationError(
             f"{text!r} is no host that sessions could be let through to",
             hint="name hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
