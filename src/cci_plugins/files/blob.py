@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -78,14 +79,17 @@ class Address:
             ConfigurationError: It is neither, or sends signatures in the clear.
         """
         if "://" not in account:
-            if not account.isalnum():
-                raise ConfigurationError(
-                    f"{account!r} is no storage account",
+            if not (account.isascii() and account.isalnum()):
+                raise ConfigurationError(  # it is not shown: a connection string has a key
+                    "this is no name of a storage account",
                     hint="set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service",
                 )
             return cls(f"https://{account}.blob.core.windows.net", account)
-        parts = urlsplit(account.rstrip("/"))
-        host = parts.hostname or ""
+        try:
+            parts = urlsplit(account.rstrip("/"))
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            raise ConfigurationError("the storage account's URL cannot be read") from None
         if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK):
             raise ConfigurationError("the storage account must be reached by https")
         if parts.query or parts.fragment or parts.username is not None or not host:
@@ -128,6 +132,7 @@ class BlobStorage:
         self._key = key
         if key is not None:
             know(key)
+            _check_key(key)
         self._ip = ip
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")
@@ -206,6 +211,7 @@ class BlobStorage:
                 expiry = max(now + KEY_LASTS, until)
                 with _plainly("sign"):
                     key = await self._service().get_user_delegation_key(now - SKEW, expiry)
+                know(key.value or "")
                 self._delegation = (key, expiry)
             return self._delegation[0]
 
@@ -335,6 +341,13 @@ def _told(error: AzureError, doing: str) -> Exception:
     )
 
 
+def _check_key(key: str) -> None:
+    try:
+        base64.b64decode(key, validate=True)
+    except ValueError:
+        raise ConfigurationError("the storage account's key is no key") from None
+
+
 def lifetime(size: int) -> timedelta:
     """How long a signature is good for a transfer of so many bytes."""
-    return min(SHORTEST + timedelta(seconds=size / SLOWEST), LONGEST)
+    return min(SHORTEST + timedelta(seconds=min(max(size, 0), 1 << 40) / SLOWEST), LONGEST)

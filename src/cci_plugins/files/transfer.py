@@ -6,10 +6,10 @@ the URL in it: neither its report nor its progress, and it raises nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.client
-import ipaddress
 import os
 import socket
 import ssl
@@ -27,6 +27,8 @@ from urllib.request import (
     Request,
     build_opener,
 )
+
+from cci_plugins.files.addresses import is_public
 
 CHUNK = 1 << 20
 BLOCK = 32 << 20
@@ -64,7 +66,7 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
 class SameHost(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
-    def redirect_request(  # noqa: PLR0917 - the signature of the base class
+    def redirect_request(  # noqa: PLR0917 - as the base class has it
         self,
         req: Request,
         fp: IO[bytes],
@@ -88,7 +90,7 @@ class PublicConnection(http.client.HTTPSConnection):
         if getattr(self, "_tunnel_host", None):
             super().connect()
             return
-        sock = socket.create_connection((_public_address(self.host, self.port), self.port), WAIT)
+        sock = _connected(_public_addresses(self.host, self.port), self.port)
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]  # set by the base class
         self.sock = context.wrap_socket(sock, server_hostname=self.host)
 
@@ -209,21 +211,26 @@ class Download:
             time.sleep(min(pause, 4.0))
 
     def _pull(self, file: IO[bytes]) -> bool:
-        headers = {"Range": f"bytes={self._at}-"} if self._at else {}
-        if self._etag:
-            headers["If-Match"] = self._etag
+        headers = {}
+        if self._at and self._etag:  # without an ETag it may be another file by now
+            headers = {"Range": f"bytes={self._at}-"}
+            if not self._etag.startswith("W/"):
+                headers["If-Match"] = self._etag
         with self._link.send("GET", headers) as answer:
-            if self._at and answer.status != http.client.PARTIAL_CONTENT:
+            if answer.status == http.client.PARTIAL_CONTENT:
+                _check_part(answer.headers, self._etag, self._at)
+            elif self._at:
                 self._start_over(file)
-            self._etag = self._etag or answer.headers.get("ETag")
-            length = answer.headers.get("Content-Length")
-            total = None if length is None else self._at + int(length)
+            self._etag = answer.headers.get("ETag")
+            total = None if answer.length is None else self._at + answer.length
             for piece in self._link.pieces(answer):
                 if self._at + len(piece) > self._limit:
                     raise Fault("too_large", f"it is larger than {self._limit:,} bytes")
                 file.write(piece)
                 self._take(piece)
                 if time.monotonic() > self._until:
+                    if not self._etag:
+                        raise Fault("broken", "it takes too long, and its server has no ETag")
                     return False
         if total is not None and self._at < total:
             raise Fault("broken", "the connection ended too early", again=True)
@@ -395,9 +402,24 @@ def _broken(error: Exception, *, reached: bool) -> Fault:
     return Fault("broken", f"the connection broke ({type(cause).__name__})", again=True)
 
 
-def _public_address(host: str, port: int) -> str:
+def _check_part(headers: Any, etag: str | None, at: int) -> None:
+    """Refuse a part that would not fit to what is there."""
+    if headers.get("ETag") != etag:
+        raise Fault("changed", "it was changed meanwhile")
+    if not headers.get("Content-Range", "").strip().startswith(f"bytes {at}-"):
+        raise Fault("changed", "the server sent another part than it was asked for")
+
+
+def _connected(addresses: list[str], port: int) -> socket.socket:
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), WAIT)
+    return socket.create_connection((addresses[-1], port), WAIT)
+
+
+def _public_addresses(host: str, port: int) -> list[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(address[0]) for *_, address in found]
-    if not all(ipaddress.ip_address(address).is_global for address in addresses):
+    if not all(map(is_public, addresses)):
         raise Fault("refused", "the host's address is not public")
-    return addresses[0]
+    return addresses
