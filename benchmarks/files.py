@@ -220,17 +220,17 @@ def _anonymous(process: int) -> int:
 
 
 def _kernel() -> list[int]:
-    """The processes of the one session there is: those below this one that run ipykernel."""
+    """The processes of the one session there is: those below this one that are fenced."""
     below, waiting = [], [os.getpid()]
     while waiting:
         found = children(waiting.pop())
         below += found
         waiting += found
-    return [pid for pid in below if _runs_a_kernel(pid)]
+    return [pid for pid in below if _is_fenced(pid)]
 
 
-def _runs_a_kernel(process: int) -> bool:
-    return b"ipykernel" in Path(f"/proc/{process}/cmdline").read_bytes()
+def _is_fenced(process: int) -> bool:
+    return b"/run/cci/" in Path(f"/proc/{process}/cmdline").read_bytes()
 
 
 def _file(home: Path, size: int) -> Path:
