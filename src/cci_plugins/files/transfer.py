@@ -80,26 +80,50 @@ class SameHost(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class PublicConnection(http.client.HTTPSConnection):
-    """Connects to public addresses only, and to the very address that was looked at."""
+class Connection(http.client.HTTPSConnection):
+    """Connects as it was told: by a proxy's own socket, or to public addresses only."""
+
+    way_out: str | None = None
+    public_only = False
 
     def connect(self) -> None:
         """Connect; a proxy resolves by itself and has its own rules."""
-        if getattr(self, "_tunnel_host", None):
+        tunnel: str | None = self._tunnel_host  # type: ignore[attr-defined]  # set by the base class
+        if (self.way_out is None) if tunnel else not self.public_only:
             super().connect()
             return
-        sock = socket.create_connection((_public_address(self.host, self.port), self.port), WAIT)
+        if tunnel:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(WAIT)
+            self.sock.connect(self.way_out)
+            self._tunnel()  # type: ignore[attr-defined]  # of the base class
+        else:
+            address = (_public_address(self.host, self.port), self.port)
+            self.sock = socket.create_connection(address, WAIT)
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]  # set by the base class
-        self.sock = context.wrap_socket(sock, server_hostname=self.host)
+        self.sock = context.wrap_socket(self.sock, server_hostname=tunnel or self.host)
 
 
-class PublicHandler(HTTPSHandler):
-    """Opens HTTPS by `PublicConnection`."""
+class Handler(HTTPSHandler):
+    """Opens HTTPS by a kind of `Connection`.
+
+    Args:
+        context: Which certificates are trusted.
+        way_out: The Unix socket of the proxy; reaching it directly spares every byte a detour.
+        public_only: Refuse addresses that are not public.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, *, way_out: str | None, public_only: bool
+    ) -> None:
+        super().__init__(context=context)
+        told = {"way_out": way_out, "public_only": public_only}
+        self._kind = type("Connection", (Connection,), told)
 
     def https_open(self, req: Request) -> http.client.HTTPResponse:
         """Open it."""
         context = self._context  # type: ignore[attr-defined]  # set by the base class
-        return self.do_open(PublicConnection, req, context=context)
+        return self.do_open(self._kind, req, context=context)
 
 
 class Link:
@@ -109,16 +133,24 @@ class Link:
         url: An address with its signature.
         ca: Certificates to trust beside the system's, in PEM.
         public_only: Refuse addresses that are not public.
+        way_out: The Unix socket of the proxy, where there is one.
     """
 
-    def __init__(self, url: str, *, ca: str | None = None, public_only: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca: str | None = None,
+        public_only: bool = False,
+        way_out: str | None = None,
+    ) -> None:
         self._url = url
         self.reached = False
         context = ssl.create_default_context()
         if ca:
             context.load_verify_locations(cadata=ca)
-        handler = PublicHandler if public_only else HTTPSHandler
-        self._opener = build_opener(ProxyHandler(), handler(context=context), SameHost())
+        handler = Handler(context, way_out=way_out, public_only=public_only)
+        self._opener = build_opener(ProxyHandler(), handler, SameHost())
 
     def send(
         self, method: str, headers: dict[str, str], data: Any = None, query: str = ""
@@ -332,7 +364,7 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
 
     Args:
         job: `verb` (`get` or `put`), `url`, `path`, `seconds`, and, where they are known, `ca`,
-            `public_only`, `limit`, `size`, `sha256`, and what an earlier call said with `more`.
+            `public_only`, `way_out`, `limit`, `size`, `sha256`, and what an earlier call said with `more`.
         told: Told the bytes that were moved so far.
 
     Returns:
@@ -342,7 +374,12 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
     until = time.monotonic() + job["seconds"]
     path = Path(job["path"])
     try:
-        link = Link(job["url"], ca=job.get("ca"), public_only=job.get("public_only", False))
+        link = Link(
+            job["url"],
+            ca=job.get("ca"),
+            public_only=job.get("public_only", False),
+            way_out=job.get("way_out"),
+        )
         if job["verb"] == "put":
             return Upload(link, path, told, until=until).run(job.get("more"))
         limit = job.get("limit") or 1 << 62
