@@ -95,6 +95,7 @@ class Connection(http.client.HTTPSConnection):
         if tunnel:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(WAIT)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
             self.sock.connect(self.way_out)
             self._tunnel()  # type: ignore[attr-defined]  # of the base class
         else:
