@@ -85,7 +85,9 @@ async def against_httpx(azurite: Azurite, home: Path, rounds: int = 3) -> list[R
     what = "plain httpx PUT and GET"
     return [
         Ratio(f"{LARGE} MB into a session by blob ({_speed(up)} MB/s)", up, both, what, SPEED),
-        Ratio(f"{LARGE} MB out of a session by blob ({_speed(down)} MB/s)", down, both, what, SPEED),
+        Ratio(
+            f"{LARGE} MB out of a session by blob ({_speed(down)} MB/s)", down, both, what, SPEED
+        ),
         Ratio("... memory growth of the program (MB)", host.growth, GROWTH, "its bound", 1.0),
         Ratio("... memory growth of the session (MB)", inside.growth, GROWTH, "its bound", 1.0),
     ]
@@ -154,7 +156,9 @@ async def _plain(
     """What anybody would write with httpx: one PUT, one GET, streamed, with the same kind of SAS."""
     async with storage.staged(source.stat().st_size) as blob:
         put, get = (await blob.link("cw")).reveal(), (await blob.link("r")).reveal()
-        await anyio.to_thread.run_sync(partial(_put_and_get, azurite, put, get, source, target, times))
+        await anyio.to_thread.run_sync(
+            partial(_put_and_get, azurite, put, get, source, target, times)
+        )
     target.unlink()
 
 
@@ -245,5 +249,3 @@ def _file(home: Path, size: int) -> Path:
 
 def _speed(milliseconds: float) -> int:
     return round(LARGE * 1000 / milliseconds)
-
-

@@ -114,9 +114,7 @@ class Handler(HTTPSHandler):
         public_only: Refuse addresses that are not public.
     """
 
-    def __init__(
-        self, context: ssl.SSLContext, *, way_out: str | None, public_only: bool
-    ) -> None:
+    def __init__(self, context: ssl.SSLContext, *, way_out: str | None, public_only: bool) -> None:
         super().__init__(context=context)
         told = {"way_out": way_out, "public_only": public_only}
         self._kind = type("Connection", (Connection,), told)
