@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -82,14 +81,13 @@ async def against_httpx(azurite: Azurite, home: Path, rounds: int = 3) -> list[R
     await storage.aclose()
     both = 1000 * statistics.median(map(sum, zip(plain.up, plain.down, strict=True)))
     up, down = (1000 * statistics.median(times) for times in (ours.up, ours.down))
-    what = "plain httpx PUT and GET"
+    what, bound = "plain httpx PUT and GET", "its bound"
+    size = f"{LARGE} MB"
     return [
-        Ratio(f"{LARGE} MB into a session by blob ({_speed(up)} MB/s)", up, both, what, SPEED),
-        Ratio(
-            f"{LARGE} MB out of a session by blob ({_speed(down)} MB/s)", down, both, what, SPEED
-        ),
-        Ratio("... memory growth of the program (MB)", host.growth, GROWTH, "its bound", 1.0),
-        Ratio("... memory growth of the session (MB)", inside.growth, GROWTH, "its bound", 1.0),
+        Ratio(f"{size} into a session by blob ({_speed(up)} MB/s)", up, both, what, SPEED),
+        Ratio(f"{size} out of a session by blob ({_speed(down)} MB/s)", down, both, what, SPEED),
+        Ratio("... memory growth of the program (MB)", host.growth, GROWTH, bound, 1.0),
+        Ratio("... memory growth of the session (MB)", inside.growth, GROWTH, bound, 1.0),
     ]
 
 
@@ -105,6 +103,8 @@ async def by_every_route(azurite: Azurite, home: Path, rounds: int = 3) -> Async
             times = {route: Times() for route in sessions}
             for turn in range(rounds):
                 for route in sorted(sessions, reverse=turn % 2 == 1):
+                    if route == "pieces" and turn:
+                        continue  # once is enough: it takes minutes
                     taken = await _there_and_back(sessions[route], source, target, times[route])
                     assert taken == route, (taken, route)
             for route, taken in times.items():
@@ -141,11 +141,9 @@ async def _there_and_back(session: Session, source: Path, target: Path, times: T
     started = time.perf_counter()
     info = await session.files.upload(source)
     middle = time.perf_counter()
-    await session.files.download(source.name, to=target)
+    await session.files.download(source.name, to=target, overwrite=True)
     times.up.append(middle - started)
     times.down.append(time.perf_counter() - middle)
-    assert target.stat().st_size == info.size == source.stat().st_size
-    target.unlink()
     await session.files.remove(source.name)
     return info.route
 
@@ -153,30 +151,32 @@ async def _there_and_back(session: Session, source: Path, target: Path, times: T
 async def _plain(
     azurite: Azurite, storage: BlobStorage, source: Path, target: Path, times: Times
 ) -> None:
-    """What anybody would write with httpx: one PUT, one GET, streamed, with the same kind of SAS."""
-    async with storage.staged(source.stat().st_size) as blob:
-        put, get = (await blob.link("cw")).reveal(), (await blob.link("r")).reveal()
-        await anyio.to_thread.run_sync(
-            partial(_put_and_get, azurite, put, get, source, target, times)
-        )
-    target.unlink()
+    """What anybody would write: one PUT, one GET, streamed, by the same kind of SAS."""
+    async with storage.staged(LARGE * MB) as blob:
+        put, get = await blob.link("cw"), await blob.link("r")
+
+        def move() -> None:
+            with httpx.Client(verify=str(azurite.ca), timeout=120, trust_env=False) as client:
+                started = time.perf_counter()
+                _put(client, put.reveal(), source)
+                middle = time.perf_counter()
+                _get(client, get.reveal(), target)
+                times.up.append(middle - started)
+                times.down.append(time.perf_counter() - middle)
+
+        await anyio.to_thread.run_sync(move)
 
 
-def _put_and_get(
-    azurite: Azurite, put: str, get: str, source: Path, target: Path, times: Times
-) -> None:
+def _put(client: httpx.Client, url: str, source: Path) -> None:
     headers = {"x-ms-blob-type": "BlockBlob", "Content-Length": str(source.stat().st_size)}
-    with httpx.Client(verify=str(azurite.ca), timeout=120, trust_env=False) as client:
-        started = time.perf_counter()
-        client.put(put, content=_read(source), headers=headers).raise_for_status()
-        middle = time.perf_counter()
-        with client.stream("GET", get) as answer, target.open("wb") as file:
-            answer.raise_for_status()
-            for piece in answer.iter_raw(CHUNK):
-                file.write(piece)
-        times.up.append(middle - started)
-        times.down.append(time.perf_counter() - middle)
-    assert target.stat().st_size == source.stat().st_size
+    client.put(url, content=_read(source), headers=headers).raise_for_status()
+
+
+def _get(client: httpx.Client, url: str, target: Path) -> None:
+    with client.stream("GET", url) as answer, target.open("wb") as file:
+        answer.raise_for_status()
+        for piece in answer.iter_raw(CHUNK):
+            file.write(piece)
 
 
 def _read(path: Path) -> Iterator[bytes]:

@@ -64,7 +64,7 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
 class SameHost(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
-    def redirect_request(
+    def redirect_request(  # noqa: PLR0917 - as the base class has it
         self,
         req: Request,
         fp: IO[bytes],
@@ -363,7 +363,8 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
 
     Args:
         job: `verb` (`get` or `put`), `url`, `path`, `seconds`, and, where they are known, `ca`,
-            `public_only`, `way_out`, `limit`, `size`, `sha256`, and what an earlier call said with `more`.
+            `public_only`, `way_out`, `limit`, `size`, `sha256`, and what an earlier call said with
+            `more`.
         told: Told the bytes that were moved so far.
 
     Returns:
