@@ -89,18 +89,18 @@ class Connection(http.client.HTTPSConnection):
     def connect(self) -> None:
         """Connect; a proxy resolves by itself and has its own rules."""
         tunnel: str | None = self._tunnel_host  # type: ignore[attr-defined]  # set by the base class
-        if (self.way_out is None) if tunnel else not self.public_only:
-            super().connect()
-            return
-        if tunnel:
+        if tunnel and self.way_out is not None:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(WAIT)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
             self.sock.connect(self.way_out)
             self._tunnel()  # type: ignore[attr-defined]  # of the base class
-        else:
+        elif not tunnel and self.public_only:
             address = (_public_address(self.host, self.port), self.port)
             self.sock = socket.create_connection(address, WAIT)
+        else:
+            super().connect()
+            return
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]  # set by the base class
         self.sock = context.wrap_socket(self.sock, server_hostname=tunnel or self.host)
 
@@ -116,13 +116,17 @@ class Handler(HTTPSHandler):
 
     def __init__(self, context: ssl.SSLContext, *, way_out: str | None, public_only: bool) -> None:
         super().__init__(context=context)
-        told = {"way_out": way_out, "public_only": public_only}
-        self._kind = type("Connection", (Connection,), told)
+        self._way_out, self._public_only = way_out, public_only
 
     def https_open(self, req: Request) -> http.client.HTTPResponse:
         """Open it."""
         context = self._context  # type: ignore[attr-defined]  # set by the base class
-        return self.do_open(self._kind, req, context=context)
+        return self.do_open(self._connection, req, context=context)
+
+    def _connection(self, host: str, **options: Any) -> Connection:
+        made = Connection(host, **options)
+        made.way_out, made.public_only = self._way_out, self._public_only
+        return made
 
 
 class Link:
