@@ -271,7 +271,7 @@ async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
     link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))
     await (
         storage.aclose()
-    )  # its connections are of this loop, and interpreters have one of their own
+    )  # its connections are of this loop; interpreters have their own
     policy = SasPolicy(hosts=("127.0.0.1",), allow_private=True)
     try:
         for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
