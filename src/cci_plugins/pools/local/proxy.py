@@ -102,6 +102,7 @@ class _Handler(BaseRequestHandler):
             return
         try:
             self.request.settimeout(IDLE_SECONDS)
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
             with self._host.holding(self.request):
                 self._serve()
         finally:
