@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import anyio
 
+from cci_plugins import portal
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -173,6 +174,19 @@ class BlobStorage:
         Raises:
             AuthenticationError: The account lets nobody sign.
         """
+        return await portal.carry(self._link, name, permission, lasts, download_as)
+
+    async def delete(self, name: str) -> None:
+        """Delete a blob; one that is not there is no error, and a failure is only logged."""
+        await portal.carry(self._delete, name)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await portal.carry(self._close)
+
+    async def _link(
+        self, name: str, permission: Permission, lasts: timedelta, download_as: str | None
+    ) -> SecretUrl:
         now = datetime.now(UTC)
         secret: dict[str, Any] = (
             {"account_key": self._key}
@@ -194,8 +208,7 @@ class BlobStorage:
         )
         return SecretUrl(f"{self._address.url}/{self._container}/{quote(name)}?{signature}")
 
-    async def aclose(self) -> None:
-        """Close the connections."""
+    async def _close(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
@@ -215,8 +228,7 @@ class BlobStorage:
                 self._delegation = (key, expiry)
             return self._delegation[0]
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob; one that is not there is no error, and a failure is only logged."""
+    async def _delete(self, name: str) -> None:
         try:
             with _plainly("delete"):
                 await self._blobs().delete_blob(name, delete_snapshots="include")
