@@ -5,6 +5,8 @@
     * AuthenticationError       the pool said 401 or 403
     * IsolationError            this machine offers no fence for untrusted code
     * ApprovalDeniedError       the host said no to a run
+    * ProvisioningError         Azure did not make, change or remove what was asked
+    * FoundryError              an agent of Microsoft Foundry failed, or did not answer
     * PoolError
         * PoolUnavailableError  nothing was started; safe to try again
         * PoolExhaustedError    no session is free; safe to try again later
@@ -54,6 +56,36 @@ class IsolationError(CodeInterpreterError):
 
 class ApprovalDeniedError(CodeInterpreterError):
     """The host's approval hook said no; the code did not run."""
+
+
+class ProvisioningError(CodeInterpreterError):
+    """Azure did not make, change or remove what was asked; what it made so far stays.
+
+    Attributes:
+        code: Azure's own code for it, or empty.
+        step: What was being done, or empty.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, code: str = "", step: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.step = step
+
+
+class FoundryError(CodeInterpreterError):
+    """An agent of Microsoft Foundry failed, or did not answer.
+
+    Attributes:
+        code: Foundry's own code for it, or empty.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, code: str = "", retryable: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.code = code
 
 
 class PoolError(CodeInterpreterError):

@@ -9,6 +9,7 @@ import typer
 
 from . import console
 from .console import ExitCode
+from .foundry import app as foundry
 from .run import run
 from .serve import serve
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(run)
 app.command()(serve)
+app.add_typer(foundry, name="foundry")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback form

@@ -25,8 +25,10 @@ from cci_plugins.errors import (
     ExecutionFailedError,
     ExecutionTimeoutError,
     FileTransferError,
+    FoundryError,
     IsolationError,
     PoolError,
+    ProvisioningError,
     SessionLostError,
 )
 
@@ -53,6 +55,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 3, "a setting is missing or wrong, or this machine offers no isolation"
     AUTHENTICATION = 4, "the pool refused the key"
     POOL_UNAVAILABLE = 5, "the pool cannot be reached, is full, or lost the session"
+    PROVISIONING = 6, "Azure did not make, change or remove what was asked; run it again to go on"
     INTERNAL = 70, "a fault of this command; please report it"
     TIMED_OUT = 124, "the code ran past its limit"
     INTERRUPTED = 130, "Ctrl-C"
@@ -71,7 +74,9 @@ _OF_ERROR: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ExecutionTimeoutError, ExitCode.TIMED_OUT),
     (ExecutionFailedError, ExitCode.CODE_FAILED),
     (ApprovalDeniedError, ExitCode.CODE_FAILED),
+    (ProvisioningError, ExitCode.PROVISIONING),
     (PoolError, ExitCode.POOL_UNAVAILABLE),
+    (FoundryError, ExitCode.POOL_UNAVAILABLE),
     (SessionLostError, ExitCode.POOL_UNAVAILABLE),
     (FileTransferError, ExitCode.USAGE),
 )
