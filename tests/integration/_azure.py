@@ -131,7 +131,7 @@ def _error(status: int, code: str, message: str) -> Response:
 
 
 @contextmanager
-def listening(app: Any):
+def listening(app: Any, **options: Any):
     """The address of an application on loopback."""
     ready = threading.Event()
 
@@ -140,7 +140,9 @@ def listening(app: Any):
             await super().startup(sockets)
             ready.set()
 
-    server = Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    server = Server(
+        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1, **options)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

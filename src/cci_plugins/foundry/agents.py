@@ -206,7 +206,7 @@ async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[
     if not starts_nothing(str(request.get("name") or "")):
         if approve is None:
             raise ConfigurationError(
-                "the agent's tool requires approval and run() has no approver; the code did not run",
+                "the agent's tool requires approval, but run() has no approver; no code ran",
                 hint="give run() approve=..., or the tool require_approval='never'",
             )
         code = code_of(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -23,7 +24,7 @@ _REFUSED = (401, 403)
 _NOT_FOUND, _TOO_MANY = 404, 429
 _LONGEST = 600
 _MAY_HAVE_RUN = "code may have run, so it was not sent again"
-_MCP = "mcp"
+_TOOL = re.compile(r"\bmcp\b|remote server|\btool_user_error\b", re.IGNORECASE)
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def _of_management(step: str, role: str, error: HttpResponseError) -> CodeInterp
 
 def _of_run(status: int, words: str, code: str) -> CodeInterpreterError:
     said = f"the agent failed: {words}" + (f" ({code})" if code else "")
-    if _MCP in words.lower():
+    if _TOOL.search(said):
         return FoundryError(
             said,
             hint="Foundry could not use the pool; renew the key it has: cci foundry connect",

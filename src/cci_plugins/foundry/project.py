@@ -28,7 +28,7 @@ _ID = re.compile(
     r"/providers/Microsoft\.CognitiveServices/accounts/(?P<account>[^/]+)/projects/(?P<project>[^/]+)",
     re.IGNORECASE,
 )
-_PATH = re.compile(r"/api/projects/(?P<project>[^/]+)/?")
+_PATH = re.compile(r"/api/projects/[^/]+/?")
 _API = "AI Foundry API"
 _HINT = (
     "set FOUNDRY_PROJECT_ENDPOINT=https://<account>.services.ai.azure.com/api/projects/<project>, "
@@ -180,20 +180,20 @@ class Project:
 
     async def _find_in(self, subscription: str) -> Place | None:
         wanted = httpx.URL(self._endpoint or "")
-        path = _PATH.fullmatch(wanted.path)
+        project = wanted.path.rstrip("/").rpartition("/")[2]
         with managing("Foundry accounts", role="Reader"):
             async with self.management(subscription) as client:
                 accounts: AsyncIterator[Any] = client.accounts.list()
                 async for account in accounts:
-                    if path is not None and _is_at(account, wanted):
+                    if _is_at(account, wanted):
                         group = str(account.id).split("/")[4]
-                        return Place(subscription, group, account.name, path["project"])
+                        return Place(subscription, group, str(account.name), project)
         return None
 
     async def _subscriptions(self) -> AsyncIterator[str]:
         """Ids of the subscriptions that the sign-in sees."""
         url: str | None = f"{self._arm}/subscriptions?api-version={_SUBSCRIPTIONS_VERSION}"
-        async with make_http() as http:
+        async with make_http(verify=self.tls() or True) as http:
             http.auth = Authorized(self.sign_in.bearer(f"{self._arm}/.default"))
             while url is not None and url.startswith(f"{self._arm}/"):
                 with sending(starts_code=False):
