@@ -40,6 +40,15 @@ async def azure() -> str:
     return "42" if isinstance(_default_credential(), DefaultAzureCredential) else "no credential"
 
 
+async def foundry() -> str:
+    from cci_plugins.foundry import Project, code_interpreter_tool
+
+    project = Project("https://account.services.ai.azure.com/api/projects/project")
+    async with await project.client(), project.management("0"):
+        tool = code_interpreter_tool("connection")
+        return "42" if "launchShell" in (tool.allowed_tools or []) else str(tool)
+
+
 async def langchain() -> str:
     from cci_plugins.langchain import CodeInterpreterTool
 
@@ -59,6 +68,7 @@ EXTRAS = {
     "serve": serve,
     "cli": cli,
     "azure": azure,
+    "foundry": foundry,
     "langchain": langchain,
     "semantic-kernel": semantic_kernel,
 }

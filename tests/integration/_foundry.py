@@ -62,6 +62,42 @@ Model = Callable[[str], Turn]
 """Takes the user's words, yields calls and is sent what came out, returns its answer."""
 
 
+CHART = """
+import csv
+from collections import defaultdict
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+values = defaultdict(list)
+for row in csv.DictReader(open({name!r})):
+    if row[{value!r}] not in ("", "NA"):
+        values[row[{key!r}]].append(float(row[{value!r}]))
+means = {{key: sum(found) / len(found) for key, found in values.items()}}
+plt.bar(means.keys(), means.values())
+plt.savefig("chart.png")
+print({{key: round(mean, 1) for key, mean in means.items()}})
+"""
+COLUMNS = {"penguins.csv": ("species", "body_mass_g")}
+
+
+def analyst(prompt: str) -> Turn:
+    """Does as the instructions say: a chart of a CSV file that is named, else a sum."""
+    given = re.search(r"environmentId (\S+)", prompt)
+    if given is None:
+        environment = json.loads((yield Call("launchShell", {})))["environmentId"]
+    else:
+        environment = given[1]
+    code = "print(2 ** 100)"
+    if (file := re.search(r"\w+\.csv", prompt)) is not None:
+        key, value = COLUMNS.get(file[0], ("month", "sales"))
+        code = CHART.format(name=f"/mnt/data/{file[0]}", key=key, value=value)
+    arguments = {"environmentId": environment, "pythonCode": code}
+    said = yield Call("runPythonCodeInRemoteEnvironment", arguments)
+    if said.startswith("denied"):
+        return "The user did not want it to run."
+    return f"It is {json.loads(said)['stdout'].strip()}."
+
+
 class ToolFaultError(Exception):
     """The MCP server cannot be used."""
 
@@ -136,14 +172,14 @@ class FakeFoundry:
         self.asked[operation] += 1
         if operation in self.faults:
             return self.faults[operation]
+        return await self._resource(request, path)
+
+    async def _resource(self, request: Request, path: str) -> Response:
         if path == "/subscriptions":
             return self._subscriptions(request)
-        self._expect(request.query_params.get("api-version") == VERSION, f"version of {path}")
+        self._expect(f"version of {path}", request.query_params.get("api-version") == VERSION)
         if path.endswith("/accounts"):
-            mine = [self._account()] if SUBSCRIPTION in path else []
-            return JSONResponse({"value": mine})
-        if not path.startswith(PROJECT_ID):
-            return _arm_error(404, "ParentResourceNotFound", f"There is no {path}.")
+            return JSONResponse({"value": [self._account()] if SUBSCRIPTION in path else []})
         if path == PROJECT_ID:
             endpoints = {"AI Foundry API": f"{self.url}/api/projects/project"}
             properties = {"endpoints": endpoints, "provisioningState": "Succeeded"}
@@ -225,10 +261,10 @@ class FakeFoundry:
             return self.faults["POST agent"]
         name, body = request.path_params["name"], await request.json()
         definition = body["definition"]
-        self._expect(set(body) <= {"definition", "metadata", "description"}, f"agent: {set(body)}")
+        self._expect(f"agent: {set(body)}", set(body) <= {"definition", "metadata", "description"})
         known = {"kind", "model", "instructions", "tools"}
-        self._expect(set(definition) <= known, f"definition: {set(definition)}")
-        self._expect(definition["kind"] == "prompt" and definition["model"] == MODEL, "definition")
+        self._expect(f"definition: {set(definition)}", set(definition) <= known)
+        self._expect("definition", definition["kind"] == "prompt" and definition["model"] == MODEL)
         for tool in definition["tools"]:
             self._check_tool(tool)
         versions = self.agents.setdefault(name, {})
@@ -255,10 +291,10 @@ class FakeFoundry:
             "allowed_tools",
             "require_approval",
         }
-        self._expect(set(tool) == wanted, f"tool: {set(tool)}")
-        self._expect(tool["type"] == "mcp", "type")
-        self._expect(bool(re.fullmatch(r"[A-Za-z0-9_-]+", tool["server_label"])), "label")
-        self._expect("headers" not in tool, "a key in the agent")
+        self._expect(f"tool: {set(tool)}", set(tool) == wanted)
+        self._expect("type", tool["type"] == "mcp")
+        self._expect("label", bool(re.fullmatch(r"[A-Za-z0-9_-]+", tool["server_label"])))
+        self._expect("a key in the agent", "headers" not in tool)
 
     async def _agent(self, request: Request) -> Response:
         return self._removed(request, self.agents, request.path_params["name"])
@@ -280,7 +316,7 @@ class FakeFoundry:
             return _error(401, "unauthorized", "Access denied due to an invalid token.")
         is_openai = "/openai/v1/" in request.url.path
         version = request.query_params.get("api-version")
-        self._expect(version == (None if is_openai else "v1"), f"version {version}")
+        self._expect(f"version {version}", version == (None if is_openai else "v1"))
         return None
 
     # runs
@@ -294,8 +330,8 @@ class FakeFoundry:
         body = await request.json()
         reference = body.pop("agent_reference")
         given, previous = body.pop("input"), body.pop("previous_response_id", None)
-        self._expect(body == {}, f"response: {set(body)}")
-        self._expect(reference["type"] == "agent_reference", "reference")
+        self._expect(f"response: {set(body)}", body == {})
+        self._expect("reference", reference["type"] == "agent_reference")
         definition = self.agents.get(reference["name"], {}).get(reference["version"])
         if definition is None:
             return _error(404, "not_found", f"Agent {reference['name']} not found.")
@@ -310,7 +346,7 @@ class FakeFoundry:
         output: list[dict[str, Any]] = []
         if isinstance(given, str):
             if previous is not None:
-                self._expect(previous in self._ended, f"goes on from {previous}")
+                self._expect(f"goes on from {previous}", previous in self._ended)
             self.prompts.append(given)
             tool = definition["tools"][0]
             async with self._server(tool) as server:
@@ -321,9 +357,9 @@ class FakeFoundry:
                 return await self._go_on(server, tool, turn, next_of(turn, None), output)
         waiting = self._waiting.pop(str(previous))
         (answer,) = given
-        self._expect(set(answer) <= {"type", "approval_request_id", "approve", "reason"}, "answer")
-        self._expect(answer["type"] == "mcp_approval_response", "answer")
-        self._expect(answer["approval_request_id"] == waiting.request_id, "answer")
+        self._expect("answer", set(answer) <= {"type", "approval_request_id", "approve", "reason"})
+        self._expect("answer", answer["type"] == "mcp_approval_response")
+        self._expect("answer", answer["approval_request_id"] == waiting.request_id)
         async with self._server(waiting.tool) as server:
             if answer["approve"]:
                 said = await self._called(server, waiting.tool, waiting.call, output)
@@ -370,9 +406,7 @@ class FakeFoundry:
     ) -> str:
         if call.tool not in tool["allowed_tools"] or call.tool not in self.listed:
             raise ToolFaultError(f"Tool {call.tool} is not allowed.")
-        with anyio.fail_after(100):
-            result = await server.call_tool(call.tool, call.arguments)
-        text = "\n".join(part.text for part in result.content if part.type == "text")
+        text, failed = await _answer_of(server, call)
         output.append(
             {
                 "type": "mcp_call",
@@ -381,9 +415,9 @@ class FakeFoundry:
                 "arguments": json.dumps(call.arguments),
                 "output": text,
                 "error": {"type": "mcp_tool_execution_error", "content": [{"text": text}]}
-                if result.isError
+                if failed
                 else None,
-                "status": "failed" if result.isError else "completed",
+                "status": "failed" if failed else "completed",
             }
         )
         return text
@@ -405,9 +439,22 @@ class FakeFoundry:
                     await session.initialize()
                     yield session
 
-    def _expect(self, holds: bool, what: str) -> None:
+    def _expect(self, what: str, holds: object) -> None:
         if not holds:
             self.wrong.append(what)
+
+
+async def _answer_of(server: Any, call: Call) -> tuple[str, bool]:
+    """What a call gave, and whether it failed."""
+    from mcp.shared.exceptions import McpError
+
+    try:
+        with anyio.fail_after(100):
+            result = await server.call_tool(call.tool, call.arguments)
+    except McpError as error:
+        return str(error), True
+    text = "\n".join(part.text for part in result.content if part.type == "text")
+    return text, bool(result.isError)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from cci_plugins.errors import (
 from cci_plugins.pools.azure.platform import PlatformSessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
 
-from ._azure import ARM_TOKEN, POOL_ID, Arm
+from ._azure import ARM_TOKEN, POOL_ID, ROOT, Arm
 from ._emulated import KEY, Emulated, emulated
 from ._foundry import (
     MODEL,
@@ -44,6 +45,7 @@ from ._foundry import (
     Turn,
     _arm_error,
     _error,
+    analyst,
     needs_approval,
     serving_foundry,
 )
@@ -58,15 +60,6 @@ pytestmark = [
 LAUNCH, RUN = "launchShell", "runPythonCodeInRemoteEnvironment"
 ROTATED = "planted-key-after-the-rotation"
 CSV = b"month,sales\nJan,3\nFeb,5\nMar,4\n"
-CHART = """
-import csv, matplotlib
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-rows = list(csv.DictReader(open("/mnt/data/sales.csv")))
-plt.bar([row["month"] for row in rows], [int(row["sales"]) for row in rows])
-plt.savefig("/mnt/data/chart.png")
-print("total", sum(int(row["sales"]) for row in rows))
-"""
 
 
 def model(prompt: str) -> Turn:
@@ -78,11 +71,13 @@ def model(prompt: str) -> Turn:
         environment = given[1]
     if "fails" in prompt:
         yield Call(RUN, {"environmentId": environment})
-    code = CHART if "sales.csv" in prompt else "n = 6 * 7\nprint('total', n)"
+    code = "n = 6 * 7\nopen('/mnt/data/n.txt', 'w').write(str(n))\nprint('total', n)"
+    if "sales.csv" in prompt:
+        code = "rows = open('/mnt/data/sales.csv').read().split()[1:]\n" + code
     first = yield Call(RUN, {"environmentId": environment, "pythonCode": code})
     if first.startswith("denied"):
         return f"It was not run: {first}"
-    again = "print('total' in globals() or 'n' in globals() or 'rows' in globals())"
+    again = "print('n' in globals())"
     kept = yield Call(RUN, {"environmentId": environment, "pythonCode": again})
     total = re.search(r"total (\d+)", first)
     return f"The total is {total and total[1]}. Kept: {'True' in kept}. See https://example.org/a"
@@ -110,7 +105,7 @@ def project(running: Running) -> Any:
 
 @pytest.fixture(scope="module")
 async def pool() -> AsyncIterator[Emulated]:
-    async with emulated(LocalSessionPool(max_sessions=20), kind="platform") as found:
+    async with emulated(LocalSessionPool(preload=(), max_sessions=30), kind="platform") as found:
         yield found
 
 
@@ -307,7 +302,7 @@ async def test_an_agent_computes_in_the_pool_and_goes_on(
     reply = await foundry.run(agent, "What is the total?")
     assert str(reply) == "The total is 42. Kept: True. See https://example.org/a"
     assert [call.tool for call in reply.calls] == [LAUNCH, RUN, RUN]
-    assert reply.calls[1].code == "n = 6 * 7\nprint('total', n)"
+    assert reply.calls[1].code.startswith("n = 6 * 7\n")
     assert (reply.calls[1].stdout.strip(), reply.calls[1].error) == ("total 42", None)
     assert {call.environment_id for call in reply.calls} == {reply.environment_id}
     assert [(note.kind, note.target) for note in reply.annotations] == [
@@ -325,15 +320,17 @@ async def test_an_agent_computes_in_the_pool_and_goes_on(
         await foundry.run(agent, "Are you there?")
 
 
+@pytest.mark.slow
 async def test_a_file_goes_in_and_a_chart_comes_out_beside_the_agent(
-    project: Any, connection: Any, pool: Emulated, tmp_path: Path
+    running: Running, project: Any, connection: Any, pool: Emulated, tmp_path: Path
 ) -> None:
+    running.fake.model = analyst
     agent = await made(project, connection)
     async with CodeInterpreter(pool.client()) as interpreter:
         environment = await foundry.open_environment(interpreter)
         await environment.files.upload(CSV, name="sales.csv")
         reply = await foundry.run(agent, "Chart sales.csv.", environment=environment)
-        assert reply.text.startswith("The total is 12.")
+        assert reply.text == "It is {'Jan': 3.0, 'Feb': 5.0, 'Mar': 4.0}."
         assert LAUNCH not in {call.tool for call in reply.calls}
         assert reply.environment_id == environment.id
         found = await foundry.open_environment(interpreter, reply.environment_id)
@@ -353,19 +350,19 @@ async def test_environments_of_a_gateway_are_shared_too(project: Any, tmp_path: 
     from ._server import serving
 
     signed = SignedEnvironments(b"s" * 32)
-    async with serving(LocalSessionPool(), environments=signed, rest=False) as url:
+    async with serving(LocalSessionPool(preload=()), environments=signed, rest=False) as url:
         connection = await foundry.connect(project, endpoint=url, key=GATEWAY_KEY)
         agent = await made(project, connection)
         async with CodeInterpreter(PlatformSessionPool(url, key=GATEWAY_KEY)) as interpreter:
             environment = await foundry.open_environment(interpreter)
             await environment.files.upload(CSV, name="sales.csv")
             reply = await foundry.run(agent, "Chart sales.csv.", environment=environment)
-            assert reply.text.startswith("The total is 12.")
-            assert (await environment.files.download("chart.png")).startswith(b"\x89PNG")
+            assert reply.text.startswith("The total is 42. Kept: True.")
+            assert await environment.files.download("n.txt") == b"42"
             own = await foundry.run(agent, "What is the total?")
             found = await foundry.open_environment(interpreter, own.environment_id)
             await found.files.upload(b"1", name="one.txt")
-            assert [file.name for file in await found.files.list()] == ["one.txt"]
+            assert {file.name for file in await found.files.list()} == {"n.txt", "one.txt"}
 
 
 async def test_the_host_is_asked_for_code_and_for_nothing_else(
@@ -379,7 +376,7 @@ async def test_the_host_is_asked_for_code_and_for_nothing_else(
     assert reply.text.startswith("The total is 42. Kept: True.")
     assert [request.code.splitlines()[0] for request in host.asked] == [
         "n = 6 * 7",
-        "print('total' in globals() or 'n' in globals() or 'rows' in globals())",
+        "print('n' in globals())",
     ]
     assert {request.session_key for request in host.asked} == {reply.environment_id}
     assert [call.tool for call in reply.calls] == [LAUNCH, RUN, RUN]
@@ -390,7 +387,10 @@ async def test_the_host_is_asked_for_code_and_for_nothing_else(
     [
         (Host(Decision("deny", reason="not today")), "not today"),
         (Host(Decision("deny")), "None"),
-        (Host(Decision("allow", code="print(1)")), "exactly this code instead:\nprint(1)"),
+        (
+            Host(Decision("allow", code="print(1)")),
+            "the user wants exactly this code instead:\nprint(1)",
+        ),
     ],
 )
 async def test_code_that_was_not_approved_does_not_run(
@@ -468,9 +468,9 @@ async def test_a_key_that_was_rotated_is_told_with_what_to_do(
     ],
 )
 async def test_failures_of_a_run_are_ours_and_nothing_is_sent_twice(
-    running: Running, project: Any, connection: Any, answer: Any, kind: type, words: str
+    running: Running, project: Any, answer: Any, kind: type, words: str
 ) -> None:
-    agent = await made(project, connection)
+    agent = foundry.Agent("analyst", "1", project)
     running.fake.faults["POST response"] = answer
     with pytest.raises(kind, match=words) as caught:
         await foundry.run(agent, "What is the total?")
@@ -600,15 +600,10 @@ def test_replies_are_read_whatever_a_model_wrote() -> None:
 async def test_a_server_without_a_launch_tool_gives_no_environment(
     pool: Emulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = pool.client()
-    async with client:
-        monkeypatch.setattr(
-            client,
-            "_server",
-            client._server._replace(launcher=None)
-            if hasattr(client._server, "_replace")
-            else __import__("dataclasses").replace(client._server, launcher=None),
-        )
+    async with pool.client() as client:
+        assert isinstance(client, PlatformSessionPool)
+        assert client._server is not None
+        monkeypatch.setattr(client, "_server", replace(client._server, launcher=None))
         with pytest.raises(ProtocolError, match="no tool that launches"):
             await client.launch()
 
@@ -624,34 +619,64 @@ print(json.dumps({{"accessToken": token, "expires_on": int(time.time()) + 3600}}
 
 
 @pytest.fixture
-def cci(running: Running, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """The command, signed in by a command line that stands where Azure's would."""
+def signed_in(running: Running, tmp_path: Path) -> dict[str, str]:
+    """An environment with a command line that stands where Azure's would."""
     az = tmp_path / "az"
     az.write_text(AZ.format(python=sys.executable, arm=ARM_TOKEN, foundry=TOKEN))
     az.chmod(az.stat().st_mode | stat.S_IXUSR)
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT / "src"),
+        "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
+        "CCI_ARM_ENDPOINT": running.url,
+        "SSL_CERT_FILE": str(running.ca),
+        "COLUMNS": "200",
+        "FOUNDRY_PROJECT_ENDPOINT": running.endpoint,
+    }
+
+
+@pytest.fixture
+def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """The command, signed in."""
 
     def call(*arguments: str, **variables: str) -> tuple[int, str, str]:
-        environment = {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-            "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
-            "CCI_ARM_ENDPOINT": running.url,
-            "SSL_CERT_FILE": str(running.ca),
-            "COLUMNS": "200",
-            "FOUNDRY_PROJECT_ENDPOINT": running.endpoint,
-        }
         done = subprocess.run(
             [sys.executable, "-m", "cci_plugins", *arguments],
             capture_output=True,
             cwd=tmp_path,
-            env=environment | variables,
+            env=signed_in | variables,
             text=True,
             timeout=90,
         )
         return done.returncode, done.stdout, done.stderr
 
     return call
+
+
+@pytest.mark.slow
+async def test_the_sample_charts_a_csv_and_hands_over_the_file(
+    signed_in: dict[str, str], running: Running, pool: Emulated, tmp_path: Path
+) -> None:
+    running.fake.model = analyst
+    variables = {
+        "AZURE_SESSION_POOL_MCP_ENDPOINT": f"{pool.url}/mcp",
+        "AZURE_SESSION_POOL_MCP_KEY": KEY,
+        "FOUNDRY_MODEL_DEPLOYMENT_NAME": MODEL,
+    }
+    sample = ROOT / "samples" / "31_foundry_agent.py"
+    done = await anyio.run_process(
+        [sys.executable, str(sample)], cwd=tmp_path, env=signed_in | variables, check=False
+    )
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 0, err
+    assert err == ""
+    assert "'Gentoo': 5076.0" in out
+    assert "saved out/chart.png" in out
+    assert (tmp_path / "out" / "chart.png").read_bytes().startswith(b"\x89PNG")
+    assert running.fake.agents == {"penguin-analyst": {}}
+    for secret in (KEY, ARM_TOKEN, TOKEN):
+        assert secret not in out + err
 
 
 @pytest.mark.slow
