@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from . import azure, embedded, served
+from . import azure, doors, embedded, served
 from .measure import Ratio
 
 FAR = 1.5
@@ -32,6 +32,7 @@ def import_time() -> Ratio:
 
 async def measure() -> tuple[list[Ratio], str]:
     ratios = [await embedded.round_trip(), await embedded.first_result(), await embedded.at_once()]
+    ratios += await doors.ratios()
     ratios += await served.against_all()
     ratios += await azure.ratios()
     return [*ratios, import_time()], await embedded.memory()

@@ -53,7 +53,7 @@ def _cli() -> Iterator[str]:
     yield "The command is `cci`; `cci-plugins` is the same, and so is `python -m cci_plugins`."
     yield "Data goes to stdout, words go to stderr. `NO_COLOR` turns colours off."
     yield from ("", *_table(("Option", "What it does"), _options(group)))
-    for name, command in sorted(group.commands.items()):
+    for name, command in sorted(_commands(group)):
         arguments = " ".join(
             parameter.name.upper()
             for parameter in command.params
@@ -63,6 +63,15 @@ def _cli() -> Iterator[str]:
         yield from ("", *_table(("Option", "What it does"), _options(command)))
     yield from ("", "## Exit codes", "")
     yield from _table(("Code", "When"), ((f"`{c.value}`", _sentence(c.meaning)) for c in ExitCode))
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command, with the names of the groups it is in."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _options(command: Any) -> Iterator[tuple[str, str]]:
@@ -79,9 +88,10 @@ def _option(option: Any, kind: Any) -> tuple[str, str]:
         more.append(f"One of {', '.join(f'`{choice}`' for choice in choices)}.")
     if option.multiple:
         more.append("May be given more than once.")
-    elif option.default is not None and not option.is_flag:
+    elif option.default not in {None, ""} and not option.is_flag:
         more.append(f"Default: `{option.default}`.")
-    return f"`{option.opts[0]}{value}`", " ".join(more)
+    names = " / ".join([option.opts[0], *option.secondary_opts[:1]])
+    return f"`{names}{value}`", " ".join(more)
 
 
 def _choices(kind: Any) -> Iterator[str]:

@@ -35,9 +35,37 @@ async def cli() -> str:
 async def azure() -> str:
     from azure.identity import DefaultAzureCredential
 
-    from cci_plugins.pools.azure.auth import _default_credential
+    from cci_plugins.pools.azure.auth import default_credential
 
-    return "42" if isinstance(_default_credential(), DefaultAzureCredential) else "no credential"
+    return "42" if isinstance(default_credential(), DefaultAzureCredential) else "no credential"
+
+
+async def provision() -> str:
+    from cci_plugins.provisioning import Azure, Options
+    from cci_plugins.provisioning.arm import Arm
+
+    options = Options(subscription="0" * 8 + "-0000-0000-0000-" + "0" * 12, resource_group="g")
+    async with Arm(Azure(credential="token"), options.subscription) as arm:
+        return "42" if (await arm.sign_in.get_token("scope")).token == "token" else "no token"
+
+
+async def agent_framework() -> str:
+    from cci_plugins.agent_framework import code_interpreter_tool
+
+    async with CodeInterpreter(FakeSessionPool(FAKE)) as interpreter:
+        (content,) = await code_interpreter_tool(interpreter).invoke(arguments={"code": "1"})
+        return str(content.text)
+
+
+async def openai_agents() -> str:
+    from agents.tool_context import ToolContext
+
+    from cci_plugins.openai_agents import code_interpreter_tool
+
+    context = ToolContext(None, tool_name="execute_code", tool_call_id="1", tool_arguments="{}")
+    async with CodeInterpreter(FakeSessionPool(FAKE)) as interpreter:
+        tool = code_interpreter_tool(interpreter)
+        return str(await tool.on_invoke_tool(context, '{"code": "1"}'))
 
 
 async def foundry() -> str:
@@ -68,8 +96,11 @@ EXTRAS = {
     "serve": serve,
     "cli": cli,
     "azure": azure,
+    "provision": provision,
+    "agent-framework": agent_framework,
     "foundry": foundry,
     "langchain": langchain,
+    "openai-agents": openai_agents,
     "semantic-kernel": semantic_kernel,
 }
 

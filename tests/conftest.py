@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests import watching
+from tests.watching import nothing_leaks
+
+__all__ = ["anyio_backend", "nothing_leaks"]
+
+watching.start()
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@
         execution = await interpreter.run_code("1 + 1")
         print(execution.text)
 
-Doors: `cci_plugins.langchain`, `cci_plugins.semantic_kernel`; any MCP client by `cci serve`.
+Doors: `cci_plugins.agent_framework`, `cci_plugins.langchain`, `cci_plugins.openai_agents`,
+`cci_plugins.semantic_kernel`; any MCP client by `cci serve`.
 Without await: `cci_plugins.sync`. For your tests: `cci_plugins.testing`. Exceptions:
 `cci_plugins.errors`.
 """

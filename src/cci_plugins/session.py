@@ -11,10 +11,12 @@ from datetime import timedelta
 import anyio
 
 from . import portal
-from .errors import SessionLostError
+from .covering import CoveredOutput, covered
+from .errors import CodeInterpreterError, SessionLostError
 from .models import Execution, OutputEvent
 from .notebook import Notebook
 from .pools.base import OutputHandler, SessionPool
+from .redaction import redact, redact_exception
 from .session_files import Owner, SessionFiles
 from .telemetry import execution_span, record_execution
 
@@ -114,15 +116,33 @@ class Session:
                 await pool.delete_session(self.id)  # what was told to be gone must be gone
                 self._stale = False
             with execution_span(self.id, pool.capabilities.name) as span:
-                execution = self._told(await self._execute(pool, code, limit, on_output))
+                try:
+                    ran = await self._execute(pool, code, limit, on_output)
+                except CodeInterpreterError as error:
+                    clean = redact_exception(error)
+                    if clean is error:
+                        raise
+                    raise clean from None
+                execution = covered(self._told(ran))
                 record_execution(span, execution)
-        self._notebook.add(code, execution)
+        self._notebook.add(redact(code), execution)
         return execution
 
     async def _execute(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
         """Run code once; after a loss in a new instance that has the inputs back."""
+        output = None if on_output is None else CoveredOutput(on_output)
+        hear = None if output is None else output.hear
+        try:
+            return await self._execute_once(pool, code, limit, hear)
+        finally:
+            if output is not None:
+                output.finish()
+
+    async def _execute_once(
+        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
         if self._inputs_gone:
             await self._put_inputs_back()
         try:

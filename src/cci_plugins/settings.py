@@ -88,6 +88,13 @@ class Settings(BaseSettings):
         doc="Hosts that sessions of the embedded pool may reach: none, all, or names such as "
         "pypi.org,*.blob.core.windows.net",
     )
+    subscription: str | None = _optional(
+        "AZURE_SUBSCRIPTION_ID", doc="Subscription that `cci provision` works in"
+    )
+    resource_group: str | None = _optional(
+        "AZURE_RESOURCE_GROUP", doc="Resource group that `cci provision` works in"
+    )
+    location: str | None = _optional("AZURE_LOCATION", doc="Region that `cci provision` works in")
     isolation: IsolationName = _setting(
         "auto",
         "CCI_ISOLATION",
@@ -220,6 +227,12 @@ class Settings(BaseSettings):
             execution_timeout=timedelta(seconds=self.timeout),
             output_characters=self.output_characters,
         )
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[setting].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
 
 
 def _listed(text: str) -> tuple[str, ...]:

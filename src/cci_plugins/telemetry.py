@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .models import Execution
+from .redaction import install, redact
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 logger = logging.getLogger("cci_plugins")
 logger.addHandler(logging.NullHandler())
+install(logger)
 
 
 @contextmanager
@@ -51,4 +53,4 @@ def record_execution(span: Span, execution: Execution) -> None:
         }
     )
     if execution.error is not None:
-        span.set_attribute("error.type", execution.error.name)
+        span.set_attribute("error.type", redact(execution.error.name))

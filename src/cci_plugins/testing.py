@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from secrets import token_hex
@@ -195,6 +196,9 @@ async def images_arrive(pool: SessionPool, session_id: str) -> None:
     _expect(holds=images[0].startswith(b"\x89PNG"), otherwise="not a PNG")
 
 
+_OUT = b"A,B\n1,2\n"
+
+
 async def files_come_and_go(pool: SessionPool, session_id: str) -> None:
     """A file written by either side is read by the other, listed and removed."""
 
@@ -207,11 +211,12 @@ async def files_come_and_go(pool: SessionPool, session_id: str) -> None:
     code = "data = open('in.csv').read()\nopen('out.txt', 'w').write(data.upper())"
     execution = await _run(pool, session_id, code)
     _expect(
-        holds=[file.name for file in execution.files] == ["out.txt"],
+        holds=[file.name for file in execution.files] == ["out.txt"]
+        and execution.files[0].sha256 in {None, hashlib.sha256(_OUT).hexdigest()},
         otherwise=f"files {execution.files}",
     )
     data = b"".join([piece async for piece in pool.download(session_id, "out.txt")])
-    _expect(holds=data == b"A,B\n1,2\n", otherwise=f"downloaded {data!r}")
+    _expect(holds=data == _OUT, otherwise=f"downloaded {data!r}")
     names = [file.name for file in await pool.list_files(session_id)]
     _expect(holds=names == ["in.csv", "out.txt"], otherwise=f"listed {names}")
     await pool.delete_file(session_id, "in.csv")

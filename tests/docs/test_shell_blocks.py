@@ -15,7 +15,10 @@ import pytest
 from .blocks import ROOT, Block, blocks
 
 LIMIT = 60
-_KNOWN = re.compile(r"(pip install|cci (run|serve)|export [A-Z_]+=|make \w+$|sudo apt install)")
+_KNOWN = re.compile(
+    r"(pip install|cci (run|serve|provision (up|show|down|rotate-key))|az login"
+    r"|export [A-Z_]+=|make \w+$|sudo apt install)"
+)
 
 
 def transcript(block: Block) -> list[tuple[str, str]]:

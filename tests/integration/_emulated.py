@@ -1,6 +1,6 @@
 """Emulated Azure pools on loopback, and clients of them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -31,7 +31,10 @@ class Emulated(NamedTuple):
 
 
 @asynccontextmanager
-async def emulated(pool: SessionPool, **options: Any) -> AsyncIterator[Emulated]:
+async def emulated(
+    pool: SessionPool, around: Callable[[Any], Any] = lambda app: app, **options: Any
+) -> AsyncIterator[Emulated]:
+    """Serve an emulated pool, with `around` it what stands in front."""
     from cci_plugins.server import Emulation, Emulator, serve_app
 
     emulator = Emulator(pool, Emulation(**options), key=KEY, token=TOKEN)
@@ -43,7 +46,9 @@ async def emulated(pool: SessionPool, **options: Any) -> AsyncIterator[Emulated]
         ready.set()
 
     async with pool, anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(serve_app, emulator, host="127.0.0.1", port=0, on_ready=tell))
+        tasks.start_soon(
+            partial(serve_app, around(emulator), host="127.0.0.1", port=0, on_ready=tell)
+        )
         with anyio.fail_after(60):
             await ready.wait()
         yield Emulated(emulator, urls[0])

@@ -74,7 +74,7 @@ def test_the_dockerfile_is_well_formed() -> None:
 def test_the_lock_has_what_the_extras_ask_for() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*extras["dependencies"]]
-    for extra in ("local", "serve", "cli"):
+    for extra in ("azure", "cli", "local", "serve"):
         asked += extras["optional-dependencies"][extra]
     locked = dict(
         re.findall(r"^([\w.-]+)==([\w.]+)", (FILES / "server.lock").read_text(), re.MULTILINE)
@@ -118,6 +118,11 @@ def test_it_speaks_mcp_under_the_name_of_any_pool(container: _container.Containe
         assert ask("initialize")["serverInfo"]["version"]
         tools = {tool["name"] for tool in ask("tools/list")["tools"]}
         assert "runPythonCodeInRemoteEnvironment" in tools
+
+
+def test_it_can_sign_in_to_azure_for_the_gateway(container: _container.Container) -> None:
+    said = container.run(["/opt/cci/bin/python", "-c", "import azure.identity"])
+    assert (said.returncode, said.stderr) == (0, "")
 
 
 async def test_code_runs_in_it_and_keeps_its_variables(container: _container.Container) -> None:

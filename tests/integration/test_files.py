@@ -83,7 +83,7 @@ async def staging(azurite, *, host: str | None = None, url: str | None = None, *
     storage = azurite.storage(url=url, **options)
     pool = LocalSessionPool(egress=(host or azurite.host,), ready_sessions=0)
     files = FileOptions(
-        storage, stage_from=0, fetch=SasPolicy(hosts=("127.0.0.1",), allow_private=True)
+        storage, stage_from=0, fetch=SasPolicy(hosts=(azurite.host,), allow_private=True)
     )
     async with CodeInterpreter(pool, files=files) as interpreter:
         yield interpreter
@@ -226,6 +226,24 @@ async def test_connections_that_break_at_random_points_leave_nothing_half_done(a
     assert azurite.blobs() == []
 
 
+@pytest.mark.parametrize("kind", ["local", "platform"])
+async def test_a_run_tells_the_hashes_of_what_it_made(kind):
+    code = "open('a.txt', 'w').write('hello'); open('b.bin', 'wb').write(bytes(17 << 20))"
+    local = LocalSessionPool(ready_sessions=0)
+
+    async def check(pool):
+        async with CodeInterpreter(pool) as interpreter:
+            execution = await interpreter.session("a").run_code(code)
+        told = {file.name: file.sha256 for file in execution.files}
+        assert told == {"a.txt": sha256(b"hello"), "b.bin": None}  # large ones are not read again
+
+    if kind == "local":
+        await check(local)
+    else:
+        async with emulated(local, kind=kind) as there:
+            await check(there.client())
+
+
 async def test_a_session_without_a_way_out_gets_its_files_in_pieces(azurite, caplog):
     caplog.set_level("INFO", "cci_plugins")
     limits = Limits(inline_bytes=1000, pieces_bytes=1 << 20)
@@ -269,27 +287,23 @@ async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
     with azurite.container() as container:
         container.upload_blob("mine/report.bin", data)
     link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))
-    policy = SasPolicy(hosts=("127.0.0.1",), allow_private=True)
-    try:
-        for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
-            pool = LocalSessionPool(egress=egress, ready_sessions=0)
-            async with CodeInterpreter(
-                pool, files=FileOptions(storage, fetch=policy)
-            ) as interpreter:
-                session = interpreter.session("a")
-                info = await session.files.fetch(link)
-                assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
-                execution = await session.run_code(DIGEST.format("report.bin"))
-                assert execution.stdout.strip() == sha256(data)
-                # a lost session gets it again
-                await session.run_code("import os; os._exit(1)")
-                execution = await session.run_code(DIGEST.format("report.bin"))
-                assert execution.stdout.strip() == sha256(data)
-                assert "uploaded again: report.bin" in execution.notes
-    finally:
-        await storage.aclose()
-        with azurite.container() as container:
-            container.delete_blob("mine/report.bin")
+    await storage.aclose()
+    policy = SasPolicy(hosts=(azurite.host,), allow_private=True)
+    for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
+        pool = LocalSessionPool(egress=egress, ready_sessions=0)
+        files = FileOptions(azurite.storage(), fetch=policy)
+        async with CodeInterpreter(pool, files=files) as interpreter:
+            session = interpreter.session("a")
+            info = await session.files.fetch(link)
+            assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
+            execution = await session.run_code(DIGEST.format("report.bin"))
+            assert execution.stdout.strip() == sha256(data)
+            await session.run_code("import os; os._exit(1)")
+            execution = await session.run_code(DIGEST.format("report.bin"))
+            assert execution.stdout.strip() == sha256(data)
+            assert "uploaded again: report.bin" in execution.notes
+    with azurite.container() as container:
+        container.delete_blob("mine/report.bin")
 
 
 async def test_addresses_of_other_hosts_are_refused(azurite):

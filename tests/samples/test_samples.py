@@ -47,6 +47,8 @@ EXPECTED = {
     "11_langchain.py": [str(2**100), str(2**50)],
     "12_langgraph.py": ["78498 primes", "There are 78498."],
     "13_semantic_kernel.py": [str(2**100), str(2**50)],
+    "14_agent_framework.py": [str(2**100), str(2**50), "['penguins.csv']"],
+    "15_openai_agents.py": ["run it?", str(2**100), str(2**50)],
     "20_approval.py": ["run it?", "42"],
     "21_test_your_agent.py": ["passed"],
 }
@@ -84,7 +86,7 @@ def test_the_sample_runs(name: str, tmp_path: Path) -> None:
         done = run(
             str(ROOT / "samples" / name),
             cwd=tmp_path,
-            given="y\n",
+            given="y\n" * 2,
             OPENAI_API_KEY="none-needed",
             OPENAI_BASE_URL=model.url,
         )

@@ -120,6 +120,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("azure").addHandler(logging.NullHandler())  # its failures reach us anyhow
     logger = logging.getLogger("cci_plugins")
     logger.addHandler(_Words(logging.WARNING))
     logger.propagate = False
@@ -176,6 +177,19 @@ def progress(what: str) -> Generator[None]:
         yield
 
 
+def words() -> Console:
+    """Where words go, for what shows more than lines."""
+    _write(sys.stdout, "")
+    return _console()
+
+
+def ask(question: str) -> bool:
+    """Ask for a yes on a terminal; nothing but a yes is one."""
+    import typer
+
+    return typer.confirm(question, default=False, err=True)
+
+
 @contextmanager
 def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] | None]:
     """Show on a terminal how far a file has come; nothing elsewhere.
@@ -200,6 +214,11 @@ def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] |
 def on_terminal() -> bool:
     """Whether a person reads the words."""
     return sys.stderr.isatty()
+
+
+def asks() -> bool:
+    """Whether a person is there to be asked."""
+    return sys.stderr.isatty() and sys.stdin.isatty()
 
 
 def _console() -> Console:

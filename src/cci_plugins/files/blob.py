@@ -21,6 +21,7 @@ from cci_plugins.errors import (
     ConfigurationError,
     FileTransferError,
 )
+from cci_plugins.redaction import know
 from cci_plugins.telemetry import logger
 
 from .sas import SecretUrl
@@ -125,6 +126,8 @@ class BlobStorage:
         self._container = container
         self._credential = credential
         self._key = key
+        if key is not None:
+            know(key)
         self._ip = ip
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")
@@ -149,6 +152,7 @@ class BlobStorage:
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
                 await self.delete(blob.name)
+            blob.forget()
 
     async def link(
         self, name: str, permission: Permission, lasts: timedelta, *, download_as: str | None = None
@@ -220,8 +224,10 @@ class BlobStorage:
 
     def _service(self) -> BlobServiceClient:
         if self._opened is None:
-            # the SDK's own patience begins with 15 s; a blob is deleted while somebody waits
-            patience = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4)
+            # the SDK's own begins with 15 s; here somebody waits for a deletion
+            patience = ExponentialRetry(
+                initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
+            )
             options: dict[str, Any] = {"retry_policy": patience}
             if self._ca_file is not None:
                 options["connection_verify"] = str(self._ca_file)
@@ -244,23 +250,30 @@ class BlobStorage:
         return credential
 
 
-@dataclass(frozen=True, slots=True)
 class StagedBlob:
     """A blob for one transfer.
 
-    Attributes:
+    Args:
         storage: Where it is.
         name: Its random name.
         lasts: How long its signatures are good.
     """
 
-    storage: BlobStorage
-    name: str
-    lasts: timedelta
+    def __init__(self, storage: BlobStorage, name: str, lasts: timedelta) -> None:
+        self.name = name
+        self._storage, self._lasts = storage, lasts
+        self._links: list[SecretUrl] = []
 
     async def link(self, permission: Permission) -> SecretUrl:
         """Its address, signed for reading (`r`) or for being made (`cw`)."""
-        return await self.storage.link(self.name, permission, self.lasts)
+        link = await self._storage.link(self.name, permission, self._lasts)
+        self._links.append(link)
+        return link
+
+    def forget(self) -> None:
+        """Let redaction forget its signatures: they open nothing any more."""
+        for link in self._links:
+            link.forget()
 
 
 class _Awaited:

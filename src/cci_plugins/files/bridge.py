@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -98,7 +99,8 @@ class Bridge:
             except UnreachableError as error:
                 route = await self._other_route(session_id, source.size, error)
         counted = _Counted(source.pieces(), told)
-        info = await self._pool.upload(session_id, name, counted.pieces())
+        async with aclosing(counted.pieces()) as pieces:
+            info = await self._pool.upload(session_id, name, pieces)
         logger.info("file: %d bytes in, by %s", source.size, route)
         return replace(info, sha256=counted.digest(), route=route)
 
@@ -119,8 +121,8 @@ class Bridge:
                 route = await self._other_route(session_id, size, error)
         limit = self._limits.file_bytes if route == "endpoint" else self._limits.pieces_bytes
         counted = _Counted(self._pool.download(session_id, name), told, name=name, limit=limit)
-        async with await anyio.open_file(path, "wb") as file:
-            async for piece in counted.pieces():
+        async with await anyio.open_file(path, "wb") as file, aclosing(counted.pieces()) as pieces:
+            async for piece in pieces:
                 await file.write(piece)
         logger.info("file: %d bytes out, by %s", counted.size, route)
         return FileInfo(name, counted.size, media_type(name), None, counted.digest(), route)
@@ -321,21 +323,28 @@ class _Counted:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes]:
         """The pieces themselves."""
-        async for piece in self._pieces:
-            self.size += len(piece)
-            if self._limit is not None and self.size > self._limit:
-                raise FileTooLargeError(
-                    f"{self._name!r} is larger than {self._limit:,} bytes",
-                    size=self.size,
-                    limit=self._limit,
-                    hint="set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_CONTAINER to stage it, or "
-                    "raise the limit in Limits",
-                )
-            self._hash.update(piece)
-            self._told(self.size)
-            yield piece
+        try:
+            async for piece in self._pieces:
+                yield self._counted(piece)
+        finally:
+            if isinstance(self._pieces, AsyncGenerator):
+                await self._pieces.aclose()
+
+    def _counted(self, piece: bytes) -> bytes:
+        self.size += len(piece)
+        if self._limit is not None and self.size > self._limit:
+            raise FileTooLargeError(
+                f"{self._name!r} is larger than {self._limit:,} bytes",
+                size=self.size,
+                limit=self._limit,
+                hint="set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_CONTAINER to stage it, or "
+                "raise the limit in Limits",
+            )
+        self._hash.update(piece)
+        self._told(self.size)
+        return piece
 
     def digest(self) -> str:
         """SHA-256 of what came by."""

@@ -1,358 +1,215 @@
-"""Addresses with a signature: kept out of sight, read, and judged before anything fetches them."""
+"""What a SAS allows, and whether a URL of a user's may be used."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NoReturn
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from typing import Literal
 
 from cci_plugins.errors import FileTransferError
-from cci_plugins.redaction import know
 from cci_plugins.telemetry import logger
 
-STORAGE_HOSTS = (
-    "*.blob.core.windows.net",
-    "*.dfs.core.windows.net",
-    "*.blob.storage.azure.net",
-    "*.blob.core.chinacloudapi.cn",
-    "*.blob.core.usgovcloudapi.net",
+from .hosts import (
+    AmbiguousUrlError,
+    UrlParts,
+    is_local_name,
+    is_public,
+    literal_address,
+    matches,
+    split_url,
 )
-"""Where Azure's storage accounts are (learn.microsoft.com, storage account overview)."""
-
-Kind = Literal["none", "service", "account", "user_delegation", "stored_policy"]
-_ODD = re.compile(r"[\x00-\x20\x7f\\]")
-_HOST = re.compile(
-    r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-)
-_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
-_FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%S.%fZ")
-_MAPPED = ipaddress.ip_network("64:ff9b::/96")
-
-
-class SecretUrl:
-    """A URL that shows itself without its query, wherever it is printed.
-
-    Attributes:
-        host: Its host.
-        path: Its path.
-    """
-
-    __slots__ = ("_url", "host", "path")
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        try:
-            parts = urlsplit(url)
-            self.host, self.path = parts.hostname or "", parts.path
-        except ValueError:
-            self.host, self.path = "", ""
-            return
-        for name, value in parse_qsl(parts.query):
-            if name.lower() == "sig":
-                know(value)
-
-    def reveal(self) -> str:
-        """The whole URL; for the request itself and nothing else."""
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"SecretUrl({str(self)!r})"
-
-    def __str__(self) -> str:
-        return f"https://{self.host}{self.path}"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SecretUrl):
-            return NotImplemented
-        return hmac.compare_digest(self._url.encode(), other._url.encode())
-
-    def __hash__(self) -> int:
-        return hash(self._url)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an address with a signature is not pickled: it would lie around in clear")
-
-    def __copy__(self) -> SecretUrl:
-        return self
-
-    def __deepcopy__(self, _: object) -> SecretUrl:
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class SasInfo:
-    """What a shared access signature allows, as its parameters say.
-
-    The parameters are those of learn.microsoft.com: "Create a service SAS", "Create an account
-    SAS" and "Create a user delegation SAS".
-
-    Attributes:
-        kind: Which of them it is; `stored_policy` when a policy of the container has the terms.
-        permissions: Letters of `sp`; empty where a stored policy has them.
-        starts_at: When it begins, where it says.
-        expires_at: When it ends, where it says.
-        protocols: `https`, or `https,http`; empty when it does not say.
-        ip_range: Addresses that it is good for; empty for all.
-        resource: `b` for a blob, `c` for a container, and so on.
-        problem: Why it cannot be read, in words; empty when it can.
-    """
-
-    kind: Kind = "none"
-    permissions: str = ""
-    starts_at: datetime | None = None
-    expires_at: datetime | None = None
-    protocols: str = ""
-    ip_range: str = ""
-    resource: str = ""
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SasPolicy:
-    """Which addresses may be fetched.
-
-    Attributes:
-        hosts: Names, or `*.` and a name for one label before it; storage accounts by default.
-        longest: A signature that lasts longer than this is warned about.
-        skew: How far clocks may be apart.
-        needed: Letters of the permissions that the transfer needs.
-        allow_private: Addresses of private networks and this machine, too.
-    """
-
-    hosts: tuple[str, ...] = STORAGE_HOSTS
-    longest: timedelta = timedelta(days=1)
-    skew: timedelta = timedelta(minutes=5)
-    needed: str = "r"
-    allow_private: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong with an address.
-
-    Attributes:
-        code: Short name of the finding.
-        refused: Nothing may be fetched; else it is only to be said.
-        reason: Why, in words.
-        mend: What to do about it.
-    """
-
-    code: str
-    refused: bool
-    reason: str
-    mend: str
-
-
-def inspect(url: str) -> SasInfo:
-    """Read the signature of a URL; nonsense is told by `problem`, never raised."""
-    try:
-        pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=100)
-    except ValueError:
-        return SasInfo(problem="the address cannot be read")
-    values = {name.lower(): value for name, value in pairs}
-    if "sig" not in values:
-        return SasInfo()
-    if len(values) < len(pairs):
-        return SasInfo(_kind(values), problem="a parameter of the signature is there twice")
-    try:
-        starts, expires = _time(values.get("st")), _time(values.get("se"))
-    except ValueError:
-        return SasInfo(_kind(values), problem="a time of the signature cannot be read")
-    return SasInfo(
-        kind=_kind(values),
-        permissions=values.get("sp", ""),
-        starts_at=starts,
-        expires_at=expires,
-        protocols=values.get("spr", ""),
-        ip_range=values.get("sip", ""),
-        resource=values.get("sr", ""),
-    )
-
-
-def check(url: str, policy: SasPolicy, *, now: datetime | None = None) -> tuple[Finding, ...]:
-    """Judge an address: what refuses it first, then what should be mended."""
-    now = datetime.now(UTC) if now is None else now
-    refusal = _refusal(url, policy)
-    if refusal is not None:
-        return (refusal,)
-    info = inspect(url)
-    if info.kind == "none" and not info.problem:
-        return ()
-    found = [*_refusals(info, policy, now), *_warnings(info, policy, now)]
-    return tuple(sorted(found, key=lambda finding: not finding.refused))
-
-
-def accept(url: str | SecretUrl, policy: SasPolicy) -> SecretUrl:
-    """The address, when the policy lets it through; what should be mended is logged.
-
-    Raises:
-        FileTransferError: It does not.
-    """
-    link = url if isinstance(url, SecretUrl) else SecretUrl(url)
-    for finding in check(link.reveal(), policy):
-        if finding.refused:
-            raise FileTransferError(
-                f"this address is not fetched: {finding.reason}", hint=finding.mend
-            )
-        logger.warning("the signature of %s: %s; %s", link, finding.reason, finding.mend)
-    return link
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address, in any spelling that Python resolves to, is one of the internet."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return is_public(str(found.ipv4_mapped))
-        if found in _MAPPED:
-            return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
-    return found.is_global and not found.is_multicast
-
-
-def host_matches(host: str, pattern: str) -> bool:
-    """Whether a host is meant by a name, or by `*.` and a name: one label stands for the star."""
-    pattern = pattern.lower().rstrip(".")
-    if not pattern.startswith("*."):
-        return host == pattern
-    label, _, rest = host.partition(".")
-    return bool(label) and rest == pattern[2:]
-
-
-def _refusal(url: str, policy: SasPolicy) -> Finding | None:
-    """What is wrong with the address itself."""
-    if _ODD.search(url) or not url.isascii():
-        return _refused("unreadable", "it has characters that no address has", "encode them")
-    try:
-        parts = urlsplit(url)
-        host, port = (parts.hostname or ""), parts.port
-    except ValueError:
-        return _refused("unreadable", "it cannot be read", "check it")
-    if parts.scheme != "https":
-        return _refused("not-https", "it is not https", "use an https:// address")
-    if "@" in parts.netloc:
-        return _refused("password", "it carries a name or password", "leave them out")
-    return _host_refusal(host, port, parts, policy)
-
-
-def _host_refusal(
-    host: str, port: int | None, parts: SplitResult, policy: SasPolicy
-) -> Finding | None:
-    literal = _literal(host, parts)
-    if literal is None and not _HOST.fullmatch(host):
-        return _refused("unreadable", "its host cannot be read", "check it")
-    if not policy.allow_private:
-        if literal is not None and not is_public(literal):
-            return _refused("private", "its host is no public address", "use a public one")
-        if host == "localhost" or host.endswith(".localhost"):
-            return _refused("private", "its host is this machine", "upload the file instead")
-        if port not in {None, 443}:
-            return _refused("port", "it names a port", "use port 443")
-    if not any(host_matches(host, pattern) for pattern in policy.hosts):
-        return _refused(
-            "unknown-host",
-            f"{host[:100]} is not on the list of hosts",
-            "add it to CCI_FETCH_HOSTS, if you trust it",
-        )
-    return None
-
-
-def _literal(host: str, parts: SplitResult) -> str | None:
-    """The IP address that a host spells, however oddly; `0.0.0.0` for what nobody should mean."""
-    if parts.netloc.startswith("["):
-        return host
-    *_, last = host.split(".")
-    if not _NUMBER.fullmatch(last):
-        return None
-    try:
-        return str(ipaddress.IPv4Address(host))
-    except ValueError:
-        return "0.0.0.0"  # noqa: S104 - refused, since it is not public
-
-
-def _refusals(info: SasInfo, policy: SasPolicy, now: datetime) -> list[Finding]:
-    found = []
-    if info.problem:
-        found.append(_refused("malformed", info.problem, "make a new signature"))
-    if info.expires_at is not None and info.expires_at <= now:
-        found.append(_refused("expired", "its signature has expired", "make a new one"))
-    if info.starts_at is not None and info.starts_at > now + policy.skew:
-        found.append(
-            _refused("not-yet", "its signature is not valid yet", "start it 5 minutes ago")
-        )
-    if info.expires_at is None and info.kind != "stored_policy" and not info.problem:
-        found.append(_refused("malformed", "its signature has no end", "make a new one"))
-    missing = set(policy.needed) - set(info.permissions)
-    if missing and info.kind != "stored_policy" and not info.problem:
-        letters = "".join(sorted(missing))
-        found.append(
-            _refused("permission", f"its signature does not allow {letters}", "give that right")
-        )
-    return found
-
-
-def _warnings(info: SasInfo, policy: SasPolicy, now: datetime) -> list[Finding]:
-    found = []
-    if info.expires_at is not None and info.expires_at > now + policy.longest:
-        days = (info.expires_at - now).days
-        found.append(_said("long", f"it is good for {days} more days", "let it last minutes"))
-    more = "".join(sorted(set(info.permissions) - set(policy.needed)))
-    if more:
-        found.append(_said("wide", f"it also allows {more}", "give no right that is not needed"))
-    if info.kind == "account":
-        found.append(
-            _said("account", "it opens the whole account", "sign one blob, by user delegation")
-        )
-    if info.kind == "stored_policy" and info.expires_at is None:
-        found.append(_said("hidden", "a stored policy has its terms", "sign one blob instead"))
-    if "http" in info.protocols.split(",") or not info.protocols:
-        found.append(_said("http", "it is good without encryption, too", "set spr=https"))
-    return found
-
-
-def _refused(code: str, reason: str, mend: str) -> Finding:
-    return Finding(code, refused=True, reason=reason, mend=mend)
-
-
-def _said(code: str, reason: str, mend: str) -> Finding:
-    return Finding(code, refused=False, reason=reason, mend=mend)
-
-
-def _kind(values: dict[str, str]) -> Kind:
-    if "ss" in values or "srt" in values:
-        return "account"
-    if "skoid" in values or "sktid" in values:
-        return "user_delegation"
-    return "stored_policy" if "si" in values else "service"
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    for form in _FORMATS:
-        try:
-            # seven digits of a fraction, as .NET writes them, are more than Python reads
-            return datetime.strptime(re.sub(r"(\.\d{6})\d+", r"\1", text), form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-    raise ValueError("no time")
-
+from .sas_token import SasInfo, SasKind, inspect
+from .secret_url import SecretUrl
 
 __all__ = [
     "STORAGE_HOSTS",
     "Finding",
     "SasInfo",
+    "SasKind",
     "SasPolicy",
     "SecretUrl",
     "accept",
     "check",
-    "host_matches",
     "inspect",
     "is_public",
 ]
+
+_CLOUDS = ("core.windows.net", "core.usgovcloudapi.net", "core.chinacloudapi.cn")
+# learn.microsoft.com, "Storage account endpoints": one label is the account; accounts in Azure
+# DNS zones have a second one, such as z12. Names of private endpoints (*.privatelink.…) are none.
+STORAGE_HOSTS = (
+    *(f"*.{service}.{cloud}" for cloud in _CLOUDS for service in ("blob", "dfs", "file")),
+    *(f"*.*.{service}.storage.azure.net" for service in ("blob", "dfs", "file")),
+)
+_MAKE_ONE = "make a new SAS for this one blob"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a URL that its user should know.
+
+    Attributes:
+        code: A short name of it, such as `expired`.
+        severity: `refuse` when the URL must not be used.
+        reason: What it is; it names nothing secret.
+        mend: What to do about it.
+    """
+
+    code: str
+    severity: Literal["refuse", "warn"]
+    reason: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SasPolicy:
+    """Which URLs of a user's are accepted.
+
+    Attributes:
+        max_lifetime: A SAS that is valid for longer is warned of.
+        clock_skew: How far clocks may be apart.
+        permissions_needed: Letters of `sp` that must be there; more are warned of.
+        hosts: Names a URL may have: `*` is one whole label, so that `*.example.com` is neither
+            `a.b.example.com` nor `xexample.com`; other ports than the scheme's own are written
+            behind it (`127.0.0.1:10000`).
+        allow_private: Let hosts of this list be private addresses or local names.
+        allow_http: Let a URL be `http`.
+    """
+
+    max_lifetime: timedelta = timedelta(hours=24)
+    clock_skew: timedelta = timedelta(minutes=5)
+    permissions_needed: str = "r"
+    hosts: tuple[str, ...] = STORAGE_HOSTS
+    allow_private: bool = False
+    allow_http: bool = False
+
+
+def accept(
+    url: str | SecretUrl, policy: SasPolicy | None = None, *, now: datetime | None = None
+) -> SecretUrl:
+    """Take a URL of a user's; what there is to warn of is logged, without the query.
+
+    Args:
+        url: Any text.
+        policy: What is accepted; by default, storage accounts by HTTPS.
+        now: The time; by default, this machine's.
+
+    Raises:
+        FileTransferError: It is refused; the hint says what to do.
+    """
+    secret = url if isinstance(url, SecretUrl) else SecretUrl(url)
+    findings = check(url, policy or SasPolicy(), now=now or datetime.now(UTC))
+    for finding in findings:
+        if finding.severity == "refuse":
+            raise FileTransferError(f"the URL was refused: {finding.reason}", hint=finding.mend)
+    for finding in findings:
+        logger.warning("%s: %s; %s", secret, finding.reason, finding.mend)
+    return secret
+
+
+def check(url: str | SecretUrl, policy: SasPolicy, *, now: datetime) -> tuple[Finding, ...]:
+    """What is wrong with a URL; what refuses it comes first.
+
+    What is accepted has one reading only: every client connects to the host that was checked.
+    What its name resolves to is for the caller to check, with `is_public`.
+
+    Args:
+        url: Any text. A URL without SAS is fine.
+        policy: What is accepted.
+        now: The time.
+    """
+    text = url.reveal() if isinstance(url, SecretUrl) else url
+    try:
+        parts = split_url(text)
+    except AmbiguousUrlError as error:
+        reason = f"the URL is not clear: {error}"
+        return (Finding("url", "refuse", reason, "copy the URL once more, percent-encoded"),)
+    info = inspect(text)
+    findings = [*_address(parts, policy), *(_refuse(*problem) for problem in info.problems)]
+    if info.kind != "none":
+        findings += [
+            *_times(info, policy, now.astimezone(UTC)),
+            *_rights(info, policy),
+            *_scope(info),
+        ]
+    return tuple(sorted(findings, key=lambda finding: finding.severity != "refuse"))
+
+
+def _refuse(code: str, reason: str, mend: str = _MAKE_ONE) -> Finding:
+    return Finding(code, "refuse", reason, mend)
+
+
+def _warn(code: str, reason: str, mend: str = _MAKE_ONE) -> Finding:
+    return Finding(code, "warn", reason, mend)
+
+
+def _address(parts: UrlParts, policy: SasPolicy) -> list[Finding]:
+    findings: list[Finding] = []
+    if parts.scheme != "https" and not (parts.scheme == "http" and policy.allow_http):
+        findings.append(_refuse("scheme", "it is not an https URL", "use https"))
+    named = literal_address(parts.host) is None
+    private = is_local_name(parts.host) if named else not is_public(parts.host)
+    if private and not policy.allow_private:
+        reason = f"{parts.host} is a private address"
+        findings.append(_refuse("private-address", reason, "use a public URL"))
+    if not any(
+        matches(pattern, parts.host, parts.port, scheme=parts.scheme) for pattern in policy.hosts
+    ):
+        findings.append(
+            _refuse(
+                "host",
+                f"{parts.host}, port {parts.port}, is not on the list of allowed hosts",
+                "use a URL of a storage account, or allow this host",
+            )
+        )
+    return findings
+
+
+def _times(info: SasInfo, policy: SasPolicy, now: datetime) -> list[Finding]:
+    start = max(filter(None, (info.starts_at, info.key_starts_at)), default=None)
+    end = min(filter(None, (info.expires_at, info.key_expires_at)), default=None)
+    if end is not None and end <= now:
+        return [_refuse("expired", f"the SAS expired at {end:%Y-%m-%d %H:%M:%S} UTC")]
+    if start is not None and start > now + policy.clock_skew:
+        reason = f"the SAS is not valid before {start:%Y-%m-%d %H:%M:%S} UTC"
+        return [_refuse("not-yet-valid", reason, "wait, or make one that begins now")]
+    if start is not None and end is not None and end <= start:
+        return [_refuse("never-valid", "the SAS expires before it begins")]
+    if info.expires_at is None and info.policy_id:
+        return [_warn("hidden-expiry", "its expiry is in a stored access policy and not visible")]
+    if end is not None and end - (start or now) > policy.max_lifetime + policy.clock_skew:
+        return [_warn("lifetime", f"the SAS is valid for more than {policy.max_lifetime}")]
+    return []
+
+
+def _rights(info: SasInfo, policy: SasPolicy) -> list[Finding]:
+    needed, given = set(policy.permissions_needed), set(info.permissions)
+    if not given and info.policy_id:
+        reason = "its permissions are in a stored access policy and not visible"
+        return [_warn("hidden-permissions", reason)]
+    findings: list[Finding] = []
+    if missing := needed - given:
+        reason = f"the SAS lacks the permission {_letters(missing)}"
+        findings.append(_refuse("permission", reason, f"make one with sp={_letters(needed)}"))
+    if extra := given - needed:
+        reason = f"the SAS has more permissions than are needed: {_letters(extra)}"
+        findings.append(_warn("more-permissions", reason, f"make one with sp={_letters(needed)}"))
+    if info.kind == "account" and not ("o" in info.resource_types and info.services):
+        findings.append(_refuse("permission", "the account SAS does not open objects (srt=o)"))
+    return findings
+
+
+def _scope(info: SasInfo) -> list[Finding]:
+    findings: list[Finding] = []
+    if info.kind == "account":
+        findings.append(_warn("account-wide", "the SAS opens the whole storage account"))
+    if info.resource in {"c", "s", "d"}:
+        findings.append(_warn("container-wide", "the SAS opens more than one file"))
+    if info.ip_range is not None:
+        reason = "the SAS is bound to an IP range, which a session's address may not be in"
+        findings.append(_warn("ip-range", reason, "if it fails, make one without sip"))
+    return findings
+
+
+def _letters(permissions: set[str]) -> str:
+    return "".join(sorted(permissions))

@@ -234,12 +234,11 @@ async def _spool(given: Readable | AsyncIterable[bytes], limit: int) -> Source:
 
 async def _read(given: Readable) -> AsyncIterator[bytes]:
     """The content of a file object, whose `read` may be awaited, as that of web frameworks."""
+    read: Any = given.read
+    awaited = inspect.iscoroutinefunction(read)
     try:
         while True:
-            if inspect.iscoroutinefunction(given.read):
-                piece = await given.read(CHUNK)
-            else:
-                piece = await anyio.to_thread.run_sync(given.read, CHUNK)
+            piece = await (read(CHUNK) if awaited else anyio.to_thread.run_sync(read, CHUNK))
             if not piece:
                 return
             yield piece

@@ -64,11 +64,20 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
 class SameHost(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
-    def redirect_request(self, req: Request, *answer: Any) -> Request | None:
+    def redirect_request(  # noqa: PLR0917 - the signature of the base class
+        self,
+        req: Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> Request | None:
         """Refuse by returning nothing: the caller sees the redirect as a status."""
-        asked, given = urlsplit(req.full_url), urlsplit(answer[-1])
-        same = (asked.scheme, asked.netloc) == (given.scheme, given.netloc)
-        return super().redirect_request(req, *answer) if same else None
+        asked, given = urlsplit(req.full_url), urlsplit(newurl)
+        if (asked.scheme, asked.netloc) != (given.scheme, given.netloc):
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class PublicConnection(http.client.HTTPSConnection):
@@ -387,7 +396,8 @@ def _broken(error: Exception, *, reached: bool) -> Fault:
 
 
 def _public_address(host: str, port: int) -> str:
-    for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        if not ipaddress.ip_address(address[0]).is_global:
-            raise Fault("refused", "the host's address is not public")
-    return str(address[0])
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(address[0]) for *_, address in found]
+    if not all(ipaddress.ip_address(address).is_global for address in addresses):
+        raise Fault("refused", "the host's address is not public")
+    return addresses[0]

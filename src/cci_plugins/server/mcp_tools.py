@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from cci_plugins.covering import CoveredOutput, covered
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import Limits
 from cci_plugins.models import Execution
@@ -156,10 +157,19 @@ class Tools:
     async def _execute(self, arguments: Mapping[str, Any], code: str, wish: _Wish) -> Execution:
         session_id = self._environments.session_of(arguments.get("environmentId"))
         timeout = self._timeout(arguments.get("timeoutSeconds"))
-        execution = await self._pool.execute(
-            session_id, code, timeout=timeout, on_output=wish.on_output, instance=wish.instance
-        )
-        return sendable(execution)
+        output = None if wish.on_output is None else CoveredOutput(wish.on_output)
+        try:
+            execution = await self._pool.execute(
+                session_id,
+                code,
+                timeout=timeout,
+                on_output=None if output is None else output.hear,
+                instance=wish.instance,
+            )
+        finally:
+            if output is not None:
+                output.finish()
+        return sendable(covered(execution))
 
     def _timeout(self, value: object) -> timedelta:
         longest = self._limits.execution_timeout

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cci_plugins.covering import covered
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.limits import Limits
 from cci_plugins.models import Execution
@@ -119,7 +120,8 @@ class Executions:
         self._remember(told)
 
     async def _run(self, session_id: str, order: _Order) -> Execution:
-        return sendable(await self._pool.execute(session_id, order.code, timeout=order.timeout))
+        execution = await self._pool.execute(session_id, order.code, timeout=order.timeout)
+        return sendable(covered(execution))
 
     def _remember(self, told: dict[str, Any]) -> None:
         self._told[told["identifier"], told["id"]] = told

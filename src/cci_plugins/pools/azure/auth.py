@@ -13,6 +13,7 @@ import httpx
 from typing_extensions import override
 
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ConfigurationError
+from cci_plugins.redaction import know
 from cci_plugins.telemetry import logger
 
 KEY_HEADER = "x-ms-apikey"
@@ -160,7 +161,7 @@ class Bearer(Access):
 
     async def _fetch(self) -> None:
         if self._credential is None:
-            self._credential = await anyio.to_thread.run_sync(_default_credential)
+            self._credential = await anyio.to_thread.run_sync(default_credential)
         get_token = self._credential.get_token
         try:
             if inspect.iscoroutinefunction(get_token):
@@ -193,7 +194,7 @@ class Authorized(httpx.Auth):
 
 
 def checked_secret(value: str) -> str:
-    """A key or token that can be sent.
+    """A key or token that can be sent; from now on it is covered wherever it comes out.
 
     Raises:
         ConfigurationError: It cannot; it is not repeated.
@@ -202,10 +203,16 @@ def checked_secret(value: str) -> str:
         raise ConfigurationError(
             "the pool's key or token has characters that none has", hint="copy it once more"
         )
+    know(value)
     return value
 
 
-def _default_credential() -> TokenCredential:
+def default_credential() -> TokenCredential:
+    """The sign-in of this machine, as `DefaultAzureCredential` finds it.
+
+    Raises:
+        ConfigurationError: The extra `azure` is not installed.
+    """
     try:
         from azure.identity import DefaultAzureCredential  # noqa: PLC0415 - heavy, and an extra
     except ModuleNotFoundError:

@@ -28,7 +28,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from cci_plugins.pools.inside import StreamBuffer, show_tables
+from cci_plugins.pools.inside import StreamBuffer, sha256, show_tables, to_hash
 
 NAME = "_cci"
 FOLDER = Path("/mnt/data")
@@ -154,6 +154,7 @@ class Guest:
         self._out, self._err = Stream(sys.stdout), Stream(sys.stderr)
         sys.stdout, sys.stderr = self._out, self._err
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
+        warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
         with suppress(Exception):
             show_tables(shell)
 
@@ -284,11 +285,12 @@ class Guest:
             del shell.displayhook.write_format_data
         after = self._scan()
         changed = [name for name in sorted(after) if before.get(name) != after[name]]
+        hashed = to_hash([(name, after[name][0]) for name in changed])
         report = kept.told(timeout)
         report |= {
             "stdout": out.text(),
             "stderr": err.text(),
-            "files": [_file(name, after[name]) for name in changed],
+            "files": [self._changed(name, after[name], name in hashed) for name in changed],
             "instance": self.instance,
             "duration": duration,
             "droppedCharacters": out.dropped + err.dropped,
@@ -363,6 +365,13 @@ class Guest:
             line = history.db_input_cache[-1]
             history.db_input_cache[-1] = (*line[:2], code, code)
             self._shell.user_ns["_i"] = code
+
+    def _changed(self, name: str, stamp: tuple[int, int], hashed: bool) -> dict[str, Any]:  # noqa: FBT001 - one caller
+        told = _file(name, stamp)
+        if hashed:
+            with suppress(OSError), (self._folder / name).open("rb") as file:
+                told["sha256"] = sha256(file)
+        return told
 
     def _path(self, name: str) -> Path:
         path = (self._folder / name).resolve()

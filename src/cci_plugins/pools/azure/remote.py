@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 
 from typing_extensions import override
@@ -109,8 +110,9 @@ class RemoteSessionPool(SessionPool):
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
         by_rest = await self.has_files_api(session_id)
         source = await self._rest() if by_rest else self._text
-        async for piece in source.download(session_id, name):
-            yield piece
+        async with aclosing(source.download(session_id, name)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:

@@ -6,7 +6,7 @@ DynamicSessions specification in github.com/Azure/azure-rest-api-specs).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from secrets import token_hex
@@ -151,7 +151,7 @@ class RestClient:
         listed = value.get("value")  # the older form wraps the file into a list
         return file_info(listed[0] if isinstance(listed, list) and listed else value, name)
 
-    async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
+    async def download(self, session_id: str, name: str) -> AsyncGenerator[bytes]:
         """Read a file in pieces.
 
         Raises:

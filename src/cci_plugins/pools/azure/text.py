@@ -16,7 +16,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -129,7 +129,7 @@ class TextSessions:
             at += len(piece)
         return FileInfo(name, at, media_type(name))
 
-    async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
+    async def download(self, session_id: str, name: str) -> AsyncGenerator[bytes]:
         """Read a file in pieces."""
         name, at, total = safe_name(name), 0, SAFE_ROOM // 2
         while at < total:

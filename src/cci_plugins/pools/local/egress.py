@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cci_plugins.errors import ConfigurationError
+from cci_plugins.files.hosts import is_public
 
 WEB = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
@@ -63,19 +64,17 @@ def describe_egress(egress: Egress) -> str:
 
 
 def _rule(text: str) -> Rule:
+    parts = urlsplit(f"//{text.strip()}")
     try:
-        parts = urlsplit(f"//{text.strip()}")
-        host, port = (parts.hostname or "").rstrip("."), parts.port
+        host, port = (parts.hostname or "").rstrip(".").encode("idna").decode(), parts.port
     except ValueError:
         host, port = "", None
-    rest = host.removeprefix("*.")
-    if not host or "*" in rest or parts.path or parts.username is not None:
+    if not host or "*" in host.removeprefix("*.") or parts.path or parts.username is not None:
         raise ConfigurationError(
             f"{text!r} is no host that sessions could be let through to",
             hint="name hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
         )
-    return Rule(host.encode("idna").decode() if host.isascii() is False else host.lower(),
-                WEB if port is None else frozenset({port}))  # fmt: skip
+    return Rule(host, WEB if port is None else frozenset({port}))
 
 
 def reachable(address: Address, *, private: bool) -> bool:
@@ -85,4 +84,4 @@ def reachable(address: Address, *, private: bool) -> bool:
         return reachable(mapped, private=private)
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return False
-    return private or address.is_global
+    return private or is_public(str(address))

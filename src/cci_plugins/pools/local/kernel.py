@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _INSIDE = ("pools/inside.py", "pools/local/outlet.py", "pools/local/prelude.py")
 START_SECONDS = 60
-INTERRUPT_SECONDS = 2.0
+INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind
 IDLE_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 48 << 20
 

@@ -44,8 +44,13 @@ def _accept(listener: socket.socket, path: str) -> None:
 
 def _carry(source: socket.socket, target: socket.socket) -> None:
     room = memoryview(bytearray(PIECE))
-    with suppress(OSError):
+    try:
         while count := source.recv_into(room):
             target.sendall(room[:count])
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+    except OSError:  # one side is gone: whoever still sends must not wait for a reader
+        ends, how = [source, target], socket.SHUT_RDWR
+    else:
+        ends, how = [target], socket.SHUT_WR
+    for end in ends:
+        with suppress(OSError):
+            end.shutdown(how)

@@ -72,6 +72,7 @@ def install(shell: Any, preload: list[str], limit: int, way_out: str | None) -> 
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 would keep all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
+    warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
     shell.run_line_magic("colors", "NoColor")
     show_tables(shell)
     for name in preload:

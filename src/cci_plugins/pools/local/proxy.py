@@ -85,19 +85,22 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
 
 class _Handler(BaseRequestHandler):
-    server: _Server
     request: socket.socket
 
+    def __init__(self, request: socket.socket, address: object, server: _Server) -> None:
+        self._host = server
+        super().__init__(request, address, server)
+
     def handle(self) -> None:
-        if not self.server.places.acquire(blocking=False):
+        if not self._host.places.acquire(blocking=False):
             self._answer("503 Too many connections")
             return
         try:
             self.request.settimeout(IDLE_SECONDS)
-            with self.server.holding(self.request):
+            with self._host.holding(self.request):
                 self._serve()
         finally:
-            self.server.places.release()
+            self._host.places.release()
 
     def _serve(self) -> None:
         head, rest = self._head()
@@ -110,7 +113,7 @@ class _Handler(BaseRequestHandler):
         upstream = self._connect(asked.host, asked.port)
         if upstream is None:
             return
-        with upstream, self.server.holding(upstream):
+        with upstream, self._host.holding(upstream):
             if asked.head:
                 upstream.sendall(asked.head)
             else:
@@ -129,7 +132,7 @@ class _Handler(BaseRequestHandler):
         return head, rest
 
     def _connect(self, host: str, port: int) -> socket.socket | None:
-        rule = next((rule for rule in self.server.rules if rule.fits(host, port)), None)
+        rule = next((rule for rule in self._host.rules if rule.fits(host, port)), None)
         if rule is None:
             logger.info("egress: a session asked for %s:%d, which is not let through", host, port)
             self._answer("403 Forbidden by this session's egress setting")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 
 import anyio
 
+from cci_plugins.errors import FileTransferError
 from cci_plugins.files.names import media_type
 from cci_plugins.models import (
     ErrorInfo,
@@ -19,6 +22,7 @@ from cci_plugins.models import (
     SessionInfo,
 )
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.inside import sha256, to_hash
 
 from .folder import SessionFolder, Stat
 from .kernel import End, Kernel
@@ -90,6 +94,8 @@ class LocalSession:
         duration = timedelta(seconds=time.perf_counter() - started)
         gone = end in {End.KILLED, End.DIED}
         files = () if gone else self._changed_files(kernel.sandbox.folder)
+        if files:
+            files = await anyio.to_thread.run_sync(_hashed, kernel.sandbox.folder, files)
         if gone:
             await self.drop_kernel()
         status, error = _verdict(end, output, kernel, timeout)
@@ -141,6 +147,23 @@ class LocalSession:
 def _file_info(name: str, entry: Stat) -> FileInfo:
     modified = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC)
     return FileInfo(name, entry.size, media_type(name), modified)
+
+
+def _hashed(folder: SessionFolder, files: tuple[FileInfo, ...]) -> tuple[FileInfo, ...]:
+    """The files with their hashes, as far as that takes no time."""
+    chosen = to_hash([(file.name, file.size) for file in files])
+    return tuple(
+        replace(file, sha256=_digest(folder, file.name)) if file.name in chosen else file
+        for file in files
+    )
+
+
+def _digest(folder: SessionFolder, name: str) -> str | None:
+    try:
+        with os.fdopen(folder.open_read(name), "rb") as file:
+            return sha256(file)
+    except (FileTransferError, OSError):  # gone since, or no file any more
+        return None
 
 
 def _notes(loss: str | None, output: Collector) -> list[str]:

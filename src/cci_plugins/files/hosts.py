@@ -1,0 +1,182 @@
+"""Which host a URL names, in one way only, and whether an address is on the public Internet."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+LONGEST_URL = 16_384
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)"
+    r"(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#.*)?"
+)
+_AUTHORITY = re.compile(
+    r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+)
+_ALLOWED = re.compile(r"[!#-;=?-\[\]_a-z~%]+")  # printable ASCII but " < > \ ^ ` { | }
+_LABEL = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+_LAST_PORT = 65_535
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NEVER = [
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's own agents and DNS, the same in every virtual network
+        "100.64.0.0/10",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "::/96",
+        "64:ff9b:1::/48",
+        "2001::/23",
+        "3fff::/20",
+        "5f00::/16",
+    )
+]
+
+
+@dataclass(frozen=True, slots=True)
+class UrlParts:
+    """A URL that every client reads alike.
+
+    Attributes:
+        scheme: In lower case.
+        host: In lower case, without the brackets of an IPv6 address.
+        port: The one given, or the scheme's own, or 0 when it has none.
+        path: As given, percent-encoded.
+        query: As given, without the question mark.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    query: str
+
+
+class AmbiguousUrlError(ValueError):
+    """Clients may read this URL in different ways; the text says why, without the URL."""
+
+
+def split_url(url: str) -> UrlParts:
+    """Take a URL apart.
+
+    Raises:
+        AmbiguousUrlError: It is no absolute URL of plain ASCII with a plain host.
+    """
+    if len(url) > LONGEST_URL:
+        raise AmbiguousUrlError(f"it is longer than {LONGEST_URL:,} characters")
+    if not _ALLOWED.fullmatch(url):
+        raise AmbiguousUrlError("it has spaces, control, non-ASCII or other characters no URL has")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise AmbiguousUrlError("it is not an absolute URL")
+    if "@" in match["authority"]:
+        raise AmbiguousUrlError("it has a user name in front of its host")
+    authority = _AUTHORITY.fullmatch(match["authority"])
+    if authority is None or ".." in authority["host"]:
+        raise AmbiguousUrlError("its host is not a plain name or address")
+    scheme = match["scheme"].lower()
+    port = int(authority["port"] or _DEFAULT_PORTS.get(scheme, 0))
+    if authority["port"] and not 0 < port <= _LAST_PORT:
+        raise AmbiguousUrlError("its port is none")
+    host = _plain_host(authority["host"].lower())
+    return UrlParts(scheme, host, port, match["path"], match["query"] or "")
+
+
+def literal_address(host: str) -> _Address | None:
+    """The IP address that a host of `split_url` is, or None when it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a name is looked up on this machine or this network only (RFC 6761, 6762, 8375)."""
+    last = host.rpartition(".")[2]
+    return (
+        "." not in host
+        or last in {"localhost", "local", "internal", "lan"}
+        or (host.endswith(".home.arpa"))
+    )
+
+
+def is_public(address: str) -> bool:
+    """Whether a resolved IP address is a machine's on the public Internet.
+
+    To be asked for what a name resolved to, and to be followed by a connection to that very
+    address: a name may resolve to something else the next time. False for what is no address.
+
+    Args:
+        address: As `socket.getaddrinfo` gives it.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return _is_public(parsed)
+
+
+def matches(pattern: str, host: str, port: int, *, scheme: str) -> bool:
+    """Whether a host is one of an allow list's.
+
+    Args:
+        pattern: A name or an address, `*` for exactly one whole label, which is never
+            punycode; `:port` behind it when that is not the scheme's own.
+        host: In lower case.
+        port: The URL's.
+        scheme: The URL's.
+    """
+    name, wanted = _split_pattern(pattern.lower())
+    if port != (wanted or _DEFAULT_PORTS.get(scheme)):
+        return False
+    if literal_address(name) is not None or literal_address(host) is not None:
+        return literal_address(name) == literal_address(host)
+    labels = [_LABEL if label == "*" else re.escape(label) for label in name.split(".")]
+    return re.fullmatch(r"\.".join(labels), host) is not None
+
+
+def _split_pattern(pattern: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?", pattern)
+    if match is None:  # an IPv6 address without brackets
+        return pattern, None
+    return match[1].strip("[]"), int(match[2]) if match[2] else None
+
+
+def _plain_host(host: str) -> str:
+    if host.startswith("["):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            raise AmbiguousUrlError("its host is not an IPv6 address") from None
+    # A last label of digits makes clients read an IPv4 address, also octal, hexadecimal or
+    # of fewer parts (WHATWG URL, "ends in a number"); only four plain decimals are clear.
+    if re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2]):
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise AmbiguousUrlError("its host is a disguised IP address") from None
+    if any(label.startswith("-") or label.endswith("-") for label in host.split(".")):
+        raise AmbiguousUrlError("its host is not a plain name or address")
+    return host
+
+
+def _is_public(address: _Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return False
+        if address in _NAT64:
+            return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+        for inner in (address.ipv4_mapped, address.sixtofour):
+            if inner is not None:
+                return _is_public(inner)
+        if address.is_site_local:
+            return False
+    return (
+        address.is_global
+        and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+        and not any(address in network for network in _NEVER)
+    )

@@ -1,0 +1,129 @@
+"""From an empty resource group to a session pool that runs code, and back.
+
+```python
+from cci_plugins.provisioning import Options, up
+
+
+async def provision(subscription: str) -> dict[str, str]:
+    run = up(Options(subscription=subscription, resource_group="my-group"))
+    async for progress in run:
+        print(progress.message)
+    return run.result.environment()
+```
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from cci_plugins.errors import ConfigurationError
+
+try:
+    from .deploy import Ending, deploy
+    from .deployment import Deployment
+    from .inventory import Found, Inventory, look
+    from .keys import rotate
+    from .options import Azure, Kind, Options, PrincipalType
+    from .plan import Plan, Planned, make_plan
+    from .progress import Progress, Run
+    from .removal import Removed, remove
+    from .resource import Resource
+except ModuleNotFoundError as missing:
+    if (missing.name or "").startswith("cci_plugins"):
+        raise
+    raise ConfigurationError(
+        f"provisioning needs {missing.name}", hint='pip install "cci-plugins[provision]"'
+    ) from missing
+
+__all__ = [
+    "Azure",
+    "Deployment",
+    "Found",
+    "Inventory",
+    "Kind",
+    "Options",
+    "Plan",
+    "Planned",
+    "PrincipalType",
+    "Progress",
+    "Removed",
+    "Resource",
+    "Run",
+    "down",
+    "plan",
+    "rotate_key",
+    "show",
+    "up",
+]
+
+
+def up(
+    options: Options,
+    *,
+    azure: Azure | None = None,
+    env_file: Path | None = None,
+    write_key: bool = False,
+    replace_env: bool = False,
+    try_out: bool = True,
+) -> Run[Deployment]:
+    """Make what is missing for a session pool, and prove that it runs code.
+
+    Every step looks first, so it can be run again at any time; after an interruption it goes on.
+
+    Args:
+        options: What to provision.
+        azure: How Azure is reached.
+        env_file: Where to write the settings that make this package use the pool.
+        write_key: Whether the pool's key is among them; it is fetched when needed otherwise.
+        replace_env: Whether values that the file has already are replaced.
+        try_out: Whether to run `1+1` in the pool.
+
+    Returns:
+        The run: iterate it for its progress, then read `result`. Iterating raises
+        `ProvisioningError`, `AuthenticationError` or `ConfigurationError`.
+    """
+    ending = Ending(
+        env_file=env_file, write_key=write_key, replace_env=replace_env, try_out=try_out
+    )
+    return Run(partial(deploy, options, azure or Azure(), ending))
+
+
+def down(options: Options, *, azure: Azure | None = None) -> Run[Removed]:
+    """Remove what `up` made, by its tag, and nothing else.
+
+    Args:
+        options: What was provisioned.
+        azure: How Azure is reached.
+    """
+    return Run(partial(remove, options, azure or Azure()))
+
+
+def show(options: Options, *, azure: Azure | None = None) -> Run[Inventory]:
+    """Look at what is there.
+
+    Args:
+        options: What was provisioned.
+        azure: How Azure is reached.
+    """
+    return Run(partial(look, options, azure or Azure()))
+
+
+def plan(options: Options, *, azure: Azure | None = None) -> Run[Plan]:
+    """Say what `up` would do, and what it would cost; nothing is changed.
+
+    Args:
+        options: What to provision.
+        azure: How Azure is reached.
+    """
+    return Run(partial(make_plan, options, azure or Azure()))
+
+
+def rotate_key(options: Options, *, azure: Azure | None = None) -> Run[None]:
+    """Make a new key for the pool's MCP endpoint.
+
+    Args:
+        options: What was provisioned.
+        azure: How Azure is reached.
+    """
+    return Run(partial(rotate, options, azure or Azure()))

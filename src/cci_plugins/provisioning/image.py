@@ -1,0 +1,118 @@
+"""The build context of the session image, the same bytes for the same files.
+
+Its digest is the image's tag: other packages, another tag; so pools, which cache images by tag,
+notice.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cci_plugins
+from cci_plugins.errors import ConfigurationError
+
+from .resources import DOCKERFILE
+
+REQUIREMENTS = "infra/container/requirements.txt"
+_KERNEL = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
+_FROM_SOURCE = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
+_SKIPPED = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What is sent to be built.
+
+    Attributes:
+        archive: A `.tar.gz`.
+        arguments: The Dockerfile's build arguments.
+        tag: The image's tag.
+    """
+
+    archive: bytes = field(repr=False)
+    arguments: dict[str, str]
+    tag: str
+
+
+def build_context(requirements: Path | None) -> BuildContext:
+    """The session image's files, with these packages for its sessions.
+
+    Args:
+        requirements: A `requirements.txt`; the package's own when None.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or the package has no image to build.
+    """
+    package = Path(cci_plugins.__file__).parent
+    source = package.parents[1]
+    from_source = (source / DOCKERFILE).is_file() and (source / "pyproject.toml").is_file()
+    root = source if from_source else package
+    if not (root / DOCKERFILE).is_file():
+        raise ConfigurationError(
+            "this installation has no files of the session image", hint="give one by --image"
+        )
+    files = dict(_files(root, from_source=from_source))
+    if requirements is not None:
+        files[REQUIREMENTS] = _requirements(requirements)
+    arguments = {"VERSION": _version()}
+    if not from_source:
+        arguments["PACKAGE"] = f"cci-plugins=={_version()}"
+    archive = _archive(files)
+    digest = hashlib.sha256(archive)
+    digest.update(repr(sorted(arguments.items())).encode())
+    return BuildContext(archive, arguments, digest.hexdigest()[:12])
+
+
+def _version() -> str:
+    try:
+        return version("cci-plugins").partition("+")[0]
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def _requirements(path: Path) -> bytes:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be read ({type(error).__name__})",
+            hint="name a requirements.txt by --requirements",
+        ) from None
+    if not _KERNEL.search(text):
+        text = f"{text.rstrip()}\nipykernel\n"  # the server talks to it
+    return text.encode()
+
+
+def _files(root: Path, *, from_source: bool) -> Iterator[tuple[str, bytes]]:
+    folders = ["infra/container"]
+    if from_source:
+        folders = ["infra", "src/cci_plugins"]
+        for name in _FROM_SOURCE:
+            if (root / name).is_file():
+                yield name, (root / name).read_bytes()
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and not _SKIPPED.intersection(path.parts):
+                yield path.relative_to(root).as_posix(), path.read_bytes()
+
+
+def _archive(files: dict[str, bytes]) -> bytes:
+    """The files as `.tar.gz`, without times, owners or anything else of this machine."""
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            archive.addfile(member, io.BytesIO(files[name]))
+    return packed.getvalue()

@@ -1,0 +1,97 @@
+"""Keys: of a pool's MCP server and of a gateway; fetched when needed, and made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from secrets import token_urlsafe
+from typing import Any
+
+from cci_plugins.errors import ProvisioningError
+from cci_plugins.redaction import know
+
+from . import resources, versions
+from .arm import Arm
+from .compare import lower
+from .options import Azure, Options
+from .progress import Progress, Tell
+from .work import Watch
+
+
+async def fetch_key(arm: Arm, pool_id: str) -> str:
+    """The key of a pool.
+
+    Raises:
+        ProvisioningError: The pool has none, or a role is missing.
+    """
+    return await _key(arm, f"{pool_id}/fetchMcpServerCredentials", "key")
+
+
+async def rotate(options: Options, azure: Azure, tell: Tell) -> None:
+    """Make a new key: of the pool's MCP server, or of the gateway in front of a custom pool.
+
+    Azure may still take the old key of a pool for five minutes.
+
+    Raises:
+        ProvisioningError: There is no key, or a role is missing.
+        AuthenticationError: The sign-in failed.
+    """
+    pool = resources.pool(options)
+    async with Arm(azure, options.subscription) as arm:
+        app = resources.gateway_secrets(options, {})
+        found = await arm.get(app.id, app.api_version, step="gateway")
+        if found is not None:
+            await _rotate_gateway(options, arm, tell)
+            return
+        tell(Progress("key", "working", f"making a new key for session pool {pool.name}"))
+        await _key(arm, f"{pool.id}/rotateMcpServerCredentials", "key")
+    tell(Progress("key", "updated", "the pool has a new key; the old one may work 5 minutes more"))
+
+
+async def gateway_secrets(arm: Arm, options: Options) -> dict[str, str]:
+    """The secrets that the gateway has; new ones for those it has not."""
+    app = resources.gateway_secrets(options, {})
+    found: Mapping[str, Any] = {}
+    if await arm.get(app.id, app.api_version, step="gateway") is not None:
+        found = await arm.post(f"{app.id}/listSecrets", versions.APP, step="gateway")
+    known = {lower(one).get("name"): lower(one).get("value") for one in found.get("value") or []}
+    names = (resources.SERVE_KEY, resources.SESSION_SECRET)
+    secrets = {name: str(known.get(name) or token_urlsafe(32)) for name in names}
+    for secret in secrets.values():
+        know(secret)
+    return secrets
+
+
+async def _rotate_gateway(options: Options, arm: Arm, tell: Tell) -> None:
+    """Change the key, and start the gateway anew: running replicas do not see new secrets."""
+    watch = Watch(tell, "gateway")
+    watch.tell("working", "making a new key for the gateway; this takes a minute")
+    key = token_urlsafe(32)
+    know(key)
+    secrets = await gateway_secrets(arm, options) | {resources.SERVE_KEY: key}
+    wanted = resources.gateway_secrets(options, secrets)
+    await arm.put(wanted, step="gateway", waiting=watch.waiting, method="PATCH")
+    found = await arm.get(wanted.id, wanted.api_version, step="gateway") or {}
+    revision = lower(found.get("properties")).get("latestrevisionname")
+    if revision:
+        path = f"{wanted.id}/revisions/{revision}/restart"
+        await arm.post(path, versions.APP, step="gateway")
+    watch.tell("updated", "the gateway has a new key, and starts anew")
+
+
+async def _key(arm: Arm, path: str, step: str) -> str:
+    try:
+        found = await arm.post(path, versions.APP, step=step)
+    except ProvisioningError as error:
+        if error.code != "SessionMCPServerNotEnabled":
+            raise
+        raise ProvisioningError(
+            f"{step}: this pool has no MCP server, and so no key",
+            hint="a custom pool is opened by signing in; see cci provision show",
+            code=error.code,
+            step=step,
+        ) from None
+    key = lower(found).get("apikey")
+    if not isinstance(key, str) or not key:
+        raise ProvisioningError(f"{step}: Azure answered without a key", step=step)
+    know(key)
+    return key

@@ -1,0 +1,324 @@
+"""Each resource's id, API version and body, from the options alone; nothing else makes bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cci_plugins.settings import variable
+
+from . import versions
+from .options import Options
+from .resource import Resource
+
+TAG = "cci-plugins"
+BLOB_CONTAINER = "cci-files"
+PORT = 6000
+PROFILE = "Consumption"
+SERVE_KEY, SESSION_SECRET = "serve-key", "session-secret"
+REPOSITORY = "cci-session"
+DOCKERFILE = "infra/container/Dockerfile"
+BUILD_SECONDS = 3600
+_GATEWAY = "Microsoft.App/containerApps"
+_HEALTH = {"httpGet": {"path": "/health", "port": PORT}}
+_COMMAND = ["/opt/cci/bin/cci", "serve", "--pool", "custom", "--host", "0.0.0.0", "--port", "6000"]  # noqa: S104 - in a container, behind its ingress
+
+
+def tags(options: Options) -> dict[str, str]:
+    """The tags of every resource; ours says whose it is, whatever the user's say."""
+    return {**options.tags, TAG: options.name}
+
+
+def resource_group(options: Options) -> Resource:
+    """The group that holds everything."""
+    return Resource(
+        type="Microsoft.Resources/resourceGroups",
+        id=options.group_id,
+        api_version=versions.RESOURCES,
+        body={"location": options.location, "tags": tags(options)},
+    )
+
+
+def environment(options: Options) -> Resource:
+    """Where a custom pool's containers and the gateway live."""
+    profile = {"name": PROFILE, "workloadProfileType": PROFILE}
+    return _tracked(
+        options,
+        "Microsoft.App/managedEnvironments",
+        f"{options.name}-env-{options.suffix}",
+        {"properties": {"workloadProfiles": [profile]}},
+    )
+
+
+def registry(options: Options) -> Resource:
+    """Where the image is built and kept."""
+    return _tracked(
+        options,
+        "Microsoft.ContainerRegistry/registries",
+        f"{options.name}acr{options.suffix}",
+        {
+            "sku": {"name": "Basic"},
+            "properties": {"adminUserEnabled": False, "anonymousPullEnabled": False},
+        },
+    )
+
+
+def identity(options: Options) -> Resource:
+    """Who pulls the image, and who the gateway is."""
+    return _tracked(
+        options,
+        "Microsoft.ManagedIdentity/userAssignedIdentities",
+        f"{options.name}-id-{options.suffix}",
+        {},
+    )
+
+
+def image(options: Options, tag: str) -> str:
+    """The image that is built, with its registry."""
+    return f"{login_server(options)}/{REPOSITORY}:{tag}"
+
+
+def task_run(options: Options, tag: str, *, source: str, arguments: Mapping[str, str]) -> Resource:
+    """The build of the image, in the cloud.
+
+    Args:
+        options: What to provision.
+        tag: The image's tag.
+        source: Where the registry has the build context.
+        arguments: The Dockerfile's build arguments.
+    """
+    request = {
+        "type": "DockerBuildRequest",
+        "dockerFilePath": DOCKERFILE,
+        "imageNames": [f"{REPOSITORY}:{tag}"],
+        "isPushEnabled": True,
+        "noCache": False,
+        "platform": {"os": "Linux", "architecture": "amd64"},
+        "sourceLocation": source,
+        "arguments": [
+            {"name": name, "value": value, "isSecret": False}
+            for name, value in sorted(arguments.items())
+        ],
+        "timeout": BUILD_SECONDS,
+    }
+    return Resource(
+        type="Microsoft.ContainerRegistry/registries/taskRuns",
+        id=f"{registry(options).id}/taskRuns/{REPOSITORY}-{tag}",
+        api_version=versions.REGISTRY_TASKS,
+        body={"properties": {"runRequest": request, "forceUpdateTag": source}},
+    )
+
+
+def login_server(options: Options) -> str:
+    """The registry's host name."""
+    return f"{registry(options).name}.azurecr.io"
+
+
+def pool(options: Options, image: str = "") -> Resource:
+    """The session pool.
+
+    Args:
+        options: What to provision.
+        image: What runs in a custom pool's sessions.
+    """
+    lifecycle = {
+        "lifecycleType": "Timed",
+        "cooldownPeriodInSeconds": int(options.cooldown.total_seconds()),
+    }
+    properties: dict[str, Any] = {
+        "poolManagementType": "Dynamic",
+        "containerType": "PythonLTS",
+        "scaleConfiguration": {"maxConcurrentSessions": options.max_sessions},
+        "dynamicPoolConfiguration": {"lifecycleConfiguration": lifecycle},
+        "sessionNetworkConfiguration": {
+            "status": "EgressEnabled" if options.egress else "EgressDisabled"
+        },
+    }
+    body: dict[str, Any] = {"properties": properties}
+    if options.kind == "python":
+        properties["mcpServerSettings"] = {"isMcpServerEnabled": True}
+    else:
+        properties |= _custom(options, image)
+        body |= _identity_of(options) if options.builds_image else {}
+    name = f"{options.name}pool{options.suffix}"
+    return _tracked(options, "Microsoft.App/sessionPools", name, body)
+
+
+def storage_account(options: Options) -> Resource:
+    """Where files cross by link: only by Microsoft Entra, never in public."""
+    return _tracked(
+        options,
+        "Microsoft.Storage/storageAccounts",
+        f"{options.name}st{options.suffix}",
+        {
+            "kind": "StorageV2",
+            "sku": {"name": "Standard_LRS"},
+            "properties": {
+                "accessTier": "Hot",
+                "allowBlobPublicAccess": False,
+                "allowCrossTenantReplication": False,
+                "allowSharedKeyAccess": False,
+                "defaultToOAuthAuthentication": True,
+                "minimumTlsVersion": "TLS1_2",
+                "supportsHttpsTrafficOnly": True,
+            },
+        },
+    )
+
+
+def blob_container(options: Options) -> Resource:
+    """The one container of the storage account."""
+    return Resource(
+        type="Microsoft.Storage/storageAccounts/blobServices/containers",
+        id=f"{storage_account(options).id}/blobServices/default/containers/{BLOB_CONTAINER}",
+        api_version=versions.STORAGE,
+        body={"properties": {"publicAccess": "None"}},
+    )
+
+
+def lifecycle_rule(options: Options) -> Resource:
+    """What was left behind is deleted after a day."""
+    rule = {
+        "enabled": True,
+        "name": "delete-after-a-day",
+        "type": "Lifecycle",
+        "definition": {
+            "filters": {"blobTypes": ["blockBlob"], "prefixMatch": [f"{BLOB_CONTAINER}/"]},
+            "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": 1}}},
+        },
+    }
+    return Resource(
+        type="Microsoft.Storage/storageAccounts/managementPolicies",
+        id=f"{storage_account(options).id}/managementPolicies/default",
+        api_version=versions.STORAGE,
+        body={"properties": {"policy": {"rules": [rule]}}},
+    )
+
+
+def gateway(
+    options: Options,
+    image: str,
+    *,
+    pool_endpoint: str,
+    client_id: str,
+    secrets: Mapping[str, str],
+) -> Resource:
+    """An MCP endpoint in front of a custom pool.
+
+    Args:
+        options: What to provision.
+        image: The sessions' image, whose server it runs.
+        pool_endpoint: The pool's management endpoint.
+        client_id: Of the identity it signs in with.
+        secrets: What its clients must send, and what its environment ids are signed with.
+    """
+    container = {
+        "name": "gateway",
+        "image": image,
+        "command": _COMMAND[:1],
+        "args": _COMMAND[1:],
+        "env": [
+            {"name": variable("endpoint"), "value": pool_endpoint},
+            {"name": "AZURE_CLIENT_ID", "value": client_id},
+            {"name": variable("serve_key"), "secretRef": SERVE_KEY},
+            {"name": variable("session_secret"), "secretRef": SESSION_SECRET},
+        ],
+        "resources": {"cpu": 0.5, "memory": "1Gi"},
+        "probes": [
+            {"type": "Liveness", **_HEALTH},
+            {"type": "Readiness", **_HEALTH},
+            {"type": "Startup", **_HEALTH, "failureThreshold": 10, "periodSeconds": 3},
+        ],
+    }
+    configuration: dict[str, Any] = {
+        "activeRevisionsMode": "Single",
+        "ingress": {
+            "external": True,
+            "targetPort": PORT,
+            "transport": "http",
+            "allowInsecure": False,
+        },
+        "secrets": _secrets(secrets),
+    }
+    if options.builds_image:
+        configuration["registries"] = [_credentials(options)]
+    properties = {
+        "environmentId": environment(options).id,
+        "workloadProfileName": PROFILE,
+        "configuration": configuration,
+        "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
+    }
+    body = {**_identity_of(options), "properties": properties}
+    return _tracked(options, _GATEWAY, gateway_name(options), body)
+
+
+def gateway_name(options: Options) -> str:
+    """The gateway's name."""
+    return f"{options.name}-gateway-{options.suffix}"
+
+
+def gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
+    """What is sent to change the gateway's secrets and nothing else.
+
+    Args:
+        options: What was provisioned.
+        secrets: All of them; Azure forgets those that are left out.
+    """
+    return Resource(
+        type=_GATEWAY,
+        id=f"{options.group_id}/providers/{_GATEWAY}/{gateway_name(options)}",
+        api_version=versions.APP,
+        body={"properties": {"configuration": {"secrets": _secrets(secrets)}}},
+    )
+
+
+def _secrets(secrets: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in secrets.items()]
+
+
+def _custom(options: Options, image: str) -> dict[str, Any]:
+    container = {
+        "name": "session",
+        "image": image,
+        "resources": {"cpu": 1.0, "memory": "2Gi"},
+        "probes": [
+            {"type": "Liveness", **_HEALTH, "failureThreshold": 4},
+            {"type": "Startup", **_HEALTH, "failureThreshold": 30, "periodSeconds": 2},
+        ],
+    }
+    template: dict[str, Any] = {"containers": [container], "ingress": {"targetPort": PORT}}
+    pulling: dict[str, Any] = {}
+    if options.builds_image:
+        template["registryCredentials"] = _credentials(options)
+        # None: the identity pulls the image, and no session can get a token of it
+        pulling = {
+            "managedIdentitySettings": [{"identity": identity(options).id, "lifecycle": "None"}]
+        }
+    return {
+        **pulling,
+        "containerType": "CustomContainer",
+        "environmentId": environment(options).id,
+        "customContainerTemplate": template,
+        "scaleConfiguration": {
+            "maxConcurrentSessions": options.max_sessions,
+            "readySessionInstances": options.ready_sessions,
+        },
+    }
+
+
+def _credentials(options: Options) -> dict[str, str]:
+    return {"server": login_server(options), "identity": identity(options).id}
+
+
+def _identity_of(options: Options) -> dict[str, Any]:
+    assigned: dict[str, Any] = {identity(options).id: {}}
+    return {"identity": {"type": "UserAssigned", "userAssignedIdentities": assigned}}
+
+
+def _tracked(options: Options, kind: str, name: str, body: dict[str, Any]) -> Resource:
+    return Resource(
+        type=kind,
+        id=f"{options.group_id}/providers/{kind}/{name}",
+        api_version=versions.OF_TYPE[kind],
+        body={"location": options.location, "tags": tags(options), **body},
+    )

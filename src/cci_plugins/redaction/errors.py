@@ -1,0 +1,85 @@
+"""Takes secrets out of exceptions."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from cci_plugins.errors import CodeInterpreterError
+
+from .stream import redact
+from .values import redact_value
+
+# What built-in exceptions keep outside their __dict__ and show.
+_SHOWN = ("filename", "filename2", "strerror", "msg", "text", "reason", "name", "obj", "code")
+
+
+def redact_exception(error: BaseException) -> BaseException:
+    """The exception without secrets in its text, arguments, attributes, notes and chain.
+
+    Returns:
+        The same exception, changed; or, when it still shows one (its text may come from
+        somewhere else), a `CodeInterpreterError` with its name, redacted text and traceback.
+    """
+    return _redact(error, {})
+
+
+def _redact(error: BaseException, seen: dict[int, BaseException]) -> BaseException:
+    if id(error) in seen:
+        return seen[id(error)]
+    seen[id(error)] = error
+    for name in ("__cause__", "__context__"):
+        if isinstance(other := getattr(error, name), BaseException):
+            _set(error, name, _redact(other, seen), quiet=error.__suppress_context__)
+    clean = _clean_group(error, seen) if isinstance(error, BaseExceptionGroup) else _clean(error)
+    if not clean:
+        seen[id(error)] = error = _stand_in(error)
+    return error
+
+
+def _clean(error: BaseException) -> bool:
+    _set(error, "args", redact_value(error.args))
+    for name, value in [*vars(error).items(), *((name, _get(error, name)) for name in _SHOWN)]:
+        if isinstance(value, str | bytes | list | tuple | dict):
+            _set(error, name, redact_value(value))
+    shown = "".join(traceback.format_exception_only(error)) + _text(error) + _text(error, repr)
+    return redact(shown) == shown
+
+
+def _clean_group(error: BaseExceptionGroup[BaseException], seen: dict[int, BaseException]) -> bool:
+    changed = [_redact(inner, seen) is not inner for inner in error.exceptions]
+    return not any(changed) and _clean(error)
+
+
+def _stand_in(error: BaseException) -> BaseException:
+    stand_in = CodeInterpreterError(f"{type(error).__name__}: {redact(_text(error))}")
+    for note in redact_value(list(_get(error, "__notes__") or ())):
+        stand_in.add_note(str(note))
+    stand_in.__cause__, stand_in.__context__ = error.__cause__, error.__context__
+    stand_in.__suppress_context__ = error.__suppress_context__
+    return stand_in.with_traceback(error.__traceback__)
+
+
+def _text(error: BaseException, show: Callable[[object], str] = str) -> str:
+    try:
+        return show(error)
+    except Exception:  # noqa: BLE001 - somebody else's __str__ or __repr__
+        return ""
+
+
+def _get(error: BaseException, name: str) -> Any:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - somebody else's property
+        return None
+
+
+def _set(error: BaseException, name: str, value: Any, *, quiet: bool | None = None) -> None:
+    try:
+        if _get(error, name) is not value and _get(error, name) != value:
+            setattr(error, name, value)
+        if quiet is not None:
+            error.__suppress_context__ = quiet  # setting a cause sets this too
+    except Exception:  # noqa: BLE001, S110 - what cannot be changed is judged by what it shows
+        pass

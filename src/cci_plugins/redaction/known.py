@@ -1,0 +1,213 @@
+"""Secrets that were registered at run time, and how they are found in any text."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from typing import TypeVar
+from urllib.parse import quote, quote_plus, unquote
+
+from .scanner import REDACTED
+
+_T = TypeVar("_T")
+LEAST = 8  # a shorter value would hide ordinary words
+CAPACITY = 1024
+PIECE = 4096  # a longer secret is known by pieces of this size
+_GRAM = 5
+_STEP = LEAST - _GRAM + 1  # one gram in so many characters meets every spelling
+
+
+class KnownSecrets:
+    """A bounded, counted set of secrets with every spelling they may appear in.
+
+    Spellings are looked up by the five characters they have at four places, so that the time to
+    search a text does not depend on how many secrets are known.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._uses: OrderedDict[str, int] = OrderedDict()
+        self._spellings: Counter[str] = Counter()
+        self._grams: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._heads: Counter[str] = Counter()
+        self._sizes: Counter[int] = Counter()
+        self._longest = 0
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    def know(self, secret: str) -> None:
+        """Add a secret, or one more use of it; beyond the capacity the oldest is dropped."""
+        with self._lock:
+            for piece in _pieces(secret):
+                if piece not in self._uses:
+                    self._add(piece)
+                self._uses[piece] = self._uses.get(piece, 0) + 1
+                self._uses.move_to_end(piece)
+            while len(self._uses) > self._capacity:
+                self._drop(self._uses.popitem(last=False)[0])
+
+    def forget(self, secret: str) -> None:
+        """Take one use of a secret back; with the last one it is no longer known."""
+        with self._lock:
+            for piece in _pieces(secret):
+                uses = self._uses.get(piece, 0)
+                if uses > 1:
+                    self._uses[piece] = uses - 1
+                elif uses:
+                    del self._uses[piece]
+                    self._drop(piece)
+
+    def hide(self, text: str, *, last: bool = True) -> tuple[str, str]:
+        """The text without the secrets, and its end when that may still become one."""
+        if not self._uses:
+            return text, ""
+        found = self._find(text)
+        undecided = [] if last else list(self._undecided(text))
+        seen: list[str] = []
+        done = 0
+        for start in sorted(found):
+            if start >= done:
+                if any(done <= begin <= start for begin in undecided):
+                    break
+                seen += [text[done:start], REDACTED]
+                done = start + found[start]
+        held = min((begin for begin in undecided if begin >= done), default=len(text))
+        seen.append(text[done:held])
+        return "".join(seen), text[held:]
+
+    def _find(self, text: str) -> dict[int, int]:
+        found: dict[int, int] = {}
+        grams = self._grams
+        places = range(0, len(text) - _GRAM + 1, _STEP)
+        for at in [at for at in places if text[at : at + _GRAM] in grams]:
+            for spelling, offset in grams.get(text[at : at + _GRAM], ()):
+                start = at - offset
+                if start >= 0 and text.startswith(spelling, start):
+                    found[start] = max(len(spelling), found.get(start, 0))
+        return found
+
+    def _undecided(self, text: str) -> Iterator[int]:
+        for begin in range(max(0, len(text) - self._longest + 1), len(text)):
+            end = text[begin:]
+            if len(end) < _GRAM:
+                if end in self._heads:
+                    yield begin
+            elif any(
+                not offset and len(spelling) > len(end) and spelling.startswith(end)
+                for spelling, offset in self._grams.get(end[:_GRAM], ())
+            ):
+                yield begin
+
+    def _add(self, secret: str) -> None:
+        for spelling in _spellings(secret):
+            self._spellings[spelling] += 1
+            if self._spellings[spelling] == 1:
+                self._sizes[len(spelling)] += 1
+                self._heads.update(spelling[:size] for size in range(1, _GRAM))
+                for gram, entry in _entries(spelling):
+                    self._grams[gram] = (*self._grams.get(gram, ()), entry)
+        self._longest = max(self._sizes, default=0)
+
+    def _drop(self, secret: str) -> None:
+        for spelling in _spellings(secret):
+            _discount(self._spellings, spelling)
+            if spelling not in self._spellings:
+                _discount(self._sizes, len(spelling))
+                for size in range(1, _GRAM):
+                    _discount(self._heads, spelling[:size])
+                for gram, entry in _entries(spelling):
+                    left = tuple(other for other in self._grams[gram] if other != entry)
+                    if left:
+                        self._grams[gram] = left
+                    else:
+                        del self._grams[gram]
+        self._longest = max(self._sizes, default=0)
+
+
+class KnownStage:
+    """Hides known secrets in a text that comes in pieces."""
+
+    def __init__(self, secrets: KnownSecrets) -> None:
+        self._secrets = secrets
+        self._held = ""
+
+    def feed(self, piece: str, *, last: bool = False) -> str:
+        """What may be seen so far; everything when this piece is the last."""
+        seen, self._held = self._secrets.hide(self._held + piece, last=last)
+        return seen
+
+
+SECRETS = KnownSecrets()
+
+
+def know(secret: str) -> None:
+    """Hide this value from now on wherever redaction looks; shorter than 8 characters: ignored.
+
+    Each call counts as a use that `forget` takes back. The 1,024 secrets known most recently are
+    kept, so that a process that forgets none does not grow.
+    """
+    SECRETS.know(secret)
+
+
+def forget(secret: str) -> None:
+    """Take one `know` of this value back; a value that is not known is ignored."""
+    SECRETS.forget(secret)
+
+
+def _discount(counter: Counter[_T], item: _T) -> None:
+    counter[item] -= 1
+    if not counter[item]:
+        del counter[item]
+
+
+def _pieces(secret: str) -> list[str]:
+    if len(secret) < LEAST:
+        return []
+    size = -(-len(secret) // -(-len(secret) // PIECE))  # equal pieces, none too short
+    return list(dict.fromkeys(secret[at : at + size] for at in range(0, len(secret), size)))
+
+
+def _entries(spelling: str) -> Iterator[tuple[str, tuple[str, int]]]:
+    for offset in range(_STEP):
+        yield spelling[offset : offset + _GRAM], (spelling, offset)
+
+
+def _spellings(secret: str) -> set[str]:
+    found: set[str] = set()
+    for plain in {secret, unquote(secret)}:
+        found |= {plain, html.escape(plain), repr(plain)[1:-1]}
+        escaped = json.dumps(plain)[1:-1]
+        found |= {escaped, escaped.replace("/", "\\/"), json.dumps(escaped)[1:-1]}
+        found |= {escaped.replace("+", "\\u002b").replace("=", "\\u003d").replace("&", "\\u0026")}
+        found |= _percent_encoded(plain) | _in_base64(plain.encode("utf-8", "surrogatepass"))
+    return {spelling for spelling in found if len(spelling) >= LEAST}
+
+
+def _percent_encoded(plain: str) -> set[str]:
+    data = plain.encode("utf-8", "surrogatepass")
+    once = {quote(data, safe=""), quote(data), quote(data, safe="/=+"), quote_plus(data)}
+    once |= {_lower_hex(text) for text in once}
+    return once | {quote(text, safe="") for text in once} | {quote(text) for text in once}
+
+
+def _lower_hex(text: str) -> str:
+    first, *others = text.split("%")
+    return first + "".join(f"%{other[:2].lower()}{other[2:]}" for other in others)
+
+
+def _in_base64(data: bytes) -> set[str]:
+    """The characters of any base64 text with these bytes in it that depend on them alone."""
+    found: set[str] = set()
+    for before in range(3):
+        start = (before * 8 + 5) // 6
+        stop = (before + len(data)) * 8 // 6
+        padded = b"\0" * before + data
+        found.add(base64.b64encode(padded).decode()[start:stop])
+        found.add(base64.urlsafe_b64encode(padded).decode()[start:stop])
+    return found

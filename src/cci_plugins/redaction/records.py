@@ -1,0 +1,88 @@
+"""Takes secrets out of log records."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+from .stream import redact
+from .values import redact_value
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class RedactingFilter(logging.Filter):
+    """Lets every record pass, without the secrets in it.
+
+    A filter of a logger sees what is logged to that logger, not what its children or other
+    libraries log. To redact all that an application writes, give it to the handlers:
+
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(RedactingFilter())
+
+    A record without a secret is left as it is. In others the message may come without its
+    arguments, and a traceback only as text.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact message, arguments, traceback, stack and extra attributes; always True."""
+        _redact_message(record)
+        _redact_traceback(record)
+        if record.stack_info:
+            record.stack_info = redact(record.stack_info)
+        for name, value in list(vars(record).items()):
+            if name not in _STANDARD:
+                setattr(record, name, _shown(value))
+        return True
+
+
+def install(target: logging.Filterer) -> None:
+    """Add a `RedactingFilter` to a logger or a handler, unless it has one."""
+    if not any(isinstance(other, RedactingFilter) for other in target.filters):
+        target.addFilter(RedactingFilter())
+
+
+def _redact_message(record: logging.LogRecord) -> None:
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - a wrong format is told by the handler, with what it has
+        record.msg, record.args = redact(str(record.msg)), _arguments(record.args)
+        return
+    if (clean := redact(message)) != message:
+        record.msg, record.args = clean, ()
+        return
+    if not isinstance(record.msg, str):
+        record.msg = message
+    record.args = _arguments(record.args)
+
+
+def _arguments(given: Any) -> Any:
+    if isinstance(given, dict):
+        return {redact_value(name): _shown(value) for name, value in given.items()}
+    return tuple(_shown(value) for value in given or ())
+
+
+def _shown(value: Any) -> Any:
+    """The value itself unless its text has a secret."""
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, str):
+        return redact(value)
+    try:
+        text, words = str(value), repr(value)
+    except Exception:  # noqa: BLE001 - somebody else's __str__
+        return value
+    if redact(words) == words and redact(text) == text:
+        return value
+    clean = redact_value(value)
+    return clean if redact(repr(clean)) == repr(clean) and clean is not value else redact(text)
+
+
+def _redact_traceback(record: logging.LogRecord) -> None:
+    if record.exc_info and record.exc_info[0] is not None:
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        if (clean := redact(text)) != text:
+            record.exc_text, record.exc_info = clean, None
+    if record.exc_text:
+        record.exc_text = redact(record.exc_text)

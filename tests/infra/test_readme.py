@@ -1,0 +1,116 @@
+"""`infra/README.md`: its tables are complete, and its commands name what exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from . import bicep
+from .bicep import MAIN, ROOT
+from .test_azd import VALUES
+from .test_template import ALL, PRINCIPAL, assignments, deploy
+
+README = (MAIN.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+]
+OPTIONS = {  # as `--help` of azure-cli 2.91 and the reference of azd have them
+    "az acr build": {"file", "image", "registry"},
+    "az acr list": {"output", "query", "resource-group"},
+    "az ad signed-in-user show": {"output", "query"},
+    "az cognitiveservices account purge": {"location", "name", "resource-group"},
+    "az containerapp secret show": {"name", "output", "query", "resource-group", "secret-name"},
+    "az deployment group create": {"parameters", "resource-group", "template-file"},
+    "az deployment group show": {"name", "query", "resource-group"},
+    "az feature register": {"name", "namespace"},
+    "az feature show": {"name", "namespace", "query"},
+    "az group create": {"location", "name"},
+    "az group delete": {"name"},
+    "az provider register": {"namespace"},
+    "az resource list": {"output", "resource-group", "tag"},
+    "azd auth login": set(),
+    "azd env get-value": set(),
+    "azd env new": set(),
+    "azd env set": set(),
+    "azd up": set(),
+}
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows of a section's first table by the names in their first cells."""
+    section = re.split(r"^## ", README, flags=re.MULTILINE)
+    (text,) = [part for part in section if part.startswith(heading)]
+    rows = [row.strip("|").split("|") for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)[2:]]
+    return {
+        name: [cell.strip() for cell in cells]
+        for first, *cells in rows
+        for name in re.findall(r"`(\w+)`", first)
+    }
+
+
+def test_every_parameter_is_in_the_table() -> None:
+    assert set(table("Parameters")) == {each.name for each in bicep.parameters(MAIN)}
+
+
+def test_the_defaults_are_the_template_s() -> None:
+    plain = {name: row[0].strip("`") for name, row in table("Parameters").items()}
+    for name, default in plain.items():
+        source = re.search(rf"^param {name} \w+ = (.*)$", MAIN.read_text(), re.MULTILINE)
+        assert source
+        if re.fullmatch(r"'.+'|\d+|true|false", source[1]):
+            assert default == source[1].strip("'"), name
+
+
+def test_every_output_is_in_the_table() -> None:
+    assert set(table("Outputs")) == set(bicep.described(MAIN))
+
+
+def test_the_variables_of_azd_are_those_of_the_parameters_file() -> None:
+    shown = {row[0].strip("`"): name for name, row in table("With azd").items()}
+    assert {name: f"${{{variable}" for name, variable in shown.items()} == {
+        name: value.partition("=")[0].rstrip("}")
+        for name, value in VALUES.items()
+        if isinstance(value, str) and not name.startswith("principal")
+    }
+
+
+def test_every_role_is_in_the_table() -> None:
+    section = README.split("## Roles")[1].split("\n## ")[0]
+    rows = [row.strip("|").split("|") for row in re.findall(r"^\|.*\|$", section, re.MULTILINE)]
+    shown = {
+        ("principalId" in who, re.sub(r" \(.*", "", role.strip())) for who, role, _ in rows[2:]
+    }
+    made = assignments(deploy(ALL))
+    assert shown == {(whom == PRINCIPAL, role) for role, _, whom in made}
+
+
+def test_the_names_are_those_that_are_made() -> None:
+    made = deploy(ALL | {"suffix": "suffix"})
+    names = {part for resource in made.resources for part in resource.name.split("/")}
+    for shown in re.findall(r"`(cci[\w<>-]*)`", README.split("## Before")[0]):
+        if shown not in {"cci", "cci-plugins"}:
+            assert shown.replace("<suffix>", "suffix") in names, shown
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_names_what_exists(line: str) -> None:
+    line = re.sub(r"^\w+=\$\((.*)\)$", r"\1", line).replace("<", "").replace(">", "")
+    words = shlex.split(line)
+    name = next((name for name in OPTIONS if line.startswith(name)), None)
+    assert name, f"an unknown command: {line}"
+    assert {word[2:] for word in words if word.startswith("--")} <= OPTIONS[name]
+    known = {each.name for each in bicep.parameters(MAIN)}
+    if "--parameters" in words:
+        given = words[words.index("--parameters") + 1 :]
+        assert {each.partition("=")[0] for each in given} <= known
+    for option in ("--template-file", "--file"):
+        if option in words:
+            assert (ROOT / words[words.index(option) + 1]).is_file()
+    if name == "azd env set":
+        assert f"${{{words[3]}" in str(VALUES)
+    if name == "azd env get-value":
+        assert words[3] in bicep.described(MAIN)

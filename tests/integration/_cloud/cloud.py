@@ -1,0 +1,569 @@
+"""Azure Resource Manager as far as provisioning needs it: state, long operations, faults.
+
+Nothing happens by the clock: what takes long takes so many looks, what is throttled is so for so
+many requests, and a role is unknown for so many uses. So tests are quick and the same every time.
+"""
+
+import re
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from . import specs, values
+from .registry_tasks import RegistryTasks
+
+_ID = re.compile(
+    r"(?P<group>/subscriptions/[^/]+/resourcegroups/[^/]+)"
+    r"(?:/providers/(?P<rest>.*))?",
+    re.IGNORECASE,
+)
+SLOW = {
+    "microsoft.app/managedenvironments",
+    "microsoft.app/sessionpools",
+    "microsoft.app/containerapps",
+    "microsoft.containerregistry/registries",
+    "microsoft.containerregistry/registries/taskruns",
+    "microsoft.storage/storageaccounts",
+}
+# What is asked by POST and changes nothing.
+READS = ("fetchmcpservercredentials", "listsecrets", "listlogsasurl", "listbuildsourceuploadurl")
+LOCATIONS = ("eastus", "swedencentral", "northeurope", "westus2")
+PAGE = 3
+ACR_PULL = "7f951dda-4ed3-4680-a7ca-43fe172d538d"
+EXECUTOR = "0fb8eba5-a2bb-4abe-b1c1-49dfad359bb0"
+
+
+@dataclass
+class Fault:
+    """What goes wrong: the answer to requests that fit.
+
+    Attributes:
+        method: Of the request.
+        part: In its path, in lower case.
+        status: Of the answer.
+        code: Azure's code.
+        message: Azure's words.
+        times: How often; then it is over.
+        headers: Of the answer.
+        later: Whether the request is taken, and the operation behind it fails.
+    """
+
+    method: str
+    part: str
+    status: int = 400
+    code: str = "BadRequest"
+    message: str = "It went wrong."
+    times: int = 1_000
+    headers: dict[str, str] = field(default_factory=dict)
+    later: bool = False
+
+
+@dataclass
+class Operation:
+    """Something that goes on."""
+
+    looks: int
+    target: str
+    finish: Callable[[], None]
+    error: dict[str, str] | None = None
+    is_delete: bool = False
+
+
+class Cloud:
+    """One subscription.
+
+    Attributes:
+        resources: Every resource by its id in lower case.
+        faults: What goes wrong.
+        writes: Each request that changed something: method and path.
+        requests: How many of each method.
+        wrong: What was asked otherwise than Azure's descriptions allow; must stay empty.
+        looks: How many looks a long operation takes.
+        registration_looks: The same of a registration.
+        role_uses: How often a new role is not known yet.
+        restarted: Revisions of container apps that were restarted.
+        drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
+        data_plane: Where the pools' data plane is.
+        on_write: Called after each write, with their number.
+    """
+
+    def __init__(self) -> None:
+        self.resources: dict[str, dict[str, Any]] = {}
+        self.registered: dict[str, str] = {}
+        self.feature = "NotRegistered"
+        self.faults: list[Fault] = []
+        self.writes: list[tuple[str, str]] = []
+        self.requests: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.restarted: list[str] = []
+        self.looks = 2
+        self.registration_looks = 2
+        self.role_uses = 2
+        self.drops_mcp = False
+        self.data_plane = "https://pool.invalid"
+        self.url = ""
+        self.key = values.POOL_KEY
+        self.on_write: Callable[[int], None] | None = None
+        self.subscriptions = [(values.SUBSCRIPTION, "Development")]
+        self.tasks = RegistryTasks(self)
+        self._registering: dict[str, int] = {}
+        self._operations: dict[str, Operation] = {}
+        self._unknown_roles: dict[str, int] = {}
+        self._secrets: dict[str, list[dict[str, str]]] = {}
+
+    # -- what tests ask and set
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        """Resources of a type."""
+        return [one for one in self.resources.values() if one["type"].lower() == kind.lower()]
+
+    def everything_registered(self) -> None:
+        """A subscription that was used before."""
+        self.feature = "Registered"
+        for name in ("App", "ContainerRegistry", "ManagedIdentity", "Storage"):
+            self.registered[f"microsoft.{name}".lower()] = "Registered"
+
+    def add(self, kind: str, name: str, group: str, **more: Any) -> str:
+        """Something that others made."""
+        identifier = (
+            f"/subscriptions/{values.SUBSCRIPTION}/resourceGroups/{group}/providers/{kind}/{name}"
+        )
+        self._keep(identifier, kind, {"location": "eastus", "tags": {}, "properties": {}, **more})
+        return identifier
+
+    def add_group(self, name: str, **tags: str) -> str:
+        """A resource group that others made."""
+        identifier = f"/subscriptions/{values.SUBSCRIPTION}/resourceGroups/{name}"
+        kind = "Microsoft.Resources/resourceGroups"
+        self._keep(identifier, kind, {"location": "eastus", "tags": tags, "properties": {}})
+        return identifier
+
+    def has_role(self, principal: str, role: str, scope: str) -> bool:
+        """Whether a role is known by now; each question brings that nearer."""
+        for one in self.of_type("Microsoft.Authorization/roleAssignments"):
+            properties = one["properties"]
+            at = one["id"].lower().partition("/providers/microsoft.authorization/")[0]
+            fits = properties["principalId"] == principal and scope.lower().startswith(at)
+            if fits and properties["roleDefinitionId"].endswith(role):
+                left = self._unknown_roles.get(one["id"].lower(), 0)
+                self._unknown_roles[one["id"].lower()] = left - 1
+                return left <= 0
+        return False
+
+    # -- requests
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one request to Resource Manager."""
+        path, method = request.url.path, request.method
+        self.requests[method] += 1
+        body = await request.json() if await request.body() else None
+        refused = self._refused(request, method, path)
+        if refused is not None:
+            return refused
+        is_write = method != "GET" and not path.lower().endswith(READS)
+        try:
+            response = self._route(request, method, path.rstrip("/"), body)
+        except specs.NotAsDescribedError as error:
+            self.wrong.append(f"{method} {path}: {error}")
+            return _error(400, "InvalidRequestContent", f"The request is not valid: {error}")
+        except Exception as error:  # noqa: BLE001 - a fault of the fake is not to be retried
+            self.wrong.append(f"{method} {path}: {error!r} {traceback.format_exc()}")
+            return _error(400, "FakeIsBroken", repr(error))
+        if is_write and response.status_code < 400:
+            self.writes.append((method, path))
+            if self.on_write is not None:
+                self.on_write(len(self.writes))
+        return response
+
+    def _refused(self, request: Request, method: str, path: str) -> Response | None:
+        if request.headers.get("authorization") not in {
+            f"Bearer {values.ARM_TOKEN}",
+            f"Bearer {values.token(values.USER, 'app')}",
+        }:
+            return _error(
+                401, "InvalidAuthenticationToken", "The access token is missing or invalid."
+            )
+        for fault in self.faults:
+            fits = fault.method == method and fault.part in path.lower() and not fault.later
+            if fits and fault.times > 0:
+                fault.times -= 1
+                return _error(fault.status, fault.code, fault.message, fault.headers)
+        return None
+
+    def _route(  # noqa: PLR0911 - one answer for each kind of path
+        self, request: Request, method: str, path: str, body: Any
+    ) -> Response:
+        low = path.lower()
+        version = request.query_params.get("api-version", "")
+        if low.startswith("/operations/"):
+            return self._operation(low.rpartition("/")[2])
+        if low == "/subscriptions":
+            specs.check_version("subscriptions", version)
+            return JSONResponse(
+                {
+                    "value": [
+                        {"subscriptionId": one, "displayName": name, "state": "Enabled"}
+                        for one, name in self.subscriptions
+                    ]
+                }
+            )
+        if not low.startswith(f"/subscriptions/{values.SUBSCRIPTION}"):
+            return _error(404, "SubscriptionNotFound", "The subscription could not be found.")
+        if "/providers/microsoft.features/" in low:
+            specs.check_version("features", version)
+            return self._feature(method)
+        provider = re.fullmatch(r"/subscriptions/[^/]+/providers/([^/]+)(/register)?", low)
+        if provider is not None:
+            specs.check_version("providers", version)
+            return self._provider(method, provider[1])
+        if low.endswith("/resources"):
+            specs.check_version("resources", version)
+            return self._listed(request, low.removesuffix("/resources"))
+        return self._resource(request, method, path, version, body)
+
+    def _feature(self, method: str) -> Response:
+        if method == "POST":
+            self.feature = "Registering"
+            self._registering["feature"] = self.registration_looks
+        elif self.feature == "Registering" and self._one_look_less("feature"):
+            self.feature = "Registered"
+        return JSONResponse({"properties": {"state": self.feature}, "name": "feature"})
+
+    def _provider(self, method: str, name: str) -> Response:
+        if method == "POST":
+            self.registered[name] = "Registering"
+            self._registering[name] = self.registration_looks
+        elif self.registered.get(name) == "Registering" and self._one_look_less(name):
+            self.registered[name] = "Registered"
+        state = self.registered.get(name, "NotRegistered")
+        return JSONResponse({"namespace": name, "registrationState": state})
+
+    def _one_look_less(self, name: str) -> bool:
+        self._registering[name] = self._registering.get(name, 0) - 1
+        return self._registering[name] <= 0
+
+    def _listed(self, request: Request, group: str) -> Response:
+        if group not in self.resources:
+            return _error(404, "ResourceGroupNotFound", "The resource group could not be found.")
+        top = [
+            {name: one.get(name) for name in ("id", "name", "type", "location", "tags")}
+            for key, one in sorted(self.resources.items())
+            if key.startswith(f"{group}/providers/") and key.count("/") == 8
+        ]
+        start = int(request.query_params.get("$skiptoken", "0"))
+        page: dict[str, Any] = {"value": top[start : start + PAGE]}
+        if start + PAGE < len(top):
+            page["nextLink"] = (
+                f"{self.url}{request.url.path}?api-version=2021-04-01&$skiptoken={start + PAGE}"
+            )
+        return JSONResponse(page)
+
+    def _resource(
+        self, request: Request, method: str, path: str, version: str, body: Any
+    ) -> Response:
+        kind, action = _kind_of(path)
+        specs.check_version(kind, version)
+        if kind.lower() == "microsoft.authorization/roleassignments" and action == "list":
+            return self._roles_at(path, request.query_params.get("$filter", ""))
+        unknown = set(request.query_params) - {"api-version"}
+        if unknown:
+            raise specs.NotAsDescribedError(f"query {unknown}")
+        if method == "POST":
+            return self._action(path, body)
+        if method == "PATCH":
+            return self._change(path, body)
+        handler = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}[method]
+        return handler(path, kind, body)
+
+    def _roles_at(self, path: str, wanted: str) -> Response:
+        scope = path.lower().partition("/providers/microsoft.authorization/")[0]
+        who = re.fullmatch(r"assignedTo\('([^']+)'\)", wanted)
+        if who is None and wanted != "atScope()":
+            raise specs.NotAsDescribedError(f"filter {wanted!r}")
+        found = []
+        for one in self.of_type("Microsoft.Authorization/roleAssignments"):
+            at = one["id"].lower().partition("/providers/microsoft.authorization/")[0]
+            if scope.startswith(at) and (who is None or one["properties"]["principalId"] == who[1]):
+                found.append(one)
+        return JSONResponse({"value": found})
+
+    def _get(self, path: str, kind: str, _: Any) -> Response:
+        key = path.lower()
+        for name, operation in list(self._operations.items()):
+            if operation.target == key:
+                self._look(name, operation)
+        found = self.resources.get(key)
+        if found is None:
+            return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+        return JSONResponse(_shown(found))
+
+    def _put(self, path: str, kind: str, body: Any) -> Response:
+        key = path.lower()
+        specs.check_body(kind, path.rpartition("/")[2], body)
+        missing = self._missing_parent(path, kind, body)
+        if missing is not None:
+            return missing
+        is_new = key not in self.resources
+        if not is_new and self._busy(key):
+            return _error(409, "Conflict", "Another operation is in progress.")
+        if not is_new and kind.lower().endswith("roleassignments"):
+            return _error(409, "RoleAssignmentExists", "The role assignment already exists.")
+        kept = self._keep(path, kind, body)
+        if kind.lower().endswith("roleassignments"):
+            self._unknown_roles[key] = self.role_uses
+        if kind.lower() not in SLOW:
+            self._made(kept)
+            return JSONResponse(_shown(kept), 201 if is_new else 200)
+        return self._begin(key, kept, is_new=is_new)
+
+    def _change(self, path: str, body: Any) -> Response:
+        """A container app's secrets: those that are not sent are forgotten."""
+        specs.check_change(body)
+        found = self.resources.get(path.lower())
+        if found is None:
+            return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+        secrets = body["properties"]["configuration"]["secrets"]
+        self._secrets[path.lower()] = secrets
+        name = uuid4().hex
+        finish = Operation(self.looks, path.lower(), lambda: None)
+        self._operations[name] = finish
+        where = {"Azure-AsyncOperation": f"{self.url}/operations/{name}"}
+        return JSONResponse(_shown(found), 202, headers=where)
+
+    def _begin(self, key: str, kept: dict[str, Any], *, is_new: bool) -> Response:
+        kept["properties"]["provisioningState"] = "InProgress"
+        operation = Operation(
+            self.looks, key, lambda: self._made(kept), self._later_error(key, kept)
+        )
+        name = uuid4().hex
+        self._operations[name] = operation
+        if "microsoft.storage" in key:
+            where = {"Location": f"{self.url}/operations/{name}", "Retry-After": "0"}
+            return Response(status_code=202, headers=where)
+        where = {"Azure-AsyncOperation": f"{self.url}/operations/{name}"}
+        return JSONResponse(_shown(kept), 201 if is_new else 200, headers=where)
+
+    def _later_error(self, key: str, kept: dict[str, Any]) -> dict[str, str] | None:
+        for fault in self.faults:
+            if fault.later and fault.part in key and fault.times > 0:
+                fault.times -= 1
+                return {"code": fault.code, "message": fault.message}
+        if "taskruns" in key:
+            return self.tasks.error_of(kept)
+        return self._pull_error(kept)
+
+    def _pull_error(self, kept: dict[str, Any]) -> dict[str, str] | None:
+        """A custom pool pulls its image, as its identity."""
+        template = kept["properties"].get("customContainerTemplate", {})
+        credentials = template.get("registryCredentials")
+        if credentials is None:
+            return None
+        name = credentials["server"].partition(".")[0]
+        registry = next(
+            (
+                one
+                for one in self.of_type("Microsoft.ContainerRegistry/registries")
+                if one["name"] == name
+            ),
+            None,
+        )
+        image = template["containers"][0]["image"].rpartition("/")[2]
+        if registry is None or image not in self.tasks.images:
+            return {"code": "SessionPoolImageNotFound", "message": f"No image {image}."}
+        if not self.has_role(values.IDENTITY_PRINCIPAL, ACR_PULL, registry["id"]):
+            message = f"Failed to pull image {image}: UNAUTHORIZED: authentication required."
+            return {"code": "SessionPoolImagePullFailed", "message": message}
+        return None
+
+    def _made(self, kept: dict[str, Any]) -> None:
+        """What Azure itself adds."""
+        properties, kind = kept["properties"], kept["type"].lower()
+        if kind in SLOW:
+            properties["provisioningState"] = "Succeeded"
+        if kind == "microsoft.app/sessionpools":
+            self._made_pool(properties)
+        if kind == "microsoft.app/containerapps":
+            secrets = properties["configuration"].pop("secrets", [])
+            self._secrets[kept["id"].lower()] = secrets
+            properties["configuration"]["secrets"] = [{"name": one["name"]} for one in secrets]
+            host = f"{kept['name']}.happy-sea.eastus.azurecontainerapps.io"
+            properties["configuration"]["ingress"]["fqdn"] = host
+            properties["latestRevisionName"] = f"{kept['name']}--first"
+        if kind == "microsoft.managedidentity/userassignedidentities":
+            properties["principalId"] = values.IDENTITY_PRINCIPAL
+            properties["clientId"] = values.IDENTITY_CLIENT
+        if kind == "microsoft.containerregistry/registries":
+            properties["loginServer"] = f"{kept['name']}.azurecr.io"
+        if kind.endswith("/taskruns"):
+            self.tasks.built(kept)
+
+    def _made_pool(self, properties: dict[str, Any]) -> None:
+        properties["poolManagementEndpoint"] = self.data_plane
+        settings = properties.get("mcpServerSettings")
+        if settings is None:
+            return
+        if properties["containerType"] == "CustomContainer" or self.drops_mcp:
+            properties["mcpServerSettings"] = None  # accepted, and dropped
+        else:
+            settings["mcpServerEndpoint"] = f"{self.data_plane}/mcp"
+
+    def _delete(self, path: str, kind: str, _: Any) -> Response:
+        key = path.lower()
+        if key not in self.resources:
+            return Response(status_code=204)
+        if kind.lower() == "microsoft.app/managedenvironments":
+            for one in self.resources.values():
+                if str(one["properties"].get("environmentId", "")).lower() == key:
+                    return _error(409, "ManagedEnvironmentInUse", "Something lives in it.")
+        slow = kind.lower() in SLOW - {"microsoft.storage/storageaccounts"}
+        if not slow and kind.lower() != "microsoft.resources/resourcegroups":
+            self._forget(key)
+            return Response(status_code=200)
+        self.resources[key]["properties"]["provisioningState"] = "Deleting"
+        name = uuid4().hex
+        finish = Operation(self.looks, key, lambda: self._forget(key), is_delete=True)
+        self._operations[name] = finish
+        return Response(status_code=202, headers={"Location": f"{self.url}/operations/{name}"})
+
+    def _forget(self, key: str) -> None:
+        for one in [one for one in self.resources if one == key or one.startswith(f"{key}/")]:
+            del self.resources[one]
+
+    def _operation(self, name: str) -> Response:  # noqa: PLR0911 - as Azure answers
+        operation = self._operations.get(name)
+        if operation is None:
+            return Response(status_code=204)
+        done = self._look(name, operation)
+        if operation.is_delete:
+            where = {"Location": f"{self.url}/operations/{name}"}
+            return Response(status_code=204 if done else 202, headers={} if done else where)
+        if "microsoft.storage" in operation.target:
+            where = {"Location": f"{self.url}/operations/{name}"}
+            if not done:
+                return Response(status_code=202, headers=where)
+            return JSONResponse(_shown(self.resources[operation.target]))
+        if not done:
+            return JSONResponse({"status": "InProgress"})
+        if operation.error is not None:
+            return JSONResponse({"status": "Failed", "error": operation.error})
+        return JSONResponse({"status": "Succeeded"})
+
+    def _look(self, name: str, operation: Operation) -> bool:
+        operation.looks -= 1
+        if operation.looks > 0:
+            return False
+        if operation.looks == 0:
+            if operation.error is None:
+                operation.finish()
+            else:
+                found = self.resources[operation.target]
+                found["properties"]["provisioningState"] = "Failed"
+        return True
+
+    def _busy(self, key: str) -> bool:
+        return any(one.target == key and one.looks > 0 for one in self._operations.values())
+
+    def _action(self, path: str, body: Any) -> Response:  # noqa: PLR0911 - one for each
+        target, _, action = path.rpartition("/")
+        found = self.resources.get(target.lower())
+        if "/runs/" in path.lower() or action == "listBuildSourceUploadUrl":
+            return self.tasks.answer(path, action)
+        if "/revisions/" in path and action == "restart":
+            self.restarted.append(path.split("/")[-2])
+            return Response(status_code=200)
+        if found is None:
+            return _error(404, "ResourceNotFound", f"The resource '{target}' was not found.")
+        if action.lower() == "listsecrets":
+            return JSONResponse({"value": self._secrets.get(target.lower(), [])})
+        if not found["properties"].get("mcpServerSettings"):
+            message = f"Session pool '{found['name']}' does not have MCP Server enabled."
+            return _error(400, "SessionMCPServerNotEnabled", message)
+        if action.lower() == "rotatemcpservercredentials":
+            self.key = values.ROTATED_KEY
+            return JSONResponse({"apiKey": self.key})
+        if action.lower() == "fetchmcpservercredentials":
+            return JSONResponse({"apiKey": self.key})
+        return _error(404, "NotFound", "There is no such action.")
+
+    def _missing_parent(  # noqa: PLR0911 - one answer for each lack
+        self, path: str, kind: str, body: Any
+    ) -> Response | None:
+        match = _ID.fullmatch(path)
+        assert match is not None
+        if not kind.lower().startswith("microsoft.resources/"):
+            if match["group"].lower() not in self.resources:
+                return _error(404, "ResourceGroupNotFound", "The resource group was not found.")
+            namespace = kind.partition("/")[0].lower()
+            free = {"microsoft.authorization"}
+            if namespace not in free and self.registered.get(namespace) != "Registered":
+                return _error(409, "MissingSubscriptionRegistration", f"{namespace} is not there.")
+        location = str(body.get("location", "eastus"))
+        if location not in LOCATIONS:
+            message = f"The location '{location}' is not available for resource type '{kind}'."
+            return _error(400, "LocationNotAvailableForResourceType", message)
+        environment = (body.get("properties") or {}).get("environmentId")
+        if environment is not None and environment.lower() not in self.resources:
+            return _error(400, "ManagedEnvironmentNotFound", "There is no such environment.")
+        wants_mcp = "mcpServerSettings" in (body.get("properties") or {})
+        if wants_mcp and self.feature != "Registered":
+            return _error(400, "FeatureNotRegistered", "SessionPoolsSupportMCP is missing.")
+        parent = _parent(path, kind)
+        if parent is not None and parent not in self.resources:
+            return _error(404, "ParentResourceNotFound", f"{parent} was not found.")
+        return None
+
+    def _keep(self, path: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        kept = {"properties": {}, **_copy(body)}
+        kept |= {"id": path, "name": path.rpartition("/")[2], "type": kind}
+        self.resources[path.lower()] = kept
+        return kept
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copy(item) for name, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _shown(found: dict[str, Any]) -> dict[str, Any]:
+    """As Azure shows it: never the value of a secret, and not quite as it was sent."""
+    shown: dict[str, Any] = _copy(found)
+    secrets = shown["properties"].get("configuration", {}).get("secrets")
+    for one in secrets or []:
+        one.pop("value", None)
+    if shown.get("location") == "eastus":
+        shown["location"] = "East US"
+    return shown
+
+
+def _kind_of(path: str) -> tuple[str, str]:
+    """The type of a resource by its id, and the action on it, if any."""
+    match = _ID.fullmatch(path)
+    if match is None:
+        raise specs.NotAsDescribedError(f"path {path}")
+    if match["rest"] is None:
+        return "Microsoft.Resources/resourceGroups", ""
+    last = match["rest"].rpartition("/providers/")[2]
+    namespace, *parts = last.split("/")
+    types, names = parts[0::2], parts[1::2]
+    action = "list" if len(types) > len(names) and len(types) == 1 else ""
+    return "/".join([namespace, *types]), action
+
+
+def _parent(path: str, kind: str) -> str | None:
+    low = path.lower()
+    if kind.lower() == "microsoft.authorization/roleassignments":
+        return low.partition("/providers/microsoft.authorization/")[0]
+    if "/storageaccounts/" in kind.lower():
+        return re.sub(r"(/storageaccounts/[^/]+)/.*", r"\1", low)
+    return re.sub(r"/taskruns/.*", "", low) if low.count("/taskruns/") else None
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers=headers)

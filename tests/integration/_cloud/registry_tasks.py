@@ -1,0 +1,92 @@
+"""The registry's builds: a link to send files to, runs, and their logs."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from . import values
+
+
+class RegistryTasks:
+    """Builds of a registry.
+
+    Attributes:
+        images: What was built, as `repository:tag`.
+        builds: How many runs began.
+        uploads: What was sent, by its path in the registry.
+        fails: Whether builds fail.
+        on_upload: Called when a build context comes.
+        requirements: The `requirements.txt` of the last build.
+    """
+
+    def __init__(self, cloud: Any) -> None:
+        self._cloud = cloud
+        self.images: set[str] = set()
+        self.builds = 0
+        self.uploads: dict[str, bytes] = {}
+        self.fails = False
+        self.requirements = ""
+        self.on_upload: Callable[[], object] | None = None
+
+    def answer(self, path: str, action: str) -> Response:
+        """An action of a registry or of a run."""
+        if action == "listBuildSourceUploadUrl":
+            name = f"source/202611230000/{uuid4().hex}.tar.gz"
+            link = f"{self._cloud.url}/upload/{name}?sv=2026-10-06&sig={values.SIGNATURE}"
+            return JSONResponse({"relativePath": name, "uploadUrl": link})
+        assert action == "listLogSasUrl", path
+        link = f"{self._cloud.url}/log/{path.split('/')[-2]}?sv=2026-10-06&sig={values.SIGNATURE}"
+        return JSONResponse({"logLink": link})
+
+    async def upload(self, request: Request) -> Response:
+        """Take a build context, by its link and no other credential."""
+        if request.query_params.get("sig") != values.SIGNATURE:
+            return Response(status_code=403)
+        if request.headers.get("authorization") or request.method != "PUT":
+            self._cloud.wrong.append("a link was used with a token")
+        if request.headers.get("x-ms-blob-type") != "BlockBlob":
+            return Response(status_code=400)
+        if self.on_upload is not None:
+            self.on_upload()
+        self.uploads[request.path_params["name"]] = await request.body()
+        return Response(status_code=201)
+
+    async def log(self, request: Request) -> Response:
+        """The log of a build."""
+        if request.query_params.get("sig") != values.SIGNATURE:
+            return Response(status_code=403)
+        lines = ["Step 9/20 : RUN pip install", "ERROR: No matching distribution found for nopkg"]
+        return PlainTextResponse("\n".join(lines))
+
+    def error_of(self, kept: dict[str, Any]) -> dict[str, str] | None:
+        """Begin a run, and say how it will end."""
+        self.builds += 1
+        request = kept["properties"]["runRequest"]
+        run = f"ca{self.builds}"
+        kept["properties"]["runResult"] = {
+            "name": run,
+            "properties": {"runId": run, "status": "Running"},
+        }
+        archive = self.uploads.get(request["sourceLocation"])
+        fine = archive is not None and self._has(archive, request["dockerFilePath"])
+        if fine and not self.fails:
+            return None
+        kept["properties"]["runResult"]["properties"]["status"] = "Failed"
+        return {"code": "TaskRunFailed", "message": f"Run {run} failed."}
+
+    def built(self, kept: dict[str, Any]) -> None:
+        """A run ended well."""
+        kept["properties"]["runResult"]["properties"]["status"] = "Succeeded"
+        self.images |= set(kept["properties"]["runRequest"]["imageNames"])
+
+    def _has(self, archive: bytes, dockerfile: str) -> bool:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+            names = set(opened.getnames())
+            member = opened.extractfile("infra/container/requirements.txt")
+            self.requirements = member.read().decode() if member else ""
+        return dockerfile in names and "infra/container/server.lock" in names

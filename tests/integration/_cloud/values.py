@@ -1,0 +1,40 @@
+"""Who is who in the fake cloud, and every secret it plants."""
+
+import base64
+import json
+import time
+from uuid import UUID
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
+TENANT = "11111111-0000-0000-0000-000000000001"
+USER = "22222222-0000-0000-0000-000000000001"
+CLIENT = "33333333-0000-0000-0000-000000000001"
+IDENTITY_PRINCIPAL = "44444444-0000-0000-0000-000000000001"
+IDENTITY_CLIENT = "55555555-0000-0000-0000-000000000001"
+
+CLIENT_SECRET = "planted-secret-of-the-client"
+SIGNATURE = "planted-signature-of-a-link"
+POOL_KEY = "planted-key-of-the-pool"  # as in _emulated
+DATA_TOKEN = "planted-token-of-entra"  # as in _emulated
+ROTATED_KEY = "planted-key-after-rotation"
+
+
+def _part(value: dict[str, object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+def token(user: str = USER, kind: str = "user") -> str:
+    """A token for Resource Manager, as Entra makes them."""
+    claims = {
+        "aud": "https://management.azure.com",
+        "iss": f"https://sts.windows.net/{TENANT}/",
+        "oid": str(UUID(user)),
+        "tid": TENANT,
+        "idtyp": kind,
+        "exp": int(time.time()) + 3600,
+    }
+    return f"{_part({'alg': 'RS256', 'typ': 'JWT'})}.{_part(claims)}.planted-token-of-arm"
+
+
+ARM_TOKEN = token()
+SECRETS = (CLIENT_SECRET, SIGNATURE, POOL_KEY, DATA_TOKEN, ROTATED_KEY, ARM_TOKEN, "planted-")

@@ -1,0 +1,71 @@
+"""Provisioning against the fake cloud: what the tests of it share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cci_plugins.provisioning import Azure, Deployment, Options, Progress, Run, up
+
+from ._cloud import Cloud, Running, running
+from ._cloud.values import SUBSCRIPTION
+
+GROUP = "group"
+
+
+class Place(NamedTuple):
+    """A cloud, and how the code under test reaches it."""
+
+    running: Running
+    azure: Azure
+
+    @property
+    def cloud(self) -> Cloud:
+        return self.running.cloud
+
+
+def options(**more: Any) -> Options:
+    return Options(**({"subscription": SUBSCRIPTION, "resource_group": GROUP} | more))
+
+
+@contextmanager
+def placed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    with running(folder) as cloud:
+        monkeypatch.setenv("SSL_CERT_FILE", str(cloud.ca))  # for the pool's own requests
+        credential = cloud.credential()
+        azure = Azure(
+            credential=credential,
+            endpoint=cloud.url,
+            polling=timedelta(milliseconds=5),
+            patience=timedelta(seconds=30),
+            settling=timedelta(seconds=20),
+            ca=cloud.ca,
+        )
+        try:
+            yield Place(cloud, azure)
+        finally:
+            credential.close()
+        assert cloud.cloud.wrong == []
+
+
+async def told(run: Run[Any]) -> list[Progress]:
+    return [progress async for progress in run]
+
+
+async def made(place: Place, wanted: Options, **more: Any) -> Deployment:
+    """A deployment, without its trial run."""
+    return await up(wanted, azure=place.azure, **({"try_out": False} | more)).finish()
+
+
+def names(cloud: Cloud) -> set[str]:
+    """Every resource but role assignments, as type and name."""
+    return {
+        f"{one['type'].rpartition('/')[2]} {one['name']}"
+        for one in cloud.resources.values()
+        if not one["type"].endswith("roleAssignments")
+    }

@@ -1,0 +1,276 @@
+"""`cci provision` as a command, signed in by a command line that stands where Azure's would."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+import psutil
+import pytest
+
+from cci_plugins.pools.local.pool import LocalSessionPool
+
+from ._cloud import Fault, Running, role_gate, running
+from ._cloud.values import ARM_TOKEN, DATA_TOKEN, POOL_KEY, ROTATED_KEY, SECRETS, SUBSCRIPTION
+from ._emulated import emulated
+from ._provision import GROUP
+
+pytestmark = pytest.mark.anyio
+
+LIMIT = 90
+AZ = """#!{python}
+import json, sys, time
+tokens = json.load(open({path!r}))
+token = tokens["data" if "https://dynamicsessions.io" in sys.argv else "arm"]
+print(json.dumps({{"accessToken": token, "expires_on": int(time.time()) + 3600}}))
+"""
+
+
+class Command:
+    """The command, in a folder of its own."""
+
+    def __init__(self, cloud: Running, folder: Path) -> None:
+        self.cloud, self.folder = cloud.cloud, folder / "work"
+        self.folder.mkdir()
+        tokens, az = folder / "tokens.json", folder / "az"
+        tokens.write_text(json.dumps({"arm": ARM_TOKEN, "data": DATA_TOKEN}))
+        az.write_text(AZ.format(python=sys.executable, path=str(tokens)))
+        az.chmod(az.stat().st_mode | stat.S_IXUSR)
+        self.environment = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "AZURE_TOKEN_CREDENTIALS": "AzureCliCredential",
+            "CCI_ARM_ENDPOINT": cloud.url,
+            "SSL_CERT_FILE": str(cloud.ca),
+            "COLUMNS": "200",
+        }
+        self.seen: list[str] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "cci_plugins", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, data and words; what other users of the machine may see is kept too."""
+        with self.start(*arguments) as process:
+            while process.poll() is None:
+                self._look(process.pid)
+                try:
+                    out, err = process.communicate(timeout=0.05)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+            else:
+                out, err = process.communicate(timeout=LIMIT)
+        self.seen += [out, err]
+        return process.returncode, out, err
+
+    def _look(self, pid: int) -> None:
+        try:
+            process = psutil.Process(pid)
+            for one in (process, *process.children(recursive=True)):
+                self.seen.append(" ".join(one.cmdline()))
+        except psutil.Error:
+            pass
+
+    async def __call__(self, *arguments: str, group: str = "provision") -> tuple[int, str, str]:
+        arguments = (group, *arguments) if group else arguments
+        with anyio.fail_after(LIMIT):
+            return await anyio.to_thread.run_sync(partial(self.run, *arguments))
+
+
+@pytest.fixture
+def cci(tmp_path: Path) -> Iterator[Command]:
+    with running(tmp_path) as cloud:
+        yield Command(cloud, tmp_path)
+        assert cloud.cloud.wrong == []
+
+
+WHERE = ("--resource-group", GROUP)
+QUICK = (*WHERE, "--yes", "--polling", "0.01")
+
+
+async def test_up_show_rotate_and_down(cci: Command) -> None:
+    env = cci.folder / ".env"
+    env.write_text("OTHER=kept\n")
+    async with emulated(LocalSessionPool(), partial(role_gate, cci.cloud), kind="platform") as pool:
+        cci.cloud.data_plane = pool.url
+        code, out, words = await cci("up", *QUICK, "--json")
+        assert code == 0, words
+        facts = json.loads(out)
+        assert facts["environment"]["AZURE_SESSION_POOL_ENDPOINT"] == pool.url
+        assert "the pool ran 1+1" in words
+        assert env.stat().st_mode & 0o777 == 0o600
+        assert env.read_text().startswith("OTHER=kept\n")
+        code, out, words = await cci("run", "6 * 7", group="")
+        assert (code, out) == (0, "42\n"), words
+        writes = len(cci.cloud.writes)
+        code, out, words = await cci("up", *QUICK)
+        assert code == 0, words
+        assert len(cci.cloud.writes) == writes
+        assert f"AZURE_SESSION_POOL_ENDPOINT={pool.url}\n" in out
+        seen = "".join((*cci.seen, env.read_text()))
+        assert [secret for secret in SECRETS if secret in seen] == []
+        assert (await cci("up", *QUICK, "--write-key"))[0] == 0
+        assert POOL_KEY in env.read_text()
+    code, out, words = await cci("show", *WHERE)
+    assert code == 0, words
+    assert "session pool\tccipool" in out
+    assert (await cci("rotate-key", *WHERE))[0] == 0
+    assert cci.cloud.key == ROTATED_KEY
+    code, _, words = await cci("down", *WHERE)
+    assert code == 3
+    assert "add --yes" in words
+    code, out, words = await cci("down", *QUICK, "--json")
+    assert code == 0, words
+    assert json.loads(out)["left"] == []
+    assert cci.cloud.resources == {}
+    seen = "".join(cci.seen)
+    assert [secret for secret in SECRETS if secret in seen] == []
+
+
+async def test_a_plan_changes_nothing(cci: Command) -> None:
+    code, out, words = await cci("up", *WHERE, "--kind", "custom", "--gateway", "--plan")
+    assert code == 0, words
+    assert "+ session pool ccipool" in out
+    assert "AcrPull for the identity" in out
+    code, out, _ = await cci("up", *WHERE, "--plan", "--json")
+    assert {one["action"] for one in json.loads(out)["resources"]} == {"create"}
+    assert cci.cloud.writes == []
+
+
+async def test_ctrl_c_says_how_to_go_on(cci: Command) -> None:
+    reached = anyio.Event()
+    loop_says = anyio.lowlevel.current_token()
+    cci.cloud.on_write = lambda number: (
+        anyio.from_thread.run_sync(reached.set, token=loop_says) if number == 4 else None
+    )
+    cci.cloud.looks = 3
+    with cci.start("provision", "up", *QUICK, "--env-file", "x.env") as process:
+        with anyio.fail_after(LIMIT):
+            await reached.wait()
+        process.send_signal(signal.SIGINT)
+        _, words = await anyio.to_thread.run_sync(process.communicate)
+    assert process.returncode == 130
+    assert "run the same command again" in words
+    assert "Traceback" not in words
+    assert not (cci.folder / "x.env").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("up", "--yes"), "AZURE_RESOURCE_GROUP"),
+        (("up", *WHERE), "--yes"),
+        (("up", *QUICK, "--gateway"), "--kind custom"),
+        (("up", *QUICK, "--tag", "odd"), "--tag NAME=VALUE"),
+        (("up", *QUICK, "--name", "Not Valid"), "--name"),
+        (("up", *QUICK, "--kind", "custom", "--ready-sessions", "10"), "--ready-sessions"),
+        (("show", *WHERE, "--subscription", "mine"), "--subscription"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+async def test_what_is_wrong_with_the_options_is_said(
+    cci: Command, arguments: tuple[str, ...], named: str
+) -> None:
+    code, _, words = await cci(*arguments)
+    assert code == 3, words
+    assert named in words
+    assert "Traceback" not in words
+    assert cci.cloud.writes == []
+
+
+async def test_a_refusal_is_an_error_with_a_hint(cci: Command) -> None:
+    code, _, words = await cci("up", *QUICK, "--location", "mars")
+    assert code == 6
+    assert "hint: choose another region by --location" in words
+    cci.environment["PATH"] = "/nowhere"
+    code, _, words = await cci("show", *WHERE, "--subscription", SUBSCRIPTION)
+    assert code == 4
+    assert "az login" in words
+
+
+def test_on_a_terminal_it_asks_and_no_is_no(cci: Command) -> None:
+    code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
+    assert "+ session pool ccipool" in words
+    assert "Contributor on the resource group" in words
+    assert "make this?" in words
+    assert code == 130
+    assert cci.cloud.writes == []
+
+
+def test_on_a_terminal_progress_is_shown_and_down_asks_too(cci: Command) -> None:
+    cci.cloud.add_group(GROUP)
+    cci.cloud.data_plane = "http://127.0.0.1:9"
+    cci.cloud.faults.append(Fault("PUT", "managementpolicies", code="Stop"))
+    code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"y\n")
+    assert code == 6
+    assert "created storage account" in words
+    assert "creating session pool" in words  # beside the spinner
+    code, words = at_a_terminal(cci, "down", *WHERE, "--polling", "0.01", answer=b"y\n")
+    assert code == 0, words
+    assert "remove these 2 resources" in words
+    assert list(cci.cloud.resources) == [
+        f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}".lower()
+    ]
+
+
+def at_a_terminal(cci: Command, *arguments: str, answer: bytes) -> tuple[int, str]:
+    """Run the command on a terminal of its own and answer its question."""
+    command = [sys.executable, "-m", "cci_plugins", "provision", *arguments]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        cwd=cci.folder,
+        env={**cci.environment, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    guard = threading.Timer(LIMIT, process.kill)
+    guard.start()
+    seen, asked = b"", False
+    try:
+        while piece := _read(ours):
+            seen += piece
+            if not asked and b"? [y/N]" in seen:
+                asked = True
+                os.write(ours, answer)
+        return process.wait(LIMIT), re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.decode())
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait(LIMIT)
+        os.close(ours)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the other end was closed
+        return b""

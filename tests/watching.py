@@ -1,0 +1,113 @@
+"""Everything that the whole suite emits is searched for secrets: logs, spans, errors, notebooks.
+
+Loggers speak at DEBUG, OpenTelemetry exports to memory, every exception of the package is heard,
+and so is every notebook. A test that lets a planted secret or a signature out fails.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from cci_plugins import errors, notebook
+
+LOGGERS = ("cci_plugins", "azure", "httpx", "httpcore", "urllib3", "aiohttp", "mcp", "stamina")
+PLANTED = (
+    "planted-key-of-the-pool",
+    "planted-token-of-entra",
+    "planted-4f1b6c0e9d7a-key-of-the-pool",
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6",
+)
+SIGNATURE = re.compile(r"(?:\bsig|%26sig)(?:=|%3D)[A-Za-z0-9+/%]{16}", re.IGNORECASE)
+_MARKS = (*PLANTED, "sig")
+
+
+class Watch(logging.Handler):
+    """Hears what is emitted, and keeps what must not have been."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.found: list[str] = []
+        self.heard = 0
+
+    def hear(self, where: str, text: str) -> None:
+        self.heard += 1
+        if not any(mark in text for mark in _MARKS):
+            return
+        leaked = [secret for secret in PLANTED if secret in text]
+        leaked += [match[0] for match in SIGNATURE.finditer(text)]
+        if leaked:
+            self.found.append(f"{where}: {leaked} in {text[:500]}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except (TypeError, ValueError):
+            text = f"{record.msg} {record.args}"
+        self.hear(f"the logger {record.name}", text)
+
+
+watch = Watch()
+
+
+def start() -> None:
+    """Listen everywhere, for the rest of this process."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(watch)
+    _hear_errors()
+    _hear_notebooks()
+    _hear_spans()
+
+
+def _hear_errors() -> None:
+    real = errors.CodeInterpreterError.__init__
+
+    def init(self: errors.CodeInterpreterError, *args: object, **options: object) -> None:
+        real(self, *args, **options)  # type: ignore[arg-type]
+        watch.hear(type(self).__name__, f"{self} {getattr(self, 'hint', '')}")
+
+    errors.CodeInterpreterError.__init__ = init  # type: ignore[method-assign]
+
+
+def _hear_notebooks() -> None:
+    real = notebook.Notebook.to_json
+
+    def to_json(self: notebook.Notebook) -> str:
+        text = real(self)
+        watch.hear("a notebook", text)
+        return text
+
+    notebook.Notebook.to_json = to_json  # type: ignore[method-assign]
+
+
+def _hear_spans() -> None:
+    try:
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
+    except ImportError:
+        return
+
+    class Exporter(SpanExporter):
+        def export(self, spans: object) -> None:  # type: ignore[override]
+            for span in spans:  # type: ignore[attr-defined]
+                assert isinstance(span, ReadableSpan)
+                watch.hear("a span", span.to_json())
+
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    provider.add_span_processor(SimpleSpanProcessor(Exporter()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fail the test after which a secret was found."""
+    watch.found.clear()
+    yield
+    found, watch.found = watch.found, []
+    assert not found, "\n".join(found)
