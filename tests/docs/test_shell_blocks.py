@@ -16,7 +16,7 @@ from .blocks import ROOT, Block, blocks
 
 LIMIT = 60
 _KNOWN = re.compile(
-    r"(pip install|cci (run|serve|provision (up|show|down|rotate-key))|az login"
+    r"(pip install|cci (run|serve|provision (up|show|down|rotate-key)|foundry (connect|disconnect))|az login"
     r"|export [A-Z_]+=|make \w+$|sudo apt install)"
 )
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
 
 from cci_plugins import Execution, LocalSessionPool, SandboxLimits
 from cci_plugins.cli.run import settings_for
@@ -24,6 +28,8 @@ from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 from cci_plugins.wire.failures import from_status
 
+from ..integration._azure import listening  # noqa: TID252 - tests are no package
+from ..integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry  # noqa: TID252
 from .blocks import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -177,6 +183,66 @@ def _(*_: object) -> object:
 @happens("the pool failed (HTTP ...); the code may have run, so it was not sent again")
 def _(*_: object) -> object:
     return from_status(502, {}, b"", starts_code=True)
+
+
+@happens("the Foundry project is not named")
+def _(*_: object) -> object:
+    foundry = pytest.importorskip("cci_plugins.foundry")
+    return foundry.Project.from_env()
+
+
+@happens("MCP_PROJECT_CONNECTION_ID is not set")
+def _(*_: object) -> object:
+    return pytest.importorskip("cci_plugins.foundry").code_interpreter_tool()
+
+
+def with_foundry(ask: Callable[..., Awaitable[object]]) -> object:
+    """What a project tells; `ask` gets the module, how to make a `Project`, and the fake."""
+    foundry = pytest.importorskip("cci_plugins.foundry")
+    with tempfile.TemporaryDirectory() as folder:
+        with serving_foundry(Path(folder), analyst) as running:
+            where = {"arm_endpoint": running.url, "ca_file": running.ca}
+            make = partial(foundry.Project, credential=running.credential, **where)
+            return anyio.run(ask, foundry, make, running)
+
+
+@happens("no subscription of this sign-in has the Foundry project")
+def _(*_: object) -> object:
+    async def ask(_: Any, make: Any, __: Any) -> object:
+        return await make("https://another.example/api/projects/project").place()
+
+    return with_foundry(ask)
+
+
+@happens("the project's connection ... leads elsewhere, and was made by something else")
+def _(*_: object) -> object:
+    async def ask(foundry: Any, make: Any, running: Any) -> object:
+        theirs = {"category": "RemoteTool", "authType": "CustomKeys", "target": "https://theirs"}
+        running.fake.connections["code-interpreter"] = {"properties": theirs}
+        project = make(resource_id=PROJECT_ID)
+        return await foundry.connect(project, endpoint="https://ours.example/mcp", key="k" * 9)
+
+    return with_foundry(ask)
+
+
+@happens("the agent failed: Failed to enumerate tools from remote server: ...")
+def _(*_: object) -> object:
+    async def ask(foundry: Any, make: Any, running: Any) -> object:
+        project = make(running.endpoint, resource_id=PROJECT_ID)
+        with listening(Starlette()) as nothing:
+            connection = await foundry.connect(project, endpoint=f"{nothing}/mcp", key="k" * 9)
+            tool = foundry.code_interpreter_tool(connection)
+            agent = await foundry.create_agent("a", model=MODEL, tool=tool, project=project)
+            return await foundry.run(agent, "What is 2 to the power of 100?")
+
+    return with_foundry(ask)
+
+
+@happens("the agent's tool requires approval, but run() has no approver; no code ran")
+def _(*_: object) -> object:
+    agents = pytest.importorskip("cci_plugins.foundry.agents")
+    request = {"name": "runPythonCodeInRemoteEnvironment", "arguments": "{}"}
+    return anyio.run(agents._answer, request, None)
 
 
 class Replaced(FakeSessionPool):
