@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from tests.integration._emulated import KEY, emulated
+from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
 from cci_plugins import LocalSessionPool
-
-from ..integration._emulated import KEY, emulated  # noqa: TID252 - tests are no package
-from ..integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry  # noqa: TID252
 
 
 @contextmanager

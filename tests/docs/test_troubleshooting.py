@@ -15,6 +15,8 @@ from typing import Any
 import anyio
 import pytest
 from starlette.applications import Starlette
+from tests.integration._azure import listening
+from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
 from cci_plugins import Execution, LocalSessionPool, SandboxLimits
 from cci_plugins.cli.run import settings_for
@@ -28,8 +30,6 @@ from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 from cci_plugins.wire.failures import from_status
 
-from ..integration._azure import listening  # noqa: TID252 - tests are no package
-from ..integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry  # noqa: TID252
 from .blocks import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
