@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.responses import Response
 from tests.integration._azure import listening
 from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
@@ -225,12 +226,16 @@ def _(*_: object) -> object:
     return with_foundry(ask)
 
 
+async def refuse(*_: object) -> Response:
+    return Response(status_code=401)
+
+
 @happens("the agent failed: Failed to enumerate tools from remote server: ...")
 def _(*_: object) -> object:
     async def ask(foundry: Any, make: Any, running: Any) -> object:
         project = make(running.endpoint, resource_id=PROJECT_ID)
-        with listening(Starlette()) as nothing:
-            connection = await foundry.connect(project, endpoint=f"{nothing}/mcp", key="k" * 9)
+        with listening(Starlette(exception_handlers={404: refuse})) as closed:
+            connection = await foundry.connect(project, endpoint=f"{closed}/mcp", key="k" * 9)
             tool = foundry.code_interpreter_tool(connection)
             agent = await foundry.create_agent("a", model=MODEL, tool=tool, project=project)
             return await foundry.run(agent, "What is 2 to the power of 100?")

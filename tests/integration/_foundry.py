@@ -425,16 +425,17 @@ class FakeFoundry:
     @asynccontextmanager
     async def _server(self, tool: dict[str, Any]):
         """The MCP server that the tool's connection leads to, opened by its key."""
+        import httpx
         from mcp import ClientSession
-        from mcp.client.streamable_http import streamablehttp_client
+        from mcp.client.streamable_http import streamable_http_client
 
         name = tool["project_connection_id"].removeprefix(f"{PROJECT_ID}/connections/")
         if name not in self.connections:
             raise ToolFaultError(f"Connection '{name}' can't be found in this workspace")
         properties = self.connections[name]["properties"]
         headers = properties["credentials"]["keys"]
-        async with _unwrapped(properties["target"]):
-            async with streamablehttp_client(properties["target"], headers=headers) as streams:
+        async with _unwrapped(properties["target"]), httpx.AsyncClient(headers=headers) as http:
+            async with streamable_http_client(properties["target"], http_client=http) as streams:
                 async with ClientSession(streams[0], streams[1]) as session:
                     await session.initialize()
                     yield session
@@ -473,7 +474,8 @@ async def _unwrapped(url: str):
                 error = error.exceptions[0]
             raise ToolFaultError(
                 f"Failed to enumerate tools from remote server: {url}. Details: Response status "
-                f"code does not indicate success: {error.response.status_code} (Unauthorized)."
+                f"code does not indicate success: {error.response.status_code} "
+                f"({error.response.reason_phrase})."
             ) from None
         if faults is not None:
             fault: Any = faults

@@ -52,10 +52,7 @@ from ._foundry import (
 
 foundry = pytest.importorskip("cci_plugins.foundry", exc_type=CodeInterpreterError)
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the mcp SDK's own
-]
+pytestmark = pytest.mark.anyio
 
 LAUNCH, RUN = "launchShell", "runPythonCodeInRemoteEnvironment"
 ROTATED = "planted-key-after-the-rotation"
