@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from azure.core.exceptions import AzureError, HttpResponseError
@@ -57,7 +57,7 @@ def running() -> Generator[None]:
             f"the agent did not answer in time; {_MAY_HAVE_RUN}", hint="give run() a longer timeout"
         ) from None
     except APIStatusError as error:
-        raise _of_run(error.status_code, _words(error.message), str(error.code or "")) from None
+        raise _of_run(error.status_code, _said(error), str(error.code or "")) from None
     except APIConnectionError as error:
         kind = type(error.__cause__ or error).__name__
         raise FoundryError(
@@ -104,6 +104,12 @@ def _of_run(status: int, words: str, code: str) -> CodeInterpreterError:
         hint = "the model is at its limit: try again later, or raise its quota"
         return FoundryError(said, hint=hint, code=code, retryable=True)
     return FoundryError(said, code=code)
+
+
+def _said(error: APIStatusError) -> str:
+    """Foundry's own words, without what the client puts before them."""
+    message = error.body.get("message") if isinstance(error.body, Mapping) else None
+    return _words(str(message or error.message))
 
 
 def _words(text: str) -> str:
