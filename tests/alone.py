@@ -68,6 +68,15 @@ async def openai_agents() -> str:
         return str(await tool.on_invoke_tool(context, '{"code": "1"}'))
 
 
+async def foundry() -> str:
+    from cci_plugins.foundry import Project, code_interpreter_tool
+
+    project = Project("https://account.services.ai.azure.com/api/projects/project")
+    async with await project.client(), project.management("0"):
+        tool = code_interpreter_tool("connection")
+        return "42" if "launchShell" in (tool.allowed_tools or []) else str(tool)
+
+
 async def langchain() -> str:
     from cci_plugins.langchain import CodeInterpreterTool
 
@@ -89,6 +98,7 @@ EXTRAS = {
     "azure": azure,
     "provision": provision,
     "agent-framework": agent_framework,
+    "foundry": foundry,
     "langchain": langchain,
     "openai-agents": openai_agents,
     "semantic-kernel": semantic_kernel,

@@ -9,6 +9,7 @@ import typer
 
 from . import console
 from .console import ExitCode
+from .foundry import app as foundry
 from .provision import app as provision
 from .run import run
 from .serve import serve
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(run)
 app.command()(serve)
+app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")
 
 
