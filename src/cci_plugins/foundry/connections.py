@@ -164,8 +164,8 @@ async def _target(
         missing = variable("mcp_endpoint") if endpoint is None else "its key"
         raise ConfigurationError(
             f"the session pool to connect is not complete: {missing} is missing",
-            hint="set AZURE_SESSION_POOL_RESOURCE_ID; or AZURE_SESSION_POOL_MCP_ENDPOINT and "
-            "AZURE_SESSION_POOL_MCP_KEY",
+            hint="set AZURE_SESSION_POOL_RESOURCE_ID; "
+            "or AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY",
         )
     know(key)
     return _checked_endpoint(endpoint), checked_secret(key)
