@@ -71,6 +71,22 @@ def promised(source: str) -> list[str]:
     return re.findall(r"^ *# -> ?(.*)$", source, re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables that name a real Azurite."""
+    for module in ("trustme", "azure.storage.blob"):
+        pytest.importorskip(module)
+    from tests.integration._azurite import CONTAINER, KEY, running_azurite
+
+    with running_azurite(tmp_path_factory.mktemp("azurite")) as azurite:
+        yield {
+            "AZURE_STORAGE_ACCOUNT": azurite.url,
+            "AZURE_STORAGE_CONTAINER": CONTAINER,
+            "AZURE_STORAGE_KEY": KEY,
+            "CCI_STORAGE_CA_FILE": str(azurite.ca),
+        }
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
 def test_a_block_prints_what_it_says(
     block: Block,
@@ -78,6 +94,9 @@ def test_a_block_prints_what_it_says(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
+    if "AZURE_STORAGE_ACCOUNT" in block.text:
+        for name, value in request.getfixturevalue("storage_settings").items():
+            monkeypatch.setenv(name, value)
     if "init_chat_model" in block.text:
         chat_models = pytest.importorskip("langchain.chat_models")
         monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())

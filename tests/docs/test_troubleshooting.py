@@ -19,7 +19,7 @@ from starlette.responses import Response
 from tests.integration._azure import listening
 from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
-from cci_plugins import Execution, LocalSessionPool, SandboxLimits
+from cci_plugins import Execution, Limits, LocalSessionPool, SandboxLimits
 from cci_plugins.cli.run import settings_for
 from cci_plugins.cli.saving import matching
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
@@ -184,6 +184,62 @@ def _(*_: object) -> object:
 @happens("the pool failed (HTTP ...); the code may have run, so it was not sent again")
 def _(*_: object) -> object:
     return from_status(502, {}, b"", starts_code=True)
+
+
+@happens("a file of ... bytes is too large for this pool: at most ...")
+def _(*_: object) -> object:
+    with CodeInterpreter(FakeSessionPool(), limits=Limits(file_bytes=9, pieces_bytes=9)) as small:
+        return small.session().files.upload(b"0123456789", name="a")
+
+
+@happens("... is there already")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    Path("a.txt").write_text("mine")
+    files = interpreter.session().files
+    files.upload(b"new", name="a.txt")
+    return files.download("a.txt", to="a.txt")
+
+
+@happens("the URL was refused: ...")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.session().files.fetch("https://example.org/a.csv")
+
+
+@happens("sharing a file needs storage")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.session().files.share("a.txt")
+
+
+@happens("AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("AZURE_STORAGE_CONTAINER", "cci-files")
+    return Settings.read()
+
+
+@happens("the storage account refused to ...: ...")
+def _(*_: object) -> object:
+    core = pytest.importorskip("azure.core.exceptions")
+    blob = pytest.importorskip("cci_plugins.files.blob")
+
+    class NoCredential:
+        def get_token(self, *_: str) -> object:
+            raise core.ClientAuthenticationError("no account")
+
+    async def sign() -> object:
+        storage = blob.BlobStorage("someaccount", "cci-files", credential=NoCredential())
+        try:
+            return await storage.link("a", "r", timedelta(minutes=1))
+        finally:
+            await storage.aclose()
+
+    return anyio.run(sign)
+
+
+@happens("egress cannot be limited to hosts by the fence ...")
+def _(*_: object) -> object:
+    pool = LocalSessionPool(isolation="process", egress=["pypi.org"], ready_sessions=0)
+    with CodeInterpreter(pool) as let_out:
+        return let_out.run_code("1")
 
 
 @happens("the Foundry project is not named")
