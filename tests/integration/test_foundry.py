@@ -184,7 +184,7 @@ async def test_a_pool_s_resource_tells_its_endpoint_and_its_key(
     monkeypatch.setenv("AZURE_SESSION_POOL_RESOURCE_ID", POOL_ID)
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "planted-key-that-is-old")
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", endpoint)
-    same = await foundry.connect(project, credential=running.credential)
+    same = await foundry.connect(project)  # signs in to the pool as to the project
     assert (same.change, same.endpoint) == ("unchanged", endpoint)
     keys[0] = ROTATED
     assert (await foundry.connect(project, credential=running.credential)).change == "updated"

@@ -14,7 +14,7 @@ try:
     from .project import Project
     from .replies import Annotation, DataFile, Reply, ToolCall
     from .tools import INSTRUCTIONS, code_interpreter_tool
-except ModuleNotFoundError as missing:
+except ImportError as missing:  # not there, or too old
     if (missing.name or "").startswith("cci_plugins"):
         raise
     raise ConfigurationError(

@@ -24,7 +24,7 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.azure.arm import PoolResource
 from cci_plugins.pools.azure.auth import KEY_HEADER, TokenCredential, checked_secret
 from cci_plugins.redaction import know
-from cci_plugins.settings import Settings
+from cci_plugins.settings import Settings, variable
 from cci_plugins.wire.client import checked_url
 
 from .failures import OWNER, managing
@@ -79,7 +79,7 @@ async def connect(
         pool: The resource id of a pool, which tells its endpoint and its key.
         name: The connection's name.
         replace: Take over a connection of that name that leads elsewhere.
-        credential: Signs in to the pool's resource; the default credential when None.
+        credential: Signs in to the pool's resource; as the project does when None.
 
     Raises:
         ConfigurationError: The pool has no MCP endpoint, or the name is taken.
@@ -156,21 +156,23 @@ async def _target(
         if pool is None and settings.mcp_key is not None:  # else the pool knows its key best
             key = settings.mcp_key.get_secret_value()
     if pool is not None and (endpoint is None or key is None):
-        told_endpoint, told_key = await _of_pool(pool, credential, project.arm_endpoint, key)
+        told_endpoint, told_key = await _of_pool(
+            pool, credential or project.sign_in, project.arm_endpoint, key
+        )
         endpoint, key = endpoint or told_endpoint, told_key
     if endpoint is None or key is None:
-        missing = "AZURE_SESSION_POOL_MCP_ENDPOINT" if endpoint is None else "its key"
+        missing = variable("mcp_endpoint") if endpoint is None else "its key"
         raise ConfigurationError(
             f"the session pool to connect is not complete: {missing} is missing",
-            hint="set AZURE_SESSION_POOL_RESOURCE_ID; or AZURE_SESSION_POOL_MCP_ENDPOINT and "
-            "AZURE_SESSION_POOL_MCP_KEY",
+            hint="set AZURE_SESSION_POOL_RESOURCE_ID; "
+            "or AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY",
         )
     know(key)
     return _checked_endpoint(endpoint), checked_secret(key)
 
 
 async def _of_pool(
-    pool: str, credential: TokenCredential | None, arm: str, key: str | None
+    pool: str, credential: TokenCredential, arm: str, key: str | None
 ) -> tuple[str, str]:
     resource = PoolResource(pool, credential=credential, endpoint=arm)
     try:
