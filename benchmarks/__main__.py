@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from . import azure, embedded, served
+from . import azure, doors, embedded, files, served
 from .measure import Ratio
 
 FAR = 1.5
@@ -30,17 +30,19 @@ def import_time() -> Ratio:
     return Ratio("import cci_plugins", ours, theirs, "import httpx", 1.0)
 
 
-async def measure() -> tuple[list[Ratio], str]:
+async def measure() -> tuple[list[Ratio], list[files.Routed], str]:
     ratios = [await embedded.round_trip(), await embedded.first_result(), await embedded.at_once()]
+    ratios += await doors.ratios()
     ratios += await served.against_all()
     ratios += await azure.ratios()
-    return [*ratios, import_time()], await embedded.memory()
+    moved, routed = await files.measure()
+    return [*ratios, *moved, import_time()], routed, await embedded.memory()
 
 
 def main() -> int:
     logging.disable(logging.WARNING)
     started = time.monotonic()
-    ratios, note = asyncio.run(measure())
+    ratios, routed, note = asyncio.run(measure())
     print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}\n")
     print("| what | ours (ms) | against | theirs (ms) | ratio | aim | |")
     print("| --- | ---: | --- | ---: | ---: | ---: | --- |")
@@ -49,6 +51,10 @@ def main() -> int:
             f"| {ratio.name} | {ratio.ours:.2f} | {ratio.against} | {ratio.theirs:.2f} "
             f"| {ratio.value:.2f} | {ratio.aim:.2f} | {'kept' if ratio.kept else 'missed'} |"
         )
+    print("\n| file | route | into a session (MB/s) | out of it (MB/s) |")
+    print("| ---: | --- | ---: | ---: |")
+    for one in routed:
+        print(f"| {one.size} MB | {one.route} | {one.up:.2f} | {one.down:.2f} |")
     print(f"\n{note}; all of it took {time.monotonic() - started:.0f} s")
     return int(any(ratio.value > ratio.aim * FAR for ratio in ratios))
 

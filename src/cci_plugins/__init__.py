@@ -4,7 +4,8 @@
         execution = await interpreter.run_code("1 + 1")
         print(execution.text)
 
-Doors: `cci_plugins.langchain`, `cci_plugins.semantic_kernel`; any MCP client by `cci serve`.
+Doors: `cci_plugins.agent_framework`, `cci_plugins.langchain`, `cci_plugins.openai_agents`,
+`cci_plugins.semantic_kernel`; any MCP client by `cci serve`.
 Without await: `cci_plugins.sync`. For your tests: `cci_plugins.testing`. Exceptions:
 `cci_plugins.errors`.
 """
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .approval import ApprovalRequest, Approver, Decision
     from .errors import CodeInterpreterError
+    from .files.blob import BlobStorage
+    from .files.bridge import FileOptions
     from .interpreter import CodeInterpreter
     from .limits import Limits, SandboxLimits
     from .models import (
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
         OutputEvent,
         Result,
         SessionState,
+        SharedFile,
     )
     from .pools.azure.custom import CustomSessionPool
     from .pools.azure.platform import PlatformSessionPool
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ApprovalRequest": "approval",
     "Approver": "approval",
+    "BlobStorage": "files.blob",
     "CodeInterpreter": "interpreter",
     "CodeInterpreterError": "errors",
     "CustomSessionPool": "pools.azure.custom",
@@ -45,6 +50,7 @@ _HOME = {
     "Execution": "models",
     "ExecutionStatus": "models",
     "FileInfo": "models",
+    "FileOptions": "files.bridge",
     "Limits": "limits",
     "LocalSessionPool": "pools.local.pool",
     "OutputEvent": "models",
@@ -54,11 +60,13 @@ _HOME = {
     "Session": "session",
     "SessionPool": "pools.base",
     "SessionState": "models",
+    "SharedFile": "models",
 }
 
 __all__ = [
     "ApprovalRequest",
     "Approver",
+    "BlobStorage",
     "CodeInterpreter",
     "CodeInterpreterError",
     "CustomSessionPool",
@@ -67,6 +75,7 @@ __all__ = [
     "Execution",
     "ExecutionStatus",
     "FileInfo",
+    "FileOptions",
     "Limits",
     "LocalSessionPool",
     "OutputEvent",
@@ -76,6 +85,7 @@ __all__ = [
     "Session",
     "SessionPool",
     "SessionState",
+    "SharedFile",
 ]
 
 

@@ -10,11 +10,11 @@ from .redaction import Redactor, redact, redact_value
 
 
 def covered(execution: Execution) -> Execution:
-    """The execution as it may leave the package."""
+    """The execution as it may leave the package; the same one when there is nothing to cover."""
     error = execution.error
     if error is not None:
         error = ErrorInfo(redact(error.name), redact(error.message), redact(error.traceback))
-    return replace(
+    clean = replace(
         execution,
         stdout=redact(execution.stdout),
         stderr=redact(execution.stderr),
@@ -22,6 +22,7 @@ def covered(execution: Execution) -> Execution:
         error=error,
         notes=tuple(map(redact, execution.notes)),
     )
+    return execution if clean == execution else clean
 
 
 def _covered_result(result: Result) -> Result:

@@ -6,6 +6,7 @@
     * IsolationError            this machine offers no fence for untrusted code
     * ApprovalDeniedError       the host said no to a run
     * ProvisioningError         Azure did not make, change or remove what was asked
+    * FoundryError              an agent of Microsoft Foundry failed, or did not answer
     * PoolError
         * PoolUnavailableError  nothing was started; safe to try again
         * PoolExhaustedError    no session is free; safe to try again later
@@ -71,6 +72,20 @@ class ProvisioningError(CodeInterpreterError):
         super().__init__(message, hint=hint)
         self.code = code
         self.step = step
+
+
+class FoundryError(CodeInterpreterError):
+    """An agent of Microsoft Foundry failed, or did not answer.
+
+    Attributes:
+        code: Foundry's own code for it, or empty.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, code: str = "", retryable: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.code = code
 
 
 class PoolError(CodeInterpreterError):

@@ -287,12 +287,14 @@ class SessionFiles:
 
     async def _zip(self, bridge: Bridge, files: Sequence[FileInfo], path: Path) -> None:
         """Put a session's folder into a zip."""
-        bound_folder(len(files), sum(info.size for info in files), bridge.largest)
-        part = path.with_name("member")
+        names = sorted({safe_name(info.name) for info in files})
+        bound_folder(len(names), sum(info.size for info in files), bridge.largest)
+        part, size = path.with_name("member"), 0
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-            for info in files:
-                await bridge.download(self._id, info.name, part, _nobody)
-                await anyio.to_thread.run_sync(packed.write, part, info.name)
+            for name in names:
+                size += (await bridge.download(self._id, name, part, _nobody)).size
+                bound_folder(len(names), size, bridge.largest)  # it need not be what was listed
+                await anyio.to_thread.run_sync(packed.write, part, name)
         part.unlink(missing_ok=True)
 
     async def _list(self) -> Sequence[FileInfo]:

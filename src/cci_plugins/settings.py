@@ -118,6 +118,24 @@ class Settings(BaseSettings):
         "CCI_COOLDOWN",
         doc="Seconds without a call after which the embedded pool ends a session",
     )
+    foundry_endpoint: str | None = _optional(
+        "FOUNDRY_PROJECT_ENDPOINT",
+        "AZURE_AI_PROJECT_ENDPOINT",
+        doc="Microsoft Foundry project that agents are in: "
+        "https://<account>.services.ai.azure.com/api/projects/<project>",
+    )
+    foundry_project_id: str | None = _optional(
+        "AZURE_AI_PROJECT_ID", doc="Resource id of that project; looked for when it is not set"
+    )
+    foundry_connection: str | None = _optional(
+        "MCP_PROJECT_CONNECTION_ID",
+        doc="The project's connection to the session pool, as `cci foundry connect` made it",
+    )
+    foundry_model: str | None = _optional(
+        "FOUNDRY_MODEL_DEPLOYMENT_NAME",
+        "AZURE_AI_MODEL_DEPLOYMENT_NAME",
+        doc="Deployment of the model that the project's agents use",
+    )
     session_secret: SecretStr | None = _optional(
         "CCI_SESSION_SECRET",
         doc="Makes session identifiers the same in every process; by default the pool's key",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 from samples.scripted_model import Script, ScriptedModel, Turn
 
 from cci_plugins import CodeInterpreter, Limits, LocalSessionPool
-from cci_plugins.langchain import CodeInterpreterTool
-from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
 Ask = Callable[[CodeInterpreter, ScriptedModel, str, str], Awaitable[str]]
 
@@ -51,6 +50,8 @@ async def ask_langchain(
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient
 
+    from cci_plugins.langchain import CodeInterpreterTool
+
     async with DefaultAsyncHttpxClient() as http:  # LangChain would leave its own open
         options |= {"base_url": model.url, "api_key": "none-needed", "http_async_client": http}
         chat = ChatOpenAI(model="scripted", **options)
@@ -73,6 +74,8 @@ async def ask_semantic_kernel(
     from semantic_kernel.agents import ChatCompletionAgent
     from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
 
+    from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+
     async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
         agent = ChatCompletionAgent(
             service=OpenAIChatCompletion(ai_model_id="scripted", async_client=client),
@@ -82,11 +85,81 @@ async def ask_semantic_kernel(
             return str(await agent.get_response(question))
 
 
-FRAMEWORKS: dict[str, Ask] = {
-    "langchain": ask_langchain,
-    "langchain-responses": ask_responses,
-    "semantic-kernel": ask_semantic_kernel,
+async def ask_agent_framework(
+    interpreter: CodeInterpreter,
+    model: ScriptedModel,
+    key: str,
+    question: str,
+    *,
+    responses: bool = False,
+    **options: Any,
+) -> str:
+    from agent_framework import Agent
+    from agent_framework.openai import OpenAIChatClient, OpenAIChatCompletionClient
+    from openai import AsyncOpenAI
+
+    from cci_plugins.agent_framework import CodeInterpreterProvider
+
+    make: Any = OpenAIChatClient if responses else OpenAIChatCompletionClient
+    async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+        provider = CodeInterpreterProvider(interpreter, **options)
+        chat = make(model="scripted", async_client=client)
+        agent = Agent(chat, context_providers=[provider])
+        reply = await agent.run(question, session=agent.create_session(session_id=key))
+        return str(reply.text)
+
+
+async def ask_agent_framework_responses(
+    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str
+) -> str:
+    return await ask_agent_framework(interpreter, model, key, question, responses=True)
+
+
+async def ask_openai_agents(
+    interpreter: CodeInterpreter,
+    model: ScriptedModel,
+    key: str,
+    question: str,
+    *,
+    responses: bool = False,
+    show: bool = False,
+    **options: Any,
+) -> str:
+    from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, RunConfig, Runner
+    from openai import AsyncOpenAI
+
+    from cci_plugins.openai_agents import code_interpreter_tool, images_as_user_messages
+
+    make: Any = OpenAIResponsesModel if responses else OpenAIChatCompletionsModel
+    config = RunConfig(
+        tracing_disabled=True, call_model_input_filter=images_as_user_messages if show else None
+    )
+    async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+        tools: Any = [code_interpreter_tool(interpreter, **options)]
+        agent = Agent("analyst", model=make("scripted", client), tools=tools)
+        context = {"session_id": key}
+        return str(
+            (await Runner.run(agent, question, context=context, run_config=config)).final_output
+        )
+
+
+async def ask_openai_agents_responses(
+    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str
+) -> str:
+    return await ask_openai_agents(interpreter, model, key, question, responses=True)
+
+
+ALL: dict[str, tuple[str, Ask]] = {
+    "agent-framework": ("agent_framework", ask_agent_framework),
+    "agent-framework-responses": ("agent_framework", ask_agent_framework_responses),
+    "langchain": ("langchain", ask_langchain),
+    "langchain-responses": ("langchain", ask_responses),
+    "openai-agents": ("agents", ask_openai_agents),
+    "openai-agents-responses": ("agents", ask_openai_agents_responses),
+    "semantic-kernel": ("semantic_kernel", ask_semantic_kernel),
 }
+# The environment `mcp2` has not all of them; test_doors.py imports each, so none is lost elsewhere.
+FRAMEWORKS = {name: ask for name, (package, ask) in ALL.items() if find_spec(package)}
 
 
 @pytest.fixture(params=FRAMEWORKS)

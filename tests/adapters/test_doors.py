@@ -10,10 +10,13 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from json import dumps
 from typing import Any
 
 import anyio
 import pytest
+from agent_framework import AgentSession, FunctionInvocationContext
+from agents.tool_context import ToolContext
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from semantic_kernel import Kernel
 from semantic_kernel.connectors.ai.function_calling_utils import (
@@ -21,6 +24,8 @@ from semantic_kernel.connectors.ai.function_calling_utils import (
 )
 
 from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution, portal, tool
+from cci_plugins import agent_framework as agent_framework_door
+from cci_plugins import openai_agents as openai_agents_door
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
@@ -37,7 +42,29 @@ async def through_semantic_kernel(interpreter: CodeInterpreter | None, key: str,
     return str(await CodeInterpreterPlugin(interpreter).execute_code(code, session_id=key))
 
 
-DOORS = {"langchain": through_langchain, "semantic-kernel": through_semantic_kernel}
+async def through_agent_framework(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
+    execute_code = agent_framework_door.code_interpreter_tool(interpreter)
+    session = AgentSession(session_id=key)
+    context = FunctionInvocationContext(execute_code, {"code": code}, session)
+    (content,) = await execute_code.invoke(context=context)
+    return str(content.text)
+
+
+async def through_openai_agents(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
+    execute_code = openai_agents_door.code_interpreter_tool(interpreter)
+    arguments = dumps({"code": code})
+    context = ToolContext(
+        {"session_id": key}, tool_name=tool.NAME, tool_call_id="1", tool_arguments=arguments
+    )
+    return str(await execute_code.on_invoke_tool(context, arguments))
+
+
+DOORS = {
+    "agent-framework": through_agent_framework,
+    "langchain": through_langchain,
+    "openai-agents": through_openai_agents,
+    "semantic-kernel": through_semantic_kernel,
+}
 
 
 @pytest.fixture(params=DOORS)
@@ -57,7 +84,26 @@ def schema_of_semantic_kernel() -> dict[str, Any]:
     return {**function, "name": function["name"].removeprefix("code_interpreter-")}
 
 
-@pytest.mark.parametrize("schema", [schema_of_langchain, schema_of_semantic_kernel])
+def schema_of_agent_framework() -> dict[str, Any]:
+    return dict(agent_framework_door.code_interpreter_tool().to_json_schema_spec()["function"])
+
+
+def schema_of_openai_agents() -> dict[str, Any]:
+    shown = openai_agents_door.code_interpreter_tool()
+    assert shown.strict_json_schema
+    about = {"name": shown.name, "description": shown.description}
+    return {**about, "parameters": shown.params_json_schema}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        schema_of_agent_framework,
+        schema_of_langchain,
+        schema_of_openai_agents,
+        schema_of_semantic_kernel,
+    ],
+)
 def test_every_door_shows_the_same_tool(schema: Callable[[], dict[str, Any]]) -> None:
     shown = schema()
     assert (shown["name"], shown["description"]) == (tool.NAME, tool.DESCRIPTION)
@@ -84,10 +130,15 @@ async def test_doors_without_an_interpreter_share_one_made_at_first_use(
 
     monkeypatch.setattr(CodeInterpreter, "from_env", from_env)
     doors = CodeInterpreterTool(), CodeInterpreterPlugin()
+    more = (
+        agent_framework_door.CodeInterpreterProvider(),
+        openai_agents_door.code_interpreter_tool(),
+    )
     assert doors
+    assert more
     assert made == []
-    await through_langchain(None, "alice", "1")
-    await through_semantic_kernel(None, "alice", "1")
+    for through in DOORS.values():
+        await through(None, "alice", "1")
     assert len(made) == 1
     assert len({session_id for session_id, _ in pool.calls}) == 1
     await made[0].aclose()
@@ -225,6 +276,8 @@ async def test_cancelling_a_call_stops_the_code(door: Callable[..., Awaitable[st
 
 def test_a_missing_framework_is_named_with_its_pip_line_in_the_traceback() -> None:
     for package, module, extra in (
+        ("agent_framework", "agent_framework", "agent-framework"),
+        ("agents", "openai_agents", "openai-agents"),
         ("langchain_core", "langchain", "langchain"),
         ("semantic_kernel", "semantic_kernel", "semantic-kernel"),
     ):

@@ -13,6 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAD = """
     import asyncio, threading
+    import agents
+    from agent_framework import Agent
+    from agent_framework.openai import OpenAIChatCompletionClient
     from langchain.agents import create_agent
     from langchain_openai import ChatOpenAI
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient
@@ -20,7 +23,9 @@ HEAD = """
     from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
     from samples.scripted_model import Script, ScriptedModel, Turn
     from cci_plugins import CodeInterpreter, LocalSessionPool
+    from cci_plugins.agent_framework import CodeInterpreterProvider
     from cci_plugins.langchain import CodeInterpreterTool
+    from cci_plugins.openai_agents import code_interpreter_tool
     from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
     interpreter = CodeInterpreter(LocalSessionPool(preload=()))
@@ -51,25 +56,42 @@ HEAD = """
             agent = ChatCompletionAgent(service=service, plugins=plugins)
             with interpreter.use_session("alice"):
                 return str(await agent.get_response("go"))
+
+    async def framework():
+        async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+            chat = OpenAIChatCompletionClient(model="scripted", async_client=client)
+            agent = Agent(chat, context_providers=[CodeInterpreterProvider(interpreter)])
+            session = agent.create_session(session_id="alice")
+            return (await agent.run("go", session=session)).text
+
+    async def sdk():
+        async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+            chat = agents.OpenAIChatCompletionsModel("scripted", client)
+            agent = agents.Agent("analyst", model=chat, tools=[code_interpreter_tool(interpreter)])
+            config = agents.RunConfig(tracing_disabled=True, group_id="alice")
+            return (await agents.Runner.run(agent, "go", run_config=config)).final_output
+
+    async def all_four():
+        return " ".join([await langchain(), await kernel(), await framework(), await sdk()])
 """
 PROGRAMS = {
     "a script that closes nothing": """
-        print(blocking(), asyncio.run(kernel()))
+        print(blocking(), asyncio.run(kernel()), asyncio.run(framework()), asyncio.run(sdk()))
     """,
     "several asyncio.run": """
         print(asyncio.run(langchain()), asyncio.run(kernel()), end=" ")
-        print(asyncio.run(langchain()), asyncio.run(kernel()))
+        print(asyncio.run(framework()), asyncio.run(sdk()), asyncio.run(all_four()))
         asyncio.run(interpreter.aclose())
     """,
     "threads": """
         found = []
-        def work(): found.extend([blocking(), asyncio.run(langchain()), asyncio.run(kernel())])
+        def work(): found.extend([blocking(), *asyncio.run(all_four()).split()])
         threads = [threading.Thread(target=work) for _ in range(2)]
         [each.start() for each in threads]; [each.join() for each in threads]
-        print(*sorted(found))
+        print(*sorted(found, key=int))
     """,
     "blocking inside a running loop": """
-        async def main(): return blocking(), await langchain(), await kernel()
+        async def main(): return blocking(), await all_four()
         print(*asyncio.run(main()))
     """,
 }

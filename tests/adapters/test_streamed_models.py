@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import agents
 import pytest
+from agent_framework import Agent
+from agent_framework.openai import OpenAIChatCompletionClient
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -13,7 +16,9 @@ from semantic_kernel.agents import ChatCompletionAgent
 from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
 
 from cci_plugins import CodeInterpreter
+from cci_plugins.agent_framework import CodeInterpreterProvider
 from cci_plugins.langchain import CodeInterpreterTool
+from cci_plugins.openai_agents import code_interpreter_tool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -58,7 +63,41 @@ async def stream_semantic_kernel(interpreter: CodeInterpreter, model: ScriptedMo
             return [str(piece) async for piece in agent.invoke_stream("go") if str(piece)]
 
 
-@pytest.mark.parametrize("ask", [stream_langchain, stream_responses, stream_semantic_kernel])
+async def stream_agent_framework(interpreter: CodeInterpreter, model: ScriptedModel) -> list[str]:
+    async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+        chat = OpenAIChatCompletionClient(model="scripted", async_client=client)
+        agent = Agent(chat, context_providers=[CodeInterpreterProvider(interpreter)])
+        stream = agent.run("go", stream=True, session=agent.create_session(session_id="streamed"))
+        return [update.text async for update in stream if update.text]
+
+
+async def stream_openai_agents(interpreter: CodeInterpreter, model: ScriptedModel) -> list[str]:
+    async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+        agent = agents.Agent(
+            "analyst",
+            model=agents.OpenAIResponsesModel("scripted", client),
+            tools=[code_interpreter_tool(interpreter)],
+        )
+        quiet = agents.RunConfig(tracing_disabled=True, group_id="streamed")
+        stream = agents.Runner.run_streamed(agent, "go", run_config=quiet)
+        return [
+            event.data.delta
+            async for event in stream.stream_events()
+            if event.type == "raw_response_event"
+            and event.data.type == "response.output_text.delta"
+        ]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        stream_agent_framework,
+        stream_langchain,
+        stream_openai_agents,
+        stream_responses,
+        stream_semantic_kernel,
+    ],
+)
 async def test_streamed_calls_run_whole_and_answers_stream(
     ask: Callable[..., object], warm: CodeInterpreter
 ) -> None:

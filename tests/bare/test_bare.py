@@ -15,7 +15,10 @@ from cci_plugins.testing import FakeSessionPool
 
 NEEDS = {
     "local": ("ipykernel", "cci_plugins.pools.local.pool"),
+    "agent-framework": ("agent_framework", "cci_plugins.agent_framework"),
+    "foundry": ("openai", "cci_plugins.foundry"),
     "langchain": ("langchain_core", "cci_plugins.langchain"),
+    "openai-agents": ("agents", "cci_plugins.openai_agents"),
     "semantic-kernel": ("semantic_kernel", "cci_plugins.semantic_kernel"),
     "serve": ("mcp", "cci_plugins.server"),
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .blocks import Block
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,8 +16,27 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
-        if name.startswith(("AZURE_", "MCP_")) or (
+        if name.startswith(("AZURE_", "MCP_", "FOUNDRY_")) or (
             name.startswith("CCI_") and name != "CCI_ISOLATION"
         ):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _foundry(
+    _clean: None,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    """What stands in for Microsoft Foundry, around the blocks that are about it."""
+    spec = getattr(request.node, "callspec", None)
+    block = None if spec is None else spec.params.get("block")
+    if isinstance(block, Block) and block.kind == "python" and "foundry" in block.text:
+        from .foundry_project import foundry_project
+
+        with foundry_project(tmp_path_factory.mktemp("foundry"), monkeypatch):
+            yield
+    else:
+        yield

@@ -6,11 +6,13 @@ import importlib
 import inspect
 import re
 from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
+from collections.abc import Iterator
 from textwrap import dedent
 from typing import Any
 
 import anyio.to_thread
 import pytest
+from samples.scripted_model import Script, ScriptedModel, Turn
 
 import cci_plugins
 from cci_plugins import CodeInterpreter
@@ -46,6 +48,14 @@ def scripted_model() -> Any:
     return Scripted()
 
 
+@pytest.fixture
+def served_model() -> Iterator[ScriptedModel]:
+    """The same over HTTP, for frameworks that bring their own client."""
+    turn = Turn("6 * 7", "6 * 7", r"(?P<n>\d+)", "It is {n}.")
+    with ScriptedModel(Script((turn,))) as model:
+        yield model
+
+
 def docstring_examples() -> list[Any]:
     """Examples of every module's docstrings, each with its module's name."""
     found = []
@@ -61,13 +71,39 @@ def promised(source: str) -> list[str]:
     return re.findall(r"^ *# -> ?(.*)$", source, re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables that name a real Azurite."""
+    for module in ("trustme", "azure.storage.blob"):
+        pytest.importorskip(module)
+    from tests.integration._azurite import CONTAINER, KEY, running_azurite
+
+    with running_azurite(tmp_path_factory.mktemp("azurite")) as azurite:
+        yield {
+            "AZURE_STORAGE_ACCOUNT": azurite.url,
+            "AZURE_STORAGE_CONTAINER": CONTAINER,
+            "AZURE_STORAGE_KEY": KEY,
+            "CCI_STORAGE_CA_FILE": str(azurite.ca),
+        }
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
 def test_a_block_prints_what_it_says(
-    block: Block, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    block: Block,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if "AZURE_STORAGE_ACCOUNT" in block.text:
+        for name, value in request.getfixturevalue("storage_settings").items():
+            monkeypatch.setenv(name, value)
     if "init_chat_model" in block.text:
         chat_models = pytest.importorskip("langchain.chat_models")
         monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())
+    if "openai" in block.text and "client" in block.text.lower():
+        served = request.getfixturevalue("served_model")
+        monkeypatch.setenv("OPENAI_BASE_URL", served.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
     exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.splitlines() == promised(block.text)
 
@@ -90,6 +126,9 @@ def names_for(module: str, source: str) -> dict[str, Any]:
     names |= vars(importlib.import_module(module))
     if "model" in source:
         names["model"] = scripted_model()
+    if "client" in source:
+        openai = pytest.importorskip("agent_framework.openai")
+        names["client"] = openai.OpenAIChatClient(model="scripted", api_key="none-needed")
     if "kernel." in source:
         names["kernel"] = pytest.importorskip("semantic_kernel").Kernel()
     return names

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from tests.integration._azure import listening
+from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
-from cci_plugins import Execution, LocalSessionPool, SandboxLimits
+from cci_plugins import Execution, Limits, LocalSessionPool, SandboxLimits
 from cci_plugins.cli.run import settings_for
 from cci_plugins.cli.saving import matching
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
@@ -177,6 +184,126 @@ def _(*_: object) -> object:
 @happens("the pool failed (HTTP ...); the code may have run, so it was not sent again")
 def _(*_: object) -> object:
     return from_status(502, {}, b"", starts_code=True)
+
+
+@happens("a file of ... bytes is too large for this pool: at most ...")
+def _(*_: object) -> object:
+    with CodeInterpreter(FakeSessionPool(), limits=Limits(file_bytes=9, pieces_bytes=9)) as small:
+        return small.session().files.upload(b"0123456789", name="a")
+
+
+@happens("... is there already")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    Path("a.txt").write_text("mine")
+    files = interpreter.session().files
+    files.upload(b"new", name="a.txt")
+    return files.download("a.txt", to="a.txt")
+
+
+@happens("the URL was refused: ...")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.session().files.fetch("https://example.org/a.csv")
+
+
+@happens("sharing a file needs storage")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.session().files.share("a.txt")
+
+
+@happens("AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("AZURE_STORAGE_CONTAINER", "cci-files")
+    return Settings.read()
+
+
+@happens("the storage account refused to ...: ...")
+def _(*_: object) -> object:
+    core = pytest.importorskip("azure.core.exceptions")
+    blob = pytest.importorskip("cci_plugins.files.blob")
+
+    class NoCredential:
+        def get_token(self, *_: str) -> object:
+            raise core.ClientAuthenticationError("no account")
+
+    async def sign() -> object:
+        storage = blob.BlobStorage("someaccount", "cci-files", credential=NoCredential())
+        try:
+            return await storage.link("a", "r", timedelta(minutes=1))
+        finally:
+            await storage.aclose()
+
+    return anyio.run(sign)
+
+
+@happens("egress cannot be limited to hosts by the fence ...")
+def _(*_: object) -> object:
+    pool = LocalSessionPool(isolation="process", egress=["pypi.org"], ready_sessions=0)
+    with CodeInterpreter(pool) as let_out:
+        return let_out.run_code("1")
+
+
+@happens("the Foundry project is not named")
+def _(*_: object) -> object:
+    foundry = pytest.importorskip("cci_plugins.foundry")
+    return foundry.Project.from_env()
+
+
+@happens("MCP_PROJECT_CONNECTION_ID is not set")
+def _(*_: object) -> object:
+    return pytest.importorskip("cci_plugins.foundry").code_interpreter_tool()
+
+
+def with_foundry(ask: Callable[..., Awaitable[object]]) -> object:
+    """What a project tells; `ask` gets the module, how to make a `Project`, and the fake."""
+    foundry = pytest.importorskip("cci_plugins.foundry")
+    with tempfile.TemporaryDirectory() as folder:
+        with serving_foundry(Path(folder), analyst) as running:
+            where = {"arm_endpoint": running.url, "ca_file": running.ca}
+            make = partial(foundry.Project, credential=running.credential, **where)
+            return anyio.run(ask, foundry, make, running)
+
+
+@happens("no subscription of this sign-in has the Foundry project")
+def _(*_: object) -> object:
+    async def ask(_: Any, make: Any, __: Any) -> object:
+        return await make("https://another.example/api/projects/project").place()
+
+    return with_foundry(ask)
+
+
+@happens("the project's connection ... leads elsewhere, and was made by something else")
+def _(*_: object) -> object:
+    async def ask(foundry: Any, make: Any, running: Any) -> object:
+        theirs = {"category": "RemoteTool", "authType": "CustomKeys", "target": "https://theirs"}
+        running.fake.connections["code-interpreter"] = {"properties": theirs}
+        project = make(resource_id=PROJECT_ID)
+        return await foundry.connect(project, endpoint="https://ours.example/mcp", key="k" * 9)
+
+    return with_foundry(ask)
+
+
+async def refuse(*_: object) -> Response:
+    return Response(status_code=401)
+
+
+@happens("the agent failed: Failed to enumerate tools from remote server: ...")
+def _(*_: object) -> object:
+    async def ask(foundry: Any, make: Any, running: Any) -> object:
+        project = make(running.endpoint, resource_id=PROJECT_ID)
+        with listening(Starlette(exception_handlers={404: refuse})) as closed:
+            connection = await foundry.connect(project, endpoint=f"{closed}/mcp", key="k" * 9)
+            tool = foundry.code_interpreter_tool(connection)
+            agent = await foundry.create_agent("a", model=MODEL, tool=tool, project=project)
+            return await foundry.run(agent, "What is 2 to the power of 100?")
+
+    return with_foundry(ask)
+
+
+@happens("the agent's tool requires approval, but run() has no approver; no code ran")
+def _(*_: object) -> object:
+    agents = pytest.importorskip("cci_plugins.foundry.agents")
+    request = {"name": "runPythonCodeInRemoteEnvironment", "arguments": "{}"}
+    return anyio.run(agents._answer, request, None)
 
 
 class Replaced(FakeSessionPool):

@@ -286,12 +286,11 @@ async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
     storage = azurite.storage()
     with azurite.container() as container:
         container.upload_blob("mine/report.bin", data)
-    link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))
-    await storage.aclose()
+    link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))  # on this loop
     policy = SasPolicy(hosts=(azurite.host,), allow_private=True)
     for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
         pool = LocalSessionPool(egress=egress, ready_sessions=0)
-        files = FileOptions(azurite.storage(), fetch=policy)
+        files = FileOptions(storage, fetch=policy)
         async with CodeInterpreter(pool, files=files) as interpreter:
             session = interpreter.session("a")
             info = await session.files.fetch(link)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import nbformat
 import pytest
@@ -44,12 +46,16 @@ PRIMES = Turn(
 EXPECTED = {
     "01_plain_python.py": ["344", "saved"],
     "02_plain_python_sync.py": ["42"],
+    "05_files.py": ["15241 bytes", "data.zip is", "5,676 tables/Dream.csv", "saved out/tables.zip"],
     "11_langchain.py": [str(2**100), str(2**50)],
     "12_langgraph.py": ["78498 primes", "There are 78498."],
     "13_semantic_kernel.py": [str(2**100), str(2**50)],
+    "14_agent_framework.py": [str(2**100), str(2**50), "['penguins.csv']"],
+    "15_openai_agents.py": ["run it?", str(2**100), str(2**50)],
     "20_approval.py": ["run it?", "42"],
     "21_test_your_agent.py": ["passed"],
 }
+WITH_FOUNDRY = {"31_foundry_agent.py"}  # tests/integration/test_foundry.py runs it
 
 
 def run(
@@ -69,8 +75,10 @@ def run(
 
 
 def test_every_sample_has_an_expectation() -> None:
-    assert {path.name for path in (ROOT / "samples").glob("[0-9]*.py")} == set(EXPECTED)
-    for name in EXPECTED:
+    assert {path.name for path in (ROOT / "samples").glob("[0-9]*.py")} == set(
+        EXPECTED
+    ) | WITH_FOUNDRY
+    for name in {*EXPECTED, *WITH_FOUNDRY}:
         assert (ROOT / "samples" / name).read_text().count("\n") <= 45
 
 
@@ -81,13 +89,34 @@ def test_the_sample_runs(name: str, tmp_path: Path) -> None:
         done = run(
             str(ROOT / "samples" / name),
             cwd=tmp_path,
-            given="y\n",
+            given="y\n" * 2,
             OPENAI_API_KEY="none-needed",
             OPENAI_BASE_URL=model.url,
         )
     assert done.returncode == 0, done.stderr
     for text in EXPECTED[name]:
         assert text in done.stdout
+
+
+@pytest.mark.slow
+def test_the_files_sample_makes_a_link_where_storage_is_configured(tmp_path: Path) -> None:
+    for module in ("trustme", "azure.storage.blob"):
+        pytest.importorskip(module)
+    from tests.integration._azurite import CONTAINER, KEY, running_azurite
+
+    with running_azurite(tmp_path) as azurite:
+        done = run(
+            str(ROOT / "samples" / "05_files.py"),
+            cwd=tmp_path,
+            AZURE_STORAGE_ACCOUNT=azurite.url,
+            AZURE_STORAGE_CONTAINER=CONTAINER,
+            AZURE_STORAGE_KEY=KEY,
+            CCI_STORAGE_CA_FILE=str(azurite.ca),
+        )
+        assert done.returncode == 0, done.stderr
+        context = ssl.create_default_context(cafile=str(azurite.ca))
+        with urlopen(done.stdout.split()[-1], context=context) as answer:
+            assert answer.read() == (tmp_path / "out" / "Dream.csv").read_bytes()
 
 
 @pytest.mark.slow

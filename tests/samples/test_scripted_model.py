@@ -121,6 +121,26 @@ def test_chat_requests_that_openai_refuses_are_refused(client: OpenAI, messages:
     assert caught.value.type == "invalid_request_error"
 
 
+def test_responses_go_on_from_one_that_was_kept(client: OpenAI) -> None:
+    first = client.responses.create(model="m", input="ask", tools=[FLAT])
+    (call,) = first.output
+    assert call.type == "function_call"
+    output: Any = {**RESULT_ITEM, "call_id": call.call_id}
+    last = client.responses.create(model="m", input=[output], previous_response_id=first.id)
+    assert last.output_text == "It is 1234, as the tool has just told me."
+    with pytest.raises(BadRequestError):
+        client.responses.create(model="m", input=[output], previous_response_id="resp_other")
+    unkept = client.responses.create(model="m", input="ask", tools=[FLAT], store=False)
+    with pytest.raises(BadRequestError):
+        client.responses.create(model="m", input="ask", previous_response_id=unkept.id)
+
+
+def test_an_image_after_a_result_is_no_new_question(client: OpenAI) -> None:
+    image: Any = {"role": "user", "content": [{"type": "text", "text": "a chart"}, IMAGE]}
+    last = client.chat.completions.create(model="m", messages=[USER, CALL, RESULT, image])
+    assert last.choices[0].message.content == "It is 1234, as the tool has just told me."
+
+
 @pytest.mark.parametrize(
     "items",
     [[], [USER, RESULT_ITEM], [USER, CALL_ITEM]],

@@ -17,9 +17,11 @@ from cci_plugins import (
     OutputEvent,
     SandboxLimits,
     Session,
+    foundry,
     sync,
 )
 from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.foundry import sync as foundry_sync
 from cci_plugins.testing import FakeSessionPool, check_session_pool
 
 
@@ -45,6 +47,18 @@ async def awaited() -> None:
         with interpreter.use_session("bob") as other:
             assert_type(other, Session)
     assert_type(await check_session_pool(FakeSessionPool()), dict[str, str | None])
+
+
+async def in_the_cloud(interpreter: CodeInterpreter) -> None:
+    connection = await foundry.connect(foundry.Project.from_env(), pool="id")
+    agent = await foundry.create_agent("a", tool=foundry.code_interpreter_tool(connection))
+    environment = await foundry.open_environment(interpreter)
+    assert_type(await environment.files.upload(b"", name="x"), FileInfo)
+    reply = await foundry.run(agent, "?", approve=approve, environment=environment)
+    assert_type(reply, foundry.Reply)
+    assert_type(reply.calls, tuple[foundry.ToolCall, ...])
+    assert_type(foundry_sync.run(agent, "?", previous=reply), foundry.Reply)
+    assert_type(await foundry.delete_agent(agent), bool)
 
 
 def blocking() -> None:

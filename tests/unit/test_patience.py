@@ -19,7 +19,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.pools.azure.auth import Access, GivenKey
-from cci_plugins.pools.azure.retry import Patience
+from cci_plugins.pools.azure.retry import NoRouteError, Patience
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +119,10 @@ async def test_a_key_that_is_refused_again_is_an_error() -> None:
     with pytest.raises(AuthenticationError, match="new"):
         await patience(access=Rotating()).persist(call)
     assert call.calls == 2
+
+
+async def test_a_route_that_a_pool_does_not_serve_is_asked_for_once() -> None:
+    call = Failing(NoRouteError("not found"))
+    with pytest.raises(NoRouteError):
+        await patience().persist(call, harmless=True)
+    assert call.calls == 1

@@ -25,6 +25,7 @@ from cci_plugins.errors import (
     ExecutionFailedError,
     ExecutionTimeoutError,
     FileTransferError,
+    FoundryError,
     IsolationError,
     PoolError,
     ProvisioningError,
@@ -75,6 +76,7 @@ _OF_ERROR: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ApprovalDeniedError, ExitCode.CODE_FAILED),
     (ProvisioningError, ExitCode.PROVISIONING),
     (PoolError, ExitCode.POOL_UNAVAILABLE),
+    (FoundryError, ExitCode.POOL_UNAVAILABLE),
     (SessionLostError, ExitCode.POOL_UNAVAILABLE),
     (FileTransferError, ExitCode.USAGE),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import anyio
 
+from cci_plugins import portal
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -78,14 +80,17 @@ class Address:
             ConfigurationError: It is neither, or sends signatures in the clear.
         """
         if "://" not in account:
-            if not account.isalnum():
-                raise ConfigurationError(
-                    f"{account!r} is no storage account",
+            if not (account.isascii() and account.isalnum()):
+                raise ConfigurationError(  # it is not shown: a connection string has a key
+                    "this is no name of a storage account",
                     hint="set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service",
                 )
             return cls(f"https://{account}.blob.core.windows.net", account)
-        parts = urlsplit(account.rstrip("/"))
-        host = parts.hostname or ""
+        try:
+            parts = urlsplit(account.rstrip("/"))
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            raise ConfigurationError("the storage account's URL cannot be read") from None
         if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK):
             raise ConfigurationError("the storage account must be reached by https")
         if parts.query or parts.fragment or parts.username is not None or not host:
@@ -128,6 +133,7 @@ class BlobStorage:
         self._key = key
         if key is not None:
             know(key)
+            _check_key(key)
         self._ip = ip
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")
@@ -168,6 +174,19 @@ class BlobStorage:
         Raises:
             AuthenticationError: The account lets nobody sign.
         """
+        return await portal.carry(self._link, name, permission, lasts, download_as)
+
+    async def delete(self, name: str) -> None:
+        """Delete a blob; one that is not there is no error, and a failure is only logged."""
+        await portal.carry(self._delete, name)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await portal.carry(self._close)
+
+    async def _link(
+        self, name: str, permission: Permission, lasts: timedelta, download_as: str | None
+    ) -> SecretUrl:
         now = datetime.now(UTC)
         secret: dict[str, Any] = (
             {"account_key": self._key}
@@ -189,8 +208,7 @@ class BlobStorage:
         )
         return SecretUrl(f"{self._address.url}/{self._container}/{quote(name)}?{signature}")
 
-    async def aclose(self) -> None:
-        """Close the connections."""
+    async def _close(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
@@ -206,11 +224,11 @@ class BlobStorage:
                 expiry = max(now + KEY_LASTS, until)
                 with _plainly("sign"):
                     key = await self._service().get_user_delegation_key(now - SKEW, expiry)
+                know(key.value or "")
                 self._delegation = (key, expiry)
             return self._delegation[0]
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob; one that is not there is no error, and a failure is only logged."""
+    async def _delete(self, name: str) -> None:
         try:
             with _plainly("delete"):
                 await self._blobs().delete_blob(name, delete_snapshots="include")
@@ -335,6 +353,13 @@ def _told(error: AzureError, doing: str) -> Exception:
     )
 
 
+def _check_key(key: str) -> None:
+    try:
+        base64.b64decode(key, validate=True)
+    except ValueError:
+        raise ConfigurationError("the storage account's key is no key") from None
+
+
 def lifetime(size: int) -> timedelta:
     """How long a signature is good for a transfer of so many bytes."""
-    return min(SHORTEST + timedelta(seconds=size / SLOWEST), LONGEST)
+    return min(SHORTEST + timedelta(seconds=min(max(size, 0), 1 << 40) / SLOWEST), LONGEST)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,15 @@ from .hidden import transfer_inside
 from .names import media_type
 from .sas import SasPolicy, SecretUrl, accept
 from .source import PathSource, Source
-from .transfer import transfer
+from .transfer import Fault, transfer
 
 if TYPE_CHECKING:
     from .blob import BlobStorage
 
 HERE_SECONDS = 3600.0
+GIVE_UP_SECONDS = 5.0
+REMEMBERED = 10_000  # sessions that cannot reach the storage
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 Told = Callable[[int], object]
 
 
@@ -76,7 +80,7 @@ class Bridge:
         self._storage = options.storage
         self._stage_from = options.stage_from
         self._policy = options.fetch
-        self._cut_off = False
+        self._cut_off: set[str] = set()
 
     @property
     def largest(self) -> int:
@@ -183,10 +187,15 @@ class Bridge:
         info = await self.download(session_id, name, path, _nobody)
         blob = f"shared/{token_hex(16)}"
         job = {"verb": "put", "path": str(path), "ca": storage.ca}
-        link = await storage.link(blob, "cw", timedelta(minutes=10))
-        await self._here({**job, "url": link.reveal()}, name, _nobody)
+        link = await storage.link(blob, "cw", timedelta(hours=1))
         leaf = name.rpartition("/")[2]
-        url = await storage.link(blob, "r", expires_in, download_as=leaf)
+        try:
+            await self._here({**job, "url": link.reveal()}, name, _nobody)
+            url = await storage.link(blob, "r", expires_in, download_as=leaf)
+        except BaseException:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(30):
+                await storage.delete(blob)
+            raise
         return SharedFile(leaf, info.size, url, datetime.now(UTC) + expires_in, blob)
 
     async def unshare(self, shared: SharedFile) -> None:
@@ -213,6 +222,8 @@ class Bridge:
             job = {"verb": "get", "url": (await blob.link("r")).reveal(), "name": name}
             job |= {"size": sent["size"], "sha256": sent["sha256"], "ca": storage.ca}
             report = await self._inside(session_id, job, _half(told, sent["size"]))
+        if report != sent:
+            raise FileTransferError(f"{name!r} did not arrive as it was sent")
         told(source.size)
         return _info(name, report, "blob")
 
@@ -224,9 +235,12 @@ class Bridge:
             url = (await blob.link("cw")).reveal()
             job = {"verb": "put", "url": url, "name": name, "ca": storage.ca}
             sent = await self._inside(session_id, job, _half(told))
+            limit = self._limits.staged_bytes
+            if sent["size"] > limit:
+                raise self._too_large(sent["size"], own=False)
             url = (await blob.link("r")).reveal()
-            job = {"verb": "get", "url": url, "path": str(path), "ca": storage.ca, **sent}
-            await self._here(job, name, _half(told, sent["size"]))
+            job = {"verb": "get", "url": url, "path": str(path), "ca": storage.ca}
+            await self._here(job | sent | {"limit": limit}, name, _half(told, sent["size"]))
         return _info(name, sent, "blob")
 
     async def _inside(self, session_id: str, job: dict[str, Any], told: Told) -> dict[str, Any]:
@@ -249,7 +263,7 @@ class Bridge:
             FileTooLargeError: None does.
         """
         own = await self._pool.has_files_api(session_id)
-        staged = self._storage is not None and not self._cut_off
+        staged = self._storage is not None and session_id not in self._cut_off
         staged = staged and self._pool.capabilities.egress is not False
         if staged and own and self._stage_from is not None and size >= self._stage_from:
             return "blob"
@@ -270,8 +284,10 @@ class Bridge:
 
     async def _other_route(self, session_id: str, size: int, error: Exception) -> Route:
         """The route when sessions turn out to have no way to the storage."""
-        logger.info("files: sessions cannot reach the storage account; it is not used any more")
-        self._cut_off = True
+        logger.info("files: sessions cannot reach the storage account; it is not used for this one")
+        if len(self._cut_off) >= REMEMBERED:
+            self._cut_off.clear()
+        self._cut_off.add(session_id)  # not for all: it is the session's own word
         try:
             return await self._route(session_id, size)
         except FileTooLargeError as too_large:
@@ -352,26 +368,45 @@ class _Counted:
 
 
 async def _transfer_here(job: dict[str, Any], told: Told) -> dict[str, Any]:
-    """Do a transfer on this machine, in a thread that ends soon after a cancellation."""
-    given_up = threading.Event()
+    """Do a transfer on this machine, in a thread that ends soon after a cancellation.
+
+    It is waited for, so that no request is on its way when its blob is deleted.
+    """
+    begun, given_up, ended = threading.Event(), threading.Event(), anyio.Event()
 
     def tell(done: int) -> None:
         if given_up.is_set():
-            raise InterruptedError
+            raise Fault("broken", "it was given up")
         told(done)
 
+    def work() -> dict[str, Any]:
+        begun.set()
+        try:
+            return transfer({"seconds": HERE_SECONDS, **job}, tell)
+        finally:
+            with suppress(RuntimeError):  # its loop has ended
+                loop.call_soon_threadsafe(ended.set)
+
+    loop = asyncio.get_running_loop()
     try:
-        return await anyio.to_thread.run_sync(
-            partial(transfer, {"seconds": HERE_SECONDS, **job}, tell), abandon_on_cancel=True
-        )
-    finally:
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+    except BaseException:
         given_up.set()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(GIVE_UP_SECONDS):
+            if begun.is_set():
+                await ended.wait()
+        raise
 
 
 def _checked(report: dict[str, Any], name: str) -> dict[str, Any]:
     """A report of success; a failure as an exception."""
     if "failed" not in report:
-        return {"size": int(report["size"]), "sha256": str(report["sha256"])}
+        size, digest = report.get("size"), report.get("sha256")
+        if type(size) is not int or not 0 <= size < 1 << 62:
+            raise FileTransferError(f"{name!r} was not moved: its size is none")
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise FileTransferError(f"{name!r} was not moved: its hash is none")
+        return {"size": size, "sha256": digest}
     words, kind = str(report["failed"])[:200], report.get("kind")
     if kind == "missing":
         raise SessionFileNotFoundError(f"{name!r} is not there: {words}")

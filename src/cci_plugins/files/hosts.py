@@ -1,10 +1,12 @@
-"""Which host a URL names, in one way only, and whether an address is on the public Internet."""
+"""Which host a URL names, in one way only."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from dataclasses import dataclass
+
+from .addresses import Address
 
 LONGEST_URL = 16_384
 _URL = re.compile(
@@ -18,23 +20,6 @@ _ALLOWED = re.compile(r"[!#-;=?-\[\]_a-z~%]+")  # printable ASCII but " < > \ ^ 
 _LABEL = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _LAST_PORT = 65_535
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_NEVER = [
-    ipaddress.ip_network(network)
-    for network in (
-        "168.63.129.16/32",  # Azure's own agents and DNS, the same in every virtual network
-        "100.64.0.0/10",
-        "192.0.0.0/24",
-        "192.88.99.0/24",
-        "::/96",
-        "64:ff9b:1::/48",
-        "2001::/23",
-        "3fff::/20",
-        "5f00::/16",
-    )
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +71,7 @@ def split_url(url: str) -> UrlParts:
     return UrlParts(scheme, host, port, match["path"], match["query"] or "")
 
 
-def literal_address(host: str) -> _Address | None:
+def literal_address(host: str) -> Address | None:
     """The IP address that a host of `split_url` is, or None when it is a name."""
     try:
         return ipaddress.ip_address(host)
@@ -102,22 +87,6 @@ def is_local_name(host: str) -> bool:
         or last in {"localhost", "local", "internal", "lan"}
         or (host.endswith(".home.arpa"))
     )
-
-
-def is_public(address: str) -> bool:
-    """Whether a resolved IP address is a machine's on the public Internet.
-
-    To be asked for what a name resolved to, and to be followed by a connection to that very
-    address: a name may resolve to something else the next time. False for what is no address.
-
-    Args:
-        address: As `socket.getaddrinfo` gives it.
-    """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return _is_public(parsed)
 
 
 def matches(pattern: str, host: str, port: int, *, scheme: str) -> bool:
@@ -162,21 +131,3 @@ def _plain_host(host: str) -> str:
     if any(label.startswith("-") or label.endswith("-") for label in host.split(".")):
         raise AmbiguousUrlError("its host is not a plain name or address")
     return host
-
-
-def _is_public(address: _Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            return False
-        if address in _NAT64:
-            return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-        for inner in (address.ipv4_mapped, address.sixtofour):
-            if inner is not None:
-                return _is_public(inner)
-        if address.is_site_local:
-            return False
-    return (
-        address.is_global
-        and not (address.is_multicast or address.is_reserved or address.is_unspecified)
-        and not any(address in network for network in _NEVER)
-    )

@@ -11,7 +11,12 @@ from cci_plugins.errors import UnsafeNameError
 
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])\s*(\..*)?",
+    re.IGNORECASE,
+)
+_DRIVE = re.compile(r"[a-z]:.*", re.IGNORECASE)  # on Windows it would leave the folder
+_TURNS = re.compile("[\u0080-\u009f\u202a-\u202e\u2066-\u2069]")  # gpj.exe reads exe.jpg by them
 
 
 def safe_name(name: str) -> str:
@@ -47,11 +52,14 @@ def new_name(name: str) -> str:
     """Return the name that a new file gets: safe on every system, its Unicode normalised (NFC).
 
     Raises:
-        UnsafeNameError: As `safe_name`, or a part is a device's name, or ends in a dot or space.
+        UnsafeNameError: As `safe_name`, or a part is a device's or drive's name, ends in a dot or
+            space, or has a character that turns the direction of text.
     """
     name = safe_name(unicodedata.normalize("NFC", name))
+    if _TURNS.search(name):
+        raise UnsafeNameError(f"{name[:200]!a} is not a safe file name: it does not read as it is")
     for part in name.split("/"):
-        if _RESERVED.fullmatch(part) or part.endswith((".", " ")):
+        if _RESERVED.fullmatch(part) or _DRIVE.fullmatch(part) or part.endswith((".", " ")):
             raise UnsafeNameError(
                 f"{name[:200]!r} is not a safe file name: some systems reserve it",
                 hint="pass name= with another one",

@@ -9,11 +9,11 @@ from typing import Literal
 from cci_plugins.errors import FileTransferError
 from cci_plugins.telemetry import logger
 
+from .addresses import is_public
 from .hosts import (
     AmbiguousUrlError,
     UrlParts,
     is_local_name,
-    is_public,
     literal_address,
     matches,
     split_url,

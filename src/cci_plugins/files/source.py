@@ -114,7 +114,7 @@ class PathSource(Source):
             stat = self._path.stat()
             if not self._path.is_file():
                 raise IsADirectoryError(21, "it is no regular file")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise _unreadable(self._path, error) from error
         return stat.st_size, stat.st_mtime_ns
 
@@ -134,7 +134,7 @@ class SpooledSource(PathSource):
 def default_name(given: Given) -> str | None:
     """The file name that comes with it; a folder's has `.zip` behind it."""
     if isinstance(given, (str, os.PathLike)):
-        path = Path(given)
+        path = _path(given)
         return f"{path.resolve().name}.zip" if path.is_dir() else path.name
     name = getattr(given, "name", None)
     return Path(name).name if isinstance(name, str) else None
@@ -154,7 +154,7 @@ async def make_source(given: Given, *, limit: int) -> Source:
     if isinstance(given, bytes):
         source: Source = BytesSource(given)
     elif isinstance(given, (str, os.PathLike)):
-        source = await anyio.to_thread.run_sync(_from_path, Path(given), limit)
+        source = await anyio.to_thread.run_sync(_from_path, _path(given), limit)
     elif isinstance(given, (Readable, AsyncIterable)):
         source = await _spool(given, limit)
     else:
@@ -162,8 +162,14 @@ async def make_source(given: Given, *, limit: int) -> Source:
     return source
 
 
+def _path(given: str | os.PathLike[str]) -> Path:
+    if os.fspath(given) in {"", b""}:  # Path takes it for the working directory
+        raise FileTransferError("an empty path cannot be uploaded")
+    return Path(given)
+
+
 def _from_path(path: Path, limit: int) -> Source:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - it is not stopped by a name that is too long
         return PathSource(path)
     folder = tempfile.TemporaryDirectory(prefix="cci-")
     try:
@@ -180,7 +186,7 @@ def _zip_folder(folder: Path, target: Path, limit: int) -> None:
     try:
         files = [
             Path(place, name)
-            for place, _, names in os.walk(folder)
+            for place, _, names in os.walk(folder, onerror=_raise)
             for name in sorted(names)
             if not Path(place, name).is_symlink() and Path(place, name).is_file()
         ]
@@ -188,9 +194,9 @@ def _zip_folder(folder: Path, target: Path, limit: int) -> None:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
             for path in files:
                 packed.write(path, path.relative_to(folder))
-    except OSError as error:
-        if isinstance(error, FileTransferError):
-            raise
+    except FileTransferError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name that is no text
         raise _unreadable(folder, error) from error
 
 
@@ -242,7 +248,7 @@ async def _read(given: Readable) -> AsyncIterator[bytes]:
             if not piece:
                 return
             yield piece
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: it is closed
         raise FileTransferError(f"the file object cannot be read: {error}") from error
 
 
@@ -259,5 +265,10 @@ def _counted(size: int, piece: object, limit: int) -> int:
     return size + len(piece)
 
 
-def _unreadable(path: Path, error: OSError) -> FileTransferError:
-    return FileTransferError(f"cannot read {path}: {error.strerror}")
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> FileTransferError:
+    why = getattr(error, "strerror", None) or type(error).__name__
+    return FileTransferError(f"cannot read {str(path)!a}: {why}")

@@ -6,10 +6,10 @@ the URL in it: neither its report nor its progress, and it raises nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.client
-import ipaddress
 import os
 import socket
 import ssl
@@ -27,6 +27,8 @@ from urllib.request import (
     Request,
     build_opener,
 )
+
+from cci_plugins.files.addresses import is_public
 
 CHUNK = 1 << 20
 BLOCK = 32 << 20
@@ -64,7 +66,7 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
 class SameHost(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
-    def redirect_request(  # noqa: PLR0917 - the signature of the base class
+    def redirect_request(  # noqa: PLR0917 - as the base class has it
         self,
         req: Request,
         fp: IO[bytes],
@@ -80,26 +82,52 @@ class SameHost(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class PublicConnection(http.client.HTTPSConnection):
-    """Connects to public addresses only, and to the very address that was looked at."""
+class Connection(http.client.HTTPSConnection):
+    """Connects as it was told: by a proxy's own socket, or to public addresses only."""
+
+    way_out: str | None = None
+    public_only = False
 
     def connect(self) -> None:
         """Connect; a proxy resolves by itself and has its own rules."""
-        if getattr(self, "_tunnel_host", None):
+        tunnel: str | None = self._tunnel_host  # type: ignore[attr-defined]  # set by the base class
+        if tunnel and self.way_out is not None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(WAIT)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
+            self.sock.connect(self.way_out)
+            self._tunnel()  # type: ignore[attr-defined]  # of the base class
+        elif not tunnel and self.public_only:
+            self.sock = _connected(_public_addresses(self.host, self.port), self.port)
+        else:
             super().connect()
             return
-        sock = socket.create_connection((_public_address(self.host, self.port), self.port), WAIT)
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]  # set by the base class
-        self.sock = context.wrap_socket(sock, server_hostname=self.host)
+        self.sock = context.wrap_socket(self.sock, server_hostname=tunnel or self.host)
 
 
-class PublicHandler(HTTPSHandler):
-    """Opens HTTPS by `PublicConnection`."""
+class Handler(HTTPSHandler):
+    """Opens HTTPS by a kind of `Connection`.
+
+    Args:
+        context: Which certificates are trusted.
+        way_out: The Unix socket of the proxy; reaching it directly spares every byte a detour.
+        public_only: Refuse addresses that are not public.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, way_out: str | None, public_only: bool) -> None:
+        super().__init__(context=context)
+        self._way_out, self._public_only = way_out, public_only
 
     def https_open(self, req: Request) -> http.client.HTTPResponse:
         """Open it."""
         context = self._context  # type: ignore[attr-defined]  # set by the base class
-        return self.do_open(PublicConnection, req, context=context)
+        return self.do_open(self._connection, req, context=context)
+
+    def _connection(self, host: str, **options: Any) -> Connection:
+        made = Connection(host, **options)
+        made.way_out, made.public_only = self._way_out, self._public_only
+        return made
 
 
 class Link:
@@ -109,16 +137,24 @@ class Link:
         url: An address with its signature.
         ca: Certificates to trust beside the system's, in PEM.
         public_only: Refuse addresses that are not public.
+        way_out: The Unix socket of the proxy, where there is one.
     """
 
-    def __init__(self, url: str, *, ca: str | None = None, public_only: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca: str | None = None,
+        public_only: bool = False,
+        way_out: str | None = None,
+    ) -> None:
         self._url = url
         self.reached = False
         context = ssl.create_default_context()
         if ca:
             context.load_verify_locations(cadata=ca)
-        handler = PublicHandler if public_only else HTTPSHandler
-        self._opener = build_opener(ProxyHandler(), handler(context=context), SameHost())
+        handler = Handler(context, way_out=way_out, public_only=public_only)
+        self._opener = build_opener(ProxyHandler(), handler, SameHost())
 
     def send(
         self, method: str, headers: dict[str, str], data: Any = None, query: str = ""
@@ -209,21 +245,26 @@ class Download:
             time.sleep(min(pause, 4.0))
 
     def _pull(self, file: IO[bytes]) -> bool:
-        headers = {"Range": f"bytes={self._at}-"} if self._at else {}
-        if self._etag:
-            headers["If-Match"] = self._etag
+        headers = {}
+        if self._at and self._etag:  # without an ETag it may be another file by now
+            headers = {"Range": f"bytes={self._at}-"}
+            if not self._etag.startswith("W/"):
+                headers["If-Match"] = self._etag
         with self._link.send("GET", headers) as answer:
-            if self._at and answer.status != http.client.PARTIAL_CONTENT:
+            if answer.status == http.client.PARTIAL_CONTENT:
+                _check_part(answer.headers, self._etag, self._at)
+            elif self._at:
                 self._start_over(file)
-            self._etag = self._etag or answer.headers.get("ETag")
-            length = answer.headers.get("Content-Length")
-            total = None if length is None else self._at + int(length)
+            self._etag = answer.headers.get("ETag")
+            total = None if answer.length is None else self._at + answer.length
             for piece in self._link.pieces(answer):
                 if self._at + len(piece) > self._limit:
                     raise Fault("too_large", f"it is larger than {self._limit:,} bytes")
                 file.write(piece)
                 self._take(piece)
                 if time.monotonic() > self._until:
+                    if not self._etag:
+                        raise Fault("broken", "it takes too long, and its server has no ETag")
                     return False
         if total is not None and self._at < total:
             raise Fault("broken", "the connection ended too early", again=True)
@@ -332,7 +373,8 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
 
     Args:
         job: `verb` (`get` or `put`), `url`, `path`, `seconds`, and, where they are known, `ca`,
-            `public_only`, `limit`, `size`, `sha256`, and what an earlier call said with `more`.
+            `public_only`, `way_out`, `limit`, `size`, `sha256`, and what an earlier call said with
+            `more`.
         told: Told the bytes that were moved so far.
 
     Returns:
@@ -342,7 +384,12 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
     until = time.monotonic() + job["seconds"]
     path = Path(job["path"])
     try:
-        link = Link(job["url"], ca=job.get("ca"), public_only=job.get("public_only", False))
+        link = Link(
+            job["url"],
+            ca=job.get("ca"),
+            public_only=job.get("public_only", False),
+            way_out=job.get("way_out"),
+        )
         if job["verb"] == "put":
             return Upload(link, path, told, until=until).run(job.get("more"))
         limit = job.get("limit") or 1 << 62
@@ -395,9 +442,24 @@ def _broken(error: Exception, *, reached: bool) -> Fault:
     return Fault("broken", f"the connection broke ({type(cause).__name__})", again=True)
 
 
-def _public_address(host: str, port: int) -> str:
+def _check_part(headers: Any, etag: str | None, at: int) -> None:
+    """Refuse a part that would not fit to what is there."""
+    if headers.get("ETag") != etag:
+        raise Fault("changed", "it was changed meanwhile")
+    if not headers.get("Content-Range", "").strip().startswith(f"bytes {at}-"):
+        raise Fault("changed", "the server sent another part than it was asked for")
+
+
+def _connected(addresses: list[str], port: int) -> socket.socket:
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), WAIT)
+    return socket.create_connection((addresses[-1], port), WAIT)
+
+
+def _public_addresses(host: str, port: int) -> list[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(address[0]) for *_, address in found]
-    if not all(ipaddress.ip_address(address).is_global for address in addresses):
+    if not all(map(is_public, addresses)):
         raise Fault("refused", "the host's address is not public")
-    return addresses[0]
+    return addresses

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ProvisioningError
-from cci_plugins.redaction import GONE, redact
+from cci_plugins.redaction import REDACTED, redact
 
 _LONGEST = 600
 # Short ones too, which redaction lets pass in what code prints.
@@ -69,7 +69,7 @@ def failure(step: str, status: int, body: object, *, register: str = "") -> Code
 
 def clean(text: str) -> str:
     """Text of Azure's as it may be shown: without what looks like a secret, and not endless."""
-    text = _SECRET.sub(GONE, redact(" ".join(text.split())))
+    text = _SECRET.sub(REDACTED, redact(" ".join(text.split())))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -25,13 +26,16 @@ KEPT_SECONDS = 30  # below what servers keep, so that a call seldom meets a clos
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
-def make_http(connect_timeout: timedelta = timedelta(seconds=10)) -> httpx.AsyncClient:
+def make_http(
+    connect_timeout: timedelta = timedelta(seconds=10), *, verify: ssl.SSLContext | bool = True
+) -> httpx.AsyncClient:
     """An HTTP client that never follows a redirect, since that would hand the key on.
 
     How long an answer may take is bounded around each request, not for each of its pieces.
     """
     seconds = connect_timeout.total_seconds()
     return httpx.AsyncClient(
+        verify=verify,
         timeout=httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds),
         limits=httpx.Limits(
             max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEPT_SECONDS

@@ -22,7 +22,8 @@ from .auth import Authorized, Bearer, TokenCredential
 from .ours import OURS, Request, run_whole
 from .platform import RUN_PYTHON
 from .remote import MARGIN, PATIENCE, RemoteSessionPool
-from .rest import NoRouteError, RestClient
+from .rest import RestClient
+from .retry import NoRouteError
 
 Kind = Literal["ours", "executions", "execute"]
 

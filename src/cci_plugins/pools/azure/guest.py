@@ -154,6 +154,7 @@ class Guest:
         self._out, self._err = Stream(sys.stdout), Stream(sys.stderr)
         sys.stdout, sys.stderr = self._out, self._err
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
+        warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
         with suppress(Exception):
             show_tables(shell)
 

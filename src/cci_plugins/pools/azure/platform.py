@@ -135,6 +135,26 @@ class PlatformSessionPool(RemoteSessionPool):
         if self._resource is not None:
             await self._resource.aclose()
 
+    async def launch(self) -> str:
+        """Get a new environment of the server's, to share with another client, such as an agent.
+
+        Returns:
+            Its environment id, which is also the identifier of its session here.
+
+        Raises:
+            ProtocolError: The server has no tool for it, or told no id.
+        """
+        server = await self._found()
+        if server.launcher is None:
+            raise ProtocolError("the pool has no tool that launches an environment")
+        environment = await self._launched(server.mcp, server.launcher)
+        self.adopt(environment)
+        return environment
+
+    def adopt(self, environment_id: str) -> None:
+        """Take an environment that the server gave to another client as a session of that name."""
+        self._environments[environment_id] = environment_id
+
     @override
     async def _rest(self) -> RestClient:
         return (await self._found()).rest
@@ -192,12 +212,15 @@ class PlatformSessionPool(RemoteSessionPool):
         if server.launch_tool is None:
             return session_id
         if session_id not in self._environments:
-            answer = await server.mcp.call_tool(server.launch_tool, {}, timeout=QUICK)
-            given = (answer.structured or {}).get("environmentId")
-            if not isinstance(given, str):
-                raise ProtocolError("the pool launched an environment without telling its id")
-            self._environments[session_id] = given
+            self._environments[session_id] = await self._launched(server.mcp, server.launch_tool)
         return self._environments[session_id]
+
+    async def _launched(self, mcp: McpClient, tool: str) -> str:
+        answer = await mcp.call_tool(tool, {}, timeout=QUICK)
+        given = (answer.structured or {}).get("environmentId")
+        if not isinstance(given, str):
+            raise ProtocolError("the pool launched an environment without telling its id")
+        return given
 
     async def _found(self) -> _Server:
         """The server, once its address and its tool are known."""

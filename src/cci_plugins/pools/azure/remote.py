@@ -16,8 +16,8 @@ from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.telemetry import logger
 
 from .auth import Access
-from .rest import NoRouteError, RestClient
-from .retry import Patience
+from .rest import RestClient
+from .retry import NoRouteError, Patience
 from .text import TextSessions
 
 MARGIN = timedelta(seconds=15)

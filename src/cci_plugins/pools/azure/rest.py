@@ -20,7 +20,6 @@ from cci_plugins.errors import (
     CodeInterpreterError,
     ExecutionTimeoutError,
     FileTooLargeError,
-    PoolError,
     ProtocolError,
     SessionFileNotFoundError,
     SessionLostError,
@@ -33,6 +32,7 @@ from cci_plugins.wire.failures import MAY_HAVE_RUN, from_status
 from cci_plugins.wire.http import closing, reading, sending
 
 from .replies import read_rest
+from .retry import NoRouteError
 
 API_VERSION = "2025-10-02-preview"
 OLD_API_VERSION = "2024-02-02-preview"  # the last but one with /code/execute
@@ -44,10 +44,6 @@ _PAGES = 1_000
 _ONLY_CONNECTING = httpx.Timeout(None, connect=10)
 _NO_SESSION = b"NoSessionFoundError"  # what is to be ended has ended
 _NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE = 404, 405, 413
-
-
-class NoRouteError(PoolError):
-    """The pool does not serve this route; nothing was done."""
 
 
 class RestClient:

@@ -30,6 +30,10 @@ RENEWALS = 2  # in one call: a key may be rotated just after it was fetched
 LONGEST_WAIT = timedelta(seconds=5)
 
 
+class NoRouteError(PoolError):
+    """The pool does not serve this route; nothing was done, and asking again changes nothing."""
+
+
 class Patience:
     """Tries again, with growing and jittered waits, for a while.
 
@@ -92,4 +96,5 @@ def _not_started(error: Exception) -> bool:
 
 
 def _unclear(error: Exception) -> bool:
-    return isinstance(error, (PoolError, ExecutionTimeoutError))
+    lost = isinstance(error, (PoolError, ExecutionTimeoutError))
+    return lost and not isinstance(error, NoRouteError)

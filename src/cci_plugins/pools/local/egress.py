@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.files.hosts import is_public
+from cci_plugins.files.addresses import is_metadata, is_public, parse_address
 
 WEB = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Egress = Literal["none", "all"] | Sequence[str]
 """Which hosts a session may reach: none, all public ones, or names such as `pypi.org`,
 `*.blob.core.windows.net` and `127.0.0.1:10000`."""
@@ -64,12 +62,13 @@ def describe_egress(egress: Egress) -> str:
 
 
 def _rule(text: str) -> Rule:
-    parts = urlsplit(f"//{text.strip()}")
     try:
+        parts = urlsplit(f"//{text.strip()}")
         host, port = (parts.hostname or "").rstrip(".").encode("idna").decode(), parts.port
+        plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
     except ValueError:
-        host, port = "", None
-    if not host or "*" in host.removeprefix("*.") or parts.path or parts.username is not None:
+        host, port, plain = "", None, False
+    if not plain or not host or "*" in host.removeprefix("*."):
         raise ConfigurationError(
             f"{text!r} is no host that sessions could be let through to",
             hint="name hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
@@ -77,11 +76,9 @@ def _rule(text: str) -> Rule:
     return Rule(host, WEB if port is None else frozenset({port}))
 
 
-def reachable(address: Address, *, private: bool) -> bool:
+def reachable(address: str, *, private: bool) -> bool:
     """Whether a session may be connected to an address at all; metadata services never."""
-    mapped = getattr(address, "ipv4_mapped", None)
-    if mapped is not None:
-        return reachable(mapped, private=private)
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
+    found = parse_address(address)
+    if found is None or is_metadata(found) or found.is_multicast or found.is_unspecified:
         return False
-    return private or is_public(str(address))
+    return private or is_public(address)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _INSIDE = ("pools/inside.py", "pools/local/outlet.py", "pools/local/prelude.py")
 START_SECONDS = 60
-INTERRUPT_SECONDS = 2.0
+INTERRUPT_AGAIN_SECONDS = 1.0
+INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind
 IDLE_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 48 << 20
 
@@ -277,8 +278,12 @@ class Kernel:
         """Interrupt, and kill what does not stop."""
         with suppress(zmq.Again):  # it is ending already
             self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
-        self.sandbox.interrupt()
         deadline = time.monotonic() + INTERRUPT_SECONDS
+        await run.settle(INTERRUPT_AGAIN_SECONDS)
+        if not run.complete and run.collector.error is None:
+            # not at once: a second interrupt would hit the kernel's own code, which then never
+            # answers
+            self.sandbox.interrupt()
         while not run.complete and time.monotonic() < deadline:  # a runaway wakes it early
             await run.settle(deadline - time.monotonic())
         if run.complete and self.alive:

@@ -25,6 +25,7 @@ def open_outlet(path: str) -> None:
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
     for name in NAMES:
         os.environ[name] = os.environ[name.upper()] = proxy
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost"  # the session's own servers
     threading.Thread(target=_accept, args=(listener, path), daemon=True, name="outlet").start()
 
 

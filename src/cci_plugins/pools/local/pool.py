@@ -260,7 +260,7 @@ class LocalSessionPool(SessionPool):
         Raises:
             IsolationError: They should, but this fence is either shut or no fence at all.
         """
-        if isolation.name == "process" and self._egress in {"none", "all"}:
+        if isolation.name == "process" and (not self._rules or self._egress == "all"):
             return True
         if self._rules and isolation.name != "bwrap":
             raise IsolationError(

@@ -68,10 +68,12 @@ def install(shell: Any, preload: list[str], limit: int, way_out: str | None) -> 
     """
     if way_out is not None:
         open_outlet(way_out)
+        shell.cci_way_out = way_out  # for file transfers, which need no detour
     bound_messages(sys.stdout, limit)
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 would keep all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
+    warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
     shell.run_line_magic("colors", "NoColor")
     show_tables(shell)
     for name in preload:

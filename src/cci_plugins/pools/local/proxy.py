@@ -7,8 +7,8 @@ is connected to is the very address that was looked at, so a name cannot lead el
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
+import re
 import selectors
 import socket
 import threading
@@ -22,10 +22,11 @@ from cci_plugins.telemetry import logger
 from .egress import Rule, reachable
 
 HEAD_BYTES = 64 * 1024
-PIECE = 1 << 20
+PIECE = 1 << 18
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 CONNECTIONS = 64
+_HOST = re.compile(r"[a-z0-9_.:%-]{1,260}")
 
 
 class EgressProxy:
@@ -60,11 +61,13 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         self.places = threading.BoundedSemaphore(CONNECTIONS)
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
+        self._is_cut = False
         super().__init__(path, _Handler)
 
     def cut(self) -> None:
         """Cut every connection; its threads end by that."""
         with self._guard:
+            self._is_cut = True
             for sock in self._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
@@ -73,6 +76,8 @@ class _Server(ThreadingMixIn, UnixStreamServer):
     def holding(self, *sockets: socket.socket) -> Iterator[None]:
         """Know these sockets while they are in use."""
         with self._guard:
+            if self._is_cut:
+                raise ConnectionAbortedError
             self._open.update(sockets)
         try:
             yield
@@ -97,6 +102,7 @@ class _Handler(BaseRequestHandler):
             return
         try:
             self.request.settimeout(IDLE_SECONDS)
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
             with self._host.holding(self.request):
                 self._serve()
         finally:
@@ -105,6 +111,7 @@ class _Handler(BaseRequestHandler):
     def _serve(self) -> None:
         head, rest = self._head()
         if not head:
+            self._answer("400 Bad Request")
             return
         asked = _Asked.read(head)
         if asked is None:
@@ -139,7 +146,7 @@ class _Handler(BaseRequestHandler):
             return None
         try:
             for address in _addresses(host, port):
-                if not reachable(ipaddress.ip_address(address), private=rule.exact):
+                if not reachable(address, private=rule.exact):
                     logger.info("egress: the address of %s is not let through", host)
                     self._answer("403 Forbidden address")
                     return None
@@ -147,7 +154,7 @@ class _Handler(BaseRequestHandler):
                     sock = socket.create_connection((address, port), CONNECT_SECONDS)
                     sock.settimeout(IDLE_SECONDS)
                     return sock
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no name that could be looked up
             pass
         self._answer("502 Bad Gateway")
         return None
@@ -184,13 +191,15 @@ class _Asked:
             host, port = (parts.hostname or "").rstrip(".").lower(), parts.port
         except ValueError:
             return None
-        if not host or (not tunnel and parts.scheme != "http"):
+        if not _HOST.fullmatch(host) or (not tunnel and parts.scheme != "http"):
             return None
         if tunnel:
             return cls(host, 443 if port is None else port, b"")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        kept = [line for line in lines if not line.lower().startswith(("proxy-", "connection:"))]
-        told = "\r\n".join([f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""])
+        dropped = ("proxy-", "connection:", "host:")  # one name is looked at, and no other asked
+        kept = [line for line in lines if not line.lower().startswith(dropped)]
+        first, named = f"{method} {path} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}"
+        told = "\r\n".join([first, named, *kept, "Connection: close", "", ""])
         return cls(host, 80 if port is None else port, told.encode("latin-1"))
 
 
@@ -200,20 +209,58 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 def _relay(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until both have said all, or nothing came for long."""
-    room = memoryview(bytearray(PIECE))
+    """Carry bytes both ways until both have said all, or nothing moved for long."""
+    lanes = (_Lane(one, other), _Lane(other, one))
+    one.settimeout(0.0)
+    other.settimeout(0.0)
     with selectors.DefaultSelector() as waiting:
-        waiting.register(one, selectors.EVENT_READ, other)
-        waiting.register(other, selectors.EVENT_READ, one)
-        while waiting.get_map():
-            ready = waiting.select(IDLE_SECONDS)
-            if not ready:
+        while not all(lane.done for lane in lanes):
+            _watch(waiting, one, lanes)
+            _watch(waiting, other, lanes)
+            if not waiting.select(IDLE_SECONDS):
                 return
-            for key, _ in ready:
-                count = key.fileobj.recv_into(room)  # type: ignore[union-attr]  # a socket
-                if count:
-                    key.data.sendall(room[:count])
-                    continue
-                with contextlib.suppress(OSError):
-                    key.data.shutdown(socket.SHUT_WR)
-                waiting.unregister(key.fileobj)
+            for lane in lanes:
+                lane.move()
+
+
+def _watch(
+    waiting: selectors.BaseSelector, sock: socket.socket, lanes: tuple[_Lane, _Lane]
+) -> None:
+    """Wait for what the lanes want of this socket."""
+    wanted = 0
+    for lane in lanes:
+        wanted |= lane.wants(sock)
+    known = waiting.get_map().get(sock)
+    if known is not None and known.events != wanted:
+        waiting.unregister(sock)
+        known = None
+    if known is None and wanted:
+        waiting.register(sock, wanted)
+
+
+class _Lane:
+    """One direction; what the target does not take yet waits here, and nothing more is read."""
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self._source, self._target = source, target
+        self._room = memoryview(bytearray(PIECE))
+        self._left = self._room[:0]
+        self.done = False
+
+    def wants(self, sock: socket.socket) -> int:
+        """The events of a socket that it waits for."""
+        if self._left:
+            return selectors.EVENT_WRITE if sock is self._target else 0
+        return selectors.EVENT_READ if sock is self._source and not self.done else 0
+
+    def move(self) -> None:
+        """Carry what can be carried now."""
+        with contextlib.suppress(BlockingIOError):
+            if not self._left and not self.done:
+                self._left = self._room[: self._source.recv_into(self._room)]
+                if not self._left:
+                    self.done = True
+                    with contextlib.suppress(OSError):
+                        self._target.shutdown(socket.SHUT_WR)
+            while self._left:
+                self._left = self._left[self._target.send(self._left) :]

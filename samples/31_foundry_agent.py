@@ -1,0 +1,38 @@
+"""A Foundry agent analyses a CSV in your session pool, makes a bar chart and hands over the file.
+
+Needs `pip install "cci-plugins[foundry]"`, `az login`, and in the environment
+FOUNDRY_PROJECT_ENDPOINT, FOUNDRY_MODEL_DEPLOYMENT_NAME and the pool's
+AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY.
+"""
+
+import asyncio
+from pathlib import Path
+
+from cci_plugins import CodeInterpreter, foundry
+
+DATA = Path(__file__).with_name("data") / "penguins.csv"
+QUESTION = (
+    "Analyse penguins.csv: what is the mean body mass of each species? "
+    "Save a bar chart of it as chart.png."
+)
+
+
+async def main() -> None:
+    connection = await foundry.connect()  # the pool's address and key, into the project
+    tool = foundry.code_interpreter_tool(connection)
+    agent = await foundry.create_agent("penguin-analyst", tool=tool)
+    try:
+        async with CodeInterpreter.from_env() as interpreter:
+            environment = await foundry.open_environment(interpreter)
+            await environment.files.upload(DATA)
+            reply = await foundry.run(agent, QUESTION, environment=environment)
+            for call in reply.calls:
+                print(call.code)
+            print(reply)
+            chart = await environment.files.download("chart.png", to="out/", overwrite=True)
+            print("saved", chart)
+    finally:
+        await foundry.delete_agent(agent)
+
+
+asyncio.run(main())

@@ -1,0 +1,273 @@
+"""Microsoft Agent Framework: a context provider for an agent, and the bare tool."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from copy import copy
+from secrets import token_hex
+from typing import Any, Literal, TypeAlias
+
+from typing_extensions import override
+
+from . import tool
+from .errors import CodeInterpreterError, ConfigurationError
+from .images import ImageLimits, ImagePolicy, images_of, left_out
+from .interpreter import CodeInterpreter
+from .models import ErrorInfo, Execution
+from .mounts import FileMount, FileMountInput, Mounts
+from .pools.base import OutputHandler
+from .sessions import current_key
+from .telemetry import logger
+
+try:
+    from agent_framework import (
+        ChatContext,
+        ChatMiddleware,
+        Content,
+        ContextProvider,
+        FunctionInvocationContext,
+        FunctionTool,
+        Message,
+        SessionContext,
+    )
+except ModuleNotFoundError as missing:
+    raise ConfigurationError(
+        f"the Agent Framework tool needs {missing.name}",
+        hint='pip install "cci-plugins[agent-framework]"',
+    ) from missing
+
+__all__ = ["CodeInterpreterProvider", "FileMount", "code_interpreter_tool"]
+
+ApprovalMode: TypeAlias = Literal["always_require", "never_require"]
+_LIMITS = ImageLimits()
+_NO_MOUNTS = Mounts(None)
+_INTRODUCTION = f"[images that {tool.NAME} displayed]"
+_SHOWN_AFTER = "cci_shown_after"  # marks images that go to the model as a message of the user
+_FILES = f"Files in the working directory of {tool.NAME}"
+_NOT_MOUNTED = "The code was not run: the files it was to find could not be put into its session."
+
+
+def code_interpreter_tool(
+    interpreter: CodeInterpreter | None = None,
+    *,
+    approval_mode: ApprovalMode = "never_require",
+    images: Literal["reference", "inline"] = "reference",
+    on_output: OutputHandler | None = None,
+) -> FunctionTool:
+    """Make the tool `execute_code`, for an agent's `tools`.
+
+    The conversation is the one of `interpreter.use_session`, else the agent session; without
+    either all calls of this tool share a session, and a warning says so once. The first item of
+    a result has the whole `Execution` as its `raw_representation`.
+
+    Args:
+        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        approval_mode: Whether the framework asks its host before each call.
+        images: `inline` attaches charts to the result, for models that take images there.
+        on_output: Told each piece of output while code runs, in the context of the call.
+
+    Example:
+        ```python
+        from agent_framework import Agent
+
+        agent = Agent(client, tools=[code_interpreter_tool()])
+        ```
+    """
+    door = _Door(interpreter, images=images, on_output=on_output)
+    return _function_tool(door, approval_mode)
+
+
+class CodeInterpreterProvider(ContextProvider):
+    """Gives an agent `execute_code` and tells it of the files that are there.
+
+    The conversation is the agent session; `interpreter.use_session` around a run names another
+    one, so that agents can share it. The options are those of the framework's own code-execution
+    packages.
+
+    Args:
+        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        source_id: Names this provider among those of an agent.
+        approval_mode: Whether the framework asks its host before each call.
+        file_mounts: Files and folders of this machine, copied into each session before its first
+            run: a path, or a pair of a path and the name it gets there.
+        images: How the model meets charts: `reference` names them, `inline` attaches them to the
+            result, `user_message` shows them in a message of the user after it.
+        max_output_files: Images attached to one result.
+        max_output_file_bytes: Bytes of one attached image.
+        max_output_total_bytes: Bytes of all images of one result.
+        instructions: Further words for the model.
+        on_output: Told each piece of output while code runs, in the context of the call.
+
+    Example:
+        ```python
+        from agent_framework import Agent
+
+        agent = Agent(client, context_providers=[CodeInterpreterProvider()])
+        ```
+    """
+
+    DEFAULT_SOURCE_ID = "code_interpreter"
+
+    def __init__(
+        self,
+        interpreter: CodeInterpreter | None = None,
+        *,
+        source_id: str = DEFAULT_SOURCE_ID,
+        approval_mode: ApprovalMode = "never_require",
+        file_mounts: FileMountInput | Sequence[FileMountInput] | None = None,
+        images: ImagePolicy = "reference",
+        max_output_files: int = _LIMITS.count,
+        max_output_file_bytes: int = _LIMITS.image_bytes,
+        max_output_total_bytes: int = _LIMITS.total_bytes,
+        instructions: str | None = None,
+        on_output: OutputHandler | None = None,
+    ) -> None:
+        super().__init__(source_id)
+        limits = ImageLimits(max_output_files, max_output_file_bytes, max_output_total_bytes)
+        mounts = Mounts(file_mounts)
+        door = _Door(interpreter, images=images, on_output=on_output, limits=limits, mounts=mounts)
+        self._tool = _function_tool(door, approval_mode)
+        self._instructions = [instructions] if instructions else []
+        if mounts.names:
+            self._instructions.append(f"{_FILES}: {', '.join(mounts.names)}")
+        self._shows = images == "user_message"
+
+    @override
+    async def before_run(
+        self, *, agent: Any, session: Any, context: SessionContext, state: dict[str, Any]
+    ) -> None:
+        """Add the tool, and what the model must know, to one run."""
+        context.extend_tools(self.source_id, [self._tool])
+        if self._instructions:
+            context.extend_instructions(self.source_id, self._instructions)
+        if self._shows:
+            context.extend_middleware(self.source_id, [_ShowImages()])
+
+
+class _Door:
+    """What runs behind the tool."""
+
+    def __init__(
+        self,
+        interpreter: CodeInterpreter | None,
+        *,
+        images: ImagePolicy,
+        on_output: OutputHandler | None,
+        limits: ImageLimits = _LIMITS,
+        mounts: Mounts = _NO_MOUNTS,
+    ) -> None:
+        self._interpreter = interpreter
+        self._images = images
+        self._on_output = on_output
+        self._limits = limits
+        self._mounts = mounts
+        self._own_key = f"agent-framework-{token_hex(8)}"
+        self._warned = False
+
+    async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
+        key = self._key(ctx)
+        if not await self._mount(key):
+            execution = Execution(
+                error=ErrorInfo("NotRun", _NOT_MOUNTED), status="failed", state="unknown"
+            )
+            return [Content.from_text(_NOT_MOUNTED, raw_representation=execution)]
+        reply = await tool.call(self._interpreter, code, session_key=key, on_output=self._on_output)
+        return list(self._dress(reply))
+
+    async def _mount(self, key: str) -> bool:
+        """Whether the files are there; what is wrong is for the host, not for the model."""
+        if not self._mounts.names:
+            return True
+        try:
+            interpreter = self._interpreter or tool.default_interpreter()
+            await self._mounts.put_into(interpreter.session(key))
+        except CodeInterpreterError as error:
+            logger.warning("file_mounts: %s", error)
+            return False
+        return True
+
+    def _dress(self, reply: tool.ToolReply) -> Iterator[Content]:
+        yield Content.from_text(reply.text, raw_representation=reply.execution)
+        if self._images == "reference":
+            return
+        marks = {_SHOWN_AFTER: True} if self._images == "user_message" else {}
+        images, missing = images_of(reply.execution, self._limits)
+        for image in images:
+            yield Content.from_data(image.data, image.media_type, additional_properties={**marks})
+        if missing:
+            yield Content.from_text(left_out(missing))
+
+    def _key(self, ctx: FunctionInvocationContext) -> str:
+        """The conversation: `use_session`, else the agent session, else this tool."""
+        key = current_key.get() or (ctx.session and ctx.session.session_id)
+        if key:
+            return key
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "the agent has no session, so all calls of this tool share one; pass "
+                "`session=agent.create_session()` to `run`, or use `CodeInterpreterProvider`"
+            )
+        return self._own_key
+
+
+def _function_tool(door: _Door, approval_mode: ApprovalMode) -> FunctionTool:
+    return FunctionTool(
+        name=tool.NAME,
+        description=tool.DESCRIPTION,
+        approval_mode=approval_mode,
+        func=door.execute_code,
+        input_model=tool.PARAMETERS,
+    )
+
+
+class _ShowImages(ChatMiddleware):
+    """Moves the marked images of tool results into a message of the user, in the request only."""
+
+    @override
+    async def process(self, context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
+        context.messages = list(_with_images_after(context.messages))
+        await call_next()
+
+
+def _with_images_after(messages: Sequence[Message]) -> Iterator[Message]:
+    """Messages with their images behind the last tool result of each turn, as the APIs want it."""
+    images: list[Content] = []
+    for message in messages:
+        if images and message.role != "tool":
+            yield _shown(images)
+            images = []
+        found = [item for item in _items(message) if _is_marked(item)]
+        images += found
+        yield _without_images(message) if found else message
+    if images:
+        yield _shown(images)
+
+
+def _shown(images: Sequence[Content]) -> Message:
+    return Message("user", [_INTRODUCTION, *images])
+
+
+def _items(message: Message) -> Iterator[Content]:
+    for content in message.contents:
+        if content.type == "function_result":
+            yield from content.items or ()
+
+
+def _is_marked(item: Content) -> bool:
+    return bool((item.additional_properties or {}).get(_SHOWN_AFTER))
+
+
+def _without_images(message: Message) -> Message:
+    """A copy; the message itself is the history's."""
+    changed = copy(message)
+    changed.contents = [_text_only(content) for content in message.contents]
+    return changed
+
+
+def _text_only(content: Content) -> Content:
+    if not content.items:
+        return content
+    changed = copy(content)
+    changed.items = [item for item in content.items if not _is_marked(item)]
+    return changed

@@ -1,0 +1,238 @@
+"""Agents of a Foundry project that run Python in the session pool: make, run, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import anyio
+from azure.ai.projects.models import PromptAgentDefinition, Tool
+from azure.core.exceptions import ResourceNotFoundError
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from cci_plugins.approval import ApprovalRequest, Approver, Decision
+from cci_plugins.errors import ConfigurationError, FoundryError
+from cci_plugins.settings import Settings
+from cci_plugins.telemetry import logger
+
+from .environments import Environment
+from .failures import USER, failed_response, managing, running
+from .project import Project
+from .replies import Reply, approval_requests, arguments_of, code_of, read_reply
+from .tools import INSTRUCTIONS, code_interpreter_tool, starts_nothing
+
+ROUNDS = 25
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One version of an agent.
+
+    Attributes:
+        name: Its name in the project.
+        version: The version.
+        project: Where it is.
+    """
+
+    name: str
+    version: str
+    project: Project = field(repr=False)
+
+
+async def create_agent(
+    name: str,
+    *,
+    model: str | None = None,
+    instructions: str = "",
+    tool: Tool | None = None,
+    more_tools: Sequence[Tool] = (),
+    project: Project | None = None,
+) -> Agent:
+    """Make an agent that can run Python, or a new version of one.
+
+    Args:
+        name: Its name: letters, digits and hyphens.
+        model: The model's deployment; FOUNDRY_MODEL_DEPLOYMENT_NAME when None.
+        instructions: What it is for. How to run Python, `INSTRUCTIONS`, is added.
+        tool: What runs Python; `code_interpreter_tool()` when None.
+        more_tools: Further tools.
+        project: The project; `Project.from_env()` when None.
+
+    Raises:
+        ConfigurationError: The model, the connection or the project is not named.
+        AuthenticationError: A role is missing.
+        ProvisioningError: Azure did not do it.
+    """
+    model = model or Settings.read(check=False).foundry_model
+    if model is None:
+        raise ConfigurationError(
+            "FOUNDRY_MODEL_DEPLOYMENT_NAME is not set",
+            hint="set it to the name of a model's deployment in the project",
+        )
+    tool = code_interpreter_tool() if tool is None else tool
+    project = Project.from_env() if project is None else project
+    definition = PromptAgentDefinition(
+        model=model,
+        instructions="\n\n".join(text for text in (instructions.strip(), INSTRUCTIONS) if text),
+        tools=[tool, *more_tools],
+    )
+    with managing(f"agent {name}", role=USER):
+        async with await project.client() as client:
+            made = await client.agents.create_version(agent_name=name, definition=definition)
+    return Agent(made.name, made.version, project)
+
+
+async def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
+    """Remove an agent's version, or the agent.
+
+    Args:
+        agent: What `create_agent` gave.
+        all_versions: Remove every version.
+
+    Returns:
+        Whether it was there.
+
+    Raises:
+        AuthenticationError: A role is missing.
+        ProvisioningError: Azure did not do it.
+    """
+    with managing(f"agent {agent.name}", role=USER):
+        async with await agent.project.client() as client:
+            try:
+                if all_versions:
+                    await client.agents.delete(agent.name)
+                else:
+                    await client.agents.delete_version(agent.name, agent.version)
+            except ResourceNotFoundError:
+                return False
+    return True
+
+
+async def run(
+    agent: Agent,
+    prompt: str,
+    *,
+    approve: Approver | None = None,
+    environment: Environment | None = None,
+    previous: Reply | None = None,
+    rounds: int = ROUNDS,
+    timeout: timedelta = TIMEOUT,
+) -> Reply:
+    """Ask an agent, and answer its requests for approval, until it has answered.
+
+    Nothing is sent twice: a failure on the way may come after code has run.
+
+    Args:
+        agent: What `create_agent` gave.
+        prompt: The question.
+        approve: Asked before each run of code, where the tool requires it. A `Decision` that
+            edits the code is told to the model, which then asks for that code.
+        environment: Where the agent is to run its code; by default it launches its own.
+        previous: The reply that this goes on from.
+        rounds: How often the agent may come back for approval.
+        timeout: Longest wait for each response.
+
+    Raises:
+        ConfigurationError: The tool requires approval and there is no `approve`; or the agent
+            is not there.
+        AuthenticationError: A role is missing.
+        FoundryError: The agent failed, or did not answer.
+    """
+    async with AsyncExitStack() as stack:
+        client: Any = await _openai(stack, agent.project)
+        reference = {"name": agent.name, "version": agent.version, "type": "agent_reference"}
+        given: Any = _told(prompt, environment)
+        goes_on = None if previous is None else previous.id
+        responses: list[Mapping[str, Any]] = []
+        for _ in range(rounds + 1):
+            with running():
+                response = await client.responses.create(
+                    input=given,
+                    extra_body={"agent_reference": reference},
+                    timeout=timeout.total_seconds(),
+                    **({} if goes_on is None else {"previous_response_id": goes_on}),
+                )
+            responses.append(response.to_dict(warnings=False))
+            _check(responses[-1])
+            requests = approval_requests(responses[-1])
+            if not requests:
+                return read_reply(responses)
+            given = [await _answer(request, approve) for request in requests]
+            goes_on = response.id
+    raise FoundryError(
+        f"the agent asked for approval more than {rounds} times", hint="give run() more rounds"
+    )
+
+
+async def _openai(stack: AsyncExitStack, project: Project) -> AsyncOpenAI:
+    """The project's OpenAI client, which sends nothing twice."""
+    with managing("Foundry project", role=USER):
+        projects = await stack.enter_async_context(await project.client())
+    options: dict[str, Any] = {}
+    if (tls := project.tls()) is not None:
+        options["http_client"] = DefaultAsyncHttpxClient(verify=tls)
+    client = projects.get_openai_client(max_retries=0, **options)
+    stack.push_async_callback(_close, client)
+    return client
+
+
+async def _close(client: AsyncOpenAI) -> None:
+    with anyio.CancelScope(shield=True):
+        await client.close()
+
+
+def _told(prompt: str, environment: Environment | None) -> str:
+    if environment is None:
+        return prompt
+    return f"{prompt}\n\nUse environmentId {environment.id} for every call; do not launch another."
+
+
+def _check(response: Mapping[str, Any]) -> None:
+    error = response.get("error")
+    if response.get("status") in {"failed", "cancelled"} or error:
+        words = error if isinstance(error, Mapping) else {}
+        message = str(words.get("message") or f"its response is {response.get('status')}")
+        raise failed_response(message, str(words.get("code") or ""))
+
+
+async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[str, Any]:
+    """The answer to one request for approval."""
+    arguments = arguments_of(request)
+    decision = Decision("allow")
+    if not starts_nothing(str(request.get("name") or "")):
+        if approve is None:
+            raise ConfigurationError(
+                "the agent's tool requires approval, but run() has no approver; no code ran",
+                hint="give run() approve=..., or the tool require_approval='never'",
+            )
+        code = code_of(arguments)
+        asked = ApprovalRequest(code, str(arguments.get("environmentId") or ""))
+        decision = _as_told(await _ask(approve, asked), code)
+    answer: dict[str, Any] = {
+        "type": "mcp_approval_response",
+        "approval_request_id": request.get("id"),
+        "approve": decision.verdict == "allow",
+    }
+    return answer if decision.reason is None else answer | {"reason": decision.reason}
+
+
+async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
+    """The approver's word; one that fails has not said yes."""
+    try:
+        return await approve(request)
+    except Exception:  # noqa: BLE001 - the host's own code
+        logger.exception("the approver failed")
+        return Decision("deny", reason="nobody could be asked")
+
+
+def _as_told(decision: Decision, code: str) -> Decision:
+    """Foundry runs what was asked for or nothing, so an edit becomes advice to the model."""
+    if decision.verdict == "allow" and decision.code not in (None, code):
+        return Decision(
+            "deny", reason=f"the user wants exactly this code instead:\n{decision.code}"
+        )
+    return decision

@@ -1,0 +1,262 @@
+"""The connection of a Foundry project to a session pool: its address and its key.
+
+Foundry's agents send the key to the pool; neither the agent nor its application sees it. Azure
+never tells a connection's key, so a fingerprint beside it says whether it is still the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.mgmt.cognitiveservices.models import (
+    ConnectionPropertiesV2BasicResource,
+    CustomKeys,
+    CustomKeysConnectionProperties,
+)
+
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.pools.azure.arm import PoolResource
+from cci_plugins.pools.azure.auth import KEY_HEADER, TokenCredential, checked_secret
+from cci_plugins.redaction import know
+from cci_plugins.settings import Settings, variable
+from cci_plugins.wire.client import checked_url
+
+from .failures import OWNER, managing
+from .project import Place, Project
+
+NAME = "code-interpreter"
+_CATEGORY, _AUTH = "RemoteTool", "CustomKeys"
+_PRINT = "cci-key-fingerprint"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
+_GATEWAY = (
+    "switch its MCP server on; in front of a custom container put the gateway, "
+    "cci serve --pool custom, and connect to that: cci foundry connect --endpoint URL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A project's connection to a pool.
+
+    Attributes:
+        id: Its resource id, which an agent's tool needs.
+        name: Its name in the project.
+        endpoint: The MCP endpoint it leads to.
+        change: What `connect` had to do.
+    """
+
+    id: str
+    name: str
+    endpoint: str
+    change: Literal["created", "updated", "unchanged"]
+
+
+async def connect(
+    project: Project | None = None,
+    *,
+    endpoint: str | None = None,
+    key: str | None = None,
+    pool: str | None = None,
+    name: str = NAME,
+    replace: bool = False,
+    credential: TokenCredential | None = None,
+) -> Connection:
+    """Give a project's agents a session pool; it may be called again at any time.
+
+    Without `endpoint`, `key` and `pool` the environment says which pool. It looks first and
+    writes only what differs, such as a key that was rotated.
+
+    Args:
+        project: The project; `Project.from_env()` when None.
+        endpoint: The MCP endpoint: of a pool, or of the gateway, `cci serve --pool custom`.
+        key: The endpoint's key, sent as `x-ms-apikey`.
+        pool: The resource id of a pool, which tells its endpoint and its key.
+        name: The connection's name.
+        replace: Take over a connection of that name that leads elsewhere.
+        credential: Signs in to the pool's resource; as the project does when None.
+
+    Raises:
+        ConfigurationError: The pool has no MCP endpoint, or the name is taken.
+        AuthenticationError: A role is missing.
+        ProvisioningError: Azure did not do it.
+    """
+    project = Project.from_env(credential=credential) if project is None else project
+    _check_name(name)
+    target, secret = await _target(project, endpoint, key, pool, credential)
+    place = await project.place()
+    connection_id = f"{place.id}/connections/{name}"
+    mark = hashlib.sha256(f"{connection_id.lower()}\0{secret}".encode()).hexdigest()[:16]
+    with managing(f"connection {name}", role=OWNER):
+        async with project.management(place.subscription) as client:
+            found = await _get(client, place, name)
+            if found is not None and _leads_there(found, target, mark):
+                return Connection(connection_id, name, target, "unchanged")
+            if found is not None and not replace:
+                _check_ours(found, target, name)
+            metadata = {} if found is None else dict(found.properties.metadata or {})
+            body = _body(target, secret, metadata | {_PRINT: mark})
+            await client.project_connections.create(
+                place.group, place.account, place.project, name, body
+            )
+    change: Literal["created", "updated"] = "created" if found is None else "updated"
+    return Connection(connection_id, name, target, change)
+
+
+async def disconnect(
+    project: Project | None = None,
+    *,
+    name: str = NAME,
+    credential: TokenCredential | None = None,
+) -> bool:
+    """Remove a connection; the pool and its key stay as they are.
+
+    Args:
+        project: The project; `Project.from_env()` when None.
+        name: The connection's name.
+        credential: Signs in to Azure, where no project is given.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        ConfigurationError: The connection of that name is for something else.
+        AuthenticationError: A role is missing.
+        ProvisioningError: Azure did not do it.
+    """
+    project = Project.from_env(credential=credential) if project is None else project
+    _check_name(name)
+    place = await project.place()
+    with managing(f"connection {name}", role=OWNER):
+        async with project.management(place.subscription) as client:
+            found = await _get(client, place, name)
+            if found is None:
+                return False
+            _check_kind(found, name)
+            await client.project_connections.delete(place.group, place.account, place.project, name)
+    return True
+
+
+async def _target(
+    project: Project,
+    endpoint: str | None,
+    key: str | None,
+    pool: str | None,
+    credential: TokenCredential | None,
+) -> tuple[str, str]:
+    """The endpoint and the key to put into the connection."""
+    if endpoint is None and key is None and pool is None:
+        settings = Settings.read(check=False)
+        endpoint, pool = settings.mcp_endpoint, settings.resource_id
+        if pool is None and settings.mcp_key is not None:  # else the pool knows its key best
+            key = settings.mcp_key.get_secret_value()
+    if pool is not None and (endpoint is None or key is None):
+        told_endpoint, told_key = await _of_pool(
+            pool, credential or project.sign_in, project.arm_endpoint, key
+        )
+        endpoint, key = endpoint or told_endpoint, told_key
+    if endpoint is None or key is None:
+        missing = variable("mcp_endpoint") if endpoint is None else "its key"
+        raise ConfigurationError(
+            f"the session pool to connect is not complete: {missing} is missing",
+            hint="set AZURE_SESSION_POOL_RESOURCE_ID; "
+            "or AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY",
+        )
+    know(key)
+    return _checked_endpoint(endpoint), checked_secret(key)
+
+
+async def _of_pool(
+    pool: str, credential: TokenCredential, arm: str, key: str | None
+) -> tuple[str, str]:
+    resource = PoolResource(pool, credential=credential, endpoint=arm)
+    try:
+        try:
+            endpoint = await resource.mcp_endpoint()
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error), hint=_GATEWAY) from None
+        return endpoint, key or await resource.fetch_key()
+    finally:
+        await resource.aclose()
+
+
+async def _get(client: Any, place: Place, name: str) -> Any:
+    try:
+        return await client.project_connections.get(place.group, place.account, place.project, name)
+    except ResourceNotFoundError as error:
+        code = str(getattr(error.error, "code", "") or "")
+        if code in {"ParentResourceNotFound", "ResourceGroupNotFound", "SubscriptionNotFound"}:
+            raise
+        return None
+
+
+def _body(
+    target: str, key: str, metadata: Mapping[str, str]
+) -> ConnectionPropertiesV2BasicResource:
+    return ConnectionPropertiesV2BasicResource(
+        properties=CustomKeysConnectionProperties(
+            category=_CATEGORY,
+            target=target,
+            credentials=CustomKeys(keys={KEY_HEADER: key}),
+            metadata=dict(metadata),
+        )
+    )
+
+
+def _leads_there(found: Any, target: str, mark: str) -> bool:
+    kept = found.properties.metadata or {}
+    return _is_of_kind(found) and found.properties.target == target and kept.get(_PRINT) == mark
+
+
+def _is_of_kind(found: Any) -> bool:
+    """Whether a connection is one to an MCP server, opened by a key."""
+    kind = (str(found.properties.category), str(found.properties.auth_type))
+    return kind == (_CATEGORY, _AUTH)
+
+
+def _check_kind(found: Any, name: str) -> None:
+    if not _is_of_kind(found):
+        raise ConfigurationError(
+            f"the project's connection {name!r} is for something else", hint="give another --name"
+        )
+
+
+def _check_ours(found: Any, target: str, name: str) -> None:
+    """Refuse to write over what somebody else made."""
+    _check_kind(found, name)
+    if found.properties.target != target and _PRINT not in (found.properties.metadata or {}):
+        raise ConfigurationError(
+            f"the project's connection {name!r} leads elsewhere, and was made by something else",
+            hint="give another --name, or --replace it",
+        )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            "a connection's name has 3 to 33 letters, digits, - and _, and begins with one of the "
+            "first two",
+            hint=f"leave it out for {NAME}",
+        )
+
+
+def _checked_endpoint(endpoint: str) -> str:
+    """An address that may get the key: encrypted, unless it never leaves this machine."""
+    url = checked_url(endpoint.rstrip("/"))
+    if url.scheme != "https" and not _is_loopback(url.host):
+        raise ConfigurationError(
+            "the key must not travel without encryption", hint="give an https endpoint"
+        )
+    return str(url)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,70 @@
+"""An environment of the pool, as seen by the application: files go in and out beside the agent.
+
+Foundry and its models only carry text, and pools cut it; but the environment in which an agent
+runs its code is a session of the pool, which the application can reach with the same key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cci_plugins import portal
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.interpreter import CodeInterpreter
+from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.session_files import SessionFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where an agent runs its code.
+
+    Attributes:
+        id: The environmentId, which a model has to pass.
+        files: What is in its `/mnt/data`: `upload`, `download`, `list`, `remove`.
+    """
+
+    id: str
+    files: SessionFiles = field(repr=False)
+    _interpreter: CodeInterpreter = field(repr=False)
+
+    async def delete(self) -> None:
+        """End it now, where the pool can, and free its place."""
+        await portal.carry(self._delete)
+
+    async def _delete(self) -> None:
+        await (await self._interpreter.pool()).delete_session(self.id)
+
+
+async def open_environment(
+    interpreter: CodeInterpreter, environment_id: str | None = None
+) -> Environment:
+    """An environment to give to an agent, or the one that it used.
+
+    Args:
+        interpreter: Over the pool that the agent's connection leads to.
+        environment_id: `Reply.environment_id`; a new environment is launched when None.
+
+    Raises:
+        ConfigurationError: The interpreter is over another kind of pool.
+        PoolError: The pool gave none.
+    """
+    found = await portal.carry(_open, interpreter, environment_id)
+    return Environment(found, SessionFiles(interpreter, found, _ignore), interpreter)
+
+
+async def _open(interpreter: CodeInterpreter, environment_id: str | None) -> str:
+    pool = await interpreter.pool()
+    if not isinstance(pool, PlatformSessionPool):
+        raise ConfigurationError(
+            "an agent's environment is reached by the pool's MCP endpoint",
+            hint="set AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY",
+        )
+    if environment_id is None:
+        return await pool.launch()
+    pool.adopt(environment_id)
+    return environment_id
+
+
+def _ignore(_: int) -> None:
+    """Nobody counts the uses of an environment."""

@@ -1,0 +1,118 @@
+"""What Azure's refusals mean, as exceptions of this package with the next thing to try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+from azure.core.exceptions import AzureError, HttpResponseError
+from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
+
+from cci_plugins.errors import (
+    AuthenticationError,
+    CodeInterpreterError,
+    ConfigurationError,
+    FoundryError,
+    ProvisioningError,
+)
+from cci_plugins.redaction import redact
+
+OWNER = "Foundry Owner (formerly Azure AI Owner)"
+USER = "Foundry User (formerly Azure AI User)"
+_REFUSED = (401, 403)
+_NOT_FOUND, _TOO_MANY = 404, 429
+_LONGEST = 600
+_MAY_HAVE_RUN = "code may have run, so it was not sent again"
+_TOOL = re.compile(r"\bmcp\b|remote server|\btool_user_error\b", re.IGNORECASE)
+
+
+@contextmanager
+def managing(step: str, *, role: str) -> Generator[None]:
+    """Turn what the Azure SDKs raise into exceptions of this package.
+
+    Args:
+        step: What is being done, in words.
+        role: The role that it needs.
+    """
+    try:
+        yield
+    except HttpResponseError as error:
+        raise _of_management(step, role, error) from None
+    except AzureError as error:
+        raise ProvisioningError(
+            f"{step}: Azure cannot be reached ({type(error).__name__})",
+            hint="check the address and the network, and run it again",
+            step=step,
+        ) from None
+
+
+@contextmanager
+def running() -> Generator[None]:
+    """Turn what the OpenAI client raises into exceptions of this package."""
+    try:
+        yield
+    except APITimeoutError:
+        raise FoundryError(
+            f"the agent did not answer in time; {_MAY_HAVE_RUN}", hint="give run() a longer timeout"
+        ) from None
+    except APIStatusError as error:
+        raise _of_run(error.status_code, _said(error), str(error.code or "")) from None
+    except APIConnectionError as error:
+        kind = type(error.__cause__ or error).__name__
+        raise FoundryError(
+            f"the connection to Foundry failed ({kind}); {_MAY_HAVE_RUN}",
+            hint="check FOUNDRY_PROJECT_ENDPOINT and the network",
+        ) from None
+    except OpenAIError as error:
+        raise FoundryError(f"Foundry was not understood ({type(error).__name__})") from None
+
+
+def failed_response(message: str, code: str) -> CodeInterpreterError:
+    """The exception for a response that says itself that it failed."""
+    return _of_run(0, _words(message), code)
+
+
+def _of_management(step: str, role: str, error: HttpResponseError) -> CodeInterpreterError:
+    status = error.status_code or 0
+    code = str(getattr(error.error, "code", None) or "")
+    words = _words(str(getattr(error.error, "message", None) or error.reason or "no answer"))
+    said = f"{step}: {words}" + (f" ({code})" if code else "")
+    if status in _REFUSED:
+        return AuthenticationError(said, hint=f"assign the role {role}; or sign in: az login")
+    hint = "correct it and run the same command again"
+    if status == _NOT_FOUND:
+        hint = "check the project's resource id or endpoint"
+    elif status == _TOO_MANY:
+        hint = "Azure throttles this subscription: try again later"
+    return ProvisioningError(said, hint=hint, code=code, step=step)
+
+
+def _of_run(status: int, words: str, code: str) -> CodeInterpreterError:
+    said = f"the agent failed: {words}" + (f" ({code})" if code else "")
+    if _TOOL.search(said):
+        return FoundryError(
+            said,
+            hint="Foundry could not use the pool; renew the key it has: cci foundry connect",
+            code=code,
+        )
+    if status in _REFUSED:
+        return AuthenticationError(said, hint=f"assign the role {USER}; or sign in: az login")
+    if status == _NOT_FOUND:
+        return ConfigurationError(said, hint="create the agent, and check the project's endpoint")
+    if status == _TOO_MANY:
+        hint = "the model is at its limit: try again later, or raise its quota"
+        return FoundryError(said, hint=hint, code=code, retryable=True)
+    return FoundryError(said, code=code)
+
+
+def _said(error: APIStatusError) -> str:
+    """Foundry's own words, without what the client puts before them."""
+    message = error.body.get("message") if isinstance(error.body, Mapping) else None
+    return _words(str(message or error.message))
+
+
+def _words(text: str) -> str:
+    """Text of Azure's as it may be shown: without secrets, on one line, and not endless."""
+    text = redact(" ".join(text.split()))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

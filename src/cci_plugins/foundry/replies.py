@@ -1,0 +1,210 @@
+"""What an agent's run gave: its text, the code it ran, and files that came as data URLs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import mimetypes
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MCP_CALL, APPROVAL, MESSAGE = "mcp_call", "mcp_approval_request", "message"
+_CODE_ARGUMENTS = ("pythonCode", "shellCommand", "execCommandAndArgs")
+_DATA_URL = re.compile(
+    r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w.+=-]+)*;base64,(?P<data>[A-Za-z0-9+/]+={0,2})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of the pool's tools.
+
+    Attributes:
+        tool: The tool's name.
+        code: The Python, or the command, that it ran; empty for a launch.
+        environment_id: Where it ran, or what a launch gave.
+        output: What the model read.
+        stdout: What the code printed, where the pool tells it apart.
+        stderr: The same for errors and tracebacks.
+        error: Why the call failed, or None.
+    """
+
+    tool: str
+    code: str
+    environment_id: str
+    output: str = field(repr=False)
+    stdout: str = field(default="", repr=False)
+    stderr: str = field(default="", repr=False)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What the agent's text refers to.
+
+    Attributes:
+        kind: Foundry's word for it, such as `url_citation` or `container_file_citation`.
+        target: A URL, a file's id or its name.
+        details: All that Foundry tells.
+    """
+
+    kind: str
+    target: str
+    details: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file that came within a text, as a data URL.
+
+    Attributes:
+        name: A name made up for it, with the ending of its type.
+        media_type: Its type.
+        data: Its bytes.
+    """
+
+    name: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the agent answered.
+
+    Attributes:
+        text: Its words.
+        calls: Every call of the pool's tools, in order.
+        annotations: What the words refer to.
+        files: Files in data URLs of the words and of outputs; see `Environment` for the others.
+        status: `completed`, or `incomplete` when the model had to stop.
+        id: Foundry's id of the response, for the next turn.
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    files: tuple[DataFile, ...] = ()
+    status: str = "completed"
+    id: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def environment_id(self) -> str | None:
+        """The environment that the agent used last; None when it ran nothing."""
+        used = [call.environment_id for call in self.calls if call.environment_id]
+        return used[-1] if used else None
+
+
+def read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
+    """Put the responses of one turn together; the last one has the words."""
+    items = [item for response in responses for item in _items(response)]
+    last = responses[-1]
+    contents = [part for item in _items(last) for part in _texts(item)]
+    text = "\n".join(str(part.get("text") or "") for part in contents)
+    calls = tuple(_call(item) for item in items if item.get("type") == MCP_CALL)
+    return Reply(
+        text=text,
+        calls=calls,
+        annotations=tuple(_annotation(note) for part in contents for note in _notes(part)),
+        files=tuple(_files([*(call.stdout or call.output for call in calls), text])),
+        status=str(last.get("status") or "completed"),
+        id=str(last.get("id") or ""),
+    )
+
+
+def approval_requests(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The calls that wait for a yes or a no."""
+    return [item for item in _items(response) if item.get("type") == APPROVAL]
+
+
+def arguments_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a call; a model may write anything there."""
+    value = _json(item.get("arguments"))
+    return value if isinstance(value, Mapping) else {}
+
+
+def code_of(arguments: Mapping[str, Any]) -> str:
+    """The code or the command among a call's arguments."""
+    for name in _CODE_ARGUMENTS:
+        value = arguments.get(name)
+        if isinstance(value, list):
+            return " ".join(str(part) for part in value)
+        if value:
+            return str(value)
+    return ""
+
+
+def _items(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = response.get("output")
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
+def _texts(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if item.get("type") == MESSAGE:
+        for part in item.get("content") or []:
+            if isinstance(part, Mapping) and part.get("type") == "output_text":
+                yield part
+
+
+def _notes(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [note for note in part.get("annotations") or [] if isinstance(note, Mapping)]
+
+
+def _annotation(note: Mapping[str, Any]) -> Annotation:
+    names = ("url", "file_id", "filename", "title")
+    target = next((str(note[name]) for name in names if note.get(name)), "")
+    return Annotation(str(note.get("type") or ""), target, dict(note))
+
+
+def _call(item: Mapping[str, Any]) -> ToolCall:
+    arguments = arguments_of(item)
+    output = item.get("output")
+    told = _json(output)
+    fields = told if isinstance(told, Mapping) else {}
+    environment = arguments.get("environmentId") or fields.get("environmentId") or ""
+    return ToolCall(
+        tool=str(item.get("name") or ""),
+        code=code_of(arguments),
+        environment_id=str(environment),
+        output=str(output or ""),
+        stdout=str(fields.get("stdout") or ""),
+        stderr=str(fields.get("stderr") or ""),
+        error=_error(item.get("error")),
+    )
+
+
+def _error(value: object) -> str | None:
+    if isinstance(value, Mapping):
+        value = value.get("message") or value.get("content") or json.dumps(dict(value))
+    return None if not value else str(value)
+
+
+def _files(texts: Sequence[str]) -> Iterator[DataFile]:
+    """The data URLs of texts, each once; one that was cut on its way is none."""
+    seen: set[str] = set()
+    for text in texts:
+        for match in _DATA_URL.finditer(text):
+            if match["data"] in seen:
+                continue
+            seen.add(match["data"])
+            try:
+                data = base64.b64decode(match["data"], validate=True)
+            except binascii.Error:
+                continue
+            ending = mimetypes.guess_extension(match["type"]) or ".bin"
+            yield DataFile(f"file-{len(seen)}{ending}", match["type"], data)
+
+
+def _json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,97 @@
+"""The tool that a Foundry agent has, and what tells its model how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from azure.ai.projects.models import MCPTool, MCPToolFilter, MCPToolRequireApproval
+
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.settings import Settings
+
+from .connections import Connection
+
+LABEL = "code_interpreter"
+LAUNCH = "launchShell"
+RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
+RUN_SHELL = "runShellCommandInRemoteEnvironment"
+TOOLS = (LAUNCH, RUN_PYTHON)
+# Foundry takes the address from the connection, but wants one here.
+_PLACEHOLDER = "https://localhost"
+
+INSTRUCTIONS = f"""\
+You can run Python. Compute with it whatever can be computed; never guess a result.
+
+1. Call {LAUNCH} once, before anything else, and keep the environmentId that it gives. If the \
+user names an environmentId, use that one and do not call {LAUNCH}.
+2. Run code with {RUN_PYTHON}, always with that same environmentId: variables, imports and files \
+are kept between calls. Another id is another, empty environment.
+3. pythonCode is plain Python source, without Markdown fences. Only what the code prints comes \
+back, and long output is cut, so print() the few lines that you need.
+4. Files of the user are in /mnt/data. Save every file for the user there, under a plain name: \
+charts with matplotlib's savefig, since plt.show() shows nothing.
+5. Never print files, images or base64. Tell the user the names of the files that you saved; \
+their application fetches them. Give no sandbox: links.
+6. A call must end within 100 seconds. Nobody can answer input().
+7. If the code fails, read the traceback, correct the code and run it again. If an environment is \
+not found any more, call {LAUNCH} again and repeat the earlier steps.
+"""
+
+
+def code_interpreter_tool(
+    connection: Connection | str | None = None,
+    *,
+    endpoint: str | None = None,
+    label: str = LABEL,
+    allowed_tools: Sequence[str] = TOOLS,
+    require_approval: Literal["always", "never"] = "never",
+) -> MCPTool:
+    """The tool for an agent's definition, in `azure-ai-projects`' own type.
+
+    Args:
+        connection: What `connect` gave, or a connection's id; MCP_PROJECT_CONNECTION_ID when None.
+        endpoint: The MCP endpoint, told to Foundry beside the connection.
+        label: How the server is called in the agent's replies.
+        allowed_tools: What the model may call. The shell tool is none of it unless it is named.
+        require_approval: `always` asks before code runs; to launch an environment runs none, and
+            is never asked for.
+
+    Raises:
+        ConfigurationError: No connection is given.
+
+    Example:
+        ```python
+        tool = code_interpreter_tool("/subscriptions/.../connections/code-interpreter")
+        assert tool.allowed_tools == ["launchShell", "runPythonCodeInRemoteEnvironment"]
+        ```
+    """
+    if isinstance(connection, Connection):
+        endpoint = endpoint or connection.endpoint
+        connection_id: str | None = connection.id
+    else:
+        connection_id = connection or Settings.read(check=False).foundry_connection
+    if connection_id is None:
+        raise ConfigurationError(
+            "MCP_PROJECT_CONNECTION_ID is not set", hint="run: cci foundry connect"
+        )
+    return MCPTool(
+        server_label=label,
+        server_url=endpoint or _PLACEHOLDER,
+        project_connection_id=connection_id,
+        allowed_tools=list(allowed_tools),
+        require_approval=_approval(allowed_tools) if require_approval == "always" else "never",
+    )
+
+
+def starts_nothing(name: str) -> bool:
+    """Whether a tool only launches an environment; its name has changed more than once."""
+    return name.lower().startswith("launch")
+
+
+def _approval(tools: Sequence[str]) -> MCPToolRequireApproval:
+    harmless = [name for name in tools if starts_nothing(name)]
+    return MCPToolRequireApproval(
+        always=MCPToolFilter(tool_names=[name for name in tools if name not in harmless]),
+        never=MCPToolFilter(tool_names=harmless),
+    )

@@ -1,0 +1,203 @@
+"""What a session says of a transfer is believed only as far as it can do no harm."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins.errors import ConfigurationError, FileTooLargeError, FileTransferError
+from cci_plugins.files import hidden
+from cci_plugins.files.bridge import Bridge, FileOptions, UnreachableError, _checked
+from cci_plugins.files.hidden import _Listener, transfer_inside
+from cci_plugins.limits import Limits
+from cci_plugins.models import Execution, FileInfo, OutputEvent
+from cci_plugins.pools.base import Capabilities, SessionPool
+
+blob = pytest.importorskip("cci_plugins.files.blob")
+
+pytestmark = pytest.mark.anyio
+DIGEST = "0" * 64
+KEY = "cGxhbnRlZC1rZXktb2YtYW4tYWNjb3VudA=="
+
+
+class Hostile(SessionPool):
+    """Sessions that know the mark, as they can, and say what they like."""
+
+    capabilities = Capabilities(name="hostile")
+
+    def __init__(self, said: str, *, progress: str = "", size: int = 10) -> None:
+        self.said, self.progress, self.size, self.calls = said, progress, size, 0
+
+    async def has_files_api(self, _):
+        return False
+
+    async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
+        self.calls += 1
+        mark = re.search(r"get_ipython\(\),'([0-9a-f]{32})'", code)[1]
+        for text in self.progress.replace("MARK", mark).partition("\n"):
+            on_output(OutputEvent("stdout", text))
+        return Execution(stdout=self.said.replace("MARK", mark))
+
+    async def list_files(self, session_id):
+        return [FileInfo("a", self.size)]
+
+    async def upload(self, *_):
+        raise NotImplementedError
+
+    async def download(self, *_):
+        raise NotImplementedError
+        yield
+
+    async def delete_file(self, *_):
+        raise NotImplementedError
+
+    async def delete_session(self, *_):
+        raise NotImplementedError
+
+    async def list_sessions(self):
+        return []
+
+    async def start(self):
+        pass
+
+    async def aclose(self):
+        pass
+
+
+WRONG = [
+    "",
+    "MARK",
+    "MARK{}MARK",
+    "MARK[]MARK",
+    "MARK1MARK",
+    "MARKnullMARK",
+    'MARK{"size": "x", "sha256": "x"}MARK',
+    'MARK{"size": null, "sha256": null}MARK',
+    'MARK{"size": 1e999, "sha256": "x"}MARK',
+    'MARK{"size": NaN, "sha256": "x"}MARK',
+    f'MARK{{"size": true, "sha256": "{DIGEST}"}}MARK',
+    f'MARK{{"size": -1, "sha256": "{DIGEST}"}}MARK',
+    f'MARK{{"size": {10**30}, "sha256": "{DIGEST}"}}MARK',
+    f'MARK{{"size": {"9" * 5000}, "sha256": "{DIGEST}"}}MARK',
+    'MARK{"size": 5, "sha256": "../../etc"}MARK',
+    'MARK{"size": 5, "sha256": {"a": 1}}MARK',
+    'MARK{"failed": {"a": [1]}, "kind": ["missing"]}MARK',
+    'MARK{"failed": null}MARK',
+    f"MARK{'[' * 200_000}MARK",
+    "MARK" + '{"a":' * 100_000 + "MARK",
+]
+
+
+def storage():
+    return blob.BlobStorage("store", "c", key=KEY)
+
+
+class Kept:
+    """A storage whose deletions go nowhere."""
+
+    def __init__(self, monkeypatch):
+        self.deleted: list[str] = []
+
+        async def delete(_, name):
+            self.deleted.append(name)
+
+        monkeypatch.setattr(blob.BlobStorage, "delete", delete)
+
+
+@pytest.mark.parametrize("said", WRONG, ids=lambda said: ascii(said[:40]))
+async def test_a_report_that_is_none_is_one_plain_error(said, tmp_path, monkeypatch):
+    kept = Kept(monkeypatch)
+    bridge = Bridge(Hostile(said), limits=Limits(inline_bytes=1), options=FileOptions(storage()))
+    with pytest.raises(FileTransferError):
+        await bridge.download("s", "a", tmp_path / "a", lambda _: None)
+    assert len(kept.deleted) == 1
+    assert not (tmp_path / "a").exists()
+
+
+async def test_a_file_that_is_larger_than_was_listed_is_not_taken(tmp_path, monkeypatch):
+    Kept(monkeypatch)
+    limits = Limits(inline_bytes=1, staged_bytes=1000)
+    said = f'MARK{{"size": 1001, "sha256": "{DIGEST}"}}MARK'
+    bridge = Bridge(Hostile(said), limits=limits, options=FileOptions(storage()))
+    with pytest.raises(FileTooLargeError):
+        await bridge.download("s", "a", tmp_path / "a", lambda _: None)
+
+
+async def test_a_session_that_says_it_is_cut_off_speaks_for_itself_only(tmp_path, monkeypatch):
+    Kept(monkeypatch)
+    said = 'MARK{"failed": "no way", "kind": "unreachable"}MARK'
+    bridge = Bridge(Hostile(said, size=1 << 40), limits=Limits(), options=FileOptions(storage()))
+    bridge._limits = Limits(staged_bytes=1 << 41)
+    with pytest.raises(FileTooLargeError):
+        await bridge.download("hostile", "a", tmp_path / "a", lambda _: None)
+    assert await bridge._route("another", 1 << 30) == "blob"
+    with pytest.raises(FileTooLargeError):
+        await bridge._route("hostile", 1 << 30)
+
+
+async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
+    pool = Hostile('MARK{"more": 1}MARK')
+    with anyio.fail_after(60), pytest.raises(FileTransferError, match="in time"):
+        await transfer_inside(pool, "s", {"verb": "get", "url": "u", "name": "a"}, lambda _: None)
+    assert pool.calls == hidden.CALLS
+
+
+async def test_progress_that_lies_is_bounded():
+    told: list[int] = []
+    listener = _Listener("m" * 32, told.append)
+    for text in (
+        "m" * 32 + "9" * 5000 + "\n",
+        "m" * 32 + "\u0663\n",
+        "m" * 32 + "-1\n",
+        "x" * 1_000_000,
+        "\n" + "m" * 32,
+        "12",
+        "34\n",
+    ):
+        listener.hear(OutputEvent("stdout", text))
+        assert len(listener._line) < 100
+    assert told == [3, 1234]
+
+
+def test_words_of_a_session_are_cut():
+    with pytest.raises(FileTransferError) as caught:
+        _checked({"failed": "x" * 10_000}, "a")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(UnreachableError):
+        _checked({"failed": "", "kind": "unreachable"}, "a")
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={KEY};EndpointSuffix=x",
+        f"https://store.blob.core.windows.net/?sig={KEY}",
+        f"https://u:{KEY}@store.blob.core.windows.net",
+        f"https://[{KEY}",
+        f"https://store.example:{KEY}/",
+        "\u00e9",
+    ],
+)
+def test_what_is_no_account_is_not_shown(account):
+    with pytest.raises(ConfigurationError) as caught:
+        blob.BlobStorage(account, "c")
+    assert "cGxhbnRl" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
+
+
+def test_a_key_that_is_none_is_said_at_once():
+    with pytest.raises(ConfigurationError) as caught:
+        blob.BlobStorage("store", "c", key="planted, not a key!")
+    assert "planted" not in str(caught.value)
+
+
+def test_no_size_makes_a_lifetime_stumble():
+    for size in (-(10**40), -1, 0, 10**400):
+        assert blob.SHORTEST <= blob.lifetime(size) <= blob.LONGEST
+
+
+def test_the_place_of_a_blob_is_not_a_path(tmp_path: Path):
+    assert "planted" not in repr(storage())
+    assert KEY not in repr(storage())
