@@ -103,7 +103,7 @@ def test_keys_of_the_environment_reach_neither_code_nor_log(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("options", "kept"), [((), True), (("--no-key",), False)])
 def test_serve_keeps_mcp_sessions_where_it_asks_for_a_key(
-    options: tuple[str, ...], kept: bool, tmp_path: Path
+    *, options: tuple[str, ...], kept: bool, tmp_path: Path
 ) -> None:
     import httpx
 
