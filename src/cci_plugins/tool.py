@@ -109,10 +109,10 @@ async def call(
         execution = await session.run_code(source, on_output=on_output)
     except CodeInterpreterError as error:
         logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
-        return _not_run(_failure(error))
+        return _not_run(failure_text(error))
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         logger.exception("execute_code failed unexpectedly")
-        return _not_run(_failure(error))
+        return _not_run(failure_text(error))
     text = render_text(execution, interpreter.limits)
     return ToolReply(text, execution, failed=execution.error is not None)
 
@@ -136,7 +136,7 @@ def _denied(reason: str | None) -> str:
     return f"The code was not run: the user did not approve it{': ' + reason if reason else ''}."
 
 
-def _failure(error: Exception) -> str:
+def failure_text(error: Exception) -> str:
     """One short sentence: a model needs to know what happened, not our internals."""
     if not isinstance(error, CodeInterpreterError):
         return "The code interpreter failed unexpectedly; whether the code ran is unknown."

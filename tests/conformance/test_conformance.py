@@ -50,9 +50,10 @@ async def run_suite(node: str, *arguments: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode()[-3000:]
 
 
+@pytest.mark.parametrize("friendly", [False, True], ids=["platform", "friendly"])
 @pytest.mark.parametrize("scenario", ON_OUR_TOOLS)
-async def test_our_server_passes(node, scenario):
-    async with serving(FakeSessionPool(), api_key=None) as url:
+async def test_our_server_passes(node, scenario, friendly):
+    async with serving(FakeSessionPool(), api_key=None, friendly=friendly) as url:
         await run_suite(node, "server", "--url", url, "--scenario", scenario)
 
 

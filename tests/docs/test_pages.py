@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from cci_plugins.cli.client_setup import Endpoint, vscode
+from cci_plugins.cli.client_setup import Endpoint, stdio_setup, vscode
 
 from .blocks import PAGES, ROOT
 
@@ -44,8 +44,16 @@ def test_links_between_pages_lead_somewhere(page: object) -> None:
 
 def test_the_vscode_setup_in_the_guide_is_what_serve_prints() -> None:
     guide = (ROOT / "docs" / "guides" / "mcp.md").read_text(encoding="utf-8")
-    block = guide.split("```json\n")[1].split("```")[0]
+    block = guide.split("```json\n")[2].split("```")[0]
     printed = vscode(Endpoint("http://127.0.0.1:8765/mcp", "key", "bwrap"))
+    assert json.loads(block) == json.loads(printed)
+
+
+def test_the_claude_setup_in_the_guide_is_what_mcp_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/path/to/python")
+    guide = (ROOT / "docs" / "guides" / "mcp.md").read_text(encoding="utf-8")
+    block = guide.split("```json\n")[1].split("```")[0]
+    printed = stdio_setup("claude", isolation=None, file_links=False)
     assert json.loads(block) == json.loads(printed)
 
 

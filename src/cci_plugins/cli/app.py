@@ -10,6 +10,7 @@ import typer
 from . import console
 from .console import ExitCode
 from .foundry import app as foundry
+from .mcp import mcp
 from .provision import app as provision
 from .run import run
 from .serve import serve
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(run)
 app.command()(serve)
+app.command()(mcp)
 app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")
 

@@ -1,11 +1,18 @@
-"""What to paste into a client of `cci serve`."""
+"""What to paste into a client of `cci serve` and `cci mcp`."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
+from typing import Literal
+
+from cci_plugins.settings import IsolationName
 
 from . import console
+
+ClientName = Literal["vscode", "claude"]
+_NAME = "code-interpreter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +68,26 @@ def vscode(endpoint: Endpoint) -> str:
         "url": endpoint.url,
         "headers": {"x-ms-apikey": f"${{input:{name}}}"},
     }
-    setup = {"inputs": [prompt], "servers": {"code-interpreter": server}}
+    setup = {"inputs": [prompt], "servers": {_NAME: server}}
     return json.dumps(setup, indent=2) + "\n"
+
+
+def stdio_setup(client: ClientName, *, isolation: IsolationName | None, file_links: bool) -> str:
+    """Configuration of a client that starts `cci mcp` itself.
+
+    The interpreter is named by its path: a client has seldom the PATH of a terminal.
+
+    Args:
+        client: Whose form.
+        isolation: Option to pass on.
+        file_links: Option to pass on; always for VS Code, which shows such links.
+    """
+    arguments = ["-m", "cci_plugins", "mcp"]
+    if isolation is not None:
+        arguments += ["--isolation", isolation]
+    if file_links or client == "vscode":
+        arguments.append("--file-links")
+    server: dict[str, object] = {"command": sys.executable, "args": arguments}
+    if client == "vscode":
+        return json.dumps({"servers": {_NAME: {"type": "stdio"} | server}}, indent=2) + "\n"
+    return json.dumps({"mcpServers": {_NAME: server}}, indent=2) + "\n"

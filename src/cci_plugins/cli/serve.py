@@ -46,6 +46,14 @@ NoKeyOption = Annotated[
         "a session pool does.",
     ),
 ]
+FileLinksOption = Annotated[
+    bool,
+    typer.Option(
+        "--file-links",
+        help="Link the files that a run wrote in the answers of execute_code, for clients that "
+        "show resources, such as VS Code.",
+    ),
+]
 
 
 def serve(
@@ -75,6 +83,7 @@ def serve(
         bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
     ] = False,
     isolation: Annotated[IsolationName | None, typer.Option(help="Fence of the sessions.")] = None,
+    file_links: FileLinksOption = False,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
 
@@ -97,7 +106,11 @@ def serve(
     def ready(url: str) -> None:
         announce(Endpoint(url, shown, served.capabilities.isolation), as_json=as_json)
 
-    options: dict[str, Any] = {"requests_per_minute": requests_per_minute}
+    options: dict[str, Any] = {
+        "requests_per_minute": requests_per_minute,
+        "friendly": key is not None,  # else what is in front decides which session a client has
+        "file_links": file_links,
+    }
     if pool != "local":
         options = _gateway(settings, key) | ({} if requests_per_minute is None else options)
     anyio.run(_serve, served, listener, ready, options)
@@ -208,7 +221,7 @@ async def _emulate(
 
     app = emulating.app_for(pool, what, listener.limits)
     async with pool:
-        with _cancelled_by_signals():
+        with cancelled_by_signals():
             await serve_app(app, host=listener.host, port=listener.port, on_ready=ready)
 
 
@@ -219,7 +232,7 @@ async def _serve(
     from cci_plugins.server import serve as serve_pool
 
     async with pool:
-        with _cancelled_by_signals():
+        with cancelled_by_signals():
             await serve_pool(
                 pool,
                 host=listener.host,
@@ -232,7 +245,7 @@ async def _serve(
 
 
 @contextmanager
-def _cancelled_by_signals() -> Generator[None]:
+def cancelled_by_signals() -> Generator[None]:
     """Leave the block at Ctrl-C or SIGTERM; where loops know no signals, Ctrl-C raises."""
     loop = asyncio.get_running_loop()
     with anyio.CancelScope() as scope:

@@ -7,6 +7,7 @@ try:
     from .emulation import FAULTS, Emulation, Emulator, Faults
     from .environments import SignedEnvironments
     from .listening import serve, serve_app
+    from .stdio import serve_stdio
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
@@ -21,4 +22,5 @@ __all__ = [
     "create_app",
     "serve",
     "serve_app",
+    "serve_stdio",
 ]

@@ -15,12 +15,15 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 
+from .conversations import Conversations
 from .disconnect import CancelOnDisconnect
 from .environments import Environments
+from .execute_code import FriendlyTools, Offer
 from .guard import Guard
 from .mcp_gate import McpGate
 from .mcp_sdk import BODY_BYTES, McpEndpoint
 from .mcp_tools import Tools
+from .resources import Resources
 from .rest_errors import HANDLERS
 from .rest_executions import Executions
 from .rest_files import Files
@@ -38,6 +41,8 @@ def create_app(
     hosts: Iterable[str] | None = LOOPBACK,
     environments: Environments | None = None,
     rest: bool = True,
+    friendly: bool = False,
+    file_links: bool = False,
     requests_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> Starlette:
@@ -56,6 +61,9 @@ def create_app(
             pools do.
         rest: Serve the REST data plane too. Its routes take any session identifier, so they
             cannot stand beside signed environments.
+        friendly: Offer what session pools of Azure do not: MCP sessions, each with a session of
+            the pool, `execute_code` in it, and its files as resources.
+        file_links: Link the files that a run wrote in the answer of `execute_code`.
         requests_per_minute: Most requests of one key, or without a key of one address; None
             sets no limit. `/health` does not count.
         body_bytes: Longest body of a request, but for uploads, which `limits` bounds.
@@ -69,19 +77,29 @@ def create_app(
             hint="pass rest=False",
         )
     limits = Limits() if limits is None else limits
-    mcp = McpEndpoint(Tools(pool, limits, environments), body_bytes)
+    tools: Offer = Tools(pool, limits, environments)
+    conversations = resources = None
+    if friendly:
+        conversations = Conversations(pool, limits)
+        tools = FriendlyTools(tools, conversations, links=file_links)
+        resources = Resources(conversations)
+    mcp = McpEndpoint(tools, body_bytes, resources)
     executions = Executions(pool, limits, body_bytes)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with executions.running(), mcp.running():
-            yield
+            try:
+                yield
+            finally:
+                if conversations is not None:
+                    await conversations.aclose()
 
     data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
     app = Starlette(
         routes=[
             Route("/health", _health),
-            *(Route(path, McpGate(mcp, body_bytes)) for path in ("/mcp", "/mcp/")),
+            *(Route(path, McpGate(mcp, body_bytes, conversations)) for path in ("/mcp", "/mcp/")),
             *(data_plane if rest else ()),
         ],
         exception_handlers=HANDLERS,

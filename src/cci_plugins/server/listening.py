@@ -37,6 +37,8 @@ async def serve(
     allowed_hosts: tuple[str, ...] = (),
     environments: Environments | None = None,
     rest: bool = True,
+    friendly: bool = False,
+    file_links: bool = False,
     requests_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> None:
@@ -55,6 +57,8 @@ async def serve(
             on any other address every name is allowed, since the key decides.
         environments: Which environment ids are given and taken; None takes any.
         rest: Serve the REST data plane too, which cannot be beside signed environments.
+        friendly: Offer `execute_code` too; see `create_app`.
+        file_links: Link the files that a run wrote in its answers.
         requests_per_minute: Most requests of one key, or without a key of one address.
         body_bytes: Longest body of a request, but for uploads, which `limits` bounds.
 
@@ -70,6 +74,8 @@ async def serve(
         hosts=hosts,
         environments=environments,
         rest=rest,
+        friendly=friendly,
+        file_links=file_links,
         requests_per_minute=requests_per_minute,
         body_bytes=body_bytes,
     )

@@ -8,8 +8,8 @@ docs/migration.md). No output schema is declared, since both would then validate
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -22,8 +22,10 @@ from starlette.types import Receive, Scope, Send
 from cci_plugins.wire.progress import METHOD
 
 from .disconnect import ending_its_run, run_scope
-from .mcp_tools import Answer, Tools
+from .execute_code import Offer
+from .mcp_tools import Answer
 from .progress import Notify, telling
+from .resources import PREFIX, ResourceError, Resources
 from .version import server_version
 
 SERVER_NAME = "cci-plugins"
@@ -31,6 +33,10 @@ INSTRUCTIONS = (
     "Call launchShell once, and pass the environmentId it gives to every later call: variables "
     "and files live there. An environment that was not used for a while is lost."
 )
+FRIENDLY_INSTRUCTIONS = (
+    "Call execute_code to run Python: variables and files stay for as long as this connection. "
+    "The session's files are resources. The other tools are for environments beside this one: "
+) + INSTRUCTIONS
 BODY_BYTES = 4 * 1024**2
 _LEFT = Answer([{"type": "text", "text": "The client left."}], is_error=True)
 # What only one of the majors has is reached through Any: either may be installed.
@@ -46,10 +52,14 @@ class McpEndpoint:
     Args:
         tools: What it offers.
         body_bytes: Longest body of a request.
+        resources: Files that it offers.
     """
 
-    def __init__(self, tools: Tools, body_bytes: int = BODY_BYTES) -> None:
+    def __init__(
+        self, tools: Offer, body_bytes: int = BODY_BYTES, resources: Resources | None = None
+    ) -> None:
         self._tools = tools
+        self._resources = resources
         self._body_bytes = body_bytes
         self._managers: dict[bool, StreamableHTTPSessionManager] = {}
 
@@ -58,7 +68,8 @@ class McpEndpoint:
         """Answer requests for as long as this lasts."""
         async with AsyncExitStack() as stack:
             for streams in (False, True):
-                manager = _make_manager(self._tools, self._body_bytes, streams=streams)
+                server = make_server(self._tools, self._resources, streams=streams)
+                manager = _make_manager(server, self._body_bytes, streams=streams)
                 await stack.enter_async_context(manager.run())
                 self._managers[streams] = manager
             try:
@@ -83,38 +94,55 @@ class McpEndpoint:
         await ending_its_run(lambda: manager.handle_request(scope, receive, send))
 
 
-def _make_manager(tools: Tools, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
+def _make_manager(server: Any, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
     known = inspect.signature(StreamableHTTPSessionManager).parameters
     bound: dict[str, Any] = (
         {"max_request_body_size": body_bytes} if "max_request_body_size" in known else {}
     )
-    server = _make_server(tools, streams=streams)
     return StreamableHTTPSessionManager(server, json_response=not streams, stateless=True, **bound)
 
 
-def _make_server(tools: Tools, *, streams: bool) -> Any:
-    listed = types.ListToolsResult(
-        tools=[types.Tool.model_validate(tool) for tool in tools.listed()]
-    )
-    options: dict[str, Any] = {"version": server_version(), "instructions": INSTRUCTIONS}
+def make_server(tools: Offer, resources: Resources | None, *, streams: bool) -> Any:
+    """The SDK's server, of either major.
+
+    Args:
+        tools: What it offers.
+        resources: Files that it offers.
+        streams: Whether it tells the progress of a call, when a client asks for it.
+    """
+    options: dict[str, Any] = {
+        "version": server_version(),
+        "instructions": INSTRUCTIONS if resources is None else FRIENDLY_INSTRUCTIONS,
+    }
     if _MAJOR > 1:
-
-        async def list_tools(_context: Any, _params: Any) -> Any:
-            return listed
-
-        async def call_tool(context: Any, params: Any) -> Any:
-            token = (context.meta or {}).get("progress_token")
-            return await _call(tools, params, _notifier(context, token) if streams else None)
-
-        return _sdk_server(SERVER_NAME, on_list_tools=list_tools, on_call_tool=call_tool, **options)
-    return _make_server_1(tools, listed, options, streams=streams)
+        return _make_server_2(tools, resources, options, streams=streams)
+    return _make_server_1(tools, resources, options, streams=streams)
 
 
-def _make_server_1(tools: Tools, listed: Any, options: dict[str, Any], *, streams: bool) -> Any:
+def _make_server_2(
+    tools: Offer, resources: Resources | None, options: dict[str, Any], *, streams: bool
+) -> Any:
+    async def list_tools(_context: Any, _params: Any) -> Any:
+        return _listed_tools(tools)
+
+    async def call_tool(context: Any, params: Any) -> Any:
+        token = (context.meta or {}).get("progress_token")
+        return await _call(tools, params, _notifier(context, token) if streams else None)
+
+    if resources is not None:
+        answers = _answers_of(resources)
+        for name, answer in answers.items():
+            options[f"on_{name}"] = _with_context(answer)
+    return _sdk_server(SERVER_NAME, on_list_tools=list_tools, on_call_tool=call_tool, **options)
+
+
+def _make_server_1(
+    tools: Offer, resources: Resources | None, options: dict[str, Any], *, streams: bool
+) -> Any:
     server = _sdk_server(SERVER_NAME, **options)
 
     async def list_tools(_request: Any) -> Any:
-        return _sdk_types.ServerResult(listed)
+        return _sdk_types.ServerResult(_listed_tools(tools))
 
     async def call_tool(request: Any) -> Any:
         context = server.request_context
@@ -124,7 +152,60 @@ def _make_server_1(tools: Tools, listed: Any, options: dict[str, Any], *, stream
 
     server.request_handlers[types.ListToolsRequest] = list_tools
     server.request_handlers[types.CallToolRequest] = call_tool
+    if resources is not None:
+        answers = _answers_of(resources)
+        for name, kind in (
+            ("list_resources", types.ListResourcesRequest),
+            ("list_resource_templates", types.ListResourceTemplatesRequest),
+            ("read_resource", types.ReadResourceRequest),
+        ):
+            server.request_handlers[kind] = _wrapped(answers[name])
     return server
+
+
+def _listed_tools(tools: Offer) -> types.ListToolsResult:
+    return types.ListToolsResult(tools=[types.Tool.model_validate(tool) for tool in tools.listed()])
+
+
+_Answerer = Callable[[Any], Awaitable[Any]]
+
+
+def _with_context(answer: _Answerer) -> Callable[[Any, Any], Awaitable[Any]]:
+    """As 2.x calls it."""
+    return lambda _context, params: answer(params)
+
+
+def _wrapped(answer: _Answerer) -> _Answerer:
+    """As 1.x calls it."""
+
+    async def handle(request: Any) -> Any:
+        return _sdk_types.ServerResult(await answer(request.params))
+
+    return handle
+
+
+def _answers_of(resources: Resources) -> dict[str, _Answerer]:
+    """What answers each request for resources, from its parameters."""
+
+    async def list_resources(_params: Any) -> Any:
+        with _as_rpc_error():
+            listed = await resources.listed()
+        return types.ListResourcesResult.model_validate({"resources": listed})
+
+    async def list_templates(_params: Any) -> Any:
+        template = {"uriTemplate": PREFIX + "{+name}", "name": "A file of the session"}
+        return types.ListResourceTemplatesResult.model_validate({"resourceTemplates": [template]})
+
+    async def read(params: Any) -> Any:
+        with _as_rpc_error():
+            content = await resources.read(str(params.uri))
+        return types.ReadResourceResult.model_validate({"contents": [content]})
+
+    return {
+        "list_resources": list_resources,
+        "list_resource_templates": list_templates,
+        "read_resource": read,
+    }
 
 
 def _notifier(context: Any, token: str | int | None) -> Notify | None:
@@ -143,7 +224,7 @@ def _notifier(context: Any, token: str | int | None) -> Notify | None:
     return notify
 
 
-async def _call(tools: Tools, params: Any, notify: Notify | None) -> types.CallToolResult:
+async def _call(tools: Offer, params: Any, notify: Notify | None) -> types.CallToolResult:
     meta = params.model_dump(by_alias=True).get("_meta") or {}
     answer: Answer | None = _LEFT
     with run_scope():
@@ -166,9 +247,20 @@ def _result(answer: Answer) -> types.CallToolResult:
     return types.CallToolResult.model_validate(value)
 
 
+@contextmanager
+def _as_rpc_error() -> Generator[None]:
+    try:
+        yield
+    except ResourceError as error:
+        raise _rpc_error(str(error)) from error
+
+
 def _unknown_tool(name: str) -> Exception:
     """`Invalid params`, as the specification asks for a tool that there is not."""
-    message = f"Unknown tool: {name[:100]}"
+    return _rpc_error(f"Unknown tool: {name[:100]}")
+
+
+def _rpc_error(message: str) -> Exception:
     if _MAJOR > 1:
         error = _sdk.MCPError(types.INVALID_PARAMS, message)
     else:

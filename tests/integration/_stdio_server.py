@@ -1,0 +1,15 @@
+"""A server on standard input and output, where there is no `cci mcp` to start one."""
+
+import anyio
+
+from cci_plugins.pools.local.pool import LocalSessionPool
+from cci_plugins.server import serve_stdio
+
+
+async def main() -> None:
+    async with LocalSessionPool(ready_sessions=0) as pool:
+        await serve_stdio(pool, links=True)
+
+
+if __name__ == "__main__":
+    anyio.run(main)

@@ -1,0 +1,121 @@
+"""`cci mcp`, the real command, as a client starts it; and what `cci serve` offers beside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .test_cli_serve import environment, ready, serving
+from .test_mcp_execute_code import INITIALIZE, call
+
+pytest.importorskip("typer")
+pytest.importorskip("cci_plugins.server")
+
+LIMIT = 60
+PLANTED = "planted-secret-0123456789abcdef"
+
+
+def cci(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cci_plugins", "mcp", *arguments]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(**more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("client", "key"), [("vscode", "servers"), ("claude", "mcpServers")])
+def test_the_printed_configuration_starts_a_server(client: str, key: str, tmp_path: Path) -> None:
+    done = cci("--print-config", client, "--isolation", "auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    server = json.loads(done.stdout)[key]["code-interpreter"]
+    assert "--isolation" in server["args"]
+    with subprocess.Popen(
+        [server["command"], *server["args"]],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(INITIALIZE + call(2, "6 * 7"))
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["result"]["serverInfo"]
+            answer = json.loads(process.stdout.readline())["result"]
+            assert answer["content"][0]["text"] == "42"
+            process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()
+
+
+def test_no_client_is_no_error(tmp_path: Path) -> None:
+    done = cci(cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_half_a_configuration_is_words_on_standard_error(tmp_path: Path) -> None:
+    done = cci(cwd=tmp_path, AZURE_SESSION_POOL_MCP_KEY=PLANTED)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "AZURE_SESSION_POOL_MCP_ENDPOINT is not set" in done.stderr
+    assert PLANTED not in done.stderr
+
+
+def test_keys_of_the_environment_reach_neither_code_nor_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cci_plugins", "--debug", "mcp"]
+    secrets = {
+        "CCI_SERVE_KEY": PLANTED,
+        "CCI_SESSION_SECRET": PLANTED,
+        "AZURE_STORAGE_KEY": PLANTED,
+    }
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(**secrets),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            looks = "import os; print(dict(os.environ)); print(open('/proc/self/environ').read())"
+            process.stdin.write(INITIALIZE + call(2, looks))
+            process.stdin.flush()
+            seen = process.stdout.readline() + process.stdout.readline()
+            out, err = process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()
+    assert b"PATH" in seen
+    assert PLANTED.encode() not in seen + out + err
+
+
+@pytest.mark.parametrize(("options", "kept"), [((), True), (("--no-key",), False)])
+def test_serve_keeps_mcp_sessions_where_it_asks_for_a_key(
+    *, options: tuple[str, ...], kept: bool, tmp_path: Path
+) -> None:
+    import httpx
+
+    with serving("--json", *options, cwd=tmp_path) as process:
+        facts = ready(process)
+        headers = {"x-ms-apikey": facts["key"]}
+        begin = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+        with httpx.Client(headers=headers, timeout=LIMIT) as http:
+            begun = http.post(facts["endpoint"], json=begin)
+            assert ("mcp-session-id" in begun.headers) is kept
+            if kept:
+                http.headers["mcp-session-id"] = begun.headers["mcp-session-id"]
+            asked = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+            tools = http.post(facts["endpoint"], json=asked).json()["result"]["tools"]
+            assert ("execute_code" in [tool["name"] for tool in tools]) is kept
