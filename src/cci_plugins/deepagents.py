@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from secrets import token_hex
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
@@ -20,7 +21,7 @@ from .interpreter import CodeInterpreter
 from .session import Session
 from .sessions import current_key
 from .shell.command import CommandResult, run_command
-from .shell.files import Moved, read_files, write_files
+from .shell.files import Moved, Told, read_files, write_files
 from .telemetry import logger
 
 try:
@@ -68,7 +69,7 @@ class CodeInterpreterSandbox(BaseSandbox):
         self._interpreter = interpreter
         self._session_key = session_key
         self._own_key = f"deepagents-{token_hex(8)}"
-        self._notices: dict[str, list[str]] = {}
+        self._notices: WeakKeyDictionary[Session, list[str]] = WeakKeyDictionary()
 
     @property
     @override
@@ -145,12 +146,17 @@ class CodeInterpreterSandbox(BaseSandbox):
 
     def _response(self, session: Session, result: CommandResult) -> ExecuteResponse:
         """The result below what happened to the session; a helper's output is read by programs."""
-        notices = self._notices.setdefault(session.id, [])
+        notices = self._noticed(session)
         notices += result.notes
         output = result.output
         if notices and not _helping.get():
-            output = f"[{'; '.join(self._notices.pop(session.id))}]\n{output}"
+            output = f"[{'; '.join(notices)}]\n{output}"
+            notices.clear()
         return ExecuteResponse(output, result.exit_code, truncated=result.dropped_characters > 0)
+
+    def _noticed(self, session: Session) -> list[str]:
+        """What happened to the session and was not told yet."""
+        return self._notices.setdefault(session, [])
 
     async def _upload(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         moved = await self._moved([path for path, _ in files], write_files, files)
@@ -164,10 +170,14 @@ class CodeInterpreterSandbox(BaseSandbox):
         ]
 
     async def _moved(
-        self, paths: list[str], move: Callable[[Session, Any], Awaitable[list[Moved]]], given: Any
+        self,
+        paths: list[str],
+        move: Callable[[Session, Any, Told], Awaitable[list[Moved]]],
+        given: Any,
     ) -> list[Moved]:
         try:
-            return await move(self._session(), given)
+            session = self._session()
+            return await move(session, given, self._noticed(session).extend)
         except CodeInterpreterError as error:
             logger.warning("files were not moved: %s: %s", type(error).__name__, error)
             return [Moved(path, error=tool.failure_text(error)) for path in paths]
@@ -175,7 +185,7 @@ class CodeInterpreterSandbox(BaseSandbox):
     def _explained(self, result: Any) -> Any:
         """A helper's failure with what happened to the session; a success says nothing of it."""
         with suppress(CodeInterpreterError):
-            notices = self._notices.get(self._session().id)
+            notices = self._noticed(self._session())
             if notices and getattr(result, "error", None):
                 result.error += f" [{'; '.join(notices)}]"
                 notices.clear()

@@ -209,6 +209,41 @@ async def test_a_loss_is_told_and_written_files_are_put_back() -> None:
         assert (await sandbox.aexecute("cat kept.txt")).output == "kept"
 
 
+async def test_a_loss_that_a_transfer_met_first_is_told_too() -> None:
+    pool = LocalSessionPool(preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        for given in (
+            sandbox.aupload_files([("/tmp/a", b"a")]),
+            sandbox.adownload_files(["/tmp/a"]),
+        ):
+            await sandbox.aexecute("true")
+            await portal.carry(pool.delete_session, sandbox.id)
+            await given
+            said = await sandbox.aexecute("echo on")
+            assert said.output.startswith("[the pool replaced the session")
+            assert (await sandbox.aexecute("echo on")).output == "on\n"
+
+
+async def test_the_same_works_in_sessions_that_answer_in_text_only() -> None:
+    pytest.importorskip("mcp")
+    from tests.integration._emulated import emulated
+
+    large = bytes(range(256)) * 2_000
+    async with emulated(LocalSessionPool(preload=())) as azure:
+        async with CodeInterpreter(azure.client()) as interpreter:
+            sandbox = CodeInterpreterSandbox(interpreter)
+            said = await sandbox.aexecute("echo out; echo err >&2; seq 1 50000; exit 4")
+            assert said.output == "out\nerr\n" + "".join(f"{n}\n" for n in range(1, 50_001))
+            assert (said.exit_code, said.truncated) == (4, False)
+            for path in ("/mnt/data/in/a.bin", "/tmp/in/a.bin"):
+                (sent,) = await sandbox.aupload_files([(path, large)])
+                (got,) = await sandbox.adownload_files([path])
+                assert (sent.error, got.error, got.content) == (None, None, large)
+            assert (await sandbox.aedit("/mnt/data/in/none", "a", "b")).error is not None
+            assert (await sandbox.aexecute("sleep 60", timeout=1)).exit_code == 124
+
+
 async def test_a_command_that_ends_the_session_says_so(interpreter: CodeInterpreter) -> None:
     sandbox = CodeInterpreterSandbox(interpreter, session_key="death")
     said = await sandbox.aexecute("kill -9 $PPID; sleep 5")

@@ -32,6 +32,13 @@ class Answer:
     text: str
     execution: Execution
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened to the session: a loss, inputs that are back."""
+        if self.execution.state == "lost" and not self.execution.notes:
+            return ("the session was lost: files and processes of earlier calls are gone",)
+        return self.execution.notes
+
     def found(self, count: int) -> list[dict[str, Any]]:
         """What it said about each of so many paths."""
         found = self.fields.get("found")

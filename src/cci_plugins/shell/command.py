@@ -61,7 +61,7 @@ async def run_command(
     }
     answer = await ask(session, f"$ {command}", job, given + spare)
     code = answer.fields.get("exit")
-    notes = _notes(answer.execution)
+    notes = answer.notes
     if not isinstance(code, int):
         return CommandResult(_why(answer), _code(answer.execution), notes=notes)
     output, dropped = answer.text, answer.fields.get("dropped")
@@ -69,12 +69,6 @@ async def run_command(
         seconds = f"{given.total_seconds():g}"
         output += f"\n[exit code 124; a command may run for {seconds} seconds]"
     return CommandResult(output, code, dropped if isinstance(dropped, int) else 0, notes)
-
-
-def _notes(execution: Execution) -> tuple[str, ...]:
-    if execution.state == "lost" and not execution.notes:
-        return ("the session was lost: files and processes of earlier calls are gone",)
-    return execution.notes
 
 
 def _why(answer: Answer) -> str:

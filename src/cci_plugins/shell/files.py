@@ -17,6 +17,9 @@ from .call import ask
 
 CALL = timedelta(seconds=60)
 
+Told = Callable[[tuple[str, ...]], object]
+"""Told what happened to the session."""
+
 
 @dataclass(slots=True)
 class Moved:
@@ -33,19 +36,22 @@ class Moved:
     error: str | None = None
 
 
-async def write_files(session: Session, files: Sequence[tuple[str, bytes]]) -> list[Moved]:
+async def write_files(
+    session: Session, files: Sequence[tuple[str, bytes]], told: Told
+) -> list[Moved]:
     """Write files, making the folders above them; one that fails does not stop the others.
 
     Args:
         session: Where to.
         files: Absolute paths and what goes there.
+        told: Told of a loss, when there was one.
 
     Raises:
         CodeInterpreterError: As `Session.run_code`.
     """
     moved = [Moved(path) for path, _ in files]
     contents = [content for _, content in files]
-    names = await _names(session, "find_targets", moved)
+    names = await _names(session, "find_targets", moved, told)
     staged: list[tuple[str, Moved]] = []
     try:
         for file, content, name in zip(moved, contents, names, strict=True):
@@ -53,30 +59,35 @@ async def write_files(session: Session, files: Sequence[tuple[str, bytes]]) -> l
                 direct = _direct(new_name, name)
                 with _told_on(file):
                     await session.files.upload(content, name=direct or _stage(staged, file))
-        await _copy(session, "place", [(name, f.path, f) for name, f in staged if not f.error])
+        await _copy(
+            session, "place", [(name, f.path, f) for name, f in staged if not f.error], told
+        )
     finally:
         await _unstage(session, staged)
     return moved
 
 
-async def read_files(session: Session, paths: Sequence[str]) -> list[Moved]:
+async def read_files(session: Session, paths: Sequence[str], told: Told) -> list[Moved]:
     """Read files; one that fails does not stop the others.
 
     Args:
         session: Where from.
         paths: Absolute paths.
+        told: Told of a loss, when there was one.
 
     Raises:
         CodeInterpreterError: As `Session.run_code`.
     """
     moved = [Moved(path) for path in paths]
-    names = [_direct(safe_name, name) for name in await _names(session, "find_sources", moved)]
+    names = [
+        _direct(safe_name, name) for name in await _names(session, "find_sources", moved, told)
+    ]
     staged: list[tuple[str, Moved]] = []
     try:
         for index, file in enumerate(moved):
             if file.error is None and names[index] is None:
                 names[index] = _stage(staged, file)
-        await _copy(session, "collect", [(f.path, name, f) for name, f in staged])
+        await _copy(session, "collect", [(f.path, name, f) for name, f in staged], told)
         for file, name in zip(moved, names, strict=True):
             if file.error is None and name is not None:
                 with _told_on(file):
@@ -86,11 +97,11 @@ async def read_files(session: Session, paths: Sequence[str]) -> list[Moved]:
     return moved
 
 
-async def _names(session: Session, verb: str, files: list[Moved]) -> list[str | None]:
+async def _names(session: Session, verb: str, files: list[Moved], told: Told) -> list[str | None]:
     """Each path's name below the session's folder, if it is there; errors go to the files."""
     asked = [file for file in files if _absolute(file)]
     job = {"verb": verb, "paths": [file.path for file in asked]}
-    found = await _found(session, job, asked)
+    found = await _found(session, job, asked, told)
     names = {id(file): one.get("name") for file, one in zip(asked, found, strict=True)}
     return [name if isinstance(name := names.get(id(file)), str) else None for file in files]
 
@@ -101,18 +112,24 @@ def _absolute(file: Moved) -> bool:
     return file.error is None
 
 
-async def _copy(session: Session, verb: str, copies: list[tuple[str, str, Moved]]) -> None:
+async def _copy(
+    session: Session, verb: str, copies: list[tuple[str, str, Moved]], told: Told
+) -> None:
     """Copy within the session, from the first to the second."""
     job = {"verb": verb, "pairs": [(source, target) for source, target, _ in copies]}
-    await _found(session, job, [file for _, _, file in copies])
+    await _found(session, job, [file for _, _, file in copies], told)
 
 
-async def _found(session: Session, job: dict[str, Any], files: list[Moved]) -> list[dict[str, Any]]:
+async def _found(
+    session: Session, job: dict[str, Any], files: list[Moved], told: Told
+) -> list[dict[str, Any]]:
     """What the session says about each file; it is not asked about none."""
     if not files:
         return []
     title = f"{job['verb']} {', '.join(file.path for file in files)}"
-    found = (await ask(session, title, job, CALL)).found(len(files))
+    answer = await ask(session, title, job, CALL)
+    told(answer.notes)
+    found = answer.found(len(files))
     for file, one in zip(files, found, strict=True):
         if one.get("error"):
             file.error = str(one["error"])
