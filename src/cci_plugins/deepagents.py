@@ -41,7 +41,8 @@ except ModuleNotFoundError as missing:
 __all__ = ["CodeInterpreterSandbox"]
 
 _HELPERS = ("delete", "edit", "glob", "grep", "ls", "read", "write")
-_helping: ContextVar[bool] = ContextVar("cci_deepagents_helping", default=False)
+_BROKEN = 124  # and above: a time-out, no shell, a signal
+_helping: ContextVar[list[str] | None] = ContextVar("cci_deepagents_helping", default=None)
 
 
 class CodeInterpreterSandbox(BaseSandbox):
@@ -128,6 +129,13 @@ class CodeInterpreterSandbox(BaseSandbox):
         return named or (str(thread) if thread else self._own_key)
 
     async def _execute(self, command: str, timeout: int | None) -> ExecuteResponse:
+        response = await self._answer(command, timeout)
+        failures = _helping.get()
+        if failures is not None and (response.exit_code is None or response.exit_code >= _BROKEN):
+            failures.append(response.output.strip())
+        return response
+
+    async def _answer(self, command: str, timeout: int | None) -> ExecuteResponse:
         try:
             home, session = self._home(), self._session()
             approved = await _approved(home, command, session)
@@ -139,9 +147,8 @@ class CodeInterpreterSandbox(BaseSandbox):
                 timeout=timedelta(seconds=timeout) if timeout and timeout > 0 else None,
                 longest=home.limits.execution_timeout,
             )
-        except CodeInterpreterError as error:
-            logger.warning("a command failed: %s: %s", type(error).__name__, error)
-            return ExecuteResponse(tool.failure_text(error))
+        except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
+            return ExecuteResponse(_failure("a command", error))
         return self._response(session, result)
 
     def _response(self, session: Session, result: CommandResult) -> ExecuteResponse:
@@ -149,7 +156,7 @@ class CodeInterpreterSandbox(BaseSandbox):
         notices = self._noticed(session)
         notices += result.notes
         output = result.output
-        if notices and not _helping.get():
+        if notices and _helping.get() is None:
             output = f"[{'; '.join(notices)}]\n{output}"
             notices.clear()
         return ExecuteResponse(output, result.exit_code, truncated=result.dropped_characters > 0)
@@ -178,12 +185,14 @@ class CodeInterpreterSandbox(BaseSandbox):
         try:
             session = self._session()
             return await move(session, given, self._noticed(session).extend)
-        except CodeInterpreterError as error:
-            logger.warning("files were not moved: %s: %s", type(error).__name__, error)
-            return [Moved(path, error=tool.failure_text(error)) for path in paths]
+        except Exception as error:  # noqa: BLE001 - the same
+            text = _failure("a transfer", error)
+            return [Moved(path, error=text) for path in paths]
 
-    def _explained(self, result: Any) -> Any:
+    def _explained(self, result: Any, failures: list[str]) -> Any:
         """A helper's failure with what happened to the session; a success says nothing of it."""
+        if failures and not result.error:  # `ls` takes the answer of no session for an empty folder
+            result = type(result)(error=failures[0])
         with suppress(CodeInterpreterError):
             notices = self._noticed(self._session())
             if notices and getattr(result, "error", None):
@@ -207,30 +216,40 @@ async def _approved(home: CodeInterpreter, command: str, session: Session) -> st
     return command if decision.code is None else decision.code
 
 
+def _failure(what: str, error: Exception) -> str:
+    if isinstance(error, CodeInterpreterError):
+        logger.warning("%s failed: %s: %s", what, type(error).__name__, error)
+    else:
+        logger.error("%s failed unexpectedly", what, exc_info=error)
+    return tool.failure_text(error)
+
+
 def _explaining(helper: Callable[..., Any]) -> Callable[..., Any]:
     """A helper of `BaseSandbox` that reads what its own commands put out, and nothing else."""
     if inspect.iscoroutinefunction(helper):
 
         @functools.wraps(helper)
         async def later(self: CodeInterpreterSandbox, *args: Any, **kwargs: Any) -> Any:
-            with _quietly():
-                return self._explained(await helper(self, *args, **kwargs))
+            with _listening() as failures:
+                return self._explained(await helper(self, *args, **kwargs), failures)
 
         return later
 
     @functools.wraps(helper)
     def now(self: CodeInterpreterSandbox, *args: Any, **kwargs: Any) -> Any:
-        with _quietly():
-            return self._explained(helper(self, *args, **kwargs))
+        with _listening() as failures:
+            return self._explained(helper(self, *args, **kwargs), failures)
 
     return now
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    token = _helping.set(True)
+def _listening() -> Iterator[list[str]]:
+    """Collects what a helper's commands said that did not come to their end."""
+    failures: list[str] = []
+    token = _helping.set(failures)
     try:
-        yield
+        yield failures
     finally:
         _helping.reset(token)
 

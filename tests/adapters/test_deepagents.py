@@ -292,8 +292,16 @@ async def test_a_pool_that_fails_is_told_and_nothing_is_raised() -> None:
         (sent,) = await sandbox.aupload_files([("/mnt/data/a", b"")])
         (got,) = await sandbox.adownload_files(["/mnt/data/a"])
         written = await sandbox.awrite("/mnt/data/a", "")
+        others = [
+            await sandbox.als("/mnt/data"),
+            await sandbox.aread("/mnt/data/a"),
+            await sandbox.aglob("*", "/mnt/data"),
+            await sandbox.agrep("a", "/mnt/data"),
+            await asyncio.to_thread(sandbox.ls, "/mnt/data"),
+        ]
     assert said.exit_code is None
-    for text in (said.output, sent.error, got.error, written.error):
+    errors = [one.error for one in (sent, got, written, *others)]
+    for text in (said.output, *errors):
         assert "no session pool today" in str(text)
 
 
