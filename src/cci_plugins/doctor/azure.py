@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from cci_plugins.errors import CodeInterpreterError
+
 from .context import Context
 from .findings import Check, Outcome, PointlessError, failed, mapping, ok, unknown, warning
 
@@ -79,7 +81,10 @@ async def _region(context: Context) -> Outcome:
 
 async def _place(context: Context) -> str:
     """The region: of the pool, or the one that is set."""
-    found = await pool_of(context) if context.pool_parts is not None else None
+    try:
+        found = await pool_of(context) if context.pool_parts is not None else None
+    except CodeInterpreterError:
+        raise PointlessError("the pool cannot be read") from None
     place = (found or {}).get("location") or context.settings.location
     if not place:
         raise PointlessError("no region is named")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cci_plugins.errors import ConfigurationError
@@ -36,15 +37,19 @@ class Context:
     Args:
         credential: Signs in to Azure; `DefaultAzureCredential` when None.
         mask: Covers names.
+        ca: Certificate authorities for Resource Manager, instead of the system's.
         local_only: Whether nothing but this machine is looked at.
 
     Attributes:
         done: What each check found out so far.
     """
 
-    def __init__(self, credential: TokenCredential | None, mask: Mask, *, local_only: bool) -> None:
+    def __init__(
+        self, credential: TokenCredential | None, mask: Mask, *, ca: Path | None, local_only: bool
+    ) -> None:
         self.credential = credential
         self.mask = mask
+        self._ca = ca
         self.local_only = local_only
         self.done: dict[str, Finding] = {}
         self._things = AsyncExitStack()
@@ -154,7 +159,7 @@ class Context:
             except ConfigurationError as error:
                 raise PointlessError(f"looking into Azure needs more: {error.hint}") from None
             self._versions = vars(versions)
-            azure = Azure(credential=self.credential, endpoint=self.arm_endpoint)
+            azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self._ca)
             self._arm = await self._things.enter_async_context(Arm(azure, self.subscription or ""))
         return self._arm, str(self._versions[api])
 

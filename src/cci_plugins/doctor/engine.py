@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
 
@@ -33,6 +34,7 @@ _STOPS = {"failed", "unknown"}
 async def diagnose(
     *,
     credential: TokenCredential | None = None,
+    ca: Path | None = None,
     local_only: bool = False,
     show_ids: bool = False,
     limit: timedelta | None = None,
@@ -47,6 +49,8 @@ async def diagnose(
     Args:
         credential: Signs in to Azure, a blocking one of azure-identity; `DefaultAzureCredential`
             when None.
+        ca: Certificate authorities that Resource Manager's address is checked by, as a file,
+            instead of the system's.
         local_only: Whether nothing but this machine is looked at.
         show_ids: Whether names and ids of resources are shown, instead of `<session pool>`.
         limit: The longest one check may take, where its own is longer.
@@ -55,7 +59,7 @@ async def diagnose(
     Yields:
         What each check found out, in the order of `CHECKS`.
     """
-    context = Context(credential, Mask(show_ids), local_only=local_only)
+    context = Context(credential, Mask(show_ids), ca=ca, local_only=local_only)
     pointless: dict[str, str] = {}
     try:
         for check in _CHECKS:

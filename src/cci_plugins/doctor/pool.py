@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from cci_plugins.pools.azure.arm import PoolResource
-from cci_plugins.wire.http import make_http, sending
 
 from .azure import pool_of
 from .context import Context
 from .findings import Check, Outcome, PointlessError, failed, mapping, ok, unknown, warning
+from .reaching import reach
 
 _HERE = "code runs on this machine; no session pool elsewhere is configured"
-_ANSWER = 20
 _SESSION = "doctor"
 _TRY = textwrap.dedent("""
     def _reach(url):
@@ -141,9 +140,7 @@ async def _endpoint(context: Context) -> Outcome:
     shown = context.mask.name("endpoint", url)
     if httpx.URL(url).scheme != "https" and httpx.URL(url).host not in {"127.0.0.1", "localhost"}:
         return failed(f"{shown} would be sent the key without encryption", "use https")
-    async with make_http() as http:
-        with sending(starts_code=False):
-            answer = await http.get(httpx.URL(url).join("/"), timeout=_ANSWER)
+    answer = await reach(str(httpx.URL(url).join("/")), "the pool")
     return ok(f"{shown} answers ({answer.status_code})")
 
 

@@ -9,15 +9,14 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from cci_plugins.pools.azure.claims import claims_of
-from cci_plugins.wire.http import make_http, sending
 
 from .context import Context
 from .findings import Check, Outcome, PointlessError, failed, ok, unknown, warning
+from .reaching import reach
 
 _DATA_PLANE = "https://dynamicsessions.io"
 _SKEW = timedelta(minutes=5)  # what a SAS of ours begins early by, and what Entra forgives
 _NOTICED = timedelta(minutes=1)
-_ANSWER = 20
 
 
 async def _clock(context: Context) -> Outcome:
@@ -25,10 +24,8 @@ async def _clock(context: Context) -> Outcome:
     url = _asked_anyway(context)
     if url is None:
         raise PointlessError("nothing outside of this machine is configured")
-    async with make_http() as http:
-        with sending(starts_code=False):
-            before = datetime.now(UTC)
-            answer = await http.get(url, timeout=_ANSWER)
+    before = datetime.now(UTC)
+    answer = await reach(url, "Azure")
     try:
         there = parsedate_to_datetime(answer.headers["date"])
     except (KeyError, ValueError):

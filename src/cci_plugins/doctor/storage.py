@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,14 @@ import httpx
 
 from cci_plugins.files.transfer import transfer
 from cci_plugins.interpreter import files_from
-from cci_plugins.wire.http import make_http, sending
 
 from .context import Context
 from .findings import Check, Outcome, PointlessError, failed, ok
+from .reaching import reach
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
 
-_ANSWER = 20
 _CONTENT = 1024
 _OK = 200
 
@@ -54,15 +52,8 @@ async def _private(context: Context) -> Outcome:
 
 
 async def _ask(context: Context, what: str) -> httpx.Response:
-    """Ask without any key, token or signature."""
-    storage, ca = _storage(context), context.settings.storage_ca_file
-    trusted: ssl.SSLContext | bool = True
-    if ca is not None:
-        trusted = ssl.create_default_context()
-        trusted.load_verify_locations(ca)
-    async with make_http(verify=trusted) as http:
-        with sending(starts_code=False):
-            return await http.get(f"{storage.url}{what}", timeout=_ANSWER)
+    url = f"{_storage(context).url}{what}"
+    return await reach(url, "the storage account", ca=context.settings.storage_ca_file)
 
 
 async def _sign(context: Context) -> Outcome:
