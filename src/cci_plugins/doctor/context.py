@@ -41,6 +41,7 @@ class Context:
         local_only: Whether nothing but this machine is looked at.
 
     Attributes:
+        ca: As given.
         done: What each check found out so far.
     """
 
@@ -49,7 +50,7 @@ class Context:
     ) -> None:
         self.credential = credential
         self.mask = mask
-        self._ca = ca
+        self.ca = ca
         self.local_only = local_only
         self.done: dict[str, Finding] = {}
         self._things = AsyncExitStack()
@@ -159,7 +160,7 @@ class Context:
             except ConfigurationError as error:
                 raise PointlessError(f"looking into Azure needs more: {error.hint}") from None
             self._versions = vars(versions)
-            azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self._ca)
+            azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self.ca)
             self._arm = await self._things.enter_async_context(Arm(azure, self.subscription or ""))
         return self._arm, str(self._versions[api])
 

@@ -22,7 +22,15 @@ def _project(context: Context) -> Project:
         from cci_plugins.foundry import Project
     except ConfigurationError as error:
         raise PointlessError(f"looking into Foundry needs more: {error.hint}") from None
-    return Project.from_env(credential=context.credential)
+    known = context.settings
+    endpoint = None if known.foundry_project_id else known.foundry_endpoint
+    return Project(
+        endpoint,
+        resource_id=known.foundry_project_id,
+        credential=context.credential,
+        arm_endpoint=context.arm_endpoint,
+        ca_file=context.ca,
+    )
 
 
 async def _is_there(context: Context) -> Outcome:
@@ -30,18 +38,15 @@ async def _is_there(context: Context) -> Outcome:
     place = await project.place()
     context.mask.name("Foundry account", place.account)
     shown = context.mask.name("Foundry project", place.project)
-    endpoint = await project.endpoint()
-    if context.settings.foundry_project_id and context.settings.foundry_endpoint:
-        from cci_plugins.foundry import Project
-
-        told = await Project(
-            resource_id=place.id, credential=context.credential, arm_endpoint=context.arm_endpoint
-        ).endpoint()
-        if told.rstrip("/").lower() != endpoint.rstrip("/").lower():
+    given = context.settings.foundry_endpoint
+    if given is not None and context.settings.foundry_project_id is not None:
+        if (await project.endpoint()).lower() != given.rstrip("/").lower():
             return failed(
                 "FOUNDRY_PROJECT_ENDPOINT and AZURE_AI_PROJECT_ID are two different projects",
                 "unset one of them",
             )
+    elif given is None:
+        await project.endpoint()
     return ok(f"Foundry project {shown} is there")
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from cci_plugins.pools.azure.arm import PoolResource
+from cci_plugins.settings import variable
 
 from .azure import pool_of
 from .context import Context
@@ -101,15 +102,15 @@ async def _address(context: Context) -> Outcome:
     given = known.mcp_endpoint if by_mcp else known.endpoint
     mcp = mapping(properties.get("mcpserversettings")).get("mcpserverendpoint")
     own = str(mcp if by_mcp else properties.get("poolmanagementendpoint") or "")
-    variable = "AZURE_SESSION_POOL_MCP_ENDPOINT" if by_mcp else "AZURE_SESSION_POOL_ENDPOINT"
+    name = variable("mcp_endpoint" if by_mcp else "endpoint")
     if given is None:
         raise PointlessError("the endpoint is asked of Azure")
     if not own:
         return unknown("Azure tells no endpoint of the pool", "run cci doctor again in a minute")
     if given.rstrip("/").lower() != own.rstrip("/").lower():
         shown = context.mask.name("endpoint", own)
-        return failed(f"{variable} is not this pool's endpoint", f"set {variable}={shown}")
-    return ok(f"{variable} is this pool's endpoint")
+        return failed(f"{name} is not this pool's endpoint", f"set {name}={shown}")
+    return ok(f"{name} is this pool's endpoint")
 
 
 async def _key(context: Context) -> Outcome:
