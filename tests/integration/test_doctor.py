@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -18,7 +19,7 @@ import anyio
 import pytest
 from starlette.responses import Response
 
-from cci_plugins.doctor import CHECKS, Finding, diagnose
+from cci_plugins.doctor import CHECKS, Finding, diagnose, machine
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._azurite import CONTAINER, KEY, Azurite, running_azurite
@@ -505,3 +506,67 @@ async def test_others_who_can_read_the_key_are_told(cci: Command) -> None:
     _, out, words = await cci("doctor", "--local-only", group="")
     assert "fix: chmod 600 .env" in out
     assert [secret for secret in (POOL_KEY, DATA_TOKEN, ROTATED_KEY) if secret in out + words] == []
+
+
+# --- this machine
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in list(os.environ):
+        if name.startswith(("CCI_", "AZURE_", "MCP_", "FOUNDRY_", "ACA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+async def _here() -> dict[str, Finding]:
+    return {one.id: one async for one in diagnose(local_only=True)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fences of Linux")
+async def test_a_fence_that_is_weaker_is_told(laptop: pytest.MonkeyPatch) -> None:
+    laptop.setenv("CCI_ISOLATION", "landlock")
+    found = await _here()
+    assert found["local.isolation"].status == "warning"
+    assert "apt install bubblewrap" in found["local.isolation"].fix
+    assert found["local.kernel"].status == "ok"
+
+
+async def test_no_fence_at_all_is_told(laptop: pytest.MonkeyPatch) -> None:
+    laptop.setenv("CCI_ISOLATION", "process")
+    found = (await _here())["local.isolation"]
+    assert (found.status, "unset CCI_ISOLATION" in found.fix) == ("warning", True)
+
+
+async def test_an_interpreter_that_is_not_there_is_found(laptop: pytest.MonkeyPatch) -> None:
+    laptop.setenv("CCI_PYTHON", "/not/there/python")
+    found = await _here()
+    assert found["local.isolation"].status == "failed"
+    assert "CCI_PYTHON" in found["local.isolation"].fix
+    assert found["local.kernel"].message == "local.isolation comes first"
+
+
+async def test_a_port_in_use_is_told(laptop: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        laptop.setattr(machine, "_PORT", taken.getsockname()[1])
+        found = (await _here())["local.port"]
+    assert (found.status, found.fix) == ("warning", "cci serve --port 0")
+
+
+async def test_a_framework_that_is_too_old_is_found(laptop: pytest.MonkeyPatch) -> None:
+    installed = machine._installed
+    old = {"langchain-core": "0.3.9"}
+    laptop.setattr(machine, "_installed", lambda name: old.get(name) or installed(name))
+    found = (await _here())["local.versions"]
+    assert (found.status, found.fix) == ("warning", 'pip install "cci-plugins[langchain]"')
+    assert found.message == "langchain-core 0.3.9 is installed, and <2,>=1.0 is needed"
+
+
+async def test_an_extra_that_is_missing_is_found(laptop: pytest.MonkeyPatch) -> None:
+    laptop.setattr(machine, "_installed", lambda _: "")
+    found = await _here()
+    assert found["local.versions"].fix == 'pip install "cci-plugins[local]"'
+    assert found["local.isolation"].status == "skipped"

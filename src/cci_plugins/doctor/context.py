@@ -113,6 +113,11 @@ class Context:
         return bool(by_token or by_storage or of_azure)
 
     @property
+    def stays_here(self) -> bool:
+        """Whether nothing but this machine is configured."""
+        return self.is_local and not self.signs_in and self.settings.storage_account is None
+
+    @property
     def wants_foundry(self) -> bool:
         """Whether a Foundry project is configured."""
         return bool(self.settings.foundry_endpoint or self.settings.foundry_project_id)

@@ -29,6 +29,7 @@ CHECKS: tuple[str, ...] = tuple(check.id for check in _CHECKS)
 """The ids of all checks, in the order they are made."""
 _LOCAL = "local."
 _STOPS = {"failed", "unknown"}
+_NOT_YET = Finding("", "unknown", "")
 
 
 async def diagnose(
@@ -90,6 +91,9 @@ def _why_not(check: Check, context: Context, pointless: dict[str, str]) -> str |
     """Why a check would say nothing here, or None."""
     if context.local_only and not check.id.startswith(_LOCAL):
         return "only this machine is looked at"
+    settings_hold = context.done.get("local.settings", _NOT_YET).status not in _STOPS
+    if not check.id.startswith(_LOCAL) and settings_hold and context.stays_here:
+        return "code runs on this machine, and nothing in Azure is configured"
     for earlier in check.after:
         if context.done[earlier].status in _STOPS:
             pointless[check.id] = earlier

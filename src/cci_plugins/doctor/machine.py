@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 import anyio
 import anyio.to_thread
 
-from cci_plugins.errors import IsolationError
+from cci_plugins.errors import ConfigurationError, IsolationError
 from cci_plugins.settings import Settings
 
 from .context import Context
@@ -22,8 +22,8 @@ from .findings import Check, Outcome, PointlessError, failed, ok, warning
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 _PORT = 8765
 _WEAKER = {
-    "landlock": "sudo apt install bubblewrap, for the stronger fence",
-    "process": "unset CCI_ISOLATION; this is for code that you have read yourself",
+    "landlock": "sudo apt install bubblewrap; where it is there, let it make user namespaces",
+    "NONE": "unset CCI_ISOLATION; this is for code that you have read yourself",
 }
 _ELSEWHERE = "code runs in a session pool elsewhere"
 # The extra that each pool needs, and what it brings first.
@@ -130,11 +130,12 @@ async def _isolation(context: Context) -> Outcome:
         raise PointlessError(_ELSEWHERE)
     try:
         words = await (await context.interpreter()).describe()
-    except IsolationError as error:
-        return failed(context.mask.text(str(error)), error.hint or "")
+    except (ConfigurationError, IsolationError) as error:
+        other = "" if context.settings.python is None else "correct or unset CCI_PYTHON"
+        return failed(context.mask.text(str(error)), error.hint or other)
     fence = words.partition(": ")[2] or words
     weaker = next((fix for name, fix in _WEAKER.items() if fence.startswith(name)), None)
-    if weaker is not None and sys.platform == "linux":
+    if weaker is not None:
         return warning(f"the fence is weaker than it could be: {fence}", weaker)
     return ok(fence)
 
@@ -176,7 +177,7 @@ CHECKS = (
     Check("local.settings", _settings, "correct the setting that is named"),
     Check("local.python", _python, "install Python 3.11 to 3.13"),
     Check("local.versions", _versions, 'pip install "cci-plugins[all]"', ("local.settings",)),
-    Check("local.isolation", _isolation, "apt install bubblewrap", ("local.settings",)),
-    Check("local.kernel", _kernel, "cci --debug run '1+1'", ("local.versions", "local.isolation")),
+    Check("local.isolation", _isolation, "apt install bubblewrap", ("local.versions",)),
+    Check("local.kernel", _kernel, "cci --debug run '1+1'", ("local.isolation",)),
     Check("local.port", _port, "cci serve --port 0"),
 )
