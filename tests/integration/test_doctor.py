@@ -247,6 +247,8 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
     "no role to fetch the key": (
         lambda s: s.take("Contributor"),
         "azure.roles.key", "failed", "Container Apps SessionPools Contributor"),
+    "roles may not be read": (
+        lambda s: _refused(s, "/roleassignments"), "azure.roles.provision", "unknown", "Reader"),
     "the pool may not be read": (
         lambda s: _refused(s, "/sessionpools/"), "pool.exists", "failed", "role"),
     "there is no such pool": (

@@ -6,10 +6,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, ProvisioningError
 
 from .context import Context
-from .findings import Check, Outcome, PointlessError, failed, mapping, ok, unknown, warning
+from .findings import (
+    Check,
+    Outcome,
+    PointlessError,
+    UnknownError,
+    failed,
+    mapping,
+    ok,
+    unknown,
+    warning,
+)
 
 _APP = "Microsoft.App"
 _FEATURE = "SessionPoolsSupportMCP"
@@ -208,7 +218,10 @@ async def _account(context: Context, account: str) -> str:
 
 async def _lacking(context: Context, scope: str, rights: tuple[_Right, ...]) -> list[_Right]:
     """The rights that none of the sign-in's roles brings, on a scope or above it."""
-    given = [one async for one in _permissions(context, scope)]
+    try:
+        given = [one async for one in _permissions(context, scope)]
+    except ProvisioningError as error:
+        raise UnknownError(f"the roles cannot be read: {error}") from None
     return [right for right in rights if not any(_brings(one, right) for one in given)]
 
 

@@ -109,8 +109,8 @@ class Context:
         known = self.settings
         by_token = known.chosen_pool == "custom" and known.access_token is None
         by_storage = known.storage_account is not None and known.storage_key is None
-        of_azure = known.resource_id or known.subscription or self.wants_foundry
-        return bool(by_token or by_storage or of_azure)
+        provisions = known.subscription and known.resource_group
+        return bool(by_token or by_storage or known.resource_id or provisions or self.wants_foundry)
 
     @property
     def stays_here(self) -> bool:

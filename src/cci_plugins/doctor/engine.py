@@ -15,7 +15,17 @@ from cci_plugins.telemetry import logger
 
 from . import azure, foundry, machine, pool, sign_in, storage
 from .context import Context
-from .findings import Check, Finding, Mask, Outcome, PointlessError, failed, finding, unknown
+from .findings import (
+    Check,
+    Finding,
+    Mask,
+    Outcome,
+    PointlessError,
+    UnknownError,
+    failed,
+    finding,
+    unknown,
+)
 
 _CHECKS = (
     *machine.CHECKS,
@@ -116,6 +126,8 @@ async def _looked(check: Check, context: Context) -> Outcome:
         return await check.look(context)
     except PointlessError as reason:
         return Outcome("skipped", context.mask.text(str(reason)))
+    except UnknownError as reason:
+        return unknown(context.mask.text(str(reason)), check.fix)
     except CodeInterpreterError as error:
         return failed(context.mask.text(str(error)), context.mask.text(error.hint or ""))
     except Exception as error:  # noqa: BLE001 - the other checks go on

@@ -68,6 +68,10 @@ class PointlessError(Exception):
     """There is nothing to check here; the text says why."""
 
 
+class UnknownError(Exception):
+    """It could not be found out; the text says why."""
+
+
 def ok(message: str) -> Outcome:
     """All is as it should be."""
     return Outcome("ok", message)

@@ -107,8 +107,9 @@ def _given(token: str) -> Outcome:
 def _of_claims(claims: dict[str, object], mend: str) -> Outcome | None:
     """What is wrong with a token, by what it says of itself."""
     audience, end = claims.get("aud"), claims.get("exp")
-    if isinstance(audience, str) and audience.rstrip("/") != _DATA_PLANE:
-        return failed(f"the token is for {audience[:80]}, not for {_DATA_PLANE}", mend)
+    is_address = isinstance(audience, str) and audience.startswith("https:")  # else an app's id
+    if is_address and str(audience).rstrip("/") != _DATA_PLANE:
+        return failed(f"the token is for {str(audience)[:80]}, not for {_DATA_PLANE}", mend)
     if isinstance(end, int | float) and end < time.time():
         minutes = (time.time() - end) / 60
         return failed(f"the token expired {minutes:.0f} minutes ago", mend)
