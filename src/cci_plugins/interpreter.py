@@ -279,9 +279,18 @@ class CodeInterpreter:
         await self.aclose()
 
 
-def pool_from(settings: Settings) -> SessionPool:
-    """The pool that settings ask for, not yet started."""
-    token = None if settings.access_token is None else settings.access_token.get_secret_value()
+def pool_from(
+    settings: Settings, *, credential: TokenCredential | str | None = None
+) -> SessionPool:
+    """The pool that settings ask for, not yet started.
+
+    Args:
+        settings: What is wanted.
+        credential: Signs in to Azure where the settings have no token; `DefaultAzureCredential`
+            when None.
+    """
+    given = settings.access_token
+    token = credential if given is None else given.get_secret_value()
     if settings.chosen_pool == "platform":
         from .pools.azure.platform import PlatformSessionPool
 
@@ -309,8 +318,15 @@ def pool_from(settings: Settings) -> SessionPool:
     )
 
 
-def files_from(settings: Settings) -> FileOptions:
+def files_from(
+    settings: Settings, *, credential: TokenCredential | str | None = None
+) -> FileOptions:
     """How files move, as settings say.
+
+    Args:
+        settings: What is wanted.
+        credential: Signs in to Azure where the settings have no key; `DefaultAzureCredential`
+            when None, or when it is a token, which would be for something else.
 
     Raises:
         ConfigurationError: The storage is half configured, or the extra `azure` is missing.
@@ -323,6 +339,7 @@ def files_from(settings: Settings) -> FileOptions:
         storage = BlobStorage(
             settings.storage_account,
             settings.storage_container,
+            credential=None if isinstance(credential, str) else credential,
             key=None if key is None else key.get_secret_value(),
             ca_file=settings.storage_ca_file,
         )

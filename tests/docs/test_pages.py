@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from cci_plugins.cli.client_setup import Endpoint, stdio_setup, vscode
+from cci_plugins.doctor import CHECKS
 
 from .blocks import PAGES, ROOT
 
@@ -55,6 +56,11 @@ def test_the_claude_setup_in_the_guide_is_what_mcp_prints(monkeypatch: pytest.Mo
     block = guide.split("```json\n")[1].split("```")[0]
     printed = stdio_setup("claude", isolation=None, file_links=False)
     assert json.loads(block) == json.loads(printed)
+
+
+def test_the_guide_of_the_doctor_names_every_check_in_order() -> None:
+    text = (ROOT / "docs/guides/doctor.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `([\w.-]+\.[\w.-]+)` \|", text, re.MULTILINE)) == CHECKS
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -16,7 +16,7 @@ from .blocks import ROOT, Block, blocks
 
 LIMIT = 60
 _KNOWN = re.compile(
-    r"(pip install|cci (run|serve|mcp|provision (up|show|down|rotate-key))"
+    r"(pip install|cci (run|serve|mcp|doctor|provision (up|show|down|rotate-key))"
     r"|cci foundry (connect|disconnect)"
     r"|az login|export [A-Z_]+=|make \w+$|sudo apt install)"
 )

@@ -747,3 +747,62 @@ async def test_keys_and_tokens_show_nowhere(
         assert secret not in everything
     for secret in (TOKEN, ARM_TOKEN):
         assert secret not in caplog.text
+
+
+async def test_the_doctor_finds_what_is_wrong_with_a_connection(
+    running: Running, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = "https://pool.example/mcp"
+    monkeypatch.setenv("CCI_ARM_ENDPOINT", running.url)
+    monkeypatch.setenv("AZURE_AI_PROJECT_ID", PROJECT_ID)
+    found = await _diagnosed(running)
+    assert found["foundry.project"].status == "ok"
+    missing = found["foundry.connection"]
+    assert (missing.status, missing.fix) == ("failed", "cci foundry connect")
+    await foundry.connect(project, endpoint=endpoint, key=KEY)
+    assert (await _diagnosed(running))["foundry.connection"].status == "ok"
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", endpoint)
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", ROTATED)
+    rotated = (await _diagnosed(running))["foundry.connection"]
+    assert (rotated.status, rotated.fix) == ("failed", "cci foundry connect")
+    assert "has another key" in rotated.message
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", KEY)
+    assert (await _diagnosed(running))["foundry.connection"].status == "ok"
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "https://other.example/mcp")
+    assert "--replace" in (await _diagnosed(running))["foundry.connection"].fix
+    monkeypatch.setenv("FOUNDRY_PROJECT_ENDPOINT", f"{running.url}/api/projects/other")
+    assert "two different" in (await _diagnosed(running))["foundry.project"].message
+    monkeypatch.delenv("FOUNDRY_PROJECT_ENDPOINT")
+    running.fake.connections["code-interpreter"]["properties"]["category"] = "ApiKey"
+    assert "something else" in (await _diagnosed(running))["foundry.connection"].message
+
+
+async def test_the_doctor_finds_a_project_that_may_not_be_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCI_ARM_ENDPOINT", running.url)
+    monkeypatch.setenv("AZURE_AI_PROJECT_ID", PROJECT_ID)
+    running.fake.faults["GET project"] = _arm_error(403, "AuthorizationFailed", "You may not.")
+    found = await _diagnosed(running)
+    assert found["foundry.project"].status == "failed"
+    assert "role" in found["foundry.project"].fix
+    assert found["foundry.connection"].status == "skipped"
+
+
+async def _diagnosed(running: Running) -> dict[str, Any]:
+    """What the checks of Foundry find; those of the pool have their own tests."""
+    from cci_plugins.doctor import context, findings
+    from cci_plugins.doctor import foundry as checks
+    from cci_plugins.doctor.engine import _made
+
+    mask = findings.Mask(open=False)
+    made = context.Context(running.credential, mask, ca=running.ca, local_only=False)
+    made.done["auth.sign-in"] = findings.Finding("auth.sign-in", "ok", "")
+    try:
+        pointless: dict[str, str] = {}
+        for check in checks.CHECKS:
+            made.done[check.id] = await _made(check, made, pointless, None)
+    finally:
+        await made.aclose()
+    assert [secret for secret in (KEY, ROTATED, TOKEN) if secret in repr(made.done)] == []
+    return made.done

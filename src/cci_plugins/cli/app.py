@@ -9,6 +9,7 @@ import typer
 
 from . import console
 from .console import ExitCode
+from .doctor import doctor
 from .foundry import app as foundry
 from .mcp import mcp
 from .provision import app as provision
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(run)
 app.command()(serve)
 app.command()(mcp)
+app.command()(doctor)
 app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")
 

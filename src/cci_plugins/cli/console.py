@@ -53,7 +53,7 @@ class ExitCode(IntEnum):
     CODE_FAILED = 1, "the code that was run raised, or its process died"
     USAGE = 2, "the command line asks for something that cannot be done; a file is missing"
     CONFIGURATION = 3, "a setting is missing or wrong, or this machine offers no isolation"
-    AUTHENTICATION = 4, "the pool refused the key"
+    AUTHENTICATION = 4, "Azure or the pool refused the sign-in or the key"
     POOL_UNAVAILABLE = 5, "the pool cannot be reached, is full, or lost the session"
     PROVISIONING = 6, "Azure did not make, change or remove what was asked; run it again to go on"
     INTERNAL = 70, "a fault of this command; please report it"
@@ -175,6 +175,24 @@ def progress(what: str) -> Generator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def doing(what: str) -> Generator[Callable[[str], object]]:
+    """Show on a terminal what is being done just now; nothing elsewhere.
+
+    Args:
+        what: What it is a part of.
+
+    Yields:
+        What to tell each thing that begins.
+    """
+    console = _console()
+    if not console.is_terminal or console.is_dumb_terminal or sys.stdout.isatty() is False:
+        yield lambda _: None
+        return
+    with console.status(what) as status:
+        yield lambda part: status.update(f"{what}: {part}")
 
 
 def words() -> Console:

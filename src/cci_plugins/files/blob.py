@@ -142,6 +142,11 @@ class BlobStorage:
         self._delegation: tuple[UserDelegationKey, datetime] | None = None
         self._turn = anyio.Lock()
 
+    @property
+    def url(self) -> str:
+        """The account's blob service."""
+        return self._address.url
+
     def __repr__(self) -> str:
         return f"BlobStorage({self._address.url!r}, {self._container!r})"
 

@@ -57,6 +57,45 @@ class Connection:
     change: Literal["created", "updated", "unchanged"]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A connection as it is in the project; its key is never told.
+
+    Attributes:
+        id: Its resource id.
+        endpoint: Where it leads.
+        is_ours: Whether it is one to an MCP server that a key opens.
+        mark: The fingerprint of its key, where `connect` made it.
+    """
+
+    id: str
+    endpoint: str
+    is_ours: bool
+    mark: str | None
+
+    def fits(self, key: str) -> bool | None:
+        """Whether it has this key; None when only Azure knows."""
+        return None if self.mark is None else self.mark == _mark(self.id, key)
+
+
+async def look(project: Project, *, name: str = NAME) -> Found | None:
+    """A project's connection of a name, or None.
+
+    Raises:
+        AuthenticationError: A role is missing.
+        ProvisioningError: Azure did not say.
+    """
+    place = await project.place()
+    with managing(f"connection {name}", role=OWNER):
+        async with project.management(place.subscription) as client:
+            found = await _get(client, place, name)
+    if found is None:
+        return None
+    kept = found.properties.metadata or {}
+    connection_id, target = f"{place.id}/connections/{name}", str(found.properties.target or "")
+    return Found(connection_id, target, _is_of_kind(found), kept.get(_PRINT))
+
+
 async def connect(
     project: Project | None = None,
     *,
@@ -91,7 +130,7 @@ async def connect(
     target, secret = await _target(project, endpoint, key, pool, credential)
     place = await project.place()
     connection_id = f"{place.id}/connections/{name}"
-    mark = hashlib.sha256(f"{connection_id.lower()}\0{secret}".encode()).hexdigest()[:16]
+    mark = _mark(connection_id, secret)
     with managing(f"connection {name}", role=OWNER):
         async with project.management(place.subscription) as client:
             found = await _get(client, place, name)
@@ -206,6 +245,11 @@ def _body(
             metadata=dict(metadata),
         )
     )
+
+
+def _mark(connection_id: str, key: str) -> str:
+    """A fingerprint of a key, of use for one connection only."""
+    return hashlib.sha256(f"{connection_id.lower()}\0{key}".encode()).hexdigest()[:16]
 
 
 def _leads_there(found: Any, target: str, mark: str) -> bool:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from cci_plugins.errors import ProvisioningError
+from cci_plugins.pools.azure.claims import claims_of
 
 from .arm import Arm
 from .options import Options, PrincipalType
-
-_PARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +32,7 @@ async def principal_of(options: Options, arm: Arm) -> Principal:
     """
     if options.principal_id:
         return Principal(options.principal_id, options.principal_type or "User")
-    claims = _claims((await arm.sign_in.get_token(arm.scope)).token)
+    claims = claims_of((await arm.sign_in.get_token(arm.scope)).token)
     identifier = claims.get("oid")
     if not isinstance(identifier, str) or not identifier:
         raise ProvisioningError(
@@ -46,15 +41,3 @@ async def principal_of(options: Options, arm: Arm) -> Principal:
         )
     kind: PrincipalType = "ServicePrincipal" if claims.get("idtyp") == "app" else "User"
     return Principal(identifier, options.principal_type or kind)
-
-
-def _claims(token: str) -> dict[str, Any]:
-    """A token's claims. They are not checked: Azure itself checks whoever acts on them."""
-    parts = token.split(".")
-    if len(parts) != _PARTS:
-        return {}
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error):
-        return {}
-    return claims if isinstance(claims, dict) else {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -71,21 +71,39 @@ def create_app(
     Raises:
         ConfigurationError: `rest` is asked for beside signed environments.
     """
-    if rest and environments is not None and not environments.takes_any:
+    if rest:
+        _check_open(environments)
+    limits = limits or Limits()
+    tools: Offer = Tools(pool, limits, environments)
+    conversations = Conversations(pool, limits) if friendly else None
+    if conversations is not None:
+        tools = FriendlyTools(tools, conversations, links=file_links)
+    resources = None if conversations is None else Resources(conversations)
+    mcp = McpEndpoint(tools, body_bytes, resources)
+    executions = Executions(pool, limits, body_bytes)
+    gates = [Route(path, McpGate(mcp, body_bytes, conversations)) for path in ("/mcp", "/mcp/")]
+    data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
+    app = Starlette(
+        routes=[Route("/health", _health), *gates, *(data_plane if rest else ())],
+        exception_handlers=HANDLERS,
+        middleware=[*_doorkeepers(api_key, hosts, requests_per_minute)],
+        lifespan=_lifespan(executions, mcp, conversations),
+    )
+    app.router.redirect_slashes = False  # a redirected client loses its body or its key
+    return app
+
+
+def _check_open(environments: Environments | None) -> None:
+    if environments is not None and not environments.takes_any:
         raise ConfigurationError(
             "the REST routes take any session identifier, signed environments do not",
             hint="pass rest=False",
         )
-    limits = Limits() if limits is None else limits
-    tools: Offer = Tools(pool, limits, environments)
-    conversations = resources = None
-    if friendly:
-        conversations = Conversations(pool, limits)
-        tools = FriendlyTools(tools, conversations, links=file_links)
-        resources = Resources(conversations)
-    mcp = McpEndpoint(tools, body_bytes, resources)
-    executions = Executions(pool, limits, body_bytes)
 
+
+def _lifespan(
+    executions: Executions, mcp: McpEndpoint, conversations: Conversations | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with executions.running(), mcp.running():
@@ -95,19 +113,7 @@ def create_app(
                 if conversations is not None:
                     await conversations.aclose()
 
-    data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
-    app = Starlette(
-        routes=[
-            Route("/health", _health),
-            *(Route(path, McpGate(mcp, body_bytes, conversations)) for path in ("/mcp", "/mcp/")),
-            *(data_plane if rest else ()),
-        ],
-        exception_handlers=HANDLERS,
-        middleware=[*_doorkeepers(api_key, hosts, requests_per_minute)],
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False  # a redirected client loses its body or its key
-    return app
+    return lifespan
 
 
 def _doorkeepers(

@@ -88,6 +88,8 @@ class Cloud:
         registration_looks: The same of a registration.
         role_uses: How often a new role is not known yet.
         restarted: Revisions of container apps that were restarted.
+        subscription_state: Whether the subscription may be used.
+        regions: Where there are session pools, as people name them.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Where the pools' data plane is.
         on_write: Called after each write, with their number.
@@ -111,6 +113,8 @@ class Cloud:
         self.key = values.POOL_KEY
         self.on_write: Callable[[int], None] | None = None
         self.subscriptions = [(values.SUBSCRIPTION, "Development")]
+        self.subscription_state = "Enabled"
+        self.regions = ["East US", "Sweden Central", "North Europe", "West US 2"]
         self.tasks = RegistryTasks(self)
         self._registering: dict[str, int] = {}
         self._operations: dict[str, Operation] = {}
@@ -136,6 +140,16 @@ class Cloud:
         )
         self._keep(identifier, kind, {"location": "eastus", "tags": {}, "properties": {}, **more})
         return identifier
+
+    def assign(self, role: str, scope: str) -> None:
+        """Give the signed-in user a role that is known everywhere."""
+        kind = "Microsoft.Authorization/roleAssignments"
+        name = f"{scope}/providers/{kind}/{uuid4()}"
+        definition = f"/subscriptions/{values.SUBSCRIPTION}/providers/Microsoft.Authorization"
+        definition += f"/roleDefinitions/{role}"
+        self._keep(
+            name, kind, {"properties": {"roleDefinitionId": definition, "principalId": values.USER}}
+        )
 
     def add_group(self, name: str, **tags: str) -> str:
         """A resource group that others made."""
@@ -208,7 +222,11 @@ class Cloud:
             return JSONResponse(
                 {
                     "value": [
-                        {"subscriptionId": one, "displayName": name, "state": "Enabled"}
+                        {
+                            "subscriptionId": one,
+                            "displayName": name,
+                            "state": self.subscription_state,
+                        }
                         for one, name in self.subscriptions
                     ]
                 }
@@ -222,6 +240,9 @@ class Cloud:
         if provider is not None:
             specs.check_version("providers", version)
             return self._provider(method, provider[1])
+        if "/roledefinitions/" in low:
+            specs.check_version("microsoft.authorization/roledefinitions", version)
+            return _role(path)
         if low.endswith("/resources"):
             specs.check_version("resources", version)
             return self._listed(request, low.removesuffix("/resources"))
@@ -242,7 +263,9 @@ class Cloud:
         elif self.registered.get(name) == "Registering" and self._one_look_less(name):
             self.registered[name] = "Registered"
         state = self.registered.get(name, "NotRegistered")
-        return JSONResponse({"namespace": name, "registrationState": state})
+        kind = {"resourceType": "sessionPools", "locations": self.regions}
+        told = {"namespace": name, "registrationState": state, "resourceTypes": [kind]}
+        return JSONResponse(told)
 
     def _one_look_less(self, name: str) -> bool:
         self._registering[name] = self._registering.get(name, 0) - 1
@@ -523,6 +546,23 @@ class Cloud:
         kept |= {"id": path, "name": path.rpartition("/")[2], "type": kind}
         self.resources[path.lower()] = kept
         return kept
+
+
+def _role(path: str) -> Response:
+    name = path.rpartition("/")[2]
+    if name not in values.ROLES:
+        return _error(404, "RoleDefinitionDoesNotExist", f"There is no role {name}.")
+    role = values.ROLES[name]
+    empty: dict[str, list[str]] = {
+        "actions": [],
+        "notActions": [],
+        "dataActions": [],
+        "notDataActions": [],
+    }
+    permission = {part: role.get(part, given) for part, given in empty.items()}
+    return JSONResponse(
+        {"id": path, "properties": {"roleName": role["roleName"], "permissions": [permission]}}
+    )
 
 
 def _copy(value: Any) -> Any:

@@ -32,6 +32,7 @@ VERSIONS = {
     "microsoft.managedidentity/userassignedidentities": "2024-11-30",
     "microsoft.storage/storageaccounts": "2025-01-01",
     "microsoft.authorization/roleassignments": "2022-04-01",
+    "microsoft.authorization/roledefinitions": "2022-04-01",
 }
 # Bodies of which there is no official copy here: what may be in them.
 _SHAPES: dict[str, Any] = {

@@ -12,6 +12,35 @@ CLIENT = "33333333-0000-0000-0000-000000000001"
 IDENTITY_PRINCIPAL = "44444444-0000-0000-0000-000000000001"
 IDENTITY_CLIENT = "55555555-0000-0000-0000-000000000001"
 
+# Built-in roles, as far as anything asks for them (learn.microsoft.com, Azure built-in roles).
+ROLES: dict[str, dict[str, object]] = {
+    "b24988ac-6180-42a0-ab88-20f7382dd24c": {
+        "roleName": "Contributor",
+        "actions": ["*"],
+        "notActions": ["Microsoft.Authorization/*/Write", "Microsoft.Authorization/*/Delete"],
+    },
+    "f58310d9-a9f6-439a-9e8d-f62e7b41a168": {
+        "roleName": "Role Based Access Control Administrator",
+        "actions": ["Microsoft.Authorization/roleAssignments/write", "*/read"],
+    },
+    "0fb8eba5-a2bb-4abe-b1c1-49dfad359bb0": {
+        "roleName": "Azure ContainerApps Session Executor",
+        "actions": ["Microsoft.App/sessionPools/*/read"],
+        "dataActions": ["Microsoft.App/sessionPools/interpreters/execute/action"],
+    },
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": {
+        "roleName": "Storage Blob Data Contributor",
+        "actions": ["Microsoft.Storage/storageAccounts/blobServices/containers/write"],
+        "dataActions": ["Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write"],
+    },
+    "db58b8e5-c6ad-4a2a-8342-4190687cbf4a": {
+        "roleName": "Storage Blob Delegator",
+        "actions": [
+            "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action"
+        ],
+    },
+}
+
 CLIENT_SECRET = "planted-secret-of-the-client"
 SIGNATURE = "planted-signature-of-a-link"
 POOL_KEY = "planted-key-of-the-pool"  # as in _emulated

@@ -1,0 +1,129 @@
+"""`cci doctor`: find out what is wrong, from this machine to the pool, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import typer
+
+from . import console
+from .console import ExitCode
+
+if TYPE_CHECKING:
+    from cci_plugins.doctor import Finding
+
+_CODES = {"local": ExitCode.CONFIGURATION, "auth": ExitCode.AUTHENTICATION}
+_WIDTH = 8
+
+
+def doctor(
+    *,
+    local_only: Annotated[
+        bool, typer.Option("--local-only", help="Look at nothing but this machine.")
+    ] = False,
+    show_ids: Annotated[
+        bool,
+        typer.Option(
+            "--show-ids",
+            help="Show names and ids of your resources, which are covered otherwise so that the "
+            "report can be shown to others.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="The longest one check may take."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one line of JSON.")
+    ] = False,
+) -> int:
+    """Check everything between here and a run in the pool, and say what to do about what fails.
+
+    This machine comes first, then the sign-in to Azure, then the pool, storage and Foundry project
+    that the environment names. Nothing is changed, but that the pool runs 1+1 and a blob is written
+    and deleted.
+    """
+    limit = None if timeout is None else timedelta(seconds=timeout)
+    report = _Report(as_json=as_json)
+
+    async def work() -> None:
+        from cci_plugins.doctor import diagnose
+
+        with console.doing("cci doctor") as doing:
+            async for finding in diagnose(
+                local_only=local_only, show_ids=show_ids, limit=limit, on_check=doing
+            ):
+                report.add(finding)
+
+    anyio.run(work)
+    report.end()
+    return report.exit_code()
+
+
+class _Report:
+    """What is printed: a line for each finding, and one for all that are skipped for one reason."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._findings: list[Finding] = []
+        self._skipped: list[Finding] = []
+
+    def add(self, finding: Finding) -> None:
+        """Print a finding."""
+        self._findings.append(finding)
+        if self._as_json:
+            return
+        if self._skipped and (
+            finding.status != "skipped" or finding.message != self._skipped[0].message
+        ):
+            self._flush()
+        if finding.status == "skipped":
+            self._skipped.append(finding)
+            return
+        _print(finding.status, finding.id, finding.message)
+        if finding.fix:
+            console.out(f"{'':{_WIDTH}} fix: {finding.fix}\n")
+
+    def end(self) -> None:
+        """Print what is left, and the sum."""
+        counts = Counter(one.status for one in self._findings)
+        if self._as_json:
+            report = {"findings": [_facts(one) for one in self._findings], "counts": counts}
+            console.out(json.dumps(report) + "\n")
+            return
+        self._flush()
+        console.say(", ".join(f"{number} {status}" for status, number in counts.items()))
+        worst = next((one for one in self._findings if one.status == "failed"), None)
+        if worst is not None:
+            console.hint(worst.fix)
+
+    def exit_code(self) -> ExitCode:
+        """By the first failure; what could not be found out is none."""
+        for one in self._findings:
+            if one.status == "failed":
+                return _CODES.get(one.id.partition(".")[0], ExitCode.POOL_UNAVAILABLE)
+        return ExitCode.OK
+
+    def _flush(self) -> None:
+        if self._skipped:
+            names = ", ".join(one.id for one in self._skipped)
+            _print("skipped", names, self._skipped[0].message)
+            self._skipped = []
+
+
+def _print(status: str, name: str, message: str) -> None:
+    console.out(f"{status:{_WIDTH}} {name}: {message}\n")
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    return {
+        "id": finding.id,
+        "status": finding.status,
+        "message": finding.message,
+        "fix": finding.fix or None,
+        "seconds": round(finding.duration.total_seconds(), 3),
+    }

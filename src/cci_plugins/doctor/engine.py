@@ -1,0 +1,136 @@
+"""The checks in their order, each bounded, each skipped where an earlier one makes it pointless."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.pools.azure.auth import TokenCredential
+from cci_plugins.telemetry import logger
+
+from . import azure, foundry, machine, pool, sign_in, storage
+from .context import Context
+from .findings import (
+    Check,
+    Finding,
+    Mask,
+    Outcome,
+    PointlessError,
+    UnknownError,
+    failed,
+    finding,
+    unknown,
+)
+
+_CHECKS = (
+    *machine.CHECKS,
+    *sign_in.CHECKS,
+    *azure.CHECKS,
+    *pool.CHECKS,
+    *storage.CHECKS,
+    *foundry.CHECKS,
+)
+CHECKS: tuple[str, ...] = tuple(check.id for check in _CHECKS)
+"""The ids of all checks, in the order they are made."""
+_LOCAL = "local."
+_STOPS = {"failed", "unknown"}
+_NOT_YET = Finding("", "unknown", "")
+
+
+async def diagnose(
+    *,
+    credential: TokenCredential | None = None,
+    ca: Path | None = None,
+    local_only: bool = False,
+    show_ids: bool = False,
+    limit: timedelta | None = None,
+    on_check: Callable[[str], object] | None = None,
+) -> AsyncGenerator[Finding]:
+    """Check the chain from this machine to a run in the pool that the environment names.
+
+    Local checks come first, then the sign-in, then what is remote. One that an earlier failure
+    makes pointless is skipped and says so. Nothing is changed, but that a session of the pool
+    runs `1+1` and a blob is written and deleted.
+
+    Args:
+        credential: Signs in to Azure, a blocking one of azure-identity; `DefaultAzureCredential`
+            when None.
+        ca: Certificate authorities that Resource Manager's address is checked by, as a file,
+            instead of the system's.
+        local_only: Whether nothing but this machine is looked at.
+        show_ids: Whether names and ids of resources are shown, instead of `<session pool>`.
+        limit: The longest one check may take, where its own is longer.
+        on_check: Told the id of each check as it begins.
+
+    Yields:
+        What each check found out, in the order of `CHECKS`.
+    """
+    context = Context(credential, Mask(show_ids), ca=ca, local_only=local_only)
+    pointless: dict[str, str] = {}
+    try:
+        for check in _CHECKS:
+            if on_check is not None:
+                on_check(check.id)
+            found = await _made(check, context, pointless, limit)
+            context.done[check.id] = found
+            yield found
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(20):
+            await context.aclose()
+
+
+async def _made(
+    check: Check, context: Context, pointless: dict[str, str], limit: timedelta | None
+) -> Finding:
+    """One check, as it is told."""
+    reason = _why_not(check, context, pointless)
+    if reason is not None:
+        return Finding(check.id, "skipped", reason)
+    start = time.monotonic()
+    longest = check.limit if limit is None else min(check.limit, limit)
+    outcome = await _outcome(check, context, longest)
+    return finding(check, outcome, time.monotonic() - start)
+
+
+def _why_not(check: Check, context: Context, pointless: dict[str, str]) -> str | None:
+    """Why a check would say nothing here, or None."""
+    if context.local_only and not check.id.startswith(_LOCAL):
+        return "only this machine is looked at"
+    settings_hold = context.done.get("local.settings", _NOT_YET).status not in _STOPS
+    if not check.id.startswith(_LOCAL) and settings_hold and context.stays_here:
+        return "code runs on this machine, and nothing in Azure is configured"
+    for earlier in check.after:
+        if context.done[earlier].status in _STOPS:
+            pointless[check.id] = earlier
+        elif earlier in pointless:
+            pointless[check.id] = pointless[earlier]
+        if check.id in pointless:
+            return f"{pointless[check.id]} comes first"
+    return None
+
+
+async def _outcome(check: Check, context: Context, limit: timedelta) -> Outcome:
+    """What a check says, in the time it has."""
+    with anyio.move_on_after(limit.total_seconds()):
+        return await _looked(check, context)
+    return unknown(f"there was no answer within {limit.total_seconds():.0f} s", check.fix)
+
+
+async def _looked(check: Check, context: Context) -> Outcome:
+    try:
+        return await check.look(context)
+    except PointlessError as reason:
+        return Outcome("skipped", context.mask.text(str(reason)))
+    except UnknownError as reason:
+        return unknown(context.mask.text(str(reason)), check.fix)
+    except CodeInterpreterError as error:
+        return failed(context.mask.text(str(error)), context.mask.text(error.hint or ""))
+    except Exception as error:  # noqa: BLE001 - the other checks go on
+        logger.debug("%s failed", check.id, exc_info=error)
+        kind = type(error).__name__
+        return unknown(f"the check itself failed ({kind})", "cci --debug doctor; please report it")

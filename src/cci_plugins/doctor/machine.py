@@ -1,0 +1,183 @@
+"""Checks of this machine: settings, Python, packages, the fence, a kernel, a port."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import stat
+import sys
+from importlib.metadata import PackageNotFoundError, metadata, version
+
+import anyio
+import anyio.to_thread
+
+from cci_plugins.errors import ConfigurationError, IsolationError
+from cci_plugins.settings import Settings
+
+from .context import Context
+from .findings import Check, Outcome, PointlessError, failed, ok, warning
+
+_OLDEST, _NEWEST = (3, 11), (3, 13)
+_PORT = 8765
+_WEAKER = {
+    "landlock": "sudo apt install bubblewrap; where it is there, let it make user namespaces",
+    "NONE": "unset CCI_ISOLATION; this is for code that you have read yourself",
+}
+_ELSEWHERE = "code runs in a session pool elsewhere"
+# The extra that each pool needs, and what it brings first.
+_NEEDED = {"local": "ipykernel", "azure": "azure-identity"}
+_FRAMEWORKS = {
+    "agent-framework": "agent-framework-core",
+    "foundry": "azure-ai-projects",
+    "langchain": "langchain-core",
+    "openai-agents": "openai-agents",
+    "semantic-kernel": "semantic-kernel",
+}
+_REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*);.*extra\s*==\s*['\"]([\w-]+)['\"]")
+_BOUND = re.compile(r"(>=|<)\s*([\d.]+)")
+
+
+async def _settings(_: Context) -> Outcome:
+    known = Settings.read(check=False)
+    known.check()
+    has_secret = any((known.mcp_key, known.access_token, known.storage_key, known.session_secret))
+    try:
+        mode = await anyio.to_thread.run_sync(os.stat, ".env")
+    except OSError:
+        return ok(f"the environment asks for the pool {known.chosen_pool}")
+    if has_secret and sys.platform != "win32" and mode.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        return warning(
+            "others on this machine can read .env, which may hold a key", "chmod 600 .env"
+        )
+    return ok(f"the environment and .env ask for the pool {known.chosen_pool}")
+
+
+async def _python(_: Context) -> Outcome:
+    running = sys.version_info[:2]
+    words = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if running < _OLDEST:
+        return failed(f"{words} is too old", "install Python 3.13")
+    if running > _NEWEST:
+        return warning(f"{words} is newer than any that was tested", "use Python 3.13")
+    return ok(words)
+
+
+async def _versions(context: Context) -> Outcome:
+    missing = [extra for extra in _wanted(context.settings) if not _installed(_NEEDED[extra])]
+    if missing:
+        return failed(
+            f"these settings need the extra {missing[0]}, which is not installed",
+            f'pip install "cci-plugins[{missing[0]}]"',
+        )
+    wrong = [line for extra in _FRAMEWORKS for line in _outside(extra)]
+    if wrong:
+        extra, words = wrong[0]
+        return warning(words, f'pip install "cci-plugins[{extra}]"')
+    found = [f"{name} {_installed(name)}" for name in _FRAMEWORKS.values() if _installed(name)]
+    return ok(f"cci-plugins {_installed('cci-plugins') or 'from source'}; {_listed(found)}")
+
+
+def _wanted(settings: Settings) -> list[str]:
+    """The extras that settings need."""
+    extras = ["local"] if settings.chosen_pool == "local" else []
+    signs_in = settings.chosen_pool == "custom" and settings.access_token is None
+    if signs_in or settings.resource_id or settings.storage_account:
+        extras.append("azure")
+    return extras
+
+
+def _outside(extra: str) -> list[tuple[str, str]]:
+    """The framework of an extra, when another release of it is installed than the extra takes."""
+    name = _FRAMEWORKS[extra]
+    if not (found := _installed(name)):
+        return []
+    for line in _requirements():
+        match = _REQUIREMENT.match(line)
+        if match is None or (match[1].lower(), match[3]) != (name, extra):
+            continue
+        for sign, bound in _BOUND.findall(match[2]):
+            if (_numbers(found) < _numbers(bound)) != (sign == "<"):
+                return [(extra, f"{name} {found} is installed, and {match[2].strip()} is needed")]
+    return []
+
+
+def _requirements() -> list[str]:
+    try:
+        return metadata("cci-plugins").get_all("Requires-Dist") or []
+    except PackageNotFoundError:
+        return []
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "no framework"
+
+
+async def _isolation(context: Context) -> Outcome:
+    if not context.is_local:
+        raise PointlessError(_ELSEWHERE)
+    try:
+        words = await (await context.interpreter()).describe()
+    except (ConfigurationError, IsolationError) as error:
+        other = "" if context.settings.python is None else "correct or unset CCI_PYTHON"
+        return failed(context.mask.text(str(error)), error.hint or other)
+    fence = words.partition(": ")[2] or words
+    weaker = next((fix for name, fix in _WEAKER.items() if fence.startswith(name)), None)
+    if weaker is not None:
+        return warning(f"the fence is weaker than it could be: {fence}", weaker)
+    return ok(fence)
+
+
+async def _kernel(context: Context) -> Outcome:
+    if not context.is_local:
+        raise PointlessError(_ELSEWHERE)
+    execution = await (await context.interpreter()).session("doctor").run_code("1+1")
+    execution.raise_for_error()
+    if execution.text.strip() != "2":
+        return failed(f"a kernel answered {execution.text[:40]!r} to 1+1", "cci run '1+1'")
+    return ok("a kernel ran 1+1")
+
+
+async def _port(_: Context) -> Outcome:
+    try:
+        await anyio.to_thread.run_sync(_listen, 0)
+    except OSError as error:
+        return failed(
+            f"no port of 127.0.0.1 can be listened on ({error.strerror})",
+            "allow this user to listen on loopback; a kernel and cci serve need it",
+        )
+    try:
+        await anyio.to_thread.run_sync(_listen, _PORT)
+    except OSError:
+        return warning(f"port {_PORT} of cci serve is in use", "cci serve --port 0")
+    return ok(f"port {_PORT} is free for cci serve")
+
+
+def _listen(port: int) -> None:
+    with socket.socket() as listener:
+        if sys.platform != "win32":  # there it would take a port that is in use
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+
+
+CHECKS = (
+    Check("local.settings", _settings, "correct the setting that is named"),
+    Check("local.python", _python, "install Python 3.11 to 3.13"),
+    Check("local.versions", _versions, 'pip install "cci-plugins[all]"', ("local.settings",)),
+    Check("local.isolation", _isolation, "apt install bubblewrap", ("local.versions",)),
+    Check("local.kernel", _kernel, "cci --debug run '1+1'", ("local.isolation",)),
+    Check("local.port", _port, "cci serve --port 0"),
+)
