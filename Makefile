@@ -13,6 +13,7 @@ test: $(HATCH) sandbox debootstrap
 	$(HATCH) run alone:check
 	$(HATCH) run bare:test
 	$(HATCH) run mcp2:test
+	$(HATCH) run deepagents:test
 	$(HATCH) run test
 
 lint: $(HATCH)

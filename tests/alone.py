@@ -84,6 +84,14 @@ async def langchain() -> str:
         return str(await CodeInterpreterTool(interpreter=interpreter).ainvoke({"code": "1"}))
 
 
+async def deepagents() -> str:
+    from cci_plugins.deepagents import CodeInterpreterSandbox
+
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        answered = await CodeInterpreterSandbox(interpreter).aexecute("echo 42")
+        return "42" if "did not say" in answered.output else answered.output
+
+
 async def semantic_kernel() -> str:
     from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
@@ -98,6 +106,7 @@ EXTRAS = {
     "azure": azure,
     "provision": provision,
     "agent-framework": agent_framework,
+    "deepagents": deepagents,
     "foundry": foundry,
     "langchain": langchain,
     "openai-agents": openai_agents,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from importlib import import_module
 from secrets import token_hex
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr
 from typing_extensions import override
@@ -27,7 +28,10 @@ except ModuleNotFoundError as missing:
         f"the LangChain tool needs {missing.name}", hint='pip install "cci-plugins[langchain]"'
     ) from missing
 
-__all__ = ["CodeInterpreterTool"]
+if TYPE_CHECKING:
+    from .langchain_toolkit import CodeInterpreterToolkit
+
+__all__ = ["CodeInterpreterTool", "CodeInterpreterToolkit"]
 
 _call_id: ContextVar[str | None] = ContextVar("cci_tool_call_id", default=None)
 
@@ -159,3 +163,10 @@ def _emit_delta(config: RunnableConfig, write: Callable[[Any], None]) -> Callabl
 
 def _ignore(_: object) -> None:
     """Take a chunk that nobody listens to."""
+
+
+def __getattr__(name: str) -> Any:
+    """The toolkit, which is made of this module's tool and more."""
+    if name != "CodeInterpreterToolkit":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".langchain_toolkit", __package__), name)

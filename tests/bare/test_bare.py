@@ -16,6 +16,7 @@ from cci_plugins.testing import FakeSessionPool
 NEEDS = {
     "local": ("ipykernel", "cci_plugins.pools.local.pool"),
     "agent-framework": ("agent_framework", "cci_plugins.agent_framework"),
+    "deepagents": ("deepagents", "cci_plugins.deepagents"),
     "foundry": ("openai", "cci_plugins.foundry"),
     "langchain": ("langchain_core", "cci_plugins.langchain"),
     "openai-agents": ("agents", "cci_plugins.openai_agents"),

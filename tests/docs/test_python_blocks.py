@@ -28,21 +28,29 @@ def scripted_model() -> Any:
     from langchain_core.messages import AIMessage, ToolMessage
     from langchain_core.outputs import ChatGeneration, ChatResult
 
+    calls = {
+        "execute": {"name": "execute", "args": {"command": "echo $((6 * 7))"}},
+        "execute_code": {"name": "execute_code", "args": {"code": "6 * 7"}},
+    }
+
     class Scripted(BaseChatModel):
+        call: Any = None
+
         @property
         def _llm_type(self) -> str:
             return "scripted"
 
         def bind_tools(self, tools: Any, **_: Any) -> Any:
-            assert [tool.name for tool in tools] == ["execute_code"]
+            names = [getattr(tool, "name", None) for tool in tools]
+            assert names == ["execute_code"] or "execute" in names
+            self.call = calls["execute" if "execute" in names else "execute_code"]
             return self
 
         def _generate(self, messages: Any, *_: Any, **__: Any) -> ChatResult:
             if isinstance(messages[-1], ToolMessage):
-                message = AIMessage(f"It is {messages[-1].content}.")
+                message = AIMessage(f"It is {messages[-1].text.splitlines()[0]}.")
             else:
-                call = {"name": "execute_code", "args": {"code": "6 * 7"}, "id": "1"}
-                message = AIMessage("", tool_calls=[call])
+                message = AIMessage("", tool_calls=[{**self.call, "id": "1"}])
             return ChatResult(generations=[ChatGeneration(message=message)])
 
     return Scripted()
@@ -97,6 +105,8 @@ def test_a_block_prints_what_it_says(
     if "AZURE_STORAGE_ACCOUNT" in block.text:
         for name, value in request.getfixturevalue("storage_settings").items():
             monkeypatch.setenv(name, value)
+    if "deepagents" in block.text:
+        pytest.importorskip("deepagents")
     if "init_chat_model" in block.text:
         chat_models = pytest.importorskip("langchain.chat_models")
         monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())
@@ -111,6 +121,8 @@ def test_a_block_prints_what_it_says(
 @pytest.mark.anyio
 @pytest.mark.parametrize(("module", "source"), docstring_examples())
 async def test_an_example_in_a_docstring_runs(module: str, source: str) -> None:
+    if "deepagents" in module:
+        pytest.importorskip("deepagents")
     async with CodeInterpreter.local() as interpreter:
         names = await anyio.to_thread.run_sync(names_for, module, source)
         names["interpreter"] = interpreter

@@ -30,6 +30,7 @@ _ELSEWHERE = "code runs in a session pool elsewhere"
 _NEEDED = {"local": "ipykernel", "azure": "azure-identity"}
 _FRAMEWORKS = {
     "agent-framework": "agent-framework-core",
+    "deepagents": "deepagents",
     "foundry": "azure-ai-projects",
     "langchain": "langchain-core",
     "openai-agents": "openai-agents",

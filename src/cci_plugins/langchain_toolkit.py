@@ -1,0 +1,133 @@
+"""LangChain: the tool and its session's files, as a toolkit."""
+
+from __future__ import annotations
+
+from secrets import token_hex
+from typing import Any, Literal
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolException
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import override
+
+from . import file_tools, portal
+from .interpreter import CodeInterpreter
+from .langchain import CodeInterpreterTool
+from .models import FileInfo
+from .sessions import current_key
+
+__all__ = ["CodeInterpreterToolkit", "ListFilesTool", "ReadFileTool"]
+
+Dressed = tuple[str, tuple[FileInfo, ...]]
+
+
+def _new_key() -> str:
+    return f"langchain-{token_hex(8)}"
+
+
+class ListInput(BaseModel):
+    """Nothing is for the model to say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ReadInput(BaseModel):
+    """What a model may pass, and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description=file_tools.FILE_DESCRIPTION)
+    offset: int = Field(default=0, ge=0, description=file_tools.OFFSET_DESCRIPTION)
+
+
+class _FileTool(BaseTool):
+    """What the tools for files share.
+
+    Attributes:
+        interpreter: Whose sessions; `CodeInterpreter.from_env()` when None.
+        session_key: The conversation of calls that belong to no thread.
+    """
+
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    handle_tool_error: Any = True
+    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+
+    def _key(self, config: RunnableConfig) -> str:
+        thread = (config.get("configurable") or {}).get("thread_id")
+        return current_key.get() or (str(thread) if thread else self.session_key)
+
+    def _dress(self, reply: file_tools.FilesReply) -> Dressed:
+        if reply.failed:
+            raise ToolException(reply.text)
+        return reply.text, reply.files
+
+
+class ListFilesTool(_FileTool):
+    """Lists the session's files; the artifact is a tuple of `FileInfo`."""
+
+    name: str = file_tools.LIST_NAME
+    description: str = file_tools.LIST_DESCRIPTION
+    args_schema: ArgsSchema | None = ListInput
+
+    @override
+    def _run(self, config: RunnableConfig) -> Dressed:
+        return self._dress(portal.wait(self._call, config))
+
+    @override
+    async def _arun(self, config: RunnableConfig) -> Dressed:
+        return self._dress(await self._call(config))
+
+    async def _call(self, config: RunnableConfig) -> file_tools.FilesReply:
+        return await file_tools.list_files(self.interpreter, session_key=self._key(config))
+
+
+class ReadFileTool(_FileTool):
+    """Reads a text file of the session within the budget; the artifact names the file."""
+
+    name: str = file_tools.READ_NAME
+    description: str = file_tools.READ_DESCRIPTION
+    args_schema: ArgsSchema | None = ReadInput
+
+    @override
+    def _run(self, name: str, config: RunnableConfig, offset: int = 0) -> Dressed:
+        return self._dress(portal.wait(self._call, name, offset, config))
+
+    @override
+    async def _arun(self, name: str, config: RunnableConfig, offset: int = 0) -> Dressed:
+        return self._dress(await self._call(name, offset, config))
+
+    async def _call(self, name: str, offset: int, config: RunnableConfig) -> file_tools.FilesReply:
+        key = self._key(config)
+        return await file_tools.read_file(self.interpreter, name, offset=offset, session_key=key)
+
+
+class CodeInterpreterToolkit(BaseToolkit):
+    """The tools `execute_code`, `list_files` and `read_file`, all for the same session.
+
+    The conversation is LangGraph's `thread_id`, as with `CodeInterpreterTool`. To upload and
+    download, use `interpreter.session(thread_id).files`: no tool takes a path of your machine.
+
+    Attributes:
+        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+
+    Example:
+        ```python
+        tools = CodeInterpreterToolkit().get_tools()
+        assert [tool.name for tool in tools] == ["execute_code", "list_files", "read_file"]
+        ```
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+
+    @override
+    def get_tools(self) -> list[BaseTool]:
+        """The tools, for `create_agent`, `ToolNode` or `bind_tools`."""
+        options: dict[str, Any] = {"interpreter": self.interpreter}
+        execute = CodeInterpreterTool(**options)
+        execute._own_key = self.session_key  # noqa: SLF001 - one session for all, also without a thread
+        files = {**options, "session_key": self.session_key}
+        return [execute, ListFilesTool(**files), ReadFileTool(**files)]

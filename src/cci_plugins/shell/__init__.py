@@ -1,0 +1,1 @@
+"""Shell commands and absolute paths of a session, by its own Python."""

@@ -1,0 +1,401 @@
+"""The Deep Agents sandbox: LangChain's own suite, bounds, losses, approval, a whole agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+import pytest
+
+pytest.importorskip("deepagents")
+
+from deepagents import create_deep_agent
+from langchain_core.runnables import RunnableLambda
+from langchain_openai import ChatOpenAI
+from langchain_tests.integration_tests import SandboxIntegrationTests
+from openai import DefaultAsyncHttpxClient
+from samples.scripted_model import Script, ScriptedModel, apis
+
+from cci_plugins import CodeInterpreter, Execution, Limits, LocalSessionPool, portal
+from cci_plugins.approval import ApprovalRequest, Decision
+from cci_plugins.deepagents import CodeInterpreterSandbox
+from cci_plugins.errors import PoolUnavailableError
+from cci_plugins.testing import FakeSessionPool
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+FROM_0_7 = tuple(map(int, version("deepagents").split(".")[:2])) >= (0, 7)
+before_0_7 = pytest.mark.xfail(
+    FROM_0_7,
+    reason="from 0.7 on deepagents' own glob gives absolute paths of files and its write replaces; "
+    "langchain-tests 1.1.9 holds it to what was before (langchain-ai/langchain#40283)",
+)
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[CodeInterpreter]:
+    made = CodeInterpreter(LocalSessionPool(preload=()))
+    yield made
+    asyncio.run(made.aclose())
+
+
+@pytest.fixture
+def sandbox(interpreter: CodeInterpreter) -> CodeInterpreterSandbox:
+    return CodeInterpreterSandbox(interpreter)
+
+
+class TestSandbox(SandboxIntegrationTests):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sandbox(cls, interpreter: CodeInterpreter) -> CodeInterpreterSandbox:
+        return CodeInterpreterSandbox(interpreter)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sandbox_backend(cls, sandbox: CodeInterpreterSandbox) -> CodeInterpreterSandbox:
+        return sandbox  # as the suite has it, which pytest 9 warns of on an instance
+
+    @before_0_7
+    def test_glob(self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str) -> None:
+        super().test_glob(sandbox_backend, sandbox_test_root)
+
+    @before_0_7
+    def test_write_existing_file_fails(
+        self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str
+    ) -> None:
+        super().test_write_existing_file_fails(sandbox_backend, sandbox_test_root)
+
+    @before_0_7
+    def test_glob_basic_pattern(
+        self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str
+    ) -> None:
+        super().test_glob_basic_pattern(sandbox_backend, sandbox_test_root)
+
+    @before_0_7
+    def test_glob_with_directories(
+        self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str
+    ) -> None:
+        super().test_glob_with_directories(sandbox_backend, sandbox_test_root)
+
+    @before_0_7
+    def test_glob_hidden_files_explicitly(
+        self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str
+    ) -> None:
+        super().test_glob_hidden_files_explicitly(sandbox_backend, sandbox_test_root)
+
+    @before_0_7
+    def test_glob_with_character_class(
+        self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str
+    ) -> None:
+        super().test_glob_with_character_class(sandbox_backend, sandbox_test_root)
+
+    @before_0_7
+    def test_glob_with_question_mark(
+        self, sandbox_backend: CodeInterpreterSandbox, sandbox_test_root: str
+    ) -> None:
+        super().test_glob_with_question_mark(sandbox_backend, sandbox_test_root)
+
+
+@pytest.mark.skipif(not FROM_0_7, reason="what deepagents promises since 0.7")
+def test_glob_and_write_keep_the_contract_of_deepagents_0_7(
+    sandbox: CodeInterpreterSandbox,
+) -> None:
+    folder = "/tmp/contract"
+    for name in ("file1.txt", "file2.txt", "file10.txt", "fileA.txt", ".hidden", "in/file3.txt"):
+        assert sandbox.write(f"{folder}/{name}", "first").error is None
+    patterns = {
+        "file?.txt": ["file1.txt", "file2.txt", "fileA.txt", "in/file3.txt"],
+        "file[1-2].txt": ["file1.txt", "file2.txt"],
+        ".*": [".hidden"],
+        "in/*": ["in/file3.txt"],
+        "in": [],
+    }
+    for pattern, names in patterns.items():
+        found = sandbox.glob(pattern, folder)
+        assert found.error is None
+        assert found.matches is not None
+        assert sorted(match["path"] for match in found.matches) == [f"{folder}/{n}" for n in names]
+    assert sandbox.write(f"{folder}/file1.txt", "second").error is None
+    assert sandbox.execute(f"cat {folder}/file1.txt").output == "second"
+
+
+async def test_a_command_has_its_output_in_order_its_exit_code_and_no_input(
+    sandbox: CodeInterpreterSandbox,
+) -> None:
+    said = await sandbox.aexecute(
+        "pwd; cat; echo problem >&2; printf '\\xff\\360\\237\\230\\200'; exit 3"
+    )
+    assert said.output == "/mnt/data\nproblem\n\N{REPLACEMENT CHARACTER}\N{GRINNING FACE}"
+    assert (said.exit_code, said.truncated) == (3, False)
+    assert (await sandbox.aexecute("kill -TERM $$")).exit_code == 128 + 15
+    assert (await sandbox.aexecute("nowhere")).exit_code == 127
+    assert (
+        await sandbox.aexecute(f": {'x' * 200_000}")
+    ).exit_code == 126  # longer than Linux takes
+
+
+async def test_too_much_output_is_cut_in_the_middle_and_told(
+    sandbox: CodeInterpreterSandbox,
+) -> None:
+    said = await sandbox.aexecute("seq 1 1000000; exit 2")
+    assert (said.exit_code, said.truncated) == (2, True)
+    assert len(said.output) < 1_000_100
+    assert said.output.startswith("1\n2\n")
+    assert said.output.endswith("999999\n1000000\n")
+    assert "characters not kept ...]" in said.output
+
+
+async def test_a_time_out_ends_the_whole_command_and_keeps_the_session(
+    interpreter: CodeInterpreter,
+) -> None:
+    sandbox = CodeInterpreterSandbox(interpreter, session_key="time-out")
+    await interpreter.session("time-out").run_code("kept = 1")
+    said = await sandbox.aexecute("echo begun; sleep 1234 | sleep 1234", timeout=1)
+    assert said.exit_code == 124
+    assert said.output.startswith("begun\n")
+    assert "1 seconds" in said.output
+    assert (await sandbox.aexecute("pgrep -f '[s]leep 1234'")).output == ""
+    assert (await interpreter.session("time-out").run_code("kept")).text == "1"
+
+
+async def test_no_command_runs_longer_than_the_interpreters_limit() -> None:
+    limits = Limits(execution_timeout=timedelta(seconds=2))
+    async with CodeInterpreter(LocalSessionPool(preload=()), limits=limits) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        for timeout in (None, 0, 3600):
+            said = await sandbox.aexecute("sleep 60", timeout=timeout)
+            assert said.exit_code == 124
+            assert "1.8 seconds" in said.output
+
+
+async def test_cancelling_ends_the_command(sandbox: CodeInterpreterSandbox) -> None:
+    await sandbox.aexecute("true")
+    with anyio.move_on_after(1):
+        await sandbox.aexecute("sleep 4321")
+    with anyio.fail_after(20):
+        while (await sandbox.aexecute("pgrep -f '[s]leep 4321'")).output:
+            await anyio.sleep(0.1)
+
+
+async def test_what_is_left_in_the_background_goes_on(sandbox: CodeInterpreterSandbox) -> None:
+    command = "(sleep 1; seq 1 100000; echo done > /tmp/done) & echo started"
+    assert (await sandbox.aexecute(command)).output == "started\n"
+    with anyio.fail_after(20):
+        while (await sandbox.aexecute("cat /tmp/done")).output != "done\n":
+            await anyio.sleep(0.1)
+
+
+async def test_a_loss_is_told_and_written_files_are_put_back() -> None:
+    pool = LocalSessionPool(preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        assert (await sandbox.awrite("/mnt/data/kept.txt", "kept")).error is None
+        assert (await sandbox.awrite("/tmp/gone.txt", "gone")).error is None
+        await portal.carry(pool.delete_session, sandbox.id)
+        read = await sandbox.aread("/tmp/gone.txt")
+        assert read.error is not None
+        assert "the pool replaced the session" in read.error
+        await portal.carry(pool.delete_session, sandbox.id)
+        listed = await sandbox.als("/mnt/data")
+        assert [entry["path"] for entry in listed.entries or []] == ["/mnt/data/kept.txt"]
+        said = await sandbox.aexecute("cat kept.txt; ls -A /mnt/data")
+        assert said.output.startswith("[the pool replaced the session")
+        assert "uploaded again: kept.txt]" in said.output.partition("\n")[0]
+        assert said.output.endswith("\nkeptkept.txt\n")
+        assert (await sandbox.aexecute("cat kept.txt")).output == "kept"
+
+
+async def test_a_loss_that_a_transfer_met_first_is_told_too() -> None:
+    pool = LocalSessionPool(preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        for given in (
+            sandbox.aupload_files([("/tmp/a", b"a")]),
+            sandbox.adownload_files(["/tmp/a"]),
+        ):
+            await sandbox.aexecute("true")
+            await portal.carry(pool.delete_session, sandbox.id)
+            await given
+            said = await sandbox.aexecute("echo on")
+            assert said.output.startswith("[the pool replaced the session")
+            assert (await sandbox.aexecute("echo on")).output == "on\n"
+
+
+async def test_the_same_works_in_sessions_that_answer_in_text_only() -> None:
+    pytest.importorskip("mcp")
+    from tests.integration._emulated import emulated
+
+    large = bytes(range(256)) * 2_000
+    async with emulated(LocalSessionPool(preload=())) as azure:
+        async with CodeInterpreter(azure.client()) as interpreter:
+            sandbox = CodeInterpreterSandbox(interpreter)
+            said = await sandbox.aexecute("echo out; echo err >&2; seq 1 50000; exit 4")
+            assert said.output == "out\nerr\n" + "".join(f"{n}\n" for n in range(1, 50_001))
+            assert (said.exit_code, said.truncated) == (4, False)
+            for path in ("/mnt/data/in/a.bin", "/tmp/in/a.bin"):
+                (sent,) = await sandbox.aupload_files([(path, large)])
+                (got,) = await sandbox.adownload_files([path])
+                assert (sent.error, got.error, got.content) == (None, None, large)
+            assert (await sandbox.aedit("/mnt/data/in/none", "a", "b")).error is not None
+            assert (await sandbox.aexecute("sleep 60", timeout=1)).exit_code == 124
+
+
+async def test_a_command_that_ends_the_session_says_so(interpreter: CodeInterpreter) -> None:
+    sandbox = CodeInterpreterSandbox(interpreter, session_key="death")
+    said = await sandbox.aexecute("kill -9 $PPID; sleep 5")
+    assert said.exit_code is None
+    assert "the command did not end by itself" in said.output
+    assert (await sandbox.aexecute("echo back")).output.endswith("back\n")
+
+
+async def test_the_host_is_asked_before_each_command() -> None:
+    asked: list[ApprovalRequest] = []
+    verdicts = iter(
+        [
+            Decision("deny", reason="no"),
+            Decision("allow", code="echo edited"),
+            None,
+            Decision("allow"),
+        ]
+    )
+
+    async def approve(request: ApprovalRequest) -> Decision:
+        asked.append(request)
+        if (verdict := next(verdicts)) is None:
+            raise RuntimeError("nobody is there")
+        return verdict
+
+    async with CodeInterpreter(LocalSessionPool(preload=()), approve=approve) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter, session_key="asked")
+        said = [await sandbox.aexecute("touch ran; echo asked") for _ in range(3)]
+        left = await sandbox.aexecute("ls -A")
+    assert asked[0] == ApprovalRequest("touch ran; echo asked", "asked")
+    assert "did not approve it: no" in said[0].output
+    assert said[1].output == "edited\n"
+    assert "nobody could be asked" in said[2].output
+    assert [one.exit_code for one in said] == [None, 0, None]
+    assert left.output == ""
+
+
+async def test_a_pool_that_fails_is_told_and_nothing_is_raised() -> None:
+    class Broken(FakeSessionPool):
+        async def execute(self, *_: Any, **__: Any) -> Execution:
+            raise PoolUnavailableError("no session pool today")
+
+    async with CodeInterpreter(Broken()) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        said = await sandbox.aexecute("true")
+        (sent,) = await sandbox.aupload_files([("/mnt/data/a", b"")])
+        (got,) = await sandbox.adownload_files(["/mnt/data/a"])
+        written = await sandbox.awrite("/mnt/data/a", "")
+        others = [
+            await sandbox.als("/mnt/data"),
+            await sandbox.aread("/mnt/data/a"),
+            await sandbox.aglob("*", "/mnt/data"),
+            await sandbox.agrep("a", "/mnt/data"),
+            await asyncio.to_thread(sandbox.ls, "/mnt/data"),
+        ]
+    assert said.exit_code is None
+    errors = [one.error for one in (sent, got, written, *others)]
+    for text in (said.output, *errors):
+        assert "no session pool today" in str(text)
+
+
+@pytest.mark.parametrize("forged", ["", "MARK{}MARKx", 'MARK{"found": 3}MARKMARK', "MARK[MARKMARK"])
+async def test_an_answer_that_makes_no_sense_is_told(forged: str) -> None:
+    class Forging(FakeSessionPool):
+        async def execute(self, session_id: str, code: str, **_: Any) -> Execution:
+            mark = code.partition("(get_ipython(),'")[2][:32]
+            return Execution(stdout=forged.replace("MARK", mark))
+
+    async with CodeInterpreter(Forging()) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        said = await sandbox.aexecute("true")
+        assert (said.exit_code, said.output) == (
+            None,
+            "the session did not say how the command went",
+        )
+        (sent,) = await sandbox.aupload_files([("/mnt/data/a", b"")])
+        assert sent.error == "the session did not answer"
+
+
+async def test_a_signature_in_a_commands_output_is_covered(sandbox: CodeInterpreterSandbox) -> None:
+    signature = "Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE%3D"
+    url = (
+        f"https://a.blob.core.windows.net/c/b?sv=2025-01-05&se=2026-01-01&sr=b&sp=r&sig={signature}"
+    )
+    said = await sandbox.aexecute(f"echo '{url}'")
+    assert "a.blob.core.windows.net" in said.output
+    assert signature not in said.output
+
+
+async def test_each_thread_has_a_session_of_its_own(interpreter: CodeInterpreter) -> None:
+    sandbox = CodeInterpreterSandbox(interpreter)
+
+    def ids(_: object) -> str:
+        return sandbox.id
+
+    alice = {"configurable": {"thread_id": "alice"}}
+    named = await RunnableLambda(ids).ainvoke(None, alice)
+    assert named == interpreter.session("alice").id
+    assert sandbox.id not in {named, CodeInterpreterSandbox(interpreter).id}
+    with interpreter.use_session("bob") as session:
+        assert await RunnableLambda(ids).ainvoke(None, alice) == session.id
+    fixed = CodeInterpreterSandbox(interpreter, session_key="carol")
+    assert fixed.id == interpreter.session("carol").id
+
+
+class Steps(ScriptedModel):
+    """Calls one tool after the other, then says what the last one said."""
+
+    def __init__(self, *steps: tuple[str, dict[str, Any]]) -> None:
+        super().__init__(Script(()))
+        self._steps = steps
+
+    def reply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.requests.append((path, body))
+        asked = apis.read_chat(body)
+        done = sum(message["role"] == "tool" for message in body["messages"])
+        if done == len(self._steps):
+            return apis.chat_reply(body["model"], None, None, asked.result)
+        name, arguments = self._steps[done]
+        if name not in {tool["function"]["name"] for tool in body["tools"]}:
+            raise apis.BadRequestError(f"no tool {name}")
+        reply = apis.chat_reply(body["model"], name, "", None)
+        (call,) = reply["choices"][0]["message"]["tool_calls"]
+        call["function"]["arguments"] = json.dumps(arguments)
+        return reply
+
+
+async def test_an_agent_writes_a_file_runs_a_command_and_reads_the_result(
+    interpreter: CodeInterpreter,
+) -> None:
+    program = "open('/mnt/data/out.txt', 'w').write(str(6 * 7))\nprint('written')\n"
+    steps = (
+        ("write_file", {"file_path": "/mnt/data/make.py", "content": program}),
+        ("execute", {"command": "python make.py"}),
+        ("read_file", {"file_path": "/mnt/data/out.txt"}),
+    )
+    with Steps(*steps) as model:
+        async with DefaultAsyncHttpxClient() as http:
+            chat = ChatOpenAI(
+                model="scripted",
+                base_url=model.url,
+                api_key="none-needed",
+                http_async_client=http,
+            )
+            agent = create_deep_agent(chat, backend=CodeInterpreterSandbox(interpreter))
+            config: Any = {"configurable": {"thread_id": "agent"}}
+            state = await agent.ainvoke({"messages": [("user", "Make it.")]}, config)
+    said = [message.text for message in state["messages"] if message.type == "tool"]
+    assert "written" in said[1]
+    assert "exit code 0" in said[1]
+    assert "42" in said[2]
+    session = interpreter.session("agent")
+    assert {file.name for file in await session.files.list()} == {"make.py", "out.txt"}
+    history = json.loads(session.notebook())["cells"]
+    assert any(cell["source"].startswith("# $ python make.py") for cell in history)
