@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .pools.base import SessionPool
     from .pools.local.pool import LocalSessionPool
     from .session import Session
+    from .tool_options import ToolOptions
 
 _HOME = {
     "ApprovalRequest": "approval",
@@ -61,6 +62,7 @@ _HOME = {
     "SessionPool": "pools.base",
     "SessionState": "models",
     "SharedFile": "models",
+    "ToolOptions": "tool_options",
 }
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "SessionPool",
     "SessionState",
     "SharedFile",
+    "ToolOptions",
 ]
 
 

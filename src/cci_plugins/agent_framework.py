@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import copy
-from secrets import token_hex
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from typing_extensions import override
@@ -13,11 +13,10 @@ from . import tool
 from .errors import CodeInterpreterError, ConfigurationError
 from .images import ImageLimits, ImagePolicy, images_of, left_out
 from .interpreter import CodeInterpreter
-from .models import ErrorInfo, Execution
 from .mounts import FileMount, FileMountInput, Mounts
 from .pools.base import OutputHandler
-from .sessions import current_key
 from .telemetry import logger
+from .tool_options import ToolOptions
 
 try:
     from agent_framework import (
@@ -44,6 +43,10 @@ _NO_MOUNTS = Mounts(None)
 _INTRODUCTION = f"[images that {tool.NAME} displayed]"
 _SHOWN_AFTER = "cci_shown_after"  # marks images that go to the model as a message of the user
 _FILES = f"Files in the working directory of {tool.NAME}"
+_ADVICE = (
+    "the agent has no session, so all calls of this tool share one; pass "
+    "`session=agent.create_session()` to `run`, or use `CodeInterpreterProvider`"
+)
 _NOT_MOUNTED = "The code was not run: the files it was to find could not be put into its session."
 
 
@@ -53,6 +56,7 @@ def code_interpreter_tool(
     approval_mode: ApprovalMode = "never_require",
     images: Literal["reference", "inline"] = "reference",
     on_output: OutputHandler | None = None,
+    options: ToolOptions = tool.DEFAULTS,
 ) -> FunctionTool:
     """Make the tool `execute_code`, for an agent's `tools`.
 
@@ -65,6 +69,7 @@ def code_interpreter_tool(
         approval_mode: Whether the framework asks its host before each call.
         images: `inline` attaches charts to the result, for models that take images there.
         on_output: Told each piece of output while code runs, in the context of the call.
+        options: How the tool is told to the model, and how much it may answer.
 
     Example:
         ```python
@@ -73,8 +78,8 @@ def code_interpreter_tool(
         agent = Agent(client, tools=[code_interpreter_tool()])
         ```
     """
-    door = _Door(interpreter, images=images, on_output=on_output)
-    return _function_tool(door, approval_mode)
+    door = _Door(interpreter, images=images, on_output=on_output, options=options)
+    return _function_tool(door, approval_mode, tool.describe(options, interpreter))
 
 
 class CodeInterpreterProvider(ContextProvider):
@@ -95,8 +100,9 @@ class CodeInterpreterProvider(ContextProvider):
         max_output_files: Images attached to one result.
         max_output_file_bytes: Bytes of one attached image.
         max_output_total_bytes: Bytes of all images of one result.
-        instructions: Further words for the model.
         on_output: Told each piece of output while code runs, in the context of the call.
+        options: How the tool is told to the model, and how much it may answer; its instructions
+            become the agent's.
 
     Example:
         ```python
@@ -119,15 +125,23 @@ class CodeInterpreterProvider(ContextProvider):
         max_output_files: int = _LIMITS.count,
         max_output_file_bytes: int = _LIMITS.image_bytes,
         max_output_total_bytes: int = _LIMITS.total_bytes,
-        instructions: str | None = None,
         on_output: OutputHandler | None = None,
+        options: ToolOptions = tool.DEFAULTS,
     ) -> None:
         super().__init__(source_id)
         limits = ImageLimits(max_output_files, max_output_file_bytes, max_output_total_bytes)
         mounts = Mounts(file_mounts)
-        door = _Door(interpreter, images=images, on_output=on_output, limits=limits, mounts=mounts)
-        self._tool = _function_tool(door, approval_mode)
-        self._instructions = [instructions] if instructions else []
+        door = _Door(
+            interpreter,
+            images=images,
+            on_output=on_output,
+            options=options,
+            limits=limits,
+            mounts=mounts,
+        )
+        said = tool.describe(replace(options, instructions=""), interpreter)
+        self._tool = _function_tool(door, approval_mode, said)
+        self._instructions = [options.instructions] if options.instructions else []
         if mounts.names:
             self._instructions.append(f"{_FILES}: {', '.join(mounts.names)}")
         self._shows = images == "user_message"
@@ -153,6 +167,7 @@ class _Door:
         *,
         images: ImagePolicy,
         on_output: OutputHandler | None,
+        options: ToolOptions,
         limits: ImageLimits = _LIMITS,
         mounts: Mounts = _NO_MOUNTS,
     ) -> None:
@@ -161,17 +176,20 @@ class _Door:
         self._on_output = on_output
         self._limits = limits
         self._mounts = mounts
-        self._own_key = f"agent-framework-{token_hex(8)}"
-        self._warned = False
+        self._options = options
+        self._conversation = tool.Conversation("agent-framework", _ADVICE)
 
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
-        key = self._key(ctx)
+        key = self._conversation.key(ctx.session and ctx.session.session_id)
         if not await self._mount(key):
-            execution = Execution(
-                error=ErrorInfo("NotRun", _NOT_MOUNTED), status="failed", state="unknown"
-            )
-            return [Content.from_text(_NOT_MOUNTED, raw_representation=execution)]
-        reply = await tool.call(self._interpreter, code, session_key=key, on_output=self._on_output)
+            return list(self._dress(tool.not_run(_NOT_MOUNTED)))
+        reply = await tool.call(
+            self._interpreter,
+            code,
+            session_key=key,
+            on_output=self._on_output,
+            options=self._options,
+        )
         return list(self._dress(reply))
 
     async def _mount(self, key: str) -> bool:
@@ -197,24 +215,11 @@ class _Door:
         if missing:
             yield Content.from_text(left_out(missing))
 
-    def _key(self, ctx: FunctionInvocationContext) -> str:
-        """The conversation: `use_session`, else the agent session, else this tool."""
-        key = current_key.get() or (ctx.session and ctx.session.session_id)
-        if key:
-            return key
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "the agent has no session, so all calls of this tool share one; pass "
-                "`session=agent.create_session()` to `run`, or use `CodeInterpreterProvider`"
-            )
-        return self._own_key
 
-
-def _function_tool(door: _Door, approval_mode: ApprovalMode) -> FunctionTool:
+def _function_tool(door: _Door, approval_mode: ApprovalMode, description: str) -> FunctionTool:
     return FunctionTool(
         name=tool.NAME,
-        description=tool.DESCRIPTION,
+        description=description,
         approval_mode=approval_mode,
         func=door.execute_code,
         input_model=tool.PARAMETERS,

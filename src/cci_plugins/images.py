@@ -24,9 +24,14 @@ class Image:
     data: bytes
 
     @property
+    def base64(self) -> str:
+        """Its bytes as Base64."""
+        return b64encode(self.data).decode()
+
+    @property
     def data_uri(self) -> str:
         """The image as a `data:` URI."""
-        return f"data:{self.media_type};base64,{b64encode(self.data).decode()}"
+        return f"data:{self.media_type};base64,{self.base64}"
 
 
 @dataclass(frozen=True, slots=True)

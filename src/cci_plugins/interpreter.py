@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from . import portal
+from . import packages, portal
 from .approval import Approver
 from .errors import CodeInterpreterError, ConfigurationError
 from .files.bridge import Bridge, FileOptions
@@ -20,7 +21,7 @@ from .limits import Limits
 from .models import Execution
 from .pools.base import OutputHandler, SessionPool
 from .session import Session
-from .sessions import DEFAULT_KEY, SessionDirectory, current_key
+from .sessions import DEFAULT_KEY, SessionDirectory, Turn, current_key, current_turn
 from .settings import Settings
 from .telemetry import logger
 
@@ -179,13 +180,47 @@ class CodeInterpreter:
         return Session(self, key, self._directory.identifier(key), forget, lost=had_left)
 
     @contextmanager
-    def use_session(self, key: str) -> Generator[Session]:
-        """Make a conversation's session the current one, for frameworks that pass no thread id."""
+    def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
+        """Make a conversation's session the current one, whatever thread id a framework passes.
+
+        Args:
+            key: The conversation.
+            max_runs: The most runs that a model may start before this is left, such as in one turn;
+                what it starts beyond is not run, and it is told so. The host's own runs do not
+                count. None leaves it as it is around this: without a bound, if nothing set one.
+
+        Raises:
+            ConfigurationError: `max_runs` is negative.
+        """
+        if max_runs is not None and max_runs < 0:
+            raise ConfigurationError("max_runs is negative", hint="give 0 or more, or None")
+        turn = current_turn.set(current_turn.get() if max_runs is None else Turn(max_runs))
         token = current_key.set(key)
         try:
             yield self.session(key)
         finally:
+            current_turn.reset(turn)
             current_key.reset(token)
+
+    @property
+    def known_packages(self) -> tuple[str, ...]:
+        """Packages of the data analyst's that the pool knows its sessions have, without asking."""
+        return self._pool.known_packages
+
+    async def packages(self) -> Mapping[str, str]:
+        """What is installed in the sessions: versions by name, the best known packages first.
+
+        A session is started to find out, and ended again.
+
+        Raises:
+            PoolError: The pool did not say.
+        """
+        session = self.session(f"packages-{token_hex(8)}")
+        try:
+            execution = await session.run_code(packages.LIST)
+        finally:
+            await session.delete()
+        return packages.read(execution.stdout)
 
     async def run_code(
         self,

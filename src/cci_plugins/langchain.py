@@ -9,18 +9,21 @@ from importlib import import_module
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from . import portal, tool
 from .errors import ConfigurationError
+from .images import ImageLimits, images_of, left_out
 from .interpreter import CodeInterpreter
 from .models import Execution, OutputEvent
 from .pools.base import OutputHandler
 from .sessions import current_key
+from .tool_options import ToolOptions
 
 try:
     from langchain_core.messages import ToolMessage
+    from langchain_core.messages.content import create_image_block, create_text_block
     from langchain_core.runnables import RunnableConfig
     from langchain_core.tools import ArgsSchema, BaseTool
 except ModuleNotFoundError as missing:
@@ -29,11 +32,30 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 if TYPE_CHECKING:
+    from .langchain_images import images_as_user_messages
+    from .langchain_middleware import ImagesAsUserMessages
     from .langchain_toolkit import CodeInterpreterToolkit
 
-__all__ = ["CodeInterpreterTool", "CodeInterpreterToolkit"]
+__all__ = [
+    "CodeInterpreterTool",
+    "CodeInterpreterToolkit",
+    "ImagesAsUserMessages",
+    "images_as_user_messages",
+]
 
+_HOME = {
+    "CodeInterpreterToolkit": "langchain_toolkit",
+    "ImagesAsUserMessages": "langchain_middleware",
+    "images_as_user_messages": "langchain_images",
+}
+
+Content = str | list[str | dict[Any, Any]]
+Dressed = tuple[Content | ToolMessage, Execution]
 _call_id: ContextVar[str | None] = ContextVar("cci_tool_call_id", default=None)
+
+
+def _new_key() -> str:
+    return f"langchain-{token_hex(8)}"
 
 
 class CodeInput(BaseModel):
@@ -45,7 +67,7 @@ class CodeInput(BaseModel):
 
 
 class CodeInterpreterTool(BaseTool):
-    """Runs Python; the conversation is LangGraph's `thread_id`.
+    """Runs Python; the conversation is that of `use_session`, else LangGraph's `thread_id`.
 
     The message to the model is text within the budget of `Limits.output_characters`; its
     `artifact` is the whole `Execution`, its `status` is `error` when the code failed. Output is
@@ -54,6 +76,11 @@ class CodeInterpreterTool(BaseTool):
 
     Attributes:
         interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        images: `inline` attaches charts to the message, for models that take images in tool
+            messages; `ImagesAsUserMessages` shows them to the others.
+        options: How the tool is told to the model, and how much it may answer.
+        on_output: Told each piece of output while code runs, beside LangGraph's streams.
+        session_key: The conversation of calls that belong to no thread.
 
     Example:
         ```python
@@ -69,7 +96,16 @@ class CodeInterpreterTool(BaseTool):
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
 
-    _own_key: str = PrivateAttr(default_factory=lambda: f"langchain-{token_hex(8)}")
+    images: Literal["reference", "inline"] = "reference"
+    options: ToolOptions = Field(default=tool.DEFAULTS, exclude=True, repr=False)
+    on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        if self.description == tool.DESCRIPTION:
+            self.description = tool.describe(self.options, self.interpreter)
 
     @override
     def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
@@ -82,37 +118,66 @@ class CodeInterpreterTool(BaseTool):
             return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
 
     @override
-    def _run(self, code: str, config: RunnableConfig) -> tuple[str | ToolMessage, Execution]:
+    def _run(self, code: str, config: RunnableConfig) -> Dressed:
         return self._dress(portal.wait(self._call, code, config, _graph_stream(config)))
 
     @override
-    async def _arun(self, code: str, config: RunnableConfig) -> tuple[str | ToolMessage, Execution]:
+    async def _arun(self, code: str, config: RunnableConfig) -> Dressed:
         return self._dress(await self._call(code, config, _graph_stream(config)))
 
     async def _call(
-        self, code: str, config: RunnableConfig, on_output: OutputHandler | None
+        self, code: str, config: RunnableConfig, graph: OutputHandler | None
     ) -> tool.ToolReply:
-        key = self._key(config)
-        return await tool.call(self.interpreter, code, session_key=key, on_output=on_output)
+        return await tool.call(
+            self.interpreter,
+            code,
+            session_key=key_of(config, self.session_key),
+            on_output=_both(self.on_output, graph),
+            options=self.options,
+        )
 
-    def _key(self, config: RunnableConfig) -> str:
-        """The conversation: the graph's thread, else `use_session`, else this tool object."""
-        thread = (config.get("configurable") or {}).get("thread_id")
-        return str(thread) if thread else current_key.get() or self._own_key
-
-    def _dress(self, reply: tool.ToolReply) -> tuple[str | ToolMessage, Execution]:
-        """Text and artifact; a failure as a message, the only way to keep both and a status."""
+    def _dress(self, reply: tool.ToolReply) -> Dressed:
+        """Content and artifact; a failure as a message, the only way to keep both and a status."""
+        content = reply.text if self.images == "reference" else _with_images(reply)
         call_id = _call_id.get()
         if not reply.failed or call_id is None:
-            return reply.text, reply.execution
+            return content, reply.execution
         message = ToolMessage(
-            reply.text,
+            content,
             artifact=reply.execution,
             name=self.name,
             status="error",
             tool_call_id=call_id,
         )
         return message, reply.execution
+
+
+def key_of(config: RunnableConfig, own_key: str) -> str:
+    """The conversation: of `use_session`, else the graph's thread, else the tool's own."""
+    thread = (config.get("configurable") or {}).get("thread_id")
+    return current_key.get() or (str(thread) if thread else own_key)
+
+
+def _with_images(reply: tool.ToolReply) -> Content:
+    """The text, and behind it the images as LangChain's own blocks."""
+    images, missing = images_of(reply.execution, ImageLimits())
+    if not images and not missing:
+        return reply.text
+    words = f"{reply.text}\n{left_out(missing)}" if missing else reply.text
+    shown = [create_image_block(base64=one.base64, mime_type=one.media_type) for one in images]
+    return [dict(create_text_block(words)), *(dict(block) for block in shown)]
+
+
+def _both(one: OutputHandler | None, other: OutputHandler | None) -> OutputHandler | None:
+    """Tells two listeners, where there are two."""
+    if one is None or other is None:
+        return one or other
+
+    def tell(event: OutputEvent) -> None:
+        one(event)
+        other(event)
+
+    return tell
 
 
 class _remembering:  # noqa: N801 - reads as a verb in a with statement
@@ -166,7 +231,7 @@ def _ignore(_: object) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """The toolkit, which is made of this module's tool and more."""
-    if name != "CodeInterpreterToolkit":
+    """What is made of this module's tool and more, or needs more than `langchain-core`."""
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(".langchain_toolkit", __package__), name)
+    return getattr(import_module(f".{_HOME[name]}", __package__), name)

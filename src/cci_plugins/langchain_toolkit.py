@@ -10,11 +10,11 @@ from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolExceptio
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
-from . import file_tools, portal
+from . import file_tools, portal, tool
 from .interpreter import CodeInterpreter
-from .langchain import CodeInterpreterTool
+from .langchain import CodeInterpreterTool, key_of
 from .models import FileInfo
-from .sessions import current_key
+from .tool_options import ToolOptions
 
 __all__ = ["CodeInterpreterToolkit", "ListFilesTool", "ReadFileTool"]
 
@@ -53,10 +53,6 @@ class _FileTool(BaseTool):
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
     session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
 
-    def _key(self, config: RunnableConfig) -> str:
-        thread = (config.get("configurable") or {}).get("thread_id")
-        return current_key.get() or (str(thread) if thread else self.session_key)
-
     def _dress(self, reply: file_tools.FilesReply) -> Dressed:
         if reply.failed:
             raise ToolException(reply.text)
@@ -79,7 +75,9 @@ class ListFilesTool(_FileTool):
         return self._dress(await self._call(config))
 
     async def _call(self, config: RunnableConfig) -> file_tools.FilesReply:
-        return await file_tools.list_files(self.interpreter, session_key=self._key(config))
+        return await file_tools.list_files(
+            self.interpreter, session_key=key_of(config, self.session_key)
+        )
 
 
 class ReadFileTool(_FileTool):
@@ -98,7 +96,7 @@ class ReadFileTool(_FileTool):
         return self._dress(await self._call(name, offset, config))
 
     async def _call(self, name: str, offset: int, config: RunnableConfig) -> file_tools.FilesReply:
-        key = self._key(config)
+        key = key_of(config, self.session_key)
         return await file_tools.read_file(self.interpreter, name, offset=offset, session_key=key)
 
 
@@ -110,6 +108,9 @@ class CodeInterpreterToolkit(BaseToolkit):
 
     Attributes:
         interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        images: As with `CodeInterpreterTool`.
+        options: As with `CodeInterpreterTool`.
+        session_key: The conversation of calls that belong to no thread.
 
     Example:
         ```python
@@ -121,13 +122,16 @@ class CodeInterpreterToolkit(BaseToolkit):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    images: Literal["reference", "inline"] = "reference"
+    options: ToolOptions = Field(default=tool.DEFAULTS, exclude=True, repr=False)
     session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
 
     @override
     def get_tools(self) -> list[BaseTool]:
         """The tools, for `create_agent`, `ToolNode` or `bind_tools`."""
-        options: dict[str, Any] = {"interpreter": self.interpreter}
-        execute = CodeInterpreterTool(**options)
-        execute._own_key = self.session_key  # noqa: SLF001 - one session for all, also without a thread
-        files = {**options, "session_key": self.session_key}
-        return [execute, ListFilesTool(**files), ReadFileTool(**files)]
+        shared: dict[str, Any] = {
+            "interpreter": self.interpreter,
+            "session_key": self.session_key,
+        }
+        execute = CodeInterpreterTool(images=self.images, options=self.options, **shared)
+        return [execute, ListFilesTool(**shared), ReadFileTool(**shared)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
-from secrets import token_hex
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
@@ -13,10 +12,9 @@ from . import tool
 from .errors import ConfigurationError
 from .images import ImageLimits, images_of, left_out
 from .interpreter import CodeInterpreter
-from .models import ErrorInfo, Execution
+from .models import Execution
 from .pools.base import OutputHandler
-from .sessions import current_key
-from .telemetry import logger
+from .tool_options import ToolOptions
 
 try:
     from agents import FunctionTool, RunContextWrapper, ToolOutputImage, ToolOutputText
@@ -36,6 +34,10 @@ NeedsApproval: TypeAlias = (
 SessionKey: TypeAlias = Callable[[RunContextWrapper[Any]], str | None]
 
 _NAMES = ("session_id", "conversation_id", "thread_id")
+_ADVICE = (
+    "no conversation was named, so all calls of this tool share one session; use "
+    "`interpreter.use_session(...)`, or a context with a `session_id`"
+)
 _NOT_READ = 'The code was not run: the arguments must be a JSON object {"code": "..."}.'
 _INTRODUCTION = f"[images that {tool.NAME} displayed]"
 
@@ -89,6 +91,7 @@ def code_interpreter_tool(
     images: Literal["reference", "inline"] = "reference",
     session_key: SessionKey | None = None,
     on_output: OutputHandler | None = None,
+    options: ToolOptions = tool.DEFAULTS,
 ) -> FunctionTool:
     """Make the tool `execute_code`.
 
@@ -107,6 +110,7 @@ def code_interpreter_tool(
         images: `inline` attaches charts to the result, for models that take images there.
         session_key: Names the conversation of a run.
         on_output: Told each piece of output while code runs, in the context of the call.
+        options: How the tool is told to the model, and how much it may answer.
 
     Example:
         ```python
@@ -115,10 +119,16 @@ def code_interpreter_tool(
         agent = Agent("analyst", tools=[code_interpreter_tool()])
         ```
     """
-    door = _Door(interpreter, inline=images == "inline", key=session_key, on_output=on_output)
+    door = _Door(
+        interpreter,
+        inline=images == "inline",
+        key=session_key,
+        on_output=on_output,
+        options=options,
+    )
     return FunctionTool(
         name=tool.NAME,
-        description=tool.DESCRIPTION,
+        description=tool.describe(options, interpreter),
         params_json_schema=deepcopy(tool.PARAMETERS),  # older releases write into it
         on_invoke_tool=door.invoke,
         needs_approval=needs_approval,
@@ -135,42 +145,32 @@ class _Door:
         inline: bool,
         key: SessionKey | None,
         on_output: OutputHandler | None,
+        options: ToolOptions,
     ) -> None:
         self._interpreter = interpreter
         self._inline = inline
         self._named = key
         self._on_output = on_output
-        self._own_key = f"openai-agents-{token_hex(8)}"
-        self._warned = False
+        self._options = options
+        self._conversation = tool.Conversation("openai-agents", _ADVICE)
 
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _code(arguments)
         if code is None:
-            execution = Execution(
-                error=ErrorInfo("NotRun", _NOT_READ), status="failed", state="unknown"
-            )
-            return TextReply.of(tool.ToolReply(_NOT_READ, execution, failed=True))
+            return TextReply.of(tool.not_run(_NOT_READ))
         reply = await tool.call(
-            self._interpreter, code, session_key=self._key(context), on_output=self._on_output
+            self._interpreter,
+            code,
+            session_key=self._key(context),
+            on_output=self._on_output,
+            options=self._options,
         )
         return _with_images(reply) if self._inline else TextReply.of(reply)
 
     def _key(self, context: ToolContext[Any]) -> str:
-        key = (
-            (self._named and self._named(context))
-            or current_key.get()
-            or next(_told(context.context), None)
-            or (context.run_config and context.run_config.group_id)
-        )
-        if key:
-            return key
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "no conversation was named, so all calls of this tool share one session; use "
-                "`interpreter.use_session(...)`, or a context with a `session_id`"
-            )
-        return self._own_key
+        named = self._named and self._named(context)
+        group = context.run_config and context.run_config.group_id
+        return named or self._conversation.key(next(_told(context.context), None), group)
 
 
 def _code(arguments: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .limits import Limits
 from .models import Execution, FileInfo, Result
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -19,7 +18,7 @@ _SHARE_OF_ERROR = 0.4
 _MIN_PART = 200
 
 
-def render_text(execution: Execution, limits: Limits) -> str:
+def render_text(execution: Execution, budget: int) -> str:
     """Write an execution for a model.
 
     In order: what was lost, standard output and error, results, the error, new files. Streams
@@ -27,9 +26,8 @@ def render_text(execution: Execution, limits: Limits) -> str:
 
     Args:
         execution: What ran.
-        limits: `output_characters` bounds the whole text, in characters.
+        budget: Bounds the whole text, in characters.
     """
-    budget = limits.output_characters
     notes = [f"[{note}]" for note in _notes(execution)]
     error = clip(_error(execution), int(budget * _SHARE_OF_ERROR))
     files = _files(execution.files)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from secrets import token_hex
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeVar
 
 from . import tool
 from .errors import ConfigurationError
+from .images import ImageLimits, images_of, left_out
 from .interpreter import CodeInterpreter
-from .sessions import current_key
-from .telemetry import logger
+from .pools.base import OutputHandler
+from .tool_options import ToolOptions
 
 try:
+    from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
+    from semantic_kernel.contents import (
+        AuthorRole,
+        ChatHistory,
+        ChatMessageContent,
+        FunctionResultContent,
+        ImageContent,
+        TextContent,
+    )
     from semantic_kernel.functions import kernel_function
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
@@ -19,7 +29,16 @@ except ModuleNotFoundError as missing:
         hint='pip install "cci-plugins[semantic-kernel]"',
     ) from missing
 
-__all__ = ["CodeInterpreterPlugin"]
+__all__ = ["CodeInterpreterPlugin", "images_as_user_messages"]
+
+Service = TypeVar("Service", bound=ChatCompletionClientBase)
+Prepare = Callable[..., Any]
+
+_INTRODUCTION = f"[images that {tool.NAME} displayed]"
+_ADVICE = (
+    "no conversation was named, so all calls of this plugin share one session; "
+    "use `interpreter.use_session(thread.id)`"
+)
 
 
 class CodeInterpreterPlugin:
@@ -32,6 +51,8 @@ class CodeInterpreterPlugin:
 
     Args:
         interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        options: How the tool is told to the model, and how much it may answer.
+        on_output: Told each piece of output while code runs, in the context of the call.
 
     Example:
         ```python
@@ -39,10 +60,21 @@ class CodeInterpreterPlugin:
         ```
     """
 
-    def __init__(self, interpreter: CodeInterpreter | None = None) -> None:
+    def __init__(
+        self,
+        interpreter: CodeInterpreter | None = None,
+        *,
+        options: ToolOptions = tool.DEFAULTS,
+        on_output: OutputHandler | None = None,
+    ) -> None:
         self._interpreter = interpreter
-        self._own_key = f"semantic-kernel-{token_hex(8)}"
-        self._warned = False
+        self._options = options
+        self._on_output = on_output
+        self._conversation = tool.Conversation("semantic-kernel", _ADVICE)
+        # Semantic Kernel reads the description off the function, of which every plugin has one
+        vars(self)["execute_code"] = _described(
+            self.execute_code, tool.describe(options, interpreter)
+        )
 
     @kernel_function(name=tool.NAME, description=tool.DESCRIPTION)
     async def execute_code(
@@ -58,16 +90,82 @@ class CodeInterpreterPlugin:
             A reply whose text the model reads, and whose `execution` stays in
             `FunctionResultContent.result` for filters and `on_intermediate_message`.
         """
-        return await tool.call(self._interpreter, code, session_key=self._key(session_id))
+        return await tool.call(
+            self._interpreter,
+            code,
+            session_key=session_id or self._conversation.key(),
+            on_output=self._on_output,
+            options=self._options,
+        )
 
-    def _key(self, session_id: str | None) -> str:
-        key = session_id or current_key.get()
-        if key:
-            return key
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "no conversation was named, so all calls of this plugin share one session; "
-                "use `interpreter.use_session(thread.id)`"
-            )
-        return self._own_key
+
+def _described(
+    method: Callable[..., Awaitable[tool.ToolReply]], description: str
+) -> Callable[..., Awaitable[tool.ToolReply]]:
+    """The method as a function of its own, with another description."""
+
+    async def execute_code(code: str, session_id: str | None = None) -> tool.ToolReply:
+        return await method(code, session_id)
+
+    vars(execute_code).update(vars(method), __kernel_function_description__=description)
+    return execute_code
+
+
+def images_as_user_messages(service: Service) -> Service:
+    """Make a chat service show the images of `execute_code` in a message of the user.
+
+    Results of functions are text only in Semantic Kernel's requests, so the model would not see a
+    chart. Only the requests of this service object are changed, never the chat history.
+
+    Args:
+        service: Such as an `OpenAIChatCompletion` of yours.
+
+    Returns:
+        The same service.
+
+    Example:
+        ```python
+        kernel.add_service(images_as_user_messages(OpenAIChatCompletion()))
+        ```
+    """
+    prepare: Prepare = service._prepare_chat_history_for_request  # noqa: SLF001 - made to be overridden
+
+    def prepare_with_images(chat_history: ChatHistory, *args: Any, **options: Any) -> Any:
+        shown = ChatHistory(messages=list(_with_images_after(chat_history.messages)))
+        return prepare(shown, *args, **options)
+
+    vars(service)["_prepare_chat_history_for_request"] = prepare_with_images
+    return service
+
+
+def _with_images_after(messages: Sequence[ChatMessageContent]) -> Iterator[ChatMessageContent]:
+    """Messages with their images behind the last result of each turn, as the APIs want it."""
+    images: list[ImageContent | TextContent] = []
+    for message in messages:
+        if images and message.role != AuthorRole.TOOL:
+            yield _shown(images)
+            images = []
+        images += _images(message)
+        yield message
+    if images:
+        yield _shown(images)
+
+
+def _shown(images: list[ImageContent | TextContent]) -> ChatMessageContent:
+    introduction = TextContent(text=_INTRODUCTION)
+    return ChatMessageContent(role=AuthorRole.USER, items=[introduction, *images])
+
+
+def _images(message: ChatMessageContent) -> Iterator[ImageContent | TextContent]:
+    for item in message.items:
+        if not isinstance(item, FunctionResultContent) or not _is_ours(item):
+            continue
+        found, missing = images_of(item.result.execution, ImageLimits())
+        for image in found:
+            yield ImageContent(data=image.data, data_format="base64", mime_type=image.media_type)
+        if missing:
+            yield TextContent(text=left_out(missing))
+
+
+def _is_ours(item: FunctionResultContent) -> bool:
+    return isinstance(item.result, tool.ToolReply)

@@ -20,6 +20,28 @@ _LEFT_REMEMBERED = 10_000
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 
 
+class Turn:
+    """What a model may still run in one turn of a conversation; any thread may ask.
+
+    Args:
+        most: Runs.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._runs = 0
+        self._guard = Lock()
+
+    def take(self) -> bool:
+        """Whether one more run is allowed; then it counts."""
+        with self._guard:
+            self._runs += 1
+            return self._runs <= self.most
+
+
+current_turn: ContextVar[Turn | None] = ContextVar("cci_turn", default=None)
+
+
 class Entry(Protocol):
     """What the directory keeps: anything that can say whether it is in use."""
 

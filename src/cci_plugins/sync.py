@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from os import PathLike
@@ -245,10 +245,19 @@ class CodeInterpreter:
         return Session(self._async.session(key))
 
     @contextmanager
-    def use_session(self, key: str) -> Generator[Session]:
-        """Make a conversation's session the current one."""
-        with self._async.use_session(key) as session:
+    def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
+        """Make a conversation's session the current one, for so many runs of a model."""
+        with self._async.use_session(key, max_runs=max_runs) as session:
             yield Session(session)
+
+    @property
+    def known_packages(self) -> tuple[str, ...]:
+        """Packages of the data analyst's that the pool knows its sessions have, without asking."""
+        return self._async.known_packages
+
+    def packages(self) -> Mapping[str, str]:
+        """What is installed in the sessions: versions by name, the best known packages first."""
+        return portal.wait(self._async.packages)
 
     def run_code(
         self,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from secrets import token_hex
 from threading import Lock
 from typing import Any
 
+from . import tool_options
 from .approval import ApprovalRequest, Approver, Decision
 from .errors import CodeInterpreterError
 from .interpreter import CodeInterpreter
 from .models import ErrorInfo, Execution
 from .pools.base import OutputHandler
 from .rendering import render_text
+from .sessions import current_key, current_turn
 from .telemetry import logger
+from .tool_options import ToolOptions
 
 NAME = "execute_code"
 DESCRIPTION = (
@@ -56,6 +60,10 @@ class ToolReply:
         return self.text
 
 
+DEFAULTS = ToolOptions()
+_TOO_MANY = (
+    "The code was not run: at most {} runs are allowed in one turn. Answer with what you have."
+)
 _default: list[CodeInterpreter] = []
 _default_lock = Lock()
 
@@ -88,6 +96,7 @@ async def call(
     *,
     session_key: str | None = None,
     on_output: OutputHandler | None = None,
+    options: ToolOptions = DEFAULTS,
 ) -> ToolReply:
     """Approve, run, render; no exception but cancellation leaves here.
 
@@ -96,7 +105,11 @@ async def call(
         code: What the model wrote.
         session_key: The conversation; None for the current one of `use_session`.
         on_output: Told each piece of output while the code runs.
+        options: What the host says of the tool.
     """
+    turn = current_turn.get()
+    if turn is not None and not turn.take():
+        return not_run(_TOO_MANY.format(turn.most))
     try:
         interpreter = interpreter or default_interpreter()
         session = interpreter.session(session_key)
@@ -104,16 +117,16 @@ async def call(
         if interpreter.approve is not None:
             decision = await _ask(interpreter.approve, ApprovalRequest(source, session.key))
             if decision.verdict != "allow":
-                return _not_run(_denied(decision.reason))
+                return not_run(_denied(decision.reason))
             source = source if decision.code is None else decision.code
         execution = await session.run_code(source, on_output=on_output)
     except CodeInterpreterError as error:
         logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
-        return _not_run(failure_text(error))
+        return not_run(failure_text(error))
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         logger.exception("execute_code failed unexpectedly")
-        return _not_run(failure_text(error))
-    text = render_text(execution, interpreter.limits)
+        return not_run(failure_text(error))
+    text = render_text(execution, options.output_characters or interpreter.limits.output_characters)
     return ToolReply(text, execution, failed=execution.error is not None)
 
 
@@ -126,7 +139,41 @@ async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
-def _not_run(text: str) -> ToolReply:
+def describe(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
+    """The tool's description, with what the host says and what the pool is known to have."""
+    known = () if interpreter is None else interpreter.known_packages
+    return tool_options.describe(DESCRIPTION, options, known)
+
+
+class Conversation:
+    """Which session the calls of one tool belong to.
+
+    Args:
+        door: Begins the key of those that belong to no conversation.
+        advice: What a host is told, once, when they do not.
+    """
+
+    def __init__(self, door: str, advice: str = "") -> None:
+        self.own_key = f"{door}-{token_hex(8)}"
+        self._advice = advice
+
+    def key(self, *told: object) -> str:
+        """The key: of `use_session`, else the first that the framework tells, else the tool's own.
+
+        Args:
+            told: What the framework calls the conversation, best first; empty ones do not count.
+        """
+        for key in (current_key.get(), *told):
+            if key:
+                return str(key)
+        if self._advice:
+            logger.warning(self._advice)
+            self._advice = ""
+        return self.own_key
+
+
+def not_run(text: str) -> ToolReply:
+    """A reply that says why the code did not run."""
     error = ErrorInfo("NotRun", text)
     execution = Execution(error=error, status="failed", state="unknown")
     return ToolReply(text, execution, failed=True)

@@ -44,7 +44,14 @@ def scripted() -> Iterator[Callable[..., ScriptedModel]]:
 
 
 async def ask_langchain(
-    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str, **options: Any
+    interpreter: CodeInterpreter,
+    model: ScriptedModel,
+    key: str,
+    question: str,
+    *,
+    tool: dict[str, Any] | None = None,
+    middleware: tuple[Any, ...] = (),
+    **options: Any,
 ) -> str:
     from langchain.agents import create_agent
     from langchain_openai import ChatOpenAI
@@ -55,31 +62,39 @@ async def ask_langchain(
     async with DefaultAsyncHttpxClient() as http:  # LangChain would leave its own open
         options |= {"base_url": model.url, "api_key": "none-needed", "http_async_client": http}
         chat = ChatOpenAI(model="scripted", **options)
-        agent = create_agent(chat, tools=[CodeInterpreterTool(interpreter=interpreter)])
+        tools = [CodeInterpreterTool(interpreter=interpreter, **(tool or {}))]
+        agent = create_agent(chat, tools=tools, middleware=middleware)
         config = {"configurable": {"thread_id": key}}
         state = await agent.ainvoke({"messages": [("user", question)]}, config)
         return str(state["messages"][-1].text)
 
 
 async def ask_responses(
-    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str
+    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str, **options: Any
 ) -> str:
-    return await ask_langchain(interpreter, model, key, question, use_responses_api=True)
+    return await ask_langchain(interpreter, model, key, question, use_responses_api=True, **options)
 
 
 async def ask_semantic_kernel(
-    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str
+    interpreter: CodeInterpreter,
+    model: ScriptedModel,
+    key: str,
+    question: str,
+    *,
+    show: bool = False,
+    **options: Any,
 ) -> str:
     from openai import AsyncOpenAI
     from semantic_kernel.agents import ChatCompletionAgent
     from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
 
-    from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+    from cci_plugins.semantic_kernel import CodeInterpreterPlugin, images_as_user_messages
 
     async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+        service = OpenAIChatCompletion(ai_model_id="scripted", async_client=client)
         agent = ChatCompletionAgent(
-            service=OpenAIChatCompletion(ai_model_id="scripted", async_client=client),
-            plugins=[CodeInterpreterPlugin(interpreter)],
+            service=images_as_user_messages(service) if show else service,
+            plugins=[CodeInterpreterPlugin(interpreter, **options)],
         )
         with interpreter.use_session(key):
             return str(await agent.get_response(question))

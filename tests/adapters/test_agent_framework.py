@@ -25,6 +25,7 @@ from cci_plugins import (
     Limits,
     OutputEvent,
     Result,
+    ToolOptions,
 )
 from cci_plugins.agent_framework import CodeInterpreterProvider, FileMount, code_interpreter_tool
 from cci_plugins.errors import ConfigurationError, UnsafeNameError
@@ -290,7 +291,7 @@ async def test_mounted_files_are_there_and_the_model_is_told_their_names(
     )
     model = scripted(("go", code))
     mounts = [FileMount(folder / "sales.csv", "/mnt/data/in/s.csv"), (folder / "data", "in")]
-    options = {"file_mounts": mounts, "instructions": "Be brief."}
+    options = {"file_mounts": mounts, "options": ToolOptions(instructions="Be brief.")}
     await ask_agent_framework(warm, model, "mounts", "go", **options)
     system = model.requests[0][1]["messages"][0]
     assert system["role"] == "system"

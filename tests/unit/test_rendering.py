@@ -13,11 +13,11 @@ from cci_plugins.limits import Limits
 from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result
 from cci_plugins.rendering import clean, clip, render_text
 
-LIMITS = Limits()
+BUDGET = Limits().output_characters
 
 
 def test_an_empty_run_says_so() -> None:
-    assert render_text(Execution(), LIMITS) == "(no output)"
+    assert render_text(Execution(), BUDGET) == "(no output)"
 
 
 def test_streams_result_and_files_come_in_order() -> None:
@@ -27,24 +27,24 @@ def test_streams_result_and_files_come_in_order() -> None:
         results=(Result({"text/plain": "42"}, is_main=True),),
         files=(FileInfo("out.csv", 1234),),
     )
-    assert render_text(execution, LIMITS) == (
+    assert render_text(execution, BUDGET) == (
         "printed\n[stderr]\nwarned\n42\n[files created or changed: out.csv (1,234 bytes)]"
     )
 
 
 def test_an_image_is_named_and_its_base64_is_not_shown() -> None:
     image = Result({"image/png": "iVBORw0KGgo" * 1000, "text/plain": "<Figure size 640x480>"})
-    text = render_text(Execution(results=(image,)), LIMITS)
+    text = render_text(Execution(results=(image,)), BUDGET)
     assert text == "[image 1: image/png, shown to the user]"
 
 
 def test_a_loss_comes_first() -> None:
     execution = Execution(stdout="x", state="lost", notes=("the session was replaced",))
-    assert render_text(execution, LIMITS).startswith("[the session was replaced]")
+    assert render_text(execution, BUDGET).startswith("[the session was replaced]")
 
 
 def test_a_loss_without_a_note_is_told_all_the_same() -> None:
-    assert "gone" in render_text(Execution(state="lost"), LIMITS)
+    assert "gone" in render_text(Execution(state="lost"), BUDGET)
 
 
 def test_the_error_is_kept_when_the_output_is_huge() -> None:
@@ -52,16 +52,16 @@ def test_the_error_is_kept_when_the_output_is_huge() -> None:
         stdout="x" * 5_000_000,
         error=ErrorInfo("ValueError", "the reason", "Traceback ...\nValueError: the reason"),
     )
-    text = render_text(execution, LIMITS)
-    assert len(text) <= LIMITS.output_characters
+    text = render_text(execution, BUDGET)
+    assert len(text) <= BUDGET
     assert "ValueError: the reason" in text
     assert "characters left out" in text
     assert text.count("ValueError: the reason") == 1
 
 
 def test_both_streams_share_the_budget() -> None:
-    text = render_text(Execution(stdout="o" * 50_000, stderr="e" * 50_000), LIMITS)
-    assert len(text) <= LIMITS.output_characters
+    text = render_text(Execution(stdout="o" * 50_000, stderr="e" * 50_000), BUDGET)
+    assert len(text) <= BUDGET
     assert text.count("o") > 1000
     assert text.count("e") > 1000
 
@@ -110,7 +110,7 @@ def test_the_budget_always_holds(
         error=ErrorInfo("E", message, "trace"),
         duration=timedelta(1),
     )
-    text = render_text(execution, Limits(output_characters=budget))
+    text = render_text(execution, budget)
     assert len(text) <= budget
     text.encode()
 
@@ -118,10 +118,10 @@ def test_the_budget_always_holds(
 @pytest.mark.parametrize("count", [21, 200])
 def test_many_files_are_summed_up(count: int) -> None:
     files = tuple(FileInfo(f"file-{number}", 1) for number in range(count))
-    assert f"and {count - 20} more" in render_text(Execution(files=files), LIMITS)
+    assert f"and {count - 20} more" in render_text(Execution(files=files), BUDGET)
 
 
 def test_a_syntax_error_is_told_once() -> None:
     trace = "  Cell In[1], line 1\n    def\n       ^\nSyntaxError: invalid syntax"
     error = ErrorInfo("SyntaxError", "invalid syntax (2766372415.py, line 1)", trace)
-    assert render_text(Execution(error=error), LIMITS).count("SyntaxError") == 1
+    assert render_text(Execution(error=error), BUDGET).count("SyntaxError") == 1

@@ -111,6 +111,11 @@ class SessionPool(ABC):
     async def delete_session(self, session_id: str) -> None:
         """End a session; one that is gone already is no error."""
 
+    @property
+    def known_packages(self) -> tuple[str, ...]:
+        """Packages of the data analyst's that sessions surely have; no session is asked."""
+        return ()
+
     async def has_files_api(self, session_id: str) -> bool:
         """Whether files move beside the session; else its own code moves them, in pieces.
 

@@ -95,7 +95,7 @@ class FriendlyTools:
 
     def _answer(self, execution: Execution) -> Answer:
         """Text within the model's budget, then images; nothing structured, see `mcp_tools`."""
-        text = render_text(execution, self._conversations.limits)
+        text = render_text(execution, self._conversations.limits.output_characters)
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         content += [
             {"type": "image", "data": data, "mimeType": kind} for kind, data in pictures(execution)

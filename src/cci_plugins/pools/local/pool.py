@@ -27,6 +27,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.limits import SandboxLimits
 from cci_plugins.models import Execution, FileInfo, SessionInfo
+from cci_plugins.packages import installed_here
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 from cci_plugins.settings import IsolationName
 from cci_plugins.telemetry import logger
@@ -98,6 +99,11 @@ class LocalSessionPool(SessionPool):
         self._launching = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+
+    @property
+    @override
+    def known_packages(self) -> tuple[str, ...]:
+        return installed_here() if self._python == Path(sys.executable) else ()
 
     @override
     async def start(self) -> None:

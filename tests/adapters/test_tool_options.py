@@ -1,0 +1,206 @@
+"""What a host may say of the tool, the same at every door, in the requests that are really sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from samples.scripted_model import ScriptedModel
+
+from cci_plugins import CodeInterpreter, OutputEvent, ToolOptions, tool
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
+from cci_plugins.testing import FakeSessionPool
+
+from .conftest import ask_agent_framework, ask_langchain, ask_openai_agents, ask_semantic_kernel
+from .test_what_the_model_sees import PNG, result_seen
+
+pytestmark = pytest.mark.anyio
+
+Asks = Any
+
+
+async def _langchain(*given: Any, on_output: Any = None, **options: Any) -> str:
+    return await ask_langchain(*given, tool={"on_output": on_output, **options})
+
+
+DOORS: dict[str, Asks] = {
+    "agent-framework": ask_agent_framework,
+    "langchain": _langchain,
+    "openai-agents": ask_openai_agents,
+    "semantic-kernel": ask_semantic_kernel,
+}
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Asks:
+    return DOORS[request.param]
+
+
+def description_seen(model: ScriptedModel) -> str:
+    (shown,) = model.requests[0][1]["tools"]
+    return str(shown.get("function", shown)["description"])
+
+
+@pytest.mark.slow
+async def test_the_model_is_told_the_packages_that_the_embedded_pool_has(
+    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "1"))
+    await door(warm, model, "known", "go")
+    said = description_seen(model)
+    assert said.startswith(tool.DESCRIPTION)
+    assert "Installed: numpy, pandas, " in said
+    assert set(warm.known_packages) <= set(await warm.packages())
+
+
+@pytest.mark.slow
+async def test_packages_instructions_and_budget_are_the_hosts(
+    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "print('x' * 5000)"))
+    options = ToolOptions(
+        packages=["mine"], instructions="Amounts are in euros.", output_characters=300
+    )
+    await door(warm, model, "said", "go", options=options)
+    assert f"{tool.DESCRIPTION} Installed: mine." in description_seen(model)
+    assert "Amounts are in euros." in json.dumps(model.requests[0][1])
+    assert len(result_seen(model)) <= 300
+
+
+@pytest.mark.slow
+async def test_runs_beyond_the_most_of_a_turn_are_not_run(
+    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "n = globals().get('n', 0) + 1\nn"))
+    key = f"turns-{door.__name__}"
+    with warm.use_session(key, max_runs=1) as session:
+        await door(warm, model, key, "go")
+        assert result_seen(model) == "1"
+        await door(warm, model, key, "go")
+        assert result_seen(model).startswith("The code was not run: at most 1 runs are allowed")
+        assert (await session.run_code("n")).text == "1"  # the host's own run does not count
+    with warm.use_session(key, max_runs=1):
+        await door(warm, model, key, "go")
+        assert result_seen(model) == "2"
+
+
+@pytest.mark.slow
+async def test_the_session_that_the_host_made_current_is_before_the_frameworks(
+    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "mine = 42"))
+    key = f"of-the-host-{door.__name__}"
+    given = key if door is ask_semantic_kernel else "of-the-framework"  # it names none
+    with warm.use_session(key) as session:
+        await door(warm, model, given, "go")
+        assert (await session.run_code("mine")).text == "42"
+
+
+@pytest.mark.slow
+async def test_output_is_told_while_code_runs(
+    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", "print('told')"))
+    told: list[OutputEvent] = []
+    await door(warm, model, "output", "go", on_output=told.append)
+    assert "".join(event.text for event in told) == "told\n"
+
+
+def _images(model: ScriptedModel, role: str) -> list[str]:
+    """The images in messages of a role, as the last request of Chat Completions has them."""
+    parts = [
+        part
+        for message in model.requests[-1][1]["messages"]
+        if message["role"] == role and isinstance(message["content"], list)
+        for part in message["content"]
+    ]
+    return [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+
+
+async def _shown_by_langchain(*given: Any) -> str:
+    from cci_plugins.langchain import ImagesAsUserMessages
+
+    return await ask_langchain(
+        *given, tool={"images": "inline"}, middleware=(ImagesAsUserMessages(),)
+    )
+
+
+async def _shown_by_semantic_kernel(*given: Any) -> str:
+    return await ask_semantic_kernel(*given, show=True)
+
+
+async def _shown_by_openai_agents(*given: Any) -> str:
+    return await ask_openai_agents(*given, images="inline", show=True)
+
+
+async def _shown_by_agent_framework(*given: Any) -> str:
+    return await ask_agent_framework(*given, images="user_message")
+
+
+SHOWING: dict[str, Asks] = {
+    "agent-framework": _shown_by_agent_framework,
+    "langchain": _shown_by_langchain,
+    "openai-agents": _shown_by_openai_agents,
+    "semantic-kernel": _shown_by_semantic_kernel,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHOWING)
+async def test_images_reach_the_model_as_a_message_of_the_user(
+    name: str, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", PNG))
+    assert await SHOWING[name](warm, model, "shown", "go") == "seen"
+    (image,) = _images(model, "user")
+    assert image.startswith("data:image/png;base64,iVBORw0KGgo")
+    assert result_seen(model) == "[image 1: image/png, shown to the user]"
+    roles = [message["role"] for message in model.requests[-1][1]["messages"]]
+    assert set(roles[roles.index("tool") + 1 :]) == {"user"}
+
+
+@pytest.mark.slow
+async def test_langchain_attaches_images_to_results_of_the_responses_api(
+    warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+) -> None:
+    model = scripted(("go", PNG))
+    options = {"tool": {"images": "inline"}, "use_responses_api": True}
+    await ask_langchain(warm, model, "inline", "go", **options)
+    items = model.requests[-1][1]["input"]
+    (output,) = (item["output"] for item in items if item.get("type") == "function_call_output")
+    assert [part["type"] for part in output] == ["input_text", "input_image"]
+    assert output[1]["image_url"].startswith("data:image/png;base64,iVBORw0KGgo")
+
+
+async def test_packages_are_told_in_the_order_in_which_they_matter() -> None:
+    said = tool.describe(ToolOptions(packages={"zlib": "1", "numpy": "2"}), None)
+    assert said.endswith("Installed: zlib, numpy.")
+    many = ToolOptions(packages=[f"p{number}" for number in range(50)])
+    assert tool.describe(many, None).endswith("p39 and 10 more.")
+
+
+async def test_a_pool_that_knows_nothing_says_nothing() -> None:
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        assert tool.describe(ToolOptions(), interpreter) == tool.DESCRIPTION
+
+
+@pytest.mark.slow
+def test_packages_without_await() -> None:
+    with SyncCodeInterpreter.local() as interpreter:
+        found = interpreter.packages()
+        assert next(iter(found)) == interpreter.known_packages[0] == "numpy"
+        assert found["ipykernel"]
+
+
+def test_bounds_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="at least 200"):
+        ToolOptions(output_characters=10)
+    interpreter = CodeInterpreter(FakeSessionPool())
+    with (
+        pytest.raises(ConfigurationError, match="max_runs is negative"),
+        interpreter.use_session("a", max_runs=-1),
+    ):
+        pass
