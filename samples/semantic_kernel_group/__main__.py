@@ -20,7 +20,8 @@ SCRIPT = Script(
     (
         Turn(
             LOAD,
-            "import pandas as pd\npenguins = pd.read_csv('penguins.csv')\nprint('rows', len(penguins))",
+            "import pandas as pd\n"
+            "penguins = pd.read_csv('penguins.csv')\nprint('rows', len(penguins))",
             r"rows (?P<rows>\d+)",
             "penguins has {rows} rows.",
         ),
