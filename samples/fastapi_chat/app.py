@@ -55,6 +55,8 @@ Conversation = Annotated[str, Depends(authenticated)]
 
 
 class Question(BaseModel):
+    """What a user asks."""
+
     text: str = Field(min_length=1, max_length=20_000)
 
 

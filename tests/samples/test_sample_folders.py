@@ -13,7 +13,6 @@ import uvicorn
 from nbclient import NotebookClient
 from samples import models
 from samples.scripted_model import Script, Turn
-
 from tests.samples.test_samples import ROOT, run
 
 pytestmark = pytest.mark.slow
