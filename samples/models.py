@@ -11,7 +11,7 @@ from urllib.request import getproxies
 
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
 from semantic_kernel.connectors.ai.open_ai import AzureChatCompletion, OpenAIChatCompletion
 
@@ -73,3 +73,20 @@ async def semantic_kernel_service() -> AsyncIterator[ChatCompletionClientBase]:
     else:
         async with AsyncOpenAI() as client:
             yield OpenAIChatCompletion(ai_model_id=MODEL, async_client=client)
+
+
+@asynccontextmanager
+async def openai_client() -> AsyncIterator[AsyncOpenAI]:
+    """The client of the `openai` package; on Azure its model is the deployment's name."""
+    if is_azure():
+        version = os.environ.get("OPENAI_API_VERSION", "2025-04-01-preview")
+        async with AsyncAzureOpenAI(api_version=version) as client:
+            yield client
+    else:
+        async with AsyncOpenAI() as client:
+            yield client
+
+
+def model_name() -> str:
+    """What requests call the model."""
+    return deployment() if is_azure() else MODEL

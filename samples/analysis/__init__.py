@@ -1,0 +1,1 @@
+"""Data analysis with files in and out, once for each framework."""

@@ -1,0 +1,28 @@
+"""Files in and out with Agent Framework: `python -m samples.analysis.with_agent_framework`."""
+
+from agent_framework import Agent
+from agent_framework.openai import OpenAIChatClient
+
+from cci_plugins import CodeInterpreter, Session
+from cci_plugins.agent_framework import CodeInterpreterProvider
+from samples.analysis.task import INSTRUCTIONS, QUESTION, main, shown
+from samples.models import model_name, openai_client
+
+
+async def answer(interpreter: CodeInterpreter, session: Session) -> str:
+    async with openai_client() as client:
+        agent = Agent(
+            OpenAIChatClient(model=model_name(), async_client=client),
+            instructions=INSTRUCTIONS,
+            context_providers=[CodeInterpreterProvider(interpreter)],
+        )
+        reply = await agent.run(QUESTION, session=agent.create_session(session_id=session.key))
+    for message in reply.messages:
+        for content in message.contents:
+            if content.type == "function_result":
+                shown(content.result)
+    return str(reply)
+
+
+if __name__ == "__main__":
+    main("agent-framework", answer)

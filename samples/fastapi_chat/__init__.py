@@ -1,0 +1,1 @@
+"""A chat back end for many users at once."""

@@ -1,0 +1,1 @@
+"""A LangGraph graph that asks a person before code runs."""

@@ -1,0 +1,87 @@
+"""A graph that asks before code runs: `python -m samples.langgraph_approval`.
+
+A node interrupts the graph with the code; the checkpointer keeps the state until a person answers
+`a` (approve), `e` (edit) or `r` (reject), which may be hours later and in another process.
+"""
+
+import asyncio
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.types import Command, interrupt
+
+from cci_plugins import CodeInterpreter
+from cci_plugins.langchain import CodeInterpreterTool
+from samples.models import langchain_model, model
+from samples.scripted_model import Script, Turn
+
+QUESTION = "What is 2 to the power of 100?"
+SCRIPT = Script((Turn(QUESTION, "print(2 ** 100)", r"(?P<n>\d+)", "The tool says {n}."),))
+
+
+async def review(state: MessagesState) -> Command[Literal["tools", "think"]]:
+    """Hand each call to a person; the same message id puts an edited call in the old one's place.
+
+    All calls go into one interrupt, and nothing runs before it: the node starts anew on resuming.
+    """
+    asked = state["messages"][-1]
+    assert isinstance(asked, AIMessage)
+    decisions = interrupt([call["args"]["code"] for call in asked.tool_calls])
+    if any(decision["type"] == "reject" for decision in decisions):
+        refusals = [
+            ToolMessage("A person rejected this code.", tool_call_id=call["id"], status="error")
+            for call in asked.tool_calls
+        ]
+        return Command(goto="think", update={"messages": refusals})
+    calls = [
+        {**call, "args": {"code": decision.get("code", call["args"]["code"])}}
+        for call, decision in zip(asked.tool_calls, decisions, strict=True)
+    ]
+    edited = asked.model_copy(update={"tool_calls": calls})
+    return Command(goto="tools", update={"messages": [edited]})
+
+
+def build(chat: Any, interpreter: CodeInterpreter) -> Any:
+    """The graph: think, review, tools, and think again."""
+    tools = [CodeInterpreterTool(interpreter=interpreter)]
+    thinker = chat.bind_tools(tools)
+
+    async def think(state: MessagesState) -> dict[str, list[Any]]:
+        return {"messages": [await thinker.ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("think", think)
+    graph.add_node("review", review)
+    graph.add_node("tools", ToolNode(tools))
+    graph.add_edge(START, "think")
+    graph.add_conditional_edges("think", tools_condition, {"tools": "review", "__end__": "__end__"})
+    graph.add_edge("tools", "think")
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+def decide(code: str) -> dict[str, str]:
+    """Ask on the terminal; what is not understood is a rejection."""
+    answer = input(f"{code}\n[a]pprove, [e]dit or [r]eject? ")
+    if answer == "e":
+        return {"type": "edit", "code": input("code instead: ")}
+    return {"type": "approve" if answer == "a" else "reject"}
+
+
+async def main() -> None:
+    async with CodeInterpreter.from_env() as interpreter, langchain_model() as chat:
+        graph = build(chat, interpreter)
+        alice = {"configurable": {"thread_id": "alice"}}
+        state = await graph.ainvoke({"messages": [("user", QUESTION)]}, alice)
+        while "__interrupt__" in state:
+            codes = state["__interrupt__"][0].value
+            decisions = [await asyncio.to_thread(decide, code) for code in codes]
+            state = await graph.ainvoke(Command(resume=decisions), alice)
+        print("\nanswer:", state["messages"][-1].text)
+
+
+if __name__ == "__main__":
+    with model(SCRIPT):
+        asyncio.run(main())

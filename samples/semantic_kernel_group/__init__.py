@@ -1,0 +1,1 @@
+"""Agents of Semantic Kernel that share one session."""
