@@ -18,11 +18,17 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field
 
 from cci_plugins import CodeInterpreter
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    FileTooLargeError,
+    PoolUnavailableError,
+    UnsafeNameError,
+)
 from cci_plugins.langchain import CodeInterpreterTool
 from samples.models import langchain_model
 
 LARGEST = 10 * 1024 * 1024  # bytes of a file, in and out
+STATUSES = {UnsafeNameError: 400, FileTooLargeError: 413, PoolUnavailableError: 503}
 SECRET = os.environ.get("CHAT_SECRET", "").encode() or secrets.token_bytes(32)
 
 
@@ -62,7 +68,8 @@ class Question(BaseModel):
 
 @app.exception_handler(CodeInterpreterError)
 async def failed(_: Request, error: CodeInterpreterError) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=502)
+    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 502)
+    return JSONResponse({"detail": str(error)}, status_code=status)
 
 
 @app.post("/conversations", status_code=201)

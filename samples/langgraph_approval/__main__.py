@@ -1,7 +1,7 @@
 """A graph that asks before code runs: `python -m samples.langgraph_approval`.
 
 A node interrupts the graph with the code; the checkpointer keeps the state until a person answers
-`a` (approve), `e` (edit) or `r` (reject), which may be hours later and in another process.
+`a` (approve), `e` (edit) or `r` (reject); days later too, when it is kept outside of the process.
 """
 
 import asyncio

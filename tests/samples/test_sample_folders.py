@@ -69,7 +69,9 @@ async def test_many_users_chat_at_once_and_no_state_crosses(
     for name in ("OPENAI_API_KEY", *models.AZURE):
         monkeypatch.delenv(name, raising=False)
     code = "x = open('mine.txt').read()\nopen('back.txt', 'w').write(x)\nprint('mine', x)"
-    script = Script((Turn("mine?", code, r"mine (?P<x>\d+)", "It is {x}."),))
+    first = Turn("mine?", code, r"mine (?P<x>\d+)", "It is {x}.")
+    second = Turn("kept?", "print('kept', x)", r"kept (?P<y>\d+)", "It was {y}.")
+    script = Script((first, second))
     with models.model(script), socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -87,6 +89,8 @@ async def test_many_users_chat_at_once_and_no_state_crosses(
                 assert "event: output" in said.text
                 back = await client.get("/files/back.txt", headers=mine)
                 assert back.text == secret
+                again = await client.post("/chat", json={"text": "kept?"}, headers=mine)
+                assert f"It was {secret}." in again.text
                 return token
 
             tokens = await asyncio.gather(*map(user, range(USERS)))
@@ -97,5 +101,7 @@ async def test_many_users_chat_at_once_and_no_state_crosses(
             assert (await client.get("/files/none", headers=mine)).status_code == 404
             large = await client.put("/files/l", content=bytes(LARGEST + 1), headers=mine)
             assert large.status_code == 413
+            unsafe = await client.put("/files/a%00b", content=b"x", headers=mine)
+            assert unsafe.status_code == 400
         server.should_exit = True
         await serving
