@@ -30,6 +30,8 @@ class ImagesAsUserMessages(AgentMiddleware[Any, Any, Any]):
         ```python
         from langchain.agents import create_agent
 
+        from cci_plugins.langchain import CodeInterpreterTool
+
         agent = create_agent(
             model,
             tools=[CodeInterpreterTool(images="inline")],

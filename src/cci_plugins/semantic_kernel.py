@@ -125,7 +125,10 @@ def images_as_user_messages(service: Service) -> Service:
 
     Example:
         ```python
-        kernel.add_service(images_as_user_messages(OpenAIChatCompletion()))
+        from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
+
+        service = OpenAIChatCompletion(ai_model_id="gpt-4.1-mini")
+        kernel.add_service(images_as_user_messages(service))
         ```
     """
     prepare: Prepare = service._prepare_chat_history_for_request  # noqa: SLF001 - made to be overridden

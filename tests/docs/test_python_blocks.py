@@ -110,7 +110,8 @@ def test_a_block_prints_what_it_says(
     if "init_chat_model" in block.text:
         chat_models = pytest.importorskip("langchain.chat_models")
         monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())
-    if "openai" in block.text and "client" in block.text.lower():
+    has_client = "client" in block.text.lower() or "OpenAIChatCompletion" in block.text
+    if "openai" in block.text and has_client:
         served = request.getfixturevalue("served_model")
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
@@ -120,7 +121,10 @@ def test_a_block_prints_what_it_says(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("module", "source"), docstring_examples())
-async def test_an_example_in_a_docstring_runs(module: str, source: str) -> None:
+async def test_an_example_in_a_docstring_runs(
+    module: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
     if "deepagents" in module:
         pytest.importorskip("deepagents")
     async with CodeInterpreter.local() as interpreter:
