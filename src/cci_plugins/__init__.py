@@ -37,14 +37,18 @@ if TYPE_CHECKING:
     from .pools.base import SessionPool
     from .pools.local.pool import LocalSessionPool
     from .session import Session
+    from .structured import Chart, ChartSeries, Column, Table
     from .tool_options import ToolOptions
 
 _HOME = {
     "ApprovalRequest": "approval",
     "Approver": "approval",
     "BlobStorage": "files.blob",
+    "Chart": "structured",
+    "ChartSeries": "structured",
     "CodeInterpreter": "interpreter",
     "CodeInterpreterError": "errors",
+    "Column": "structured",
     "CustomSessionPool": "pools.azure.custom",
     "Decision": "approval",
     "ErrorInfo": "models",
@@ -62,6 +66,7 @@ _HOME = {
     "SessionPool": "pools.base",
     "SessionState": "models",
     "SharedFile": "models",
+    "Table": "structured",
     "ToolOptions": "tool_options",
 }
 
@@ -69,8 +74,11 @@ __all__ = [
     "ApprovalRequest",
     "Approver",
     "BlobStorage",
+    "Chart",
+    "ChartSeries",
     "CodeInterpreter",
     "CodeInterpreterError",
+    "Column",
     "CustomSessionPool",
     "Decision",
     "ErrorInfo",
@@ -88,6 +96,7 @@ __all__ = [
     "SessionPool",
     "SessionState",
     "SharedFile",
+    "Table",
     "ToolOptions",
 ]
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, Self
 
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
+from .structured import CHART, TABLE, Chart, Table, read_charts, read_table
 
 SessionState = Literal["kept", "lost", "unknown"]
 """Whether the variables and files of earlier runs are still there after this one."""
@@ -162,10 +163,14 @@ class Result:
         return self.data.get("application/json")
 
     @property
-    def table(self) -> Mapping[str, Any] | None:
-        """A DataFrame's shown rows as a Table Schema resource: `{"schema": ..., "data": [...]}`."""
-        value = self.data.get("application/vnd.dataresource+json")
-        return value if isinstance(value, Mapping) else None
+    def table(self) -> Table | None:
+        """The first rows of a DataFrame or Series of pandas or polars, and its whole shape."""
+        return read_table(self.data.get(TABLE))
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """What a matplotlib figure plots, one for each pair of axes, beside its image."""
+        return read_charts(self.data.get(CHART))
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,8 @@ async def test_images_tables_and_long_output_arrive_whole(options):
     assert as_json.json == {"a": 1}
     assert (chart.png or b"").startswith(b"\x89PNG")
     assert table.is_main
-    assert (table.table or {})["shape"] == [1000, 1]
+    assert table.table is not None
+    assert (table.table.row_count, table.table.column_count) == (1000, 1)
 
 
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)

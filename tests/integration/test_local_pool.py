@@ -100,9 +100,9 @@ async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) 
     assert latex.latex == "$x$"
     assert frame.is_main
     assert frame.table is not None
-    assert frame.table["shape"] == [60, 2]
-    assert len(frame.table["data"]) == 50
-    assert [field["name"] for field in frame.table["schema"]["fields"]] == ["index", "a", "b"]
+    assert (frame.table.row_count, frame.table.column_count) == (60, 2)
+    assert len(frame.table.rows) == 50
+    assert [column.name for column in frame.table.columns] == ["index", "a", "b"]
 
 
 async def test_changed_files_are_told_once(interpreter: CodeInterpreter) -> None:

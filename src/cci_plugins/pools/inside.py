@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import IO, Any
+from typing import IO
 
-ROWS = 50
 HASHED_FILE = 16 << 20  # bytes of the largest file whose hash is told with a run
 HASHED_RUN = 64 << 20  # bytes that are hashed for one run
-TABLE = "application/vnd.dataresource+json"
 
 
 def to_hash(sizes: list[tuple[str, int]]) -> set[str]:
@@ -60,23 +57,3 @@ class StreamBuffer:
         """The whole stream, or head and tail with a line between that counts what is missing."""
         gap = f"\n[... {self.dropped:,} characters not kept ...]\n" if self.dropped else ""
         return "".join(self._head) + gap + self._tail
-
-
-def table(frame: Any) -> Any:
-    """A DataFrame's first rows as a Table Schema resource, with its whole shape."""
-    try:
-        resource = json.loads(frame.head(ROWS).to_json(orient="table", default_handler=str))
-    except (TypeError, ValueError):  # not expressible, for example with repeated column names
-        return None
-    resource["shape"] = list(frame.shape)
-    return resource
-
-
-def show_tables(shell: Any) -> None:
-    """Make a kernel display DataFrames as data too; pandas is named, not imported."""
-    formatters = shell.display_formatter.formatters
-    fields = {"format_type": TABLE, "print_method": "_repr_data_resource_"}
-    formatter = type("TableFormatter", (type(formatters["application/json"]),), fields)()
-    for module in ("pandas", "pandas.core.frame"):  # pandas 3 and before
-        formatter.for_type_by_name(module, "DataFrame", table)
-    formatters[TABLE] = formatter

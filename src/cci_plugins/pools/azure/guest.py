@@ -28,7 +28,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from cci_plugins.pools.inside import StreamBuffer, sha256, show_tables, to_hash
+from cci_plugins.pools.inside import StreamBuffer, sha256, to_hash
+from cci_plugins.pools.inside_data import show_data
 
 NAME = "_cci"
 FOLDER = Path("/mnt/data")
@@ -156,7 +157,7 @@ class Guest:
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
         with suppress(Exception):
-            show_tables(shell)
+            show_data(shell)
 
     def run(
         self, mark: str, run: str, *, code: str, timeout: float, room: int, instance: str | None

@@ -53,6 +53,7 @@ UPLOAD_PIECE = 512 * 1024
 REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent; a session can say anything
 REPORT_BYTES = 256 * MIB  # of the same, unpacked
 TRIES = 5
+_INSIDE = ("pools/inside.py", "pools/inside_data.py", "pools/azure/guest.py")
 _AWAITS = re.compile(r"\b(await|async)\b")
 
 Send = Callable[[str, str, timedelta], Awaitable[Execution]]
@@ -349,7 +350,7 @@ def _call(verb: str, mark: str, **what: Any) -> str:
 
 @cache
 def _installer() -> str:
-    source = session_source("pools/inside.py", "pools/azure/guest.py") + "install(get_ipython())\n"
+    source = session_source(*_INSIDE) + "install(get_ipython())\n"
     packed = base64.b64encode(zlib.compress(source.encode(), 9)).decode()
     return (
         "exec(__import__('zlib').decompress(__import__('base64')"

@@ -27,7 +27,7 @@ from .output import Collector, error_from
 if TYPE_CHECKING:
     from .proxy import EgressProxy
 
-_INSIDE = ("pools/inside.py", "pools/local/outlet.py", "pools/local/prelude.py")
+_INSIDE = ("pools/inside_data.py", "pools/local/outlet.py", "pools/local/prelude.py")
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind

@@ -1,0 +1,130 @@
+"""Tables and charts as data: what a result says of a DataFrame or a figure beside its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TABLE = "application/vnd.dataresource+json"
+CHART = "application/vnd.cci-plugins.chart+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Its name, as text.
+        type: Its type as Table Schema has it: `integer`, `number`, `boolean`, `string`,
+            `datetime`, ... (specs.frictionlessdata.io/table-schema).
+        dtype: Its type in the library, such as `int64`; empty for an index.
+    """
+
+    name: str
+    type: str
+    dtype: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The first rows of a DataFrame or a Series, and how large it really is.
+
+    Attributes:
+        columns: The columns that are here; of pandas, the index comes first.
+        rows: At most the first 50 rows, each with a value of JSON for every column.
+        row_count: Rows of the whole.
+        column_count: Columns of the whole, without an index.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    row_count: int
+    column_count: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row is missing here."""
+        return len(self.rows) == self.row_count
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows, each by the names of its columns."""
+        names = [column.name for column in self.columns]
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class ChartSeries:
+    """One series of a chart.
+
+    Attributes:
+        kind: `line`, `scatter`, `bar` or `barh`.
+        label: Its name in the legend, or empty.
+        x: Positions or categories, at most 1,000.
+        y: Values, as many.
+    """
+
+    kind: str
+    label: str
+    x: tuple[Any, ...]
+    y: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What was plotted into one pair of axes.
+
+    Attributes:
+        title: Of the axes, or else of the figure.
+        x_label: Of the x axis.
+        y_label: Of the y axis.
+        series: What was plotted.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[ChartSeries, ...]
+
+
+def read_table(value: object) -> Table | None:
+    """A table from its Table Schema resource; None when code only claimed that it was one."""
+    try:
+        return _table(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def read_charts(value: object) -> tuple[Chart, ...]:
+    """The charts of a figure; those that cannot be read are left out."""
+    axes = value.get("axes") if isinstance(value, Mapping) else None
+    return tuple(_charts(axes)) if isinstance(axes, Sequence) else ()
+
+
+def _table(value: Any) -> Table:
+    fields = value["schema"]["fields"]
+    columns = tuple(
+        Column(str(field["name"]), str(field.get("type", "any")), str(field.get("dtype", "")))
+        for field in fields
+    )
+    names = [field["name"] for field in fields]
+    rows = tuple(tuple(row.get(name) for name in names) for row in value["data"])
+    height, width = value.get("shape") or (len(rows), len(columns))
+    return Table(columns, rows, max(int(height), len(rows)), int(width))
+
+
+def _charts(axes: Sequence[Any]) -> Iterator[Chart]:
+    for one in axes:
+        try:
+            series = tuple(_series(each) for each in one["series"])
+            title, x, y = (str(one.get(name, "")) for name in ("title", "x_label", "y_label"))
+            yield Chart(title, x, y, series)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue
+
+
+def _series(value: Any) -> ChartSeries:
+    x, y = tuple(value["x"]), tuple(value["y"])
+    if len(x) != len(y):
+        raise ValueError("x and y differ in length")
+    return ChartSeries(str(value["kind"]), str(value.get("label", "")), x, y)
