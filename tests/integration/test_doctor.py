@@ -333,6 +333,14 @@ async def test_names_and_ids_are_covered_unless_asked_for(platform: Scene) -> No
     assert [name for name in hidden if name not in shown] == []
 
 
+async def test_words_of_a_server_cannot_write_to_the_terminal(platform: Scene) -> None:
+    words = "no\x1b]0;title\x07\x1b[2J\nfailed   pool.run: forged"
+    platform.cloud.faults.append(Fault("GET", "/sessionpools/", 400, "Bad", words))
+    found = (await platform.report())["pool.exists"]
+    assert found.status == "failed"
+    assert found.message.isprintable()
+
+
 async def test_this_machine_alone_sends_nothing(platform: Scene) -> None:
     report = await platform.report(local_only=True)
     assert {one.status for one in report.values() if not one.id.startswith("local.")} == {"skipped"}

@@ -119,8 +119,9 @@ class Mask:
         return value if self.open or not value else f"<{kind}>"
 
     def text(self, text: str) -> str:
-        """Somebody else's words, on one line, without secrets, and covered."""
+        """Somebody else's words, on one line, without secrets or control codes, and covered."""
         text = redact(" ".join(text.split()))
+        text = "".join(letter for letter in text if letter.isprintable())
         if self.open:
             return text
         text = _HOST.sub("<address>", _GUID.sub("<id>", _RESOURCE.sub("<resource id>", text)))
