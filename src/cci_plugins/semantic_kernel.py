@@ -35,6 +35,7 @@ Service = TypeVar("Service", bound=ChatCompletionClientBase)
 Prepare = Callable[..., Any]
 
 _INTRODUCTION = f"[images that {tool.NAME} displayed]"
+_PREPARE = "_prepare_chat_history_for_request"
 _ADVICE = (
     "no conversation was named, so all calls of this plugin share one session; "
     "use `interpreter.use_session(thread.id)`"
@@ -115,7 +116,8 @@ def images_as_user_messages(service: Service) -> Service:
     """Make a chat service show the images of `execute_code` in a message of the user.
 
     Results of functions are text only in Semantic Kernel's requests, so the model would not see a
-    chart. Only the requests of this service object are changed, never the chat history.
+    chart. Only the requests of this service object are changed, never the chat history; a history
+    that was stored and read back has no images any more.
 
     Args:
         service: Such as an `OpenAIChatCompletion` of yours.
@@ -131,13 +133,15 @@ def images_as_user_messages(service: Service) -> Service:
         kernel.add_service(images_as_user_messages(service))
         ```
     """
+    if _PREPARE in vars(service):
+        return service
     prepare: Prepare = service._prepare_chat_history_for_request  # noqa: SLF001 - made to be overridden
 
     def prepare_with_images(chat_history: ChatHistory, *args: Any, **options: Any) -> Any:
         shown = ChatHistory(messages=list(_with_images_after(chat_history.messages)))
         return prepare(shown, *args, **options)
 
-    vars(service)["_prepare_chat_history_for_request"] = prepare_with_images
+    vars(service)[_PREPARE] = prepare_with_images
     return service
 
 

@@ -62,7 +62,7 @@ class ToolReply:
 
 DEFAULTS = ToolOptions()
 _TOO_MANY = (
-    "The code was not run: at most {} runs are allowed in one turn. Answer with what you have."
+    "The code was not run: the runs of this turn are used up ({}). Answer with what you have."
 )
 _default: list[CodeInterpreter] = []
 _default_lock = Lock()
@@ -107,9 +107,6 @@ async def call(
         on_output: Told each piece of output while the code runs.
         options: What the host says of the tool.
     """
-    turn = current_turn.get()
-    if turn is not None and not turn.take():
-        return not_run(_TOO_MANY.format(turn.most))
     try:
         interpreter = interpreter or default_interpreter()
         session = interpreter.session(session_key)
@@ -119,6 +116,9 @@ async def call(
             if decision.verdict != "allow":
                 return not_run(_denied(decision.reason))
             source = source if decision.code is None else decision.code
+        turn = current_turn.get()
+        if turn is not None and not turn.take():
+            return not_run(_TOO_MANY.format(turn.most))
         execution = await session.run_code(source, on_output=on_output)
     except CodeInterpreterError as error:
         logger.warning("execute_code failed: %s: %s", type(error).__name__, error)

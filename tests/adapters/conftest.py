@@ -93,7 +93,7 @@ async def ask_semantic_kernel(
     async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
         service = OpenAIChatCompletion(ai_model_id="scripted", async_client=client)
         agent = ChatCompletionAgent(
-            service=images_as_user_messages(service) if show else service,
+            service=images_as_user_messages(images_as_user_messages(service)) if show else service,
             plugins=[CodeInterpreterPlugin(interpreter, **options)],
         )
         with interpreter.use_session(key):

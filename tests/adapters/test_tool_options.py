@@ -80,7 +80,9 @@ async def test_runs_beyond_the_most_of_a_turn_are_not_run(
         await door(warm, model, key, "go")
         assert result_seen(model) == "1"
         await door(warm, model, key, "go")
-        assert result_seen(model).startswith("The code was not run: at most 1 runs are allowed")
+        assert result_seen(model).startswith(
+            "The code was not run: the runs of this turn are used up (1)"
+        )
         assert (await session.run_code("n")).text == "1"  # the host's own run does not count
     with warm.use_session(key, max_runs=1):
         await door(warm, model, key, "go")
