@@ -115,7 +115,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    tell = getattr(value, "isoformat", None)
+    return str(value) if tell is None else tell()
 
 
 def chart(figure: Any) -> Any:
