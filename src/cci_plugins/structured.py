@@ -32,7 +32,8 @@ class Table:
 
     Attributes:
         columns: The columns that are here; of pandas, the index comes first.
-        rows: At most the first 50 rows, each with a value of JSON for every column.
+        rows: At most the first 50 rows, each with a value of JSON for every column. Text of more
+            than 10,000 characters is cut and ends with an ellipsis.
         row_count: Rows of the whole.
         column_count: Columns of the whole, without an index.
     """
@@ -58,16 +59,23 @@ class ChartSeries:
     """One series of a chart.
 
     Attributes:
-        kind: `line`, `scatter`, `bar` or `barh`.
+        kind: `line`, `scatter`, `bar`, `barh` or `pie`.
         label: Its name in the legend, or empty.
-        x: Positions or categories, at most 1,000.
-        y: Values, as many.
+        x: Positions, dates or categories, at most 1,000; the labels of a pie.
+        y: Values, as many; the parts of a pie, each between 0 and 1.
+        point_count: Points of the whole series.
     """
 
     kind: str
     label: str
     x: tuple[Any, ...]
     y: tuple[Any, ...]
+    point_count: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no point is missing here."""
+        return len(self.x) == self.point_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +135,5 @@ def _series(value: Any) -> ChartSeries:
     x, y = tuple(value["x"]), tuple(value["y"])
     if len(x) != len(y):
         raise ValueError("x and y differ in length")
-    return ChartSeries(str(value["kind"]), str(value.get("label", "")), x, y)
+    size = max(int(value.get("size", 0)), len(x))
+    return ChartSeries(str(value["kind"]), str(value.get("label", "")), x, y, size)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from cci_plugins import CodeInterpreter, LocalSessionPool, Result, Table
-from cci_plugins.pools import inside_data
+from cci_plugins.pools import inside_charts, inside_tables
 from cci_plugins.structured import CHART, TABLE
 
 from ._emulated import emulated
@@ -61,7 +61,7 @@ plt.show()
 
 
 def test_both_sides_name_the_forms_alike() -> None:
-    assert (inside_data.TABLE, inside_data.CHART) == (TABLE, CHART)
+    assert (inside_tables.TABLE, inside_charts.CHART) == (TABLE, CHART)
 
 
 async def test_a_frame_comes_with_its_first_rows_its_types_and_its_whole_shape(
@@ -107,6 +107,20 @@ async def test_a_figure_comes_with_what_it_plots(
         ("pd.DataFrame({'d': [__import__('decimal').Decimal('1.5')]})", ["index", "d"], (0, "1.5")),
         ("pd.DataFrame({'o': [{'k': [1]}]})", ["index", "o"], (0, {"k": [1]})),
         ("pd.DataFrame({'i': [float('inf'), 1]})", ["index", "i"], (0, None)),
+        (
+            "pd.DataFrame([[1, 2, 3]], columns=['a', 'a', 'a.1'])",
+            ["index", "a", "a.2", "a.1"],
+            (0, 1, 2, 3),
+        ),
+        ("pd.DataFrame({'index': [5]})", ["index", "index.1"], (0, 5)),
+        ("pd.DataFrame({'k': [5]}, index=pd.Index([7], name='k'))", ["k", "k.1"], (7, 5)),
+        ("pd.DataFrame({'b': [b'\\xff']})", ["index", "b"], (0, "b'\\xff'")),
+        ("pd.DataFrame({'p': pd.interval_range(0, 1)})", ["index", "p"], (0, "(0, 1]")),
+        ("pd.DataFrame({'d': pd.to_timedelta([1.5], 's')})", ["index", "d"], (0, "PT1.5S")),
+        ("pd.DataFrame({'t': [pd.NaT], 'i': [pd.NA]})", ["index", "t", "i"], (0, None, None)),
+        ("pd.DataFrame({'f': [0.1 + 0.2]})", ["index", "f"], (0, 0.1 + 0.2)),
+        ("pd.DataFrame({'n': [2**100]})", ["index", "n"], (0, str(2**100))),
+        ("pd.Series([pd.Series([1, 2]).to_numpy()], name='a')", ["index", "a"], (0, [1, 2])),
     ],
 )
 async def test_frames_of_all_kinds(
@@ -141,10 +155,13 @@ async def test_a_wide_or_heavy_frame_is_cut_and_says_so(interpreter: CodeInterpr
     heavy = await _table(
         interpreter, "import pandas as pd\npd.DataFrame({'t': ['x' * 20_000] * 50})"
     )
-    assert (heavy.row_count, len(heavy.rows)) == (50, 12)
-    execution = await interpreter.session("structured").run_code(
-        "pd.DataFrame({'t': ['x' * 10**6]})"
-    )
+    assert (heavy.row_count, len(heavy.rows)) == (50, 25)
+    (_, cut) = heavy.rows[0]
+    assert cut == "x" * 10_000 + "\N{HORIZONTAL ELLIPSIS}"
+    long = await _table(interpreter, "pd.Series([list(range(10**6))])")
+    assert long.rows[0][1] == [*range(1000), "\N{HORIZONTAL ELLIPSIS}"]
+    dense = "pd.DataFrame({'t': [[['x' * 9000] * 100]]})"
+    execution = await interpreter.session("structured").run_code(dense)
     assert execution.results[0].table is None
     assert "xxx" in (execution.results[0].text or "")
 
@@ -167,6 +184,68 @@ async def test_other_libraries_are_not_loaded(interpreter: CodeInterpreter) -> N
         "import sys\n[name for name in ('pandas', 'polars', 'matplotlib') if name in sys.modules]"
     )
     assert (await interpreter.session("plain").run_code(code)).text == "[]"
+
+
+DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "x", "y"),
+    [
+        ("plt.bar(pd.date_range('2026-01-01', periods=2), [3, 4])", "bar", DATES, (3, 4)),
+        ("plt.scatter(pd.date_range('2026-01-01', periods=2), [3, 4])", "scatter", DATES, (3, 4)),
+        ("plt.scatter(['a', 'b'], [3, 4])", "scatter", ("a", "b"), (3, 4)),
+        ("plt.barh(['a', 'b'], [3, 4])", "barh", ("a", "b"), (3, 4)),
+        (
+            "pd.Series([3, 4], index=pd.date_range('2026-01', periods=2, freq='MS')).plot()",
+            "line",
+            ("2026-01", "2026-02"),
+            (3, 4),
+        ),
+        ("plt.plot([0, 1], [3, 4]); plt.xticks([0, 1], ['a', 'b'])", "line", ("a", "b"), (3, 4)),
+        (
+            "plt.bar([0.2, 1.2], [3, 4]); plt.xticks([0, 1], ['a', 'b'])",
+            "bar",
+            ("a", "b"),
+            (3, 4),
+        ),
+        (
+            "plt.bar([0, 1], [3, 4]); plt.gca().xaxis.set_major_formatter('{x} EUR')",
+            "bar",
+            (0, 1),
+            (3, 4),
+        ),
+        ("plt.plot(np.ma.masked_equal([3, 0, 4], 0))", "line", (0, 1, 2), (3, None, 4)),
+        ("plt.errorbar([0, 1], [3, 4], yerr=1, capsize=2)", "line", (0, 1), (3, 4)),
+        ("plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4)),
+        ("plt.pie([1, 3], labels=['a', 'b'])", "pie", ("a", "b"), (0.25, 0.75)),
+    ],
+)
+async def test_series_are_told_as_they_were_plotted(
+    interpreter: CodeInterpreter, code: str, kind: str, x: object, y: object
+) -> None:
+    imports = "import matplotlib.pyplot as plt, numpy as np, pandas as pd\n"
+    (chart,) = (await _shown(interpreter, f"{imports}{code}\nplt.show()")).charts
+    (series,) = chart.series
+    assert (series.kind, series.x, series.y) == (kind, x, y)
+    assert series.is_whole
+
+
+async def test_what_was_projected_is_not_told(interpreter: CodeInterpreter) -> None:
+    code = "import matplotlib.pyplot as plt\nplt.subplot(projection='3d').plot([1], [2], [3])\n"
+    shown = await _shown(interpreter, code + "plt.show()")
+    assert shown.png is not None
+    assert shown.charts == ()
+
+
+async def test_many_points_are_cut_and_counted(interpreter: CodeInterpreter) -> None:
+    code = "import matplotlib.pyplot as plt\nplt.plot(range(5000)); plt.show()"
+    ((line,),) = [chart.series for chart in (await _shown(interpreter, code)).charts]
+    assert (len(line.x), line.point_count, line.is_whole) == (1000, 5000, False)
+    many = "for at in range(40): plt.plot([value / 700 for value in range(1000)])\nplt.show()"
+    ((first, *others),) = [chart.series for chart in (await _shown(interpreter, many)).charts]
+    assert len(others) == 39
+    assert (len(first.x), first.point_count) == (250, 1000)
 
 
 @pytest.mark.parametrize(

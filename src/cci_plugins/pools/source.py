@@ -6,6 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+# What shows tables and charts as data, the same in every session.
+DATA = ("pools/inside_data.py", "pools/inside_tables.py", "pools/inside_charts.py")
 _OURS = re.compile(r"^from cci_plugins[.\w]* import .*\n", re.MULTILINE)
 
 

@@ -29,7 +29,8 @@ from secrets import token_hex
 from typing import Any
 
 from cci_plugins.pools.inside import StreamBuffer, sha256, to_hash
-from cci_plugins.pools.inside_data import show_data
+from cci_plugins.pools.inside_charts import show_charts
+from cci_plugins.pools.inside_tables import show_tables
 
 NAME = "_cci"
 FOLDER = Path("/mnt/data")
@@ -157,7 +158,8 @@ class Guest:
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
         with suppress(Exception):
-            show_data(shell)
+            show_tables(shell)
+            show_charts(shell)
 
     def run(
         self, mark: str, run: str, *, code: str, timeout: float, room: int, instance: str | None

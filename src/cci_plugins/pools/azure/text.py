@@ -38,7 +38,7 @@ from cci_plugins.errors import (
 from cci_plugins.files.names import media_type, safe_name
 from cci_plugins.limits import MIB, Limits
 from cci_plugins.models import ErrorInfo, Execution, FileInfo
-from cci_plugins.pools.source import session_source
+from cci_plugins.pools.source import DATA, session_source
 from cci_plugins.telemetry import logger
 from cci_plugins.wire.executions import load_execution, load_file
 from cci_plugins.wire.failures import MAY_HAVE_RUN
@@ -53,7 +53,7 @@ UPLOAD_PIECE = 512 * 1024
 REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent; a session can say anything
 REPORT_BYTES = 256 * MIB  # of the same, unpacked
 TRIES = 5
-_INSIDE = ("pools/inside.py", "pools/inside_data.py", "pools/azure/guest.py")
+_INSIDE = ("pools/inside.py", *DATA, "pools/azure/guest.py")
 _AWAITS = re.compile(r"\b(await|async)\b")
 
 Send = Callable[[str, str, timedelta], Awaitable[Execution]]

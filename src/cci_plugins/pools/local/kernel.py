@@ -18,7 +18,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.limits import SandboxLimits
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.pools.source import session_source
+from cci_plugins.pools.source import DATA, session_source
 
 from .egress import Rule
 from .isolation.base import Sandbox
@@ -27,7 +27,7 @@ from .output import Collector, error_from
 if TYPE_CHECKING:
     from .proxy import EgressProxy
 
-_INSIDE = ("pools/inside_data.py", "pools/local/outlet.py", "pools/local/prelude.py")
+_INSIDE = (*DATA, "pools/local/outlet.py", "pools/local/prelude.py")
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind

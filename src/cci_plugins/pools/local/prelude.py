@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-from cci_plugins.pools.inside_data import show_data
+from cci_plugins.pools.inside_charts import show_charts
+from cci_plugins.pools.inside_tables import show_tables
 from cci_plugins.pools.local.outlet import open_outlet
 
 CHUNK = 1 << 20
@@ -75,7 +76,8 @@ def install(shell: Any, preload: list[str], limit: int, way_out: str | None) -> 
     warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
     warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
     shell.run_line_magic("colors", "NoColor")
-    show_data(shell)
+    show_tables(shell)
+    show_charts(shell)
     for name in preload:
         try:
             importlib.import_module(name)
