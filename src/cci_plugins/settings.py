@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -233,6 +236,22 @@ def variable(setting: str) -> str:
     """The environment variable of a setting."""
     alias = Settings.model_fields[setting].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
+
+
+def unread_variables() -> dict[str, str | None]:
+    """Variables that begin with `CCI_` and are no setting, each with the setting most like it."""
+    known = [
+        str(choice)
+        for field in Settings.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for choice in field.validation_alias.choices
+    ]
+    given = sorted({*os.environ, *dotenv_values(".env")} - set(known))
+    return {
+        name: next(iter(get_close_matches(name, known, 1, 0.75)), None)
+        for name in given
+        if name.startswith("CCI_")
+    }
 
 
 def _listed(text: str) -> tuple[str, ...]:

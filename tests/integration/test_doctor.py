@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -19,7 +20,7 @@ import anyio
 import pytest
 from starlette.responses import Response
 
-from cci_plugins.doctor import CHECKS, Finding, diagnose, machine
+from cci_plugins.doctor import CHECKS, Finding, diagnose, machine, pool
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._azurite import CONTAINER, KEY, Azurite, running_azurite
@@ -215,6 +216,11 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
         lambda s: (s.environment.delenv("AZURE_SESSION_POOL_RESOURCE_ID"),
                    s.set(AZURE_SESSION_POOL_MCP_ENDPOINT=s.url)),
         "local.settings", "failed", "set AZURE_SESSION_POOL_MCP_KEY"),
+    "a variable that is misspelt": (
+        lambda s: s.set(CCI_TIMOUT="5"), "local.settings", "warning", "unset CCI_TIMOUT"),
+    "an endpoint that is no URL": (
+        lambda s: s.set(AZURE_SESSION_POOL_MCP_ENDPOINT="pool.example/mcp"),
+        "local.settings", "failed", "it looks like https://"),
     "nobody gets in": (
         lambda s: setattr(s.running.entra, "refuses", True), "auth.sign-in", "failed", "az login"),
     "another subscription is signed in": (
@@ -357,6 +363,38 @@ async def test_a_server_that_never_answers_is_given_up(platform: Scene) -> None:
     found = report["pool.endpoint"]
     assert (found.status, found.message) == ("unknown", "there was no answer within 2 s")
     assert report["pool.run"].status == "skipped"
+
+
+async def test_a_sign_in_that_hangs_is_given_up(platform: Scene) -> None:
+    answered = threading.Event()
+
+    class Hanging:
+        def get_token(self, *_: str, **__: Any) -> Any:
+            answered.wait(60)
+            raise OSError("too late")
+
+    try:
+        report = await platform.report(credential=Hanging(), limit=timedelta(seconds=1))
+        assert not answered.is_set()
+    finally:
+        answered.set()
+    found = report["auth.sign-in"]
+    assert (found.status, found.message) == ("unknown", "there was no answer within 1 s")
+    assert report["pool.run"].status == "skipped"
+
+
+async def test_a_pool_that_is_not_there_is_the_first_failure(platform: Scene) -> None:
+    platform.environment.delenv("AZURE_SESSION_POOL_RESOURCE_ID")
+    url = f"http://127.0.0.1:{_unused_port()}/mcp"
+    platform.set(AZURE_SESSION_POOL_MCP_ENDPOINT=url, AZURE_SESSION_POOL_MCP_KEY=POOL_KEY)
+    assert list(_bad(await platform.report())) == ["pool.endpoint"]
+
+
+async def test_a_key_in_the_clear_is_warned_of(platform: Scene) -> None:
+    platform.environment.setattr(pool, "_HERE_ALONE", ())
+    found = (await platform.report())["pool.endpoint"]
+    assert (found.status, "without encryption" in found.message) == ("warning", True)
+    assert "by https" in found.fix
 
 
 async def test_a_clock_that_is_wrong_is_found(

@@ -14,7 +14,8 @@ import anyio
 import anyio.to_thread
 
 from cci_plugins.errors import ConfigurationError, IsolationError
-from cci_plugins.settings import Settings
+from cci_plugins.settings import Settings, unread_variables, variable
+from cci_plugins.wire.client import checked_url
 
 from .context import Context
 from .findings import Check, Outcome, PointlessError, failed, ok, warning
@@ -43,6 +44,8 @@ _BOUND = re.compile(r"(>=|<)\s*([\d.]+)")
 async def _settings(_: Context) -> Outcome:
     known = Settings.read(check=False)
     known.check()
+    if (wrong := _wrong_endpoint(known) or _no_setting()) is not None:
+        return wrong
     has_secret = any((known.mcp_key, known.access_token, known.storage_key, known.session_secret))
     try:
         mode = await anyio.to_thread.run_sync(os.stat, ".env")
@@ -53,6 +56,23 @@ async def _settings(_: Context) -> Outcome:
             "others on this machine can read .env, which may hold a key", "chmod 600 .env"
         )
     return ok(f"the environment and .env ask for the pool {known.chosen_pool}")
+
+
+def _wrong_endpoint(known: Settings) -> Outcome | None:
+    for setting in ("endpoint", "mcp_endpoint"):
+        try:
+            checked_url(getattr(known, setting) or "https://not.set")
+        except ConfigurationError as error:
+            return failed(f"{variable(setting)}: {error}", error.hint or "")
+    return None
+
+
+def _no_setting() -> Outcome | None:
+    """A variable that nobody reads is most often one that was misspelt."""
+    for name, nearest in unread_variables().items():
+        meant = f"; is {nearest} meant?" if nearest else ""
+        return warning(f"{name} is not a setting{meant}", f"rename or unset {name}")
+    return None
 
 
 async def _python(_: Context) -> Outcome:

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.pools.azure.claims import claims_of
 
 from .context import Context
@@ -25,7 +26,12 @@ async def _clock(context: Context) -> Outcome:
     if url is None:
         raise PointlessError("nothing outside of this machine is configured")
     before = datetime.now(UTC)
-    answer = await reach(url, "Azure")
+    try:
+        answer = await reach(url, "Azure Resource Manager")
+    except PoolUnavailableError:
+        if context.signs_in:
+            raise
+        raise PointlessError("the pool tells no time; pool.endpoint says why") from None
     try:
         there = parsedate_to_datetime(answer.headers["date"])
     except (KeyError, ValueError):

@@ -61,7 +61,7 @@ class SignIn:
         try:
             if inspect.iscoroutinefunction(get_token):
                 return await get_token(*scopes)
-            return await anyio.to_thread.run_sync(get_token, *scopes)
+            return await anyio.to_thread.run_sync(get_token, *scopes, abandon_on_cancel=True)
         except Exception as error:  # noqa: BLE001 - whatever the credential raises
             words = clean(str(error).strip().partition("\n")[0])
             raise AuthenticationError(

@@ -167,7 +167,9 @@ class Bearer(Access):
             if inspect.iscoroutinefunction(get_token):
                 token = await get_token(self._scope)
             else:
-                token = await anyio.to_thread.run_sync(get_token, self._scope)
+                token = await anyio.to_thread.run_sync(
+                    get_token, self._scope, abandon_on_cancel=True
+                )
         except Exception as error:  # noqa: BLE001 - whatever the credential raises
             words = str(error).strip().partition("\n")[0][:300]
             raise AuthenticationError(
