@@ -13,6 +13,8 @@ import anyio
 import pytest
 
 from cci_plugins import tool
+from cci_plugins.packages import installed_here
+from cci_plugins.tool_options import describe
 
 from ._server import running_server
 from .test_mcp_clients import (
@@ -118,7 +120,7 @@ async def test_the_tool_is_that_of_every_door(transport, url, tmp_path):
         async with client_over(transport, url, tmp_path) as client:
             listed = (await client.list_tools()).tools
     assert [told.name for told in listed] == [tool.NAME, *PLATFORM]
-    assert listed[0].description == tool.DESCRIPTION
+    assert listed[0].description == describe(tool.DESCRIPTION, tool.DEFAULTS, installed_here())
     schema = getattr(listed[0], "input_schema", None) or listed[0].inputSchema
     assert schema == tool.PARAMETERS
 
@@ -281,6 +283,23 @@ async def test_agent_frameworks_tools_keep_a_session_and_images(plain_url, tmp_p
                 assert text_content(await client.call_tool(tool.NAME, code="x + 1")) == "42"
                 result = await client.call_tool(tool.NAME, code=PICTURE)
                 assert any((c.uri or "").startswith("data:image/png") for c in result)
+
+
+async def test_openai_agents_clients_keep_a_session_and_images(plain_url, tmp_path):
+    mcp_clients = pytest.importorskip("agents.mcp")
+    http = mcp_clients.MCPServerStreamableHttp({"url": plain_url, "headers": HEADERS})
+    command = {"command": sys.executable, "args": [*SERVER], "env": environment()}
+    stdio = mcp_clients.MCPServerStdio(
+        {**command, "cwd": str(tmp_path)}, client_session_timeout_seconds=30
+    )
+    with anyio.fail_after(120):
+        for client in (http, stdio):
+            async with client:
+                await client.call_tool(tool.NAME, {"code": "x = 41"})
+                answer = await client.call_tool(tool.NAME, {"code": "x + 1"})
+                assert [block.text for block in answer.content] == ["42"]
+                answer = await client.call_tool(tool.NAME, {"code": PICTURE})
+                assert answer.content[1].mimeType == "image/png"
 
 
 def started(folder: Path, command: list[str] | None = None) -> subprocess.Popen[bytes]:

@@ -51,6 +51,11 @@ class Conversations:
         """Bounds of runs and files."""
         return self._limits
 
+    @property
+    def known_packages(self) -> tuple[str, ...]:
+        """Packages that code can import, as far as the pool knows."""
+        return self._pool.known_packages
+
     async def pool(self) -> SessionPool:
         """The started pool."""
         return self._pool

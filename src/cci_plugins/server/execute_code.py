@@ -12,6 +12,7 @@ from cci_plugins.pools.base import OutputHandler
 from cci_plugins.rendering import render_text
 from cci_plugins.session import Session
 from cci_plugins.telemetry import logger
+from cci_plugins.tool_options import describe
 
 from .answers import pictures, sendable
 from .conversations import Conversations, speaker
@@ -62,7 +63,7 @@ class FriendlyTools:
     def listed(self) -> list[dict[str, Any]]:
         """The tools as `tools/list` tells them."""
         others = self._platform.listed()
-        return others if speaker.get() is None else [_listed(), *others]
+        return others if speaker.get() is None else [self._listed(), *others]
 
     async def call(
         self,
@@ -93,6 +94,16 @@ class FriendlyTools:
             return _failure(tool.failure_text(error))
         return self._answer(sendable(execution))
 
+    def _listed(self) -> dict[str, Any]:
+        known = self._conversations.known_packages
+        return {
+            "name": tool.NAME,
+            "title": "Run Python",
+            "description": describe(tool.DESCRIPTION, tool.DEFAULTS, known),
+            "inputSchema": tool.PARAMETERS,
+            "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
+        }
+
     def _answer(self, execution: Execution) -> Answer:
         """Text within the model's budget, then images; nothing structured, see `mcp_tools`."""
         text = render_text(execution, self._conversations.limits.output_characters)
@@ -107,13 +118,3 @@ class FriendlyTools:
 
 def _failure(words: str) -> Answer:
     return Answer([{"type": "text", "text": words}], is_error=True)
-
-
-def _listed() -> dict[str, Any]:
-    return {
-        "name": tool.NAME,
-        "title": "Run Python",
-        "description": tool.DESCRIPTION,
-        "inputSchema": tool.PARAMETERS,
-        "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
-    }
