@@ -17,8 +17,10 @@ from .models import Execution, OutputEvent
 from .notebook import Notebook
 from .pools.base import OutputHandler, SessionPool
 from .redaction import redact, redact_exception
+from .rendering import render_text
 from .session_files import Owner, SessionFiles
-from .telemetry import execution_span, record_execution
+from .settings import traces_content
+from .telemetry import execution_span, record_content, record_execution
 
 LEFT = (
     "this conversation was idle, or its session was needed for another one; "
@@ -125,6 +127,9 @@ class Session:
                     raise clean from None
                 execution = covered(self._told(ran))
                 record_execution(span, execution)
+                if traces_content():
+                    shown = render_text(execution, self._owner.limits.output_characters)
+                    record_content(span, code, shown)
         self._notebook.add(redact(code), execution)
         return execution
 

@@ -238,6 +238,15 @@ def variable(setting: str) -> str:
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
 
 
+def traces_content() -> bool:
+    """Whether spans have code and output, by the switch of OpenTelemetry's own instrumentations.
+
+    Off unless it is asked for (opentelemetry.io/docs/specs/semconv/gen-ai).
+    """
+    given = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return given.lower() in {"true", "span_only", "span_and_event"}
+
+
 def unread_variables() -> dict[str, str | None]:
     """Variables that begin with `CCI_` and are no setting, each with the setting most like it."""
     known = [

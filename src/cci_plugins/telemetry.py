@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ install(logger)
 def execution_span(session_id: str, pool: str) -> Generator[Span]:
     """Trace one execution as an `execute_tool` span of the GenAI conventions.
 
-    Neither code nor output is recorded, and of the session only a hash
-    (opentelemetry.io/docs/specs/semconv/gen-ai).
+    Of the session only a hash is recorded, and neither code nor output unless `record_content` is
+    called (opentelemetry.io/docs/specs/semconv/gen-ai).
     """
     from opentelemetry import trace
 
@@ -54,3 +55,19 @@ def record_execution(span: Span, execution: Execution) -> None:
     )
     if execution.error is not None:
         span.set_attribute("error.type", redact(execution.error.name))
+
+
+def record_content(span: Span, code: str, result: str) -> None:
+    """Put on a span what ran and what a model reads of it, with secrets covered.
+
+    Args:
+        span: Of the execution.
+        code: What ran.
+        result: What came out, within a model's budget.
+    """
+    span.set_attributes(
+        {
+            "gen_ai.tool.call.arguments": json.dumps({"code": redact(code)}),
+            "gen_ai.tool.call.result": redact(result),
+        }
+    )

@@ -18,9 +18,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from cci_plugins import CodeInterpreter, PlatformSessionPool
+from cci_plugins import CodeInterpreter, Execution, PlatformSessionPool
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.langchain import CodeInterpreterTool
+from cci_plugins.redaction import know
+from cci_plugins.testing import FakeSessionPool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -99,7 +101,7 @@ async def test_the_key_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 async def test_spans_tell_how_runs_end_and_not_what_they_said() -> None:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from cci_plugins.models import ErrorInfo, Execution
+    from cci_plugins.models import ErrorInfo
     from cci_plugins.telemetry import record_execution
 
     spans = InMemorySpanExporter()
@@ -115,3 +117,32 @@ async def test_spans_tell_how_runs_end_and_not_what_they_said() -> None:
     assert done.attributes["cci.execution.status"] == "failed"
     assert done.attributes["error.type"] == "E"
     assert "private" not in done.to_json()
+
+
+@pytest.mark.parametrize("switch", ["true", "SPAN_ONLY", "false", ""])
+async def test_spans_have_code_and_output_only_when_asked_and_never_a_secret(
+    switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = InMemorySpanExporter()
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+    monkeypatch.setenv(name, switch)
+    know(KEY)
+    pool = FakeSessionPool(Execution(stdout=f"private {KEY}\n" + "x" * 50_000))
+    async with CodeInterpreter(pool) as interpreter:
+        await interpreter.run_code(f"print('{KEY}')")
+    (span,) = [one for one in spans.get_finished_spans() if "execute_tool" in one.name]
+    told = span.attributes or {}
+    assert KEY not in span.to_json()
+    if switch in {"true", "SPAN_ONLY"}:
+        assert json.loads(str(told["gen_ai.tool.call.arguments"])) == {
+            "code": "print('[redacted]')"
+        }
+        result = str(told["gen_ai.tool.call.result"])
+        assert result.startswith("private [redacted]")
+        assert len(result) <= 8_100
+    else:
+        assert "private" not in span.to_json()
+        assert "print" not in span.to_json()
