@@ -9,7 +9,8 @@ from typing import Any
 
 from .script import Asked
 
-ROLES = {"assistant", "developer", "system", "user"}
+SYSTEM = {"developer", "system"}
+ROLES = {"assistant", "user", *SYSTEM}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -59,7 +60,8 @@ def read_chat(body: dict[str, Any]) -> Asked:
         waiting = {call["id"] for call in message.get("tool_calls") or []}
     if waiting:
         raise BadRequestError("tool calls must be followed by a tool message each")
-    return Asked(question, tool_name(body.get("tools")), result)
+    systems = [text_of(one["content"]) for one in messages if one["role"] in SYSTEM]
+    return Asked(question, tool_name(body.get("tools")), result, "\n".join(systems))
 
 
 def input_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
@@ -90,7 +92,7 @@ def read_responses(body: dict[str, Any], items: list[Any]) -> Asked:
             question, result = _said(item, question, result)
     if waiting:
         raise BadRequestError(f"no tool output found for function call {min(waiting)}")
-    return Asked(question, tool_name(body.get("tools")), result)
+    return Asked(question, tool_name(body.get("tools")), result, body.get("instructions") or "")
 
 
 def _said(message: dict[str, Any], question: str, result: str | None) -> tuple[str, str | None]:

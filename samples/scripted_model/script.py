@@ -11,7 +11,7 @@ class Turn:
     """One question the model knows.
 
     Attributes:
-        question: Part of the user's question.
+        question: Part of the user's question, or of the agent's instructions.
         code: What the model asks the tool to run.
         found: Pattern with named groups that must occur in what the tool answers.
         answer: The model's answer, with those groups as fields; never a number of its own.
@@ -30,6 +30,7 @@ class Asked:
     question: str
     tool: str | None
     result: str | None
+    instructions: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Script:
 
     def reply(self, asked: Asked) -> tuple[str | None, str | None]:
         """The code to run, or else the answer."""
-        turn = next((turn for turn in self.turns if turn.question in asked.question), None)
+        told = f"{asked.instructions}\n{asked.question}"
+        turn = next((turn for turn in self.turns if turn.question in told), None)
         if turn is None:
             return None, f"I have no script for this question: {asked.question}"
         if asked.result is None:

@@ -1,12 +1,19 @@
-"""Agents that share one session: `python -m samples.semantic_kernel_group`.
+"""A group of agents that share one session: `python -m samples.semantic_kernel_group`.
 
-The first loads the data, the second goes on with its variables: both run in the session that
-`use_session` names. The agents take turns here; the host hands each answer on.
+One of Semantic Kernel's orchestrations lets them speak in turn: the first loads the data, the
+second goes on with its variables. Its runtime calls the agents from a task of its own, where
+`use_session` is not heard, so the plugin names the session. It needs `pip install protobuf`.
 """
 
 import asyncio
 
-from semantic_kernel.agents import ChatCompletionAgent
+from semantic_kernel.agents import (
+    ChatCompletionAgent,
+    GroupChatOrchestration,
+    RoundRobinGroupChatManager,
+)
+from semantic_kernel.agents.runtime import InProcessRuntime
+from semantic_kernel.contents import ChatMessageContent
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
@@ -35,18 +42,33 @@ SCRIPT = Script(
 )
 
 
+def show(message: ChatMessageContent) -> None:
+    if message.content:  # else it calls a function
+        print(f"{message.name}: {message.content}")
+
+
 async def main() -> None:
     async with CodeInterpreter.from_env() as interpreter, semantic_kernel_service() as service:
-        plugins = [CodeInterpreterPlugin(interpreter)]
-        loader, analyst = (
-            ChatCompletionAgent(service=service, name=name, plugins=plugins)
-            for name in ("loader", "analyst")
-        )
         await interpreter.session("team").files.upload(DATA)
-        with interpreter.use_session("team"):
-            loaded = await loader.get_response(LOAD)
-            print("loader:", loaded)
-            print("analyst:", await analyst.get_response(f"{loaded}\n{ANALYSE}"))
+        plugins = [CodeInterpreterPlugin(interpreter, session_key="team")]
+        parts = {"loader": LOAD, "analyst": ANALYSE}
+        group = GroupChatOrchestration(
+            members=[
+                ChatCompletionAgent(
+                    service=service, name=name, description=part, instructions=part, plugins=plugins
+                )
+                for name, part in parts.items()
+            ],
+            manager=RoundRobinGroupChatManager(max_rounds=len(parts)),
+            agent_response_callback=show,
+        )
+        runtime = InProcessRuntime()
+        runtime.start()
+        try:
+            result = await group.invoke("How long are the penguins' flippers?", runtime)
+            await result.get()
+        finally:
+            await runtime.stop_when_idle()
 
 
 if __name__ == "__main__":

@@ -48,12 +48,14 @@ class CodeInterpreterPlugin:
     Semantic Kernel tells a plugin no thread id, so the host names the conversation: with
     `interpreter.use_session(thread.id)` around the call, or with the argument `session_id`, which
     the model does not see (`KernelArguments(session_id=thread.id)`). With neither, all calls of
-    this plugin object share one session, and a warning says so once.
+    this plugin object share one session; a warning says so once, unless `session_key` names it.
 
     Args:
         interpreter: Where to run; `CodeInterpreter.from_env()` when None.
         options: How the tool is told to the model, and how much it may answer.
         on_output: Told each piece of output while code runs, in the context of the call.
+        session_key: The conversation of calls that neither names, as in Semantic Kernel's
+            orchestrations: their runtime calls agents where `use_session` is not heard.
 
     Example:
         ```python
@@ -67,11 +69,12 @@ class CodeInterpreterPlugin:
         *,
         options: ToolOptions = tool.DEFAULTS,
         on_output: OutputHandler | None = None,
+        session_key: str | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._options = options
         self._on_output = on_output
-        self._conversation = tool.Conversation("semantic-kernel", _ADVICE)
+        self._conversation = tool.Conversation("semantic-kernel", _ADVICE, own_key=session_key)
         # Semantic Kernel reads the description off the function, of which every plugin has one
         vars(self)["execute_code"] = _described(
             self.execute_code, tool.describe(options, interpreter)

@@ -151,11 +151,12 @@ class Conversation:
     Args:
         door: Begins the key of those that belong to no conversation.
         advice: What a host is told, once, when they do not.
+        own_key: The key of those, where the host named it; then there is no advice to give.
     """
 
-    def __init__(self, door: str, advice: str = "") -> None:
-        self.own_key = f"{door}-{token_hex(8)}"
-        self._advice = advice
+    def __init__(self, door: str, advice: str = "", *, own_key: str | None = None) -> None:
+        self.own_key = own_key or f"{door}-{token_hex(8)}"
+        self._advice = "" if own_key else advice
 
     def key(self, *told: object) -> str:
         """The key: of `use_session`, else the first that the framework tells, else the tool's own.

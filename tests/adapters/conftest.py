@@ -100,6 +100,25 @@ async def ask_semantic_kernel(
             return str(await agent.get_response(question))
 
 
+async def ask_semantic_kernel_responses(
+    interpreter: CodeInterpreter, model: ScriptedModel, key: str, question: str, **options: Any
+) -> str:
+    from openai import AsyncOpenAI
+    from semantic_kernel.agents import OpenAIResponsesAgent
+
+    from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+
+    async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
+        agent = OpenAIResponsesAgent(
+            ai_model_id="scripted",
+            client=client,
+            name="analyst",
+            plugins=[CodeInterpreterPlugin(interpreter, **options)],
+        )
+        with interpreter.use_session(key):
+            return str(await agent.get_response(question))
+
+
 async def ask_agent_framework(
     interpreter: CodeInterpreter,
     model: ScriptedModel,
@@ -172,6 +191,7 @@ ALL: dict[str, tuple[str, Ask]] = {
     "openai-agents": ("agents", ask_openai_agents),
     "openai-agents-responses": ("agents", ask_openai_agents_responses),
     "semantic-kernel": ("semantic_kernel", ask_semantic_kernel),
+    "semantic-kernel-responses": ("semantic_kernel", ask_semantic_kernel_responses),
 }
 # The environment `mcp2` has not all of them; test_doors.py imports each, so none is lost elsewhere.
 FRAMEWORKS = {name: ask for name, (package, ask) in ALL.items() if find_spec(package)}

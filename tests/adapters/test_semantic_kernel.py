@@ -37,6 +37,19 @@ async def test_the_hidden_argument_and_use_session_name_the_conversation() -> No
     assert len({session_id for session_id, _ in pool.calls}) == 1
 
 
+async def test_the_host_can_name_the_session_of_a_plugin(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakeSessionPool()
+    async with CodeInterpreter(pool) as interpreter:
+        plugin = CodeInterpreterPlugin(interpreter, session_key="team")
+        with caplog.at_level(logging.WARNING, "cci_plugins"):
+            await plugin.execute_code("1")
+        with interpreter.use_session("alice"):
+            await plugin.execute_code("1")
+        keys = [interpreter.session(key).id for key in ("team", "alice")]
+    assert [session_id for session_id, _ in pool.calls] == keys
+    assert caplog.text == ""
+
+
 async def test_an_unnamed_conversation_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
