@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from secrets import token_hex
@@ -187,20 +187,24 @@ class CodeInterpreter:
             key: The conversation.
             max_runs: The most runs that a model may start before this is left, such as in one turn;
                 what it starts beyond is not run, and it is told so. The host's own runs do not
-                count. None leaves it as it is around this: without a bound, if nothing set one.
+                count. A bound around this one holds too; None leaves it at that.
 
         Raises:
             ConfigurationError: `max_runs` is negative.
         """
         if max_runs is not None and max_runs < 0:
             raise ConfigurationError("max_runs is negative", hint="give 0 or more, or None")
-        turn = current_turn.set(current_turn.get() if max_runs is None else Turn(max_runs))
+        around = current_turn.get()
+        turn = current_turn.set(around if max_runs is None else Turn(max_runs, around))
         token = current_key.set(key)
         try:
             yield self.session(key)
         finally:
-            current_turn.reset(turn)
-            current_key.reset(token)
+            with suppress(
+                ValueError
+            ):  # in another context, where a generator may end, it is not set
+                current_turn.reset(turn)
+                current_key.reset(token)
 
     @property
     def known_packages(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
 
 from . import tool
+from .models import Execution
 
 __all__ = ["images_as_user_messages"]
 
@@ -32,7 +33,7 @@ def _with_images_after(messages: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
         if images and not is_result:
             yield _shown(images)
             images = []
-        if is_result and message.name == tool.NAME and isinstance(message.content, list):
+        if is_result and _is_ours(message) and isinstance(message.content, list):
             images += [block for block in message.content if _is_image(block)]
             text = [block for block in message.content if not _is_image(block)]
             yield message.model_copy(update={"content": text})
@@ -44,6 +45,11 @@ def _with_images_after(messages: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
 
 def _shown(images: list[Any]) -> HumanMessage:
     return HumanMessage([{"type": "text", "text": _INTRODUCTION}, *images])
+
+
+def _is_ours(message: ToolMessage) -> bool:
+    """Whether our tool made it; a host may have given the tool another name."""
+    return message.name == tool.NAME or isinstance(message.artifact, Execution)
 
 
 def _is_image(block: object) -> bool:

@@ -43,9 +43,11 @@ LIST = """
 def _packages():
     import json, re
     from importlib.metadata import distributions
-    named = [(one.name, one.version) for one in distributions() if one.name]
-    found = sorted((re.sub("[-_.]+", "-", name).lower(), version) for name, version in named)
-    print(json.dumps(dict(found)))
+    found = {}
+    for one in distributions():
+        if one.name:  # of two versions the first is the one that is imported
+            found.setdefault(re.sub("[-_.]+", "-", one.name).lower(), one.version)
+    print(json.dumps(found, sort_keys=True))
 _packages()
 del _packages
 """

@@ -25,18 +25,22 @@ class Turn:
 
     Args:
         most: Runs.
+        around: The turn that this one is part of, whose runs these are too.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, around: Turn | None = None) -> None:
+        self.most = most if around is None else min(most, around.most)
+        self._around = around
         self._runs = 0
         self._guard = Lock()
 
     def take(self) -> bool:
         """Whether one more run is allowed; then it counts."""
         with self._guard:
+            if self._runs >= self.most or (self._around is not None and not self._around.take()):
+                return False
             self._runs += 1
-            return self._runs <= self.most
+            return True
 
 
 current_turn: ContextVar[Turn | None] = ContextVar("cci_turn", default=None)

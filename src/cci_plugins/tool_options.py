@@ -24,7 +24,7 @@ class ToolOptions:
             when None.
 
     Raises:
-        ConfigurationError: The budget is too small to say anything.
+        ConfigurationError: The budget is too small to say anything, or `packages` is a string.
     """
 
     packages: Collection[str] | None = None
@@ -32,6 +32,8 @@ class ToolOptions:
     output_characters: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.packages, str):  # its letters would be told
+            raise ConfigurationError("packages is a string", hint="give a list of names")
         if self.output_characters is not None and self.output_characters < _SHORTEST:
             raise ConfigurationError(
                 f"output_characters must be at least {_SHORTEST}",

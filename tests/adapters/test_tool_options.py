@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from samples.scripted_model import ScriptedModel
 
-from cci_plugins import CodeInterpreter, OutputEvent, ToolOptions, tool
+from cci_plugins import CodeInterpreter, Execution, OutputEvent, ToolOptions, packages, tool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
 from cci_plugins.testing import FakeSessionPool
@@ -200,9 +203,68 @@ def test_packages_without_await() -> None:
 def test_bounds_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="at least 200"):
         ToolOptions(output_characters=10)
+    with pytest.raises(ConfigurationError, match="packages is a string"):
+        ToolOptions(packages="numpy")
     interpreter = CodeInterpreter(FakeSessionPool())
     with (
         pytest.raises(ConfigurationError, match="max_runs is negative"),
         interpreter.use_session("a", max_runs=-1),
     ):
         pass
+
+
+async def _ran(interpreter: CodeInterpreter, times: int) -> list[bool]:
+    replies = await asyncio.gather(*(tool.call(interpreter, "1") for _ in range(times)))
+    return sorted(not reply.failed for reply in replies)
+
+
+async def test_a_bound_holds_for_calls_at_once_and_for_all_that_is_inside() -> None:
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        with interpreter.use_session("a", max_runs=3):
+            with interpreter.use_session("b", max_runs=1):
+                assert await _ran(interpreter, 2) == [False, True]
+            with interpreter.use_session("b", max_runs=10):
+                assert await _ran(interpreter, 4) == [False, False, True, True]
+            assert await _ran(interpreter, 1) == [False]
+        with interpreter.use_session("a", max_runs=0):
+            assert await _ran(interpreter, 1) == [False]
+        assert await _ran(interpreter, 1) == [True]
+
+
+async def test_a_generator_may_leave_a_session_in_another_context() -> None:
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+
+        async def answers() -> AsyncGenerator[str]:
+            with interpreter.use_session("a", max_runs=1) as session:
+                yield session.key
+
+        answering = answers()
+        assert await anext(answering) == "a"
+        await asyncio.create_task(answering.aclose())  # as a web server does when a client leaves
+
+
+def test_the_first_of_two_versions_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, version in (("first", "9.0"), ("second", "10.0")):
+        made = tmp_path / folder / f"made_up-{version}.dist-info"
+        made.mkdir(parents=True)
+        (made / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: Made_Up\nVersion: {version}\n"
+        )
+    monkeypatch.setattr(sys, "path", [str(tmp_path / name) for name in ("first", "second")])
+    exec(packages.LIST, {})  # as a session does
+    assert packages.read(capsys.readouterr().out) == {"made-up": "9.0"}
+
+
+def test_images_of_a_tool_with_another_name_are_shown_too() -> None:
+    from langchain_core.messages import ToolMessage
+
+    from cci_plugins.langchain import images_as_user_messages
+
+    image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
+    result = ToolMessage([image], tool_call_id="1", name="python", artifact=Execution())
+    foreign = ToolMessage([image], tool_call_id="2", name="other")
+    mine, others, shown = images_as_user_messages([result, foreign])
+    assert (mine.content, others.content) == ([], [image])
+    assert image in shown.content
