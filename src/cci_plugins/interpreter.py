@@ -200,9 +200,7 @@ class CodeInterpreter:
         try:
             yield self.session(key)
         finally:
-            with suppress(
-                ValueError
-            ):  # in another context, where a generator may end, it is not set
+            with suppress(ValueError):  # a generator may end in another context
                 current_turn.reset(turn)
                 current_key.reset(token)
 

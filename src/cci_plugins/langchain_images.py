@@ -47,9 +47,10 @@ def _shown(images: list[Any]) -> HumanMessage:
     return HumanMessage([{"type": "text", "text": _INTRODUCTION}, *images])
 
 
-def _is_ours(message: ToolMessage) -> bool:
+def _is_ours(message: AnyMessage) -> bool:
     """Whether our tool made it; a host may have given the tool another name."""
-    return message.name == tool.NAME or isinstance(message.artifact, Execution)
+    artifact = getattr(message, "artifact", None)
+    return message.name == tool.NAME or isinstance(artifact, Execution)
 
 
 def _is_image(block: object) -> bool:

@@ -29,7 +29,7 @@ class Turn:
     """
 
     def __init__(self, most: int, around: Turn | None = None) -> None:
-        self.most = most if around is None else min(most, around.most)
+        self.most: int = most if around is None else min(most, around.most)
         self._around = around
         self._runs = 0
         self._guard = Lock()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_CELLS = 1_000_000  # of a table; code can claim any number
 TABLE = "application/vnd.dataresource+json"
 CHART = "application/vnd.cci-plugins.chart+json"
 
@@ -99,7 +100,7 @@ def read_table(value: object) -> Table | None:
     """A table from its Table Schema resource; None when code only claimed that it was one."""
     try:
         return _table(value)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
 
 
@@ -116,6 +117,8 @@ def _table(value: Any) -> Table:
         for field in fields
     )
     names = [field["name"] for field in fields]
+    if len(names) * len(value["data"]) > _CELLS:
+        raise ValueError("too many cells")
     rows = tuple(tuple(row.get(name) for name in names) for row in value["data"])
     height, width = value.get("shape") or (len(rows), len(columns))
     return Table(columns, rows, max(int(height), len(rows)), int(width))

@@ -112,8 +112,16 @@ async def test_a_figure_comes_with_what_it_plots(
             ["index", "a", "a.2", "a.1"],
             (0, 1, 2, 3),
         ),
-        ("pd.DataFrame({'index': [5]})", ["index", "index.1"], (0, 5)),
-        ("pd.DataFrame({'k': [5]}, index=pd.Index([7], name='k'))", ["k", "k.1"], (7, 5)),
+        ("pd.DataFrame({'index': [5]})", ["index.1", "index"], (0, 5)),
+        ("pd.DataFrame({'to_frame': [1]})", ["index", "to_frame"], (0, 1)),
+        (
+            "pd.DataFrame({'a': [1]}, index=pd.MultiIndex.from_tuples([(7, 8)], names=[1, 0]))",
+            ["1", "0", "a"],
+            (7, 8, 1),
+        ),
+        ("pd.DataFrame({'s': ['x'] * 30 + ['\\ud800'] + ['x'] * 70})", ["index", "s"], (0, "x")),
+        ("pd.DataFrame({'o': [pd.NA, 1]})", ["index", "o"], (0, None)),
+        ("pd.DataFrame({'k': [5]}, index=pd.Index([7], name='k'))", ["k.1", "k"], (7, 5)),
         ("pd.DataFrame({'b': [b'\\xff']})", ["index", "b"], (0, "b'\\xff'")),
         ("pd.DataFrame({'p': pd.interval_range(0, 1)})", ["index", "p"], (0, "(0, 1]")),
         ("pd.DataFrame({'d': pd.to_timedelta([1.5], 's')})", ["index", "d"], (0, "PT1.5S")),
@@ -166,6 +174,42 @@ async def test_a_wide_or_heavy_frame_is_cut_and_says_so(interpreter: CodeInterpr
     assert "xxx" in (execution.results[0].text or "")
 
 
+async def test_tables_of_one_run_leave_room_for_what_it_shows(
+    interpreter: CodeInterpreter, by_text: CodeInterpreter
+) -> None:
+    shown = "display(pd.DataFrame({'t': ['x' * 5_000] * 50}))"
+    code = f"import pandas as pd\nfor _ in range(30): {shown}"
+    for pool in (interpreter, by_text):
+        for _ in range(2):  # each run has its own room
+            execution = await pool.session("many").run_code(code)
+            told = [result.table is not None for result in execution.results]
+            assert (len(told), sum(told), told[0]) == (30, 17, True)
+
+
+async def test_objects_that_are_no_tables_are_not_asked(interpreter: CodeInterpreter) -> None:
+    code = (
+        "class Odd:\n"
+        "    def __getattr__(self, name):\n"
+        "        if 'cci' in name or 'resource' in name: print(name)\n"
+        "        raise AttributeError\n"
+        "display(Odd())"
+    )
+    execution = await interpreter.session("structured").run_code(code)
+    assert (execution.error, execution.stdout) == (None, "")
+
+
+async def test_options_of_pandas_switch_no_tables_off(interpreter: CodeInterpreter) -> None:
+    name = "'display.html.table_schema'"
+    code = f"import pandas as pd\npd.set_option({name}, True)\npd.reset_option({name})\n"
+    assert (await _table(interpreter, f"{code}pd.DataFrame({{'a': [1]}})")).row_count == 1
+
+
+async def test_the_type_of_objects_is_what_they_are_told_as(interpreter: CodeInterpreter) -> None:
+    code = "import pandas as pd\npd.DataFrame({'l': [[1]], 't': ['x'], 'c': pd.Categorical([1])})"
+    told = [column.type for column in (await _table(interpreter, code)).columns]
+    assert told == ["integer", "any", "string", "integer"]
+
+
 async def test_a_frame_that_cannot_be_read_is_still_shown(interpreter: CodeInterpreter) -> None:
     code = (
         "import pandas as pd\n"
@@ -186,6 +230,7 @@ async def test_other_libraries_are_not_loaded(interpreter: CodeInterpreter) -> N
     assert (await interpreter.session("plain").run_code(code)).text == "[]"
 
 
+DAYS = ("2026-01-01T00:00:00.000000000", "2026-01-02T00:00:00.000000000")
 DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
 
 
@@ -218,6 +263,13 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
         ("plt.plot(np.ma.masked_equal([3, 0, 4], 0))", "line", (0, 1, 2), (3, None, 4)),
         ("plt.errorbar([0, 1], [3, 4], yerr=1, capsize=2)", "line", (0, 1), (3, 4)),
         ("plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4)),
+        ("plt.plot([], label='a'); plt.plot([0], [3])", "line", (0,), (3,)),
+        (
+            "plt.plot(np.array(['2026-01-01', '2026-01-02'], 'M8[ns]'), [3, 4])",
+            "line",
+            DAYS,
+            (3, 4),
+        ),
         ("plt.pie([1, 3], labels=['a', 'b'])", "pie", ("a", "b"), (0.25, 0.75)),
     ],
 )
@@ -256,6 +308,8 @@ async def test_many_points_are_cut_and_counted(interpreter: CodeInterpreter) -> 
         {"schema": {"fields": [{"name": "a"}]}, "data": [1]},
         {"schema": {"fields": 3}, "data": []},
         {"schema": {"fields": []}, "data": [], "shape": ["a", "b"]},
+        {"schema": {"fields": []}, "data": [], "shape": [float("inf"), 1]},
+        {"schema": {"fields": [{"name": "a"}] * 2_000}, "data": [{}] * 2_000},
     ],
 )
 def test_what_only_claims_to_be_a_table_is_none(claim: object) -> None:

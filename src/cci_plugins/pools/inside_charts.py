@@ -11,7 +11,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from cci_plugins.pools.inside_data import BYTES, add_form, plain
+from cci_plugins.pools.inside_data import BYTES, Room, add_form, plain, text
+from cci_plugins.pools.inside_tables import show_tables
 
 POINTS, FEWEST, AXES, SERIES = 1_000, 10, 16, 50
 CHART = "application/vnd.cci-plugins.chart+json"
@@ -38,10 +39,10 @@ def axes_data(axes: Any, figure: Any, points: int) -> dict[str, Any]:
     flat = axes.name != "3d"  # there, artists have what is projected, not what was plotted
     found = [*lines(axes), *scatters(axes), *bars(axes), *pies(axes)] if flat else []
     return {
-        "title": axes.get_title() or above,
-        "x_label": axes.get_xlabel(),
-        "y_label": axes.get_ylabel(),
-        "series": [series(axes, one, points) for one in found],
+        "title": text(axes.get_title() or above),
+        "x_label": text(axes.get_xlabel()),
+        "y_label": text(axes.get_ylabel()),
+        "series": [series(axes, one, points) for one in found if len(one[3])],  # no legend's
     }
 
 
@@ -76,7 +77,9 @@ def bars(axes: Any) -> list[Any]:
 
 def bar(axes: Any, container: Any) -> Any:
     """One series of bars."""
-    patches, label = container.patches, container.get_label()
+    patches, label = container.patches, str(container.get_label() or "")
+    if label.startswith("_") and patches:  # a histogram's first bar has its label
+        label = patches[0].get_label()
     if getattr(container, "orientation", None) == "horizontal":
         at = [patch.get_y() + patch.get_height() / 2 for patch in patches]
         lengths = [patch.get_width() for patch in patches]
@@ -141,7 +144,7 @@ def reader(axis: Any) -> Callable[[float], Any] | None:
 def series(axes: Any, found: Any, points: int) -> dict[str, Any]:
     """A series of a kind, with a label, x and y, cut to the points that are kept."""
     kind, label, x, y = found
-    label = str(label or "")
+    label = text(str(label or ""))
     along, across = (axes.yaxis, axes.xaxis) if kind == "barh" else (axes.xaxis, axes.yaxis)
     return {
         "kind": kind,
@@ -169,7 +172,15 @@ def stay(*_: Any, **__: Any) -> None:
     """Stand in for a formatter's `pop`: matplotlib's backend takes figures out of every one."""
 
 
-def show_charts(shell: Any) -> None:
+def show_charts(shell: Any, room: Room) -> None:
     """Make a kernel display figures as data too."""
-    charts = add_form(shell, CHART, "_repr_cci_chart_", pop=stay)
+    charts = add_form(shell, CHART, room, pop=stay)
     charts.for_type_by_name("matplotlib.figure", "Figure", chart)
+
+
+def show_data(shell: Any) -> None:
+    """Make a kernel display tables and charts as data, within what a run may tell."""
+    room = Room()
+    shell.events.register("pre_execute", room.renew)
+    show_tables(shell, room)
+    show_charts(shell, room)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cci_plugins.pools.inside_data import BYTES, add_form, plain
+from cci_plugins.pools.inside_data import BYTES, Room, add_form, plain, text
 
 ROWS, COLUMNS = 50, 100
+DTYPE = 200  # characters of a type's name, which may tell a million categories
+NESTED = 8 * BYTES  # of polars' memory, more than what fits can take
 TABLE = "application/vnd.dataresource+json"
 # Types as Table Schema has them: of numpy by their kind, of polars by how their names begin.
 NUMPY_TYPES = {
@@ -34,6 +36,7 @@ POLARS_TYPES = {
     "List": "array",
     "Array": "array",
     "Struct": "object",
+    "Object": "any",
 }
 
 
@@ -41,7 +44,7 @@ def fitting(make: Any, frame: Any) -> Any:
     """A table of as many first rows as fit; None when not even one does, or it cannot be told."""
     rows = ROWS
     try:
-        frame = frame.to_frame() if hasattr(frame, "to_frame") else frame
+        frame = frame.to_frame() if len(frame.shape) == 1 else frame
         while rows:
             resource = make(frame, rows)
             if len(json.dumps(resource)) <= BYTES:
@@ -60,17 +63,19 @@ def pandas_table(frame: Any) -> Any:
 def pandas_rows(frame: Any, rows: int) -> Any:
     """The first rows of a DataFrame, each behind its index."""
     head = frame.iloc[:rows, :COLUMNS]
-    levels = [head.index.get_level_values(at) for at in range(head.index.nlevels)]
+    index = head.index.set_names(list(range(head.index.nlevels)))  # a name may be another's number
+    levels = [index.get_level_values(at) for at in range(index.nlevels)]
     columns = [head.iloc[:, at] for at in range(head.shape[1])]
-    names = unique([*index_names(head.index), *map(name_of, head.columns)])
+    names = unique([*map(name_of, head.columns), *index_names(head.index)])
+    names = names[len(columns) :] + names[: len(columns)]
+    cells = [values_of(one) for one in [*levels, *columns]]
     fields = [
-        {"name": name, "type": pandas_type(one.dtype), "dtype": str(one.dtype)}
-        for name, one in zip(names, [*levels, *columns])  # noqa: B905 - one for each
+        {"name": name, "type": pandas_type(one.dtype, values), "dtype": str(one.dtype)[:DTYPE]}
+        for name, one, values in zip(names, [*levels, *columns], cells)  # noqa: B905 - one for each
     ]
     for field in fields[: len(levels)]:
         del field["dtype"]
-    values = zip(*map(values_of, [*levels, *columns]))  # noqa: B905 - of one length
-    data = [dict(zip(names, row)) for row in values]  # noqa: B905 - one for each
+    data = [dict(zip(names, row)) for row in zip(*cells)]  # noqa: B905 - one for each
     return {"schema": {"fields": fields}, "data": data, "shape": list(frame.shape)}
 
 
@@ -87,11 +92,15 @@ def index_names(index: Any) -> list[str]:
     return [f"level_{at}" if name is None else name_of(name) for at, name in enumerate(index.names)]
 
 
-def pandas_type(dtype: Any) -> str:
-    """A type of pandas as Table Schema has it."""
+def pandas_type(dtype: Any, values: list[Any]) -> str:
+    """A type of pandas as Table Schema has it; of objects, what they are told as."""
     categories = getattr(dtype, "categories", None)
     dtype = dtype if categories is None else categories.dtype
-    return NUMPY_TYPES.get(getattr(dtype, "kind", ""), "string")
+    if str(dtype).startswith(("date32", "date64")):  # of Arrow
+        return "date"
+    kind = NUMPY_TYPES.get(getattr(dtype, "kind", ""))
+    texts = all(value is None or isinstance(value, str) for value in values)
+    return kind or ("string" if texts else "any")
 
 
 def polars_table(frame: Any) -> Any:
@@ -103,8 +112,12 @@ def polars_rows(frame: Any, rows: int) -> Any:
     """The first rows of a DataFrame."""
     names = frame.columns[:COLUMNS]
     head = frame.select(names).head(rows)
+    while head.height > 1 and head.estimated_size() > NESTED:
+        head = head.head(head.height // 2)  # before long lists become Python's
+    if head.estimated_size() > NESTED:
+        raise ValueError("one row is too large")
     fields = [
-        {"name": name, "type": polars_type(str(dtype)), "dtype": str(dtype)}
+        {"name": name, "type": polars_type(str(dtype)), "dtype": str(dtype)[:DTYPE]}
         for name, dtype in head.schema.items()
     ]
     data = [{name: plain(value) for name, value in row.items()} for row in head.to_dicts()]
@@ -118,7 +131,7 @@ def polars_type(dtype: str) -> str:
 
 def name_of(name: Any) -> str:
     """A column's name as text; its levels in a row."""
-    return " / ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+    return text(" / ".join(map(str, name)) if isinstance(name, tuple) else str(name))
 
 
 def unique(names: list[str]) -> list[str]:
@@ -134,9 +147,9 @@ def unique(names: list[str]) -> list[str]:
     return made
 
 
-def show_tables(shell: Any) -> None:
+def show_tables(shell: Any, room: Room) -> None:
     """Make a kernel display DataFrames as data too."""
-    tables = add_form(shell, TABLE, "_repr_data_resource_")
+    tables = add_form(shell, TABLE, room)
     for module in ("pandas", "pandas.core.frame"):  # pandas 3 and before
         tables.for_type_by_name(module, "DataFrame", pandas_table)
     for module in ("pandas", "pandas.core.series"):

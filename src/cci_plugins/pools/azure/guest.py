@@ -29,8 +29,7 @@ from secrets import token_hex
 from typing import Any
 
 from cci_plugins.pools.inside import StreamBuffer, sha256, to_hash
-from cci_plugins.pools.inside_charts import show_charts
-from cci_plugins.pools.inside_tables import show_tables
+from cci_plugins.pools.inside_charts import show_data
 
 NAME = "_cci"
 FOLDER = Path("/mnt/data")
@@ -158,8 +157,7 @@ class Guest:
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
         with suppress(Exception):
-            show_tables(shell)
-            show_charts(shell)
+            show_data(shell)
 
     def run(
         self, mark: str, run: str, *, code: str, timeout: float, room: int, instance: str | None

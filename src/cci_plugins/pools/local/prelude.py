@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-from cci_plugins.pools.inside_charts import show_charts
-from cci_plugins.pools.inside_tables import show_tables
+from cci_plugins.pools.inside_charts import show_data
 from cci_plugins.pools.local.outlet import open_outlet
 
 CHUNK = 1 << 20
@@ -76,8 +75,7 @@ def install(shell: Any, preload: list[str], limit: int, way_out: str | None) -> 
     warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
     warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
     shell.run_line_magic("colors", "NoColor")
-    show_tables(shell)
-    show_charts(shell)
+    show_data(shell)
     for name in preload:
         try:
             importlib.import_module(name)
