@@ -230,7 +230,6 @@ async def test_other_libraries_are_not_loaded(interpreter: CodeInterpreter) -> N
     assert (await interpreter.session("plain").run_code(code)).text == "[]"
 
 
-DAYS = ("2026-01-01T00:00:00.000000000", "2026-01-02T00:00:00.000000000")
 DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
 
 
@@ -267,7 +266,7 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
         (
             "plt.plot(np.array(['2026-01-01', '2026-01-02'], 'M8[ns]'), [3, 4])",
             "line",
-            DAYS,
+            DATES,
             (3, 4),
         ),
         ("plt.pie([1, 3], labels=['a', 'b'])", "pie", ("a", "b"), (0.25, 0.75)),

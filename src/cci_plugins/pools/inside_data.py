@@ -36,8 +36,8 @@ def own(value: Any) -> Any:
         return list(value[: ITEMS + 1])
     kind = getattr(value.dtype, "kind", "")
     if kind == "M":  # `item` would make numbers of nanoseconds
-        told = str(value)
-        return None if told == "NaT" else told
+        date, point, part = str(value).partition(".")
+        return None if date == "NaT" else (date + point + part.rstrip("0")).rstrip(".")
     return (value.astype("timedelta64[us]") if kind == "m" else value).item()
 
 
