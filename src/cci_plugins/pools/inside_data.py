@@ -19,7 +19,7 @@ def plain(value: Any) -> Any:
     """A value as JSON has it; text for what it has not."""
     value = own(value)
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in islice(value.items(), ITEMS)}
+        return {text(str(key)): plain(item) for key, item in islice(value.items(), ITEMS)}
     if isinstance(value, (list, tuple)):
         kept = [plain(item) for item in islice(value, ITEMS)]
         return kept if len(value) <= ITEMS else [*kept, CUT]
