@@ -299,7 +299,7 @@ async def test_openai_agents_clients_keep_a_session_and_images(plain_url, tmp_pa
                 answer = await client.call_tool(tool.NAME, {"code": "x + 1"})
                 assert [block.text for block in answer.content] == ["42"]
                 answer = await client.call_tool(tool.NAME, {"code": PICTURE})
-                assert answer.content[1].mimeType == "image/png"
+                assert answer.content[1].model_dump(by_alias=True)["mimeType"] == "image/png"
 
 
 def started(folder: Path, command: list[str] | None = None) -> subprocess.Popen[bytes]:
