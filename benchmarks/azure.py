@@ -8,7 +8,7 @@ import itertools
 import httpx
 
 from cci_plugins import CodeInterpreter, PlatformSessionPool
-from cci_plugins.pools.azure.custom import CustomSessionPool
+from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.base import SessionPool
 
 from .measure import Ratio, in_turns

@@ -12,7 +12,7 @@ from semantic_kernel.functions import KernelArguments
 from cci_plugins import CodeInterpreter, LocalSessionPool, agent_framework, openai_agents
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
-from cci_plugins.tool import NAME
+from cci_plugins.tools.execute_code import NAME
 
 from .measure import Call, Ratio, in_turns
 

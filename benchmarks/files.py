@@ -17,10 +17,10 @@ import httpx
 from tests.integration._azurite import Azurite, running_azurite
 
 from cci_plugins import CodeInterpreter, LocalSessionPool, PlatformSessionPool, SandboxLimits
+from cci_plugins.core.session import Session
 from cci_plugins.files.blob import BlobStorage
-from cci_plugins.files.bridge import FileOptions
+from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.local.isolation.memory import children
-from cci_plugins.session import Session
 
 from .measure import Ratio
 from .processes import serving

@@ -15,8 +15,8 @@ import typer
 from cci_plugins import errors
 from cci_plugins.cli.app import app
 from cci_plugins.cli.console import ExitCode, exit_code
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.settings import Settings
 
 FOLDER = Path(__file__).parent / "reference"
 NOTICE = "<!-- Written by docs/generate.py from the code; run `make docs` after a change. -->"

@@ -35,14 +35,14 @@ async def cli() -> str:
 async def azure() -> str:
     from azure.identity import DefaultAzureCredential
 
-    from cci_plugins.pools.azure.auth import default_credential
+    from cci_plugins.azure.credentials import default_credential
 
     return "42" if isinstance(default_credential(), DefaultAzureCredential) else "no credential"
 
 
 async def provision() -> str:
+    from cci_plugins.azure.resource_manager import Arm
     from cci_plugins.provisioning import Azure, Options
-    from cci_plugins.provisioning.arm import Arm
 
     options = Options(subscription="0" * 8 + "-0000-0000-0000-" + "0" * 12, resource_group="g")
     async with Arm(Azure(credential="token"), options.subscription) as arm:

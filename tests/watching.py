@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cci_plugins import errors, notebook
+from cci_plugins import errors
+from cci_plugins.core import notebook
 
 LOGGERS = ("cci_plugins", "azure", "httpx", "httpcore", "urllib3", "aiohttp", "mcp", "stamina")
 PLANTED = (

@@ -16,12 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .approval import ApprovalRequest, Approver, Decision
+    from .common.approval import ApprovalRequest, Approver, Decision
+    from .common.limits import Limits, SandboxLimits
+    from .common.structured import Chart, ChartSeries, Column, Table
+    from .core.interpreter import CodeInterpreter
+    from .core.session import Session
     from .errors import CodeInterpreterError
     from .files.blob import BlobStorage
-    from .files.bridge import FileOptions
-    from .interpreter import CodeInterpreter
-    from .limits import Limits, SandboxLimits
+    from .files.file_transfer import FileOptions
     from .models import (
         ErrorInfo,
         Execution,
@@ -32,42 +34,40 @@ if TYPE_CHECKING:
         SessionState,
         SharedFile,
     )
-    from .pools.azure.custom import CustomSessionPool
-    from .pools.azure.platform import PlatformSessionPool
+    from .pools.azure.mcp_pool import PlatformSessionPool
+    from .pools.azure.rest_pool import CustomSessionPool
     from .pools.base import SessionPool
     from .pools.local.pool import LocalSessionPool
-    from .session import Session
-    from .structured import Chart, ChartSeries, Column, Table
-    from .tool_options import ToolOptions
+    from .tools.options import ToolOptions
 
 _HOME = {
-    "ApprovalRequest": "approval",
-    "Approver": "approval",
+    "ApprovalRequest": "common.approval",
+    "Approver": "common.approval",
     "BlobStorage": "files.blob",
-    "Chart": "structured",
-    "ChartSeries": "structured",
-    "CodeInterpreter": "interpreter",
+    "Chart": "common.structured",
+    "ChartSeries": "common.structured",
+    "CodeInterpreter": "core.interpreter",
     "CodeInterpreterError": "errors",
-    "Column": "structured",
-    "CustomSessionPool": "pools.azure.custom",
-    "Decision": "approval",
+    "Column": "common.structured",
+    "CustomSessionPool": "pools.azure.rest_pool",
+    "Decision": "common.approval",
     "ErrorInfo": "models",
     "Execution": "models",
     "ExecutionStatus": "models",
     "FileInfo": "models",
-    "FileOptions": "files.bridge",
-    "Limits": "limits",
+    "FileOptions": "files.file_transfer",
+    "Limits": "common.limits",
     "LocalSessionPool": "pools.local.pool",
     "OutputEvent": "models",
-    "PlatformSessionPool": "pools.azure.platform",
+    "PlatformSessionPool": "pools.azure.mcp_pool",
     "Result": "models",
-    "SandboxLimits": "limits",
-    "Session": "session",
+    "SandboxLimits": "common.limits",
+    "Session": "core.session",
     "SessionPool": "pools.base",
     "SessionState": "models",
     "SharedFile": "models",
-    "Table": "structured",
-    "ToolOptions": "tool_options",
+    "Table": "common.structured",
+    "ToolOptions": "tools.options",
 }
 
 __all__ = [

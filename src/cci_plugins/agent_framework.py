@@ -9,14 +9,14 @@ from typing import Any, Literal, TypeAlias
 
 from typing_extensions import override
 
-from . import tool
+from .common.log import logger
+from .core.interpreter import CodeInterpreter
+from .core.mounts import FileMount, FileMountInput, Mounts
 from .errors import CodeInterpreterError, ConfigurationError
-from .images import ImageLimits, ImagePolicy, images_of, left_out
-from .interpreter import CodeInterpreter
-from .mounts import FileMount, FileMountInput, Mounts
 from .pools.base import OutputHandler
-from .telemetry import logger
-from .tool_options import ToolOptions
+from .tools import execute_code as tool
+from .tools.images import ImageLimits, ImagePolicy, images_of, left_out
+from .tools.options import ToolOptions
 
 try:
     from agent_framework import (

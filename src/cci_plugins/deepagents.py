@@ -14,15 +14,16 @@ from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
-from . import portal, tool
-from .approval import ApprovalRequest
+from .common import event_loop
+from .common.approval import ApprovalRequest
+from .common.log import logger
+from .core.interpreter import CodeInterpreter
+from .core.session import Session
+from .core.session_directory import current_key
+from .core.shell.command import CommandResult, run_command
+from .core.shell.files import Moved, Told, read_files, write_files
 from .errors import CodeInterpreterError, ConfigurationError
-from .interpreter import CodeInterpreter
-from .session import Session
-from .sessions import current_key
-from .shell.command import CommandResult, run_command
-from .shell.files import Moved, Told, read_files, write_files
-from .telemetry import logger
+from .tools import execute_code
 
 try:
     from deepagents.backends.protocol import (
@@ -90,7 +91,7 @@ class CodeInterpreterSandbox(BaseSandbox):
             Standard output and error as they came, and the exit code: 124 after a time-out, None
             when the session broke. Nothing is raised.
         """
-        return portal.wait(self._execute, command, timeout)
+        return event_loop.wait(self._execute, command, timeout)
 
     @override
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
@@ -100,7 +101,7 @@ class CodeInterpreterSandbox(BaseSandbox):
     @override
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Write files by absolute paths; those below `/mnt/data` are put back after a loss."""
-        return portal.wait(self._upload, files)
+        return event_loop.wait(self._upload, files)
 
     @override
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
@@ -110,7 +111,7 @@ class CodeInterpreterSandbox(BaseSandbox):
     @override
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """Read files by absolute paths."""
-        return portal.wait(self._download, paths)
+        return event_loop.wait(self._download, paths)
 
     @override
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
@@ -121,7 +122,7 @@ class CodeInterpreterSandbox(BaseSandbox):
         return self._home().session(self._key())
 
     def _home(self) -> CodeInterpreter:
-        return self._interpreter or tool.default_interpreter()
+        return self._interpreter or execute_code.default_interpreter()
 
     def _key(self) -> str:
         named = self._session_key or current_key.get()
@@ -221,7 +222,7 @@ def _failure(what: str, error: Exception) -> str:
         logger.warning("%s failed: %s: %s", what, type(error).__name__, error)
     else:
         logger.error("%s failed unexpectedly", what, exc_info=error)
-    return tool.failure_text(error)
+    return execute_code.failure_text(error)
 
 
 def _explaining(helper: Callable[..., Any]) -> Callable[..., Any]:

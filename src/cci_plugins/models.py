@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, Self
 
+from .common.structured import CHART, TABLE, Chart, Table, read_charts, read_table
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
-from .structured import CHART, TABLE, Chart, Table, read_charts, read_table
 
 SessionState = Literal["kept", "lost", "unknown"]
 """Whether the variables and files of earlier runs are still there after this one."""

@@ -8,13 +8,13 @@ from copy import deepcopy
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from . import tool
+from .core.interpreter import CodeInterpreter
 from .errors import ConfigurationError
-from .images import ImageLimits, images_of, left_out
-from .interpreter import CodeInterpreter
 from .models import Execution
 from .pools.base import OutputHandler
-from .tool_options import ToolOptions
+from .tools import execute_code
+from .tools.images import ImageLimits, images_of, left_out
+from .tools.options import ToolOptions
 
 try:
     from agents import FunctionTool, RunContextWrapper, ToolOutputImage, ToolOutputText
@@ -39,7 +39,7 @@ _ADVICE = (
     "`interpreter.use_session(...)`, or a context with a `session_id`"
 )
 _NOT_READ = 'The code was not run: the arguments must be a JSON object {"code": "..."}.'
-_INTRODUCTION = f"[images that {tool.NAME} displayed]"
+_INTRODUCTION = f"[images that {execute_code.NAME} displayed]"
 
 
 class TextReply(str):
@@ -56,7 +56,7 @@ class TextReply(str):
     failed: bool
 
     @classmethod
-    def of(cls, reply: tool.ToolReply) -> Self:
+    def of(cls, reply: execute_code.ToolReply) -> Self:
         """The text of a reply."""
         text = cls(reply.text)
         text.execution, text.failed = reply.execution, reply.failed
@@ -73,7 +73,7 @@ class ImageReply(list[ToolOutputText | ToolOutputImage]):
     """
 
     def __init__(
-        self, reply: tool.ToolReply, parts: list[ToolOutputText | ToolOutputImage]
+        self, reply: execute_code.ToolReply, parts: list[ToolOutputText | ToolOutputImage]
     ) -> None:
         super().__init__(parts)
         self.text = reply.text
@@ -91,7 +91,7 @@ def code_interpreter_tool(
     images: Literal["reference", "inline"] = "reference",
     session_key: SessionKey | None = None,
     on_output: OutputHandler | None = None,
-    options: ToolOptions = tool.DEFAULTS,
+    options: ToolOptions = execute_code.DEFAULTS,
 ) -> FunctionTool:
     """Make the tool `execute_code`.
 
@@ -127,9 +127,9 @@ def code_interpreter_tool(
         options=options,
     )
     return FunctionTool(
-        name=tool.NAME,
-        description=tool.describe(options, interpreter),
-        params_json_schema=deepcopy(tool.PARAMETERS),  # older releases write into it
+        name=execute_code.NAME,
+        description=execute_code.describe(options, interpreter),
+        params_json_schema=deepcopy(execute_code.PARAMETERS),  # older releases write into it
         on_invoke_tool=door.invoke,
         needs_approval=needs_approval,
     )
@@ -152,13 +152,13 @@ class _Door:
         self._named = key
         self._on_output = on_output
         self._options = options
-        self._conversation = tool.Conversation("openai-agents", _ADVICE)
+        self._conversation = execute_code.Conversation("openai-agents", _ADVICE)
 
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _code(arguments)
         if code is None:
-            return TextReply.of(tool.not_run(_NOT_READ))
-        reply = await tool.call(
+            return TextReply.of(execute_code.not_run(_NOT_READ))
+        reply = await execute_code.call(
             self._interpreter,
             code,
             session_key=self._key(context),
@@ -189,7 +189,7 @@ def _told(context: object) -> Iterator[str]:
             yield str(told)
 
 
-def _with_images(reply: tool.ToolReply) -> TextReply | ImageReply:
+def _with_images(reply: execute_code.ToolReply) -> TextReply | ImageReply:
     images, missing = images_of(reply.execution, ImageLimits())
     if not images and not missing:
         return TextReply.of(reply)
@@ -216,7 +216,9 @@ def images_as_user_messages(data: CallModelData[Any]) -> ModelInputData:
 def _with_images_after(items: list[Any]) -> Iterator[Any]:
     """Items with their images behind the last result of each turn, as the APIs want it."""
     ours = {
-        each["call_id"] for each in items if each.get("name") == tool.NAME and "call_id" in each
+        each["call_id"]
+        for each in items
+        if each.get("name") == execute_code.NAME and "call_id" in each
     }
     images: list[Any] = []
     for item in items:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
-from . import tool
+from .core.interpreter import CodeInterpreter
 from .errors import ConfigurationError
-from .images import ImageLimits, images_of, left_out
-from .interpreter import CodeInterpreter
 from .pools.base import OutputHandler
-from .tool_options import ToolOptions
+from .tools import execute_code as tool
+from .tools.images import ImageLimits, images_of, left_out
+from .tools.options import ToolOptions
 
 try:
     from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase

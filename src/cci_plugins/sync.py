@@ -12,21 +12,21 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
 
-from . import interpreter as _interpreter
-from . import portal
-from . import session as _session
-from . import session_files as _session_files
-from .approval import Approver
-from .files.bridge import FileOptions
+from .common import event_loop
+from .common.approval import Approver
+from .common.limits import Limits
+from .core import interpreter as _interpreter
+from .core import session as _session
+from .core import session_files as _session_files
+from .core.session_files import SHARED_FOR, ProgressHandler
+from .files.file_transfer import FileOptions
 from .files.sas import SecretUrl
 from .files.source import CHUNK, Given
-from .limits import Limits
 from .models import Execution, FileInfo, OutputEvent, SharedFile
 from .pools.base import OutputHandler, SessionPool
-from .session_files import SHARED_FOR, ProgressHandler
 
 if TYPE_CHECKING:
-    from .pools.azure.auth import TokenCredential
+    from .azure.credentials import TokenCredential
     from .pools.local.egress import Egress
 
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
@@ -46,7 +46,9 @@ class SessionFiles:
         on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
         """Write a file into the session; `on_progress` is called in another thread."""
-        return portal.wait(lambda: self._files.upload(source, name=name, on_progress=on_progress))
+        return event_loop.wait(
+            lambda: self._files.upload(source, name=name, on_progress=on_progress)
+        )
 
     def fetch(
         self,
@@ -56,7 +58,7 @@ class SessionFiles:
         on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
         """Have the session fetch a URL of yours; never pass one that a model wrote."""
-        return portal.wait(lambda: self._files.fetch(url, name=name, on_progress=on_progress))
+        return event_loop.wait(lambda: self._files.fetch(url, name=name, on_progress=on_progress))
 
     @overload
     def download(
@@ -83,8 +85,8 @@ class SessionFiles:
     ) -> bytes | Path:
         """Read a file out of the session: its bytes, or with `to` the path that was written."""
         if to is None:
-            return portal.wait(lambda: self._files.download(name, on_progress=on_progress))
-        return portal.wait(
+            return event_loop.wait(lambda: self._files.download(name, on_progress=on_progress))
+        return event_loop.wait(
             lambda: self._files.download(name, to=to, overwrite=overwrite, on_progress=on_progress)
         )
 
@@ -98,19 +100,19 @@ class SessionFiles:
 
     def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
-        return portal.wait(self._files.list)
+        return event_loop.wait(self._files.list)
 
     def remove(self, name: str) -> None:
         """Remove a file from the session."""
-        return portal.wait(self._files.remove, name)
+        return event_loop.wait(self._files.remove, name)
 
     def share(self, name: str, *, expires_in: timedelta = SHARED_FOR) -> SharedFile:
         """Make a link for a person: whoever has it can read a copy of the file."""
-        return portal.wait(lambda: self._files.share(name, expires_in=expires_in))
+        return event_loop.wait(lambda: self._files.share(name, expires_in=expires_in))
 
     def unshare(self, shared: SharedFile) -> None:
         """Delete the copy that a link leads to."""
-        portal.wait(self._files.unshare, shared)
+        event_loop.wait(self._files.unshare, shared)
 
 
 class Session:
@@ -139,9 +141,9 @@ class Session:
     ) -> Execution:
         """Run code in this session; `on_output` is called in the calling thread."""
         if on_output is None:
-            return portal.wait(self._session.run_at_home, code, timeout, None)
+            return event_loop.wait(self._session.run_at_home, code, timeout, None)
         events: SimpleQueue[OutputEvent | None] = SimpleQueue()
-        future = portal.submit(self._session.run_at_home, code, timeout, events.put)
+        future = event_loop.submit(self._session.run_at_home, code, timeout, events.put)
         future.add_done_callback(lambda _: events.put(None))
         try:
             while (event := events.get()) is not None:
@@ -157,7 +159,7 @@ class Session:
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""
-        portal.wait(self._session.delete_at_home)
+        event_loop.wait(self._session.delete_at_home)
 
 
 class CodeInterpreter:
@@ -257,7 +259,7 @@ class CodeInterpreter:
 
     def packages(self) -> Mapping[str, str]:
         """What is installed in the sessions: versions by name, the best known packages first."""
-        return portal.wait(self._async.packages)
+        return event_loop.wait(self._async.packages)
 
     def run_code(
         self,
@@ -271,15 +273,15 @@ class CodeInterpreter:
 
     def start(self) -> None:
         """Get the pool ready before the first call, so that the first call is fast."""
-        portal.wait(self._async.pool)
+        event_loop.wait(self._async.pool)
 
     def describe(self) -> str:
         """Start the pool and say in one line what it is and what fences its sessions."""
-        return portal.wait(self._async.describe)
+        return event_loop.wait(self._async.describe)
 
     def close(self) -> None:
         """End every session and what the pool holds; calling it twice is no error."""
-        portal.wait(self._async.aclose)
+        event_loop.wait(self._async.aclose)
 
     def __enter__(self) -> Self:
         return self

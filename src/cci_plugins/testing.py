@@ -9,8 +9,8 @@ from secrets import token_hex
 
 from typing_extensions import override
 
+from .common.file_names import media_type, safe_name
 from .errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
-from .files.names import media_type, safe_name
 from .models import Execution, FileInfo, OutputEvent
 from .pools.base import Capabilities, OutputHandler, SessionPool
 

@@ -23,13 +23,15 @@ from semantic_kernel.connectors.ai.function_calling_utils import (
     kernel_function_metadata_to_function_call_format,
 )
 
-from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution, portal, tool
+from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution
 from cci_plugins import agent_framework as agent_framework_door
 from cci_plugins import openai_agents as openai_agents_door
+from cci_plugins.common import event_loop
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from cci_plugins.testing import FakeSessionPool
+from cci_plugins.tools import execute_code as tool
 
 
 async def through_langchain(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
@@ -245,7 +247,7 @@ def callers(thread: int) -> list[str]:
 async def interrupt_the_waiting_main_thread() -> None:
     main = threading.main_thread().ident or 0
     with anyio.fail_after(10):
-        while callers(main)[:3] != ["wait", "result", portal.wait.__name__]:
+        while callers(main)[:3] != ["wait", "result", event_loop.wait.__name__]:
             await anyio.sleep(0.01)
     signal.pthread_kill(main, signal.SIGINT)
 

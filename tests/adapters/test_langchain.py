@@ -14,9 +14,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
-from cci_plugins import CodeInterpreter, Execution, LocalSessionPool, tool
+from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.testing import FakeSessionPool
+from cci_plugins.tools import execute_code
 
 
 class TestUnit(ToolsUnitTests):
@@ -59,7 +60,7 @@ class TestIntegration(ToolsIntegrationTests):
 
 
 def call(code: str) -> dict[str, Any]:
-    return {"type": "tool_call", "id": "call-1", "name": tool.NAME, "args": {"code": code}}
+    return {"type": "tool_call", "id": "call-1", "name": execute_code.NAME, "args": {"code": code}}
 
 
 @pytest.mark.anyio
@@ -90,7 +91,8 @@ async def test_output_streams_through_the_graph_and_the_history_survives_a_check
     given, modes = {"messages": [message]}, ["custom", "tools"]
     chunks = [chunk async for chunk in app.astream(given, config, stream_mode=modes)]
     written = [
-        {"tool": tool.NAME, "stream": "stdout", "text": text} for text in ("0\n", "1\n", "2\n")
+        {"tool": execute_code.NAME, "stream": "stdout", "text": text}
+        for text in ("0\n", "1\n", "2\n")
     ]
     assert [chunk for mode, chunk in chunks if mode == "custom"] == written
     deltas = [chunk for _, chunk in chunks if chunk.get("event") == "tool-output-delta"]

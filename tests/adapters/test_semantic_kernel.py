@@ -11,7 +11,7 @@ from semantic_kernel.functions import KernelArguments
 from cci_plugins import CodeInterpreter, Execution
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from cci_plugins.testing import FakeSessionPool
-from cci_plugins.tool import NAME, ToolReply
+from cci_plugins.tools.execute_code import NAME, ToolReply
 
 pytestmark = pytest.mark.anyio
 

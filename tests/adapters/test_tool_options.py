@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from samples.scripted_model import ScriptedModel
 
-from cci_plugins import CodeInterpreter, Execution, OutputEvent, ToolOptions, packages, tool
+from cci_plugins import CodeInterpreter, Execution, OutputEvent, ToolOptions
+from cci_plugins.common import packages
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
 from cci_plugins.testing import FakeSessionPool
+from cci_plugins.tools import execute_code
 
 from .conftest import ask_agent_framework, ask_langchain, ask_openai_agents, ask_semantic_kernel
 from .test_what_the_model_sees import PNG, result_seen
@@ -54,7 +56,7 @@ async def test_the_model_is_told_the_packages_that_the_embedded_pool_has(
     model = scripted(("go", "1"))
     await door(warm, model, "known", "go")
     said = description_seen(model)
-    assert said.startswith(tool.DESCRIPTION)
+    assert said.startswith(execute_code.DESCRIPTION)
     assert "Installed: numpy, pandas, " in said
     assert set(warm.known_packages) <= set(await warm.packages())
 
@@ -68,7 +70,7 @@ async def test_packages_instructions_and_budget_are_the_hosts(
         packages=["mine"], instructions="Amounts are in euros.", output_characters=300
     )
     await door(warm, model, "said", "go", options=options)
-    assert f"{tool.DESCRIPTION} Installed: mine." in description_seen(model)
+    assert f"{execute_code.DESCRIPTION} Installed: mine." in description_seen(model)
     assert "Amounts are in euros." in json.dumps(model.requests[0][1])
     assert len(result_seen(model)) <= 300
 
@@ -181,15 +183,15 @@ async def test_langchain_attaches_images_to_results_of_the_responses_api(
 
 
 async def test_packages_are_told_in_the_order_in_which_they_matter() -> None:
-    said = tool.describe(ToolOptions(packages={"zlib": "1", "numpy": "2"}), None)
+    said = execute_code.describe(ToolOptions(packages={"zlib": "1", "numpy": "2"}), None)
     assert said.endswith("Installed: zlib, numpy.")
     many = ToolOptions(packages=[f"p{number}" for number in range(50)])
-    assert tool.describe(many, None).endswith("p39 and 10 more.")
+    assert execute_code.describe(many, None).endswith("p39 and 10 more.")
 
 
 async def test_a_pool_that_knows_nothing_says_nothing() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
-        assert tool.describe(ToolOptions(), interpreter) == tool.DESCRIPTION
+        assert execute_code.describe(ToolOptions(), interpreter) == execute_code.DESCRIPTION
 
 
 @pytest.mark.slow
@@ -214,7 +216,7 @@ def test_bounds_that_cannot_be_are_refused() -> None:
 
 
 async def _ran(interpreter: CodeInterpreter, times: int) -> list[bool]:
-    replies = await asyncio.gather(*(tool.call(interpreter, "1") for _ in range(times)))
+    replies = await asyncio.gather(*(execute_code.call(interpreter, "1") for _ in range(times)))
     return sorted(not reply.failed for reply in replies)
 
 

@@ -11,7 +11,8 @@ import pytest
 from samples.scripted_model import ScriptedModel
 from samples.scripted_model.apis import text_of
 
-from cci_plugins import CodeInterpreter, tool
+from cci_plugins import CodeInterpreter
+from cci_plugins.tools import execute_code
 
 from .conftest import Ask
 
@@ -55,7 +56,7 @@ async def test_the_model_is_shown_code_and_nothing_else(
     parameters = parameters_seen(model)
     assert list(parameters["properties"]) == ["code"]
     shown = {key: parameters["properties"]["code"][key] for key in ("type", "description")}
-    assert shown == tool.PARAMETERS["properties"]["code"]
+    assert shown == execute_code.PARAMETERS["properties"]["code"]
     assert parameters["required"] == ["code"]
 
 

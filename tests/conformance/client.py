@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import anyio
 
-from cci_plugins.wire.client import McpClient
+from cci_plugins.mcp_client.client import McpClient
 
 
 async def main(url: str) -> None:

@@ -76,7 +76,7 @@ class SuiteTools:
     """The tools that the suite's scenarios call, behind our endpoint."""
 
     def __init__(self, *_):
-        from cci_plugins.server.mcp_tools import Answer
+        from cci_plugins.server.mcp.tools import Answer
 
         text = {"type": "text", "text": "This is a simple text response for testing."}
         image = {"type": "image", "data": PNG, "mimeType": "image/png"}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from cci_plugins import portal
+from cci_plugins.common import event_loop
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
@@ -24,7 +24,7 @@ def report_of(pool: SessionPool) -> dict[str, str | None]:
             async with pool:
                 return await check_session_pool(pool)
 
-    return portal.submit(check).result()
+    return event_loop.submit(check).result()
 
 
 @pytest.mark.slow

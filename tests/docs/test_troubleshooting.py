@@ -20,16 +20,16 @@ from tests.integration._azure import listening
 from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
 from cci_plugins import Execution, Limits, LocalSessionPool, SandboxLimits
+from cci_plugins.azure.credentials import Bearer
 from cci_plugins.cli.run import settings_for
 from cci_plugins.cli.saving import matching
+from cci_plugins.common.file_names import safe_name
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.files.names import safe_name
-from cci_plugins.pools.azure.auth import Bearer
-from cci_plugins.pools.local.isolation import KernelSpec, probe
-from cci_plugins.settings import Settings
+from cci_plugins.mcp_client.failures import from_status
+from cci_plugins.pools.local.isolation import KernelSpec, selection
 from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
-from cci_plugins.wire.failures import from_status
 
 from .blocks import ROOT
 
@@ -99,9 +99,9 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     "and your network ..."
 )
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr(probe, "_makers", lambda **_: {})
-    monkeypatch.setattr(probe, "_chosen", {})
-    return anyio.run(probe.choose, "auto", KernelSpec(Path(sys.executable), "00"))
+    monkeypatch.setattr(selection, "_makers", lambda **_: {})
+    monkeypatch.setattr(selection, "_chosen", {})
+    return anyio.run(selection.choose, "auto", KernelSpec(Path(sys.executable), "00"))
 
 
 @happens("all ... sessions of the embedded pool are in use")

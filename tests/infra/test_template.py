@@ -349,7 +349,7 @@ def test_no_key_is_ever_read_and_every_secret_is_declared_as_one() -> None:
 
 
 def test_the_outputs_are_the_settings_of_the_package() -> None:
-    from cci_plugins.settings import Settings
+    from cci_plugins.common.settings import Settings
 
     ours = {
         name
@@ -369,7 +369,7 @@ def test_the_outputs_are_the_settings_of_the_package() -> None:
 
 @pytest.mark.parametrize("kind", ["python", "custom"])
 def test_the_outputs_configure_the_package(kind: str, monkeypatch: Any, tmp_path: Any) -> None:
-    from cci_plugins.settings import Settings
+    from cci_plugins.common.settings import Settings
 
     monkeypatch.chdir(tmp_path)
     for name, value in deploy(ALL | {"kind": kind}).outputs.items():

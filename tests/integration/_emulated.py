@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from cci_plugins.pools.azure.custom import CustomSessionPool
-from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
+from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.base import SessionPool
 
 KEY = "planted-key-of-the-pool"

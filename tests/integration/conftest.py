@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import IsolationError
-from cci_plugins.limits import SandboxLimits
 
 jupyter_client = pytest.importorskip("jupyter_client")
 

@@ -15,7 +15,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.models import OutputEvent
-from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.testing import FakeSessionPool, check_session_pool
 
 from ._azure import ARM_TOKEN, POOL_ID, Arm, Credential, listening

@@ -56,7 +56,7 @@ def container(image: Any, request: pytest.FixtureRequest) -> Iterator[_container
 
 async def run(container: _container.Container, code: str) -> Any:
     """Run code as a client does whose conversation the pool sent to this container."""
-    from cci_plugins.pools.azure.platform import PlatformSessionPool
+    from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 
     endpoint = f"{container.url}/mcp?identifier={QUERY['identifier']}"
     async with PlatformSessionPool(endpoint, key="the-platform-took-it") as pool:

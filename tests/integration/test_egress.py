@@ -15,12 +15,12 @@ pytest.importorskip("jupyter_client")
 from tests.integration._egress import run
 from tests.integration.conftest import spec_of
 
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError, IsolationError
-from cci_plugins.pools.local import proxy as proxies
+from cci_plugins.pools.local import egress_proxy as proxies
 from cci_plugins.pools.local.egress import Rule, reachable, rules_of
 from cci_plugins.pools.local.isolation import choose
 from cci_plugins.pools.local.pool import LocalSessionPool
-from cci_plugins.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -25,6 +25,7 @@ from tests.integration._proxy import proxied
 from tests.integration.conftest import spec_of
 
 from cci_plugins import CodeInterpreter
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -35,9 +36,8 @@ from cci_plugins.errors import (
     TargetExistsError,
 )
 from cci_plugins.files.blob import BlobStorage, lifetime
-from cci_plugins.files.bridge import FileOptions
+from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import SasPolicy
-from cci_plugins.limits import Limits
 from cci_plugins.pools.local.isolation import choose
 from cci_plugins.pools.local.pool import LocalSessionPool
 

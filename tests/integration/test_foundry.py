@@ -30,7 +30,7 @@ from cci_plugins.errors import (
     ProtocolError,
     ProvisioningError,
 )
-from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._azure import ARM_TOKEN, POOL_ID, ROOT, Arm

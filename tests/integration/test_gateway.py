@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from cci_plugins import CodeInterpreter
-from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.testing import check_session_pool
 
 from ._emulated import TOKEN, emulated

@@ -16,9 +16,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import ConfigurationError, IsolationError
-from cci_plugins.limits import SandboxLimits
-from cci_plugins.pools.local.isolation import KernelSpec, choose, probe
+from cci_plugins.pools.local.isolation import KernelSpec, choose, selection
 
 if sys.platform != "linux":
     pytest.skip("these fences are Linux only", allow_module_level=True)
@@ -243,8 +243,11 @@ async def test_auto_never_falls_back_to_no_fence(monkeypatch):
     async def refuse(self, spec):
         raise IsolationError("not here", hint="do this")
 
-    monkeypatch.setattr(probe, "_chosen", {})
-    for module, name in (("bwrap", "BwrapIsolation"), ("landlock", "LandlockIsolation")):
+    monkeypatch.setattr(selection, "_chosen", {})
+    for module, name in (
+        ("bubblewrap.backend", "BwrapIsolation"),
+        ("landlock", "LandlockIsolation"),
+    ):
         monkeypatch.setattr(f"cci_plugins.pools.local.isolation.{module}.{name}.probe", refuse)
     with pytest.raises(IsolationError, match=r"bwrap: not here; landlock: not here") as caught:
         await choose("auto", KernelSpec(python=Path(sys.executable), key=""))
@@ -256,8 +259,10 @@ async def test_auto_takes_the_strongest_that_holds(monkeypatch, caplog):
     async def refuse(self, spec):
         raise IsolationError("not here")
 
-    monkeypatch.setattr(probe, "_chosen", {})
-    monkeypatch.setattr("cci_plugins.pools.local.isolation.bwrap.BwrapIsolation.probe", refuse)
+    monkeypatch.setattr(selection, "_chosen", {})
+    monkeypatch.setattr(
+        "cci_plugins.pools.local.isolation.bubblewrap.backend.BwrapIsolation.probe", refuse
+    )
     spec = KernelSpec(python=Path(sys.executable), key="")
     with caplog.at_level("INFO", "cci_plugins"):
         try:

@@ -16,7 +16,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, SandboxLimits, portal
+from cci_plugins import CodeInterpreter, SandboxLimits
+from cci_plugins.common import event_loop
 from cci_plugins.errors import ConfigurationError, PoolExhaustedError
 from cci_plugins.models import OutputEvent
 from cci_plugins.pools.local.pool import LocalSessionPool
@@ -351,7 +352,7 @@ async def test_an_ended_session_leaves_no_descriptor_socket_or_task_behind() -> 
             session = interpreter.session(f"user-{number}")
             await session.run_code("1")
             await session.delete()
-            seen.append((descriptors(), await portal.carry(tasks)))
+            seen.append((descriptors(), await event_loop.carry(tasks)))
     assert seen[1:] == [seen[1]] * 3
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins import tool
-from cci_plugins.packages import installed_here
-from cci_plugins.tool_options import describe
+from cci_plugins.common.packages import installed_here
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.options import describe
 
 from ._server import running_server
 from .test_mcp_clients import (
@@ -111,7 +111,7 @@ over_both = pytest.mark.parametrize("transport", ["http", "stdio"])
 
 
 async def run(client, code: str):
-    return await client.call_tool(tool.NAME, {"code": code})
+    return await client.call_tool(execute_code.NAME, {"code": code})
 
 
 @over_both
@@ -119,10 +119,12 @@ async def test_the_tool_is_that_of_every_door(transport, url, tmp_path):
     with anyio.fail_after(60):
         async with client_over(transport, url, tmp_path) as client:
             listed = (await client.list_tools()).tools
-    assert [told.name for told in listed] == [tool.NAME, *PLATFORM]
-    assert listed[0].description == describe(tool.DESCRIPTION, tool.DEFAULTS, installed_here())
+    assert [told.name for told in listed] == [execute_code.NAME, *PLATFORM]
+    assert listed[0].description == describe(
+        execute_code.DESCRIPTION, execute_code.DEFAULTS, installed_here()
+    )
     schema = getattr(listed[0], "input_schema", None) or listed[0].inputSchema
-    assert schema == tool.PARAMETERS
+    assert schema == execute_code.PARAMETERS
 
 
 @over_both
@@ -244,7 +246,7 @@ async def test_langchain_adapters_keep_a_session_and_images(plain_url):
     with anyio.fail_after(60):
         async with client.session("ci") as session:
             tools = {tool.name: tool for tool in await load(session)}
-            execute = tools[tool.NAME]
+            execute = tools[execute_code.NAME]
             await call_langchain(execute, {"code": "x = 41"})
             message = await call_langchain(execute, {"code": "x + 1"})
             assert (text_of(message.content), message.status) == ("42", "success")
@@ -261,10 +263,10 @@ async def test_semantic_kernels_plugins_keep_a_session(plain_url, tmp_path):
     with anyio.fail_after(120):
         for plugin in (http, stdio):
             async with plugin:
-                await plugin.call_tool(tool.NAME, code="x = 41")
-                contents = await plugin.call_tool(tool.NAME, code="x + 1")
+                await plugin.call_tool(execute_code.NAME, code="x = 41")
+                contents = await plugin.call_tool(execute_code.NAME, code="x + 1")
                 assert [content.text for content in contents] == ["42"]
-                contents = await plugin.call_tool(tool.NAME, code=PICTURE)
+                contents = await plugin.call_tool(execute_code.NAME, code=PICTURE)
                 assert contents[1].mime_type == "image/png"
 
 
@@ -279,9 +281,9 @@ async def test_agent_frameworks_tools_keep_a_session_and_images(plain_url, tmp_p
     with anyio.fail_after(120):
         async with agent_framework_tool(framework.MCPStreamableHTTPTool, plain_url) as http, stdio:
             for client in (http, stdio):
-                await client.call_tool(tool.NAME, code="x = 41")
-                assert text_content(await client.call_tool(tool.NAME, code="x + 1")) == "42"
-                result = await client.call_tool(tool.NAME, code=PICTURE)
+                await client.call_tool(execute_code.NAME, code="x = 41")
+                assert text_content(await client.call_tool(execute_code.NAME, code="x + 1")) == "42"
+                result = await client.call_tool(execute_code.NAME, code=PICTURE)
                 assert any((c.uri or "").startswith("data:image/png") for c in result)
 
 
@@ -295,10 +297,10 @@ async def test_openai_agents_clients_keep_a_session_and_images(plain_url, tmp_pa
     with anyio.fail_after(120):
         for client in (http, stdio):
             async with client:
-                await client.call_tool(tool.NAME, {"code": "x = 41"})
-                answer = await client.call_tool(tool.NAME, {"code": "x + 1"})
+                await client.call_tool(execute_code.NAME, {"code": "x = 41"})
+                answer = await client.call_tool(execute_code.NAME, {"code": "x + 1"})
                 assert [block.text for block in answer.content] == ["42"]
-                answer = await client.call_tool(tool.NAME, {"code": PICTURE})
+                answer = await client.call_tool(execute_code.NAME, {"code": PICTURE})
                 assert answer.content[1].model_dump(by_alias=True)["mimeType"] == "image/png"
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -17,15 +18,8 @@ from cci_plugins.errors import (
     SessionLostError,
     UnsafeNameError,
 )
-from cci_plugins.limits import Limits
-from cci_plugins.models import (
-    ErrorInfo,
-    Execution,
-    FileInfo,
-    OutputEvent,
-    Result,
-)
-from cci_plugins.pools.azure.platform import PlatformSessionPool
+from cci_plugins.models import ErrorInfo, Execution, FileInfo, OutputEvent, Result
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.testing import FakeSessionPool, check_session_pool
 
 from ._server import KEY, running_server, serving

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from cci_plugins.errors import ProtocolError
-from cci_plugins.wire.client import McpClient
+from cci_plugins.mcp_client.client import McpClient
 
 pytest.importorskip("mcp")
 

@@ -101,8 +101,8 @@ async def test_the_key_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 async def test_spans_tell_how_runs_end_and_not_what_they_said() -> None:
     from opentelemetry.sdk.trace import TracerProvider
 
+    from cci_plugins.core.spans import record_execution
     from cci_plugins.models import ErrorInfo
-    from cci_plugins.telemetry import record_execution
 
     spans = InMemorySpanExporter()
     provider = TracerProvider()

@@ -7,8 +7,8 @@ import anyio
 import httpx
 import pytest
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import PoolExhaustedError
-from cci_plugins.limits import Limits
 from cci_plugins.models import ErrorInfo, Execution, Result, SessionInfo
 from cci_plugins.testing import FakeSessionPool
 

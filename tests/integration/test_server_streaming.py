@@ -8,11 +8,11 @@ import anyio
 import httpx
 import pytest
 
+from cci_plugins.mcp_client.client import McpClient
+from cci_plugins.mcp_client.executions import META_KEY, load_execution
+from cci_plugins.mcp_client.progress import OUTPUT_KEY, StreamedOutput, load_output
 from cci_plugins.models import Execution, OutputEvent, Result
 from cci_plugins.testing import FakeSessionPool
-from cci_plugins.wire.client import McpClient
-from cci_plugins.wire.executions import META_KEY, load_execution
-from cci_plugins.wire.progress import OUTPUT_KEY, StreamedOutput, load_output
 
 from ._server import KEY, running_server, serving
 
@@ -142,7 +142,7 @@ async def test_a_client_that_leaves_a_stream_stops_its_run():
 
 
 async def test_a_silent_run_gives_signs_of_life(monkeypatch):
-    from cci_plugins.server import progress
+    from cci_plugins.server.mcp import progress
 
     monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.05)
     pool = StepPool()

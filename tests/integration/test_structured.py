@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from cci_plugins import CodeInterpreter, LocalSessionPool, Result, Table
-from cci_plugins.pools import inside_charts, inside_tables
-from cci_plugins.structured import CHART, TABLE
+from cci_plugins.common.structured import CHART, TABLE
+from cci_plugins.in_session import charts, tables
 
 from ._emulated import emulated
 
@@ -61,7 +61,7 @@ plt.show()
 
 
 def test_both_sides_name_the_forms_alike() -> None:
-    assert (inside_tables.TABLE, inside_charts.CHART) == (TABLE, CHART)
+    assert (tables.TABLE, charts.CHART) == (TABLE, CHART)
 
 
 async def test_a_frame_comes_with_its_first_rows_its_types_and_its_whole_shape(

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cci_plugins.files import transfer as transfers
-from cci_plugins.files.transfer import Fault, transfer
+from cci_plugins.in_session import transfer as transfers
+from cci_plugins.in_session.transfer import Fault, transfer
 
 DATA = os.urandom(3 << 20)
 OTHER = os.urandom(3 << 20)

@@ -10,9 +10,9 @@ import anyio
 import httpx
 import pytest
 
+from cci_plugins.azure import credentials
+from cci_plugins.azure.credentials import Authorized, Bearer, FetchedKey, GivenKey
 from cci_plugins.errors import AuthenticationError, ConfigurationError
-from cci_plugins.pools.azure import auth
-from cci_plugins.pools.azure.auth import Authorized, Bearer, FetchedKey, GivenKey
 
 pytestmark = pytest.mark.anyio
 
@@ -69,8 +69,8 @@ async def test_two_hundred_calls_fetch_one_token(kind: type[Credential]) -> None
 
 
 async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "PAUSE_SECONDS", 0)
-    credential = Credential(lasts=auth.EARLY_SECONDS - 1)
+    monkeypatch.setattr(credentials, "PAUSE_SECONDS", 0)
+    credential = Credential(lasts=credentials.EARLY_SECONDS - 1)
     access = Bearer(credential)
     assert [await access.headers() for _ in range(2)][1] == {"authorization": "Bearer token-2"}
 
@@ -78,7 +78,7 @@ async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPa
 async def test_a_token_that_still_holds_is_used_while_no_new_one_can_be_had(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(auth, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(credentials, "PAUSE_SECONDS", 0)
     credential = Credential(lasts=60)
     access = Bearer(credential)
     await access.headers()

@@ -7,8 +7,8 @@ from typing import Any
 import nbformat
 
 from cci_plugins.cli.write_notebook import executed_notebook
+from cci_plugins.core.notebook import Notebook
 from cci_plugins.models import Execution
-from cci_plugins.notebook import Notebook
 
 
 def make(*cells: Any) -> Any:

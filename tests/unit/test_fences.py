@@ -15,17 +15,18 @@ if sys.platform == "win32":
 
 from pathlib import Path
 
+from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import IsolationError
-from cci_plugins.limits import SandboxLimits
-from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt, shim, uids
-from cci_plugins.pools.local.isolation.bwrap_command import Bubblewrap
+from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt, uids
+from cci_plugins.pools.local.isolation.bubblewrap.command import Bubblewrap
 from cci_plugins.pools.local.isolation.interpreter import Interpreter
-from cci_plugins.pools.local.isolation.session import (
+from cci_plugins.pools.local.isolation.kernel_config import (
     Fence,
     connection,
     describe_session,
     environment,
 )
+from cci_plugins.pools.local.isolation.launcher import supervisor
 
 PYTHON = Interpreter("/tmp/venv/bin/python", ("/opt/base", "/tmp/venv"))
 
@@ -130,19 +131,19 @@ def test_a_folder_is_removed_however_deep_or_closed(tmp_path):
         os.symlink(kept, "way")
     finally:
         os.chdir(here)
-    shim.remove(str(base))
+    supervisor.remove(str(base))
     assert not base.exists()
     assert (kept / "file").exists()
-    shim.remove(str(base))
+    supervisor.remove(str(base))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Landlock is a part of Linux")
 @pytest.mark.parametrize(("user", "oldest"), [(1000, 6), (0, 3)])
 def test_signals_need_a_scope_only_where_sessions_share_a_user(monkeypatch, user, oldest):
-    from cci_plugins.pools.local.isolation import landlock, probe
+    from cci_plugins.pools.local.isolation import landlock, selection
 
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    makers = probe._makers(automatic=True)
+    makers = selection._makers(automatic=True)
     assert makers["landlock"](SandboxLimits())._oldest_abi == oldest
     monkeypatch.setattr(landlock, "_abi", lambda: oldest - 1)
     spec = KernelSpec(Path(sys.executable), "00")

@@ -14,8 +14,12 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     UnsafeNameError,
 )
-from cci_plugins.pools.local.folder import MAX_DEPTH, TEMPORARY, SessionFolder
-from cci_plugins.pools.local.folder_paths import PathFolder
+from cci_plugins.pools.local.folder.path_folder import PathFolder
+from cci_plugins.pools.local.folder.session_folder import (
+    MAX_DEPTH,
+    TEMPORARY,
+    SessionFolder,
+)
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors of directories")
 
@@ -197,7 +201,7 @@ def test_a_full_disk_is_said_to_be_full(strict, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cci_plugins.pools.local.folder_writer.os.write", full)
+    monkeypatch.setattr("cci_plugins.pools.local.folder.writer.os.write", full)
     with pytest.raises(FileTooLargeError, match="disk is full"):
         folder.write("f", b"x")
     monkeypatch.undo()

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import cci_plugins
-from cci_plugins import interpreter, session, session_files, settings, sync
+from cci_plugins import sync
+from cci_plugins.common import settings
+from cci_plugins.core import interpreter, session, session_files
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "src").rglob("*.py"))

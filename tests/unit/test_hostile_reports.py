@@ -8,11 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, FileTooLargeError, FileTransferError
-from cci_plugins.files import hidden
-from cci_plugins.files.bridge import Bridge, FileOptions, UnreachableError, _checked
-from cci_plugins.files.hidden import _Listener, transfer_inside
-from cci_plugins.limits import Limits
+from cci_plugins.files import in_session_transfer
+from cci_plugins.files.file_transfer import Bridge, FileOptions, UnreachableError, _checked
+from cci_plugins.files.in_session_transfer import _Listener, transfer_inside
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, SessionPool
 
@@ -142,7 +142,7 @@ async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
     pool = Hostile('MARK{"more": 1}MARK')
     with anyio.fail_after(60), pytest.raises(FileTransferError, match="in time"):
         await transfer_inside(pool, "s", {"verb": "get", "url": "u", "name": "a"}, lambda _: None)
-    assert pool.calls == hidden.CALLS
+    assert pool.calls == in_session_transfer.CALLS
 
 
 async def test_progress_that_lies_is_bounded():

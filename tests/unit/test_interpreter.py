@@ -16,7 +16,10 @@ import anyio.lowlevel
 import pytest
 from typing_extensions import override
 
-from cci_plugins import CodeInterpreter, Execution, Limits, portal, session_files
+from cci_plugins import CodeInterpreter, Execution, Limits
+from cci_plugins.common import event_loop
+from cci_plugins.core import session_files
+from cci_plugins.core.session import REPLACED
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -28,7 +31,6 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.models import FileInfo, OutputEvent
-from cci_plugins.session import REPLACED
 from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
@@ -344,7 +346,7 @@ async def test_context_variables_reach_the_pool() -> None:
     async def read() -> str:
         return variable.get()
 
-    assert await portal.carry(read) == "here"
+    assert await event_loop.carry(read) == "here"
 
 
 async def test_a_session_tells_its_history_and_ends_when_asked() -> None:
@@ -411,7 +413,7 @@ async def test_a_busy_session_stays_beyond_the_bound() -> None:
                 await anyio.lowlevel.checkpoint()
             interpreter.session("b")
             assert interpreter.session("a") is busy
-            await portal.carry(_set, release)
+            await event_loop.carry(_set, release)
             await run
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cci_plugins.common.file_names import media_type, safe_name
 from cci_plugins.errors import UnsafeNameError
-from cci_plugins.files.names import media_type, safe_name
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from base64 import b64encode
 
 import nbformat
 
+from cci_plugins.core.notebook import MAX_BYTES, Notebook
 from cci_plugins.models import ErrorInfo, Execution, Result
-from cci_plugins.notebook import MAX_BYTES, Notebook
 
 
 def test_every_kind_of_output_is_valid_nbformat() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cci_plugins.limits import SandboxLimits
+from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.in_session.streams import StreamBuffer
 from cci_plugins.models import OutputEvent
-from cci_plugins.pools.inside import StreamBuffer
 from cci_plugins.pools.local.output import Collector
 
 LIMITS = SandboxLimits(stream_characters=100, result_bytes=50, runaway_bytes=1000)

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from typing_extensions import override
 
+from cci_plugins.azure.credentials import Access, GivenKey
 from cci_plugins.errors import (
     AuthenticationError,
     ExecutionTimeoutError,
@@ -18,7 +19,6 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
-from cci_plugins.pools.azure.auth import Access, GivenKey
 from cci_plugins.pools.azure.retry import NoRouteError, Patience
 
 pytestmark = pytest.mark.anyio

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.failures import clean, failure
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
-from cci_plugins.provisioning import Azure, Options, Progress, Run, resources, versions
+from cci_plugins.provisioning import Azure, Options, Progress, Run, resources
 from cci_plugins.provisioning.compare import fits
 from cci_plugins.provisioning.dotenv import write_env
-from cci_plugins.provisioning.failures import clean, failure
 from cci_plugins.provisioning.image import build_context
 from cci_plugins.provisioning.plan import wanted
 from cci_plugins.provisioning.roles import assignment_name
-from cci_plugins.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
@@ -72,7 +73,7 @@ def test_every_body_is_the_same_whenever_it_is_made_and_carries_the_tags() -> No
     first, second = wanted(given, "image:1"), wanted(given, "image:1")
     assert first == second
     for resource in first:
-        assert resource.api_version == versions.OF_TYPE[resource.type]
+        assert resource.api_version == api_versions.OF_TYPE[resource.type]
         if "tags" in resource.body:
             assert resource.body["tags"] == {"team": "data", "cci-plugins": "cci"}
     names = {resource.name for resource in first}

@@ -401,7 +401,7 @@ def test_a_wrong_format_is_told_without_the_secret(capsys: pytest.CaptureFixture
 
 
 def test_the_filter_is_installed_once_and_on_our_own_logger() -> None:
-    from cci_plugins.telemetry import logger
+    from cci_plugins.common.log import logger
 
     install(logger)
     assert [type(other) for other in logger.filters].count(RedactingFilter) == 1

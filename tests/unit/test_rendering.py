@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cci_plugins.limits import Limits
+from cci_plugins.common.limits import Limits
+from cci_plugins.core.rendering import clean, clip, render_text
 from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result
-from cci_plugins.rendering import clean, clip, render_text
 
 BUDGET = Limits().output_characters
 

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cci_plugins.common.hosts import AmbiguousUrlError, split_url
 from cci_plugins.errors import CodeInterpreterError, FileTransferError
-from cci_plugins.files.hosts import AmbiguousUrlError, split_url
 from cci_plugins.files.sas import (
     STORAGE_HOSTS,
     SasPolicy,

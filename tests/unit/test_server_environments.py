@@ -12,7 +12,7 @@ from cci_plugins.errors import ConfigurationError
 pytest.importorskip("mcp")
 pytest.importorskip("uvicorn")
 
-from cci_plugins.server.environments import (
+from cci_plugins.server.mcp.environments import (
     EnvironmentIdError,
     OpenEnvironments,
     SignedEnvironments,

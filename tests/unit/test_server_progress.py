@@ -4,13 +4,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from cci_plugins.mcp_client.progress import load_output
 from cci_plugins.models import OutputEvent, Result
-from cci_plugins.wire.progress import load_output
 
 pytest.importorskip("mcp")
 pytest.importorskip("uvicorn")
 
-from cci_plugins.server import progress
+from cci_plugins.server.mcp import progress
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.settings import Settings
 
 ENDPOINT = "https://eastus.dynamicsessions.io/subscriptions/s/mcp"
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cci_plugins.common.file_names import MAX_NAME_BYTES, MAX_PART_BYTES, name_in_url, new_name
 from cci_plugins.errors import (
     FileTooLargeError,
     FileTransferError,
@@ -21,7 +22,6 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.files import source as sources
-from cci_plugins.files.names import MAX_NAME_BYTES, MAX_PART_BYTES, name_in_url, new_name
 from cci_plugins.files.source import PathSource, SpooledSource, default_name, make_source
 from cci_plugins.files.target import below, new_file, target_of
 

@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
+from cci_plugins.azure.credentials import GivenKey
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
     CodeInterpreterError,
     FileTooLargeError,
@@ -21,12 +23,10 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
-from cci_plugins.limits import Limits
 from cci_plugins.models import ErrorInfo, Execution
-from cci_plugins.pools.azure import text
-from cci_plugins.pools.azure.auth import GivenKey
+from cci_plugins.pools.azure import text_sessions
 from cci_plugins.pools.azure.retry import Patience
-from cci_plugins.pools.azure.text import TextSessions, find_frame, needs_await
+from cci_plugins.pools.azure.text_sessions import TextSessions, find_frame, needs_await
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +121,7 @@ async def test_a_report_that_is_no_report_or_a_bomb_is_a_protocol_error(
     for piece in ("!!!", base64.b64encode(b"not zlib").decode(), "AAAA"):
         raised, _ = await run(lambda _, piece=piece: ({"total": len(piece), "at": 0}, piece))
         assert isinstance(raised, ProtocolError), raised
-    monkeypatch.setattr(text, "REPORT_BYTES", 1000)
+    monkeypatch.setattr(text_sessions, "REPORT_BYTES", 1000)
     raised, _ = await run(lambda _: whole({**REPORT, "stdout": "x" * 10_000}))
     assert isinstance(raised, ProtocolError)
     raised, verbs = await run(lambda _: whole(total=10**15))
@@ -192,7 +192,7 @@ async def test_a_pool_that_refuses_again_and_again_says_that_nothing_ran() -> No
 
     raised, verbs = await run(answer)
     assert isinstance(raised, PoolUnavailableError)
-    assert verbs.count("run") == text.TRIES
+    assert verbs.count("run") == text_sessions.TRIES
 
 
 async def test_a_session_without_ipython_says_why_it_cannot_be_used() -> None:
@@ -205,12 +205,12 @@ async def test_a_session_without_ipython_says_why_it_cannot_be_used() -> None:
 async def test_a_file_that_is_too_large_stops_before_it_is_sent_whole() -> None:
     pool = Pool(lambda _: ({}, ""))
     patience = Patience(GivenKey("key"), SECOND)
-    limits = Limits(pieces_bytes=text.UPLOAD_PIECE)
+    limits = Limits(pieces_bytes=text_sessions.UPLOAD_PIECE)
     sessions = TextSessions(pool.send, patience=patience, limits=limits, margin=SECOND)
 
     async def content() -> Any:
         for _ in range(9):
-            yield b"x" * text.UPLOAD_PIECE
+            yield b"x" * text_sessions.UPLOAD_PIECE
 
     with pytest.raises(FileTooLargeError):
         await sessions.upload("s", "a.bin", content())

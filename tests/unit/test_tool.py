@@ -8,7 +8,7 @@ from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.models import ErrorInfo
 from cci_plugins.testing import FakeSessionPool
-from cci_plugins.tool import call, strip_fence
+from cci_plugins.tools.execute_code import call, strip_fence
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,8 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
-from cci_plugins.wire.client import McpClient
-from cci_plugins.wire.failures import NOT_STARTED
+from cci_plugins.mcp_client.client import McpClient
+from cci_plugins.mcp_client.failures import NOT_STARTED
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cci_plugins import errors
 from cci_plugins.errors import CodeInterpreterError, PoolError, PoolExhaustedError, ProtocolError
+from cci_plugins.mcp_client import failures
+from cci_plugins.mcp_client.executions import dump_execution, load_execution
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, Result, SessionState
-from cci_plugins.wire import failures
-from cci_plugins.wire.executions import dump_execution, load_execution
 
 files = st.builds(
     FileInfo,

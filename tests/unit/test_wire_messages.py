@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cci_plugins.errors import ProtocolError
-from cci_plugins.wire import messages
-from cci_plugins.wire.messages import EventReader, Reply, ToolResult
+from cci_plugins.mcp_client import messages
+from cci_plugins.mcp_client.messages import EventReader, Reply, ToolResult
 
 ANSWER = {"jsonrpc": "2.0", "id": 7, "result": {"a": 1}}
 PROGRESS = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": 1}}

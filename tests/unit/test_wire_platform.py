@@ -13,11 +13,11 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
 )
-from cci_plugins.pools.azure.platform import python_tool
+from cci_plugins.mcp_client import http as wire_http
+from cci_plugins.mcp_client.messages import ToolResult
+from cci_plugins.pools.azure.mcp_pool import python_tool
 from cci_plugins.pools.azure.replies import read_execution, read_rest
-from cci_plugins.pools.azure.rest import NoRouteError, RestClient, file_info
-from cci_plugins.wire import http as wire_http
-from cci_plugins.wire.messages import ToolResult
+from cci_plugins.pools.azure.rest_client import NoRouteError, RestClient, file_info
 
 pytestmark = pytest.mark.anyio
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cci_plugins.mcp_client.progress import OUTPUT_KEY, StreamedOutput, dump_output, load_output
 from cci_plugins.models import Execution, OutputEvent, Result
-from cci_plugins.wire.progress import OUTPUT_KEY, StreamedOutput, dump_output, load_output
 
 PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.text(min_size=1)))
 

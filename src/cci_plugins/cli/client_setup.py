@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cci_plugins.settings import IsolationName
+from cci_plugins.common.settings import IsolationName
 
 from . import console
 

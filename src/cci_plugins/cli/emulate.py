@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 
 from . import console

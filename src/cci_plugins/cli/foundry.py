@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.settings import Settings
 
 from . import console
 

@@ -7,12 +7,12 @@ from typing import Annotated
 import anyio
 import typer
 
+from cci_plugins.common.limits import Limits
+from cci_plugins.common.settings import IsolationName
+from cci_plugins.core.interpreter import files_from, pool_from
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.files.bridge import FileOptions
-from cci_plugins.interpreter import files_from, pool_from
-from cci_plugins.limits import Limits
+from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.settings import IsolationName
 
 from . import console
 from .client_setup import ClientName, stdio_setup

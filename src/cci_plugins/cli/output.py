@@ -9,8 +9,8 @@ from typing import Any
 
 from typing_extensions import override
 
+from cci_plugins.core.rendering import readable
 from cci_plugins.models import Execution, OutputEvent, Result
-from cci_plugins.rendering import readable
 
 from . import console
 from .saving import Saver

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import anyio
 import typer
 
+from cci_plugins.common.settings import Settings, variable
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.settings import Settings, variable
 
 from . import console
 from . import provision_options as of
+from .progress_view import tell
 from .provision_output import deployment_facts, inventory_facts, plan_facts, print_plan
-from .telling import tell
 
 if TYPE_CHECKING:
     from cci_plugins.provisioning import Azure, Deployment, Inventory, Options, Plan, Run

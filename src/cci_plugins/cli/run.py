@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
+from cci_plugins.common.settings import IsolationName, Settings
+from cci_plugins.core.interpreter import files_from, pool_from
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
-from cci_plugins.interpreter import files_from, pool_from
 from cci_plugins.models import Execution
-from cci_plugins.settings import IsolationName, Settings
 from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import anyio
 import typer
 
+from cci_plugins.common.limits import Limits
+from cci_plugins.common.settings import IsolationName, PoolName, Settings
+from cci_plugins.core.interpreter import pool_from
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.interpreter import pool_from
-from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.settings import IsolationName, PoolName, Settings
 
 from . import console
 from . import emulate as emulating

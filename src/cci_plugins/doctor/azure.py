@@ -8,18 +8,9 @@ from typing import Any, NamedTuple
 
 from cci_plugins.errors import CodeInterpreterError, ProvisioningError
 
+from .check import Check
 from .context import Context
-from .findings import (
-    Check,
-    Outcome,
-    PointlessError,
-    UnknownError,
-    failed,
-    mapping,
-    ok,
-    unknown,
-    warning,
-)
+from .findings import Outcome, PointlessError, UnknownError, failed, mapping, ok, unknown, warning
 
 _APP = "Microsoft.App"
 _FEATURE = "SessionPoolsSupportMCP"

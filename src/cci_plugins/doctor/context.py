@@ -9,17 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cci_plugins.azure.claims import claims_of
+from cci_plugins.azure.credentials import Bearer, TokenCredential
+from cci_plugins.azure.pool_resource import ARM
+from cci_plugins.common.settings import Settings
+from cci_plugins.core.interpreter import CodeInterpreter, files_from, pool_from
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.interpreter import CodeInterpreter, files_from, pool_from
-from cci_plugins.pools.azure.arm import ARM
-from cci_plugins.pools.azure.auth import Bearer, TokenCredential
-from cci_plugins.pools.azure.claims import claims_of
-from cci_plugins.settings import Settings
 
 from .findings import Finding, Mask, PointlessError
 
 if TYPE_CHECKING:
-    from cci_plugins.provisioning.arm import Arm
+    from cci_plugins.azure.resource_manager import Arm
 
 _POOL = re.compile(
     r"(/subscriptions/([^/]+)/resourceGroups/([^/]+))(?:/providers/Microsoft\.App)?"
@@ -159,12 +159,12 @@ class Context:
         """Resource Manager, and the version of one of its parts."""
         if self._arm is None:
             try:
-                from cci_plugins.provisioning import versions
-                from cci_plugins.provisioning.arm import Arm
-                from cci_plugins.provisioning.options import Azure
+                from cci_plugins.azure import api_versions
+                from cci_plugins.azure.options import Azure
+                from cci_plugins.azure.resource_manager import Arm
             except ConfigurationError as error:
                 raise PointlessError(f"looking into Azure needs more: {error.hint}") from None
-            self._versions = vars(versions)
+            self._versions = vars(api_versions)
             azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self.ca)
             self._arm = await self._things.enter_async_context(Arm(azure, self.subscription or ""))
         return self._arm, str(self._versions[api])

@@ -9,23 +9,14 @@ from pathlib import Path
 
 import anyio
 
+from cci_plugins.azure.credentials import TokenCredential
+from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.pools.azure.auth import TokenCredential
-from cci_plugins.telemetry import logger
 
 from . import azure, foundry, machine, pool, sign_in, storage
+from .check import Check, finding
 from .context import Context
-from .findings import (
-    Check,
-    Finding,
-    Mask,
-    Outcome,
-    PointlessError,
-    UnknownError,
-    failed,
-    finding,
-    unknown,
-)
+from .findings import Finding, Mask, Outcome, PointlessError, UnknownError, failed, unknown
 
 _CHECKS = (
     *machine.CHECKS,

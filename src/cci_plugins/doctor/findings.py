@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cci_plugins.redaction import redact
-
-if TYPE_CHECKING:
-    from .context import Context
 
 Status = Literal["ok", "warning", "failed", "skipped", "unknown"]
 """How a check ended: `skipped` when it would say nothing here, `unknown` when it got no answer."""
@@ -43,25 +39,6 @@ class Outcome:
     status: Status
     message: str
     fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing to find out.
-
-    Attributes:
-        id: Its name.
-        look: Finds it out. What it raises of this package is a failure.
-        fix: What to do about a failure that does not say so itself.
-        after: Checks without whose success it would say nothing.
-        limit: The longest it may take.
-    """
-
-    id: str
-    look: Callable[[Context], Awaitable[Outcome]]
-    fix: str
-    after: tuple[str, ...] = ()
-    limit: timedelta = timedelta(seconds=60)
 
 
 class PointlessError(Exception):
@@ -132,12 +109,6 @@ class Mask:
 
     def _cover(self, match: re.Match[str]) -> str:
         return self._known[match[0].lower()]
-
-
-def finding(check: Check, outcome: Outcome, took: float) -> Finding:
-    """An outcome as it is told."""
-    fix = outcome.fix or (check.fix if outcome.status in {"failed", "unknown"} else "")
-    return Finding(check.id, outcome.status, outcome.message, fix, timedelta(seconds=took))
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from cci_plugins.errors import ConfigurationError
 
+from .check import Check
 from .context import Context
-from .findings import Check, Outcome, PointlessError, failed, ok, warning
+from .findings import Outcome, PointlessError, failed, ok, warning
 
 if TYPE_CHECKING:
     from cci_plugins.foundry import Project

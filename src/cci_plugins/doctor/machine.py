@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 import anyio
 import anyio.to_thread
 
+from cci_plugins.common.settings import Settings, unread_variables, variable
 from cci_plugins.errors import ConfigurationError, IsolationError
-from cci_plugins.settings import Settings, unread_variables, variable
-from cci_plugins.wire.client import checked_url
+from cci_plugins.mcp_client.client import checked_url
 
+from .check import Check
 from .context import Context
-from .findings import Check, Outcome, PointlessError, failed, ok, warning
+from .findings import Outcome, PointlessError, failed, ok, warning
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 _PORT = 8765

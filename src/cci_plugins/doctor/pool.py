@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from cci_plugins.pools.azure.arm import PoolResource
-from cci_plugins.settings import variable
+from cci_plugins.azure.pool_resource import PoolResource
+from cci_plugins.common.settings import variable
 
 from .azure import pool_of
+from .check import Check
 from .context import Context
-from .findings import Check, Outcome, PointlessError, failed, mapping, ok, unknown, warning
+from .findings import Outcome, PointlessError, failed, mapping, ok, unknown, warning
 from .reaching import reach
 
 _HERE = "code runs on this machine; no session pool elsewhere is configured"

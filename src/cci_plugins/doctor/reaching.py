@@ -8,7 +8,7 @@ import ssl
 import httpx
 
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.wire.http import make_http
+from cci_plugins.mcp_client.http import make_http
 
 _ANSWER = 20
 

@@ -8,11 +8,12 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from cci_plugins.azure.claims import claims_of
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.pools.azure.claims import claims_of
 
+from .check import Check
 from .context import Context
-from .findings import Check, Outcome, PointlessError, failed, ok, unknown, warning
+from .findings import Outcome, PointlessError, failed, ok, unknown, warning
 from .reaching import reach
 
 _DATA_PLANE = "https://dynamicsessions.io"

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import httpx
 
-from cci_plugins.files.transfer import transfer
-from cci_plugins.interpreter import files_from
+from cci_plugins.core.interpreter import files_from
+from cci_plugins.in_session.transfer import transfer
 
+from .check import Check
 from .context import Context
-from .findings import Check, Outcome, PointlessError, failed, ok
+from .findings import Outcome, PointlessError, failed, ok
 from .reaching import reach
 
 if TYPE_CHECKING:

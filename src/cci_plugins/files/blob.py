@@ -16,7 +16,8 @@ from urllib.parse import quote, urlsplit
 
 import anyio
 
-from cci_plugins import portal
+from cci_plugins.common import event_loop
+from cci_plugins.common.log import logger
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -24,7 +25,6 @@ from cci_plugins.errors import (
     FileTransferError,
 )
 from cci_plugins.redaction import know
-from cci_plugins.telemetry import logger
 
 from .sas import SecretUrl
 
@@ -179,15 +179,15 @@ class BlobStorage:
         Raises:
             AuthenticationError: The account lets nobody sign.
         """
-        return await portal.carry(self._link, name, permission, lasts, download_as)
+        return await event_loop.carry(self._link, name, permission, lasts, download_as)
 
     async def delete(self, name: str) -> None:
         """Delete a blob; one that is not there is no error, and a failure is only logged."""
-        await portal.carry(self._delete, name)
+        await event_loop.carry(self._delete, name)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await portal.carry(self._close)
+        await event_loop.carry(self._close)
 
     async def _link(
         self, name: str, permission: Permission, lasts: timedelta, download_as: str | None

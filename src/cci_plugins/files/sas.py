@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from cci_plugins.errors import FileTransferError
-from cci_plugins.telemetry import logger
-
-from .addresses import is_public
-from .hosts import (
+from cci_plugins.common.addresses import is_public
+from cci_plugins.common.hosts import (
     AmbiguousUrlError,
     UrlParts,
     is_local_name,
@@ -18,8 +15,11 @@ from .hosts import (
     matches,
     split_url,
 )
+from cci_plugins.common.log import logger
+from cci_plugins.common.secret_url import SecretUrl
+from cci_plugins.errors import FileTransferError
+
 from .sas_token import SasInfo, SasKind, inspect
-from .secret_url import SecretUrl
 
 __all__ = [
     "STORAGE_HOSTS",

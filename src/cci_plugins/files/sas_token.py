@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import unquote
 
-from .hosts import AmbiguousUrlError, UrlParts, split_url
-from .secret_url import SecretUrl
+from cci_plugins.common.hosts import AmbiguousUrlError, UrlParts, split_url
+from cci_plugins.common.secret_url import SecretUrl
 
 SasKind = Literal["service", "account", "user_delegation", "stored_policy", "none"]
 

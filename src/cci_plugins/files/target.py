@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cci_plugins.common.file_names import new_name
 from cci_plugins.errors import FileTransferError, TargetExistsError
-
-from .names import new_name
 
 
 def below(folder: Path, name: str) -> Path:

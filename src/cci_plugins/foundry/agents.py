@@ -13,10 +13,10 @@ from azure.ai.projects.models import PromptAgentDefinition, Tool
 from azure.core.exceptions import ResourceNotFoundError
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from cci_plugins.approval import ApprovalRequest, Approver, Decision
+from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
+from cci_plugins.common.log import logger
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError, FoundryError
-from cci_plugins.settings import Settings
-from cci_plugins.telemetry import logger
 
 from .environments import Environment
 from .failures import USER, failed_response, managing, running

@@ -20,12 +20,12 @@ from azure.mgmt.cognitiveservices.models import (
     CustomKeysConnectionProperties,
 )
 
+from cci_plugins.azure.credentials import KEY_HEADER, TokenCredential, checked_secret
+from cci_plugins.azure.pool_resource import PoolResource
+from cci_plugins.common.settings import Settings, variable
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.pools.azure.arm import PoolResource
-from cci_plugins.pools.azure.auth import KEY_HEADER, TokenCredential, checked_secret
+from cci_plugins.mcp_client.client import checked_url
 from cci_plugins.redaction import know
-from cci_plugins.settings import Settings, variable
-from cci_plugins.wire.client import checked_url
 
 from .failures import OWNER, managing
 from .project import Place, Project

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cci_plugins import portal
+from cci_plugins.common import event_loop
+from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.session_files import SessionFiles
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.interpreter import CodeInterpreter
-from cci_plugins.pools.azure.platform import PlatformSessionPool
-from cci_plugins.session_files import SessionFiles
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Environment:
 
     async def delete(self) -> None:
         """End it now, where the pool can, and free its place."""
-        await portal.carry(self._delete)
+        await event_loop.carry(self._delete)
 
     async def _delete(self) -> None:
         await (await self._interpreter.pool()).delete_session(self.id)
@@ -49,7 +49,7 @@ async def open_environment(
         ConfigurationError: The interpreter is over another kind of pool.
         PoolError: The pool gave none.
     """
-    found = await portal.carry(_open, interpreter, environment_id)
+    found = await event_loop.carry(_open, interpreter, environment_id)
     return Environment(found, SessionFiles(interpreter, found, _ignore), interpreter)
 
 

@@ -12,11 +12,11 @@ import httpx
 from azure.ai.projects.aio import AIProjectClient
 from azure.mgmt.cognitiveservices.aio import CognitiveServicesManagementClient
 
+from cci_plugins.azure.credentials import Authorized, TokenCredential
+from cci_plugins.azure.pool_resource import ARM
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
-from cci_plugins.pools.azure.arm import ARM
-from cci_plugins.pools.azure.auth import Authorized, TokenCredential
-from cci_plugins.settings import Settings
-from cci_plugins.wire.http import make_http, sending
+from cci_plugins.mcp_client.http import make_http, sending
 
 from .failures import OWNER, managing
 from .sign_in import SignIn

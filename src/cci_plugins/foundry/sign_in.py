@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from azure.core.credentials import AccessToken
 
-from cci_plugins.pools.azure.auth import Bearer, TokenCredential
+from cci_plugins.azure.credentials import Bearer, TokenCredential
 
 _ASK_AGAIN = 60  # seconds; `Bearer` knows when a token really ends
 

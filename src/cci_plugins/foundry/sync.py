@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from azure.ai.projects.models import Tool
 
-from cci_plugins import portal
-from cci_plugins.approval import Approver
-from cci_plugins.pools.azure.auth import TokenCredential
+from cci_plugins.azure.credentials import TokenCredential
+from cci_plugins.common import event_loop
+from cci_plugins.common.approval import Approver
 
 from . import agents, connections
 from .agents import Agent
@@ -32,7 +32,7 @@ def connect(
     credential: TokenCredential | None = None,
 ) -> Connection:
     """See `cci_plugins.foundry.connect`."""
-    return portal.wait(
+    return event_loop.wait(
         lambda: connections.connect(
             project,
             endpoint=endpoint,
@@ -52,7 +52,9 @@ def disconnect(
     credential: TokenCredential | None = None,
 ) -> bool:
     """See `cci_plugins.foundry.disconnect`."""
-    return portal.wait(lambda: connections.disconnect(project, name=name, credential=credential))
+    return event_loop.wait(
+        lambda: connections.disconnect(project, name=name, credential=credential)
+    )
 
 
 def create_agent(
@@ -65,7 +67,7 @@ def create_agent(
     project: Project | None = None,
 ) -> Agent:
     """See `cci_plugins.foundry.create_agent`."""
-    return portal.wait(
+    return event_loop.wait(
         lambda: agents.create_agent(
             name,
             model=model,
@@ -79,7 +81,7 @@ def create_agent(
 
 def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
     """See `cci_plugins.foundry.delete_agent`."""
-    return portal.wait(lambda: agents.delete_agent(agent, all_versions=all_versions))
+    return event_loop.wait(lambda: agents.delete_agent(agent, all_versions=all_versions))
 
 
 def run(
@@ -93,7 +95,7 @@ def run(
     timeout: timedelta = agents.TIMEOUT,
 ) -> Reply:
     """See `cci_plugins.foundry.run`; `approve` is awaited on the package's own event loop."""
-    return portal.wait(
+    return event_loop.wait(
         lambda: agents.run(
             agent,
             prompt,

@@ -7,8 +7,8 @@ from typing import Literal
 
 from azure.ai.projects.models import MCPTool, MCPToolFilter, MCPToolRequireApproval
 
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.settings import Settings
 
 from .connections import Connection
 

@@ -20,15 +20,17 @@ from pathlib import Path
 from cci_plugins.errors import ConfigurationError
 
 try:
+    from cci_plugins.azure.options import Azure
+    from cci_plugins.azure.resource import Resource
+
     from .deploy import Ending, deploy
     from .deployment import Deployment
     from .inventory import Found, Inventory, look
     from .keys import rotate
-    from .options import Azure, Kind, Options, PrincipalType
+    from .options import Kind, Options, PrincipalType
     from .plan import Plan, Planned, make_plan
     from .progress import Progress, Run
     from .removal import Removed, remove
-    from .resource import Resource
 except ModuleNotFoundError as missing:
     if (missing.name or "").startswith("cci_plugins"):
         raise

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cci_plugins.azure import api_versions
 from cci_plugins.errors import ProvisioningError
 
-from . import resources, versions
+from . import resources
 from .compare import lower
+from .deployment_run import Watch, Work
 from .options import Options
 from .principal import Principal
 from .roles import (
@@ -20,7 +22,6 @@ from .roles import (
     Role,
     assignment,
 )
-from .work import Watch, Work
 
 
 def user_roles(options: Options) -> list[tuple[Role, str]]:
@@ -64,7 +65,7 @@ async def assign(work: Work, role: Role, scope: str, principal: Principal) -> No
 async def _has(work: Work, role: Role, scope: str, principal: Principal, step: str) -> bool:
     found = await work.arm.list(
         f"{scope}/providers/{TYPE}",
-        versions.ROLES,
+        api_versions.ROLES,
         step=step,
         filter=f"assignedTo('{principal.id}')",
     )

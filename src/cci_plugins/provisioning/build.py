@@ -8,16 +8,16 @@ from typing import Any
 
 import aiohttp
 
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.failures import clean
+from cci_plugins.azure.resource import Resource
 from cci_plugins.errors import ProvisioningError
 from cci_plugins.redaction import know
 
-from . import versions
 from .compare import lower
-from .failures import clean
+from .deployment_run import Watch, Work
 from .image import BuildContext
-from .resource import Resource
 from .resources import image, registry, task_run
-from .work import Watch, Work
 
 _STEP = "image"
 _LAST_LINES = 15
@@ -53,7 +53,7 @@ async def build(work: Work, context: BuildContext) -> str:
 async def _send(work: Work, context: BuildContext) -> str:
     """Send the build context; the path it has in the registry."""
     path = f"{registry(work.options).id}/listBuildSourceUploadUrl"
-    place = lower(await work.arm.post(path, versions.REGISTRY_TASKS, step=_STEP))
+    place = lower(await work.arm.post(path, api_versions.REGISTRY_TASKS, step=_STEP))
     link = str(place.get("uploadurl"))
     know(link)
     await _upload(work, link, context.archive)
@@ -88,7 +88,7 @@ async def _run(work: Work, watch: Watch, wanted: Resource) -> None:
 async def _log(work: Work, run: str) -> str:
     """The end of a build's log; nothing when it cannot be had."""
     path = f"{registry(work.options).id}/runs/{run}"
-    link = await work.arm.post(f"{path}/listLogSasUrl", versions.REGISTRY_TASKS, step=_STEP)
+    link = await work.arm.post(f"{path}/listLogSasUrl", api_versions.REGISTRY_TASKS, step=_STEP)
     try:
         async with _http(work) as http, http.get(str(lower(link).get("loglink"))) as response:
             text = await response.text(errors="replace")

@@ -7,25 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.resource_manager import Arm
+from cci_plugins.common.settings import variable
 from cci_plugins.errors import ProvisioningError
-from cci_plugins.settings import variable
 
 from . import resources
 from .access import assign, identity_roles, user_roles
-from .arm import Arm
 from .build import build
 from .compare import lower
 from .deployment import Deployment, deployment_of
+from .deployment_run import Work
 from .dotenv import write_env
 from .image import BuildContext, build_context
 from .keys import fetch_key, gateway_secrets
-from .options import Azure, Options
+from .options import Options
 from .principal import Principal, principal_of
 from .progress import Tell
 from .registration import register
 from .roles import ACR_PULL
-from .trial import try_out
-from .work import Work
+from .smoke_test import try_out
 
 _POOL_TAKES = "1 to 10 minutes, at times up to an hour"
 

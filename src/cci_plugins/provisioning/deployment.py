@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cci_plugins.settings import variable
+from cci_plugins.common.settings import variable
 
 from . import resources
 from .compare import lower

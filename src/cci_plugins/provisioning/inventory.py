@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import resources, versions
-from .arm import Arm
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.resource import WORDS
+from cci_plugins.azure.resource_manager import Arm
+
+from . import resources
 from .compare import lower
 from .deploy import gateway_url
 from .deployment import Deployment, deployment_of
-from .options import Azure, Options
+from .deployment_run import is_ours
+from .options import Options
 from .progress import Progress, Tell
-from .resource import WORDS
-from .work import is_ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ ORDER = (
 async def everything(options: Options, arm: Arm) -> list[Mapping[str, Any]]:
     """Everything in the resource group, ours or not."""
     return await arm.list(
-        f"{options.group_id}/resources", versions.RESOURCES, step="resource group"
+        f"{options.group_id}/resources", api_versions.RESOURCES, step="resource group"
     )
 
 
@@ -76,7 +79,7 @@ async def ours(options: Options, arm: Arm) -> list[Found]:
     for item in await everything(options, arm):
         kind = _known(str(item.get("type")))
         if kind in ORDER and is_ours(item, options.name):
-            full = await arm.get(str(item["id"]), versions.OF_TYPE[kind], step=WORDS[kind])
+            full = await arm.get(str(item["id"]), api_versions.OF_TYPE[kind], step=WORDS[kind])
             if full is not None:
                 state = lower(full.get("properties")).get("provisioningstate", "")
                 name = str(item["id"]).rpartition("/")[2]

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from secrets import token_urlsafe
 from typing import Any
 
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.resource_manager import Arm
 from cci_plugins.errors import ProvisioningError
 from cci_plugins.redaction import know
 
-from . import resources, versions
-from .arm import Arm
+from . import resources
 from .compare import lower
-from .options import Azure, Options
+from .deployment_run import Watch
+from .options import Options
 from .progress import Progress, Tell
-from .work import Watch
 
 
 async def fetch_key(arm: Arm, pool_id: str) -> str:
@@ -52,7 +54,7 @@ async def gateway_secrets(arm: Arm, options: Options) -> dict[str, str]:
     app = resources.gateway_secrets(options, {})
     found: Mapping[str, Any] = {}
     if await arm.get(app.id, app.api_version, step="gateway") is not None:
-        found = await arm.post(f"{app.id}/listSecrets", versions.APP, step="gateway")
+        found = await arm.post(f"{app.id}/listSecrets", api_versions.APP, step="gateway")
     known = {lower(one).get("name"): lower(one).get("value") for one in found.get("value") or []}
     names = (resources.SERVE_KEY, resources.SESSION_SECRET)
     secrets = {name: str(known.get(name) or token_urlsafe(32)) for name in names}
@@ -74,13 +76,13 @@ async def _rotate_gateway(options: Options, arm: Arm, tell: Tell) -> None:
     revision = lower(found.get("properties")).get("latestrevisionname")
     if revision:
         path = f"{wanted.id}/revisions/{revision}/restart"
-        await arm.post(path, versions.APP, step="gateway")
+        await arm.post(path, api_versions.APP, step="gateway")
     watch.tell("updated", "the gateway has a new key, and starts anew")
 
 
 async def _key(arm: Arm, path: str, step: str) -> str:
     try:
-        found = await arm.post(path, versions.APP, step=step)
+        found = await arm.post(path, api_versions.APP, step=step)
     except ProvisioningError as error:
         if error.code != "SessionMCPServerNotEnabled":
             raise

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.resource import Resource
+from cci_plugins.azure.resource_manager import Arm
+
 from . import resources
 from .access import identity_roles, user_roles
-from .arm import Arm
+from .deployment_run import is_fit
 from .image import build_context
-from .options import Azure, Options
+from .options import Options
 from .progress import Progress, Tell
 from .registration import FEATURE, providers
-from .resource import Resource
 from .roles import Role
-from .work import is_fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

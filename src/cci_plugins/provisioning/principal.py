@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cci_plugins.azure.claims import claims_of
+from cci_plugins.azure.resource_manager import Arm
 from cci_plugins.errors import ProvisioningError
-from cci_plugins.pools.azure.claims import claims_of
 
-from .arm import Arm
 from .options import Options, PrincipalType
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.azure import api_versions
 from cci_plugins.errors import ProvisioningError
 
-from . import versions
 from .compare import lower
+from .deployment_run import Watch, Work
 from .options import Options
-from .work import Watch, Work
 
 FEATURE = "SessionPoolsSupportMCP"
 APP = "Microsoft.App"
@@ -62,7 +62,7 @@ async def _feature(work: Work) -> None:
     by_hand = f"az feature register --namespace {APP} --name {FEATURE}"
 
     async def state() -> str | None:
-        found = await work.arm.get(path, versions.FEATURES, step=watch.step)
+        found = await work.arm.get(path, api_versions.FEATURES, step=watch.step)
         return None if found is None else _text(found.get("properties"), "state")
 
     now = await state()
@@ -74,7 +74,9 @@ async def _feature(work: Work) -> None:
         return
     if now not in {"registering", "pending"}:
         watch.tell("working", f"registering {watch.step}; this takes up to half an hour")
-        await work.arm.post(f"{path}/register", versions.FEATURES, step=watch.step, by_hand=by_hand)
+        await work.arm.post(
+            f"{path}/register", api_versions.FEATURES, step=watch.step, by_hand=by_hand
+        )
         work.changed.append(path)
     await _until_registered(work, watch, state, by_hand)
 
@@ -84,7 +86,7 @@ async def _provider(work: Work, name: str, *, again: bool) -> None:
     by_hand = f"az provider register --namespace {name} --wait"
 
     async def state() -> str | None:
-        found = await work.arm.get(path, versions.RESOURCES, step=watch.step)
+        found = await work.arm.get(path, api_versions.RESOURCES, step=watch.step)
         return _text(found, "registrationState")
 
     now = await state()
@@ -94,7 +96,7 @@ async def _provider(work: Work, name: str, *, again: bool) -> None:
     if now != "registering":
         watch.tell("working", f"registering {watch.step}; this takes a minute")
         await work.arm.post(
-            f"{path}/register", versions.RESOURCES, step=watch.step, by_hand=by_hand
+            f"{path}/register", api_versions.RESOURCES, step=watch.step, by_hand=by_hand
         )
         work.changed.append(path)
     await _until_registered(work, watch, state, by_hand)

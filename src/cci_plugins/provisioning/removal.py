@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import resources, versions
-from .arm import Arm
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.resource_manager import Arm
+
+from . import resources
 from .compare import lower
+from .deployment_run import Watch, is_ours
 from .inventory import Found, everything, ours
-from .options import Azure, Options
+from .options import Options
 from .progress import Tell
 from .roles import TYPE, assignment_name
-from .work import Watch, is_ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ async def remove(options: Options, azure: Azure, tell: Tell) -> Removed:
         for one in found:
             gone += await _assignments(arm, tell, one, options)
         for one in found:
-            await _delete(arm, tell, one.kind, one.id, versions.OF_TYPE[one.type])
+            await _delete(arm, tell, one.kind, one.id, api_versions.OF_TYPE[one.type])
             gone.append(one.id)
         listed = [str(item["id"]) for item in await everything(options, arm)]
         known = {identifier.lower() for identifier in gone}  # Azure may list them for a while
@@ -64,11 +67,14 @@ async def _assignments(arm: Arm, tell: Tell, one: Found, options: Options) -> li
         scopes.append(f"{scope}/blobServices/default/containers/{resources.BLOB_CONTAINER}")
     for scope in scopes:
         for item in await arm.list(
-            f"{scope}/providers/{TYPE}", versions.ROLES, step="role assignment", filter="atScope()"
+            f"{scope}/providers/{TYPE}",
+            api_versions.ROLES,
+            step="role assignment",
+            filter="atScope()",
         ):
             identifier = str(item.get("id"))
             if _is_our_assignment(scope, item):
-                await _delete(arm, tell, "role assignment", identifier, versions.ROLES)
+                await _delete(arm, tell, "role assignment", identifier, api_versions.ROLES)
                 gone.append(identifier)
     return gone
 

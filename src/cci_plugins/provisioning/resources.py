@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cci_plugins.settings import variable
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.resource import Resource
+from cci_plugins.common.settings import variable
 
-from . import versions
 from .options import Options
-from .resource import Resource
 
 TAG = "cci-plugins"
 BLOB_CONTAINER = "cci-files"
@@ -34,7 +34,7 @@ def resource_group(options: Options) -> Resource:
     return Resource(
         type="Microsoft.Resources/resourceGroups",
         id=options.group_id,
-        api_version=versions.RESOURCES,
+        api_version=api_versions.RESOURCES,
         body={"location": options.location, "tags": tags(options)},
     )
 
@@ -104,7 +104,7 @@ def task_run(options: Options, tag: str, *, source: str, arguments: Mapping[str,
     return Resource(
         type="Microsoft.ContainerRegistry/registries/taskRuns",
         id=f"{registry(options).id}/taskRuns/{REPOSITORY}-{tag}",
-        api_version=versions.REGISTRY_TASKS,
+        api_version=api_versions.REGISTRY_TASKS,
         body={"properties": {"runRequest": request, "forceUpdateTag": source}},
     )
 
@@ -171,7 +171,7 @@ def blob_container(options: Options) -> Resource:
     return Resource(
         type="Microsoft.Storage/storageAccounts/blobServices/containers",
         id=f"{storage_account(options).id}/blobServices/default/containers/{BLOB_CONTAINER}",
-        api_version=versions.STORAGE,
+        api_version=api_versions.STORAGE,
         body={"properties": {"publicAccess": "None"}},
     )
 
@@ -190,7 +190,7 @@ def lifecycle_rule(options: Options) -> Resource:
     return Resource(
         type="Microsoft.Storage/storageAccounts/managementPolicies",
         id=f"{storage_account(options).id}/managementPolicies/default",
-        api_version=versions.STORAGE,
+        api_version=api_versions.STORAGE,
         body={"properties": {"policy": {"rules": [rule]}}},
     )
 
@@ -267,7 +267,7 @@ def gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
     return Resource(
         type=_GATEWAY,
         id=f"{options.group_id}/providers/{_GATEWAY}/{gateway_name(options)}",
-        api_version=versions.APP,
+        api_version=api_versions.APP,
         body={"properties": {"configuration": {"secrets": _secrets(secrets)}}},
     )
 
@@ -319,6 +319,6 @@ def _tracked(options: Options, kind: str, name: str, body: dict[str, Any]) -> Re
     return Resource(
         type=kind,
         id=f"{options.group_id}/providers/{kind}/{name}",
-        api_version=versions.OF_TYPE[kind],
+        api_version=api_versions.OF_TYPE[kind],
         body={"location": options.location, "tags": tags(options), **body},
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from . import versions
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.resource import Resource
+
 from .options import Options, PrincipalType
-from .resource import Resource
 
 TYPE = "Microsoft.Authorization/roleAssignments"
 # Of ARM templates' guid(): so `infra/`, which names them by it, makes the same assignments.
@@ -52,7 +53,7 @@ def assignment(
     return Resource(
         type=TYPE,
         id=f"{scope}/providers/{TYPE}/{assignment_name(scope, role.id, principal)}",
-        api_version=versions.ROLES,
+        api_version=api_versions.ROLES,
         body={
             "properties": {
                 "roleDefinitionId": definition(options, role),

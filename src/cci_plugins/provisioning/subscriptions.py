@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.resource_manager import Arm
 from cci_plugins.errors import ConfigurationError
-
-from . import versions
-from .arm import Arm
-from .options import Azure
 
 _SHOWN = 8
 
@@ -19,7 +18,7 @@ async def only_subscription(azure: Azure) -> str:
         AuthenticationError: The sign-in failed.
     """
     async with Arm(azure, "") as arm:
-        found = await arm.list("/subscriptions", versions.SUBSCRIPTIONS, step="subscription")
+        found = await arm.list("/subscriptions", api_versions.SUBSCRIPTIONS, step="subscription")
     enabled = [one for one in found if str(one.get("state", "Enabled")).lower() == "enabled"]
     if not enabled:
         raise ConfigurationError(

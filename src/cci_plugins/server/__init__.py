@@ -5,9 +5,9 @@ from cci_plugins.errors import ConfigurationError
 try:
     from .app import create_app
     from .emulation import FAULTS, Emulation, Emulator, Faults
-    from .environments import SignedEnvironments
     from .listening import serve, serve_app
-    from .stdio import serve_stdio
+    from .mcp.environments import SignedEnvironments
+    from .mcp.stdio import serve_stdio
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cci_plugins.core.rendering import clip
 from cci_plugins.models import ErrorInfo, Execution, Result
-from cci_plugins.rendering import clip
 
 _LITERAL_CHARACTERS = 10_000
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")

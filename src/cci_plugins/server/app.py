@@ -11,23 +11,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 
-from .conversations import Conversations
 from .disconnect import CancelOnDisconnect
-from .environments import Environments
-from .execute_code import FriendlyTools, Offer
 from .guard import Guard
-from .mcp_gate import McpGate
-from .mcp_sdk import BODY_BYTES, McpEndpoint
-from .mcp_tools import Tools
-from .resources import Resources
-from .rest_errors import HANDLERS
-from .rest_executions import Executions
-from .rest_files import Files
-from .rest_sessions import Sessions
+from .mcp.environments import Environments
+from .mcp.execute_code import FriendlyTools, Offer
+from .mcp.gate import McpGate
+from .mcp.resources import Resources
+from .mcp.sdk import BODY_BYTES, McpEndpoint
+from .mcp.sessions import Conversations
+from .mcp.tools import Tools
+from .rest.errors import HANDLERS
+from .rest.executions import Executions
+from .rest.files import Files
+from .rest.sessions import Sessions
 from .throttle import Throttle
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

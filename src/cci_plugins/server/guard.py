@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .rest_errors import error_response
+from .rest.errors import error_response
 
 OPEN_PATHS = frozenset({"/health"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cci_plugins.wire.failures import BAD_IDENTIFIER
+from cci_plugins.mcp_client.failures import BAD_IDENTIFIER
 
 SHORTEST, LONGEST = 4, 128
 CODE = BAD_IDENTIFIER

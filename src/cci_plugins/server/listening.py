@@ -12,13 +12,13 @@ import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.limits import Limits
 from cci_plugins.pools.base import SessionPool
 
 from .app import LOOPBACK, create_app
-from .environments import Environments
-from .mcp_sdk import BODY_BYTES
+from .mcp.environments import Environments
+from .mcp.sdk import BODY_BYTES
 
 _BACKLOG = 512
 _GRACE_SECONDS = 3

@@ -14,9 +14,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from cci_plugins.mcp_client.failures import from_text
+from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
-from cci_plugins.wire.failures import from_text
-from cci_plugins.wire.messages import ToolResult
 
 _LONGEST = 1e9  # milliseconds
 _FAILED = frozenset({"failed", "failure", "canceled", "cancelled"})

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import stamina
 
+from cci_plugins.azure.credentials import Access
+from cci_plugins.common.log import logger
 from cci_plugins.errors import (
     AuthenticationError,
     ExecutionTimeoutError,
@@ -17,9 +19,6 @@ from cci_plugins.errors import (
     PoolExhaustedError,
     PoolUnavailableError,
 )
-from cci_plugins.telemetry import logger
-
-from .auth import Access
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from cci_plugins.common.addresses import is_metadata, is_public, parse_address
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.files.addresses import is_metadata, is_public, parse_address
 
 WEB = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))

@@ -15,19 +15,19 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 
+from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.limits import SandboxLimits
+from cci_plugins.in_session.source import DATA, session_source
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.pools.source import DATA, session_source
 
 from .egress import Rule
 from .isolation.base import Sandbox
 from .output import Collector, error_from
 
 if TYPE_CHECKING:
-    from .proxy import EgressProxy
+    from .egress_proxy import EgressProxy
 
-_INSIDE = (*DATA, "pools/local/outlet.py", "pools/local/prelude.py")
+_INSIDE = (*DATA, "in_session/proxy_relay.py", "in_session/kernel_setup.py")
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind
@@ -196,7 +196,7 @@ class Kernel:
         doorway = self.sandbox.doorway() if rules else None
         if doorway is None:
             return None
-        from .proxy import EgressProxy  # noqa: PLC0415 - it needs Unix sockets
+        from .egress_proxy import EgressProxy  # noqa: PLC0415 - it needs Unix sockets
 
         self._egress = EgressProxy(doorway[0], rules)
         return doorway[1]

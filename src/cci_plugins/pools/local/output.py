@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from cci_plugins.limits import SandboxLimits
+from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.log import logger
+from cci_plugins.in_session.streams import StreamBuffer
 from cci_plugins.models import ErrorInfo, OutputEvent, Result
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.pools.inside import StreamBuffer
-from cci_plugins.telemetry import logger
 
 _MAIN = "execute_result"
 _DISPLAYS = (_MAIN, "display_data", "update_display_data")

@@ -17,6 +17,10 @@ from secrets import token_hex
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.log import logger
+from cci_plugins.common.packages import installed_here
+from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -25,12 +29,8 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
-from cci_plugins.limits import SandboxLimits
 from cci_plugins.models import Execution, FileInfo, SessionInfo
-from cci_plugins.packages import installed_here
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
-from cci_plugins.settings import IsolationName
-from cci_plugins.telemetry import logger
 
 try:
     from .egress import Egress, describe_egress, rules_of
@@ -38,7 +38,7 @@ try:
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import Kernel, KernelGoneError, make_context
     from .session import LocalSession
-    from .standby import Standby
+    from .warm_pool import Standby
     from .watchdog import Watchdog
 except ModuleNotFoundError as missing:
     raise ConfigurationError(

@@ -12,19 +12,13 @@ from secrets import token_hex
 
 import anyio
 
+from cci_plugins.common.file_names import media_type
 from cci_plugins.errors import FileTransferError
-from cci_plugins.files.names import media_type
-from cci_plugins.models import (
-    ErrorInfo,
-    Execution,
-    ExecutionStatus,
-    FileInfo,
-    SessionInfo,
-)
+from cci_plugins.in_session.streams import sha256, to_hash
+from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.pools.inside import sha256, to_hash
 
-from .folder import SessionFolder, Stat
+from .folder.session_folder import SessionFolder, Stat
 from .kernel import End, Kernel
 from .output import Collector
 

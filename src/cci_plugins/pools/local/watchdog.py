@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 import anyio
 
+from cci_plugins.common.limits import MIB, SandboxLimits
+from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.limits import MIB, SandboxLimits
-from cci_plugins.telemetry import logger
 
 from .kernel import Kernel
 

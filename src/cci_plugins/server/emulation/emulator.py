@@ -15,13 +15,13 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.limits import Limits
+from cci_plugins.mcp_client.failures import code_of
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.server.app import create_app
-from cci_plugins.server.mcp_sdk import BODY_BYTES
-from cci_plugins.server.rest_errors import error_response
-from cci_plugins.wire.failures import code_of
+from cci_plugins.server.mcp.sdk import BODY_BYTES
+from cci_plugins.server.rest.errors import error_response
 
 from .faults import Dice, refusal, spoil
 from .options import Emulation

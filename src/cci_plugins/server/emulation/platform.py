@@ -14,11 +14,11 @@ from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
-from cci_plugins.limits import Limits
+from cci_plugins.common.limits import Limits
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.server import identifiers
 from cci_plugins.server.answers import main_value, run_fields, sendable
-from cci_plugins.server.mcp_tools import RUN_PYTHON, RUN_SHELL
+from cci_plugins.server.mcp.tools import RUN_PYTHON, RUN_SHELL
 from cci_plugins.server.shell import shell_code
 
 from .options import Emulation

@@ -1,6 +1,6 @@
 """Fences around kernels: the contract, and the choice among them."""
 
 from .base import Isolation, KernelSpec, Sandbox
-from .probe import choose
+from .selection import choose
 
 __all__ = ["Isolation", "KernelSpec", "Sandbox", "choose"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cci_plugins.limits import SandboxLimits
-from cci_plugins.pools.local.folder import SessionFolder
-from cci_plugins.settings import IsolationName
+from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.settings import IsolationName
+from cci_plugins.pools.local.folder.session_folder import SessionFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cci_plugins.errors import ConfigurationError, IsolationError
 
-from .child import ask
+from .managed_process import ask
 
 _ASK = """
 import importlib.util, json, os, sys

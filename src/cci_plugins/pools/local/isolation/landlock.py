@@ -9,17 +9,17 @@ from typing import ClassVar
 
 import anyio
 
+from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import IsolationError
-from cci_plugins.limits import SandboxLimits
-from cci_plugins.settings import IsolationName
 
-from . import check, uids
+from . import self_check, uids
 from .base import KernelSpec
-from .child import START_SECONDS
-from .hosted import HostedIsolation
+from .host_folder import HostedIsolation
 from .interpreter import Interpreter, inspect, reachable_by_anyone
+from .kernel_config import Fence, describe_limits
+from .managed_process import START_SECONDS
 from .seccomp import sealing_filter, session_filter, supported
-from .session import Fence, describe_limits
 
 SCOPED_ABI = 6  # from here on, signals and abstract sockets stay inside
 OLDEST_ABI = 3  # before, files could be cut short
@@ -84,12 +84,12 @@ class LandlockIsolation(HostedIsolation):
             )
         interpreter = await inspect(spec.python)
         self.weaker = self._weak_points(interpreter)
-        with check.planted_file() as secret:
-            expected = check.expectations(secret, interpreter, own_network=False)
+        with self_check.planted_file() as secret:
+            expected = self_check.expectations(secret, interpreter, own_network=False)
             sandbox = await self._start(spec, interpreter, check=expected)
             try:
                 with anyio.fail_after(START_SECONDS):
-                    await check.verdict(sandbox.child)
+                    await self_check.verdict(sandbox.child)
             except TimeoutError as error:
                 raise IsolationError("the check of landlock did not end") from error
             finally:
@@ -128,6 +128,6 @@ def _abi() -> int:
         raise IsolationError("Landlock is a part of Linux")
     if not supported():
         raise IsolationError("there is no seccomp filter for this kind of machine")
-    from .lockdown import landlock_abi  # noqa: PLC0415 - Linux only
+    from .launcher.lockdown import landlock_abi  # noqa: PLC0415 - Linux only
 
     return landlock_abi()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import ClassVar
 
-from cci_plugins.settings import IsolationName
+from cci_plugins.common.settings import IsolationName
 
 from .base import KernelSpec, Sandbox
-from .hosted import HostedIsolation
+from .host_folder import HostedIsolation
 from .interpreter import Interpreter, inspect
-from .session import Fence, describe_limits
+from .kernel_config import Fence, describe_limits
 
 _NOTHING = (
     "NOTHING is kept from the code: it runs as you, with your files, your network, and every "

@@ -8,13 +8,14 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
+from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import IsolationError
-from cci_plugins.settings import IsolationName
+from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 
 from .base import KernelSpec
-from .hosted import HostedIsolation
+from .host_folder import HostedIsolation
 from .interpreter import Interpreter, inspect
-from .session import Fence, describe_limits
+from .kernel_config import Fence, describe_limits
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CHECK_SECONDS = 20
@@ -78,7 +79,7 @@ class SeatbeltIsolation(HostedIsolation):
         return Fence(uid=uid, hosted=True)
 
     def _wrapper(self, base: str, interpreter: Interpreter) -> list[str]:
-        boot = Path(__file__).parent
+        boot = LAUNCHER
         return [SANDBOX_EXEC, "-p", profile(base, (*interpreter.folders, str(boot)))]
 
 

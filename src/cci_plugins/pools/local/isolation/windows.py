@@ -12,13 +12,14 @@ from pathlib import Path
 
 import anyio
 
-from cci_plugins.pools.local.folder_paths import PathFolder
+from cci_plugins.pools.local.folder.path_folder import PathFolder
+from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 
 from .base import KernelSpec, Sandbox
-from .child import START_SECONDS, Child
-from .hosted import PREFIX
+from .host_folder import PREFIX
 from .interpreter import inspect
-from .session import Fence, connection, describe_session, environment
+from .kernel_config import Fence, connection, describe_session, environment
+from .managed_process import START_SECONDS, Child
 
 # Windows itself does not start programs without these.
 _NEEDED = ("SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "NUMBER_OF_PROCESSORS")
@@ -67,7 +68,7 @@ class WindowsSandbox(Sandbox):
         )
         own = environment(str(base / "home"), str(base / "tmp"), interpreter.executable)
         own |= {name: os.environ[name] for name in _NEEDED if name in os.environ}
-        boot = Path(__file__).with_name("boot.py")
+        boot = LAUNCHER / "boot.py"
         self.child = await Child.start(
             [interpreter.executable, "-I", str(boot), str(session)],
             env=own,

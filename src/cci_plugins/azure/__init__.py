@@ -1,0 +1,1 @@
+"""Azure once for everybody: credentials, Resource Manager, failures, API versions."""

@@ -1,0 +1,83 @@
+"""Which packages the sessions have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
+
+from cci_plugins.errors import ProtocolError
+
+# What an analyst asks for first, in the order in which a model is told of it.
+WELL_KNOWN = (
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "duckdb",
+    "scipy",
+    "scikit-learn",
+    "statsmodels",
+    "matplotlib",
+    "seaborn",
+    "plotly",
+    "altair",
+    "sympy",
+    "networkx",
+    "openpyxl",
+    "python-docx",
+    "python-pptx",
+    "pypdf",
+    "reportlab",
+    "pillow",
+    "opencv-python",
+    "requests",
+    "beautifulsoup4",
+    "lxml",
+    "torch",
+    "tensorflow",
+)
+
+# Runs in a session, which may be any Python; the names are normalized as PyPI writes them.
+LIST = """
+def _packages():
+    import json, re
+    from importlib.metadata import distributions
+    found = {}
+    for one in distributions():
+        if one.name:  # of two versions the first is the one that is imported
+            found.setdefault(re.sub("[-_.]+", "-", one.name).lower(), one.version)
+    print(json.dumps(found, sort_keys=True))
+_packages()
+del _packages
+"""
+
+
+def installed_here() -> tuple[str, ...]:
+    """Those of the well-known packages that this Python has."""
+    return tuple(name for name in WELL_KNOWN if _is_here(name))
+
+
+def read(printed: str) -> Mapping[str, str]:
+    """What `LIST` printed: versions by name, the well-known packages first.
+
+    Raises:
+        ProtocolError: It printed something else.
+    """
+    try:
+        found = json.loads(printed)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ProtocolError("the session did not tell its packages")
+    told = {str(name): str(version) for name, version in found.items()}
+    first = [name for name in WELL_KNOWN if name in told]
+    return {name: told[name] for name in (*first, *(name for name in told if name not in first))}
+
+
+def _is_here(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,268 @@
+"""Settings read from the environment; the one place where a variable's name is spelt."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cci_plugins.errors import ConfigurationError
+
+from .limits import Limits
+
+PoolName = Literal["local", "platform", "custom"]
+IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
+
+
+def _setting(default: Any, *names: str, doc: str) -> Any:
+    return Field(default=default, validation_alias=AliasChoices(*names), description=doc)
+
+
+_optional = partial(_setting, None)
+
+
+class Settings(BaseSettings):
+    """What `CodeInterpreter.from_env` needs to know; also read from a `.env` file."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    pool: PoolName | None = _optional(
+        "CCI_POOL",
+        doc="Where code runs: local, platform or custom; by default what the endpoints below say",
+    )
+    mcp_endpoint: str | None = _optional(
+        "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
+    )
+    mcp_key: SecretStr | None = _optional(
+        "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
+    )
+    resource_id: str | None = _optional(
+        "AZURE_SESSION_POOL_RESOURCE_ID",
+        doc="Resource id of a platform pool: its endpoint and key are fetched, and the key again "
+        "when it was rotated",
+    )
+    endpoint: str | None = _optional(
+        "AZURE_SESSION_POOL_ENDPOINT",
+        "ACA_POOL_MANAGEMENT_ENDPOINT",
+        doc="Management endpoint of a custom-container pool, or of a managed Python pool",
+    )
+    access_token: SecretStr | None = _optional(
+        "CCI_ACCESS_TOKEN",
+        doc="Token for https://dynamicsessions.io, instead of signing in to Azure",
+    )
+    arm_endpoint: str = _setting(
+        "https://management.azure.com",
+        "CCI_ARM_ENDPOINT",
+        doc="Azure Resource Manager; another one in sovereign clouds",
+    )
+    storage_account: str | None = _optional(
+        "AZURE_STORAGE_ACCOUNT",
+        doc="Storage account that larger files are staged in: its name, or its blob service's URL",
+    )
+    storage_container: str | None = _optional(
+        "AZURE_STORAGE_CONTAINER", doc="Container of that account"
+    )
+    storage_key: SecretStr | None = _optional(
+        "AZURE_STORAGE_KEY", doc="Key of that account, instead of signing in to Azure"
+    )
+    storage_ca_file: str | None = _optional(
+        "CCI_STORAGE_CA_FILE",
+        doc="Certificates to trust for that account beside the system's, in PEM",
+    )
+    stage_from: int | None = _optional(
+        "CCI_STAGE_FROM",
+        doc="Bytes from which files are staged though the pool has a files API; by default only "
+        "those that it does not take",
+    )
+    fetch_hosts_text: str = _setting(
+        "",
+        "CCI_FETCH_HOSTS",
+        doc="Hosts that files may be fetched from beside storage accounts, such as "
+        "data.example.org,*.example.com",
+    )
+    egress: str = _setting(
+        "none",
+        "CCI_EGRESS",
+        doc="Hosts that sessions of the embedded pool may reach: none, all, or names such as "
+        "pypi.org,*.blob.core.windows.net",
+    )
+    subscription: str | None = _optional(
+        "AZURE_SUBSCRIPTION_ID", doc="Subscription that `cci provision` works in"
+    )
+    resource_group: str | None = _optional(
+        "AZURE_RESOURCE_GROUP", doc="Resource group that `cci provision` works in"
+    )
+    location: str | None = _optional("AZURE_LOCATION", doc="Region that `cci provision` works in")
+    isolation: IsolationName = _setting(
+        "auto",
+        "CCI_ISOLATION",
+        doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process",
+    )
+    python: str | None = _optional(
+        "CCI_PYTHON",
+        doc="Interpreter of the embedded pool's sessions, with ipykernel and the packages they may "
+        "import; by default the one that runs the pool",
+    )
+    timeout: float = _setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
+    output_characters: int = _setting(
+        8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
+    )
+    sessions: int = _setting(32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at once")
+    ready_sessions: int = _setting(
+        1, "CCI_READY_SESSIONS", doc="Kernels the embedded pool keeps warm"
+    )
+    cooldown: float = _setting(
+        1800,
+        "CCI_COOLDOWN",
+        doc="Seconds without a call after which the embedded pool ends a session",
+    )
+    foundry_endpoint: str | None = _optional(
+        "FOUNDRY_PROJECT_ENDPOINT",
+        "AZURE_AI_PROJECT_ENDPOINT",
+        doc="Microsoft Foundry project that agents are in: "
+        "https://<account>.services.ai.azure.com/api/projects/<project>",
+    )
+    foundry_project_id: str | None = _optional(
+        "AZURE_AI_PROJECT_ID", doc="Resource id of that project; looked for when it is not set"
+    )
+    foundry_connection: str | None = _optional(
+        "MCP_PROJECT_CONNECTION_ID",
+        doc="The project's connection to the session pool, as `cci foundry connect` made it",
+    )
+    foundry_model: str | None = _optional(
+        "FOUNDRY_MODEL_DEPLOYMENT_NAME",
+        "AZURE_AI_MODEL_DEPLOYMENT_NAME",
+        doc="Deployment of the model that the project's agents use",
+    )
+    session_secret: SecretStr | None = _optional(
+        "CCI_SESSION_SECRET",
+        doc="Makes session identifiers the same in every process; by default the pool's key",
+    )
+    serve_key: SecretStr | None = _optional(
+        "CCI_SERVE_KEY", doc="Key that `cci serve` asks its clients for; by default a new one"
+    )
+
+    @classmethod
+    def read(cls, *, check: bool = True) -> Self:
+        """Read the environment.
+
+        Args:
+            check: Whether half a configuration of a pool is refused.
+
+        Raises:
+            ConfigurationError: A value is not valid, or a pool is only half configured.
+        """
+        try:
+            settings = cls()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            raise ConfigurationError(
+                f"{name}: {first['msg']}", hint=f"correct or unset {name}"
+            ) from None
+        if check:
+            settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Refuse half a configuration instead of falling back to the embedded pool."""
+        if self.storage_container is not None and self.storage_account is None:
+            raise ConfigurationError(
+                "AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not",
+                hint="set AZURE_STORAGE_ACCOUNT, or unset the container",
+            )  # the other way round it is a variable of the Azure CLI
+        missing = self._missing()
+        if missing is not None:
+            raise ConfigurationError(
+                f"{missing} is not set, but the rest of a session pool's settings is",
+                hint=f"set {missing}, or unset the others to use the embedded pool",
+            )
+
+    def _missing(self) -> str | None:
+        if self.chosen_pool == "platform" and self.resource_id is None:
+            if self.mcp_endpoint is None:
+                return "AZURE_SESSION_POOL_MCP_ENDPOINT"
+            if self.mcp_key is None:
+                return "AZURE_SESSION_POOL_MCP_KEY"
+        token_alone = self.pool is None and self.access_token is not None
+        wants_endpoint = self.chosen_pool == "custom" or (
+            self.chosen_pool == "local" and token_alone
+        )
+        if wants_endpoint and self.endpoint is None:
+            return "AZURE_SESSION_POOL_ENDPOINT"
+        return None
+
+    @property
+    def chosen_pool(self) -> PoolName:
+        """The pool these settings ask for."""
+        if self.pool is not None:
+            return self.pool
+        if self.mcp_endpoint or self.mcp_key or self.resource_id:
+            return "platform"
+        return "custom" if self.endpoint else "local"
+
+    @property
+    def fetch_hosts(self) -> tuple[str, ...]:
+        """Hosts that files may be fetched from beside storage accounts."""
+        return _listed(self.fetch_hosts_text)
+
+    @property
+    def egress_rules(self) -> Literal["none", "all"] | tuple[str, ...]:
+        """Hosts that sessions of the embedded pool may reach."""
+        if self.egress == "none":
+            return "none"
+        return "all" if self.egress == "all" else _listed(self.egress)
+
+    @property
+    def secret(self) -> bytes | None:
+        """What session identifiers are derived with; None for a new secret in each process."""
+        secret = self.session_secret or self.mcp_key
+        return None if secret is None else secret.get_secret_value().encode()
+
+    def limits(self) -> Limits:
+        """The limits, as the environment moved them."""
+        return Limits(
+            execution_timeout=timedelta(seconds=self.timeout),
+            output_characters=self.output_characters,
+        )
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[setting].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
+
+
+def traces_content() -> bool:
+    """Whether spans have code and output, by the switch of OpenTelemetry's own instrumentations.
+
+    Off unless it is asked for (opentelemetry.io/docs/specs/semconv/gen-ai).
+    """
+    given = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return given.lower() in {"true", "span_only", "span_and_event"}
+
+
+def unread_variables() -> dict[str, str | None]:
+    """Variables that begin with `CCI_` and are no setting, each with the setting most like it."""
+    known = [
+        str(choice)
+        for field in Settings.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for choice in field.validation_alias.choices
+    ]
+    given = sorted({*os.environ, *dotenv_values(".env")} - set(known))
+    return {
+        name: next(iter(get_close_matches(name, known, 1, 0.75)), None)
+        for name in given
+        if name.startswith("CCI_")
+    }
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)

@@ -1,0 +1,1 @@
+"""What an application holds: interpreter, session, its files, and what comes out of them."""

@@ -1,0 +1,94 @@
+"""Files of this machine that each session gets before its first run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+from weakref import WeakSet
+
+from typing_extensions import TypeIs
+
+from cci_plugins.common.file_names import safe_name
+from cci_plugins.errors import ConfigurationError
+
+from .session import Session
+
+
+class FileMount(NamedTuple):
+    """A file or folder of this machine, and its name in the session's working directory."""
+
+    host_path: str | Path
+    mount_path: str
+
+
+FileMountInput: TypeAlias = str | Path | tuple[str | Path, str] | FileMount
+
+
+class Mounts:
+    """The files, and the sessions that have them; a session puts them back after a loss itself.
+
+    Args:
+        mounts: A path, a pair of a path and the name it gets in the session, or several of them.
+
+    Raises:
+        ConfigurationError: A path is not there.
+        UnsafeNameError: A name would leave the session's folder.
+    """
+
+    def __init__(self, mounts: FileMountInput | Sequence[FileMountInput] | None) -> None:
+        self._files = dict(_named(mounts))
+        self._there: WeakSet[Session] = WeakSet()
+
+    @property
+    def names(self) -> list[str]:
+        """What the files are called in a session."""
+        return sorted(self._files)
+
+    async def put_into(self, session: Session) -> None:
+        """Copy the files into a session that has not got them yet.
+
+        Raises:
+            FileTransferError: A file cannot be read, or does not fit.
+            PoolError: The pool failed.
+        """
+        if session in self._there:
+            return
+        for name, path in self._files.items():
+            await session.files.upload(path, name=name)
+        self._there.add(session)
+
+
+def _named(
+    mounts: FileMountInput | Sequence[FileMountInput] | None,
+) -> Iterator[tuple[str, Path]]:
+    """Each file by its name in the session; links are left out of folders."""
+    for host, given in _pairs(mounts):
+        name = given.removeprefix("/mnt/data").strip("/")
+        if host.is_file():
+            yield safe_name(name or host.name), host
+        elif host.is_dir():
+            for file in sorted(host.rglob("*")):
+                if file.is_file() and not file.is_symlink():
+                    below = file.relative_to(host).as_posix()
+                    yield safe_name(f"{name}/{below}" if name else below), file
+        else:
+            raise ConfigurationError(f"there is no file or folder {host} to mount")
+
+
+def _pairs(
+    mounts: FileMountInput | Sequence[FileMountInput] | None,
+) -> Iterator[tuple[Path, str]]:
+    if mounts is None:
+        return
+    if isinstance(mounts, str | Path):
+        yield Path(mounts), Path(mounts).name
+    elif _is_pair(mounts):
+        yield Path(mounts[0]), mounts[1]
+    else:
+        for mount in mounts:
+            yield from _pairs(mount)  # what is no pair holds mounts
+
+
+def _is_pair(mounts: object) -> TypeIs[tuple[str | Path, str]]:
+    return isinstance(mounts, tuple) and len(mounts) == len(FileMount._fields)

@@ -1,0 +1,88 @@
+"""A session's history as a Jupyter notebook."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from typing import Any
+
+from cci_plugins.models import Execution, Result
+
+MAX_BYTES = 16 * 1024**2
+MAX_CHARACTERS = 200_000
+
+
+class Notebook:
+    """The runs of one session; the oldest leave when they take more than `MAX_BYTES`.
+
+    The format is nbformat 4.5 (nbformat.readthedocs.io), written without the package so that
+    keeping a history costs no dependency; tests hold it against `nbformat.validate`.
+    """
+
+    def __init__(self) -> None:
+        self._cells: deque[str] = deque()
+        self._bytes = 0
+        self._count = 0
+
+    def add(self, code: str, execution: Execution) -> None:
+        """Append one run."""
+        self._count += 1
+        cell = json.dumps(_cell(self._count, code, execution), ensure_ascii=False)
+        self._cells.append(cell)
+        self._bytes += len(cell)
+        while self._bytes > MAX_BYTES and len(self._cells) > 1:
+            self._bytes -= len(self._cells.popleft())
+
+    def to_json(self) -> str:
+        """The notebook file's text."""
+        notebook = {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+                "language_info": {"name": "python"},
+            },
+            "cells": [json.loads(cell) for cell in self._cells],
+        }
+        return json.dumps(notebook, indent=1, ensure_ascii=False)
+
+
+def _cell(count: int, code: str, execution: Execution) -> dict[str, Any]:
+    return {
+        "cell_type": "code",
+        "id": f"run-{count}",
+        "metadata": {},
+        "execution_count": count,
+        "source": code,
+        "outputs": list(_outputs(count, execution)),
+    }
+
+
+def _outputs(count: int, execution: Execution) -> list[dict[str, Any]]:
+    outputs: list[dict[str, Any]] = [
+        {"output_type": "stream", "name": name, "text": text[:MAX_CHARACTERS]}
+        for name, text in (("stdout", execution.stdout), ("stderr", execution.stderr))
+        if text
+    ]
+    outputs += [_display(count, result) for result in execution.results]
+    if execution.error is not None:
+        outputs.append(
+            {
+                "output_type": "error",
+                "ename": execution.error.name,
+                "evalue": execution.error.message,
+                "traceback": execution.error.traceback.splitlines(),
+            }
+        )
+    return outputs
+
+
+def _display(count: int, result: Result) -> dict[str, Any]:
+    display: dict[str, Any] = {
+        "output_type": "execute_result" if result.is_main else "display_data",
+        "data": dict(result.data),
+        "metadata": {},
+    }
+    if result.is_main:
+        display["execution_count"] = count
+    return display

@@ -1,0 +1,241 @@
+"""One conversation's session: run code, move files, end it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+
+from cci_plugins.common import event_loop
+from cci_plugins.common.settings import traces_content
+from cci_plugins.errors import CodeInterpreterError, SessionLostError
+from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.redaction import redact, redact_exception
+
+from .notebook import Notebook
+from .redacted_output import CoveredOutput, covered
+from .rendering import render_text
+from .session_files import Owner, SessionFiles
+from .spans import execution_span, record_content, record_execution
+
+LEFT = (
+    "this conversation was idle, or its session was needed for another one; "
+    "variables and files of earlier calls are gone"
+)
+REPLACED = "the pool replaced the session; variables and files of earlier calls are gone"
+
+
+class Session:
+    """One stateful Python session: variables and files last from run to run.
+
+    Made by `CodeInterpreter.session`; one run at a time, further ones wait their turn.
+
+    Attributes:
+        key: The conversation, as the application names it.
+        id: The derived identifier that the pool knows.
+        files: The session's files.
+        used: Something was asked of it, so it may be there in the pool.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        key: str,
+        identifier: str,
+        forget: Callable[[], None],
+        *,
+        lost: bool = False,
+    ) -> None:
+        self.key = key
+        self.id = identifier
+        self.files = SessionFiles(owner, identifier, self._use)
+        self._owner = owner
+        self._forget = forget
+        self._stale = lost
+        self._loss = LEFT if lost else None
+        self._notes: list[str] = []
+        self._instance: str | None = None
+        self._inputs_gone = False
+        self._users = 0
+        self.used = False
+        self._turn: anyio.Lock | None = None
+        self._notebook = Notebook()
+
+    def __repr__(self) -> str:
+        return f"Session(id={self.id!r})"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run or a transfer is under way."""
+        return self._users > 0
+
+    async def run_code(
+        self,
+        code: str,
+        *,
+        timeout: timedelta | None = None,
+        on_output: OutputHandler | None = None,
+    ) -> Execution:
+        """Run code in this session and wait for its end.
+
+        An exception of the code, a time-out and a crash are told on the `Execution`
+        (`error`, `status`, `state`), not raised. Cancelling the call interrupts the code.
+
+        Args:
+            code: Python source; IPython syntax such as `%timeit` works too.
+            timeout: Longest run; `Limits.execution_timeout` when None.
+            on_output: Called with each piece of output while the code runs, on the caller's loop.
+
+        Raises:
+            PoolUnavailableError: Nothing was started; the call may be made again.
+            PoolExhaustedError: No session is free.
+            PoolError: The pool failed; unless `retryable`, the code may have run.
+            ExecutionTimeoutError: The pool did not answer; the code may have run.
+            AuthenticationError: The pool refused the key or the token.
+            IsolationError: This machine offers no fence.
+
+        Example:
+            ```python
+            execution = await interpreter.session("alice").run_code("6 * 7")
+            assert execution.text == "42"
+            ```
+        """
+        handler = None if on_output is None else _on_this_loop(on_output)
+        return await event_loop.carry(self.run_at_home, code, timeout, handler)
+
+    async def run_at_home(
+        self, code: str, timeout: timedelta | None, on_output: OutputHandler | None
+    ) -> Execution:
+        """`run_code`, for callers that are on the portal's loop already."""
+        limit = self._owner.limits.execution_timeout if timeout is None else timeout
+        async with _Turn(self):
+            pool = await self._owner.pool()
+            if self._stale:
+                await pool.delete_session(self.id)  # what was told to be gone must be gone
+                self._stale = False
+            with execution_span(self.id, pool.capabilities.name) as span:
+                try:
+                    ran = await self._execute(pool, code, limit, on_output)
+                except CodeInterpreterError as error:
+                    clean = redact_exception(error)
+                    if clean is error:
+                        raise
+                    raise clean from None
+                execution = covered(self._told(ran))
+                record_execution(span, execution)
+                if traces_content():
+                    shown = render_text(execution, self._owner.limits.output_characters)
+                    record_content(span, code, shown)
+        self._notebook.add(redact(code), execution)
+        return execution
+
+    async def _execute(
+        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
+        """Run code once; after a loss in a new instance that has the inputs back."""
+        output = None if on_output is None else CoveredOutput(on_output)
+        hear = None if output is None else output.hear
+        try:
+            return await self._execute_once(pool, code, limit, hear)
+        finally:
+            if output is not None:
+                output.finish()
+
+    async def _execute_once(
+        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
+        if self._inputs_gone:
+            await self._put_inputs_back()
+        try:
+            return await pool.execute(
+                self.id, code, timeout=limit, on_output=on_output, instance=self._instance
+            )
+        except SessionLostError as lost:
+            if not lost.retryable:
+                raise
+            self._instance, self._loss = None, REPLACED
+            await self._put_inputs_back()
+            return await pool.execute(self.id, code, timeout=limit, on_output=on_output)
+
+    def _told(self, execution: Execution) -> Execution:
+        """The execution with what happened to the session before it."""
+        loss, self._loss = self._loss, None
+        notes, self._notes = self._notes, []
+        self._instance = execution.instance or None
+        self._inputs_gone = execution.state == "lost" and not execution.instance
+        if loss is not None and execution.state != "lost":  # else the pool has said why itself
+            notes = [loss, *notes]
+        if loss is None and not notes:
+            return execution
+        state = execution.state if loss is None else "lost"
+        return replace(execution, state=state, notes=(*execution.notes, *notes))
+
+    async def _put_inputs_back(self) -> None:
+        """Upload again what was uploaded before, and note it for the next answer."""
+        self._inputs_gone = True  # until it is done
+        back, gone = await self.files.put_back()
+        self._inputs_gone = False
+        if back:
+            self._notes.append(f"uploaded again: {', '.join(back)}")
+        if gone:
+            self._notes.append(f"uploaded files are gone: {', '.join(gone)}; upload them again")
+
+    def notebook(self) -> str:
+        """The session's history so far as a Jupyter notebook, in nbformat 4 JSON."""
+        return self._notebook.to_json()
+
+    async def delete(self) -> None:
+        """End the session now and free its place in the pool; running it again starts anew."""
+        await event_loop.carry(self.delete_at_home)
+
+    async def delete_at_home(self) -> None:
+        """`delete`, for callers that are on the portal's loop already."""
+        async with _Turn(self):
+            await (await self._owner.pool()).delete_session(self.id)
+            self._instance = None
+            self.files.forget()
+            self._forget()
+
+    def _use(self, change: int) -> None:
+        self._users += change
+        self.used = True
+
+    def turn(self) -> anyio.Lock:
+        """The lock that lets one run in at a time; made on the portal's loop."""
+        if self._turn is None:
+            self._turn = anyio.Lock()
+        return self._turn
+
+
+class _Turn:
+    """Waiting for and holding a session's turn counts as using it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def __aenter__(self) -> None:
+        self._session._use(1)  # noqa: SLF001 - same module, one job
+        try:
+            await self._session.turn().acquire()
+        except BaseException:
+            self._session._use(-1)  # noqa: SLF001
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._session.turn().release()
+        self._session._use(-1)  # noqa: SLF001
+
+
+def _on_this_loop(handler: OutputHandler) -> OutputHandler:
+    """Hand events to the caller's loop and context, in order and before the call returns."""
+    loop, context = asyncio.get_running_loop(), copy_context()
+
+    def hand_over(event: OutputEvent) -> None:
+        loop.call_soon_threadsafe(handler, event, context=context)
+
+    return hand_over

@@ -1,0 +1,359 @@
+"""The files of one session, and the inputs that are put back after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from os import PathLike
+from pathlib import Path
+from typing import Protocol, overload
+
+import anyio
+
+from cci_plugins.common import event_loop
+from cci_plugins.common.file_names import name_in_url, new_name, safe_name
+from cci_plugins.common.limits import MIB, Limits
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
+from cci_plugins.files.file_transfer import Bridge
+from cci_plugins.files.sas import SecretUrl
+from cci_plugins.files.source import CHUNK, Given, Source, bound_folder, default_name, make_source
+from cci_plugins.files.target import new_file, target_of
+from cci_plugins.models import FileInfo, SharedFile
+from cci_plugins.pools.base import SessionPool
+
+KEPT_BYTES = 64 * MIB  # of inputs that were given as bytes, so that they can be put back
+SHARED_FOR = timedelta(minutes=10)
+LONGEST_SHARE = timedelta(days=1)  # older copies are deleted by the storage's lifecycle rule
+
+ProgressHandler = Callable[[int], object]
+"""Told the bytes moved so far."""
+
+
+class Owner(Protocol):
+    """What a session needs of the interpreter that made it."""
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of runs and files."""
+        ...
+
+    async def pool(self) -> SessionPool:
+        """The started pool."""
+        ...
+
+    async def bridge(self) -> Bridge:
+        """What moves files into and out of that pool."""
+        ...
+
+
+class SessionFiles:
+    """The files of one session; they lie in its working directory, `/mnt/data`."""
+
+    def __init__(self, owner: Owner, identifier: str, use: Callable[[int], None]) -> None:
+        self._owner = owner
+        self._id = identifier
+        self._use = use
+        self._inputs: dict[str, Source | SecretUrl | None] = {}
+        self._digests: dict[str, str | None] = {}
+
+    async def upload(
+        self,
+        source: Given,
+        *,
+        name: str | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> FileInfo:
+        """Write a file into the session.
+
+        Args:
+            source: A path on this machine, the bytes, a binary file object, or an asynchronous
+                iterator of bytes. A folder arrives as a zip.
+            name: Its name in the session; a path keeps its own file name.
+            on_progress: Told the bytes moved so far.
+
+        Raises:
+            UnsafeNameError: The name would leave the session's folder, or is reserved.
+            FileTooLargeError: No route to the session takes so much, or it does not fit.
+            FileTransferError: The file cannot be read, or did not arrive.
+        """
+        told = _on_this_loop(on_progress)
+        name = new_name(_need(name or await anyio.to_thread.run_sync(default_name, source)))
+        bridge = await event_loop.carry(self._owner.bridge)
+        made = await make_source(source, limit=bridge.largest)
+        return await event_loop.carry(self._upload, name, made, told)
+
+    async def fetch(
+        self,
+        url: str | SecretUrl,
+        *,
+        name: str | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> FileInfo:
+        """Have the session fetch a URL of yours; never pass one that a model wrote.
+
+        Args:
+            url: An HTTPS address on a host that may be asked: storage accounts, and those of
+                `CCI_FETCH_HOSTS`. Its signature is shown to nobody.
+            name: Its name in the session; the last part of the address when None.
+            on_progress: Told the bytes moved so far.
+
+        Raises:
+            FileTransferError: The address is refused, or the file did not arrive.
+        """
+        link = url if isinstance(url, SecretUrl) else SecretUrl(url)
+        name = new_name(_need(name or name_in_url(link.path)))
+        return await event_loop.carry(self._fetch, link, name, _on_this_loop(on_progress))
+
+    @overload
+    async def download(
+        self, name: str, *, overwrite: bool = ..., on_progress: ProgressHandler | None = ...
+    ) -> bytes: ...
+
+    @overload
+    async def download(
+        self,
+        name: str,
+        *,
+        to: str | PathLike[str],
+        overwrite: bool = ...,
+        on_progress: ProgressHandler | None = ...,
+    ) -> Path: ...
+
+    async def download(
+        self,
+        name: str,
+        *,
+        to: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+        on_progress: ProgressHandler | None = None,
+    ) -> bytes | Path:
+        """Read a file out of the session.
+
+        Args:
+            name: Its name in the session. A folder comes as a zip.
+            to: Where to write it, whole or not at all, instead of returning it: a file path on
+                this machine, or a folder that is there or ends in `/`.
+            overwrite: Replace what is there.
+            on_progress: Told the bytes moved so far.
+
+        Returns:
+            The bytes, or the path that was written.
+
+        Raises:
+            SessionFileNotFoundError: The session has no such file.
+            TargetExistsError: The target is there, and `overwrite` is False.
+            FileTooLargeError: No route from the session takes so much.
+            FileTransferError: It did not arrive, or the target cannot be written.
+        """
+        name, told = safe_name(name), _on_this_loop(on_progress)
+        if to is None:
+            with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+                path = Path(folder, "content")
+                await event_loop.carry(self._download, name, path, told)
+                return await anyio.to_thread.run_sync(path.read_bytes)
+        target = await anyio.to_thread.run_sync(target_of, to, name)
+        with new_file(target, overwrite=overwrite) as part:
+            await event_loop.carry(self._download, name, part, told)
+        return target
+
+    async def stream(self, name: str) -> AsyncIterator[bytes]:
+        """Read a file out of the session in pieces; they begin when it has arrived here.
+
+        Raises:
+            SessionFileNotFoundError: The session has no such file.
+        """
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            path = Path(folder, "content")
+            await event_loop.carry(self._download, safe_name(name), path, _nobody)
+            async with await anyio.open_file(path, "rb") as file:
+                while piece := await file.read(CHUNK):
+                    yield piece
+
+    async def list(self) -> Sequence[FileInfo]:
+        """List the session's files by name."""
+        return await event_loop.carry(self._list)
+
+    async def remove(self, name: str) -> None:
+        """Remove a file from the session.
+
+        Raises:
+            SessionFileNotFoundError: The session has no such file.
+        """
+        await event_loop.carry(self._remove, safe_name(name))
+
+    async def share(self, name: str, *, expires_in: timedelta = SHARED_FOR) -> SharedFile:
+        """Make a link for a person: whoever has it can read a copy of the file.
+
+        Args:
+            name: Its name in the session.
+            expires_in: How long the link is good; at most a day.
+
+        Raises:
+            ConfigurationError: No storage is configured.
+            FileTransferError: The time is too long, or the copy could not be made.
+        """
+        if not timedelta(0) < expires_in <= LONGEST_SHARE:
+            raise FileTransferError("a link is good for more than nothing and at most a day")
+        return await event_loop.carry(self._share, safe_name(name), expires_in)
+
+    async def unshare(self, shared: SharedFile) -> None:
+        """Delete the copy that a link leads to."""
+        await event_loop.carry(self._unshare, shared)
+
+    async def put_back(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Upload again what was uploaded to a session that is gone.
+
+        Returns:
+            Names of the files that are back, and of those that are no longer at hand.
+        """
+        names = sorted(self._inputs)
+        gone = [name for name in names if not await self._is_back(name)]
+        for name in gone:
+            self._drop(name)
+        return [name for name in names if name not in gone], gone
+
+    async def _is_back(self, name: str) -> bool:
+        given, digest = self._inputs[name], self._digests.get(name)
+        try:
+            if isinstance(given, SecretUrl):
+                info = await self._fetched(given, name, _nobody)
+            elif given is None or not await anyio.to_thread.run_sync(given.unchanged):
+                return False  # the file changed since: its content would be another one
+            else:
+                info = await self._sent(name, given, _nobody)
+            if digest is not None and info.sha256 not in {digest, None}:
+                await (await self._owner.pool()).delete_file(self._id, name)
+                return False
+        except FileTransferError:
+            return False
+        return True
+
+    def forget(self) -> None:
+        """Forget what was uploaded."""
+        for name in list(self._inputs):
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        given = self._inputs.pop(name, None)
+        self._digests.pop(name, None)
+        if isinstance(given, Source):
+            given.close()
+
+    def _keep(self, name: str, given: Source | SecretUrl, info: FileInfo) -> None:
+        self._drop(name)
+        held = sum(old.held for old in self._inputs.values() if isinstance(old, Source))
+        fits = not isinstance(given, Source) or held + given.held <= KEPT_BYTES
+        self._inputs[name] = given if fits else None
+        self._digests[name] = info.sha256
+
+    async def _upload(self, name: str, given: Source, told: ProgressHandler) -> FileInfo:
+        try:
+            info = await self._sent(name, given, told)
+        except BaseException:
+            given.close()
+            raise
+        self._keep(name, given, info)
+        return info
+
+    async def _sent(self, name: str, given: Source, told: ProgressHandler) -> FileInfo:
+        async with _Using(self._use):
+            return await (await self._owner.bridge()).upload(self._id, name, given, told)
+
+    async def _fetch(self, link: SecretUrl, name: str, told: ProgressHandler) -> FileInfo:
+        info = await self._fetched(link, name, told)
+        self._keep(name, link, info)
+        return info
+
+    async def _fetched(self, link: SecretUrl, name: str, told: ProgressHandler) -> FileInfo:
+        bridge = await self._owner.bridge()
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            async with _Using(self._use):
+                return await bridge.fetch(self._id, link, name, Path(folder), told)
+
+    async def _download(self, name: str, path: Path, told: ProgressHandler) -> None:
+        bridge = await self._owner.bridge()
+        async with _Using(self._use):
+            try:
+                await bridge.download(self._id, name, path, told)
+            except SessionFileNotFoundError:
+                inside = [info for info in await self._listed() if _is_in(info.name, name)]
+                if not inside:
+                    raise
+                await self._zip(bridge, inside, path)
+
+    async def _zip(self, bridge: Bridge, files: Sequence[FileInfo], path: Path) -> None:
+        """Put a session's folder into a zip."""
+        names = sorted({safe_name(info.name) for info in files})
+        bound_folder(len(names), sum(info.size for info in files), bridge.largest)
+        part, size = path.with_name("member"), 0
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name in names:
+                size += (await bridge.download(self._id, name, part, _nobody)).size
+                bound_folder(len(names), size, bridge.largest)  # it need not be what was listed
+                await anyio.to_thread.run_sync(packed.write, part, name)
+        part.unlink(missing_ok=True)
+
+    async def _list(self) -> Sequence[FileInfo]:
+        async with _Using(self._use):
+            return await self._listed()
+
+    async def _listed(self) -> Sequence[FileInfo]:
+        return await (await self._owner.pool()).list_files(self._id)
+
+    async def _remove(self, name: str) -> None:
+        async with _Using(self._use):
+            await (await self._owner.pool()).delete_file(self._id, name)
+        self._drop(name)
+
+    async def _share(self, name: str, expires_in: timedelta) -> SharedFile:
+        bridge = await self._owner.bridge()
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            async with _Using(self._use):
+                return await bridge.share(self._id, name, expires_in, Path(folder))
+
+    async def _unshare(self, shared: SharedFile) -> None:
+        await (await self._owner.bridge()).unshare(shared)
+
+
+@dataclass(frozen=True, slots=True)
+class _Using:
+    """Marks a session as in use during a transfer."""
+
+    use: Callable[[int], None]
+
+    async def __aenter__(self) -> None:
+        self.use(1)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.use(-1)
+
+
+def _need(name: str | None) -> str:
+    if not name:
+        raise FileTransferError("it needs a name in the session", hint="pass name='data.csv'")
+    return name
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder.rstrip('/')}/")
+
+
+def _nobody(_: int) -> None:
+    """Nobody wants to know."""
+
+
+def _on_this_loop(handler: ProgressHandler | None) -> ProgressHandler:
+    """Hand progress to the caller's loop, in order."""
+    if handler is None:
+        return _nobody
+    loop = asyncio.get_running_loop()
+
+    def tell(done: int) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(handler, done)
+
+    return tell

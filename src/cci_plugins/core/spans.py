@@ -1,0 +1,68 @@
+"""Spans of executions; silent unless the host has set up OpenTelemetry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cci_plugins.models import Execution
+from cci_plugins.redaction import redact
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+
+@contextmanager
+def execution_span(session_id: str, pool: str) -> Generator[Span]:
+    """Trace one execution as an `execute_tool` span of the GenAI conventions.
+
+    Of the session only a hash is recorded, and neither code nor output unless `record_content` is
+    called (opentelemetry.io/docs/specs/semconv/gen-ai).
+    """
+    from opentelemetry import trace
+
+    tracer = trace.get_tracer("cci_plugins")
+    attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "execute_code",
+        "gen_ai.tool.type": "function",
+        "cci.pool": pool,
+        "cci.session.hash": hashlib.sha256(session_id.encode()).hexdigest()[:16],
+    }
+    with tracer.start_as_current_span("execute_tool execute_code", attributes=attributes) as span:
+        yield span
+
+
+def record_execution(span: Span, execution: Execution) -> None:
+    """Put how a run ended on its span: status and sizes, never content."""
+    span.set_attributes(
+        {
+            "cci.execution.status": execution.status,
+            "cci.session.state": execution.state,
+            "cci.output.characters": len(execution.stdout) + len(execution.stderr),
+            "cci.output.dropped_characters": execution.dropped_characters,
+            "cci.output.results": len(execution.results),
+            "cci.output.files": len(execution.files),
+        }
+    )
+    if execution.error is not None:
+        span.set_attribute("error.type", redact(execution.error.name))
+
+
+def record_content(span: Span, code: str, result: str) -> None:
+    """Put on a span what ran and what a model reads of it, with secrets covered.
+
+    Args:
+        span: Of the execution.
+        code: What ran.
+        result: What came out, within a model's budget.
+    """
+    span.set_attributes(
+        {
+            "gen_ai.tool.call.arguments": json.dumps({"code": redact(code)}),
+            "gen_ai.tool.call.result": redact(result),
+        }
+    )

@@ -1,0 +1,1 @@
+"""All source that runs inside sessions; standard library only."""

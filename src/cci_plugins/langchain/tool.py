@@ -1,0 +1,207 @@
+"""LangChain and LangGraph: a tool for `create_agent`, `ToolNode` or `bind_tools`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from secrets import token_hex
+from typing import Any, Literal
+
+from langchain_core.messages import ToolMessage
+from langchain_core.messages.content import create_image_block, create_text_block
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import ArgsSchema, BaseTool
+from pydantic import BaseModel, Field
+from typing_extensions import override
+
+from cci_plugins.common import event_loop
+from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.session_directory import current_key
+from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.images import ImageLimits, images_of, left_out
+from cci_plugins.tools.options import ToolOptions
+
+__all__ = ["CodeInterpreterTool"]
+
+Content = str | list[str | dict[Any, Any]]
+Dressed = tuple[Content | ToolMessage, Execution]
+_call_id: ContextVar[str | None] = ContextVar("cci_tool_call_id", default=None)
+
+
+def _new_key() -> str:
+    return f"langchain-{token_hex(8)}"
+
+
+class CodeInput(BaseModel):
+    """What a model may pass, and nothing else."""
+
+    model_config = {"extra": "forbid"}
+
+    code: str = Field(description=execute_code.CODE_DESCRIPTION)
+
+
+class CodeInterpreterTool(BaseTool):
+    """Runs Python; the conversation is that of `use_session`, else LangGraph's `thread_id`.
+
+    The message to the model is text within the budget of `Limits.output_characters`; its
+    `artifact` is the whole `Execution`, its `status` is `error` when the code failed. Output is
+    streamed while the code runs to LangGraph's stream modes `custom` and `tools`, as
+    `{"tool": "execute_code", "stream": "stdout", "text": ...}`.
+
+    Attributes:
+        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        images: `inline` attaches charts to the message, for models that take images in tool
+            messages; `ImagesAsUserMessages` shows them to the others.
+        options: How the tool is told to the model, and how much it may answer.
+        on_output: Told each piece of output while code runs, beside LangGraph's streams.
+        session_key: The conversation of calls that belong to no thread.
+
+    Example:
+        ```python
+        from langchain.agents import create_agent
+
+        agent = create_agent(model, tools=[CodeInterpreterTool()])
+        ```
+    """
+
+    name: str = execute_code.NAME
+    description: str = execute_code.DESCRIPTION
+    args_schema: ArgsSchema | None = CodeInput
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+
+    images: Literal["reference", "inline"] = "reference"
+    options: ToolOptions = Field(default=execute_code.DEFAULTS, exclude=True, repr=False)
+    on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        if self.description == execute_code.DESCRIPTION:
+            self.description = execute_code.describe(self.options, self.interpreter)
+
+    @override
+    def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
+        with _remembering(tool_call_id):
+            return super().run(*args, tool_call_id=tool_call_id, **kwargs)
+
+    @override
+    async def arun(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
+        with _remembering(tool_call_id):
+            return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
+
+    @override
+    def _run(self, code: str, config: RunnableConfig) -> Dressed:
+        return self._dress(event_loop.wait(self._call, code, config, _graph_stream(config)))
+
+    @override
+    async def _arun(self, code: str, config: RunnableConfig) -> Dressed:
+        return self._dress(await self._call(code, config, _graph_stream(config)))
+
+    async def _call(
+        self, code: str, config: RunnableConfig, graph: OutputHandler | None
+    ) -> execute_code.ToolReply:
+        return await execute_code.call(
+            self.interpreter,
+            code,
+            session_key=key_of(config, self.session_key),
+            on_output=_both(self.on_output, graph),
+            options=self.options,
+        )
+
+    def _dress(self, reply: execute_code.ToolReply) -> Dressed:
+        """Content and artifact; a failure as a message, the only way to keep both and a status."""
+        content = reply.text if self.images == "reference" else _with_images(reply)
+        call_id = _call_id.get()
+        if not reply.failed or call_id is None:
+            return content, reply.execution
+        message = ToolMessage(
+            content,
+            artifact=reply.execution,
+            name=self.name,
+            status="error",
+            tool_call_id=call_id,
+        )
+        return message, reply.execution
+
+
+def key_of(config: RunnableConfig, own_key: str) -> str:
+    """The conversation: of `use_session`, else the graph's thread, else the tool's own."""
+    thread = (config.get("configurable") or {}).get("thread_id")
+    return current_key.get() or (str(thread) if thread else own_key)
+
+
+def _with_images(reply: execute_code.ToolReply) -> Content:
+    """The text, and behind it the images as LangChain's own blocks."""
+    images, missing = images_of(reply.execution, ImageLimits())
+    if not images and not missing:
+        return reply.text
+    words = f"{reply.text}\n{left_out(missing)}" if missing else reply.text
+    shown = [create_image_block(base64=one.base64, mime_type=one.media_type) for one in images]
+    return [dict(create_text_block(words)), *(dict(block) for block in shown)]
+
+
+def _both(one: OutputHandler | None, other: OutputHandler | None) -> OutputHandler | None:
+    """Tells two listeners, where there are two."""
+    if one is None or other is None:
+        return one or other
+
+    def tell(event: OutputEvent) -> None:
+        one(event)
+        other(event)
+
+    return tell
+
+
+class _remembering:  # noqa: N801 - reads as a verb in a with statement
+    """Keeps the id of the call for `_dress`; LangChain passes it no further than `run`."""
+
+    def __init__(self, call_id: str | None) -> None:
+        self._call_id = call_id
+
+    def __enter__(self) -> None:
+        self._token = _call_id.set(self._call_id)
+
+    def __exit__(self, *_: object) -> None:
+        _call_id.reset(self._token)
+
+
+def _graph_stream(config: RunnableConfig) -> OutputHandler | None:
+    """Where a graph listens, when the tool runs inside one: stream modes `custom` and `tools`."""
+    if "langgraph" not in sys.modules:
+        return None
+    from langgraph.config import get_stream_writer
+
+    try:
+        write = get_stream_writer()
+    except (KeyError, RuntimeError):
+        return None
+    emit_delta = _emit_delta(config, write)
+
+    def tell(event: OutputEvent) -> None:
+        if event.stream != "result":
+            chunk = {"tool": execute_code.NAME, "stream": event.stream, "text": event.text}
+            write(chunk)
+            emit_delta(chunk)
+
+    return tell
+
+
+def _emit_delta(config: RunnableConfig, write: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The stream mode `tools`, which LangGraph has since 1.2; elsewhere nothing happens."""
+    if "langgraph.prebuilt" not in sys.modules:
+        return _ignore
+    from langgraph.prebuilt import ToolRuntime
+
+    if not hasattr(ToolRuntime, "emit_output_delta"):
+        return _ignore
+    call_id = _call_id.get()
+    return ToolRuntime(None, None, config, write, call_id, None).emit_output_delta
+
+
+def _ignore(_: object) -> None:
+    """Take a chunk that nobody listens to."""

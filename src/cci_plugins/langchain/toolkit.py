@@ -1,0 +1,139 @@
+"""LangChain: the tool and its session's files, as a toolkit."""
+
+from __future__ import annotations
+
+from secrets import token_hex
+from typing import Any, Literal
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolException
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import override
+
+from cci_plugins.common import event_loop
+from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.models import FileInfo
+from cci_plugins.tools import execute_code, files
+from cci_plugins.tools.options import ToolOptions
+
+from .tool import CodeInterpreterTool, key_of
+
+__all__ = ["CodeInterpreterToolkit", "ListFilesTool", "ReadFileTool"]
+
+Dressed = tuple[str, tuple[FileInfo, ...]]
+
+
+def _new_key() -> str:
+    return f"langchain-{token_hex(8)}"
+
+
+class ListInput(BaseModel):
+    """Nothing is for the model to say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ReadInput(BaseModel):
+    """What a model may pass, and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description=files.FILE_DESCRIPTION)
+    offset: int = Field(default=0, ge=0, description=files.OFFSET_DESCRIPTION)
+
+
+class _FileTool(BaseTool):
+    """What the tools for files share.
+
+    Attributes:
+        interpreter: Whose sessions; `CodeInterpreter.from_env()` when None.
+        session_key: The conversation of calls that belong to no thread.
+    """
+
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    handle_tool_error: Any = True
+    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+
+    def _dress(self, reply: files.FilesReply) -> Dressed:
+        if reply.failed:
+            raise ToolException(reply.text)
+        return reply.text, reply.files
+
+
+class ListFilesTool(_FileTool):
+    """Lists the session's files; the artifact is a tuple of `FileInfo`."""
+
+    name: str = files.LIST_NAME
+    description: str = files.LIST_DESCRIPTION
+    args_schema: ArgsSchema | None = ListInput
+
+    @override
+    def _run(self, config: RunnableConfig) -> Dressed:
+        return self._dress(event_loop.wait(self._call, config))
+
+    @override
+    async def _arun(self, config: RunnableConfig) -> Dressed:
+        return self._dress(await self._call(config))
+
+    async def _call(self, config: RunnableConfig) -> files.FilesReply:
+        return await files.list_files(
+            self.interpreter, session_key=key_of(config, self.session_key)
+        )
+
+
+class ReadFileTool(_FileTool):
+    """Reads a text file of the session within the budget; the artifact names the file."""
+
+    name: str = files.READ_NAME
+    description: str = files.READ_DESCRIPTION
+    args_schema: ArgsSchema | None = ReadInput
+
+    @override
+    def _run(self, name: str, config: RunnableConfig, offset: int = 0) -> Dressed:
+        return self._dress(event_loop.wait(self._call, name, offset, config))
+
+    @override
+    async def _arun(self, name: str, config: RunnableConfig, offset: int = 0) -> Dressed:
+        return self._dress(await self._call(name, offset, config))
+
+    async def _call(self, name: str, offset: int, config: RunnableConfig) -> files.FilesReply:
+        key = key_of(config, self.session_key)
+        return await files.read_file(self.interpreter, name, offset=offset, session_key=key)
+
+
+class CodeInterpreterToolkit(BaseToolkit):
+    """The tools `execute_code`, `list_files` and `read_file`, all for the same session.
+
+    The conversation is LangGraph's `thread_id`, as with `CodeInterpreterTool`. To upload and
+    download, use `interpreter.session(thread_id).files`: no tool takes a path of your machine.
+
+    Attributes:
+        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        images: As with `CodeInterpreterTool`.
+        options: As with `CodeInterpreterTool`.
+        session_key: The conversation of calls that belong to no thread.
+
+    Example:
+        ```python
+        tools = CodeInterpreterToolkit().get_tools()
+        assert [tool.name for tool in tools] == ["execute_code", "list_files", "read_file"]
+        ```
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    images: Literal["reference", "inline"] = "reference"
+    options: ToolOptions = Field(default=execute_code.DEFAULTS, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+
+    @override
+    def get_tools(self) -> list[BaseTool]:
+        """The tools, for `create_agent`, `ToolNode` or `bind_tools`."""
+        shared: dict[str, Any] = {
+            "interpreter": self.interpreter,
+            "session_key": self.session_key,
+        }
+        execute = CodeInterpreterTool(images=self.images, options=self.options, **shared)
+        return [execute, ListFilesTool(**shared), ReadFileTool(**shared)]

@@ -1,0 +1,168 @@
+"""What every remote pool has in common, whether its sessions tell all or answer in text only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+
+from typing_extensions import override
+
+from cci_plugins.azure.credentials import Access
+from cci_plugins.common.limits import Limits
+from cci_plugins.common.log import logger
+from cci_plugins.errors import AuthenticationError, SessionLostError
+from cci_plugins.models import Execution, FileInfo, OutputEvent
+from cci_plugins.pools.base import OutputHandler, SessionPool
+
+from .rest_client import RestClient
+from .retry import NoRouteError, Patience
+from .text_sessions import TextSessions
+
+MARGIN = timedelta(seconds=15)
+PATIENCE = timedelta(seconds=30)
+
+
+class RemoteSessionPool(SessionPool):
+    """A pool somewhere else.
+
+    Args:
+        access: What lets runs in.
+        rest_access: What lets requests to the REST API in.
+        limits: `file_bytes` bounds a transfer, `execution_timeout` the longest run.
+        margin: Waited beyond a run's own limit for the answer.
+        patience: How long what did not start may be tried again.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        rest_access: Access,
+        *,
+        limits: Limits,
+        margin: timedelta,
+        patience: timedelta,
+    ) -> None:
+        self._margin = margin
+        self._patience = Patience(access, patience)
+        self._rest_patience = Patience(rest_access, patience)
+        self._text = TextSessions(
+            self._run_text, patience=self._patience, limits=limits, margin=margin
+        )
+        self._serves_files: bool | None = None
+        self._emptied: set[str] = set()
+
+    @abstractmethod
+    async def _rest(self) -> RestClient:
+        """The pool's REST API."""
+
+    @abstractmethod
+    async def _tells_all(self, session_id: str) -> bool:
+        """Whether the server behind this pool is ours, so that a run's answer has everything."""
+
+    @abstractmethod
+    async def _run_whole(
+        self,
+        session_id: str,
+        code: str,
+        timeout: timedelta,
+        on_output: OutputHandler | None,
+        instance: str | None,
+    ) -> Execution:
+        """Run code on a server of ours, once."""
+
+    @abstractmethod
+    async def _run_text(self, session_id: str, code: str, limit: timedelta) -> Execution:
+        """Run code on any other server, once, and wait so long for an answer."""
+
+    @abstractmethod
+    async def _end(self, session_id: str) -> None:
+        """End a session; raise `NoRouteError` or `AuthenticationError` where that cannot be."""
+
+    @override
+    async def execute(
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: timedelta,
+        on_output: OutputHandler | None = None,
+        instance: str | None = None,
+    ) -> Execution:
+        self._emptied.discard(session_id)
+        if await self._tells_all(session_id):
+            return await self._patience.persist(
+                lambda: self._run_whole(session_id, code, timeout, on_output, instance)
+            )
+        execution = await self._text.execute(session_id, code, timeout=timeout, instance=instance)
+        if on_output is not None:
+            tell(execution, on_output)
+        return execution
+
+    @override
+    async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
+        if await self.has_files_api(session_id):
+            return await (await self._rest()).upload(session_id, name, content)
+        return await self._text.upload(session_id, name, content)
+
+    @override
+    async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
+        by_rest = await self.has_files_api(session_id)
+        source = await self._rest() if by_rest else self._text
+        async with aclosing(source.download(session_id, name)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    @override
+    async def list_files(self, session_id: str) -> list[FileInfo]:
+        if not await self.has_files_api(session_id):
+            return await self._text.list_files(session_id)
+        rest = await self._rest()
+        return await self._rest_patience.persist(lambda: rest.list_files(session_id), harmless=True)
+
+    @override
+    async def delete_file(self, session_id: str, name: str) -> None:
+        if await self.has_files_api(session_id):
+            rest = await self._rest()
+            await self._rest_patience.persist(lambda: rest.delete_file(session_id, name))
+        else:
+            await self._text.delete_file(session_id, name)
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        try:
+            await self._rest_patience.persist(lambda: self._end(session_id))
+        except SessionLostError:
+            return
+        except (AuthenticationError, NoRouteError) as error:
+            if session_id not in self._emptied:
+                logger.info("the pool cannot end a session, so it is emptied: %s", error)
+                await self._text.wipe(session_id)
+                self._emptied.add(session_id)
+
+    @override
+    async def has_files_api(self, session_id: str) -> bool:
+        self._emptied.discard(session_id)
+        if self._serves_files is None:
+            rest = await self._rest()
+            try:
+                await self._rest_patience.persist(
+                    lambda: rest.list_files(session_id), harmless=True
+                )
+            except (AuthenticationError, NoRouteError) as error:
+                logger.info("files go through the sessions: %s", error)
+                self._serves_files = False
+            else:
+                self._serves_files = True
+        return self._serves_files
+
+
+def tell(execution: Execution, on_output: OutputHandler) -> None:
+    """Tell the output once it is there, for a pool that does not stream."""
+    if execution.stdout:
+        on_output(OutputEvent("stdout", execution.stdout))
+    if execution.stderr:
+        on_output(OutputEvent("stderr", execution.stderr))
+    for result in execution.results:
+        on_output(OutputEvent("result", result=result))

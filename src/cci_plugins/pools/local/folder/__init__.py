@@ -1,0 +1,1 @@
+"""The folder of a session of the embedded pool."""

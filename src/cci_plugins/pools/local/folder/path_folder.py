@@ -1,0 +1,125 @@
+"""A session's folder where directories have no descriptors (Windows): paths, checked each time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from cci_plugins.common.file_names import safe_name
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
+
+from .session_folder import CHUNK_BYTES, TEMPORARY, FolderWriter, SessionFolder, Stat
+
+
+class PathWriter(FolderWriter):
+    """A file on its way into a folder, by path."""
+
+    def __init__(self, target: Path) -> None:
+        """Open a temporary file beside the target."""
+        self.size = 0
+        self._target = target
+        self._part_path = target.with_name(TEMPORARY + secrets.token_hex(8))
+        self._stream = self._part_path.open("xb")
+
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+        self.size += len(data)
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            raise FileTransferError(f"cannot write {self._target.name!r}") from error
+
+    def commit(self) -> Stat:
+        """Put the file in its place."""
+        self._stream.close()
+        try:
+            self._part_path.replace(self._target)
+            return Stat.of(self._target.stat())
+        except OSError as error:
+            self.abort()
+            raise FileTransferError(f"cannot write {self._target.name!r}") from error
+
+    def abort(self) -> None:
+        """Forget what was written."""
+        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._part_path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+
+class PathFolder(SessionFolder):
+    """Regular files below a path. For the unfenced tier only: links are checked, not locked out."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = root.resolve()
+
+    def open_read(self, name: str) -> int:
+        """Open a regular file; the caller closes the descriptor."""
+        path = self._inside(name)
+        if not path.is_file():
+            raise SessionFileNotFoundError(f"the session has no file {name!r}")
+        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def read(self, name: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """Read a regular file in pieces."""
+        return super().read(name, chunk_bytes=chunk_bytes)
+
+    def create(self, name: str) -> FolderWriter:
+        """Start writing a file, making the folders above it."""
+        path = self._inside(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return PathWriter(path)
+        except OSError as error:
+            raise FileTransferError(f"cannot write {name!r}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        try:
+            self._inside(name).unlink()
+        except OSError as error:
+            raise SessionFileNotFoundError(f"the session has no file {name!r}") from error
+
+    def scan(self, limit: int = 1000) -> dict[str, Stat]:
+        """Regular files by name, at most `limit` of them."""
+        found: dict[str, Stat] = {}
+        for path in self._files():
+            if len(found) >= limit:
+                break
+            if not path.name.startswith(TEMPORARY):
+                with contextlib.suppress(OSError):
+                    found[path.relative_to(self._path).as_posix()] = Stat.of(path.stat())
+        return dict(sorted(found.items()))
+
+    def usage(self, limit: int = 100_000) -> tuple[int, int]:
+        """Bytes and number of files; one more than `limit` when there are too many."""
+        size = count = 0
+        for path in self._files():
+            count += 1
+            if count > limit:
+                break
+            with contextlib.suppress(OSError):
+                size += path.stat().st_size
+        return size, count
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _files(self) -> Iterator[Path]:
+        for folder, _, names in os.walk(self._path):
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file() and not path.is_symlink():
+                    yield path
+
+    def _inside(self, name: str) -> Path:
+        path = (self._path / safe_name(name)).resolve()
+        if not path.is_relative_to(self._path):
+            raise SessionFileNotFoundError(f"the session has no file {name!r}")
+        return path

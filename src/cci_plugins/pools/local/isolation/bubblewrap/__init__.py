@@ -1,0 +1,1 @@
+"""The isolation backend that uses bubblewrap."""

@@ -1,0 +1,5 @@
+"""Programs that start a kernel in its sandbox; standard library only."""
+
+from pathlib import Path
+
+LAUNCHER = Path(__file__).parent

@@ -1,0 +1,164 @@
+"""A child process whose last words are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from cci_plugins.errors import IsolationError
+
+from .kernel_config import SOCKETS
+
+START_SECONDS = 60.0
+POLL_SECONDS = 0.003
+_TAIL_BYTES = 4096
+
+
+class Child:
+    """One process, awaited by any number of tasks, its standard error kept to a few lines."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self._tail = bytearray()
+        self._drain = asyncio.create_task(self._keep_tail())
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        pass_fds: Sequence[int] = (),
+        stdin: int = asyncio.subprocess.DEVNULL,
+    ) -> Self:
+        """Start a program on the calling thread, which must outlive it (PR_SET_PDEATHSIG).
+
+        Raises:
+            IsolationError: The program could not be started.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=stdin,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(env),
+                cwd=cwd,
+                pass_fds=pass_fds,
+            )
+        except OSError as error:
+            raise IsolationError(f"cannot start {command[0]}: {error.strerror}") from error
+        return cls(process)
+
+    async def _keep_tail(self) -> None:
+        stream = self.process.stderr
+        while stream is not None and (data := await stream.read(65536)):
+            self._tail += data
+            del self._tail[:-_TAIL_BYTES]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self.process.returncode is not None
+
+    async def wait(self) -> int:
+        """Wait for the end; the exit status, 128 + n when killed by signal n."""
+        code = await self.process.wait()
+        return 128 - code if code < 0 else code
+
+    @property
+    def words(self) -> str:
+        """The end of what it has written to standard error."""
+        return self._tail.decode(errors="replace").strip()
+
+    async def last_words(self) -> str:
+        """The same, once it has ended."""
+        await self.wait()
+        await asyncio.wait([self._drain], timeout=1)
+        return self.words
+
+    def kill(self) -> None:
+        """Send SIGKILL, if it still runs."""
+        if not self.ended:
+            self.process.kill()
+
+    async def failure(self, what: str) -> IsolationError:
+        """The error for a child that ended too early."""
+        code, words = await self.wait(), await self.last_words()
+        return IsolationError(f"{what} ended with status {code}: {words or 'no message'}")
+
+
+class Birth:
+    """The start of a child, which a cancelled caller must not break off.
+
+    asyncio before 3.12 can hang for ever when `create_subprocess_exec` is cancelled halfway, and
+    bubblewrap killed at that moment leaves its sandbox behind. So the start always runs to its
+    end, and whoever cleans up asks for the child.
+    """
+
+    def __init__(self, start: Coroutine[Any, Any, Child]) -> None:
+        self._task = asyncio.create_task(start)
+
+    async def child(self) -> Child:
+        """The child, once it has started.
+
+        Raises:
+            IsolationError: The program could not be started.
+        """
+        return await asyncio.shield(self._task)
+
+    async def child_if_any(self) -> Child | None:
+        """The child, or None when it could not be started."""
+        with contextlib.suppress(IsolationError):
+            return await self.child()
+        return None
+
+
+async def ask(*command: str | Path) -> tuple[int, bytes]:
+    """Run a short program to its end; its exit status and standard output.
+
+    Raises:
+        OSError: It could not be started.
+    """
+    return await asyncio.shield(asyncio.create_task(_ask(command)))
+
+
+async def _ask(command: Sequence[str | Path]) -> tuple[int, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out
+
+
+async def sockets_ready(folder: int, child: Child) -> None:
+    """Wait until the kernel listens on its five sockets in a folder, given by descriptor.
+
+    Raises:
+        IsolationError: The kernel ended, or did not listen in time.
+    """
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while not all(_is_socket(name, folder) for name in SOCKETS):
+        if child.ended:
+            raise await child.failure("the kernel")
+        if asyncio.get_running_loop().time() > deadline:
+            raise IsolationError(
+                f"the kernel did not listen within {START_SECONDS:.0f} s: {child.words}"
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _is_socket(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False

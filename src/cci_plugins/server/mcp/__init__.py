@@ -1,0 +1,1 @@
+"""MCP over any pool, on the official SDK."""

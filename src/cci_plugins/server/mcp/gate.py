@@ -1,0 +1,179 @@
+"""What the platform's MCP endpoint forgives, before the SDK's stricter one.
+
+Its published clients send no `Accept` and an `initialize` without parameters (learn.microsoft.com,
+Container Apps sessions, Python and shell MCP tutorials). There is no stream to GET. MCP sessions,
+where the server keeps them, are its own affair: the SDK behind it answers each request alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from cci_plugins.server.rest.errors import error_response
+
+from .sdk import McpEndpoint
+from .sessions import Conversations, speaker
+
+DEFAULT_PROTOCOL = "2025-03-26"
+SESSION_HEADER = "mcp-session-id"
+_ANY = {"", "*/*"}
+_METHOD_NOT_FOUND = -32601
+
+
+class McpGate:
+    """ASGI application in front of the SDK's.
+
+    Args:
+        mcp: The SDK's.
+        body_bytes: Longest body of a request.
+        conversations: Gives MCP sessions; there are none when None.
+    """
+
+    def __init__(
+        self, mcp: McpEndpoint, body_bytes: int, conversations: Conversations | None = None
+    ) -> None:
+        self._mcp = mcp
+        self._body_bytes = body_bytes
+        self._conversations = conversations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what the SDK should not see, and complete what it would refuse."""
+        mcp_session = None
+        if self._conversations is not None:
+            mcp_session = Headers(scope=scope).get(SESSION_HEADER)
+            if mcp_session is not None and not self._conversations.knows(mcp_session):
+                refused = error_response(404, "SessionNotFound", "Begin again with initialize.")
+                await refused(scope, receive, send)
+                return
+            if mcp_session is not None and scope["method"] == "DELETE":
+                await self._conversations.end(mcp_session)
+                await Response(status_code=204)(scope, receive, send)
+                return
+        if scope["method"] != "POST":
+            await Response(status_code=405, headers={"allow": "POST"})(scope, receive, send)
+            return
+        body = await _read(receive, self._body_bytes)
+        if body is None:
+            words = f"At most {self._body_bytes:,} bytes."
+            await error_response(413, "RequestTooLarge", words)(scope, receive, send)
+            return
+        await self._pass_on(scope, body, receive, send, mcp_session)
+
+    async def _pass_on(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send, mcp_session: str | None
+    ) -> None:
+        """Let the SDK answer, in the name of an MCP session."""
+        if self._conversations is not None and (short := _short_message(body)) is not None:
+            if short.get("method") == "server/discover":
+                await _undiscovered(short)(scope, receive, send)
+                return
+            if short.get("method") == "initialize":
+                send = _introducing(self._conversations.begin(), send)
+        pending: list[Message] = [
+            {"type": "http.request", "body": _completed(body), "more_body": False}
+        ]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        streams = _asks_for_progress(scope, body)
+        token = speaker.set(mcp_session)
+        try:
+            await self._mcp(_accepting(scope), replay, send, streams=streams)
+        finally:
+            speaker.reset(token)
+
+
+def _introducing(mcp_session: str, send: Send) -> Send:
+    """Tell the client its new MCP session with the answer."""
+
+    async def tell(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 200:  # noqa: PLR2004
+            message = {**message, "headers": [*message.get("headers", ())]}
+            MutableHeaders(scope=message)[SESSION_HEADER] = mcp_session
+        await send(message)
+
+    return tell
+
+
+def _undiscovered(message: dict[str, Any]) -> Response:
+    """To a client that asks whether it may do without a handshake: it would keep no session."""
+    error = {"code": _METHOD_NOT_FOUND, "message": "Method not found: begin with initialize"}
+    return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "error": error})
+
+
+def _asks_for_progress(scope: Scope, body: bytes) -> bool:
+    """Whether a client that reads event streams asks to be told of a call's progress.
+
+    Everyone else gets one JSON body: published clients pipe it to `jq`.
+    """
+    accepted = Headers(scope=scope).get("accept", "")
+    if "text/event-stream" not in accepted or b'"progressToken"' not in body:
+        return False
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    match message:
+        case {"method": "tools/call", "params": {"_meta": {"progressToken": str() | int() as it}}}:
+            return not isinstance(it, bool)
+    return False
+
+
+def _accepting(scope: Scope) -> Scope:
+    """The scope with the `Accept` and `Content-Type` that the SDK insists on."""
+    scope = {**scope, "headers": [*scope["headers"]]}
+    headers = MutableHeaders(scope=scope)
+    del headers["content-length"]
+    if headers.get("accept", "") in _ANY:
+        headers["accept"] = "application/json, text/event-stream"
+    headers.setdefault("content-type", "application/json")
+    return scope
+
+
+async def _read(receive: Receive, longest: int) -> bytes | None:
+    """The body, or None when it is too large."""
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        pieces.append(piece := message.get("body", b""))
+        size += len(piece)
+        if size > longest:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _short_message(body: bytes) -> dict[str, Any] | None:
+    """A message that is short enough for a handshake, or None."""
+    if len(body) > 4096:  # noqa: PLR2004 - a handshake is short
+        return None
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _completed(body: bytes) -> bytes:
+    """`initialize` with the parameters that the SDK requires, where the client left them out."""
+    if b'"initialize"' not in body:
+        return body
+    message = _short_message(body)
+    if message is None or message.get("method") != "initialize":
+        return body
+    given = message.get("params")
+    params: dict[str, Any] = {
+        "protocolVersion": DEFAULT_PROTOCOL,
+        "capabilities": {},
+        "clientInfo": {"name": "unknown", "version": "0"},
+    }
+    return json.dumps(
+        message | {"params": params | (given if isinstance(given, dict) else {})}
+    ).encode()

@@ -1,0 +1,114 @@
+"""MCP over standard input and output: one client, one session, one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Generator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from typing import Any
+
+import anyio
+from mcp.server.stdio import stdio_server
+
+from cci_plugins.common.limits import Limits
+from cci_plugins.common.log import logger
+from cci_plugins.files.file_transfer import FileOptions
+from cci_plugins.pools.base import SessionPool
+
+from .execute_code import FriendlyTools
+from .resources import Resources
+from .sdk import make_server
+from .sessions import Conversations, speaker
+from .tools import Tools
+
+_LINES_AHEAD = 16
+
+
+async def serve_stdio(
+    pool: SessionPool,
+    *,
+    limits: Limits | None = None,
+    files: FileOptions | None = None,
+    links: bool = False,
+) -> None:
+    """Answer one client until standard input closes.
+
+    Standard output carries the protocol and nothing else: whatever this process prints
+    meanwhile goes to standard error.
+
+    Args:
+        pool: Where code runs; started and closed by the caller.
+        limits: The longest run, and how much a model may read.
+        files: Where larger files are staged.
+        links: Whether answers link the files that a run wrote.
+    """
+    limits = Limits() if limits is None else limits
+    conversations = Conversations(pool, limits, files=files)
+    tools = FriendlyTools(Tools(pool, limits), conversations, links=links)
+    server = make_server(tools, Resources(conversations), streams=True)
+    token = speaker.set(conversations.begin())
+    try:
+        await _answer(server)
+    except* BrokenPipeError:
+        logger.info("the client closed standard output")
+    finally:
+        speaker.reset(token)
+        with anyio.CancelScope(shield=True):
+            await conversations.aclose()
+
+
+async def _answer(server: Any) -> None:
+    with _own_output() as output:
+        lines: Any = _Lines()
+        async with stdio_server(lines, anyio.wrap_file(output)) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
+
+class _Lines:
+    """Lines of standard input, read by a thread that holds up neither a cancellation nor the end.
+
+    A worker thread of the event loop would: the program could not end before its client closes
+    the pipe.
+    """
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        send, receive = anyio.create_memory_object_stream[str](_LINES_AHEAD)
+        loop = asyncio.get_running_loop()
+
+        def pump() -> None:
+            # a reader of its own: the interpreter takes sys.stdin's lock when it ends
+            with os.fdopen(
+                os.dup(sys.stdin.fileno()), encoding="utf-8", errors="replace"
+            ) as source:
+                try:
+                    for line in source:
+                        asyncio.run_coroutine_threadsafe(send.send(line), loop).result()
+                    loop.call_soon_threadsafe(send.close)
+                except (anyio.BrokenResourceError, CancelledError, RuntimeError):
+                    return  # nobody listens any more
+
+        threading.Thread(target=pump, name="cci-stdin", daemon=True).start()
+        async with receive:
+            async for line in receive:
+                yield line
+
+
+@contextmanager
+def _own_output() -> Generator[TextIOWrapper]:
+    """Standard output for the protocol alone; file descriptor 1 is standard error meanwhile."""
+    sys.stdout.flush()
+    private = os.dup(1)
+    os.dup2(2, 1)
+    output = TextIOWrapper(os.fdopen(private, "wb"), encoding="utf-8", newline="\n")
+    try:
+        yield output
+    finally:
+        sys.stdout.flush()
+        os.dup2(private, 1)
+        with suppress(BrokenPipeError):  # the rest of an answer that nobody reads
+            output.close()

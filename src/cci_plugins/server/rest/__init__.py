@@ -1,0 +1,1 @@
+"""The REST API of Azure session pools over any pool."""

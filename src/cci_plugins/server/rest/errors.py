@@ -1,0 +1,76 @@
+"""Errors of the REST side, in the data plane's own form.
+
+`{"error": {"code", "message", "traceId"}}` with the header `x-ms-error-code`
+(github.com/microsoft/azure-container-apps issue 1665 quotes it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from secrets import token_hex
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from cci_plugins.common.log import logger
+from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError
+from cci_plugins.mcp_client.failures import code_of
+
+
+class RequestError(Exception):
+    """A request that cannot be served as it is.
+
+    Attributes:
+        status: HTTP status.
+        code: The error's code.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+def error_response(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error body with its status and headers."""
+    body = {"error": {"code": code, "message": message, "traceId": token_hex(16)}}
+    return JSONResponse(body, status, {"x-ms-error-code": code, **(headers or {})})
+
+
+async def _bad_request(_: Request, error: Exception) -> Response:
+    status, code = (error.status, error.code) if isinstance(error, RequestError) else (500, "")
+    return error_response(status, code, str(error))
+
+
+async def _pool_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, CodeInterpreterError):
+        raise error
+    code, status = code_of(error)
+    if isinstance(error, PoolExhaustedError):
+        wait = 1 if error.retry_after is None else max(1, round(error.retry_after))
+        flat = {"code": code, "message": str(error)}  # the one error that comes without a frame
+        return JSONResponse(flat, status, {"x-ms-error-code": code, "retry-after": str(wait)})
+    return error_response(status, code, str(error))
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    code = error.detail.replace(" ", "")
+    return error_response(error.status_code, code, f"{error.detail}.", error.headers)
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    logger.error("a request failed in the server itself", exc_info=error)
+    return error_response(500, "InternalServerError", "The server failed; its log says why.")
+
+
+HANDLERS = {
+    RequestError: _bad_request,
+    CodeInterpreterError: _pool_error,
+    HTTPException: _http_error,
+    Exception: _bug,
+}

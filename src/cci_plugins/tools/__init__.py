@@ -1,0 +1,1 @@
+"""What a model may call, the same for every adapter."""

@@ -1,0 +1,149 @@
+"""A session's files for a model: what is there, and what a text file says; within its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anyio import to_thread
+
+from cci_plugins.common.limits import MIB
+from cci_plugins.common.log import logger
+from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.rendering import clean, clip
+from cci_plugins.errors import CodeInterpreterError, FileTransferError, SessionFileNotFoundError
+from cci_plugins.models import FileInfo
+from cci_plugins.redaction import redact
+
+from . import execute_code
+
+LIST_NAME, READ_NAME = "list_files", "read_file"
+LIST_DESCRIPTION = "List the files in the working directory of the sandbox, with their sizes."
+READ_DESCRIPTION = (
+    "Read a text file in the sandbox, as many lines as fit. "
+    "For other files, and to work with what they contain, use execute_code."
+)
+FILE_DESCRIPTION = "Path of the file, relative to the working directory."
+OFFSET_DESCRIPTION = "How many lines to skip."
+
+READ_BYTES = 4 * MIB  # of a file that is fetched to show a few thousand characters of it
+_FOLDER = "/mnt/data/"
+
+
+@dataclass(frozen=True, slots=True)
+class FilesReply:
+    """What a call gives back; as a string it is its text.
+
+    Attributes:
+        text: For the model, within its budget.
+        files: For the host: the files it is about.
+        failed: It could not be done.
+    """
+
+    text: str
+    files: tuple[FileInfo, ...] = ()
+    failed: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+async def list_files(
+    interpreter: CodeInterpreter | None, *, session_key: str | None = None
+) -> FilesReply:
+    """List a session's files; no exception but cancellation leaves here.
+
+    Args:
+        interpreter: Whose session; `default_interpreter()` when None.
+        session_key: The conversation; None for the current one of `use_session`.
+    """
+    try:
+        interpreter = interpreter or execute_code.default_interpreter()
+        files = tuple(await interpreter.session(session_key).files.list())
+    except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
+        return _failed(LIST_NAME, error)
+    lines = [f"{clean(redact(file.name))} ({file.size:,} bytes)" for file in files]
+    text = _fitting(lines, 0, interpreter.limits.output_characters, "[{left:,} more files]")
+    return FilesReply(text or "(no files)", files)
+
+
+async def read_file(
+    interpreter: CodeInterpreter | None,
+    name: str,
+    *,
+    offset: int = 0,
+    session_key: str | None = None,
+) -> FilesReply:
+    """Read a session's text file; no exception but cancellation leaves here.
+
+    Args:
+        interpreter: Whose session; `default_interpreter()` when None.
+        name: Path below the session's folder; with `/mnt/data/` before it, it is the same file.
+        offset: Lines to skip.
+        session_key: The conversation; None for the current one of `use_session`.
+    """
+    try:
+        interpreter = interpreter or execute_code.default_interpreter()
+        files = interpreter.session(session_key).files
+        name = name.removeprefix(_FOLDER)
+        info = _find(await files.list(), name)
+        if info.size > READ_BYTES:
+            return _other(info, "too large to be shown")
+        content = await files.download(name)
+    except Exception as error:  # noqa: BLE001 - the same
+        return _failed(READ_NAME, error)
+    budget = interpreter.limits.output_characters
+    return await to_thread.run_sync(_shown, info, content, max(offset, 0), budget)
+
+
+def _find(files: Sequence[FileInfo], name: str) -> FileInfo:
+    for file in files:
+        if file.name == name:
+            return file
+    raise SessionFileNotFoundError(f"the session has no file {name[:200]!r}")
+
+
+def _shown(info: FileInfo, content: bytes, offset: int, budget: int) -> FilesReply:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return _other(info, "not text")
+    if "\0" in text:
+        return _other(info, "not text")
+    if not text:
+        return FilesReply("(the file is empty)", (info,))
+    lines = clean(redact(text)).removesuffix("\n").split("\n")
+    if offset >= len(lines):
+        return FilesReply(f"(the file has {len(lines):,} lines)", (info,), failed=True)
+    more = f"[lines {{next}} to {len(lines):,} left out; read on with offset={{skipped}}]"
+    return FilesReply(_fitting(lines, offset, budget, more), (info,))
+
+
+def _fitting(lines: list[str], offset: int, budget: int, more: str) -> str:
+    """As many lines as fit and, when some do not, a last one that says so."""
+    room = max(budget - 2 * len(more), 1)
+    taken: list[str] = []
+    for line in lines[offset:]:
+        if len(line) + 1 > room:
+            break
+        room -= len(line) + 1
+        taken.append(line)
+    taken = taken or [clip(line, room) for line in lines[offset : offset + 1]]
+    skipped = offset + len(taken)
+    if skipped < len(lines):
+        taken.append(more.format(left=len(lines) - skipped, next=skipped + 1, skipped=skipped))
+    return "\n".join(taken)
+
+
+def _other(info: FileInfo, what: str) -> FilesReply:
+    text = f"{clean(redact(info.name))} is {what}: {info.media_type}, {info.size:,} bytes; "
+    return FilesReply(f"{text}open it with {execute_code.NAME}", (info,), failed=True)
+
+
+def _failed(name: str, error: Exception) -> FilesReply:
+    if isinstance(error, CodeInterpreterError):
+        logger.warning("%s failed: %s: %s", name, type(error).__name__, error)
+    else:
+        logger.error("%s failed unexpectedly", name, exc_info=error)
+    told = isinstance(error, FileTransferError)
+    return FilesReply(f"{error}." if told else execute_code.failure_text(error), failed=True)

@@ -1,0 +1,55 @@
+"""What a host may say of the tool, the same at every door."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from cci_plugins.errors import ConfigurationError
+
+_SHORTEST = 200  # characters in which an error can still be told
+_NAMED = 40  # packages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOptions:
+    """How the tool is told to the model, and how much it may answer.
+
+    Attributes:
+        packages: Packages to name in the tool's description, such as what
+            `await interpreter.packages()` gives; None names those of the data analyst's that the
+            pool knows it has, as the embedded pool does.
+        instructions: Further words for the model.
+        output_characters: Characters of one result that the model may read; `Limits` says it
+            when None.
+
+    Raises:
+        ConfigurationError: The budget is too small to say anything, or `packages` is a string.
+    """
+
+    packages: Collection[str] | None = None
+    instructions: str = ""
+    output_characters: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.packages, str):  # its letters would be told
+            raise ConfigurationError("packages is a string", hint="give a list of names")
+        if self.output_characters is not None and self.output_characters < _SHORTEST:
+            raise ConfigurationError(
+                f"output_characters must be at least {_SHORTEST}",
+                hint=f"give {_SHORTEST} or more, or None",
+            )
+
+
+def describe(base: str, options: ToolOptions, known: Collection[str]) -> str:
+    """A tool's description with what the host says.
+
+    Args:
+        base: What the tool does.
+        options: What the host says.
+        known: Packages that the pool knows it has.
+    """
+    names = list(known if options.packages is None else options.packages)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    packages = f"Installed: {', '.join(names[:_NAMED])}{more}." if names else ""
+    return " ".join(part for part in (base, packages, options.instructions.strip()) if part)
