@@ -79,7 +79,7 @@ async def _ready(interpreter: CodeInterpreter) -> None:
     """Wait until the pool has a warm kernel to hand out."""
     pool = interpreter._pool
     await interpreter.start()
-    while not pool._standby.kernels():  # type: ignore[attr-defined]
+    while not pool._warm_pool.list_ready_kernels():  # type: ignore[attr-defined]
         await asyncio.sleep(0.05)
 
 
@@ -105,7 +105,7 @@ async def memory() -> str:
         await run("1", timeout=timedelta(seconds=30))
         pool = interpreter._pool
         kernel = next(iter(pool._sessions.values())).kernel  # type: ignore[attr-defined]
-        plain = kernel.sandbox.memory_bytes() >> 20
+        plain = kernel.sandbox.measure_memory() >> 20
         await run(IMPORTS)
-        full = kernel.sandbox.memory_bytes() >> 20
+        full = kernel.sandbox.measure_memory() >> 20
         return f"memory of a session: {plain} MiB, {full} MiB with {IMPORTS[7:]}"

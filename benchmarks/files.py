@@ -20,7 +20,7 @@ from cci_plugins import CodeInterpreter, LocalSessionPool, PlatformSessionPool, 
 from cci_plugins.core.session import Session
 from cci_plugins.files.blob import BlobStorage
 from cci_plugins.files.file_transfer import FileOptions
-from cci_plugins.pools.local.isolation.memory import children
+from cci_plugins.pools.local.isolation.memory import list_children
 
 from .measure import Ratio
 from .processes import serving
@@ -227,7 +227,7 @@ def _kernel() -> list[int]:
     """The processes of the one session there is: those below this one that are fenced."""
     below, waiting = [], [os.getpid()]
     while waiting:
-        found = children(waiting.pop())
+        found = list_children(waiting.pop())
         below += found
         waiting += found
     return [pid for pid in below if _is_fenced(pid)]

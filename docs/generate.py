@@ -14,7 +14,7 @@ import typer
 
 from cci_plugins import errors
 from cci_plugins.cli.app import app
-from cci_plugins.cli.console import ExitCode, exit_code
+from cci_plugins.cli.console import ExitCode, get_exit_code
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError
 
@@ -134,7 +134,7 @@ def _errors() -> Iterator[str]:
             f"`{kind.__name__}`",
             ", ".join(f"`{base.__name__}`" for base in kind.__bases__),
             _first_line(kind.__doc__),
-            f"`{exit_code(kind.__new__(kind)).value}`",
+            f"`{get_exit_code(kind.__new__(kind)).value}`",
         )
         for kind in _kinds(CodeInterpreterError)
     )

@@ -35,17 +35,19 @@ async def cli() -> str:
 async def azure() -> str:
     from azure.identity import DefaultAzureCredential
 
-    from cci_plugins.azure.credentials import default_credential
+    from cci_plugins.azure.credentials import create_default_credential
 
-    return "42" if isinstance(default_credential(), DefaultAzureCredential) else "no credential"
+    return (
+        "42" if isinstance(create_default_credential(), DefaultAzureCredential) else "no credential"
+    )
 
 
 async def provision() -> str:
-    from cci_plugins.azure.resource_manager import Arm
+    from cci_plugins.azure.resource_manager import ArmClient
     from cci_plugins.provisioning import Azure, Options
 
     options = Options(subscription="0" * 8 + "-0000-0000-0000-" + "0" * 12, resource_group="g")
-    async with Arm(Azure(credential="token"), options.subscription) as arm:
+    async with ArmClient(Azure(credential="token"), options.subscription) as arm:
         return "42" if (await arm.sign_in.get_token("scope")).token == "token" else "no token"
 
 

@@ -29,7 +29,7 @@ def _secrets_are_forgotten() -> Iterator[None]:
         patch.setattr(SECRETS, "know", remember)
         yield
     for secret in known:
-        SECRETS.forget(secret)
+        SECRETS.unregister(secret)
 
 
 @pytest.fixture

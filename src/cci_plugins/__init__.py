@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .pools.local.pool import LocalSessionPool
     from .tools.options import ToolOptions
 
-_HOME = {
+_LAZY_EXPORTS = {
     "ApprovalRequest": "common.approval",
     "Approver": "common.approval",
     "BlobStorage": "files.blob",
@@ -106,9 +106,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("cci-plugins")
-    if name not in _HOME:
+    if name not in _LAZY_EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f".{_LAZY_EXPORTS[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from .core.mounts import FileMount, FileMountInput, Mounts
 from .errors import CodeInterpreterError, ConfigurationError
 from .pools.base import OutputHandler
 from .tools import execute_code as tool
-from .tools.images import ImageLimits, ImagePolicy, images_of, left_out
+from .tools.images import ImageLimits, ImagePolicy, format_omitted, select_images
 from .tools.options import ToolOptions
 
 try:
@@ -41,13 +41,13 @@ ApprovalMode: TypeAlias = Literal["always_require", "never_require"]
 _LIMITS = ImageLimits()
 _NO_MOUNTS = Mounts(None)
 _INTRODUCTION = f"[images that {tool.NAME} displayed]"
-_SHOWN_AFTER = "cci_shown_after"  # marks images that go to the model as a message of the user
+_IMAGE_MARKER = "cci_shown_after"  # marks images that go to the model as a message of the user
 _FILES = f"Files in the working directory of {tool.NAME}"
-_ADVICE = (
+_SHARED_SESSION_WARNING = (
     "the agent has no session, so all calls of this tool share one; pass "
     "`session=agent.create_session()` to `run`, or use `CodeInterpreterProvider`"
 )
-_NOT_MOUNTED = "The code was not run: the files it was to find could not be put into its session."
+_MOUNT_FAILED = "The code was not run: the files it was to find could not be put into its session."
 
 
 def code_interpreter_tool(
@@ -56,7 +56,7 @@ def code_interpreter_tool(
     approval_mode: ApprovalMode = "never_require",
     images: Literal["reference", "inline"] = "reference",
     on_output: OutputHandler | None = None,
-    options: ToolOptions = tool.DEFAULTS,
+    options: ToolOptions = tool.DEFAULT_OPTIONS,
 ) -> FunctionTool:
     """Make the tool `execute_code`, for an agent's `tools`.
 
@@ -78,8 +78,8 @@ def code_interpreter_tool(
         agent = Agent(client, tools=[code_interpreter_tool()])
         ```
     """
-    door = _Door(interpreter, images=images, on_output=on_output, options=options)
-    return _function_tool(door, approval_mode, tool.describe(options, interpreter))
+    adapter = _Adapter(interpreter, images=images, on_output=on_output, options=options)
+    return _build_tool(adapter, approval_mode, tool.build_description(options, interpreter))
 
 
 class CodeInterpreterProvider(ContextProvider):
@@ -126,12 +126,12 @@ class CodeInterpreterProvider(ContextProvider):
         max_output_file_bytes: int = _LIMITS.image_bytes,
         max_output_total_bytes: int = _LIMITS.total_bytes,
         on_output: OutputHandler | None = None,
-        options: ToolOptions = tool.DEFAULTS,
+        options: ToolOptions = tool.DEFAULT_OPTIONS,
     ) -> None:
         super().__init__(source_id)
         limits = ImageLimits(max_output_files, max_output_file_bytes, max_output_total_bytes)
         mounts = Mounts(file_mounts)
-        door = _Door(
+        adapter = _Adapter(
             interpreter,
             images=images,
             on_output=on_output,
@@ -139,12 +139,12 @@ class CodeInterpreterProvider(ContextProvider):
             limits=limits,
             mounts=mounts,
         )
-        said = tool.describe(replace(options, instructions=""), interpreter)
-        self._tool = _function_tool(door, approval_mode, said)
+        description = tool.build_description(replace(options, instructions=""), interpreter)
+        self._tool = _build_tool(adapter, approval_mode, description)
         self._instructions = [options.instructions] if options.instructions else []
         if mounts.names:
             self._instructions.append(f"{_FILES}: {', '.join(mounts.names)}")
-        self._shows = images == "user_message"
+        self._shows_images = images == "user_message"
 
     @override
     async def before_run(
@@ -154,11 +154,11 @@ class CodeInterpreterProvider(ContextProvider):
         context.extend_tools(self.source_id, [self._tool])
         if self._instructions:
             context.extend_instructions(self.source_id, self._instructions)
-        if self._shows:
-            context.extend_middleware(self.source_id, [_ShowImages()])
+        if self._shows_images:
+            context.extend_middleware(self.source_id, [_ImageMiddleware()])
 
 
-class _Door:
+class _Adapter:
     """What runs behind the tool."""
 
     def __init__(
@@ -177,12 +177,12 @@ class _Door:
         self._limits = limits
         self._mounts = mounts
         self._options = options
-        self._conversation = tool.Conversation("agent-framework", _ADVICE)
+        self._key_resolver = tool.SessionKeyResolver("agent-framework", _SHARED_SESSION_WARNING)
 
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
-        key = self._conversation.key(ctx.session and ctx.session.session_id)
+        key = self._key_resolver.resolve(ctx.session and ctx.session.session_id)
         if not await self._mount(key):
-            return list(self._dress(tool.not_run(_NOT_MOUNTED)))
+            return list(self._build_contents(tool.build_not_run_reply(_MOUNT_FAILED)))
         reply = await tool.call(
             self._interpreter,
             code,
@@ -190,87 +190,87 @@ class _Door:
             on_output=self._on_output,
             options=self._options,
         )
-        return list(self._dress(reply))
+        return list(self._build_contents(reply))
 
     async def _mount(self, key: str) -> bool:
         """Whether the files are there; what is wrong is for the host, not for the model."""
         if not self._mounts.names:
             return True
         try:
-            interpreter = self._interpreter or tool.default_interpreter()
-            await self._mounts.put_into(interpreter.session(key))
+            interpreter = self._interpreter or tool.get_default_interpreter()
+            await self._mounts.copy_into(interpreter.session(key))
         except CodeInterpreterError as error:
             logger.warning("file_mounts: %s", error)
             return False
         return True
 
-    def _dress(self, reply: tool.ToolReply) -> Iterator[Content]:
+    def _build_contents(self, reply: tool.ToolReply) -> Iterator[Content]:
         yield Content.from_text(reply.text, raw_representation=reply.execution)
         if self._images == "reference":
             return
-        marks = {_SHOWN_AFTER: True} if self._images == "user_message" else {}
-        images, missing = images_of(reply.execution, self._limits)
+        markers = {_IMAGE_MARKER: True} if self._images == "user_message" else {}
+        images, missing = select_images(reply.execution, self._limits)
         for image in images:
-            yield Content.from_data(image.data, image.media_type, additional_properties={**marks})
+            yield Content.from_data(image.data, image.media_type, additional_properties={**markers})
         if missing:
-            yield Content.from_text(left_out(missing))
+            yield Content.from_text(format_omitted(missing))
 
 
-def _function_tool(door: _Door, approval_mode: ApprovalMode, description: str) -> FunctionTool:
+def _build_tool(adapter: _Adapter, approval_mode: ApprovalMode, description: str) -> FunctionTool:
     return FunctionTool(
         name=tool.NAME,
         description=description,
         approval_mode=approval_mode,
-        func=door.execute_code,
+        func=adapter.execute_code,
         input_model=tool.PARAMETERS,
     )
 
 
-class _ShowImages(ChatMiddleware):
+class _ImageMiddleware(ChatMiddleware):
     """Moves the marked images of tool results into a message of the user, in the request only."""
 
     @override
     async def process(self, context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-        context.messages = list(_with_images_after(context.messages))
+        context.messages = list(_move_images_to_user(context.messages))
         await call_next()
 
 
-def _with_images_after(messages: Sequence[Message]) -> Iterator[Message]:
+def _move_images_to_user(messages: Sequence[Message]) -> Iterator[Message]:
     """Messages with their images behind the last tool result of each turn, as the APIs want it."""
     images: list[Content] = []
     for message in messages:
         if images and message.role != "tool":
-            yield _shown(images)
+            yield _build_image_message(images)
             images = []
-        found = [item for item in _items(message) if _is_marked(item)]
+        found = [item for item in _iter_result_items(message) if _is_marked(item)]
         images += found
-        yield _without_images(message) if found else message
+        yield _strip_images(message) if found else message
     if images:
-        yield _shown(images)
+        yield _build_image_message(images)
 
 
-def _shown(images: Sequence[Content]) -> Message:
+def _build_image_message(images: Sequence[Content]) -> Message:
     return Message("user", [_INTRODUCTION, *images])
 
 
-def _items(message: Message) -> Iterator[Content]:
+def _iter_result_items(message: Message) -> Iterator[Content]:
     for content in message.contents:
         if content.type == "function_result":
             yield from content.items or ()
 
 
 def _is_marked(item: Content) -> bool:
-    return bool((item.additional_properties or {}).get(_SHOWN_AFTER))
+    return bool((item.additional_properties or {}).get(_IMAGE_MARKER))
 
 
-def _without_images(message: Message) -> Message:
+def _strip_images(message: Message) -> Message:
     """A copy; the message itself is the history's."""
     changed = copy(message)
-    changed.contents = [_text_only(content) for content in message.contents]
+    changed.contents = [_strip_result_images(content) for content in message.contents]
     return changed
 
 
-def _text_only(content: Content) -> Content:
+def _strip_result_images(content: Content) -> Content:
     if not content.items:
         return content
     changed = copy(content)

@@ -21,7 +21,7 @@ from .core.interpreter import CodeInterpreter
 from .core.session import Session
 from .core.session_directory import current_key
 from .core.shell.command import CommandResult, run_command
-from .core.shell.files import Moved, Told, read_files, write_files
+from .core.shell.files import FileResult, NotesHandler, read_files, write_files
 from .errors import CodeInterpreterError, ConfigurationError
 from .tools import execute_code
 
@@ -42,8 +42,8 @@ except ModuleNotFoundError as missing:
 __all__ = ["CodeInterpreterSandbox"]
 
 _HELPERS = ("delete", "edit", "glob", "grep", "ls", "read", "write")
-_BROKEN = 124  # and above: a time-out, no shell, a signal
-_helping: ContextVar[list[str] | None] = ContextVar("cci_deepagents_helping", default=None)
+_MIN_BROKEN_EXIT_CODE = 124  # and above: a time-out, no shell, a signal
+_helper_failures: ContextVar[list[str] | None] = ContextVar("cci_deepagents_helping", default=None)
 
 
 class CodeInterpreterSandbox(BaseSandbox):
@@ -70,14 +70,14 @@ class CodeInterpreterSandbox(BaseSandbox):
     ) -> None:
         self._interpreter = interpreter
         self._session_key = session_key
-        self._own_key = f"deepagents-{token_hex(8)}"
+        self._fallback_key = f"deepagents-{token_hex(8)}"
         self._notices: WeakKeyDictionary[Session, list[str]] = WeakKeyDictionary()
 
     @property
     @override
     def id(self) -> str:
         """The session's identifier in its pool; never the conversation's own name."""
-        return self._session().id
+        return self._get_session().id
 
     @override
     def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
@@ -91,7 +91,7 @@ class CodeInterpreterSandbox(BaseSandbox):
             Standard output and error as they came, and the exit code: 124 after a time-out, None
             when the session broke. Nothing is raised.
         """
-        return event_loop.wait(self._execute, command, timeout)
+        return event_loop.run_blocking(self._execute, command, timeout)
 
     @override
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
@@ -101,7 +101,7 @@ class CodeInterpreterSandbox(BaseSandbox):
     @override
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Write files by absolute paths; those below `/mnt/data` are put back after a loss."""
-        return event_loop.wait(self._upload, files)
+        return event_loop.run_blocking(self._upload, files)
 
     @override
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
@@ -111,103 +111,109 @@ class CodeInterpreterSandbox(BaseSandbox):
     @override
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """Read files by absolute paths."""
-        return event_loop.wait(self._download, paths)
+        return event_loop.run_blocking(self._download, paths)
 
     @override
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """As `download_files`, without blocking."""
         return await self._download(paths)
 
-    def _session(self) -> Session:
-        return self._home().session(self._key())
+    def _get_session(self) -> Session:
+        return self._get_interpreter().session(self._resolve_key())
 
-    def _home(self) -> CodeInterpreter:
-        return self._interpreter or execute_code.default_interpreter()
+    def _get_interpreter(self) -> CodeInterpreter:
+        return self._interpreter or execute_code.get_default_interpreter()
 
-    def _key(self) -> str:
-        named = self._session_key or current_key.get()
-        thread = None if named else (ensure_config().get("configurable") or {}).get("thread_id")
-        return named or (str(thread) if thread else self._own_key)
+    def _resolve_key(self) -> str:
+        explicit_key = self._session_key or current_key.get()
+        thread = (
+            None if explicit_key else (ensure_config().get("configurable") or {}).get("thread_id")
+        )
+        return explicit_key or (str(thread) if thread else self._fallback_key)
 
     async def _execute(self, command: str, timeout: int | None) -> ExecuteResponse:
-        response = await self._answer(command, timeout)
-        failures = _helping.get()
-        if failures is not None and (response.exit_code is None or response.exit_code >= _BROKEN):
+        response = await self._run_approved(command, timeout)
+        failures = _helper_failures.get()
+        if failures is not None and (
+            response.exit_code is None or response.exit_code >= _MIN_BROKEN_EXIT_CODE
+        ):
             failures.append(response.output.strip())
         return response
 
-    async def _answer(self, command: str, timeout: int | None) -> ExecuteResponse:
+    async def _run_approved(self, command: str, timeout: int | None) -> ExecuteResponse:
         try:
-            home, session = self._home(), self._session()
-            approved = await _approved(home, command, session)
+            interpreter, session = self._get_interpreter(), self._get_session()
+            approved = await _request_approval(interpreter, command, session)
             if isinstance(approved, ExecuteResponse):
                 return approved
             result = await run_command(
                 session,
                 approved,
                 timeout=timedelta(seconds=timeout) if timeout and timeout > 0 else None,
-                longest=home.limits.execution_timeout,
+                max_timeout=interpreter.limits.execution_timeout,
             )
         except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
-            return ExecuteResponse(_failure("a command", error))
-        return self._response(session, result)
+            return ExecuteResponse(_log_failure("a command", error))
+        return self._build_response(session, result)
 
-    def _response(self, session: Session, result: CommandResult) -> ExecuteResponse:
+    def _build_response(self, session: Session, result: CommandResult) -> ExecuteResponse:
         """The result below what happened to the session; a helper's output is read by programs."""
-        notices = self._noticed(session)
+        notices = self._get_notices(session)
         notices += result.notes
         output = result.output
-        if notices and _helping.get() is None:
+        if notices and _helper_failures.get() is None:
             output = f"[{'; '.join(notices)}]\n{output}"
             notices.clear()
         return ExecuteResponse(output, result.exit_code, truncated=result.dropped_characters > 0)
 
-    def _noticed(self, session: Session) -> list[str]:
+    def _get_notices(self, session: Session) -> list[str]:
         """What happened to the session and was not told yet."""
         return self._notices.setdefault(session, [])
 
     async def _upload(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
-        moved = await self._moved([path for path, _ in files], write_files, files)
-        return [FileUploadResponse(file.path, file.error) for file in moved]
+        results = await self._move_files([path for path, _ in files], write_files, files)
+        return [FileUploadResponse(file.path, file.error) for file in results]
 
     async def _download(self, paths: list[str]) -> list[FileDownloadResponse]:
-        moved = await self._moved(paths, read_files, paths)
+        results = await self._move_files(paths, read_files, paths)
         return [
             FileDownloadResponse(file.path, None if file.error else file.content, file.error)
-            for file in moved
+            for file in results
         ]
 
-    async def _moved(
+    async def _move_files(
         self,
         paths: list[str],
-        move: Callable[[Session, Any, Told], Awaitable[list[Moved]]],
+        move: Callable[[Session, Any, NotesHandler], Awaitable[list[FileResult]]],
         given: Any,
-    ) -> list[Moved]:
+    ) -> list[FileResult]:
         try:
-            session = self._session()
-            return await move(session, given, self._noticed(session).extend)
+            session = self._get_session()
+            return await move(session, given, self._get_notices(session).extend)
         except Exception as error:  # noqa: BLE001 - the same
-            text = _failure("a transfer", error)
-            return [Moved(path, error=text) for path in paths]
+            text = _log_failure("a transfer", error)
+            return [FileResult(path, error=text) for path in paths]
 
-    def _explained(self, result: Any, failures: list[str]) -> Any:
+    def _explain_failure(self, result: Any, failures: list[str]) -> Any:
         """A helper's failure with what happened to the session; a success says nothing of it."""
         if failures and not result.error:  # `ls` takes the answer of no session for an empty folder
             result = type(result)(error=failures[0])
         with suppress(CodeInterpreterError):
-            notices = self._noticed(self._session())
+            notices = self._get_notices(self._get_session())
             if notices and getattr(result, "error", None):
                 result.error += f" [{'; '.join(notices)}]"
                 notices.clear()
         return result
 
 
-async def _approved(home: CodeInterpreter, command: str, session: Session) -> str | ExecuteResponse:
+async def _request_approval(
+    interpreter: CodeInterpreter, command: str, session: Session
+) -> str | ExecuteResponse:
     """The command that may run, or what there is to say instead."""
-    if home.approve is None:
+    if interpreter.approve is None:
         return command
     try:
-        decision = await home.approve(ApprovalRequest(command, session.key))
+        decision = await interpreter.approve(ApprovalRequest(command, session.key))
     except Exception:  # noqa: BLE001 - the host's own code; one that fails has not said yes
         logger.exception("the approver failed")
         return ExecuteResponse("The command was not run: nobody could be asked.")
@@ -217,45 +223,45 @@ async def _approved(home: CodeInterpreter, command: str, session: Session) -> st
     return command if decision.code is None else decision.code
 
 
-def _failure(what: str, error: Exception) -> str:
+def _log_failure(what: str, error: Exception) -> str:
     if isinstance(error, CodeInterpreterError):
         logger.warning("%s failed: %s: %s", what, type(error).__name__, error)
     else:
         logger.error("%s failed unexpectedly", what, exc_info=error)
-    return execute_code.failure_text(error)
+    return execute_code.format_failure(error)
 
 
-def _explaining(helper: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_helper(helper: Callable[..., Any]) -> Callable[..., Any]:
     """A helper of `BaseSandbox` that reads what its own commands put out, and nothing else."""
     if inspect.iscoroutinefunction(helper):
 
         @functools.wraps(helper)
-        async def later(self: CodeInterpreterSandbox, *args: Any, **kwargs: Any) -> Any:
-            with _listening() as failures:
-                return self._explained(await helper(self, *args, **kwargs), failures)
+        async def async_wrapper(self: CodeInterpreterSandbox, *args: Any, **kwargs: Any) -> Any:
+            with _collect_failures() as failures:
+                return self._explain_failure(await helper(self, *args, **kwargs), failures)
 
-        return later
+        return async_wrapper
 
     @functools.wraps(helper)
-    def now(self: CodeInterpreterSandbox, *args: Any, **kwargs: Any) -> Any:
-        with _listening() as failures:
-            return self._explained(helper(self, *args, **kwargs), failures)
+    def wrapper(self: CodeInterpreterSandbox, *args: Any, **kwargs: Any) -> Any:
+        with _collect_failures() as failures:
+            return self._explain_failure(helper(self, *args, **kwargs), failures)
 
-    return now
+    return wrapper
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
+def _collect_failures() -> Iterator[list[str]]:
     """Collects what a helper's commands said that did not come to their end."""
     failures: list[str] = []
-    token = _helping.set(failures)
+    token = _helper_failures.set(failures)
     try:
         yield failures
     finally:
-        _helping.reset(token)
+        _helper_failures.reset(token)
 
 
 for _name in _HELPERS:
     for _method in (_name, f"a{_name}"):
         if hasattr(BaseSandbox, _method):
-            setattr(CodeInterpreterSandbox, _method, _explaining(getattr(BaseSandbox, _method)))
+            setattr(CodeInterpreterSandbox, _method, _wrap_helper(getattr(BaseSandbox, _method)))

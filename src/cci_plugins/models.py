@@ -111,12 +111,12 @@ class Result:
     data: Mapping[str, Any]
     is_main: bool = False
 
-    def _text(self, media_type: str) -> str | None:
+    def _get_text(self, media_type: str) -> str | None:
         value = self.data.get(media_type)
         return value if isinstance(value, str) else None
 
-    def _bytes(self, media_type: str) -> bytes | None:
-        value = self._text(media_type)
+    def _decode_bytes(self, media_type: str) -> bytes | None:
+        value = self._get_text(media_type)
         try:
             return None if value is None else b64decode("".join(value.split()), validate=True)
         except binascii.Error:
@@ -125,37 +125,37 @@ class Result:
     @property
     def text(self) -> str | None:
         """The plain-text form, if there is one."""
-        return self._text("text/plain")
+        return self._get_text("text/plain")
 
     @property
     def html(self) -> str | None:
         """The HTML form, if there is one."""
-        return self._text("text/html")
+        return self._get_text("text/html")
 
     @property
     def markdown(self) -> str | None:
         """The Markdown form, if there is one."""
-        return self._text("text/markdown")
+        return self._get_text("text/markdown")
 
     @property
     def latex(self) -> str | None:
         """The LaTeX form, if there is one."""
-        return self._text("text/latex")
+        return self._get_text("text/latex")
 
     @property
     def svg(self) -> str | None:
         """The SVG document, if there is one."""
-        return self._text("image/svg+xml")
+        return self._get_text("image/svg+xml")
 
     @property
     def png(self) -> bytes | None:
         """The PNG image, if there is one."""
-        return self._bytes("image/png")
+        return self._decode_bytes("image/png")
 
     @property
     def jpeg(self) -> bytes | None:
         """The JPEG image, if there is one."""
-        return self._bytes("image/jpeg")
+        return self._decode_bytes("image/jpeg")
 
     @property
     def json(self) -> Any:

@@ -13,7 +13,7 @@ from .errors import ConfigurationError
 from .models import Execution
 from .pools.base import OutputHandler
 from .tools import execute_code
-from .tools.images import ImageLimits, images_of, left_out
+from .tools.images import ImageLimits, format_omitted, select_images
 from .tools.options import ToolOptions
 
 try:
@@ -33,12 +33,12 @@ NeedsApproval: TypeAlias = (
 )
 SessionKey: TypeAlias = Callable[[RunContextWrapper[Any]], str | None]
 
-_NAMES = ("session_id", "conversation_id", "thread_id")
-_ADVICE = (
+_CONVERSATION_FIELDS = ("session_id", "conversation_id", "thread_id")
+_SHARED_SESSION_WARNING = (
     "no conversation was named, so all calls of this tool share one session; use "
     "`interpreter.use_session(...)`, or a context with a `session_id`"
 )
-_NOT_READ = 'The code was not run: the arguments must be a JSON object {"code": "..."}.'
+_INVALID_ARGUMENTS = 'The code was not run: the arguments must be a JSON object {"code": "..."}.'
 _INTRODUCTION = f"[images that {execute_code.NAME} displayed]"
 
 
@@ -91,7 +91,7 @@ def code_interpreter_tool(
     images: Literal["reference", "inline"] = "reference",
     session_key: SessionKey | None = None,
     on_output: OutputHandler | None = None,
-    options: ToolOptions = execute_code.DEFAULTS,
+    options: ToolOptions = execute_code.DEFAULT_OPTIONS,
 ) -> FunctionTool:
     """Make the tool `execute_code`.
 
@@ -119,7 +119,7 @@ def code_interpreter_tool(
         agent = Agent("analyst", tools=[code_interpreter_tool()])
         ```
     """
-    door = _Door(
+    adapter = _Adapter(
         interpreter,
         inline=images == "inline",
         key=session_key,
@@ -128,14 +128,14 @@ def code_interpreter_tool(
     )
     return FunctionTool(
         name=execute_code.NAME,
-        description=execute_code.describe(options, interpreter),
+        description=execute_code.build_description(options, interpreter),
         params_json_schema=deepcopy(execute_code.PARAMETERS),  # older releases write into it
-        on_invoke_tool=door.invoke,
+        on_invoke_tool=adapter.invoke,
         needs_approval=needs_approval,
     )
 
 
-class _Door:
+class _Adapter:
     """What runs behind the tool."""
 
     def __init__(
@@ -149,31 +149,35 @@ class _Door:
     ) -> None:
         self._interpreter = interpreter
         self._inline = inline
-        self._named = key
+        self._session_key = key
         self._on_output = on_output
         self._options = options
-        self._conversation = execute_code.Conversation("openai-agents", _ADVICE)
+        self._key_resolver = execute_code.SessionKeyResolver(
+            "openai-agents", _SHARED_SESSION_WARNING
+        )
 
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
-        code = _code(arguments)
+        code = _parse_code(arguments)
         if code is None:
-            return TextReply.of(execute_code.not_run(_NOT_READ))
+            return TextReply.of(execute_code.build_not_run_reply(_INVALID_ARGUMENTS))
         reply = await execute_code.call(
             self._interpreter,
             code,
-            session_key=self._key(context),
+            session_key=self._resolve_key(context),
             on_output=self._on_output,
             options=self._options,
         )
-        return _with_images(reply) if self._inline else TextReply.of(reply)
+        return _attach_images(reply) if self._inline else TextReply.of(reply)
 
-    def _key(self, context: ToolContext[Any]) -> str:
-        named = self._named and self._named(context)
+    def _resolve_key(self, context: ToolContext[Any]) -> str:
+        explicit_key = self._session_key and self._session_key(context)
         group = context.run_config and context.run_config.group_id
-        return named or self._conversation.key(next(_told(context.context), None), group)
+        return explicit_key or self._key_resolver.resolve(
+            next(_iter_conversation_ids(context.context), None), group
+        )
 
 
-def _code(arguments: str) -> str | None:
+def _parse_code(arguments: str) -> str | None:
     try:
         code = json.loads(arguments)["code"]
     except (ValueError, TypeError, KeyError):
@@ -181,22 +185,22 @@ def _code(arguments: str) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def _told(context: object) -> Iterator[str]:
+def _iter_conversation_ids(context: object) -> Iterator[str]:
     """What a run's context calls its conversation."""
-    for name in _NAMES:
-        told = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
-        if isinstance(told, str | int | UUID) and told != "":
-            yield str(told)
+    for name in _CONVERSATION_FIELDS:
+        value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
+        if isinstance(value, str | int | UUID) and value != "":
+            yield str(value)
 
 
-def _with_images(reply: execute_code.ToolReply) -> TextReply | ImageReply:
-    images, missing = images_of(reply.execution, ImageLimits())
+def _attach_images(reply: execute_code.ToolReply) -> TextReply | ImageReply:
+    images, missing = select_images(reply.execution, ImageLimits())
     if not images and not missing:
         return TextReply.of(reply)
     parts: list[ToolOutputText | ToolOutputImage] = [ToolOutputText(text=reply.text)]
     parts += [ToolOutputImage(image_url=image.data_uri) for image in images]
     if missing:
-        parts.append(ToolOutputText(text=left_out(missing)))
+        parts.append(ToolOutputText(text=format_omitted(missing)))
     return ImageReply(reply, parts)
 
 
@@ -208,14 +212,14 @@ def images_as_user_messages(data: CallModelData[Any]) -> ModelInputData:
     sessions stay as they are.
     """
     return ModelInputData(
-        input=list(_with_images_after(data.model_data.input)),
+        input=list(_move_images_to_user(data.model_data.input)),
         instructions=data.model_data.instructions,
     )
 
 
-def _with_images_after(items: list[Any]) -> Iterator[Any]:
+def _move_images_to_user(items: list[Any]) -> Iterator[Any]:
     """Items with their images behind the last result of each turn, as the APIs want it."""
-    ours = {
+    call_ids = {
         each["call_id"]
         for each in items
         if each.get("name") == execute_code.NAME and "call_id" in each
@@ -224,17 +228,17 @@ def _with_images_after(items: list[Any]) -> Iterator[Any]:
     for item in items:
         is_result = item.get("type") == "function_call_output"
         if images and not is_result:
-            yield _shown(images)
+            yield _build_image_message(images)
             images = []
-        if is_result and item["call_id"] in ours and isinstance(item["output"], list):
+        if is_result and item["call_id"] in call_ids and isinstance(item["output"], list):
             images += [part for part in item["output"] if part["type"] == "input_image"]
             text = [part for part in item["output"] if part["type"] != "input_image"]
             yield {**item, "output": text}
         else:
             yield item
     if images:
-        yield _shown(images)
+        yield _build_image_message(images)
 
 
-def _shown(images: list[Any]) -> Any:
+def _build_image_message(images: list[Any]) -> Any:
     return {"role": "user", "content": [{"type": "input_text", "text": _INTRODUCTION}, *images]}

@@ -9,7 +9,7 @@ from .core.interpreter import CodeInterpreter
 from .errors import ConfigurationError
 from .pools.base import OutputHandler
 from .tools import execute_code as tool
-from .tools.images import ImageLimits, images_of, left_out
+from .tools.images import ImageLimits, format_omitted, select_images
 from .tools.options import ToolOptions
 
 try:
@@ -36,7 +36,7 @@ Prepare = Callable[..., Any]
 
 _INTRODUCTION = f"[images that {tool.NAME} displayed]"
 _PREPARE = "_prepare_chat_history_for_request"
-_ADVICE = (
+_SHARED_SESSION_WARNING = (
     "no conversation was named, so all calls of this plugin share one session; "
     "use `interpreter.use_session(thread.id)`"
 )
@@ -67,17 +67,19 @@ class CodeInterpreterPlugin:
         self,
         interpreter: CodeInterpreter | None = None,
         *,
-        options: ToolOptions = tool.DEFAULTS,
+        options: ToolOptions = tool.DEFAULT_OPTIONS,
         on_output: OutputHandler | None = None,
         session_key: str | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._options = options
         self._on_output = on_output
-        self._conversation = tool.Conversation("semantic-kernel", _ADVICE, own_key=session_key)
+        self._key_resolver = tool.SessionKeyResolver(
+            "semantic-kernel", _SHARED_SESSION_WARNING, fallback_key=session_key
+        )
         # Semantic Kernel reads the description off the function, of which every plugin has one
-        vars(self)["execute_code"] = _described(
-            self.execute_code, tool.describe(options, interpreter)
+        vars(self)["execute_code"] = _copy_with_description(
+            self.execute_code, tool.build_description(options, interpreter)
         )
 
     @kernel_function(name=tool.NAME, description=tool.DESCRIPTION)
@@ -97,13 +99,13 @@ class CodeInterpreterPlugin:
         return await tool.call(
             self._interpreter,
             code,
-            session_key=session_id or self._conversation.key(),
+            session_key=session_id or self._key_resolver.resolve(),
             on_output=self._on_output,
             options=self._options,
         )
 
 
-def _described(
+def _copy_with_description(
     method: Callable[..., Awaitable[tool.ToolReply]], description: str
 ) -> Callable[..., Awaitable[tool.ToolReply]]:
     """The method as a function of its own, with another description."""
@@ -141,41 +143,41 @@ def images_as_user_messages(service: Service) -> Service:
     prepare: Prepare = service._prepare_chat_history_for_request  # noqa: SLF001 - made to be overridden
 
     def prepare_with_images(chat_history: ChatHistory, *args: Any, **options: Any) -> Any:
-        shown = ChatHistory(messages=list(_with_images_after(chat_history.messages)))
-        return prepare(shown, *args, **options)
+        history = ChatHistory(messages=list(_move_images_to_user(chat_history.messages)))
+        return prepare(history, *args, **options)
 
     vars(service)[_PREPARE] = prepare_with_images
     return service
 
 
-def _with_images_after(messages: Sequence[ChatMessageContent]) -> Iterator[ChatMessageContent]:
+def _move_images_to_user(messages: Sequence[ChatMessageContent]) -> Iterator[ChatMessageContent]:
     """Messages with their images behind the last result of each turn, as the APIs want it."""
     images: list[ImageContent | TextContent] = []
     for message in messages:
         if images and message.role != AuthorRole.TOOL:
-            yield _shown(images)
+            yield _build_image_message(images)
             images = []
-        images += _images(message)
+        images += _iter_images(message)
         yield message
     if images:
-        yield _shown(images)
+        yield _build_image_message(images)
 
 
-def _shown(images: list[ImageContent | TextContent]) -> ChatMessageContent:
+def _build_image_message(images: list[ImageContent | TextContent]) -> ChatMessageContent:
     introduction = TextContent(text=_INTRODUCTION)
     return ChatMessageContent(role=AuthorRole.USER, items=[introduction, *images])
 
 
-def _images(message: ChatMessageContent) -> Iterator[ImageContent | TextContent]:
+def _iter_images(message: ChatMessageContent) -> Iterator[ImageContent | TextContent]:
     for item in message.items:
-        if not isinstance(item, FunctionResultContent) or not _is_ours(item):
+        if not isinstance(item, FunctionResultContent) or not _is_tool_reply(item):
             continue
-        found, missing = images_of(item.result.execution, ImageLimits())
+        found, missing = select_images(item.result.execution, ImageLimits())
         for image in found:
             yield ImageContent(data=image.data, data_format="base64", mime_type=image.media_type)
         if missing:
-            yield TextContent(text=left_out(missing))
+            yield TextContent(text=format_omitted(missing))
 
 
-def _is_ours(item: FunctionResultContent) -> bool:
+def _is_tool_reply(item: FunctionResultContent) -> bool:
     return isinstance(item.result, tool.ToolReply)

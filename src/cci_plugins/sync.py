@@ -18,10 +18,10 @@ from .common.limits import Limits
 from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
-from .core.session_files import SHARED_FOR, ProgressHandler
+from .core.session_files import DEFAULT_SHARE_DURATION, ProgressHandler
 from .files.file_transfer import FileOptions
 from .files.sas import SecretUrl
-from .files.source import CHUNK, Given
+from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
 from .pools.base import OutputHandler, SessionPool
 
@@ -40,13 +40,13 @@ class SessionFiles:
 
     def upload(
         self,
-        source: Given,
+        source: Uploadable,
         *,
         name: str | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
         """Write a file into the session; `on_progress` is called in another thread."""
-        return event_loop.wait(
+        return event_loop.run_blocking(
             lambda: self._files.upload(source, name=name, on_progress=on_progress)
         )
 
@@ -58,7 +58,9 @@ class SessionFiles:
         on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
         """Have the session fetch a URL of yours; never pass one that a model wrote."""
-        return event_loop.wait(lambda: self._files.fetch(url, name=name, on_progress=on_progress))
+        return event_loop.run_blocking(
+            lambda: self._files.fetch(url, name=name, on_progress=on_progress)
+        )
 
     @overload
     def download(
@@ -85,8 +87,10 @@ class SessionFiles:
     ) -> bytes | Path:
         """Read a file out of the session: its bytes, or with `to` the path that was written."""
         if to is None:
-            return event_loop.wait(lambda: self._files.download(name, on_progress=on_progress))
-        return event_loop.wait(
+            return event_loop.run_blocking(
+                lambda: self._files.download(name, on_progress=on_progress)
+            )
+        return event_loop.run_blocking(
             lambda: self._files.download(name, to=to, overwrite=overwrite, on_progress=on_progress)
         )
 
@@ -100,19 +104,19 @@ class SessionFiles:
 
     def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
-        return event_loop.wait(self._files.list)
+        return event_loop.run_blocking(self._files.list)
 
     def remove(self, name: str) -> None:
         """Remove a file from the session."""
-        return event_loop.wait(self._files.remove, name)
+        return event_loop.run_blocking(self._files.remove, name)
 
-    def share(self, name: str, *, expires_in: timedelta = SHARED_FOR) -> SharedFile:
+    def share(self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION) -> SharedFile:
         """Make a link for a person: whoever has it can read a copy of the file."""
-        return event_loop.wait(lambda: self._files.share(name, expires_in=expires_in))
+        return event_loop.run_blocking(lambda: self._files.share(name, expires_in=expires_in))
 
     def unshare(self, shared: SharedFile) -> None:
         """Delete the copy that a link leads to."""
-        event_loop.wait(self._files.unshare, shared)
+        event_loop.run_blocking(self._files.unshare, shared)
 
 
 class Session:
@@ -141,9 +145,9 @@ class Session:
     ) -> Execution:
         """Run code in this session; `on_output` is called in the calling thread."""
         if on_output is None:
-            return event_loop.wait(self._session.run_at_home, code, timeout, None)
+            return event_loop.run_blocking(self._session._run_on_loop, code, timeout, None)
         events: SimpleQueue[OutputEvent | None] = SimpleQueue()
-        future = event_loop.submit(self._session.run_at_home, code, timeout, events.put)
+        future = event_loop.submit(self._session._run_on_loop, code, timeout, events.put)
         future.add_done_callback(lambda _: events.put(None))
         try:
             while (event := events.get()) is not None:
@@ -159,7 +163,7 @@ class Session:
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""
-        event_loop.wait(self._session.delete_at_home)
+        event_loop.run_blocking(self._session._delete_on_loop)
 
 
 class CodeInterpreter:
@@ -186,7 +190,7 @@ class CodeInterpreter:
         )
 
     @classmethod
-    def _over(cls, interpreter: _interpreter.CodeInterpreter) -> Self:
+    def _wrap(cls, interpreter: _interpreter.CodeInterpreter) -> Self:
         self = cls.__new__(cls)
         self._async = interpreter
         return self
@@ -201,7 +205,7 @@ class CodeInterpreter:
         egress: Egress = "none",
     ) -> Self:
         """An interpreter over the embedded pool."""
-        return cls._over(
+        return cls._wrap(
             _interpreter.CodeInterpreter.local(
                 approve=approve, limits=limits, files=files, egress=egress
             )
@@ -220,7 +224,7 @@ class CodeInterpreter:
         files: FileOptions | None = None,
     ) -> Self:
         """An interpreter over a session pool in Azure Container Apps."""
-        return cls._over(
+        return cls._wrap(
             _interpreter.CodeInterpreter.azure(
                 endpoint,
                 key=key,
@@ -235,7 +239,7 @@ class CodeInterpreter:
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:
         """An interpreter as the environment says."""
-        return cls._over(_interpreter.CodeInterpreter.from_env(approve=approve))
+        return cls._wrap(_interpreter.CodeInterpreter.from_env(approve=approve))
 
     @property
     def limits(self) -> Limits:
@@ -259,7 +263,7 @@ class CodeInterpreter:
 
     def packages(self) -> Mapping[str, str]:
         """What is installed in the sessions: versions by name, the best known packages first."""
-        return event_loop.wait(self._async.packages)
+        return event_loop.run_blocking(self._async.packages)
 
     def run_code(
         self,
@@ -273,15 +277,15 @@ class CodeInterpreter:
 
     def start(self) -> None:
         """Get the pool ready before the first call, so that the first call is fast."""
-        event_loop.wait(self._async.pool)
+        event_loop.run_blocking(self._async._get_pool)
 
     def describe(self) -> str:
         """Start the pool and say in one line what it is and what fences its sessions."""
-        return event_loop.wait(self._async.describe)
+        return event_loop.run_blocking(self._async.describe)
 
     def close(self) -> None:
         """End every session and what the pool holds; calling it twice is no error."""
-        event_loop.wait(self._async.aclose)
+        event_loop.run_blocking(self._async.aclose)
 
     def __enter__(self) -> Self:
         return self

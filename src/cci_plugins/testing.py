@@ -9,7 +9,7 @@ from secrets import token_hex
 
 from typing_extensions import override
 
-from .common.file_names import media_type, safe_name
+from .common.file_names import guess_media_type, validate_name
 from .errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
 from .models import Execution, FileInfo, OutputEvent
 from .pools.base import Capabilities, OutputHandler, SessionPool
@@ -60,32 +60,32 @@ class FakeSessionPool(SessionPool):
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        safe_name(name)
-        data = b"".join([piece async for piece in content])
+        validate_name(name)
+        data = b"".join([chunk async for chunk in content])
         self._files.setdefault(session_id, {})[name] = data
-        return FileInfo(name, len(data), media_type(name))
+        return FileInfo(name, len(data), guess_media_type(name))
 
     @override
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
-        yield self._file(session_id, name)
+        yield self._get_file(session_id, name)
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:
         files = self._files.get(session_id, {})
-        return [FileInfo(name, len(files[name]), media_type(name)) for name in sorted(files)]
+        return [FileInfo(name, len(files[name]), guess_media_type(name)) for name in sorted(files)]
 
     @override
     async def delete_file(self, session_id: str, name: str) -> None:
-        self._file(session_id, name)
+        self._get_file(session_id, name)
         del self._files[session_id][name]
 
     @override
     async def delete_session(self, session_id: str) -> None:
         self._files.pop(session_id, None)
 
-    def _file(self, session_id: str, name: str) -> bytes:
+    def _get_file(self, session_id: str, name: str) -> bytes:
         try:
-            return self._files.get(session_id, {})[safe_name(name)]
+            return self._files.get(session_id, {})[validate_name(name)]
         except KeyError:
             raise SessionFileNotFoundError(f"the session has no file {name!r}") from None
 
@@ -118,9 +118,9 @@ async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
     return report
 
 
-def _expect(*, holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
+def _expect(*, condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
 
 
 async def _run(
@@ -133,8 +133,8 @@ async def state_is_kept(pool: SessionPool, session_id: str) -> None:
     """A variable is there in the next run."""
     await _run(pool, session_id, "x = 41")
     execution = await _run(pool, session_id, "x + 1")
-    _expect(holds=execution.text == "42", otherwise=f"x + 1 gave {execution.text!r}")
-    _expect(holds=execution.state == "kept", otherwise=f"state {execution.state}")
+    _expect(condition=execution.text == "42", message=f"x + 1 gave {execution.text!r}")
+    _expect(condition=execution.state == "kept", message=f"state {execution.state}")
 
 
 async def sessions_are_apart(pool: SessionPool, session_id: str) -> None:
@@ -143,25 +143,25 @@ async def sessions_are_apart(pool: SessionPool, session_id: str) -> None:
     await _run(pool, session_id, "secret = 1")
     execution = await _run(pool, other, "'secret' in dir()")
     await pool.delete_session(other)
-    _expect(holds=execution.text == "False", otherwise="another session sees the variable")
+    _expect(condition=execution.text == "False", message="another session sees the variable")
 
 
 async def an_error_is_a_result(pool: SessionPool, session_id: str) -> None:
     """A traceback comes back on the execution, and the session lives on."""
     execution = await _run(pool, session_id, "print('before')\n1/0")
-    _expect(holds=execution.error is not None, otherwise="no error on the execution")
+    _expect(condition=execution.error is not None, message="no error on the execution")
     name = execution.error.name if execution.error else ""
-    _expect(holds=name == "ZeroDivisionError", otherwise=f"error name {name!r}")
-    _expect(holds=execution.status == "failed", otherwise=str(execution.status))
-    _expect(holds=execution.stdout == "before\n", otherwise=f"stdout {execution.stdout!r}")
+    _expect(condition=name == "ZeroDivisionError", message=f"error name {name!r}")
+    _expect(condition=execution.status == "failed", message=str(execution.status))
+    _expect(condition=execution.stdout == "before\n", message=f"stdout {execution.stdout!r}")
 
 
 async def streams_are_told_apart(pool: SessionPool, session_id: str) -> None:
     """Standard output and error arrive apart, Unicode intact."""
     code = "import sys\nprint('out \N{SNOWMAN}')\nprint('err', file=sys.stderr)"
     execution = await _run(pool, session_id, code)
-    _expect(holds=execution.stdout == "out \N{SNOWMAN}\n", otherwise=repr(execution.stdout))
-    _expect(holds="err" in execution.stderr, otherwise=repr(execution.stderr))
+    _expect(condition=execution.stdout == "out \N{SNOWMAN}\n", message=repr(execution.stdout))
+    _expect(condition="err" in execution.stderr, message=repr(execution.stderr))
 
 
 async def a_time_out_is_a_result(pool: SessionPool, session_id: str) -> None:
@@ -169,16 +169,16 @@ async def a_time_out_is_a_result(pool: SessionPool, session_id: str) -> None:
     execution = await _run(
         pool, session_id, "import time\ntime.sleep(60)", timeout=timedelta(seconds=1)
     )
-    _expect(holds=execution.status == "timed_out", otherwise=str(execution.status))
+    _expect(condition=execution.status == "timed_out", message=str(execution.status))
     after = await _run(pool, session_id, "1 + 1")
-    _expect(holds=after.text == "2", otherwise="the session does not run after a time-out")
+    _expect(condition=after.text == "2", message="the session does not run after a time-out")
 
 
 async def stdin_fails_at_once(pool: SessionPool, session_id: str) -> None:
     """`input()` raises instead of waiting for ever."""
     execution = await _run(pool, session_id, "input('name? ')")
-    _expect(holds=execution.error is not None, otherwise="input() did not fail")
-    _expect(holds=execution.status == "failed", otherwise=str(execution.status))
+    _expect(condition=execution.error is not None, message="input() did not fail")
+    _expect(condition=execution.status == "failed", message=str(execution.status))
 
 
 async def images_arrive(pool: SessionPool, session_id: str) -> None:
@@ -192,8 +192,8 @@ async def images_arrive(pool: SessionPool, session_id: str) -> None:
     )
     execution = await _run(pool, session_id, code)
     images = [result.png for result in execution.results if result.png]
-    _expect(holds=len(images) == 1, otherwise=f"{len(images)} images")
-    _expect(holds=images[0].startswith(b"\x89PNG"), otherwise="not a PNG")
+    _expect(condition=len(images) == 1, message=f"{len(images)} images")
+    _expect(condition=images[0].startswith(b"\x89PNG"), message="not a PNG")
 
 
 _OUT = b"A,B\n1,2\n"
@@ -207,21 +207,21 @@ async def files_come_and_go(pool: SessionPool, session_id: str) -> None:
         yield b"1,2\n"
 
     info = await pool.upload(session_id, "in.csv", content())
-    _expect(holds=info.size == 8, otherwise=f"uploaded size {info.size}")  # noqa: PLR2004
+    _expect(condition=info.size == 8, message=f"uploaded size {info.size}")  # noqa: PLR2004
     code = "data = open('in.csv').read()\nopen('out.txt', 'w').write(data.upper())"
     execution = await _run(pool, session_id, code)
     _expect(
-        holds=[file.name for file in execution.files] == ["out.txt"]
+        condition=[file.name for file in execution.files] == ["out.txt"]
         and execution.files[0].sha256 in {None, hashlib.sha256(_OUT).hexdigest()},
-        otherwise=f"files {execution.files}",
+        message=f"files {execution.files}",
     )
-    data = b"".join([piece async for piece in pool.download(session_id, "out.txt")])
-    _expect(holds=data == _OUT, otherwise=f"downloaded {data!r}")
+    data = b"".join([chunk async for chunk in pool.download(session_id, "out.txt")])
+    _expect(condition=data == _OUT, message=f"downloaded {data!r}")
     names = [file.name for file in await pool.list_files(session_id)]
-    _expect(holds=names == ["in.csv", "out.txt"], otherwise=f"listed {names}")
+    _expect(condition=names == ["in.csv", "out.txt"], message=f"listed {names}")
     await pool.delete_file(session_id, "in.csv")
     names = [file.name for file in await pool.list_files(session_id)]
-    _expect(holds=names == ["out.txt"], otherwise=f"listed {names} after removal")
+    _expect(condition=names == ["out.txt"], message=f"listed {names} after removal")
 
 
 async def missing_files_are_named(pool: SessionPool, session_id: str) -> None:
@@ -236,25 +236,25 @@ async def a_deleted_session_starts_anew(pool: SessionPool, session_id: str) -> N
     await pool.delete_session(session_id)
     await pool.delete_session(session_id)
     execution = await _run(pool, session_id, "'x' in dir()")
-    _expect(holds=execution.text == "False", otherwise="the variable outlived its session")
+    _expect(condition=execution.text == "False", message="the variable outlived its session")
 
 
 async def a_replaced_session_is_noticed(pool: SessionPool, session_id: str) -> None:
     """Code that needs a session which is gone does not run, where the pool can tell."""
     first = await _run(pool, session_id, "x = 1")
     again = await pool.execute(session_id, "x", timeout=LIMIT, instance=first.instance or None)
-    _expect(holds=again.text == "1", otherwise="the known instance was refused")
+    _expect(condition=again.text == "1", message="the known instance was refused")
     if not first.instance:
         return
     await pool.delete_session(session_id)
     try:
         await pool.execute(session_id, "open('ran', 'w')", timeout=LIMIT, instance=first.instance)
     except SessionLostError as error:
-        _expect(holds=error.retryable, otherwise="the loss is not retryable")
+        _expect(condition=error.retryable, message="the loss is not retryable")
     else:
-        _expect(holds=False, otherwise="the code ran in another instance")
+        _expect(condition=False, message="the code ran in another instance")
     after = await _run(pool, session_id, "import os; os.path.exists('ran')")
-    _expect(holds=after.text == "False", otherwise="the code ran before the loss was told")
+    _expect(condition=after.text == "False", message="the code ran before the loss was told")
 
 
 async def _read(pool: SessionPool, session_id: str, name: str) -> None:

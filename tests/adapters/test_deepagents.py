@@ -196,11 +196,11 @@ async def test_a_loss_is_told_and_written_files_are_put_back() -> None:
         sandbox = CodeInterpreterSandbox(interpreter)
         assert (await sandbox.awrite("/mnt/data/kept.txt", "kept")).error is None
         assert (await sandbox.awrite("/tmp/gone.txt", "gone")).error is None
-        await event_loop.carry(pool.delete_session, sandbox.id)
+        await event_loop.dispatch(pool.delete_session, sandbox.id)
         read = await sandbox.aread("/tmp/gone.txt")
         assert read.error is not None
         assert "the pool replaced the session" in read.error
-        await event_loop.carry(pool.delete_session, sandbox.id)
+        await event_loop.dispatch(pool.delete_session, sandbox.id)
         listed = await sandbox.als("/mnt/data")
         assert [entry["path"] for entry in listed.entries or []] == ["/mnt/data/kept.txt"]
         said = await sandbox.aexecute("cat kept.txt; ls -A /mnt/data")
@@ -219,7 +219,7 @@ async def test_a_loss_that_a_transfer_met_first_is_told_too() -> None:
             sandbox.adownload_files(["/tmp/a"]),
         ):
             await sandbox.aexecute("true")
-            await event_loop.carry(pool.delete_session, sandbox.id)
+            await event_loop.dispatch(pool.delete_session, sandbox.id)
             await given
             said = await sandbox.aexecute("echo on")
             assert said.output.startswith("[the pool replaced the session")

@@ -153,7 +153,7 @@ def test_threads_that_come_first_together_get_one_default(monkeypatch: pytest.Mo
 
     def ask() -> None:
         together.wait(timeout=10)
-        found.append(tool.default_interpreter())
+        found.append(tool.get_default_interpreter())
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -247,7 +247,7 @@ def callers(thread: int) -> list[str]:
 async def interrupt_the_waiting_main_thread() -> None:
     main = threading.main_thread().ident or 0
     with anyio.fail_after(10):
-        while callers(main)[:3] != ["wait", "result", event_loop.wait.__name__]:
+        while callers(main)[:3] != ["wait", "result", event_loop.run_blocking.__name__]:
             await anyio.sleep(0.01)
     signal.pthread_kill(main, signal.SIGINT)
 

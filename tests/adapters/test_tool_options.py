@@ -183,15 +183,17 @@ async def test_langchain_attaches_images_to_results_of_the_responses_api(
 
 
 async def test_packages_are_told_in_the_order_in_which_they_matter() -> None:
-    said = execute_code.describe(ToolOptions(packages={"zlib": "1", "numpy": "2"}), None)
+    said = execute_code.build_description(ToolOptions(packages={"zlib": "1", "numpy": "2"}), None)
     assert said.endswith("Installed: zlib, numpy.")
     many = ToolOptions(packages=[f"p{number}" for number in range(50)])
-    assert execute_code.describe(many, None).endswith("p39 and 10 more.")
+    assert execute_code.build_description(many, None).endswith("p39 and 10 more.")
 
 
 async def test_a_pool_that_knows_nothing_says_nothing() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
-        assert execute_code.describe(ToolOptions(), interpreter) == execute_code.DESCRIPTION
+        assert (
+            execute_code.build_description(ToolOptions(), interpreter) == execute_code.DESCRIPTION
+        )
 
 
 @pytest.mark.slow
@@ -255,7 +257,7 @@ def test_the_first_of_two_versions_is_told(
             f"Metadata-Version: 2.1\nName: Made_Up\nVersion: {version}\n"
         )
     monkeypatch.setattr(sys, "path", [str(tmp_path / name) for name in ("first", "second")])
-    exec(packages.LIST, {})  # as a session does
+    exec(packages.LIST_CODE, {})  # as a session does
     assert packages.read(capsys.readouterr().out) == {"made-up": "9.0"}
 
 

@@ -50,16 +50,16 @@ async def run_suite(node: str, *arguments: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode()[-3000:]
 
 
-@pytest.mark.parametrize("friendly", [False, True], ids=["platform", "friendly"])
+@pytest.mark.parametrize("execute_code", [False, True], ids=["platform", "friendly"])
 @pytest.mark.parametrize("scenario", ON_OUR_TOOLS)
-async def test_our_server_passes(node, scenario, friendly):
-    async with serving(FakeSessionPool(), api_key=None, friendly=friendly) as url:
+async def test_our_server_passes(node, scenario, execute_code):
+    async with serving(FakeSessionPool(), api_key=None, execute_code=execute_code) as url:
         await run_suite(node, "server", "--url", url, "--scenario", scenario)
 
 
 @pytest.mark.parametrize("scenario", ON_THE_SUITES_TOOLS)
 async def test_our_server_passes_with_the_suites_own_tools(node, scenario, monkeypatch):
-    monkeypatch.setattr("cci_plugins.server.app.Tools", SuiteTools)
+    monkeypatch.setattr("cci_plugins.server.app.PlatformTools", SuiteTools)
     async with serving(FakeSessionPool(), api_key=None) as url:
         await run_suite(node, "server", "--url", url, "--scenario", scenario)
 
@@ -76,28 +76,30 @@ class SuiteTools:
     """The tools that the suite's scenarios call, behind our endpoint."""
 
     def __init__(self, *_):
-        from cci_plugins.server.mcp.tools import Answer
+        from cci_plugins.server.mcp.tools import ToolCallResult
 
         text = {"type": "text", "text": "This is a simple text response for testing."}
         image = {"type": "image", "data": PNG, "mimeType": "image/png"}
         self._answers = {
-            "test_simple_text": Answer([text]),
-            "test_image_content": Answer([image]),
-            "test_audio_content": Answer([{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]),
-            "test_embedded_resource": Answer(
+            "test_simple_text": ToolCallResult([text]),
+            "test_image_content": ToolCallResult([image]),
+            "test_audio_content": ToolCallResult(
+                [{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]
+            ),
+            "test_embedded_resource": ToolCallResult(
                 [resource("text/plain", "This is an embedded resource content.")]
             ),
-            "test_multiple_content_types": Answer(
+            "test_multiple_content_types": ToolCallResult(
                 [text, image, resource("application/json", '{"test":"data","value":123}')]
             ),
-            "test_error_handling": Answer(
+            "test_error_handling": ToolCallResult(
                 [{"type": "text", "text": "This tool intentionally returns an error for testing"}],
                 is_error=True,
             ),
-            "json_schema_2020_12_tool": Answer([text]),
+            "json_schema_2020_12_tool": ToolCallResult([text]),
         }
 
-    def listed(self):
+    def list_tools(self):
         address = {
             "type": "object",
             "properties": {"street": {"type": "string"}, "city": {"type": "string"}},

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from cci_plugins.cli.client_setup import Endpoint, stdio_setup, vscode
+from cci_plugins.cli.client_setup import Endpoint, format_stdio_config, format_vscode_config
 from cci_plugins.doctor import CHECKS
 
 from .blocks import PAGES, ROOT
@@ -46,7 +46,7 @@ def test_links_between_pages_lead_somewhere(page: object) -> None:
 def test_the_vscode_setup_in_the_guide_is_what_serve_prints() -> None:
     guide = (ROOT / "docs" / "guides" / "mcp.md").read_text(encoding="utf-8")
     block = guide.split("```json\n")[2].split("```")[0]
-    printed = vscode(Endpoint("http://127.0.0.1:8765/mcp", "key", "bwrap"))
+    printed = format_vscode_config(Endpoint("http://127.0.0.1:8765/mcp", "key", "bwrap"))
     assert json.loads(block) == json.loads(printed)
 
 
@@ -54,7 +54,7 @@ def test_the_claude_setup_in_the_guide_is_what_mcp_prints(monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.executable", "/path/to/python")
     guide = (ROOT / "docs" / "guides" / "mcp.md").read_text(encoding="utf-8")
     block = guide.split("```json\n")[1].split("```")[0]
-    printed = stdio_setup("claude", isolation=None, file_links=False)
+    printed = format_stdio_config("claude", isolation=None, file_links=False)
     assert json.loads(block) == json.loads(printed)
 
 

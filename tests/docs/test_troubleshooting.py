@@ -21,12 +21,12 @@ from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_found
 
 from cci_plugins import Execution, Limits, LocalSessionPool, SandboxLimits
 from cci_plugins.azure.credentials import Bearer
-from cci_plugins.cli.run import settings_for
-from cci_plugins.cli.saving import matching
-from cci_plugins.common.file_names import safe_name
+from cci_plugins.cli.run import load_settings
+from cci_plugins.cli.saving import match_files
+from cci_plugins.common.file_names import validate_name
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.mcp_client.failures import from_status
+from cci_plugins.mcp_client.failures import build_error_from_status
 from cci_plugins.pools.local.isolation import KernelSpec, selection
 from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
@@ -99,8 +99,8 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     "and your network ..."
 )
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr(selection, "_makers", lambda **_: {})
-    monkeypatch.setattr(selection, "_chosen", {})
+    monkeypatch.setattr(selection, "_list_backends", lambda **_: {})
+    monkeypatch.setattr(selection, "_selections", {})
     return anyio.run(selection.choose, "auto", KernelSpec(Path(sys.executable), "00"))
 
 
@@ -147,7 +147,7 @@ def _(*_: object) -> object:
 
 @happens("... is not a safe file name")
 def _(*_: object) -> object:
-    return safe_name("../secret")
+    return validate_name("../secret")
 
 
 @happens("the session has no file ...")
@@ -159,12 +159,12 @@ def _(interpreter: CodeInterpreter, _: object) -> object:
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "k" * 32)
-    return settings_for("bwrap")
+    return load_settings("bwrap")
 
 
 @happens("the session has no file that matches ...")
 def _(*_: object) -> object:
-    return matching([], "*.csv")
+    return match_files([], "*.csv")
 
 
 @happens("signing in to Azure failed (...)")
@@ -178,12 +178,12 @@ def _(*_: object) -> object:
 
 @happens("no session is free (...)")
 def _(*_: object) -> object:
-    return from_status(429, {}, b"", starts_code=True)
+    return build_error_from_status(429, {}, b"", starts_code=True)
 
 
 @happens("the pool failed (HTTP ...); the code may have run, so it was not sent again")
 def _(*_: object) -> object:
-    return from_status(502, {}, b"", starts_code=True)
+    return build_error_from_status(502, {}, b"", starts_code=True)
 
 
 @happens("a file of ... bytes is too large for this pool: at most ...")

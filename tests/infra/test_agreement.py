@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cci_plugins.provisioning import Options, resources
-from cci_plugins.provisioning.access import identity_roles, user_roles
-from cci_plugins.provisioning.plan import wanted
-from cci_plugins.provisioning.roles import assignment
+from cci_plugins.provisioning.access import list_identity_roles, list_user_roles
+from cci_plugins.provisioning.plan import list_resources
+from cci_plugins.provisioning.roles import build_assignment
 
 from .bicep import Deployment, Resource, deploy
 from .bicep_functions import GROUP
@@ -81,7 +81,11 @@ def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, 
     """The same; what Azure tells on the way is given as the templates' evaluator writes it."""
     identity = "{" + resources.identity(options).name + ":properties."
     pool = resources.pool(options).name
-    found = [one for one in wanted(options, image) if one.kind not in {"resource group", "gateway"}]
+    found = [
+        one
+        for one in list_resources(options, image)
+        if one.kind not in {"resource group", "gateway"}
+    ]
     if options.gateway:
         found.append(
             resources.gateway(
@@ -95,11 +99,11 @@ def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, 
                 },
             )
         )
-    for role, scope in user_roles(options):
-        found.append(assignment(options, scope, role, PRINCIPAL, "User"))
-    for role, scope in identity_roles(options):
+    for role, scope in list_user_roles(options):
+        found.append(build_assignment(options, scope, role, PRINCIPAL, "User"))
+    for role, scope in list_identity_roles(options):
         found.append(
-            assignment(options, scope, role, f"{identity}principalId}}", "ServicePrincipal")
+            build_assignment(options, scope, role, f"{identity}principalId}}", "ServicePrincipal")
         )
     told = {resources.login_server(options): login(made)}
     return {one.id: (one.api_version, plain(one.body, told)) for one in found}

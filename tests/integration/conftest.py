@@ -19,7 +19,7 @@ def anyio_backend():
     return "asyncio"
 
 
-class FencedKernel:
+class SandboxedKernel:
     """A sandbox and a client of its kernel."""
 
     def __init__(self, sandbox):
@@ -65,7 +65,7 @@ def spec_of(**limits: int):
 
 
 @pytest.fixture(scope="module")
-def fenced(anyio_backend) -> Callable[..., object]:
+def sandboxed_kernel(anyio_backend) -> Callable[..., object]:
     """Start a kernel behind a fence: `async with fenced("bwrap", disk_bytes=...) as kernel`."""
 
     @asynccontextmanager
@@ -77,7 +77,7 @@ def fenced(anyio_backend) -> Callable[..., object]:
             isolation = await choose(tier, spec)
         except IsolationError as error:
             pytest.skip(f"{tier} does not hold on this machine: {error}")
-        kernel = FencedKernel(await isolation.launch(spec))
+        kernel = SandboxedKernel(await isolation.launch(spec))
         try:
             await kernel.ready()
             yield kernel

@@ -152,8 +152,8 @@ async def test_a_silently_replaced_session_is_noticed_before_the_code_runs(optio
                 session = interpreter.session("a")
                 await session.files.upload(b"1", name="data.csv")
                 await session.run_code("x = 1")
-                (identifier,) = azure.emulator._places
-                await azure.emulator.lose(identifier)
+                (identifier,) = azure.emulator._last_used
+                await azure.emulator.drop_session(identifier)
                 execution = await session.run_code("seen = globals().get('seen', 0) + 1\nseen")
                 again = await session.run_code("seen, open('data.csv').read()")
     assert (execution.state, execution.text) == ("lost", "1")
@@ -245,7 +245,7 @@ async def test_two_hundred_calls_and_a_rotated_key_cost_two_fetches_and_no_faile
                             azure.emulator.rotate_key()
                         execution = await pool.execute("session-1", "1 + 1", timeout=LIMIT)
                         assert execution.text == "2"
-    assert azure.emulator.refused == 1
+    assert azure.emulator.refused_requests == 1
     assert arm.asked["fetchmcpservercredentials"] == 2
     assert sorted(credential.asked.values()) == [1]
 
@@ -261,7 +261,7 @@ async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token():
                 )
                 async with pool:
                     report = await check_session_pool(pool)
-                    assert pool._serves_files
+                    assert pool._has_files_api
     assert {check: fault for check, fault in report.items() if fault} == {}
     assert credential.asked == {f"{arm_url}/.default": 1, "https://dynamicsessions.io/.default": 1}
 
@@ -283,7 +283,7 @@ async def test_a_loss_is_an_error_for_who_uses_the_pool_itself():
     with anyio.fail_after(60):
         async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
             first = await pool.execute("session-1", "x = 1", timeout=LIMIT)
-            await azure.emulator.lose("session-1")
+            await azure.emulator.drop_session("session-1")
             with pytest.raises(SessionLostError) as caught:
                 await pool.execute("session-1", "x", timeout=LIMIT, instance=first.instance)
     assert caught.value.retryable

@@ -391,7 +391,7 @@ async def test_a_pool_that_is_not_there_is_the_first_failure(platform: Scene) ->
 
 
 async def test_a_key_in_the_clear_is_warned_of(platform: Scene) -> None:
-    platform.environment.setattr(pool, "_HERE_ALONE", ())
+    platform.environment.setattr(pool, "_LOOPBACK_HOSTS", ())
     found = (await platform.report())["pool.endpoint"]
     assert (found.status, "without encryption" in found.message) == ("warning", True)
     assert "by https" in found.fix
@@ -484,10 +484,10 @@ async def test_roles_on_the_storage_that_are_missing_are_found(custom: Scene) ->
         credential = custom.running.credential()
         with closing(credential):
             made = context.Context(
-                credential, findings.Mask(open=True), ca=custom.running.ca, local_only=False
+                credential, findings.Mask(is_open=True), ca=custom.running.ca, local_only=False
             )
             try:
-                return await azure._may_stage(made)
+                return await azure._check_stage_roles(made)
             finally:
                 await made.aclose()
 
@@ -605,16 +605,16 @@ async def test_a_port_in_use_is_told(laptop: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_framework_that_is_too_old_is_found(laptop: pytest.MonkeyPatch) -> None:
-    installed = machine._installed
+    installed = machine._find_version
     old = {"langchain-core": "0.3.9"}
-    laptop.setattr(machine, "_installed", lambda name: old.get(name) or installed(name))
+    laptop.setattr(machine, "_find_version", lambda name: old.get(name) or installed(name))
     found = (await _here())["local.versions"]
     assert (found.status, found.fix) == ("warning", 'pip install "cci-plugins[langchain]"')
     assert found.message == "langchain-core 0.3.9 is installed, and <2,>=1.0 is needed"
 
 
 async def test_an_extra_that_is_missing_is_found(laptop: pytest.MonkeyPatch) -> None:
-    laptop.setattr(machine, "_installed", lambda _: "")
+    laptop.setattr(machine, "_find_version", lambda _: "")
     found = await _here()
     assert found["local.versions"].fix == 'pip install "cci-plugins[local]"'
     assert found["local.isolation"].status == "skipped"

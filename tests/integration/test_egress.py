@@ -18,7 +18,7 @@ from tests.integration.conftest import spec_of
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError, IsolationError
 from cci_plugins.pools.local import egress_proxy as proxies
-from cci_plugins.pools.local.egress import Rule, reachable, rules_of
+from cci_plugins.pools.local.egress import EgressRule, is_address_allowed, parse_egress_rules
 from cci_plugins.pools.local.isolation import choose
 from cci_plugins.pools.local.pool import LocalSessionPool
 
@@ -136,7 +136,7 @@ def serve(tmp_path):
 
     def start(*hosts, rules=None):
         path = str(tmp_path / f"out-{len(served)}.sock")
-        served.append(proxies.EgressProxy(path, rules or rules_of(hosts)))
+        served.append(proxies.EgressProxy(path, rules or parse_egress_rules(hosts)))
         return Client(path)
 
     yield start
@@ -152,7 +152,7 @@ def status(answer: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rule", "host", "port", "fits"),
+    ("rule", "host", "port", "matches"),
     [
         ("pypi.org", "pypi.org", 443, True),
         ("pypi.org", "pypi.org", 80, True),
@@ -171,9 +171,9 @@ def status(answer: str) -> str:
         ("[::1]:80", "::1", 80, True),
     ],
 )
-def test_a_rule_means_the_host_and_ports_that_it_says(rule, host, port, fits):
-    (found,) = rules_of((rule,))
-    assert found.fits(host, port) is fits
+def test_a_rule_means_the_host_and_ports_that_it_says(rule, host, port, matches):
+    (found,) = parse_egress_rules((rule,))
+    assert found.matches(host, port) is matches
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_rule_means_the_host_and_ports_that_it_says(rule, host, port, fits):
 )
 def test_a_rule_that_cannot_be_read_is_refused(text):
     with pytest.raises(ConfigurationError):
-        rules_of((text,))
+        parse_egress_rules((text,))
 
 
 def test_the_setting_is_none_all_or_hosts(monkeypatch, tmp_path):
@@ -209,9 +209,9 @@ def test_the_setting_is_none_all_or_hosts(monkeypatch, tmp_path):
     ):
         monkeypatch.setenv("CCI_EGRESS", value)
         assert Settings.read().egress_rules == meant
-        rules_of(meant)
-    assert rules_of("none") == rules_of(()) == ()
-    assert rules_of("pypi.org") == rules_of(["pypi.org"])
+        parse_egress_rules(meant)
+    assert parse_egress_rules("none") == parse_egress_rules(()) == ()
+    assert parse_egress_rules("pypi.org") == parse_egress_rules(["pypi.org"])
 
 
 METADATA = ["169.254.169.254", "169.254.1.1", "fe80::1", "fe80::1%lo", "::ffff:169.254.169.254"]
@@ -223,16 +223,16 @@ PRIVATE += ["::ffff:127.0.0.1", "64:ff9b::7f00:1", "fec0::1"]
 
 @pytest.mark.parametrize("address", METADATA)
 def test_metadata_is_out_of_reach_whatever_the_setting(address):
-    assert not reachable(address, private=True)
-    assert not reachable(address, private=False)
+    assert not is_address_allowed(address, private=True)
+    assert not is_address_allowed(address, private=False)
 
 
 def test_private_addresses_are_for_a_host_that_was_named():
     for address in PRIVATE:
-        assert reachable(address, private=True)
-        assert not reachable(address, private=False)
-    assert reachable("8.8.8.8", private=False)
-    assert reachable("2606:4700::1111", private=False)
+        assert is_address_allowed(address, private=True)
+        assert not is_address_allowed(address, private=False)
+    assert is_address_allowed("8.8.8.8", private=False)
+    assert is_address_allowed("2606:4700::1111", private=False)
 
 
 # the proxy
@@ -264,7 +264,7 @@ def test_a_host_that_does_not_answer_is_a_bad_gateway(serve):
 
 
 def test_all_means_the_internet_and_nothing_of_this_machine_or_its_network(serve, site):
-    client = serve(rules=rules_of("all"))
+    client = serve(rules=parse_egress_rules("all"))
     port = site.server_port
     hosts = ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f000001", "127.1", "0"]
     hosts += ["10.0.0.1", "192.168.1.1", "169.254.169.254", "168.63.129.16", "[fe80::1%25lo]"]
@@ -288,7 +288,7 @@ def test_a_name_is_judged_by_where_it_leads(serve, site, monkeypatch):
         asked.append(host)
         return ["127.0.0.1" if host.startswith("inward") else "169.254.169.254"]
 
-    monkeypatch.setattr(proxies, "_addresses", lookup)
+    monkeypatch.setattr(proxies, "_resolve_addresses", lookup)
     port = site.server_port
     client = serve(
         f"*.example.com:{port}", f"inward.example.org:{port}", f"meta.example.org:{port}"
@@ -329,14 +329,14 @@ MALFORMED = [
 @pytest.mark.parametrize("head", MALFORMED, ids=lambda head: ascii(head[:40]))
 def test_a_malformed_request_is_refused_and_hurts_nobody(serve, site, head, caplog):
     caplog.set_level("DEBUG")
-    client = serve(f"127.0.0.1:{site.server_port}", rules=(Rule("*", frozenset({80})),))
+    client = serve(f"127.0.0.1:{site.server_port}", rules=(EgressRule("*", frozenset({80})),))
     assert status(client.ask(head)) in {"400", ""}
     assert status(client.ask("CONNECT 127.0.0.1:80 HTTP/1.1\r\n\r\n")) == "403"
     assert "\x1b" not in caplog.text
 
 
 def test_a_name_that_cannot_be_looked_up_is_a_bad_gateway(serve):
-    client = serve(rules=rules_of("all"))
+    client = serve(rules=parse_egress_rules("all"))
     for host in ("a" * 64, f"{'a' * 64}.com", "a..b"):
         assert status(client.ask(f"CONNECT {host}:80 HTTP/1.1\r\n\r\n")) == "502"
 
@@ -380,7 +380,7 @@ def test_connections_are_bounded_and_places_come_free(serve):
     with listening(echo) as port:
         client = serve(f"127.0.0.1:{port}")
         target = f"127.0.0.1:{port}"
-        held = [client.tunnel(target) for _ in range(proxies.CONNECTIONS)]
+        held = [client.tunnel(target) for _ in range(proxies.MAX_CONNECTIONS)]
         assert status(client.ask(f"CONNECT {target} HTTP/1.1\r\n\r\n")) in {"503", ""}
         for sock in held:
             sock.close()
@@ -394,7 +394,7 @@ def test_closing_ends_threads_and_connections(tmp_path):
     before = threading.active_count()
     with listening(echo) as port:
         path = str(tmp_path / "out.sock")
-        proxy = proxies.EgressProxy(path, rules_of((f"127.0.0.1:{port}",)))
+        proxy = proxies.EgressProxy(path, parse_egress_rules((f"127.0.0.1:{port}",)))
         client = Client(path)
         tunnels = [client.tunnel(f"127.0.0.1:{port}") for _ in range(5)]
         waiting = client.connect()
@@ -425,7 +425,7 @@ def test_a_connection_that_is_made_while_it_closes_is_cut_too(tmp_path, monkeypa
         assert closed.wait(20)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(proxies, "_addresses", lookup)
+    monkeypatch.setattr(proxies, "_resolve_addresses", lookup)
     ended = threading.Event()
 
     def held(sock):
@@ -443,7 +443,7 @@ def test_a_connection_that_is_made_while_it_closes_is_cut_too(tmp_path, monkeypa
 
     with listening(held) as port:
         path = str(tmp_path / "out.sock")
-        proxy = proxies.EgressProxy(path, rules_of((f"slow.example:{port}",)))
+        proxy = proxies.EgressProxy(path, parse_egress_rules((f"slow.example:{port}",)))
         with closing(Client(path).connect()) as sock:
             sock.sendall(f"CONNECT slow.example:{port} HTTP/1.1\r\n\r\n".encode())
             assert resolving.wait(20)

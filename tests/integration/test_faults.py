@@ -151,11 +151,11 @@ async def test_no_fault_makes_code_run_twice_or_lose_itself(options, total, tmp_
                     )
                     done.set()
     witness.check()
-    told = azure.emulator.told
+    fault_counts = azure.emulator.fault_counts
     assert len(witness.outcomes) == count * CONVERSATIONS
-    assert sum(told.values()) > total // 5
+    assert sum(fault_counts.values()) > total // 5
     if total >= 1000:
-        assert set(FAULTS) == set(told), "not every fault happened"
+        assert set(FAULTS) == set(fault_counts), "not every fault happened"
     assert proxy.broken > 0
     assert planted(azure.emulator, caplog, witness, client) == []
     outcomes = Counter(type(outcome).__name__ for outcome in witness.outcomes.values())

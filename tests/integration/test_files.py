@@ -35,7 +35,7 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     TargetExistsError,
 )
-from cci_plugins.files.blob import BlobStorage, lifetime
+from cci_plugins.files.blob import BlobStorage, compute_lifetime
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import SasPolicy
 from cci_plugins.pools.local.isolation import choose
@@ -134,9 +134,9 @@ async def test_a_link_lets_do_what_it_says_for_as_long_as_it_says(azurite):
 
 
 def test_a_link_lasts_as_long_as_the_file_needs_and_an_hour_at_most():
-    assert lifetime(1) == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=1))
-    assert lifetime(600 << 20) == timedelta(minutes=20)
-    assert lifetime(1 << 50) == timedelta(hours=1)
+    assert compute_lifetime(1) == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=1))
+    assert compute_lifetime(600 << 20) == timedelta(minutes=20)
+    assert compute_lifetime(1 << 50) == timedelta(hours=1)
 
 
 async def test_a_session_keeps_no_trace_of_an_address(azurite):

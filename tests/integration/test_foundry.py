@@ -793,15 +793,15 @@ async def _diagnosed(running: Running) -> dict[str, Any]:
     """What the checks of Foundry find; those of the pool have their own tests."""
     from cci_plugins.doctor import context, findings
     from cci_plugins.doctor import foundry as checks
-    from cci_plugins.doctor.engine import _made
+    from cci_plugins.doctor.engine import _run_check
 
-    mask = findings.Mask(open=False)
+    mask = findings.Mask(is_open=False)
     made = context.Context(running.credential, mask, ca=running.ca, local_only=False)
     made.done["auth.sign-in"] = findings.Finding("auth.sign-in", "ok", "")
     try:
-        pointless: dict[str, str] = {}
+        blocked_by: dict[str, str] = {}
         for check in checks.CHECKS:
-            made.done[check.id] = await _made(check, made, pointless, None)
+            made.done[check.id] = await _run_check(check, made, blocked_by, None)
     finally:
         await made.aclose()
     assert [secret for secret in (KEY, ROTATED, TOKEN) if secret in repr(made.done)] == []

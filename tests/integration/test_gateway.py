@@ -95,8 +95,8 @@ async def test_a_replaced_container_is_noticed_through_the_gateway():
         async with gateways(1) as (azure, urls):
             async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
                 await interpreter.run_code("x = 1")
-                (identifier,) = azure.emulator._places
-                await azure.emulator.lose(identifier)
+                (identifier,) = azure.emulator._last_used
+                await azure.emulator.drop_session(identifier)
                 execution = await interpreter.run_code("'x' in dir()")
     assert (execution.state, execution.text) == ("lost", "False")
 

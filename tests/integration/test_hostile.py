@@ -38,8 +38,8 @@ def tier(request):
 
 
 @pytest.fixture(scope="module")
-async def kernel(tier, fenced):
-    async with fenced(tier) as kernel:
+async def kernel(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as kernel:
         yield kernel
 
 
@@ -98,8 +98,8 @@ async def test_folders_of_the_host_show_nothing_of_it(kernel, place):
     assert not (shown & host) - harmless
 
 
-async def test_code_cannot_reach_another_sessions_files(kernel, tier, fenced):
-    async with fenced(tier) as other:
+async def test_code_cannot_reach_another_sessions_files(kernel, tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as other:
         other.sandbox.folder.write("mine.txt", SECRET.encode())
         path = (await other.run("import os; print(os.path.abspath('mine.txt'))")).strip()
         await other.run(f"open('/tmp/{SECRET}', 'w')")
@@ -127,9 +127,9 @@ async def test_code_sees_no_environment_but_its_own(kernel, bystander):
     assert SECRET not in said
 
 
-async def test_variables_of_the_app_are_not_inherited(tier, fenced, monkeypatch):
+async def test_variables_of_the_app_are_not_inherited(tier, sandboxed_kernel, monkeypatch):
     monkeypatch.setenv("CCI_TEST_TOKEN", SECRET)
-    async with fenced(tier) as fresh:
+    async with sandboxed_kernel(tier) as fresh:
         said = await fresh.run(
             "import os, subprocess\nprint(dict(os.environ))\n"
             "print(subprocess.run(['env'], capture_output=True, text=True).stdout)"
@@ -245,8 +245,8 @@ async def test_code_cannot_touch_other_processes(kernel, bystander):
     assert said == "-1 -1"
 
 
-async def test_kill_everything_reaches_only_the_session(tier, fenced, bystander):
-    async with fenced(tier) as victim:
+async def test_kill_everything_reaches_only_the_session(tier, sandboxed_kernel, bystander):
+    async with sandboxed_kernel(tier) as victim:
         await victim.run("import os\ntry: os.kill(-1, 9)\nexcept OSError: pass")
         assert bystander.poll() is None
         await victim.kill()
@@ -297,9 +297,9 @@ async def test_one_process_cannot_have_all_memory(kernel):
     assert (await kernel.run("b = bytearray(5 * 1024**3)")).startswith("MemoryError")
 
 
-async def test_memory_of_all_processes_is_measured(tier, fenced):
-    async with fenced(tier) as greedy:
-        before = greedy.sandbox.memory_bytes()
+async def test_memory_of_all_processes_is_measured(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as greedy:
+        before = greedy.sandbox.measure_memory()
         await greedy.run(
             "import subprocess, sys\n"
             "code = 'b = b\"x\" * (100 << 20); print(1, flush=True); import time; time.sleep(99)'\n"
@@ -307,21 +307,21 @@ async def test_memory_of_all_processes_is_measured(tier, fenced):
             " start_new_session=True) for _ in range(3)]\n"
             "[p.stdout.readline() for p in ps]"
         )
-        assert 280 * MIB < greedy.sandbox.memory_bytes() - before < 500 * MIB
+        assert 280 * MIB < greedy.sandbox.measure_memory() - before < 500 * MIB
 
 
-async def test_files_in_memory_count_as_memory(tier, fenced):
+async def test_files_in_memory_count_as_memory(tier, sandboxed_kernel):
     if tier != "bwrap":
         pytest.skip("only bwrap keeps a session's files in memory")
-    async with fenced(tier) as greedy:
-        before = greedy.sandbox.memory_bytes()
+    async with sandboxed_kernel(tier) as greedy:
+        before = greedy.sandbox.measure_memory()
         await greedy.run("open('/dev/shm/x', 'wb').write(b'x' * (50 << 20))")
         await greedy.run("open('/tmp/x', 'wb').write(b'x' * (50 << 20))")
-        assert greedy.sandbox.memory_bytes() - before > 95 * MIB
+        assert greedy.sandbox.measure_memory() - before > 95 * MIB
 
 
-async def test_a_fork_bomb_is_bounded(tier, fenced):
-    async with fenced(tier, processes=64) as bomb:
+async def test_a_fork_bomb_is_bounded(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier, processes=64) as bomb:
         said = await bomb.run(
             "import os, time\nn = 0\n"
             "try:\n"
@@ -337,23 +337,23 @@ async def test_a_fork_bomb_is_bounded(tier, fenced):
         assert time.monotonic() - started < 10
 
 
-async def test_the_disk_is_bounded(tier, fenced):
-    async with fenced(tier, disk_bytes=16 * MIB, file_bytes=64 * MIB) as hog:
+async def test_the_disk_is_bounded(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier, disk_bytes=16 * MIB, file_bytes=64 * MIB) as hog:
         said = await hog.run("open('x', 'wb').write(b'x' * (32 << 20))")
         if tier == "bwrap":
             assert "No space left" in said
         else:  # the pool's watchdog ends the session
-            assert hog.sandbox.folder.usage()[0] > 16 * MIB
+            assert hog.sandbox.folder.measure_usage()[0] > 16 * MIB
         said = await hog.run("open('/tmp/x', 'wb').write(b'x' * (100 << 20))")
         with pytest.raises(FileTooLargeError):
             hog.sandbox.folder.write("y", b"x" * (17 * MIB))
         assert "y" not in hog.sandbox.folder.scan()
 
 
-async def test_many_files_are_counted(tier, fenced):
-    async with fenced(tier) as hog:
+async def test_many_files_are_counted(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as hog:
         await hog.run("import os\nfor n in range(3000): open(f'/tmp/{n}' if 0 else str(n), 'w')")
-        assert hog.sandbox.folder.usage()[1] >= 3000
+        assert hog.sandbox.folder.measure_usage()[1] >= 3000
         assert len(hog.sandbox.folder.scan(limit=100)) == 100
 
 
@@ -407,9 +407,9 @@ async def test_numpy_works(kernel):
 
 
 def _tree(sandbox):
-    from cci_plugins.pools.local.isolation.memory import descendants
+    from cci_plugins.pools.local.isolation.memory import iter_descendants
 
-    return list(descendants(sandbox.child.process.pid))
+    return list(iter_descendants(sandbox.child.process.pid))
 
 
 ORDINARY_USER = 12345
@@ -419,10 +419,10 @@ ORDINARY_USER = 12345
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(os.geteuid() != 0, reason="already an ordinary user")
 def test_the_same_holds_for_an_ordinary_user():
-    from cci_plugins.pools.local.isolation.interpreter import reachable_by_anyone
+    from cci_plugins.pools.local.isolation.interpreter import is_reachable_by_anyone
 
     for path in (sys.executable, sys.base_prefix, __file__):
-        if not reachable_by_anyone(path):
+        if not is_reachable_by_anyone(path):
             pytest.skip(f"{path} cannot be read by user {ORDINARY_USER}")
     home = tempfile.mkdtemp(prefix="cci-test-")
     os.chown(home, ORDINARY_USER, ORDINARY_USER)

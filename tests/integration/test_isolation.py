@@ -95,29 +95,29 @@ async def until(what, seconds: float = 20):
             await anyio.sleep(0.02)
 
 
-async def test_a_kernel_answers(tier, fenced):
-    async with fenced(tier) as kernel:
+async def test_a_kernel_answers(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as kernel:
         assert await kernel.run("print(6 * 7)") == "42"
         assert kernel.sandbox.connection["signature_scheme"] == "hmac-sha256"
 
 
-async def test_several_tasks_wait_for_the_end(tier, fenced):
-    async with fenced(tier) as kernel:
+async def test_several_tasks_wait_for_the_end(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as kernel:
         waits = [asyncio.create_task(kernel.sandbox.wait()) for _ in range(3)]
         kernel.send("import os; os._exit(3)")
         with anyio.fail_after(10):
             assert await asyncio.gather(*waits) == [3, 3, 3]
 
 
-async def test_a_killed_kernel_reports_the_signal(tier, fenced):
-    async with fenced(tier) as kernel:
+async def test_a_killed_kernel_reports_the_signal(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as kernel:
         kernel.send("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         with anyio.fail_after(10):
             assert await kernel.sandbox.wait() == 137
 
 
-async def test_a_run_can_be_interrupted(tier, fenced):
-    async with fenced(tier) as kernel:
+async def test_a_run_can_be_interrupted(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as kernel:
 
         async def interrupt():
             await until(lambda: "begun" in kernel.sandbox.folder.scan())
@@ -130,16 +130,16 @@ async def test_a_run_can_be_interrupted(tier, fenced):
         assert await kernel.run("print('alive')") == "alive"
 
 
-async def test_no_process_outlives_its_session(tier, fenced, mark):
-    async with fenced(tier) as kernel:
+async def test_no_process_outlives_its_session(tier, sandboxed_kernel, mark):
+    async with sandboxed_kernel(tier) as kernel:
         assert await kernel.run(DAEMON.format(mark=mark)) == "started"
         await until(lambda: running(mark))
         await kernel.kill()
         assert running(mark) == []
 
 
-async def test_no_process_outlives_its_kernel(tier, fenced, mark):
-    async with fenced(tier) as kernel:
+async def test_no_process_outlives_its_kernel(tier, sandboxed_kernel, mark):
+    async with sandboxed_kernel(tier) as kernel:
         assert await kernel.run(DAEMON.format(mark=mark)) == "started"
         kernel.send("import os; os._exit(0)")
         with anyio.fail_after(15):
@@ -169,9 +169,9 @@ async def test_nothing_outlives_the_app(tier, mark, short_folder, end):
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.06])
 async def test_a_launch_given_up_halfway_leaves_nothing(
-    tier, fenced, delay, short_folder, monkeypatch
+    tier, sandboxed_kernel, delay, short_folder, monkeypatch
 ):
-    async with fenced(tier):  # skips where the tier does not hold
+    async with sandboxed_kernel(tier):  # skips where the tier does not hold
         pass
     monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
     unique = 4096 * (100_000 + time.monotonic_ns() % 100_000)
@@ -186,9 +186,9 @@ async def test_a_launch_given_up_halfway_leaves_nothing(
     await until(lambda: not running(str(unique)) and not list(short_folder.iterdir()))
 
 
-async def test_kill_removes_the_sessions_folder(tier, fenced, short_folder, monkeypatch):
+async def test_kill_removes_the_sessions_folder(tier, sandboxed_kernel, short_folder, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
-    async with fenced(tier) as kernel:
+    async with sandboxed_kernel(tier) as kernel:
         for folder in short_folder.iterdir():
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         await kernel.run(
@@ -202,35 +202,35 @@ async def test_kill_removes_the_sessions_folder(tier, fenced, short_folder, monk
     assert Path("/etc/passwd").exists()
 
 
-async def test_sessions_run_side_by_side(tier, fenced):
-    async with fenced(tier) as one, fenced(tier) as two:
+async def test_sessions_run_side_by_side(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier) as one, sandboxed_kernel(tier) as two:
         await one.run("x = 1; open('f', 'w')")
         assert (await two.run("x")).startswith("NameError")
         assert two.sandbox.folder.scan() == {}
 
 
-async def test_each_session_of_root_has_its_own_user(fenced):
+async def test_each_session_of_root_has_its_own_user(sandboxed_kernel):
     if os.geteuid() != 0:
         pytest.skip("only root can give sessions user ids of their own")
     for tier in ("bwrap", "landlock"):
-        async with fenced(tier) as one, fenced(tier) as two:
+        async with sandboxed_kernel(tier) as one, sandboxed_kernel(tier) as two:
             ids = {await kernel.run("import os; print(os.getuid())") for kernel in (one, two)}
             assert len(ids) == 2
             assert all(20_000 <= int(uid) < 60_000 for uid in ids)
 
 
-async def test_no_descriptor_is_left_open(tier, fenced):
-    async with fenced(tier):
+async def test_no_descriptor_is_left_open(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier):
         pass
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        async with fenced(tier):
+        async with sandboxed_kernel(tier):
             pass
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-async def test_a_kernel_that_cannot_start_says_why(tier, fenced):
-    async with fenced(tier):  # skips where the tier does not hold
+async def test_a_kernel_that_cannot_start_says_why(tier, sandboxed_kernel):
+    async with sandboxed_kernel(tier):  # skips where the tier does not hold
         pass
     arguments = ("--IPKernelApp.transport=pigeon",)
     spec = KernelSpec(python=Path(sys.executable), key="00" * 16, arguments=arguments)
@@ -243,12 +243,14 @@ async def test_auto_never_falls_back_to_no_fence(monkeypatch):
     async def refuse(self, spec):
         raise IsolationError("not here", hint="do this")
 
-    monkeypatch.setattr(selection, "_chosen", {})
+    monkeypatch.setattr(selection, "_selections", {})
     for module, name in (
         ("bubblewrap.backend", "BwrapIsolation"),
         ("landlock", "LandlockIsolation"),
     ):
-        monkeypatch.setattr(f"cci_plugins.pools.local.isolation.{module}.{name}.probe", refuse)
+        monkeypatch.setattr(
+            f"cci_plugins.pools.local.isolation.{module}.{name}.run_self_check", refuse
+        )
     with pytest.raises(IsolationError, match=r"bwrap: not here; landlock: not here") as caught:
         await choose("auto", KernelSpec(python=Path(sys.executable), key=""))
     assert "CCI_ISOLATION=process" in str(caught.value.hint)
@@ -259,9 +261,9 @@ async def test_auto_takes_the_strongest_that_holds(monkeypatch, caplog):
     async def refuse(self, spec):
         raise IsolationError("not here")
 
-    monkeypatch.setattr(selection, "_chosen", {})
+    monkeypatch.setattr(selection, "_selections", {})
     monkeypatch.setattr(
-        "cci_plugins.pools.local.isolation.bubblewrap.backend.BwrapIsolation.probe", refuse
+        "cci_plugins.pools.local.isolation.bubblewrap.backend.BwrapIsolation.run_self_check", refuse
     )
     spec = KernelSpec(python=Path(sys.executable), key="")
     with caplog.at_level("INFO", "cci_plugins"):
@@ -270,7 +272,7 @@ async def test_auto_takes_the_strongest_that_holds(monkeypatch, caplog):
         except IsolationError as error:
             pytest.skip(str(error))
     assert isolation.name == "landlock"
-    assert isolation.weaker
+    assert isolation.limitations
     assert "bwrap: not here" in caplog.text
     assert isolation.describe() in caplog.text
     assert await choose("auto", spec) is isolation

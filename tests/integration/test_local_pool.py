@@ -352,7 +352,7 @@ async def test_an_ended_session_leaves_no_descriptor_socket_or_task_behind() -> 
             session = interpreter.session(f"user-{number}")
             await session.run_code("1")
             await session.delete()
-            seen.append((descriptors(), await event_loop.carry(tasks)))
+            seen.append((descriptors(), await event_loop.dispatch(tasks)))
     assert seen[1:] == [seen[1]] * 3
 
 

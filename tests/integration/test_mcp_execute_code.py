@@ -12,9 +12,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins.common.packages import installed_here
+from cci_plugins.common.packages import get_installed_packages
 from cci_plugins.tools import execute_code
-from cci_plugins.tools.options import describe
+from cci_plugins.tools.options import build_description
 
 from ._server import running_server
 from .test_mcp_clients import (
@@ -63,7 +63,7 @@ def environment() -> dict[str, str]:
 def url():
     from cci_plugins.pools.local.pool import LocalSessionPool
 
-    with running_server(LocalSessionPool, friendly=True, file_links=True) as url:
+    with running_server(LocalSessionPool, execute_code=True, file_links=True) as url:
         yield url
 
 
@@ -72,7 +72,7 @@ def plain_url():
     """As `cci serve` is by default."""
     from cci_plugins.pools.local.pool import LocalSessionPool
 
-    with running_server(LocalSessionPool, friendly=True) as url:
+    with running_server(LocalSessionPool, execute_code=True) as url:
         yield url
 
 
@@ -120,8 +120,8 @@ async def test_the_tool_is_that_of_every_door(transport, url, tmp_path):
         async with client_over(transport, url, tmp_path) as client:
             listed = (await client.list_tools()).tools
     assert [told.name for told in listed] == [execute_code.NAME, *PLATFORM]
-    assert listed[0].description == describe(
-        execute_code.DESCRIPTION, execute_code.DEFAULTS, installed_here()
+    assert listed[0].description == build_description(
+        execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, get_installed_packages()
     )
     schema = getattr(listed[0], "input_schema", None) or listed[0].inputSchema
     assert schema == execute_code.PARAMETERS

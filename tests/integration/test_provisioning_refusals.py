@@ -18,7 +18,7 @@ from cci_plugins.errors import (
     ProvisioningError,
 )
 from cci_plugins.provisioning import down, up
-from cci_plugins.provisioning.subscriptions import only_subscription
+from cci_plugins.provisioning.subscriptions import find_only_subscription
 
 from ._cloud import Fault
 from ._cloud.values import SECRETS, SUBSCRIPTION
@@ -249,13 +249,13 @@ async def test_a_token_that_does_not_say_who_needs_a_principal(place: Place) -> 
 
 
 async def test_one_subscription_is_taken_several_are_named(place: Place) -> None:
-    assert await only_subscription(place.azure) == SUBSCRIPTION
+    assert await find_only_subscription(place.azure) == SUBSCRIPTION
     place.cloud.subscriptions.append(("9" * 8, "Production"))
     with pytest.raises(ConfigurationError, match="Development, Production"):
-        await only_subscription(place.azure)
+        await find_only_subscription(place.azure)
     place.cloud.subscriptions.clear()
     with pytest.raises(ConfigurationError, match="no subscription"):
-        await only_subscription(place.azure)
+        await find_only_subscription(place.azure)
 
 
 async def test_no_secret_is_told_logged_or_left_in_a_file(

@@ -73,7 +73,7 @@ class Ending(FakeSessionPool):
 
 async def test_the_tool_is_listed_only_to_a_client_that_keeps_a_session():
     with anyio.fail_after(30):
-        async with serving(FakeSessionPool(), friendly=True) as url, Client(url) as client:
+        async with serving(FakeSessionPool(), execute_code=True) as url, Client(url) as client:
             assert "execute_code" not in await client.tools()
             await client.begin()
             assert (await client.tools())[0] == "execute_code"
@@ -82,7 +82,7 @@ async def test_the_tool_is_listed_only_to_a_client_that_keeps_a_session():
 async def test_without_a_session_the_tool_says_what_to_do_instead():
     pool = FakeSessionPool(HELLO)
     with anyio.fail_after(30):
-        async with serving(pool, friendly=True) as url, Client(url) as client:
+        async with serving(pool, execute_code=True) as url, Client(url) as client:
             result = await client.run()
             assert (await client.post("resources/list"))["result"]["resources"] == []
     assert result["isError"]
@@ -107,7 +107,7 @@ async def test_each_session_has_its_own_and_no_one_can_choose_one():
     pool = FakeSessionPool(HELLO)
     with anyio.fail_after(30):
         async with (
-            serving(pool, friendly=True) as url,
+            serving(pool, execute_code=True) as url,
             Client(url) as one,
             Client(url) as two,
             Client(url) as third,
@@ -129,7 +129,7 @@ async def test_each_session_has_its_own_and_no_one_can_choose_one():
 async def test_ending_a_session_ends_what_runs_in_it():
     pool = Ending(HELLO)
     with anyio.fail_after(30):
-        async with serving(pool, friendly=True) as url, Client(url) as client:
+        async with serving(pool, execute_code=True) as url, Client(url) as client:
             assert (await client.http.request("DELETE", "")).status_code == 405
             await client.begin()
             await client.run()
@@ -144,7 +144,7 @@ async def test_a_session_that_had_to_leave_is_told():
     limits = Limits(live_sessions=1)
     with anyio.fail_after(30):
         async with (
-            serving(pool, friendly=True, limits=limits) as url,
+            serving(pool, execute_code=True, limits=limits) as url,
             Client(url) as one,
             Client(url) as two,
         ):
@@ -162,7 +162,7 @@ async def test_a_failure_of_the_pool_is_words_for_the_model():
             raise PoolExhaustedError("no session is free")
 
     with anyio.fail_after(30):
-        async with serving(Full(), friendly=True) as url, Client(url) as client:
+        async with serving(Full(), execute_code=True) as url, Client(url) as client:
             await client.begin()
             result = await client.run()
             bad = await client.post("tools/call", name="execute_code", arguments={"code": 1})
@@ -177,7 +177,7 @@ async def test_a_fault_of_the_server_itself_is_words_too():
             raise ValueError("internal-detail")
 
     with anyio.fail_after(30):
-        async with serving(Broken(), friendly=True) as url, Client(url) as client:
+        async with serving(Broken(), execute_code=True) as url, Client(url) as client:
             await client.begin()
             result = await client.run()
     assert result["isError"]
@@ -186,7 +186,7 @@ async def test_a_fault_of_the_server_itself_is_words_too():
 
 async def test_discovery_without_a_handshake_is_refused_where_sessions_are_kept():
     with anyio.fail_after(30):
-        async with serving(FakeSessionPool(), friendly=True) as url, Client(url) as client:
+        async with serving(FakeSessionPool(), execute_code=True) as url, Client(url) as client:
             told = await client.post("server/discover")
     assert told["error"]["code"] == -32601
 
@@ -197,7 +197,7 @@ async def test_a_large_file_is_no_resource():
             return [FileInfo("large.bin", 9 * 1024**2)]
 
     with anyio.fail_after(30):
-        async with serving(Large(HELLO), friendly=True) as url, Client(url) as client:
+        async with serving(Large(HELLO), execute_code=True) as url, Client(url) as client:
             await client.begin()
             await client.run()
             told = await client.post("resources/read", uri="sandbox:/mnt/data/large.bin")
@@ -214,7 +214,7 @@ async def test_a_file_that_grew_since_it_was_listed_is_bounded_too():
                 yield bytes(1024**2)
 
     with anyio.fail_after(30):
-        async with serving(Growing(HELLO), friendly=True) as url, Client(url) as client:
+        async with serving(Growing(HELLO), execute_code=True) as url, Client(url) as client:
             await client.begin()
             await client.run()
             told = await client.post("resources/read", uri="sandbox:/mnt/data/grows.bin")
@@ -224,7 +224,7 @@ async def test_a_file_that_grew_since_it_was_listed_is_bounded_too():
 async def test_text_that_is_no_text_comes_as_bytes():
     pool = FakeSessionPool(HELLO)
     with anyio.fail_after(30):
-        async with serving(pool, friendly=True) as url, Client(url) as client:
+        async with serving(pool, execute_code=True) as url, Client(url) as client:
             await client.begin()
             await client.run()
 
@@ -250,7 +250,7 @@ async def test_the_key_and_the_sessions_id_are_told_to_nobody(caplog):
         message("resources/read", uri="sandbox:/mnt/data/none"),
     )
     with anyio.fail_after(30):
-        async with serving(pool, friendly=True) as url, Client(url) as client:
+        async with serving(pool, execute_code=True) as url, Client(url) as client:
             mcp_session = await client.begin()
             answers = [await client.http.post("", json=one) for one in asked]
     told = [answer.text + str(answer.headers) for answer in answers]

@@ -144,7 +144,7 @@ async def test_a_client_that_leaves_a_stream_stops_its_run():
 async def test_a_silent_run_gives_signs_of_life(monkeypatch):
     from cci_plugins.server.mcp import progress
 
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.05)
     pool = StepPool()
     with anyio.fail_after(30):
         async with serving(pool) as url, streaming(url, body()) as told:

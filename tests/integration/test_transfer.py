@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cci_plugins.in_session import transfer as transfers
-from cci_plugins.in_session.transfer import Fault, transfer
+from cci_plugins.in_session.transfer import TransferFault, transfer
 
 DATA = os.urandom(3 << 20)
 OTHER = os.urandom(3 << 20)
@@ -57,10 +57,10 @@ def site(*plan):
         thread.join(10)
 
 
-def fetch(server, folder, told=lambda _: None, **job):
+def fetch(server, folder, on_progress=lambda _: None, **job):
     url = f"http://127.0.0.1:{server.server_port}/a?sig=planted-signature"
     report = transfer(
-        {"verb": "get", "url": url, "path": str(folder / "a"), "seconds": 60.0, **job}, told
+        {"verb": "get", "url": url, "path": str(folder / "a"), "seconds": 60.0, **job}, on_progress
     )
     assert "planted" not in json.dumps(report)
     if "failed" in report:
@@ -73,7 +73,7 @@ def fetch(server, folder, told=lambda _: None, **job):
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr(transfers, "PAUSE", 0.01)
+    monkeypatch.setattr(transfers, "RETRY_PAUSE", 0.01)
 
 
 def test_a_broken_download_goes_on_where_it_broke(tmp_path):
@@ -169,7 +169,7 @@ def test_public_means_public(tmp_path):
 
 def test_who_gives_up_stops_it_at_once(tmp_path):
     def stop(_):
-        raise Fault("broken", "it was given up")
+        raise TransferFault("broken", "it was given up")
 
     with site({}) as server:
         assert fetch(server, tmp_path, stop)["failed"] == "it was given up"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from cci_plugins.azure import credentials
-from cci_plugins.azure.credentials import Authorized, Bearer, FetchedKey, GivenKey
+from cci_plugins.azure.credentials import Bearer, FetchedKey, ProviderAuth, StaticKey
 from cci_plugins.errors import AuthenticationError, ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -69,8 +69,8 @@ async def test_two_hundred_calls_fetch_one_token(kind: type[Credential]) -> None
 
 
 async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "PAUSE_SECONDS", 0)
-    credential = Credential(lasts=credentials.EARLY_SECONDS - 1)
+    monkeypatch.setattr(credentials, "RENEW_RETRY_SECONDS", 0)
+    credential = Credential(lasts=credentials.RENEW_BEFORE_SECONDS - 1)
     access = Bearer(credential)
     assert [await access.headers() for _ in range(2)][1] == {"authorization": "Bearer token-2"}
 
@@ -78,7 +78,7 @@ async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPa
 async def test_a_token_that_still_holds_is_used_while_no_new_one_can_be_had(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(credentials, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(credentials, "RENEW_RETRY_SECONDS", 0)
     credential = Credential(lasts=60)
     access = Bearer(credential)
     await access.headers()
@@ -137,7 +137,7 @@ async def test_a_key_that_was_given_is_the_first() -> None:
 @pytest.mark.parametrize("value", ["", "s\u00e9cret", "two words", "line\n"])
 def test_what_cannot_be_a_key_is_refused_and_not_repeated(value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        GivenKey(value)
+        StaticKey(value)
     assert not value or value not in str(caught.value)
 
 
@@ -148,9 +148,9 @@ async def test_headers_are_put_on_each_request_and_show_in_no_repr() -> None:
         seen.append(request.headers["x-ms-apikey"])
         return httpx.Response(200)
 
-    access = GivenKey("planted-key")
+    access = StaticKey("planted-key")
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        client.auth = Authorized(access)
+        client.auth = ProviderAuth(access)
         await client.get("http://127.0.0.1/")
         assert "planted" not in repr(client) + repr(access) + repr(client.auth)
     assert seen == ["planted-key"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import nbformat
 
-from cci_plugins.cli.write_notebook import executed_notebook
+from cci_plugins.cli.write_notebook import insert_outputs
 from cci_plugins.core.notebook import Notebook
 from cci_plugins.models import Execution
 
@@ -26,7 +26,7 @@ def test_outputs_are_put_in_place_and_old_ones_leave() -> None:
     )
     history = Notebook()
     history.add("print(1)", Execution(stdout="1\n"))
-    text = executed_notebook(notebook, history.to_json(), [1])
+    text = insert_outputs(notebook, history.to_json(), [1])
     result = nbformat.reads(text, as_version=4)
     nbformat.validate(result)
     assert [cell.cell_type for cell in result.cells] == ["markdown", "code", "code"]
@@ -41,7 +41,7 @@ def test_a_history_that_forgot_its_oldest_runs_still_fits() -> None:
     history = Notebook()
     for number in (1, 2):
         history.add(f"print({number})", Execution(stdout=f"{number}\n"))
-    result = nbformat.reads(executed_notebook(notebook, history.to_json(), [0, 1, 2]), as_version=4)
+    result = nbformat.reads(insert_outputs(notebook, history.to_json(), [0, 1, 2]), as_version=4)
     assert [[output.text for output in cell.outputs] for cell in result.cells] == [
         [],
         ["1\n"],

@@ -15,7 +15,7 @@ from typing_extensions import override
 from cci_plugins import errors
 from cci_plugins.cli import app as cli
 from cci_plugins.cli import run as run_command
-from cci_plugins.cli.console import ExitCode, exit_code
+from cci_plugins.cli.console import ExitCode, get_exit_code
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result
 from cci_plugins.pools.base import OutputHandler, SessionPool
@@ -67,7 +67,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    return lambda pool: monkeypatch.setattr(run_command, "pool_from", lambda _: pool)
+    return lambda pool: monkeypatch.setattr(run_command, "build_pool", lambda _: pool)
 
 
 def kinds(of: type[CodeInterpreterError] = CodeInterpreterError) -> Iterator[type]:
@@ -79,7 +79,7 @@ def kinds(of: type[CodeInterpreterError] = CodeInterpreterError) -> Iterator[typ
 
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_every_error_of_the_package_has_an_exit_code(kind: type[CodeInterpreterError]) -> None:
-    assert exit_code(kind.__new__(kind)) is not ExitCode.INTERNAL
+    assert get_exit_code(kind.__new__(kind)) is not ExitCode.INTERNAL
 
 
 def test_output_goes_to_its_stream_and_the_value_to_stdout(

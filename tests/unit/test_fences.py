@@ -21,10 +21,10 @@ from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt,
 from cci_plugins.pools.local.isolation.bubblewrap.command import Bubblewrap
 from cci_plugins.pools.local.isolation.interpreter import Interpreter
 from cci_plugins.pools.local.isolation.kernel_config import (
-    Fence,
+    SandboxOptions,
+    build_environment,
     connection,
     describe_session,
-    environment,
 )
 from cci_plugins.pools.local.isolation.launcher import supervisor
 
@@ -82,7 +82,7 @@ def test_old_bubblewrap_gets_only_flags_it_knows():
 
 def test_the_environment_is_ours_alone(monkeypatch):
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "x")
-    values = environment("/home/session", "/tmp", "/usr/bin/python3")
+    values = build_environment("/home/session", "/tmp", "/usr/bin/python3")
     assert "AZURE_CLIENT_SECRET" not in values
     assert values["PATH"].startswith("/usr/bin:")
     assert values["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
@@ -92,16 +92,19 @@ def test_the_key_is_told_in_the_session_file_and_never_shown():
     spec = KernelSpec(python=Path("/usr/bin/python3"), key="feed")
     assert "feed" not in repr(spec)
     text = describe_session(
-        spec, Fence(), inside=connection("/run/k/k", "feed"), connection_file="/x"
+        spec,
+        SandboxOptions(),
+        kernel_connection=connection("/run/k/k", "feed"),
+        connection_file="/x",
     )
-    told = json.loads(text)
-    assert told["connection"]["key"] == "feed"
-    assert told["connection"]["hb_port"] == 5
-    assert told["limits"]["CORE"] == 0
+    payload = json.loads(text)
+    assert payload["connection"]["key"] == "feed"
+    assert payload["connection"]["hb_port"] == 5
+    assert payload["limits"]["CORE"] == 0
 
 
 def test_a_seatbelt_profile_denies_by_default_and_names_the_session():
-    text = seatbelt.profile("/private/tmp/cci-x", ("/opt/venv", '/odd"name'))
+    text = seatbelt.build_profile("/private/tmp/cci-x", ("/opt/venv", '/odd"name'))
     assert text.startswith("(version 1)\n(deny default)")
     assert '(subpath "/opt/venv")' in text
     assert r'(subpath "/odd\"name")' in text
@@ -143,25 +146,25 @@ def test_signals_need_a_scope_only_where_sessions_share_a_user(monkeypatch, user
     from cci_plugins.pools.local.isolation import landlock, selection
 
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    makers = selection._makers(automatic=True)
-    assert makers["landlock"](SandboxLimits())._oldest_abi == oldest
+    backends = selection._list_backends(automatic=True)
+    assert backends["landlock"](SandboxLimits())._oldest_abi == oldest
     monkeypatch.setattr(landlock, "_abi", lambda: oldest - 1)
     spec = KernelSpec(Path(sys.executable), "00")
     with pytest.raises(IsolationError, match=f"older than {oldest}"):
-        anyio.run(makers["landlock"](SandboxLimits()).probe, spec)
+        anyio.run(backends["landlock"](SandboxLimits()).run_self_check, spec)
 
 
 def test_user_ids_are_given_once():
-    first, second = uids.take(), uids.take()
+    first, second = uids.allocate(), uids.allocate()
     try:
         assert first != second
         assert uids.FIRST <= first < uids.LAST
     finally:
-        uids.give_back(first)
-        uids.give_back(second)
-    uids.give_back(None)
-    assert uids.take() == first
-    uids.give_back(first)
+        uids.release(first)
+        uids.release(second)
+    uids.release(None)
+    assert uids.allocate() == first
+    uids.release(first)
 
 
 def test_an_interpreter_may_not_bring_the_home_folder_along():
@@ -172,13 +175,13 @@ def test_an_interpreter_may_not_bring_the_home_folder_along():
 
 
 def test_only_folders_outside_usr_are_bound():
-    assert interpreter._outside_usr(["/usr", "/usr/bin", "/usr/local"]) == ()
-    assert interpreter._outside_usr(["/opt/a", "/opt/a/bin"]) == ("/opt/a",)
+    assert interpreter._find_folders_outside_usr(["/usr", "/usr/bin", "/usr/local"]) == ()
+    assert interpreter._find_folders_outside_usr(["/opt/a", "/opt/a/bin"]) == ("/opt/a",)
 
 
 def test_a_private_folder_on_the_way_is_noticed(tmp_path):
     closed = tmp_path / "closed"
     (closed / "python").mkdir(parents=True)
     closed.chmod(0o700)
-    assert not interpreter.reachable_by_anyone(str(closed / "python"))
-    assert interpreter.reachable_by_anyone("/usr/bin")
+    assert not interpreter.is_reachable_by_anyone(str(closed / "python"))
+    assert interpreter.is_reachable_by_anyone("/usr/bin")

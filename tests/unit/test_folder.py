@@ -17,7 +17,7 @@ from cci_plugins.errors import (
 from cci_plugins.pools.local.folder.path_folder import PathFolder
 from cci_plugins.pools.local.folder.session_folder import (
     MAX_DEPTH,
-    TEMPORARY,
+    TEMPORARY_PREFIX,
     SessionFolder,
 )
 
@@ -143,12 +143,12 @@ def test_scan_tells_versions_apart(folder):
 
 def test_usage_counts_bytes_and_files(folder):
     folder.write("a/f", b"x" * 10_000)
-    size, count = folder.usage()
+    size, count = folder.measure_usage()
     assert size >= 10_000
     assert 1 <= count <= 2
     for number in range(5):
         folder.write(f"{number}", b"")
-    assert folder.usage(limit=3)[1] == 4
+    assert folder.measure_usage(limit=3)[1] == 4
 
 
 @posix
@@ -214,13 +214,13 @@ def test_what_is_too_deep_or_hidden_counts_as_too_much(strict):
     (root / ("d/" * (MAX_DEPTH + 3))).mkdir(parents=True)
     folder.write("f", b"x")
     assert list(folder.scan()) == ["f"]
-    assert folder.usage(limit=500)[1] == 501
+    assert folder.measure_usage(limit=500)[1] == 501
 
 
 @posix
 def test_temporary_files_are_not_listed(strict):
     folder, root = strict
-    (root / f"{TEMPORARY}1").write_bytes(b"x")
+    (root / f"{TEMPORARY_PREFIX}1").write_bytes(b"x")
     assert folder.scan() == {}
 
 
@@ -252,7 +252,7 @@ def test_no_descriptor_is_left_open(strict):
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     folder.write("a/b/c", b"x")
     folder.scan()
-    folder.usage()
+    folder.measure_usage()
     list(folder.read("a/b/c"))
     for name in ("none", "a", "a/b/c/d"):
         with pytest.raises(FileTransferError):

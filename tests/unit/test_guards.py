@@ -50,7 +50,7 @@ def test_environment_names_are_spelt_in_settings_only() -> None:
 
 def test_the_face_is_sorted_complete_and_importable() -> None:
     assert cci_plugins.__all__ == sorted(cci_plugins.__all__)
-    assert set(cci_plugins.__all__) == set(cci_plugins._HOME)
+    assert set(cci_plugins.__all__) == set(cci_plugins._LAZY_EXPORTS)
     for name in cci_plugins.__all__:
         assert getattr(cci_plugins, name) is not None
     with pytest.raises(AttributeError):
@@ -86,7 +86,7 @@ PAIRS = [
 ]
 RENAMED = {"aclose": "close"}
 INTERNAL = {
-    "pool",
+    "_get_pool",
     "bridge",
     "run_at_home",
     "delete_at_home",

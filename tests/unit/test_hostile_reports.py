@@ -11,8 +11,8 @@ import pytest
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, FileTooLargeError, FileTransferError
 from cci_plugins.files import in_session_transfer
-from cci_plugins.files.file_transfer import Bridge, FileOptions, UnreachableError, _checked
-from cci_plugins.files.in_session_transfer import _Listener, transfer_inside
+from cci_plugins.files.file_transfer import Bridge, FileOptions, UnreachableError, _check_report
+from cci_plugins.files.in_session_transfer import _ProgressParser, transfer_in_session
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, SessionPool
 
@@ -36,10 +36,10 @@ class Hostile(SessionPool):
 
     async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
         self.calls += 1
-        mark = re.search(r"get_ipython\(\),'([0-9a-f]{32})'", code)[1]
-        for text in self.progress.replace("MARK", mark).partition("\n"):
+        marker = re.search(r"get_ipython\(\),'([0-9a-f]{32})'", code)[1]
+        for text in self.progress.replace("MARK", marker).partition("\n"):
             on_output(OutputEvent("stdout", text))
-        return Execution(stdout=self.said.replace("MARK", mark))
+        return Execution(stdout=self.said.replace("MARK", marker))
 
     async def list_files(self, session_id):
         return [FileInfo("a", self.size)]
@@ -133,21 +133,23 @@ async def test_a_session_that_says_it_is_cut_off_speaks_for_itself_only(tmp_path
     bridge._limits = Limits(staged_bytes=1 << 41)
     with pytest.raises(FileTooLargeError):
         await bridge.download("hostile", "a", tmp_path / "a", lambda _: None)
-    assert await bridge._route("another", 1 << 30) == "blob"
+    assert await bridge._choose_route("another", 1 << 30) == "blob"
     with pytest.raises(FileTooLargeError):
-        await bridge._route("hostile", 1 << 30)
+        await bridge._choose_route("hostile", 1 << 30)
 
 
 async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
     pool = Hostile('MARK{"more": 1}MARK')
     with anyio.fail_after(60), pytest.raises(FileTransferError, match="in time"):
-        await transfer_inside(pool, "s", {"verb": "get", "url": "u", "name": "a"}, lambda _: None)
-    assert pool.calls == in_session_transfer.CALLS
+        await transfer_in_session(
+            pool, "s", {"verb": "get", "url": "u", "name": "a"}, lambda _: None
+        )
+    assert pool.calls == in_session_transfer.MAX_CALLS
 
 
 async def test_progress_that_lies_is_bounded():
-    told: list[int] = []
-    listener = _Listener("m" * 32, told.append)
+    reported: list[int] = []
+    parser = _ProgressParser("m" * 32, reported.append)
     for text in (
         "m" * 32 + "9" * 5000 + "\n",
         "m" * 32 + "\u0663\n",
@@ -157,17 +159,17 @@ async def test_progress_that_lies_is_bounded():
         "12",
         "34\n",
     ):
-        listener.hear(OutputEvent("stdout", text))
-        assert len(listener._line) < 100
-    assert told == [3, 1234]
+        parser.handle_output(OutputEvent("stdout", text))
+        assert len(parser._line) < 100
+    assert reported == [3, 1234]
 
 
 def test_words_of_a_session_are_cut():
     with pytest.raises(FileTransferError) as caught:
-        _checked({"failed": "x" * 10_000}, "a")
+        _check_report({"failed": "x" * 10_000}, "a")
     assert len(str(caught.value)) < 300
     with pytest.raises(UnreachableError):
-        _checked({"failed": "", "kind": "unreachable"}, "a")
+        _check_report({"failed": "", "kind": "unreachable"}, "a")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_a_key_that_is_none_is_said_at_once():
 
 def test_no_size_makes_a_lifetime_stumble():
     for size in (-(10**40), -1, 0, 10**400):
-        assert blob.SHORTEST <= blob.lifetime(size) <= blob.LONGEST
+        assert blob.MIN_LIFETIME <= blob.compute_lifetime(size) <= blob.MAX_LIFETIME
 
 
 def test_the_place_of_a_blob_is_not_a_path(tmp_path: Path):

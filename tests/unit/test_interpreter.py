@@ -19,7 +19,7 @@ from typing_extensions import override
 from cci_plugins import CodeInterpreter, Execution, Limits
 from cci_plugins.common import event_loop
 from cci_plugins.core import session_files
-from cci_plugins.core.session import REPLACED
+from cci_plugins.core.session import REPLACED_NOTE
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -152,7 +152,7 @@ async def test_a_replaced_session_gets_its_inputs_back_before_the_code_runs_once
         assert (await session.run_code("third")).notes == ()
     assert execution.state == "lost"
     assert execution.notes == (
-        REPLACED,
+        REPLACED_NOTE,
         "uploaded again: bytes.csv, kept.csv",
         "uploaded files are gone: changed.csv; upload them again",
     )
@@ -171,7 +171,7 @@ async def test_a_session_that_ended_gets_its_inputs_back_with_the_next_run() -> 
 
 
 async def test_more_bytes_than_are_kept_are_named_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_files, "KEPT_BYTES", 3)
+    monkeypatch.setattr(session_files, "MAX_KEPT_INPUT_BYTES", 3)
     pool = FakeSessionPool(Execution(state="lost"), Execution())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
@@ -200,7 +200,7 @@ async def test_a_loss_is_told_also_when_the_first_try_after_it_fails() -> None:
         with pytest.raises(PoolUnavailableError):
             await session.run_code("second")
         execution = await session.run_code("second")
-    assert (execution.state, execution.notes) == ("lost", (REPLACED,))
+    assert (execution.state, execution.notes) == ("lost", (REPLACED_NOTE,))
     assert pool.story == ["first", "second"]
 
 
@@ -346,7 +346,7 @@ async def test_context_variables_reach_the_pool() -> None:
     async def read() -> str:
         return variable.get()
 
-    assert await event_loop.carry(read) == "here"
+    assert await event_loop.dispatch(read) == "here"
 
 
 async def test_a_session_tells_its_history_and_ends_when_asked() -> None:
@@ -413,7 +413,7 @@ async def test_a_busy_session_stays_beyond_the_bound() -> None:
                 await anyio.lowlevel.checkpoint()
             interpreter.session("b")
             assert interpreter.session("a") is busy
-            await event_loop.carry(_set, release)
+            await event_loop.dispatch(_set, release)
             await run
 
 

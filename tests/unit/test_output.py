@@ -22,27 +22,27 @@ def test_a_stream_keeps_head_and_tail_and_counts_the_rest(pieces: list[str], lim
     for piece in pieces:
         buffer.add(piece)
     if len(whole) <= limit:
-        assert buffer.text() == whole
-        assert buffer.dropped == 0
+        assert buffer.get_text() == whole
+        assert buffer.dropped_characters == 0
     else:
         head, tail = limit * 3 // 4, limit - limit * 3 // 4
-        assert buffer.text().startswith(whole[:head])
-        assert buffer.text().endswith(whole[-tail:])
-        assert buffer.dropped == len(whole) - limit
+        assert buffer.get_text().startswith(whole[:head])
+        assert buffer.get_text().endswith(whole[-tail:])
+        assert buffer.dropped_characters == len(whole) - limit
 
 
 def test_more_than_a_run_may_put_out_is_runaway() -> None:
     collector = Collector(LIMITS, None)
     for _ in range(11):
-        collector.take("stream", {"name": "stdout", "text": "x" * 100})
-    assert collector.runaway
+        collector.handle_message("stream", {"name": "stdout", "text": "x" * 100})
+    assert collector.is_runaway
     assert len(collector.stdout) < 200
 
 
 def test_results_beyond_the_limit_are_counted_not_kept() -> None:
     collector = Collector(LIMITS, None)
     for _ in range(3):
-        collector.take("display_data", {"data": {"text/plain": "x" * 30}})
+        collector.handle_message("display_data", {"data": {"text/plain": "x" * 30}})
     assert len(collector.results) == 1
     assert collector.dropped_results == 2
 
@@ -60,13 +60,13 @@ def test_results_beyond_the_limit_are_counted_not_kept() -> None:
 )
 def test_forged_messages_do_no_harm(kind: str, content: dict[str, Any]) -> None:
     collector = Collector(LIMITS, None)
-    collector.take(kind, content)
+    collector.handle_message(kind, content)
     assert (collector.stdout, collector.stderr, collector.results) == ("", "", ())
 
 
 def test_a_forged_error_is_read_as_text() -> None:
     collector = Collector(LIMITS, None)
-    collector.take("error", {"ename": 1, "evalue": None, "traceback": [2, "line"]})
+    collector.handle_message("error", {"ename": 1, "evalue": None, "traceback": [2, "line"]})
     assert collector.error is not None
     assert (collector.error.name, collector.error.traceback) == ("1", "line")
 
@@ -80,6 +80,6 @@ def test_a_failing_listener_does_not_stop_the_run() -> None:
 
     collector = Collector(LIMITS, fail)
     for _ in range(2):
-        collector.take("stream", {"name": "stderr", "text": "x"})
+        collector.handle_message("stream", {"name": "stderr", "text": "x"})
     assert len(calls) == 1
     assert collector.stderr == "xx"

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from typing_extensions import override
 
-from cci_plugins.azure.credentials import Access, GivenKey
+from cci_plugins.azure.credentials import AuthProvider, StaticKey
 from cci_plugins.errors import (
     AuthenticationError,
     ExecutionTimeoutError,
@@ -19,7 +19,7 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
-from cci_plugins.pools.azure.retry import NoRouteError, Patience
+from cci_plugins.pools.azure.retry import NoRouteError, RetryPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -38,8 +38,8 @@ class Failing:
         return "done"
 
 
-def patience(seconds: float = 20, access: Access | None = None) -> Patience:
-    return Patience(access or GivenKey("key"), timedelta(seconds=seconds))
+def make_policy(seconds: float = 20, auth: AuthProvider | None = None) -> RetryPolicy:
+    return RetryPolicy(auth or StaticKey("key"), timedelta(seconds=seconds))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def patience(seconds: float = 20, access: Access | None = None) -> Patience:
 )
 async def test_what_did_not_start_is_tried_again(error: Exception) -> None:
     call = Failing(error, error)
-    assert await patience().persist(call) == "done"
+    assert await make_policy().call_with_retry(call) == "done"
     assert call.calls == 3
 
 
@@ -67,20 +67,20 @@ async def test_what_did_not_start_is_tried_again(error: Exception) -> None:
 async def test_nothing_else_is_tried_again(error: Exception) -> None:
     call = Failing(error)
     with pytest.raises(type(error)):
-        await patience().persist(call)
+        await make_policy().call_with_retry(call)
     assert call.calls == 1
 
 
 @pytest.mark.parametrize("error", [PoolError("x"), ProtocolError("x"), ExecutionTimeoutError("x")])
 async def test_what_does_no_harm_is_asked_again(error: Exception) -> None:
-    assert await patience().persist(Failing(error), harmless=True) == "done"
+    assert await make_policy().call_with_retry(Failing(error), idempotent=True) == "done"
 
 
 async def test_time_is_up_at_some_point_and_the_last_error_is_told() -> None:
     call = Failing(*[PoolUnavailableError(str(number)) for number in range(99)])
     begun = time.monotonic()
     with pytest.raises(PoolUnavailableError):
-        await patience(1).persist(call)
+        await make_policy(1).call_with_retry(call)
     assert 1 < call.calls < 20
     assert time.monotonic() - begun < 20
 
@@ -88,11 +88,11 @@ async def test_time_is_up_at_some_point_and_the_last_error_is_told() -> None:
 async def test_no_patience_means_one_try() -> None:
     call = Failing(PoolUnavailableError("x"))
     with pytest.raises(PoolUnavailableError):
-        await patience(0).persist(call)
+        await make_policy(0).call_with_retry(call)
     assert call.calls == 1
 
 
-class Rotating(Access):
+class Rotating(AuthProvider):
     """Has another key once."""
 
     def __init__(self) -> None:
@@ -110,19 +110,19 @@ class Rotating(Access):
 
 async def test_a_refused_key_costs_one_failed_request() -> None:
     call = Failing(AuthenticationError("old key"))
-    assert await patience(access=Rotating()).persist(call) == "done"
+    assert await make_policy(auth=Rotating()).call_with_retry(call) == "done"
     assert call.calls == 2
 
 
 async def test_a_key_that_is_refused_again_is_an_error() -> None:
     call = Failing(AuthenticationError("old"), AuthenticationError("new"))
     with pytest.raises(AuthenticationError, match="new"):
-        await patience(access=Rotating()).persist(call)
+        await make_policy(auth=Rotating()).call_with_retry(call)
     assert call.calls == 2
 
 
 async def test_a_route_that_a_pool_does_not_serve_is_asked_for_once() -> None:
     call = Failing(NoRouteError("not found"))
     with pytest.raises(NoRouteError):
-        await patience().persist(call, harmless=True)
+        await make_policy().call_with_retry(call, idempotent=True)
     assert call.calls == 1

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from cci_plugins.azure import api_versions
-from cci_plugins.azure.failures import clean, failure
+from cci_plugins.azure.failures import build_error, clean
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
 from cci_plugins.provisioning import Azure, Options, Progress, Run, resources
-from cci_plugins.provisioning.compare import fits
+from cci_plugins.provisioning.compare import matches
 from cci_plugins.provisioning.dotenv import write_env
 from cci_plugins.provisioning.image import build_context
-from cci_plugins.provisioning.plan import wanted
-from cci_plugins.provisioning.roles import assignment_name
+from cci_plugins.provisioning.plan import list_resources
+from cci_plugins.provisioning.roles import build_assignment_name
 
 ROOT = Path(__file__).parents[2]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
@@ -70,7 +70,7 @@ def test_the_suffix_is_always_the_same_for_a_group_and_another_for_another() -> 
 
 def test_every_body_is_the_same_whenever_it_is_made_and_carries_the_tags() -> None:
     given = options(kind="custom", gateway=True, tags={"team": "data", "cci-plugins": "fake"})
-    first, second = wanted(given, "image:1"), wanted(given, "image:1")
+    first, second = list_resources(given, "image:1"), list_resources(given, "image:1")
     assert first == second
     for resource in first:
         assert resource.api_version == api_versions.OF_TYPE[resource.type]
@@ -106,9 +106,9 @@ def test_a_body_with_a_secret_does_not_show_it() -> None:
 
 
 def test_an_assignment_has_one_name() -> None:
-    assert assignment_name("/a", "r", "p") == assignment_name("/a", "r", "p")
-    assert assignment_name("/a", "r", "p") != assignment_name("/a", "r", "q")
-    assert assignment_name("/a", "r", "p") != assignment_name("/a", "p", "r")
+    assert build_assignment_name("/a", "r", "p") == build_assignment_name("/a", "r", "p")
+    assert build_assignment_name("/a", "r", "p") != build_assignment_name("/a", "r", "q")
+    assert build_assignment_name("/a", "r", "p") != build_assignment_name("/a", "p", "r")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_azure_may_spell_it_otherwise_but_not_mean_something_else(
     found: object,
     same: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    assert fits(want, found) is same
+    assert matches(want, found) is same
 
 
 def test_an_env_file_keeps_what_is_in_it(tmp_path: Path) -> None:
@@ -215,20 +215,20 @@ def test_the_same_files_make_the_same_image(tmp_path: Path) -> None:
 def test_a_refusal_keeps_azure_s_words_and_no_secret() -> None:
     details = [{"code": "Inner", "message": "because of sig=abc%2F and Bearer abc.def.ghi"}]
     body = {"error": {"code": "Outer", "message": "It failed.", "details": details}}
-    error = failure("step", 400, body)
+    error = build_error("step", 400, body)
     assert isinstance(error, ProvisioningError)
     assert (error.code, error.step) == ("Inner", "step")
     assert "because of sig=" not in str(error)
     assert "abc" not in str(error)
-    assert isinstance(failure("step", 401, None), AuthenticationError)
-    assert str(failure("step", 503, "not JSON")).startswith("step: Azure answered 503")
+    assert isinstance(build_error("step", 401, None), AuthenticationError)
+    assert str(build_error("step", 503, "not JSON")).startswith("step: Azure answered 503")
     assert len(clean("x" * 10_000)) < 700
 
 
-async def _works(tell: Any) -> int:
-    tell(Progress("one", "working", "begins"))
+async def _works(on_progress: Any) -> int:
+    on_progress(Progress("one", "working", "begins"))
     await asyncio.sleep(0)
-    tell(Progress("one", "done", "ends"))
+    on_progress(Progress("one", "done", "ends"))
     return 42
 
 
@@ -246,8 +246,8 @@ async def test_a_run_tells_and_then_has_a_result() -> None:
 async def test_leaving_the_loop_ends_the_work() -> None:
     ended = asyncio.Event()
 
-    async def endless(tell: Any) -> None:
-        tell(Progress("one", "working", "begins"))
+    async def endless(on_progress: Any) -> None:
+        on_progress(Progress("one", "working", "begins"))
         try:
             await asyncio.Event().wait()
         finally:
@@ -261,8 +261,8 @@ async def test_leaving_the_loop_ends_the_work() -> None:
 
 @pytest.mark.anyio
 async def test_what_the_work_raises_is_raised_to_who_iterates() -> None:
-    async def breaks(tell: Any) -> None:
-        tell(Progress("one", "working", "begins"))
+    async def breaks(on_progress: Any) -> None:
+        on_progress(Progress("one", "working", "begins"))
         raise ProvisioningError("no", hint="yes")
 
     told = aiter(Run(breaks))

@@ -29,7 +29,7 @@ from cci_plugins.redaction import (
     redact_exception,
     redact_value,
 )
-from cci_plugins.redaction.known import SECRETS, KnownSecrets
+from cci_plugins.redaction.known import SECRETS, SecretRegistry
 
 SIG = "kJ3x+9Zq/Lm0aBcD1eFgH2iJkL3mNoPqR4sTuVwX5y8="
 KEY = base64.b64encode(bytes(range(64))).decode()
@@ -249,14 +249,14 @@ def test_a_very_long_secret_is_found() -> None:
 
 
 def test_the_registry_does_not_grow_for_ever() -> None:
-    secrets = KnownSecrets(capacity=10)
+    secrets = SecretRegistry(capacity=10)
     for number in range(100):
         secrets.know(f"secret number {number}")
     assert len(secrets) == 10
-    assert secrets.hide("secret number 99")[0] == "[redacted]"
-    assert secrets.hide("secret number 3.")[0] == "secret number 3."
+    assert secrets.redact("secret number 99")[0] == "[redacted]"
+    assert secrets.redact("secret number 3.")[0] == "secret number 3."
     for number in range(100):
-        secrets.forget(f"secret number {number}")
+        secrets.unregister(f"secret number {number}")
     assert (len(secrets), secrets._grams, secrets._heads) == (0, {}, {})
 
 

@@ -52,12 +52,12 @@ def column(machine):
 
 @pytest.fixture
 def bwrap(machine):
-    return seccomp.session_filter(own_network=True, guard_metadata=False, machine=machine)
+    return seccomp.build_session_filter(own_network=True, guard_metadata=False, machine=machine)
 
 
 @pytest.fixture
 def landlock(machine):
-    return seccomp.session_filter(own_network=False, guard_metadata=True, machine=machine)
+    return seccomp.build_session_filter(own_network=False, guard_metadata=True, machine=machine)
 
 
 def numbers(calls, column):
@@ -66,9 +66,9 @@ def numbers(calls, column):
 
 def test_dangerous_calls_are_refused(bwrap, landlock, machine, column):
     for program in (bwrap, landlock):
-        for number in numbers(seccomp.FORBIDDEN, column):
+        for number in numbers(seccomp.FORBIDDEN_CALLS, column):
             assert answer(program, machine, number) == errno.EPERM
-        for number in numbers(seccomp.ABSENT, column):
+        for number in numbers(seccomp.ABSENT_CALLS, column):
             assert answer(program, machine, number) == errno.ENOSYS
 
 
@@ -120,7 +120,7 @@ def test_sockets_by_family(bwrap, landlock, machine, column):
 
 
 def test_limits_and_processors_only_of_oneself(bwrap, machine, column):
-    for *pair, argument in seccomp.ZERO_ONLY.values():
+    for *pair, argument in seccomp.ZERO_ARGUMENT_CALLS.values():
         own = [0, 0]
         other = [0, 0]
         other[argument] = 4711
@@ -137,9 +137,9 @@ def test_no_input_is_forged_on_a_terminal(bwrap, machine, column):
 
 def test_metadata_is_guarded_where_the_hosts_files_are_in_sight(bwrap, landlock, machine, column):
     expected = {
-        0: seccomp.PRETENDED,
-        errno.EOPNOTSUPP: seccomp.UNSUPPORTED,
-        errno.EPERM: seccomp.UNOWNED,
+        0: seccomp.NO_OP_CALLS,
+        errno.EOPNOTSUPP: seccomp.UNSUPPORTED_CALLS,
+        errno.EPERM: seccomp.OWNERSHIP_CALLS,
     }
     for error, calls in expected.items():
         for number in numbers(calls, column):
@@ -148,14 +148,14 @@ def test_metadata_is_guarded_where_the_hosts_files_are_in_sight(bwrap, landlock,
 
 
 def test_the_seal_refuses_new_connections(machine, column):
-    seal = seccomp.sealing_filter(machine)
-    for number in numbers(seccomp.CONNECTING, column):
-        assert answer(seal, machine, number) == errno.EACCES
+    program = seccomp.build_post_start_filter(machine)
+    for number in numbers(seccomp.CONNECT_CALLS, column):
+        assert answer(program, machine, number) == errno.EACCES
     pair = seccomp.SOCKETPAIR[column]
-    assert answer(seal, machine, pair, 1, 1 | 0o2000000) is None
-    assert answer(seal, machine, pair, 1, 2) == errno.EACCES
-    assert answer(seal, machine, pair, 1, 5) == errno.EACCES
-    assert answer(seal, machine, 0) is None
+    assert answer(program, machine, pair, 1, 1 | 0o2000000) is None
+    assert answer(program, machine, pair, 1, 2) == errno.EACCES
+    assert answer(program, machine, pair, 1, 5) == errno.EACCES
+    assert answer(program, machine, 0) is None
 
 
 def test_programs_fit_the_kernels_limit(bwrap, landlock):
@@ -165,5 +165,5 @@ def test_programs_fit_the_kernels_limit(bwrap, landlock):
 
 
 def test_unknown_machines_are_not_supported():
-    assert seccomp.supported("x86_64")
-    assert not seccomp.supported("s390x")
+    assert seccomp.is_supported("x86_64")
+    assert not seccomp.is_supported("s390x")

@@ -25,7 +25,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 def refusal(environments, environment_id) -> EnvironmentIdError:
     with pytest.raises(EnvironmentIdError) as caught:
-        environments.session_of(environment_id)
+        environments.resolve_session_id(environment_id)
     return caught.value
 
 
@@ -34,20 +34,20 @@ def test_every_replica_with_the_secret_maps_an_id_to_the_same_session(secret, no
     one, other = (SignedEnvironments(secret, clock=lambda: now) for _ in range(2))
     environment_id = one.mint()
     assert re.fullmatch(r"[A-Za-z0-9_-]{44}", environment_id)
-    session_id = other.session_of(environment_id)
-    assert session_id == one.session_of(environment_id)
+    session_id = other.resolve_session_id(environment_id)
+    assert session_id == one.resolve_session_id(environment_id)
     assert re.fullmatch(r"cci-[0-9a-f]{64}", session_id)
 
 
 def test_each_launch_is_another_environment_and_another_session():
     environments = SignedEnvironments(NEW)
     ids = {environments.mint() for _ in range(100)}
-    assert len(ids) == len({environments.session_of(one) for one in ids}) == 100
+    assert len(ids) == len({environments.resolve_session_id(one) for one in ids}) == 100
 
 
 def test_the_sessions_identifier_opens_nothing():
     environments = SignedEnvironments(NEW)
-    session_id = environments.session_of(environments.mint())
+    session_id = environments.resolve_session_id(environments.mint())
     assert refusal(environments, session_id).code == "EnvironmentNotFound"
 
 
@@ -87,8 +87,8 @@ def test_a_secret_is_replaced_without_losing_an_environment():
         SignedEnvironments(NEW),
     )
     old, new = before.mint(), during.mint()
-    assert during.session_of(old) == before.session_of(old)
-    assert during.session_of(new) == after.session_of(new)
+    assert during.resolve_session_id(old) == before.resolve_session_id(old)
+    assert during.resolve_session_id(new) == after.resolve_session_id(new)
     refusal(after, old)
     refusal(before, new)
 
@@ -98,7 +98,7 @@ def test_an_id_is_taken_until_it_is_too_old():
     environments = SignedEnvironments(NEW, max_age=timedelta(minutes=1), clock=lambda: now)
     environment_id = environments.mint()
     now += 60
-    assert environments.session_of(environment_id)
+    assert environments.resolve_session_id(environment_id)
     now += 1
     assert "too old" in str(refusal(environments, environment_id))
 
@@ -111,7 +111,7 @@ def test_a_secret_that_can_be_guessed_is_a_configuration_error(secrets):
 
 def test_without_a_secret_any_identifier_of_a_session_is_taken():
     environments = OpenEnvironments()
-    assert environments.session_of("my-own") == "my-own"
-    assert environments.session_of(environments.mint())
+    assert environments.resolve_session_id("my-own") == "my-own"
+    assert environments.resolve_session_id(environments.mint())
     for wrong in ("abc", "x" * 129, "with space", None, 1234):
         assert refusal(environments, wrong).code == "InvalidLengthOfSessionIdentifier"

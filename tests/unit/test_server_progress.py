@@ -19,7 +19,7 @@ class Client:
     """Keeps what it is told; `hold()` makes it slow until `release()`."""
 
     def __init__(self):
-        self.told: list[dict] = []
+        self.received: list[dict] = []
         self.came = anyio.Event()
         self._free = anyio.Event()
         self._free.set()
@@ -30,19 +30,19 @@ class Client:
     def release(self):
         self._free.set()
 
-    async def notify(self, told: dict) -> None:
-        self.told.append(told)
+    async def notify(self, received: dict) -> None:
+        self.received.append(received)
         self.came.set()
         await self._free.wait()
 
     async def next(self) -> dict:
         await self.came.wait()
         self.came = anyio.Event()
-        return self.told[-1]
+        return self.received[-1]
 
     @property
     def events(self) -> list[OutputEvent]:
-        return [event for told in self.told for event in load_output(told)]
+        return [event for received in self.received for event in load_output(received)]
 
     @property
     def text(self) -> str:
@@ -52,14 +52,14 @@ class Client:
 async def test_output_is_told_while_the_code_runs_and_counts_up():
     client = Client()
     with anyio.fail_after(10):
-        async with progress.telling(client.notify) as tell:
-            tell(OutputEvent("stdout", "one\n"))
+        async with progress.report_progress(client.notify) as on_output:
+            on_output(OutputEvent("stdout", "one\n"))
             assert (await client.next())["progress"] == 4
-            tell(OutputEvent("stderr", "two\n"))
+            on_output(OutputEvent("stderr", "two\n"))
             assert (await client.next())["progress"] == 8
-            tell(OutputEvent("stdout", "three"))
-    assert [told["progress"] for told in client.told] == [4, 8, 13]
-    assert [told["message"] for told in client.told] == ["one", "two", "three"]
+            on_output(OutputEvent("stdout", "three"))
+    assert [received["progress"] for received in client.received] == [4, 8, 13]
+    assert [received["message"] for received in client.received] == ["one", "two", "three"]
     assert client.events == [
         OutputEvent("stdout", "one\n"),
         OutputEvent("stderr", "two\n"),
@@ -70,14 +70,14 @@ async def test_output_is_told_while_the_code_runs_and_counts_up():
 async def test_many_pieces_are_one_notification_with_their_order():
     client = Client()
     with anyio.fail_after(10):
-        async with progress.telling(client.notify) as tell:
-            tell(OutputEvent("stdout", "first"))
+        async with progress.report_progress(client.notify) as on_output:
+            on_output(OutputEvent("stdout", "first"))
             await client.next()
             for number in range(1000):
-                tell(OutputEvent("stdout", f"{number} "))
-            tell(OutputEvent("stderr", "oh"))
-            tell(OutputEvent("stdout", "last"))
-    assert len(client.told) == 2
+                on_output(OutputEvent("stdout", f"{number} "))
+            on_output(OutputEvent("stderr", "oh"))
+            on_output(OutputEvent("stdout", "last"))
+    assert len(client.received) == 2
     assert [event.stream for event in client.events] == ["stdout", "stdout", "stderr", "stdout"]
     assert client.text == "first" + "".join(f"{n} " for n in range(1000)) + "oh" + "last"
 
@@ -86,47 +86,47 @@ async def test_there_are_at_most_ten_in_a_second():
     client = Client()
     with anyio.fail_after(10):
         begun = anyio.current_time()
-        async with progress.telling(client.notify) as tell:
+        async with progress.report_progress(client.notify) as on_output:
             while anyio.current_time() - begun < 0.35:
-                tell(OutputEvent("stdout", "x"))
+                on_output(OutputEvent("stdout", "x"))
                 await anyio.lowlevel.checkpoint()
-        assert 2 <= len(client.told) <= 10 * (anyio.current_time() - begun) + 2
+        assert 2 <= len(client.received) <= 10 * (anyio.current_time() - begun) + 2
 
 
 async def test_silence_is_broken_by_signs_of_life(monkeypatch):
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.01)
     client = Client()
     with anyio.fail_after(10):
-        async with progress.telling(client.notify) as tell:
+        async with progress.report_progress(client.notify) as on_output:
             beats = [await client.next() for _ in range(3)]
-            tell(OutputEvent("stdout", "ab"))
+            on_output(OutputEvent("stdout", "ab"))
             while not client.events:
                 await client.next()
     assert beats == [{"progress": 1}, {"progress": 2}, {"progress": 3}]
-    counts = [told["progress"] for told in client.told]
+    counts = [received["progress"] for received in client.received]
     assert counts == sorted(set(counts))
 
 
 async def test_a_run_that_says_nothing_sends_nothing():
     client = Client()
-    async with progress.telling(client.notify) as tell:
-        tell(OutputEvent("result", result=Result({"text/plain": "42"})))
-    assert client.told == []
+    async with progress.report_progress(client.notify) as on_output:
+        on_output(OutputEvent("result", result=Result({"text/plain": "42"})))
+    assert client.received == []
 
 
 async def test_a_client_that_lags_gets_the_beginning(monkeypatch):
     """What is pending stays bounded; the reply has the rest."""
-    monkeypatch.setattr(progress, "MOST_PENDING", 10)
+    monkeypatch.setattr(progress, "MAX_PENDING_CHARACTERS", 10)
     client = Client()
     client.hold()
     with anyio.fail_after(10):
-        async with progress.telling(client.notify) as tell:
-            tell(OutputEvent("stdout", "abc"))
+        async with progress.report_progress(client.notify) as on_output:
+            on_output(OutputEvent("stdout", "abc"))
             await client.next()
-            tell(OutputEvent("stdout", "defghi"))
-            tell(OutputEvent("stdout", "jklmnopqr"))
+            on_output(OutputEvent("stdout", "defghi"))
+            on_output(OutputEvent("stdout", "jklmnopqr"))
             client.release()
-            tell(OutputEvent("stdout", "s"))
+            on_output(OutputEvent("stdout", "s"))
     assert client.text == "abcdefghi"
 
 
@@ -135,23 +135,23 @@ async def test_a_client_that_left_does_not_stop_the_run():
         raise anyio.BrokenResourceError
 
     with anyio.fail_after(10):
-        async with progress.telling(broken) as tell:
+        async with progress.report_progress(broken) as on_output:
             for _ in range(3):
-                tell(OutputEvent("stdout", "x"))
+                on_output(OutputEvent("stdout", "x"))
                 await anyio.lowlevel.checkpoint()
 
 
 async def test_the_message_is_one_clean_line():
     client = Client()
     text = "ignored\n\x1b[31m" + "x" * 1000 + " 10%\r 99%\n\n"
-    async with progress.telling(client.notify) as tell:
-        tell(OutputEvent("stdout", text))
-    assert client.told[0]["message"] == "99%"
+    async with progress.report_progress(client.notify) as on_output:
+        on_output(OutputEvent("stdout", text))
+    assert client.received[0]["message"] == "99%"
     assert client.text == text
 
 
 async def test_what_json_cannot_carry_is_replaced():
     client = Client()
-    async with progress.telling(client.notify) as tell:
-        tell(OutputEvent("stdout", "a\ud800b"))
+    async with progress.report_progress(client.notify) as on_output:
+        on_output(OutputEvent("stdout", "a\ud800b"))
     assert client.text == "a\N{REPLACEMENT CHARACTER}b"

@@ -14,7 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cci_plugins.common.file_names import MAX_NAME_BYTES, MAX_PART_BYTES, name_in_url, new_name
+from cci_plugins.common.file_names import (
+    MAX_NAME_BYTES,
+    MAX_PART_BYTES,
+    normalize_new_name,
+    parse_url_file_name,
+)
 from cci_plugins.errors import (
     FileTooLargeError,
     FileTransferError,
@@ -22,8 +27,8 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.files import source as sources
-from cci_plugins.files.source import PathSource, SpooledSource, default_name, make_source
-from cci_plugins.files.target import below, new_file, target_of
+from cci_plugins.files.source import PathSource, SpooledSource, get_default_name, make_source
+from cci_plugins.files.target import create_file, resolve_in_folder, resolve_target
 
 PARTS = st.one_of(
     st.sampled_from(["..", ".", "", "~", "...", " ", "a ", "con", "NUL.txt", "a:b", "C:", "-rf"]),
@@ -65,8 +70,8 @@ def test_every_name_is_refused_or_lands_in_the_folder(name):
         (inside / "taken.txt").write_bytes(b"taken")
         (inside / "link").symlink_to(outside)
         try:
-            path = below(inside, name)
-            with new_file(path, overwrite=False) as part:
+            path = resolve_in_folder(inside, name)
+            with create_file(path, overwrite=False) as part:
                 part.write_bytes(b"new")
         except FileTransferError as error:
             assert tree(inside) == {"taken.txt": b"taken"}
@@ -83,10 +88,10 @@ def test_every_name_is_refused_or_lands_in_the_folder(name):
 @given(NAMES)
 def test_a_new_name_is_refused_or_stable(name):
     try:
-        found = new_name(name)
+        found = normalize_new_name(name)
     except UnsafeNameError:
         return
-    assert found == new_name(found) == unicodedata.normalize("NFC", name)
+    assert found == normalize_new_name(found) == unicodedata.normalize("NFC", name)
     parts = found.split("/")
     assert not {"", ".", ".."} & set(parts)
     assert all(len(part.encode()) <= MAX_PART_BYTES for part in parts)
@@ -101,14 +106,14 @@ RESERVED += ["a.", "a ", "sub./x", "C:evil.exe", "sub/c:x", "\u202egpj.exe", "a\
 @pytest.mark.parametrize("name", RESERVED, ids=ascii)
 def test_a_name_that_some_system_reads_otherwise_is_refused(name):
     with pytest.raises(UnsafeNameError):
-        new_name(name)
+        normalize_new_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["12:30.png", "console.txt", "com10", "\U0001f469\u200d\U0001f52c"]
 )
 def test_ordinary_names_are_taken(name):
-    assert new_name(name) == name
+    assert normalize_new_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -122,17 +127,17 @@ def test_ordinary_names_are_taken(name):
     ],
 )
 def test_the_name_of_an_address_is_its_last_part(path, name):
-    assert name_in_url(path) == name
+    assert parse_url_file_name(path) == name
 
 
 def test_a_folder_is_told_by_what_is_there_or_by_a_slash(tmp_path):
-    assert target_of(tmp_path, "sub/a.txt") == tmp_path / "a.txt"
-    assert target_of(f"{tmp_path}/new/", "a.txt") == tmp_path / "new" / "a.txt"
-    assert target_of(tmp_path / "b.txt", "a.txt") == tmp_path / "b.txt"
+    assert resolve_target(tmp_path, "sub/a.txt") == tmp_path / "a.txt"
+    assert resolve_target(f"{tmp_path}/new/", "a.txt") == tmp_path / "new" / "a.txt"
+    assert resolve_target(tmp_path / "b.txt", "a.txt") == tmp_path / "b.txt"
     with pytest.raises(UnsafeNameError):
-        target_of(tmp_path, "sub/..")
+        resolve_target(tmp_path, "sub/..")
     with pytest.raises(UnsafeNameError):
-        target_of(tmp_path, "nul")
+        resolve_target(tmp_path, "nul")
 
 
 def test_links_in_the_way_are_not_followed(tmp_path):
@@ -144,11 +149,14 @@ def test_links_in_the_way_are_not_followed(tmp_path):
     (folder / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("deep/link/x", "dangling/x", "deep/link/more/x"):
         with pytest.raises(FileTransferError, match="link"):
-            below(folder, name)
+            resolve_in_folder(folder, name)
     for name in ("dangling", "deep/link"):
-        with pytest.raises(TargetExistsError), new_file(below(folder, name), overwrite=False):
+        with (
+            pytest.raises(TargetExistsError),
+            create_file(resolve_in_folder(folder, name), overwrite=False),
+        ):
             raise AssertionError("it must not begin")
-    with new_file(below(folder, "dangling"), overwrite=True) as part:
+    with create_file(resolve_in_folder(folder, "dangling"), overwrite=True) as part:
         part.write_bytes(b"new")
     assert not (folder / "dangling").is_symlink()
     assert not (tmp_path / "nowhere").exists()
@@ -165,7 +173,7 @@ def test_a_name_that_was_taken_meanwhile_is_left_alone(tmp_path, monkeypatch, li
 
         monkeypatch.setattr(Path, "hardlink_to", refuse)
     target = tmp_path / "out" / "a.txt"
-    with pytest.raises(TargetExistsError), new_file(target, overwrite=False) as part:  # noqa: PT012
+    with pytest.raises(TargetExistsError), create_file(target, overwrite=False) as part:  # noqa: PT012
         part.write_bytes(b"new")
         if taken == "file":
             target.write_bytes(b"another's")
@@ -184,7 +192,7 @@ def test_without_hard_links_a_file_still_arrives(tmp_path, monkeypatch):
         raise PermissionError(1, "no links here")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    with new_file(tmp_path / "a", overwrite=False) as part:
+    with create_file(tmp_path / "a", overwrite=False) as part:
         part.write_bytes(b"new")
     assert tree(tmp_path) == {"a": b"new"}
 
@@ -196,7 +204,7 @@ def test_nothing_is_left_when_it_fails_half_way(tmp_path, overwrite, error):
     if overwrite:
         target.write_bytes(b"old")
     with pytest.raises(FileTransferError if error is OSError else error):  # noqa: PT012
-        with new_file(target, overwrite=overwrite) as part:
+        with create_file(target, overwrite=overwrite) as part:
             part.write_bytes(b"half")
             assert target.exists() is overwrite
             raise error("planted")
@@ -208,7 +216,7 @@ def test_a_target_that_cannot_be_written_is_said_plainly(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder" / "sub").mkdir(parents=True)
     for target in (tmp_path / "file" / "x", tmp_path / "folder"):
-        with pytest.raises(FileTransferError), new_file(target, overwrite=True) as part:
+        with pytest.raises(FileTransferError), create_file(target, overwrite=True) as part:
             part.write_bytes(b"new")
     assert tree(tmp_path) == {"file": b"x"}
     assert (tmp_path / "folder" / "sub").is_dir()
@@ -217,7 +225,7 @@ def test_a_target_that_cannot_be_written_is_said_plainly(tmp_path):
 def test_another_reader_sees_the_old_or_the_new_file_only(tmp_path):
     target = tmp_path / "a"
     target.write_bytes(b"old")
-    with target.open("rb") as reader, new_file(target, overwrite=True) as part:
+    with target.open("rb") as reader, create_file(target, overwrite=True) as part:
         part.write_bytes(b"new")
         assert target.read_bytes() == b"old"
     assert target.read_bytes() == b"new"
@@ -228,7 +236,7 @@ def test_another_reader_sees_the_old_or_the_new_file_only(tmp_path):
 
 
 async def read(source) -> bytes:
-    return b"".join([piece async for piece in source.pieces()])
+    return b"".join([piece async for piece in source.chunks()])
 
 
 @pytest.fixture
@@ -242,15 +250,15 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.mark.anyio
 async def test_whatever_was_given_can_be_read_twice_and_is_let_go_of(tmp_path, temporary):
-    async def pieces():
+    async def chunks():
         yield b"ab"
         yield b"c"
 
     (tmp_path / "a").write_bytes(b"abc")
-    for given_ in (b"abc", tmp_path / "a", str(tmp_path / "a"), io.BytesIO(b"abc"), pieces()):
+    for given_ in (b"abc", tmp_path / "a", str(tmp_path / "a"), io.BytesIO(b"abc"), chunks()):
         source = await make_source(given_, limit=3)
         assert (source.size, await read(source), await read(source)) == (3, b"abc", b"abc")
-        assert source.unchanged()
+        assert source.is_unchanged()
         async with source.path() as path:
             assert path.read_bytes() == b"abc"
         source.close()
@@ -281,7 +289,7 @@ async def test_what_cannot_be_taken_leaves_nothing(tmp_path, temporary):
             await make_source(given_, limit=9)
         assert str(caught.value).isprintable()
     with pytest.raises(FileTransferError):
-        default_name("")
+        get_default_name("")
     for given_ in (large(), io.BytesIO(b"x" * 10)):
         with pytest.raises(FileTooLargeError):
             await make_source(given_, limit=9)
@@ -297,10 +305,10 @@ async def test_a_file_that_changed_is_known_to_have(tmp_path):
     source = await make_source(path, limit=9)
     assert isinstance(source, PathSource)
     path.write_bytes(b"abcd")
-    assert not source.unchanged()
+    assert not source.is_unchanged()
     path.unlink()
     with pytest.raises(FileTransferError):
-        source.unchanged()
+        source.is_unchanged()
     with pytest.raises(FileTransferError):
         await read(source)
 
@@ -314,7 +322,7 @@ async def test_a_folder_is_packed_without_what_links_lead_to(tmp_path, temporary
     (folder / "to-folder").symlink_to("/etc")
     (folder / "loop").symlink_to(folder)
     os.mkfifo(folder / "fifo")
-    assert default_name(folder) == "folder.zip"
+    assert get_default_name(folder) == "folder.zip"
     source = await make_source(folder, limit=1000)
     assert isinstance(source, SpooledSource)
     with zipfile.ZipFile(io.BytesIO(await read(source))) as packed:
@@ -322,7 +330,7 @@ async def test_a_folder_is_packed_without_what_links_lead_to(tmp_path, temporary
     source.close()
     with pytest.raises(FileTooLargeError):
         await make_source(folder, limit=0)
-    monkeypatch.setattr(sources, "FOLDER_FILES", 0)
+    monkeypatch.setattr(sources, "MAX_FOLDER_FILES", 0)
     with pytest.raises(FileTooLargeError, match="pack it yourself"):
         await make_source(folder, limit=1000)
     assert list(temporary.iterdir()) == []
@@ -353,5 +361,5 @@ async def test_a_folder_that_cannot_be_packed_whole_is_refused(tmp_path, tempora
 def test_nothing_here_leaves_a_file_open(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        with new_file(tmp_path / "a", overwrite=False) as part:
+        with create_file(tmp_path / "a", overwrite=False) as part:
             part.write_bytes(b"x")

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from cci_plugins.azure.credentials import GivenKey
+from cci_plugins.azure.credentials import StaticKey
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
     CodeInterpreterError,
@@ -25,7 +25,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.azure import text_sessions
-from cci_plugins.pools.azure.retry import Patience
+from cci_plugins.pools.azure.retry import RetryPolicy
 from cci_plugins.pools.azure.text_sessions import TextSessions, find_frame, needs_await
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +61,7 @@ class Pool:
     async def send(self, session_id: str, code: str, limit: timedelta) -> Execution:
         call = re.search(r"\['_cci'\]\.(\w+)\('([0-9a-f]{32})'", code)
         assert call is not None, code
-        verb, mark = call.groups()
+        verb, marker = call.groups()
         self.verbs.append(verb)
         given = self.answer(verb)
         if isinstance(given, Exception):
@@ -70,13 +70,13 @@ class Pool:
             return given
         header, piece = given
         told = header if isinstance(header, str) else json.dumps(header)
-        return Execution(stdout=f"before{mark}{told}\n{piece}{mark}after")
+        return Execution(stdout=f"before{marker}{told}\n{piece}{marker}after")
 
 
 async def run(answer: Callable[[str], Any], instance: str | None = "i") -> tuple[Any, list[str]]:
     pool = Pool(answer)
-    patience = Patience(GivenKey("key"), timedelta(milliseconds=300))
-    sessions = TextSessions(pool.send, patience=patience, limits=Limits(), margin=SECOND)
+    retry = RetryPolicy(StaticKey("key"), timedelta(milliseconds=300))
+    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
     with anyio.fail_after(20):
         try:
             execution = await sessions.execute("s", "1", timeout=SECOND, instance=instance)
@@ -140,7 +140,7 @@ async def test_a_run_that_never_began_is_sent_again_under_another_name() -> None
     answers = [PoolError("broken"), ({"instance": "i", "began": False}, ""), whole()]
     execution, verbs = await run(lambda _: answers.pop(0))
     assert execution.stdout.startswith("hi")
-    assert verbs == ["run", "settle", "run"]
+    assert verbs == ["run", "resolve_run", "run"]
 
 
 async def test_a_run_whose_reply_was_lost_is_told_by_the_session() -> None:
@@ -148,7 +148,7 @@ async def test_a_run_whose_reply_was_lost_is_told_by_the_session() -> None:
     answers[2] = ({**answers[2][0]}, "")  # type: ignore[index]
     execution, verbs = await run(lambda _: answers.pop(0))
     assert execution.stdout.startswith("hi")
-    assert verbs == ["run", "settle", "tell", "tell"]
+    assert verbs == ["run", "resolve_run", "emit_report", "emit_report"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ async def test_what_cannot_be_known_is_an_error_that_says_so_and_is_not_sent_aga
     def answer(verb: str) -> Any:
         if verb == "run":
             return PoolError("broken; the code may have run")
-        return ({**settled, "total": 0} if verb == "tell" else settled), ""
+        return ({**settled, "total": 0} if verb == "emit_report" else settled), ""
 
     raised, verbs = await run(answer, instance)
     assert str(raised) == "broken; the code may have run"
@@ -192,7 +192,7 @@ async def test_a_pool_that_refuses_again_and_again_says_that_nothing_ran() -> No
 
     raised, verbs = await run(answer)
     assert isinstance(raised, PoolUnavailableError)
-    assert verbs.count("run") == text_sessions.TRIES
+    assert verbs.count("run") == text_sessions.MAX_TRIES
 
 
 async def test_a_session_without_ipython_says_why_it_cannot_be_used() -> None:
@@ -204,13 +204,13 @@ async def test_a_session_without_ipython_says_why_it_cannot_be_used() -> None:
 
 async def test_a_file_that_is_too_large_stops_before_it_is_sent_whole() -> None:
     pool = Pool(lambda _: ({}, ""))
-    patience = Patience(GivenKey("key"), SECOND)
-    limits = Limits(pieces_bytes=text_sessions.UPLOAD_PIECE)
-    sessions = TextSessions(pool.send, patience=patience, limits=limits, margin=SECOND)
+    retry = RetryPolicy(StaticKey("key"), SECOND)
+    limits = Limits(pieces_bytes=text_sessions.UPLOAD_CHUNK)
+    sessions = TextSessions(pool.send, retry=retry, limits=limits, margin=SECOND)
 
     async def content() -> Any:
         for _ in range(9):
-            yield b"x" * text_sessions.UPLOAD_PIECE
+            yield b"x" * text_sessions.UPLOAD_CHUNK
 
     with pytest.raises(FileTooLargeError):
         await sessions.upload("s", "a.bin", content())
@@ -235,7 +235,7 @@ def test_code_that_awaits_is_told_from_other_code(code: str, *, awaits: bool) ->
     assert needs_await(code) is awaits
 
 
-MARK = "ab" * 16
+MARKER = "ab" * 16
 
 
 @pytest.mark.parametrize(
@@ -243,14 +243,14 @@ MARK = "ab" * 16
     [
         "",
         "no frame",
-        f"cut {MARK}",
-        f'cut {MARK}{{"a": 1}}\nAAAA',
-        f"{MARK}no json\n{MARK}",
-        f"{MARK}[1]\n{MARK}",
-        f'{MARK}{{"a": 1}}{MARK}',
+        f"cut {MARKER}",
+        f'cut {MARKER}{{"a": 1}}\nAAAA',
+        f"{MARKER}no json\n{MARKER}",
+        f"{MARKER}[1]\n{MARKER}",
+        f'{MARKER}{{"a": 1}}{MARKER}',
     ],
 )
 def test_a_frame_that_is_not_whole_is_none(said: str) -> None:
-    frame, around = find_frame(said, MARK)
+    frame, around = find_frame(said, MARKER)
     assert frame is None
-    assert MARK not in around
+    assert MARKER not in around

@@ -85,7 +85,7 @@ def every_error() -> list[CodeInterpreterError]:
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
 def test_every_exception_crosses_the_wire_as_one_of_ours(error):
-    code, status = failures.code_of(error)
+    code, status = failures.get_code_and_status(error)
     assert code.isalnum()
     assert 400 <= status < 600
     arrived = failures.load_error(json.loads(json.dumps(failures.dump_error(error))))
@@ -109,10 +109,12 @@ def test_an_unknown_failure_is_a_pool_error(value):
     [("7", 7.0), (7, 7.0), ("soon", None), (None, None), ("-1", None), ("inf", None)],
 )
 def test_retry_after_is_a_number_of_seconds_or_nothing(value, expected):
-    assert failures.seconds(value) == expected
+    assert failures.parse_seconds(value) == expected
 
 
 def test_words_of_a_pool_are_cut():
-    error = failures.from_text("SessionsCountExceedsLimit " + "x" * 10_000, started=True)
+    error = failures.build_error_from_text(
+        "SessionsCountExceedsLimit " + "x" * 10_000, started=True
+    )
     assert isinstance(error, PoolExhaustedError)
     assert len(str(error)) < 600

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cci_plugins.errors import ProtocolError
 from cci_plugins.mcp_client import messages
-from cci_plugins.mcp_client.messages import EventReader, Reply, ToolResult
+from cci_plugins.mcp_client.messages import EventReader, RpcReply, ToolResult
 
 ANSWER = {"jsonrpc": "2.0", "id": 7, "result": {"a": 1}}
 PROGRESS = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": 1}}
@@ -24,16 +24,20 @@ def events(*pieces: bytes) -> list[object]:
 
 
 def test_a_request_has_its_id_and_method():
-    assert json.loads(messages.request(1, "ping")) == {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    assert json.loads(messages.build_request(1, "ping")) == {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "ping",
+    }
 
 
 def test_a_lone_surrogate_in_the_code_can_be_sent():
-    body = messages.request(1, "tools/call", {"code": "\ud800 é"})
+    body = messages.build_request(1, "tools/call", {"code": "\ud800 é"})
     assert json.loads(body)["params"] == {"code": "\ud800 é"}
 
 
 def test_a_notification_has_no_id():
-    assert "id" not in json.loads(messages.notification("notifications/initialized", {}))
+    assert "id" not in json.loads(messages.build_notification("notifications/initialized", {}))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_a_notification_has_no_id():
     ],
 )
 def test_an_answer_is_found_in_every_form_that_servers_give(body):
-    assert messages.parse_body(encoded(body), 7) == Reply({"a": 1})
+    assert messages.parse_body(encoded(body), 7) == RpcReply({"a": 1})
 
 
 @pytest.mark.parametrize(
@@ -90,8 +94,8 @@ def test_an_error_is_read_in_every_form(error, code, words):
 
 
 def test_a_tool_result_takes_what_is_there():
-    assert messages.tool_result({}) == ToolResult()
-    result = messages.tool_result(
+    assert messages.parse_tool_result({}) == ToolResult()
+    result = messages.parse_tool_result(
         {
             "content": [{"type": "text", "text": "a"}, 7, {"type": "text", "text": "b"}],
             "isError": True,
@@ -99,7 +103,7 @@ def test_a_tool_result_takes_what_is_there():
     )
     assert (result.text, result.is_error) == ("a\nb", True)
     odd = {"content": "text", "structuredContent": [], "_meta": 1, "isError": "yes"}
-    assert messages.tool_result(odd) == ToolResult()
+    assert messages.parse_tool_result(odd) == ToolResult()
 
 
 def test_events_before_the_answer_comments_and_unknown_fields_are_passed():

@@ -15,9 +15,9 @@ from cci_plugins.errors import (
 )
 from cci_plugins.mcp_client import http as wire_http
 from cci_plugins.mcp_client.messages import ToolResult
-from cci_plugins.pools.azure.mcp_pool import python_tool
+from cci_plugins.pools.azure.mcp_pool import find_python_tool
 from cci_plugins.pools.azure.replies import read_execution, read_rest
-from cci_plugins.pools.azure.rest_client import NoRouteError, RestClient, file_info
+from cci_plugins.pools.azure.rest_client import NoRouteError, RestClient, parse_file_info
 
 pytestmark = pytest.mark.anyio
 
@@ -109,12 +109,12 @@ def test_odd_fields_count_as_missing(fields):
 
 @pytest.mark.parametrize("name", [RUN, "runPythonCode", "run_python_code_in_remote_environment"])
 def test_the_tool_is_found_under_its_names(name):
-    assert python_tool([{"name": "launchPythonEnvironment"}, {"name": name}]) == name
+    assert find_python_tool([{"name": "launchPythonEnvironment"}, {"name": name}]) == name
 
 
 def test_a_pool_that_runs_no_python_says_what_it_has():
     with pytest.raises(ProtocolError, match="only launchShell"):
-        python_tool([{"name": "launchShell"}])
+        find_python_tool([{"name": "launchShell"}])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ async def test_a_missing_file_is_named_and_a_missing_session_is_no_error():
 
 @pytest.mark.parametrize("folder", [None, "", ".", "/", "/mnt/data", "/mnt/data/"])
 def test_the_root_folder_is_told_in_many_ways(folder):
-    assert file_info({"name": "a", "sizeInBytes": 1, "directory": folder}).name == "a"
+    assert parse_file_info({"name": "a", "sizeInBytes": 1, "directory": folder}).name == "a"
 
 
 def test_a_client_follows_no_redirect_which_would_hand_the_key_on():

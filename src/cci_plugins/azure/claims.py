@@ -10,7 +10,7 @@ from typing import Any
 _PARTS = 3
 
 
-def claims_of(token: str) -> dict[str, Any]:
+def decode_claims(token: str) -> dict[str, Any]:
     """A token's claims; none when it has no such form.
 
     They are not checked: Azure itself checks whoever acts on them.

@@ -17,9 +17,9 @@ from cci_plugins.errors import AuthenticationError, CodeInterpreterError, Config
 from cci_plugins.redaction import know
 
 KEY_HEADER = "x-ms-apikey"
-DATA_PLANE = "https://dynamicsessions.io/.default"
-EARLY_SECONDS = 300  # a token is renewed so long before it expires
-PAUSE_SECONDS = 30  # between tries to renew one that still holds
+DATA_PLANE_SCOPE = "https://dynamicsessions.io/.default"
+RENEW_BEFORE_SECONDS = 300  # a token is renewed so long before it expires
+RENEW_RETRY_SECONDS = 30  # between tries to renew one that still holds
 
 
 class AccessToken(Protocol):
@@ -44,7 +44,7 @@ class TokenCredential(Protocol):
         ...
 
 
-class Access(ABC):
+class AuthProvider(ABC):
     """Headers that let requests in, and a way to get better ones.
 
     Attributes:
@@ -69,18 +69,18 @@ class Access(ABC):
         """Close what it holds."""
 
 
-class GivenKey(Access):
+class StaticKey(AuthProvider):
     """A key that never changes."""
 
     def __init__(self, key: str) -> None:
-        self._headers = {KEY_HEADER: checked_secret(key)}
+        self._headers = {KEY_HEADER: validate_secret(key)}
 
     @override
     async def headers(self) -> Mapping[str, str]:
         return self._headers
 
 
-class FetchedKey(Access):
+class FetchedKey(AuthProvider):
     """A key that is fetched when it is needed, and again when it is refused.
 
     Args:
@@ -90,8 +90,8 @@ class FetchedKey(Access):
 
     def __init__(self, fetch: Callable[[], Awaitable[str]], first: str | None = None) -> None:
         self._fetch = fetch
-        self._key = None if first is None else checked_secret(first)
-        self._fetching = anyio.Lock()
+        self._key = None if first is None else validate_secret(first)
+        self._fetch_lock = anyio.Lock()
 
     @override
     async def headers(self) -> Mapping[str, str]:
@@ -101,15 +101,15 @@ class FetchedKey(Access):
 
     @override
     async def renew(self, version: int) -> bool:
-        async with self._fetching:
+        async with self._fetch_lock:
             if version == self.version:
-                old, self._key = self._key, checked_secret(await self._fetch())
+                old, self._key = self._key, validate_secret(await self._fetch())
                 self.version += 1
                 return self._key != old
         return True
 
 
-class Bearer(Access):
+class Bearer(AuthProvider):
     """A Microsoft Entra token: one request for it at a time, and only when one is due.
 
     Args:
@@ -118,33 +118,35 @@ class Bearer(Access):
         scope: What the token is for.
     """
 
-    def __init__(self, credential: TokenCredential | str | None, scope: str = DATA_PLANE) -> None:
-        self._given = checked_secret(credential) if isinstance(credential, str) else None
+    def __init__(
+        self, credential: TokenCredential | str | None, scope: str = DATA_PLANE_SCOPE
+    ) -> None:
+        self._static_token = validate_secret(credential) if isinstance(credential, str) else None
         self._credential = None if isinstance(credential, str) else credential
         self._scope = scope
         self._token: AccessToken | None = None
-        self._due = 0.0
-        self._fetching = anyio.Lock()
+        self._renew_at = 0.0
+        self._fetch_lock = anyio.Lock()
 
     @override
     async def headers(self) -> Mapping[str, str]:
-        return {"authorization": f"Bearer {self._given or await self._current()}"}
+        return {"authorization": f"Bearer {self._static_token or await self._get_current_token()}"}
 
     @override
     async def renew(self, version: int) -> bool:
-        if self._given is not None:
+        if self._static_token is not None:
             return False
-        async with self._fetching:
+        async with self._fetch_lock:
             if version == self.version:
                 old = self._token
                 await self._fetch()
                 return old is None or self._token is None or old.token != self._token.token
         return True
 
-    async def _current(self) -> str:
-        if time.time() >= self._due:
-            async with self._fetching:
-                if time.time() >= self._due:
+    async def _get_current_token(self) -> str:
+        if time.time() >= self._renew_at:
+            async with self._fetch_lock:
+                if time.time() >= self._renew_at:
                     await self._fetch_or_keep()
         if self._token is None:
             raise AuthenticationError("there is no token for the pool", hint="run: az login")
@@ -156,12 +158,12 @@ class Bearer(Access):
         except CodeInterpreterError as error:
             if self._token is None or self._token.expires_on <= time.time():
                 raise
-            self._due = time.time() + PAUSE_SECONDS
+            self._renew_at = time.time() + RENEW_RETRY_SECONDS
             logger.warning("the token could not be renewed yet, the old one still holds: %s", error)
 
     async def _fetch(self) -> None:
         if self._credential is None:
-            self._credential = await anyio.to_thread.run_sync(default_credential)
+            self._credential = await anyio.to_thread.run_sync(create_default_credential)
         get_token = self._credential.get_token
         try:
             if inspect.iscoroutinefunction(get_token):
@@ -171,31 +173,33 @@ class Bearer(Access):
                     get_token, self._scope, abandon_on_cancel=True
                 )
         except Exception as error:  # noqa: BLE001 - whatever the credential raises
-            words = str(error).strip().partition("\n")[0][:300]
+            message = str(error).strip().partition("\n")[0][:300]
             raise AuthenticationError(
-                f"signing in to Azure failed ({type(error).__name__}: {words})",
+                f"signing in to Azure failed ({type(error).__name__}: {message})",
                 hint="run: az login; or give the app a managed identity",
             ) from None
         self._token = token
-        self._due = max(token.expires_on - EARLY_SECONDS, time.time() + PAUSE_SECONDS)
+        self._renew_at = max(
+            token.expires_on - RENEW_BEFORE_SECONDS, time.time() + RENEW_RETRY_SECONDS
+        )
         self.version += 1
 
 
-class Authorized(httpx.Auth):
+class ProviderAuth(httpx.Auth):
     """Puts an access's headers on every request of an HTTP client."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, auth: AuthProvider) -> None:
+        self._auth = auth
 
     @override
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        request.headers.update(await self._access.headers())
+        request.headers.update(await self._auth.headers())
         yield request
 
 
-def checked_secret(value: str) -> str:
+def validate_secret(value: str) -> str:
     """A key or token that can be sent; from now on it is covered wherever it comes out.
 
     Raises:
@@ -209,7 +213,7 @@ def checked_secret(value: str) -> str:
     return value
 
 
-def default_credential() -> TokenCredential:
+def create_default_credential() -> TokenCredential:
     """The sign-in of this machine, as `DefaultAzureCredential` finds it.
 
     Raises:

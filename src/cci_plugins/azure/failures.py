@@ -9,7 +9,7 @@ from typing import Any
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ProvisioningError
 from cci_plugins.redaction import REDACTED, redact
 
-_LONGEST = 600
+_MAX_LENGTH = 600
 # Short ones too, which redaction lets pass in what code prints.
 _SECRET = re.compile(r"(?i)\b(?:sig|\w*key|password|token|secret)=[^&;\s\"']+|(?<=bearer )[\w.-]+")
 _ACTION = re.compile(r"perform action '([^']+)'")
@@ -48,7 +48,9 @@ _HINTS = {
 }
 
 
-def failure(step: str, status: int, body: object, *, register: str = "") -> CodeInterpreterError:
+def build_error(
+    step: str, status: int, body: object, *, register_command: str = ""
+) -> CodeInterpreterError:
     """The exception for an answer that is none.
 
     Args:
@@ -57,29 +59,31 @@ def failure(step: str, status: int, body: object, *, register: str = "") -> Code
         body: What was answered.
         register: The command that does the same by hand, where another person may have to.
     """
-    code, message = _error_of(body)
-    words = f"{step}: {message or f'Azure answered {status}'}"
+    code, message = _parse_error(body)
+    text = f"{step}: {message or f'Azure answered {status}'}"
     if status == 401:  # noqa: PLR2004 - HTTP
         hint = _HINTS.get(code.lower(), "sign in: az login")
-        return AuthenticationError(words, hint=hint)
+        return AuthenticationError(text, hint=hint)
     if status == 403 and code.lower() in {"authorizationfailed", "linkedauthorizationfailed"}:  # noqa: PLR2004
-        return ProvisioningError(words, hint=_role_hint(message, register), code=code, step=step)
-    return ProvisioningError(words, hint=_hint(code), code=code, step=step)
+        return ProvisioningError(
+            text, hint=_build_role_hint(message, register_command), code=code, step=step
+        )
+    return ProvisioningError(text, hint=_choose_hint(code), code=code, step=step)
 
 
 def clean(text: str) -> str:
     """Text of Azure's as it may be shown: without what looks like a secret, and not endless."""
     text = _SECRET.sub(REDACTED, redact(" ".join(text.split())))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 
-def _error_of(body: object) -> tuple[str, str]:
+def _parse_error(body: object) -> tuple[str, str]:
     """Azure's code and message; details may know more."""
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         return "", ""
     code, message = str(error.get("code") or ""), str(error.get("message") or "")
-    for detail in _details(error):
+    for detail in _list_details(error):
         more = str(detail.get("message") or "")
         if more and more not in message:
             message = f"{message} {more}".strip()
@@ -87,24 +91,24 @@ def _error_of(body: object) -> tuple[str, str]:
     return code, clean(f"{message} ({code})" if code else message)
 
 
-def _details(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _list_details(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     details = error.get("details")
     found = details if isinstance(details, list) else []
     return [detail for detail in found if isinstance(detail, Mapping)]
 
 
-def _hint(code: str) -> str:
+def _choose_hint(code: str) -> str:
     low = code.lower()
     if "quota" in low or "capacity" in low:
         return "choose another region by --location, or ask Azure for more quota"
     return _HINTS.get(low, "correct it and run the same command again; it goes on from here")
 
 
-def _role_hint(message: str, register: str) -> str:
+def _build_role_hint(message: str, register_command: str) -> str:
     action = _ACTION.search(message)
     scope = _SCOPE.search(message)
     name = "" if action is None else action[1].lower()
     role, where = next((role, where) for part, role, where in _ROLE_OF_ACTION if part in name)
     at = where if scope is None else f"{where} (refused on {scope[1]})"
-    by_hand = f", or have somebody run: {register}" if register else ""
-    return f"you need the role {role} on {at}{by_hand}"
+    manual_hint = f", or have somebody run: {register_command}" if register_command else ""
+    return f"you need the role {role} on {at}{manual_hint}"

@@ -13,16 +13,16 @@ from typing import Any
 import httpx
 
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProtocolError
-from cci_plugins.mcp_client.client import checked_url
-from cci_plugins.mcp_client.failures import from_status
-from cci_plugins.mcp_client.http import make_http, sending
+from cci_plugins.mcp_client.client import parse_endpoint_url
+from cci_plugins.mcp_client.failures import build_error_from_status
+from cci_plugins.mcp_client.http import make_http, map_transport_errors
 
-from .credentials import Authorized, Bearer, TokenCredential
+from .credentials import Bearer, ProviderAuth, TokenCredential
 
 ARM = "https://management.azure.com"
 API_VERSION = "2025-10-02-preview"
 ROLE = "Container Apps SessionPools Contributor"
-_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 _ID = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.App/sessionPools/[^/]+",
     re.IGNORECASE,
@@ -54,21 +54,21 @@ class PoolResource:
                 hint="az containerapp sessionpool show -n NAME -g GROUP --query id",
             )
         endpoint = endpoint.rstrip("/")
-        self._url = checked_url(f"{endpoint}{resource_id.rstrip('/')}")
+        self._url = parse_endpoint_url(f"{endpoint}{resource_id.rstrip('/')}")
         self._http = make_http()
-        self._http.auth = Authorized(Bearer(credential, f"{endpoint}/.default"))
+        self._http.auth = ProviderAuth(Bearer(credential, f"{endpoint}/.default"))
 
     def __repr__(self) -> str:
         return f"PoolResource({self._url.path!r})"
 
-    async def mcp_endpoint(self) -> str:
+    async def fetch_mcp_endpoint(self) -> str:
         """The pool's MCP endpoint.
 
         Raises:
             ConfigurationError: The pool has none; the hint says what to use instead.
         """
-        properties = _lower(_lower(await self._call("GET", "")).get("properties"))
-        settings = _lower(properties.get("mcpserversettings"))
+        properties = _lowercase_keys(_lowercase_keys(await self._call("GET", "")).get("properties"))
+        settings = _lowercase_keys(properties.get("mcpserversettings"))
         endpoint = settings.get("mcpserverendpoint")
         if isinstance(endpoint, str) and endpoint:
             return endpoint
@@ -95,7 +95,7 @@ class PoolResource:
             AuthenticationError: The role is missing.
         """
         reply = await self._call("POST", "/fetchMcpServerCredentials")
-        key = _lower(reply).get("apikey")
+        key = _lowercase_keys(reply).get("apikey")
         if not isinstance(key, str):
             raise ProtocolError("Azure Resource Manager answered without a key")
         return key
@@ -106,15 +106,15 @@ class PoolResource:
 
     async def _call(self, method: str, action: str) -> Mapping[str, Any]:
         url = self._url.copy_with(path=f"{self._url.path}{action}")
-        with sending(starts_code=False):
+        with map_transport_errors(starts_code=False):
             response = await self._http.request(
-                method, url, params={"api-version": API_VERSION}, timeout=_SECONDS
+                method, url, params={"api-version": API_VERSION}, timeout=_TIMEOUT_SECONDS
             )
         if response.is_success:
-            return _object(response)
+            return _parse_object(response)
         if "SessionMCPServerNotEnabled" in response.text:
-            await self.mcp_endpoint()  # has the better words for it
-        error = from_status(
+            await self.fetch_mcp_endpoint()  # has the better words for it
+        error = build_error_from_status(
             response.status_code, response.headers, response.content, starts_code=False
         )
         if isinstance(error, AuthenticationError):
@@ -122,7 +122,7 @@ class PoolResource:
         raise error
 
 
-def _object(response: httpx.Response) -> Mapping[str, Any]:
+def _parse_object(response: httpx.Response) -> Mapping[str, Any]:
     try:
         value = response.json()
     except ValueError:
@@ -132,7 +132,7 @@ def _object(response: httpx.Response) -> Mapping[str, Any]:
     return value
 
 
-def _lower(value: object) -> Mapping[str, Any]:
+def _lowercase_keys(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         return {}
     return {str(name).lower(): item for name, item in value.items()}

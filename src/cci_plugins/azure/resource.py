@@ -31,10 +31,10 @@ class Resource:
     @property
     def kind(self) -> str:
         """What it is, in words."""
-        return WORDS.get(self.type, self.type)
+        return KIND_NAMES.get(self.type, self.type)
 
 
-WORDS = {
+KIND_NAMES = {
     "Microsoft.App/managedEnvironments": "environment",
     "Microsoft.App/sessionPools": "session pool",
     "Microsoft.App/containerApps": "gateway",

@@ -26,18 +26,18 @@ from typing_extensions import override
 
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ProvisioningError
 
-from .credentials import TokenCredential, default_credential
-from .failures import clean, failure
+from .credentials import TokenCredential, create_default_credential
+from .failures import build_error, clean
 from .options import Azure
 from .resource import Resource
 
 NOT_FOUND, CONFLICT = 404, 409
-_BAD = 400
-_FOREVER = 2**33  # a token that was given says nothing of its end
-Waiting = Callable[[], None]
+_FIRST_ERROR_STATUS = 400
+_NO_EXPIRY = 2**33  # a token that was given says nothing of its end
+WaitHandler = Callable[[], None]
 
 
-class SignIn:
+class ArmCredential:
     """The credential as the SDK's asynchronous clients take one.
 
     Args:
@@ -50,18 +50,18 @@ class SignIn:
     async def get_token(self, *scopes: str, **_options: Any) -> Any:
         """A token for these scopes."""
         if isinstance(self._credential, str):
-            return AccessToken(self._credential, _FOREVER)
+            return AccessToken(self._credential, _NO_EXPIRY)
         if self._credential is None:
-            self._credential = await anyio.to_thread.run_sync(default_credential)
+            self._credential = await anyio.to_thread.run_sync(create_default_credential)
         get_token = self._credential.get_token
         try:
             if inspect.iscoroutinefunction(get_token):
                 return await get_token(*scopes)
             return await anyio.to_thread.run_sync(get_token, *scopes, abandon_on_cancel=True)
         except Exception as error:  # noqa: BLE001 - whatever the credential raises
-            words = clean(str(error).strip().partition("\n")[0])
+            reason = clean(str(error).strip().partition("\n")[0])
             raise AuthenticationError(
-                f"signing in to Azure failed ({type(error).__name__}: {words})",
+                f"signing in to Azure failed ({type(error).__name__}: {reason})",
                 hint="sign in: az login",
             ) from None
 
@@ -83,15 +83,15 @@ class SignIn:
 class _Polling(AsyncARMPolling):
     """The SDK's poller, which says whenever it waits."""
 
-    waiting: Waiting
+    report_waiting: WaitHandler
 
     @override
     async def _sleep(self, delay: float) -> None:
-        self.waiting()
+        self.report_waiting()
         await anyio.sleep(delay)
 
 
-class Arm:
+class ArmClient:
     """Resource Manager for one subscription.
 
     Attributes:
@@ -102,9 +102,9 @@ class Arm:
         endpoint = azure.endpoint.rstrip("/")
         self._azure = azure
         self.scope = f"{endpoint}/.default"
-        self.sign_in = SignIn(azure.credential)
+        self.credential = ArmCredential(azure.credential)
         self._client: Any = ContainerAppsAPIClient(
-            self.sign_in,
+            self.credential,
             subscription,
             base_url=endpoint,
             credential_scopes=[self.scope],
@@ -132,39 +132,43 @@ class Arm:
             ProvisioningError: Azure did not say.
             AuthenticationError: The sign-in failed.
         """
-        response = await self._send(HttpRequest("GET", path, params=_query(version)), step)
+        response = await self._send(HttpRequest("GET", path, params=_build_query(version)), step)
         if _is_missing(response):
             return None
-        return _checked(response, step)
+        return _check_response(response, step)
 
     async def list(
         self, path: str, version: str, *, step: str, **query: str
     ) -> list[Mapping[str, Any]]:
         """Every item of a list; empty when the list itself is not there."""
         found: list[Mapping[str, Any]] = []
-        request = HttpRequest("GET", path, params=_query(version, **query))
+        request = HttpRequest("GET", path, params=_build_query(version, **query))
         while True:
             response = await self._send(request, step)
             if _is_missing(response):
                 return found
-            page = _checked(response, step)
+            page = _check_response(response, step)
             found += [item for item in page.get("value") or [] if isinstance(item, Mapping)]
             if not (following := page.get("nextLink")):
                 return found
-            request = HttpRequest("GET", self._own(str(following), step))
+            request = HttpRequest("GET", self._check_link(str(following), step))
 
     async def put(
-        self, resource: Resource, *, step: str, waiting: Waiting, method: str = "PUT"
+        self, resource: Resource, *, step: str, report_waiting: WaitHandler, method: str = "PUT"
     ) -> Mapping[str, Any]:
         """Make or change a resource, and wait until that is done."""
         request = HttpRequest(
-            method, resource.id, params=_query(resource.api_version), json=dict(resource.body)
+            method, resource.id, params=_build_query(resource.api_version), json=dict(resource.body)
         )
-        return await self._long(request, step, waiting)
+        return await self._run_operation(request, step, report_waiting)
 
-    async def delete(self, path: str, version: str, *, step: str, waiting: Waiting) -> None:
+    async def delete(
+        self, path: str, version: str, *, step: str, report_waiting: WaitHandler
+    ) -> None:
         """Remove a resource, and wait until it is gone."""
-        await self._long(HttpRequest("DELETE", path, params=_query(version)), step, waiting)
+        await self._run_operation(
+            HttpRequest("DELETE", path, params=_build_query(version)), step, report_waiting
+        )
 
     async def post(
         self,
@@ -173,8 +177,8 @@ class Arm:
         *,
         step: str,
         body: Mapping[str, Any] | None = None,
-        by_hand: str = "",
-        waiting: Waiting | None = None,
+        manual_command: str = "",
+        report_waiting: WaitHandler | None = None,
     ) -> Mapping[str, Any]:
         """Do an action of a resource.
 
@@ -187,37 +191,39 @@ class Arm:
             waiting: Called while the action takes long.
         """
         sent = None if body is None else dict(body)
-        request = HttpRequest("POST", path, params=_query(version), json=sent)
-        return await self._long(request, step, waiting or _silently, by_hand)
+        request = HttpRequest("POST", path, params=_build_query(version), json=sent)
+        return await self._run_operation(
+            request, step, report_waiting or _ignore_waiting, manual_command
+        )
 
-    def _own(self, url: str, step: str) -> str:
+    def _check_link(self, url: str, step: str) -> str:
         """A link to go on with, which must not lead the token elsewhere."""
         own, other = urlsplit(self._endpoint), urlsplit(url)
         if (own.scheme, own.hostname) != (other.scheme, other.hostname):
             raise ProvisioningError(f"{step}: Azure named a link that leads elsewhere")
         return url
 
-    async def _long(
-        self, request: HttpRequest, step: str, waiting: Waiting, by_hand: str = ""
+    async def _run_operation(
+        self, request: HttpRequest, step: str, report_waiting: WaitHandler, manual_command: str = ""
     ) -> Mapping[str, Any]:
         response = await self._send(request, step)
         if response.http_response.status_code == NOT_FOUND and request.method == "DELETE":
             return {}
-        body = _checked(response, step, by_hand)
-        if not _is_long(response, body):
+        body = _check_response(response, step, manual_command)
+        if not _is_long_running(response, body):
             return body
         polling = _Polling(self._azure.polling.total_seconds())
-        polling.waiting = waiting
+        polling.report_waiting = report_waiting
         try:
-            poller = AsyncLROPoller(self._client, response, _body, polling)
+            poller = AsyncLROPoller(self._client, response, _parse_body, polling)
             with anyio.fail_after(self._azure.patience.total_seconds()):
-                return _mapping(await poller.result())
+                return _as_mapping(await poller.result())
         except TimeoutError:
-            raise _too_long(step, self._azure) from None
+            raise _build_timeout_error(step, self._azure) from None
         except HttpResponseError as error:
-            raise _translated(step, error) from None
+            raise _translate_error(step, error) from None
         except AzureError as error:
-            raise _unreachable(step, error, self._endpoint) from None
+            raise _build_unreachable_error(step, error, self._endpoint) from None
 
     async def _send(self, request: HttpRequest, step: str) -> Any:
         try:
@@ -227,45 +233,45 @@ class Arm:
                 f"{step}: {clean(str(error.message))}", hint="sign in: az login"
             ) from None
         except HttpResponseError as error:
-            raise _translated(step, error) from None
+            raise _translate_error(step, error) from None
         except AzureError as error:
-            raise _unreachable(step, error, self._endpoint) from None
+            raise _build_unreachable_error(step, error, self._endpoint) from None
 
 
-def _query(version: str, **more: str) -> dict[str, str]:
+def _build_query(version: str, **more: str) -> dict[str, str]:
     return {"api-version": version, **{f"${name}": value for name, value in more.items()}}
 
 
-def _is_long(response: Any, body: Mapping[str, Any]) -> bool:
+def _is_long_running(response: Any, body: Mapping[str, Any]) -> bool:
     """Whether an answer is about work that goes on; the SDK's poller asks once more otherwise."""
     headers = response.http_response.headers
     if "Azure-AsyncOperation" in headers or "Location" in headers:
         return True
-    return not is_settled(body)
+    return not has_terminal_state(body)
 
 
-def is_settled(found: Mapping[str, Any]) -> bool:
+def has_terminal_state(found: Mapping[str, Any]) -> bool:
     """Whether nothing is being done to a resource."""
-    state = _mapping(found.get("properties")).get("provisioningState")
+    state = _as_mapping(found.get("properties")).get("provisioningState")
     return state is None or str(state).lower() in {"", "succeeded", "failed", "canceled"}
 
 
-def _silently() -> None:
+def _ignore_waiting() -> None:
     """Tell nobody."""
 
 
-def _body(response: Any) -> Any:
-    return _json(response.http_response)
+def _parse_body(response: Any) -> Any:
+    return _parse_json(response.http_response)
 
 
-def _json(response: Any) -> Any:
+def _parse_json(response: Any) -> Any:
     try:
         return json.loads(response.text() or "null")
     except (ValueError, AttributeError):
         return None
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
@@ -277,23 +283,23 @@ def _is_missing(response: Any) -> bool:
     return response.http_response.status_code == NOT_FOUND and "SubscriptionNotFound" not in text
 
 
-def _checked(response: Any, step: str, by_hand: str = "") -> Mapping[str, Any]:
-    status, body = response.http_response.status_code, _json(response.http_response)
-    if status >= _BAD:
-        raise failure(step, status, body, register=by_hand)
-    return _mapping(body)
+def _check_response(response: Any, step: str, manual_command: str = "") -> Mapping[str, Any]:
+    status, body = response.http_response.status_code, _parse_json(response.http_response)
+    if status >= _FIRST_ERROR_STATUS:
+        raise build_error(step, status, body, register_command=manual_command)
+    return _as_mapping(body)
 
 
-def _translated(step: str, error: HttpResponseError) -> CodeInterpreterError:
+def _translate_error(step: str, error: HttpResponseError) -> CodeInterpreterError:
     response = error.response
-    body = None if response is None else _json(response)
+    body = None if response is None else _parse_json(response)
     status = error.status_code or 0
     if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping):
-        return failure(step, status, body)
-    return failure(step, status, {"message": str(error.message)})
+        return build_error(step, status, body)
+    return build_error(step, status, {"message": str(error.message)})
 
 
-def _too_long(step: str, azure: Azure) -> ProvisioningError:
+def _build_timeout_error(step: str, azure: Azure) -> ProvisioningError:
     minutes = round(azure.patience.total_seconds() / 60)
     return ProvisioningError(
         f"{step} takes longer than {minutes} minutes",
@@ -302,7 +308,7 @@ def _too_long(step: str, azure: Azure) -> ProvisioningError:
     )
 
 
-def _unreachable(step: str, error: AzureError, endpoint: str) -> ProvisioningError:
+def _build_unreachable_error(step: str, error: AzureError, endpoint: str) -> ProvisioningError:
     return ProvisioningError(
         f"{step}: {endpoint} cannot be reached ({type(error).__name__})",
         hint="check the network and proxy, and CCI_ARM_ENDPOINT in sovereign clouds",

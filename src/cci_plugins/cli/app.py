@@ -38,15 +38,15 @@ app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback form
-    if wanted:
+def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - Typer's callback form
+    if is_requested:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             number = version("cci-plugins")
         except PackageNotFoundError:
             number = "from source, not installed"
-        console.out(f"cci-plugins {number}\n")
+        console.write_stdout(f"cci-plugins {number}\n")
         raise typer.Exit
 
 
@@ -54,7 +54,10 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback form
 def options(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error of this command.")
@@ -68,7 +71,7 @@ def options(
 
 def start(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; whatever happens becomes words on stderr and an exit code."""
-    console.prepare()
+    console.set_up_streams()
     try:
         code = app(
             args=None if arguments is None else list(arguments),
@@ -76,23 +79,23 @@ def start(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
     except (typer.Abort, KeyboardInterrupt):
-        return console.report(KeyboardInterrupt())
+        return console.report_error(KeyboardInterrupt())
     except _UsageError as error:
-        return _usage(error)
+        return _report_usage_error(error)
     except Exception as error:  # noqa: BLE001 - a person reads a line, not a traceback
-        return console.report(error)
+        return console.report_error(error)
     if code == ExitCode.INTERRUPTED:  # what Typer makes of Ctrl-C
-        return console.report(KeyboardInterrupt())
+        return console.report_error(KeyboardInterrupt())
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _usage(error: Exception) -> int:
+def _report_usage_error(error: Exception) -> int:
     """Say how the command line is wrong; without any argument, what there is."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        console.err(f"{error}\n")
+        console.write_stderr(f"{error}\n")
         return ExitCode.USAGE
-    words = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
     command = "cci" if context is None else context.command_path
-    console.fail(words[:1].lower() + words[1:], f"{command} --help")
+    console.print_error(message[:1].lower() + message[1:], f"{command} --help")
     return ExitCode.USAGE

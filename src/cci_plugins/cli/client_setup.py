@@ -31,22 +31,24 @@ class Endpoint:
     isolation: str
 
 
-def announce(endpoint: Endpoint, *, as_json: bool) -> None:
+def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
     """Print the endpoint as data, and what it means as words."""
     if as_json:
         facts = {"endpoint": endpoint.url, "key": endpoint.key, "isolation": endpoint.isolation}
-        console.out(json.dumps(facts) + "\n")
+        console.write_stdout(json.dumps(facts) + "\n")
         return
     if endpoint.isolation:
-        console.say(f"isolation: {endpoint.isolation}")
-    console.say("for this package (LangChain, Semantic Kernel, cci run), in another terminal:")
-    console.out(environment(endpoint))
-    console.say("for VS Code, in .vscode/mcp.json; it asks for the key once:")
-    console.out(vscode(endpoint))
-    console.say("press Ctrl-C to stop; sessions on this machine end with the server")
+        console.print_message(f"isolation: {endpoint.isolation}")
+    console.print_message(
+        "for this package (LangChain, Semantic Kernel, cci run), in another terminal:"
+    )
+    console.write_stdout(format_environment(endpoint))
+    console.print_message("for VS Code, in .vscode/mcp.json; it asks for the key once:")
+    console.write_stdout(format_vscode_config(endpoint))
+    console.print_message("press Ctrl-C to stop; sessions on this machine end with the server")
 
 
-def environment(endpoint: Endpoint) -> str:
+def format_environment(endpoint: Endpoint) -> str:
     """Shell lines that make this package use the server."""
     return (
         f'export AZURE_SESSION_POOL_MCP_ENDPOINT="{endpoint.url}"\n'
@@ -54,7 +56,7 @@ def environment(endpoint: Endpoint) -> str:
     )
 
 
-def vscode(endpoint: Endpoint) -> str:
+def format_vscode_config(endpoint: Endpoint) -> str:
     """`mcp.json` for VS Code; the key itself stays out of the file."""
     name = "code-interpreter-key"
     prompt = {
@@ -72,7 +74,9 @@ def vscode(endpoint: Endpoint) -> str:
     return json.dumps(setup, indent=2) + "\n"
 
 
-def stdio_setup(client: ClientName, *, isolation: IsolationName | None, file_links: bool) -> str:
+def format_stdio_config(
+    client: ClientName, *, isolation: IsolationName | None, file_links: bool
+) -> str:
     """Configuration of a client that starts `cci mcp` itself.
 
     The interpreter is named by its path: a client has seldom the PATH of a terminal.

@@ -62,12 +62,12 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141, "the reader of the output went away"
 
 
-class ReaderGoneError(Exception):
+class OutputClosedError(Exception):
     """Nobody reads our output any more; not an OSError, which Typer would take for itself."""
 
 
 # The first that fits counts; a test proves that every exception of the package has one.
-_OF_ERROR: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
+_EXIT_CODES: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ConfigurationError, ExitCode.CONFIGURATION),
     (IsolationError, ExitCode.CONFIGURATION),
     (AuthenticationError, ExitCode.AUTHENTICATION),
@@ -90,86 +90,86 @@ def set_debug() -> None:
     _debug = True
 
 
-def exit_code(error: BaseException) -> ExitCode:
+def get_exit_code(error: BaseException) -> ExitCode:
     """The exit code of what a command raised."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    if isinstance(error, ReaderGoneError):
+    if isinstance(error, OutputClosedError):
         return ExitCode.BROKEN_PIPE
-    return next((code for kind, code in _OF_ERROR if isinstance(error, kind)), ExitCode.INTERNAL)
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
-def report(error: BaseException) -> ExitCode:
+def report_error(error: BaseException) -> ExitCode:
     """Say on stderr what went wrong and what to do next; return the exit code."""
-    code = exit_code(error)
+    code = get_exit_code(error)
     if code is ExitCode.BROKEN_PIPE:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif _debug:
         traceback.print_exception(error)
     elif isinstance(error, CodeInterpreterError):
-        fail(str(error), error.hint)
+        print_error(str(error), error.hint)
     elif code is ExitCode.INTERRUPTED:
-        fail("interrupted")
+        print_error("interrupted")
     else:
-        fail(f"unexpected {type(error).__name__}: {error}", "run again: cci --debug ...")
+        print_error(f"unexpected {type(error).__name__}: {error}", "run again: cci --debug ...")
     return code
 
 
-def prepare() -> None:
+def set_up_streams() -> None:
     """Set the streams up: any text can be written, and warnings of the package are words."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.getLogger("azure").addHandler(logging.NullHandler())  # its failures reach us anyhow
     logger = logging.getLogger("cci_plugins")
-    logger.addHandler(_Words(logging.WARNING))
+    logger.addHandler(_WarningHandler(logging.WARNING))
     logger.propagate = False
 
 
-class _Words(logging.Handler):
+class _WarningHandler(logging.Handler):
     """Log records as words on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage())
+        print_warning(record.getMessage())
 
 
-def out(text: str) -> None:
+def write_stdout(text: str) -> None:
     """Write data to stdout at once, exactly as it is."""
     _write(sys.stdout, text)
 
 
-def err(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Write the code's own stderr to ours, exactly as it is."""
     _write(sys.stderr, text)
 
 
-def say(text: str, *, style: str = "dim") -> None:
+def print_message(text: str, *, style: str = "dim") -> None:
     """Write a line of words to stderr."""
-    _words(Text(text, style=style))
+    _print_text(Text(text, style=style))
 
 
-def warn(text: str) -> None:
+def print_warning(text: str) -> None:
     """Write a warning to stderr."""
-    _words(Text.assemble(("warning: ", "bold yellow"), text))
+    _print_text(Text.assemble(("warning: ", "bold yellow"), text))
 
 
-def hint(text: str) -> None:
+def print_hint(text: str) -> None:
     """Write what to do next to stderr."""
-    _words(Text.assemble(("hint: ", "bold cyan"), text))
+    _print_text(Text.assemble(("hint: ", "bold cyan"), text))
 
 
-def fail(what: str, advice: str | None = None) -> None:
+def print_error(what: str, hint_text: str | None = None) -> None:
     """Write an error to stderr: what, a blank line, one command."""
-    _words(Text.assemble(("error: ", "bold red"), what))
-    if advice:
-        _words(Text())
-        hint(advice)
+    _print_text(Text.assemble(("error: ", "bold red"), what))
+    if hint_text:
+        _print_text(Text())
+        print_hint(hint_text)
 
 
 @contextmanager
-def progress(what: str) -> Generator[None]:
+def show_progress(what: str) -> Generator[None]:
     """Show on a terminal that something takes a moment; nothing elsewhere."""
-    console = _console()
+    console = _create_console()
     if console.is_terminal and not console.is_dumb_terminal:
         with console.status(what):
             yield
@@ -178,7 +178,7 @@ def progress(what: str) -> Generator[None]:
 
 
 @contextmanager
-def doing(what: str) -> Generator[Callable[[str], object]]:
+def show_activity(what: str) -> Generator[Callable[[str], object]]:
     """Show on a terminal what is being done just now; nothing elsewhere.
 
     Args:
@@ -187,7 +187,7 @@ def doing(what: str) -> Generator[Callable[[str], object]]:
     Yields:
         What to tell each thing that begins.
     """
-    console = _console()
+    console = _create_console()
     if not console.is_terminal or console.is_dumb_terminal or sys.stdout.isatty() is False:
         yield lambda _: None
         return
@@ -195,10 +195,10 @@ def doing(what: str) -> Generator[Callable[[str], object]]:
         yield lambda part: status.update(f"{what}: {part}")
 
 
-def words() -> Console:
+def stderr_console() -> Console:
     """Where words go, for what shows more than lines."""
     _write(sys.stdout, "")
-    return _console()
+    return _create_console()
 
 
 def ask(question: str) -> bool:
@@ -209,7 +209,7 @@ def ask(question: str) -> bool:
 
 
 @contextmanager
-def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] | None]:
+def show_transfer(what: str, size: int | None) -> Generator[Callable[[int], object] | None]:
     """Show on a terminal how far a file has come; nothing elsewhere.
 
     Args:
@@ -219,7 +219,7 @@ def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] |
     Yields:
         What to tell the bytes moved so far, or None.
     """
-    console = _console()
+    console = _create_console()
     if not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
@@ -229,23 +229,23 @@ def transfer(what: str, size: int | None) -> Generator[Callable[[int], object] |
         yield lambda done: bars.update(bar, completed=done)
 
 
-def on_terminal() -> bool:
+def is_stderr_terminal() -> bool:
     """Whether a person reads the words."""
     return sys.stderr.isatty()
 
 
-def asks() -> bool:
+def is_interactive() -> bool:
     """Whether a person is there to be asked."""
     return sys.stderr.isatty() and sys.stdin.isatty()
 
 
-def _console() -> Console:
+def _create_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def _words(text: Text) -> None:
+def _print_text(text: Text) -> None:
     _write(sys.stdout, "")
-    _console().print(text)
+    _create_console().print(text)
 
 
 def _write(stream: IO[str], text: str) -> None:
@@ -253,4 +253,4 @@ def _write(stream: IO[str], text: str) -> None:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        raise ReaderGoneError from None
+        raise OutputClosedError from None

@@ -48,23 +48,23 @@ def doctor(
     and deleted.
     """
     limit = None if timeout is None else timedelta(seconds=timeout)
-    report = _Report(as_json=as_json)
+    report = _FindingPrinter(as_json=as_json)
 
     async def work() -> None:
         from cci_plugins.doctor import diagnose
 
-        with console.doing("cci doctor") as doing:
+        with console.show_activity("cci doctor") as show_activity:
             async for finding in diagnose(
-                local_only=local_only, show_ids=show_ids, limit=limit, on_check=doing
+                local_only=local_only, show_ids=show_ids, limit=limit, on_check=show_activity
             ):
                 report.add(finding)
 
     anyio.run(work)
     report.end()
-    return report.exit_code()
+    return report.get_exit_code()
 
 
-class _Report:
+class _FindingPrinter:
     """What is printed: a line for each finding, and one for all that are skipped for one reason."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -86,22 +86,22 @@ class _Report:
             return
         _print(finding.status, finding.id, finding.message)
         if finding.fix:
-            console.out(f"{'':{_WIDTH}} fix: {finding.fix}\n")
+            console.write_stdout(f"{'':{_WIDTH}} fix: {finding.fix}\n")
 
     def end(self) -> None:
         """Print what is left, and the sum."""
         counts = Counter(one.status for one in self._findings)
         if self._as_json:
-            report = {"findings": [_facts(one) for one in self._findings], "counts": counts}
-            console.out(json.dumps(report) + "\n")
+            report = {"findings": [_to_dict(one) for one in self._findings], "counts": counts}
+            console.write_stdout(json.dumps(report) + "\n")
             return
         self._flush()
-        console.say(", ".join(f"{number} {status}" for status, number in counts.items()))
+        console.print_message(", ".join(f"{number} {status}" for status, number in counts.items()))
         worst = next((one for one in self._findings if one.status == "failed"), None)
         if worst is not None:
-            console.hint(worst.fix)
+            console.print_hint(worst.fix)
 
-    def exit_code(self) -> ExitCode:
+    def get_exit_code(self) -> ExitCode:
         """By the first failure; what could not be found out is none."""
         for one in self._findings:
             if one.status == "failed":
@@ -116,10 +116,10 @@ class _Report:
 
 
 def _print(status: str, name: str, message: str) -> None:
-    console.out(f"{status:{_WIDTH}} {name}: {message}\n")
+    console.write_stdout(f"{status:{_WIDTH}} {name}: {message}\n")
 
 
-def _facts(finding: Finding) -> dict[str, Any]:
+def _to_dict(finding: Finding) -> dict[str, Any]:
     return {
         "id": finding.id,
         "status": finding.status,

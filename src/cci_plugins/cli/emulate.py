@@ -14,11 +14,11 @@ from cci_plugins.pools.base import SessionPool
 
 from . import console
 
-Kind = Literal["platform", "managed", "custom"]
+EmulatedKind = Literal["platform", "managed", "custom"]
 Container = Literal["ours", "executions"]
 
 KindOption = Annotated[
-    Kind | None,
+    EmulatedKind | None,
     typer.Option(help="Behave like this kind of Azure pool, with the embedded pool behind."),
 ]
 ContainerOption = Annotated[
@@ -32,7 +32,7 @@ SeedOption = Annotated[int, typer.Option(help="Makes the same faults come again.
 
 
 @dataclass(frozen=True, slots=True)
-class Emulated:
+class EmulationOptions:
     """What to emulate, and what opens it.
 
     Attributes:
@@ -43,14 +43,14 @@ class Emulated:
         key: The pool's key, and its token.
     """
 
-    kind: Kind
+    kind: EmulatedKind
     container: Container
     fault_rate: float
     seed: int
     key: str = field(repr=False)
 
 
-def app_for(pool: SessionPool, what: Emulated, limits: Limits) -> Any:
+def create_app(pool: SessionPool, what: EmulationOptions, limits: Limits) -> Any:
     """The application to serve."""
     from cci_plugins.server import Emulation, Emulator, Faults
 
@@ -59,7 +59,7 @@ def app_for(pool: SessionPool, what: Emulated, limits: Limits) -> Any:
     return Emulator(pool, emulation, key=what.key, token=what.key, limits=limits)
 
 
-def environment(kind: Kind, url: str, key: str) -> str:
+def format_environment(kind: EmulatedKind, url: str, key: str) -> str:
     """Shell lines that make this package use the pool."""
     if kind == "platform":
         return (
@@ -70,18 +70,20 @@ def environment(kind: Kind, url: str, key: str) -> str:
     return f'export AZURE_SESSION_POOL_ENDPOINT="{endpoint}"\nexport CCI_ACCESS_TOKEN="{key}"\n'
 
 
-def announce(kind: Kind, url: str, key: str, *, as_json: bool) -> None:
+def print_endpoint(kind: EmulatedKind, url: str, key: str, *, as_json: bool) -> None:
     """Print what to paste."""
     if as_json:
-        console.out(json.dumps({"kind": kind, "endpoint": url, "key": key}) + "\n")
+        console.write_stdout(json.dumps({"kind": kind, "endpoint": url, "key": key}) + "\n")
         return
-    console.say(f"this behaves like a {kind} pool of Azure Container Apps; it is none")
-    console.say("for this package, in another terminal:")
-    console.out(environment(kind, url, key))
-    console.say("press Ctrl-C to stop; sessions on this machine end with the server")
+    console.print_message(f"this behaves like a {kind} pool of Azure Container Apps; it is none")
+    console.print_message("for this package, in another terminal:")
+    console.write_stdout(format_environment(kind, url, key))
+    console.print_message("press Ctrl-C to stop; sessions on this machine end with the server")
 
 
-def check(kind: Kind | None, container: Container | None, fault_rate: float) -> None:
+def check_options(
+    kind: EmulatedKind | None, container: Container | None, fault_rate: float
+) -> None:
     """Refuse options that say nothing without `--emulate`.
 
     Raises:

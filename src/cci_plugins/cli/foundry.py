@@ -66,23 +66,28 @@ def connect(
     """
     if endpoint is not None and pool is not None:
         raise ConfigurationError("--endpoint and --pool are two ways to say it", hint="give one")
-    key = None if endpoint is None else _key()
+    key = None if endpoint is None else _read_key()
     from cci_plugins import foundry
 
     async def work() -> foundry.Connection:
         return await foundry.connect(
-            _project(project), endpoint=endpoint, key=key, pool=pool, name=name, replace=replace
+            _find_project(project),
+            endpoint=endpoint,
+            key=key,
+            pool=pool,
+            name=name,
+            replace=replace,
         )
 
-    with console.progress("connecting"):
+    with console.show_progress("connecting"):
         done = anyio.run(work)
     if as_json:
         facts = {"id": done.id, "name": done.name, "endpoint": done.endpoint, "change": done.change}
-        console.out(json.dumps(facts) + "\n")
+        console.write_stdout(json.dumps(facts) + "\n")
         return
-    console.say(f"connection {done.name}: {done.change}; it leads to {done.endpoint}")
-    console.say("for agents of this package:")
-    console.out(f'export MCP_PROJECT_CONNECTION_ID="{done.id}"\n')
+    console.print_message(f"connection {done.name}: {done.change}; it leads to {done.endpoint}")
+    console.print_message("for agents of this package:")
+    console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{done.id}"\n')
 
 
 @app.command()
@@ -93,23 +98,23 @@ def disconnect(
     from cci_plugins import foundry
 
     async def work() -> bool:
-        return await foundry.disconnect(_project(project), name=name)
+        return await foundry.disconnect(_find_project(project), name=name)
 
-    with console.progress("disconnecting"):
+    with console.show_progress("disconnecting"):
         removed = anyio.run(work)
     if as_json:
-        console.out(json.dumps({"name": name, "removed": removed}) + "\n")
+        console.write_stdout(json.dumps({"name": name, "removed": removed}) + "\n")
     else:
-        console.say(f"connection {name}: {'removed' if removed else 'there was none'}")
+        console.print_message(f"connection {name}: {'removed' if removed else 'there was none'}")
 
 
-def _project(named: str | None) -> Project:
-    from cci_plugins.foundry.project import Project, project_from
+def _find_project(named: str | None) -> Project:
+    from cci_plugins.foundry.project import Project, parse_project
 
-    return Project.from_env() if named is None else project_from(named)
+    return Project.from_env() if named is None else parse_project(named)
 
 
-def _key() -> str:
+def _read_key() -> str:
     """The key of an endpoint that was named."""
     settings = Settings.read(check=False)
     key = settings.mcp_key or settings.serve_key

@@ -9,15 +9,15 @@ import typer
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName
-from cci_plugins.core.interpreter import files_from, pool_from
+from cci_plugins.core.interpreter import build_file_options, build_pool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
 
 from . import console
-from .client_setup import ClientName, stdio_setup
-from .run import settings_for
-from .serve import FileLinksOption, cancelled_by_signals
+from .client_setup import ClientName, format_stdio_config
+from .run import load_settings
+from .serve import FileLinksOption, cancel_on_signals
 
 
 def mcp(
@@ -41,12 +41,20 @@ def mcp(
     in the session pool that the environment configures.
     """
     if print_config is not None:
-        console.out(stdio_setup(print_config, isolation=isolation, file_links=file_links))
+        console.write_stdout(
+            format_stdio_config(print_config, isolation=isolation, file_links=file_links)
+        )
         return
-    settings = settings_for(isolation)
+    settings = load_settings(isolation)
     settings = settings.model_copy(update={"ready_sessions": 1})
     _check_installed()
-    anyio.run(_answer, pool_from(settings), settings.limits(), files_from(settings), file_links)
+    anyio.run(
+        _serve_client,
+        build_pool(settings),
+        settings.limits(),
+        build_file_options(settings),
+        file_links,
+    )
 
 
 def _check_installed() -> None:
@@ -63,7 +71,7 @@ def _check_installed() -> None:
         )
 
 
-async def _answer(
+async def _serve_client(
     pool: SessionPool,
     limits: Limits,
     files: FileOptions,
@@ -72,5 +80,5 @@ async def _answer(
     from cci_plugins.server import serve_stdio
 
     async with pool:
-        with cancelled_by_signals():
-            await serve_stdio(pool, limits=limits, files=files, links=file_links)
+        with cancel_on_signals():
+            await serve_stdio(pool, limits=limits, files=files, file_links=file_links)

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from cci_plugins.core.rendering import readable
+from cci_plugins.core.rendering import get_readable_text
 from cci_plugins.models import Execution, OutputEvent, Result
 
 from . import console
@@ -25,7 +25,7 @@ class Reporter(ABC):
         self._saver = saver
 
     @abstractmethod
-    def output(self, event: OutputEvent) -> None:
+    def handle_output(self, event: OutputEvent) -> None:
         """Take a piece of output while the code runs."""
 
     @abstractmethod
@@ -33,66 +33,70 @@ class Reporter(ABC):
         """Take the whole execution; `position` is its cell's in a notebook."""
 
 
-class Streams(Reporter):
+class StreamReporter(Reporter):
     """The code's stdout and results on stdout, everything else on stderr."""
 
     def __init__(self, saver: Saver) -> None:
         super().__init__(saver)
-        self._told: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     @override
-    def output(self, event: OutputEvent) -> None:
-        self._told[event.stream] += 1
+    def handle_output(self, event: OutputEvent) -> None:
+        self._counts[event.stream] += 1
         if event.stream == "stdout":
-            console.out(event.text)
+            console.write_stdout(event.text)
         elif event.stream == "stderr":
-            console.err(event.text)
+            console.write_stderr(event.text)
         elif event.result is not None:
             self._show(event.result)
 
     @override
     def finish(self, execution: Execution, position: int | None) -> None:
-        streamed = self._told["stdout"] + self._told["stderr"]
-        if not self._told["stdout"] and execution.stdout:
-            console.out(execution.stdout)
-        if not self._told["stderr"] and execution.stderr:
-            console.err(execution.stderr)
-        for result in execution.results[self._told["result"] :]:
+        streamed = self._counts["stdout"] + self._counts["stderr"]
+        if not self._counts["stdout"] and execution.stdout:
+            console.write_stdout(execution.stdout)
+        if not self._counts["stderr"] and execution.stderr:
+            console.write_stderr(execution.stderr)
+        for result in execution.results[self._counts["result"] :]:
             self._show(result)
-        self._told.clear()
+        self._counts.clear()
         if execution.dropped_characters and not streamed:
-            console.warn(f"{execution.dropped_characters:,} characters of output were not kept")
+            console.print_warning(
+                f"{execution.dropped_characters:,} characters of output were not kept"
+            )
         for note in execution.notes:
-            console.warn(note)
-        _tell_error(execution, position)
+            console.print_warning(note)
+        _print_error(execution, position)
 
     def _show(self, result: Result) -> None:
-        if (path := self._saver.image(result)) is not None:
-            console.say(f"saved {path}")
-        elif text := readable(result):
-            console.out(text if text.endswith("\n") else f"{text}\n")
+        if (path := self._saver.save_image(result)) is not None:
+            console.print_message(f"saved {path}")
+        elif text := get_readable_text(result):
+            console.write_stdout(text if text.endswith("\n") else f"{text}\n")
         elif kinds := [kind for kind in result.data if kind != "text/plain"]:
-            console.say(f"displayed {', '.join(kinds)}; see it with --save-notebook or --json")
+            console.print_message(
+                f"displayed {', '.join(kinds)}; see it with --save-notebook or --json"
+            )
 
 
-class JsonLines(Reporter):
+class JsonLinesReporter(Reporter):
     """One line of JSON for each execution, when it has ended."""
 
     @override
-    def output(self, event: OutputEvent) -> None:
+    def handle_output(self, event: OutputEvent) -> None:
         pass
 
     @override
     def finish(self, execution: Execution, position: int | None) -> None:
-        facts = _facts(execution)
-        facts["results"] = [self._result(result) for result in execution.results]
+        facts = _to_dict(execution)
+        facts["results"] = [self._result_to_dict(result) for result in execution.results]
         if position is not None:
             facts["cell"] = position
-        console.out(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+        console.write_stdout(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
 
-    def _result(self, result: Result) -> dict[str, Any]:
+    def _result_to_dict(self, result: Result) -> dict[str, Any]:
         """A result without the bytes of its images, which are saved and named."""
-        path = self._saver.image(result)
+        path = self._saver.save_image(result)
         data = {kind: value for kind, value in result.data.items() if not kind.startswith("image/")}
         return {
             "is_main": result.is_main,
@@ -101,7 +105,7 @@ class JsonLines(Reporter):
         }
 
 
-def _facts(execution: Execution) -> dict[str, Any]:
+def _to_dict(execution: Execution) -> dict[str, Any]:
     error = execution.error
     return {
         "status": execution.status,
@@ -122,20 +126,20 @@ def _facts(execution: Execution) -> dict[str, Any]:
     }
 
 
-def exited_with_success(execution: Execution) -> bool:
+def is_successful_exit(execution: Execution) -> bool:
     """Whether the code ended itself by `sys.exit()` with nothing wrong, as scripts do."""
     error = execution.error
     return error is not None and error.name == "SystemExit" and error.message in _SUCCESSES
 
 
-def _tell_error(execution: Execution, position: int | None) -> None:
-    if execution.error is None or exited_with_success(execution):
+def _print_error(execution: Execution, position: int | None) -> None:
+    if execution.error is None or is_successful_exit(execution):
         return
     headline = f"{execution.error.name}: {execution.error.message}".strip()
     trace = execution.error.traceback.rstrip()
     if trace:
-        console.err(f"{trace}\n")
+        console.write_stderr(f"{trace}\n")
     if not any(line.startswith(execution.error.name) for line in trace.splitlines()):
-        console.fail(headline)  # a limit or a crash ended it, whatever it was just doing
+        console.print_error(headline)  # a limit or a crash ended it, whatever it was just doing
     if position is not None:
-        console.say(f"cell {position + 1} failed")
+        console.print_message(f"cell {position + 1} failed")

@@ -9,11 +9,11 @@ from rich.text import Text
 
 from . import console
 
-_MARKS = {"created": "+", "updated": "~", "removed": "-", "kept": "=", "note": "!", "done": "*"}
+_SIGNS = {"created": "+", "updated": "~", "removed": "-", "kept": "=", "note": "!", "done": "*"}
 _STYLES = {"created": "green", "updated": "yellow", "removed": "red", "note": "bold"}
 
 
-class Told(Protocol):
+class ProgressItem(Protocol):
     """What `cci_plugins.provisioning.Progress` says of itself."""
 
     @property
@@ -27,21 +27,21 @@ class Told(Protocol):
         ...
 
 
-async def tell(run: AsyncIterable[Told]) -> None:
+async def show_run_progress(run: AsyncIterable[ProgressItem]) -> None:
     """Show the progress of a run until it ends."""
-    words = console.words()
-    if not words.is_terminal or words.is_dumb_terminal:
+    stderr_console = console.stderr_console()
+    if not stderr_console.is_terminal or stderr_console.is_dumb_terminal:
         async for progress in run:
-            words.print(_line(progress))
+            stderr_console.print(_format_line(progress))
         return
-    with words.status("looking at what is there") as status:
+    with stderr_console.status("looking at what is there") as status:
         async for progress in run:
             if progress.state in {"working", "waiting"}:
                 status.update(Text(progress.message))
             else:
-                words.print(_line(progress))
+                stderr_console.print(_format_line(progress))
 
 
-def _line(progress: Told) -> Text:
-    mark = _MARKS.get(progress.state, " ")
-    return Text(f"{mark} {progress.message}", style=_STYLES.get(progress.state, "dim"))
+def _format_line(progress: ProgressItem) -> Text:
+    sign = _SIGNS.get(progress.state, " ")
+    return Text(f"{sign} {progress.message}", style=_STYLES.get(progress.state, "dim"))

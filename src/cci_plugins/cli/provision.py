@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import anyio
 import typer
 
-from cci_plugins.common.settings import Settings, variable
+from cci_plugins.common.settings import Settings, get_variable_name
 from cci_plugins.errors import ConfigurationError
 
 from . import console
-from . import provision_options as of
-from .progress_view import tell
-from .provision_output import deployment_facts, inventory_facts, plan_facts, print_plan
+from . import provision_options as opts
+from .progress_view import show_run_progress
+from .provision_output import deployment_to_dict, inventory_to_dict, plan_to_dict, print_plan
 
 if TYPE_CHECKING:
     from cci_plugins.provisioning import Azure, Deployment, Inventory, Options, Plan, Run
@@ -33,38 +33,38 @@ app = typer.Typer(
 @app.command()
 def up(
     *,
-    kind: of.KindOption = "python",
-    subscription: of.Subscription = None,
-    resource_group: of.Group = None,
-    location: of.Location = None,
-    name: of.Name = "cci",
-    suffix: of.Suffix = "",
-    storage: of.Storage = True,
-    gateway: of.Gateway = False,
-    requirements: of.Requirements = None,
-    image: of.Image = None,
-    max_sessions: of.MaxSessions = 10,
-    ready_sessions: of.ReadySessions = 1,
-    cooldown: of.Cooldown = 600,
-    egress: of.Egress = False,
-    tags: of.Tags = None,
-    principal_id: of.PrincipalId = "",
-    principal_type: of.PrincipalTypeOption = None,
-    env_file: of.EnvFile = Path(".env"),
-    write_key: of.WriteKey = False,
-    replace_env: of.ReplaceEnv = False,
-    plan: of.PlanOnly = False,
-    yes: of.Yes = False,
-    as_json: of.AsJson = False,
-    polling: of.Polling = of.POLLING,
+    kind: opts.KindOption = "python",
+    subscription: opts.Subscription = None,
+    resource_group: opts.Group = None,
+    location: opts.Location = None,
+    name: opts.Name = "cci",
+    suffix: opts.Suffix = "",
+    storage: opts.Storage = True,
+    gateway: opts.Gateway = False,
+    requirements: opts.Requirements = None,
+    image: opts.Image = None,
+    max_sessions: opts.MaxSessions = 10,
+    ready_sessions: opts.ReadySessions = 1,
+    cooldown: opts.Cooldown = 600,
+    egress: opts.Egress = False,
+    tags: opts.Tags = None,
+    principal_id: opts.PrincipalId = "",
+    principal_type: opts.PrincipalTypeOption = None,
+    env_file: opts.EnvFile = Path(".env"),
+    write_key: opts.WriteKey = False,
+    replace_env: opts.ReplaceEnv = False,
+    plan: opts.PlanOnly = False,
+    yes: opts.Yes = False,
+    as_json: opts.AsJson = False,
+    polling: opts.Polling = opts.POLLING,
 ) -> None:
     """Make what is missing for a session pool, and run 1+1 in it.
 
     Every step looks first, so the command can be run again at any time; after Ctrl-C it goes on.
     Settings are written to a file, without the key, which is fetched when it is needed.
     """
-    where = _Where(subscription, resource_group, name, suffix, polling)
-    wanted = where.options(
+    target = _Target(subscription, resource_group, name, suffix, polling)
+    wanted = target.options(
         kind=kind,
         location=location,
         storage=storage,
@@ -75,41 +75,41 @@ def up(
         ready_sessions=ready_sessions,
         cooldown=timedelta(seconds=cooldown),
         egress=egress,
-        tags=_tags(tags or []),
+        tags=_parse_tags(tags or []),
         principal_id=principal_id,
         principal_type=principal_type,
     )
-    how = _How(env_file, write_key, replace_env, plan, yes, as_json)
-    _up(wanted, where.azure, how)
+    up_options = _UpOptions(env_file, write_key, replace_env, plan, yes, as_json)
+    _up(wanted, target.azure, up_options)
 
 
 @app.command()
 def show(
     *,
-    subscription: of.Subscription = None,
-    resource_group: of.Group = None,
-    name: of.Name = "cci",
-    suffix: of.Suffix = "",
-    as_json: of.AsJson = False,
+    subscription: opts.Subscription = None,
+    resource_group: opts.Group = None,
+    name: opts.Name = "cci",
+    suffix: opts.Suffix = "",
+    as_json: opts.AsJson = False,
 ) -> None:
     """Show what is there, and the settings that make this package use it."""
     from cci_plugins import provisioning
 
-    where = _Where(subscription, resource_group, name, suffix, of.POLLING)
-    found = _work(provisioning.show(where.options(), azure=where.azure))
-    _print(inventory_facts(found), as_json=as_json, otherwise=lambda: _print_inventory(found))
+    target = _Target(subscription, resource_group, name, suffix, opts.POLLING)
+    found = _run_with_progress(provisioning.show(target.options(), azure=target.azure))
+    _print(inventory_to_dict(found), as_json=as_json, print_text=lambda: _print_inventory(found))
 
 
 @app.command()
 def down(
     *,
-    subscription: of.Subscription = None,
-    resource_group: of.Group = None,
-    name: of.Name = "cci",
-    suffix: of.Suffix = "",
-    yes: of.Yes = False,
-    as_json: of.AsJson = False,
-    polling: of.Polling = of.POLLING,
+    subscription: opts.Subscription = None,
+    resource_group: opts.Group = None,
+    name: opts.Name = "cci",
+    suffix: opts.Suffix = "",
+    yes: opts.Yes = False,
+    as_json: opts.AsJson = False,
+    polling: opts.Polling = opts.POLLING,
 ) -> None:
     """Remove what `up` made, with everything in it; nothing else.
 
@@ -117,24 +117,26 @@ def down(
     """
     from cci_plugins import provisioning
 
-    where = _Where(subscription, resource_group, name, suffix, polling)
-    wanted = where.options()
+    target = _Target(subscription, resource_group, name, suffix, polling)
+    wanted = target.options()
     if not yes:
-        found = _work(provisioning.show(wanted, azure=where.azure))
+        found = _run_with_progress(provisioning.show(wanted, azure=target.azure))
         for one in found.resources:
-            console.say(f"- {one.kind} {one.name}", style="")
-        _ask_or_refuse(f"remove these {len(found.resources)} resources and all that is in them?")
-    done = _work(provisioning.down(wanted, azure=where.azure))
-    _print(asdict(done), as_json=as_json, otherwise=lambda: _print_removed(done.left))
+            console.print_message(f"- {one.kind} {one.name}", style="")
+        _require_confirmation(
+            f"remove these {len(found.resources)} resources and all that is in them?"
+        )
+    done = _run_with_progress(provisioning.down(wanted, azure=target.azure))
+    _print(asdict(done), as_json=as_json, print_text=lambda: _print_removed(done.left))
 
 
 @app.command()
 def rotate_key(
     *,
-    subscription: of.Subscription = None,
-    resource_group: of.Group = None,
-    name: of.Name = "cci",
-    suffix: of.Suffix = "",
+    subscription: opts.Subscription = None,
+    resource_group: opts.Group = None,
+    name: opts.Name = "cci",
+    suffix: opts.Suffix = "",
 ) -> None:
     """Make a new key for the pool's MCP endpoint; it is not shown.
 
@@ -143,11 +145,11 @@ def rotate_key(
     """
     from cci_plugins import provisioning
 
-    where = _Where(subscription, resource_group, name, suffix, of.POLLING)
-    _work(provisioning.rotate_key(where.options(), azure=where.azure))
+    target = _Target(subscription, resource_group, name, suffix, opts.POLLING)
+    _run_with_progress(provisioning.rotate_key(target.options(), azure=target.azure))
 
 
-class _How(NamedTuple):
+class _UpOptions(NamedTuple):
     """What `up` does around its work."""
 
     env_file: Path
@@ -158,26 +160,28 @@ class _How(NamedTuple):
     as_json: bool
 
 
-def _up(wanted: Options, azure: Azure, how: _How) -> None:
+def _up(wanted: Options, azure: Azure, up_options: _UpOptions) -> None:
     from cci_plugins import provisioning
 
-    if how.plan or not how.yes:
-        said = _work(provisioning.plan(wanted, azure=azure))
-        if how.plan:
-            _print(plan_facts(said), as_json=how.as_json, otherwise=lambda: print_plan(said))
+    if up_options.plan or not up_options.yes:
+        plan = _run_with_progress(provisioning.plan(wanted, azure=azure))
+        if up_options.plan:
+            _print(
+                plan_to_dict(plan), as_json=up_options.as_json, print_text=lambda: print_plan(plan)
+            )
             return
-        _confirm(said)
+        _confirm(plan)
     run = provisioning.up(
         wanted,
         azure=azure,
-        env_file=how.env_file,
-        write_key=how.write_key,
-        replace_env=how.replace_env,
+        env_file=up_options.env_file,
+        write_key=up_options.write_key,
+        replace_env=up_options.replace_env,
     )
-    _print_deployment(_work(run), as_json=how.as_json)
+    _print_deployment(_run_with_progress(run), as_json=up_options.as_json)
 
 
-class _Where:
+class _Target:
     """Which deployment: from options, else from the environment, else asked for."""
 
     def __init__(
@@ -196,34 +200,34 @@ class _Where:
     def options(self, *, location: str | None = None, **more: Any) -> Options:
         """The options, complete."""
         from cci_plugins.provisioning import Options
-        from cci_plugins.provisioning.subscriptions import only_subscription
+        from cci_plugins.provisioning.subscriptions import find_only_subscription
 
-        group = self._group or _asked_group()
-        subscription = self._subscription or _run(lambda: only_subscription(self.azure))
+        group = self._group or _ask_group()
+        subscription = self._subscription or _run_async(lambda: find_only_subscription(self.azure))
         named: dict[str, Any] = {"subscription": subscription, "resource_group": group, **more}
-        if place := location or self._settings.location:
-            named["location"] = place
+        if region := location or self._settings.location:
+            named["location"] = region
         return Options(name=self._name, suffix=self._suffix, **named)
 
 
-def _asked_group() -> str:
-    if console.asks():
+def _ask_group() -> str:
+    if console.is_interactive():
         return str(typer.prompt("resource group", default="cci-plugins", err=True))
     raise ConfigurationError(
         "no resource group is named",
-        hint=f"--resource-group NAME, or set {variable('resource_group')}",
+        hint=f"--resource-group NAME, or set {get_variable_name('resource_group')}",
     )
 
 
-def _confirm(said: Plan) -> None:
-    if all(one.action == "keep" for one in said.resources):
+def _confirm(plan: Plan) -> None:
+    if all(one.action == "keep" for one in plan.resources):
         return
-    print_plan(said, console.err)
-    _ask_or_refuse("make this?")
+    print_plan(plan, console.write_stderr)
+    _require_confirmation("make this?")
 
 
-def _ask_or_refuse(question: str) -> None:
-    if not console.asks():
+def _require_confirmation(question: str) -> None:
+    if not console.is_interactive():
         raise ConfigurationError(
             "nobody is there to say yes to this", hint="add --yes; see it first by --plan or show"
         )
@@ -231,25 +235,25 @@ def _ask_or_refuse(question: str) -> None:
         raise typer.Abort
 
 
-def _work(run: Run[T]) -> T:
+def _run_with_progress(run: Run[T]) -> T:
     """Work to the end, and show the progress."""
 
     async def work() -> T:
-        await tell(run)
+        await show_run_progress(run)
         return run.result
 
-    return _run(work)
+    return _run_async(work)
 
 
-def _run(work: Callable[[], Awaitable[T]]) -> T:
+def _run_async(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return anyio.run(work)
     except KeyboardInterrupt:
-        console.hint("run the same command again; it goes on from here")
+        console.print_hint("run the same command again; it goes on from here")
         raise
 
 
-def _tags(given: list[str]) -> dict[str, str]:
+def _parse_tags(given: list[str]) -> dict[str, str]:
     tags = {}
     for one in given:
         name, equals, value = one.partition("=")
@@ -259,35 +263,35 @@ def _tags(given: list[str]) -> dict[str, str]:
     return tags
 
 
-def _print(facts: dict[str, Any], *, as_json: bool, otherwise: Callable[[], None]) -> None:
+def _print(facts: dict[str, Any], *, as_json: bool, print_text: Callable[[], None]) -> None:
     if as_json:
-        console.out(json.dumps(facts) + "\n")
+        console.write_stdout(json.dumps(facts) + "\n")
     else:
-        otherwise()
+        print_text()
 
 
 def _print_deployment(deployment: Deployment, *, as_json: bool) -> None:
-    def lines() -> None:
+    def print_lines() -> None:
         for name, value in deployment.environment().items():
-            console.out(f"{name}={value}\n")
+            console.write_stdout(f"{name}={value}\n")
         if deployment.kind == "custom" and deployment.mcp_endpoint:
-            console.say(f"MCP endpoint of the gateway: {deployment.mcp_endpoint}")
-        console.say('ready: cci run "1+1"')
+            console.print_message(f"MCP endpoint of the gateway: {deployment.mcp_endpoint}")
+        console.print_message('ready: cci run "1+1"')
 
-    _print(deployment_facts(deployment), as_json=as_json, otherwise=lines)
+    _print(deployment_to_dict(deployment), as_json=as_json, print_text=print_lines)
 
 
 def _print_inventory(found: Inventory) -> None:
     for one in found.resources:
-        console.out(f"{one.kind}\t{one.name}\t{one.state or '-'}\n")
+        console.write_stdout(f"{one.kind}\t{one.name}\t{one.state or '-'}\n")
     if found.deployment is None:
-        console.say("there is no session pool of that name")
-        console.hint("cci provision up")
+        console.print_message("there is no session pool of that name")
+        console.print_hint("cci provision up")
         return
     for name, value in found.deployment.environment().items():
-        console.out(f"{name}={value}\n")
+        console.write_stdout(f"{name}={value}\n")
 
 
 def _print_removed(left: tuple[str, ...]) -> None:
     if left:
-        console.say(f"{len(left)} resources of the group were not made by this, and stay")
+        console.print_message(f"{len(left)} resources of the group were not made by this, and stay")

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 _SIGNS = {"create": "+", "update": "~", "check": "?", "keep": "="}
 
 
-def deployment_facts(deployment: Deployment) -> dict[str, Any]:
+def deployment_to_dict(deployment: Deployment) -> dict[str, Any]:
     """A deployment, for programs; no secret is in it."""
     return {**asdict(deployment), "environment": deployment.environment()}
 
 
-def inventory_facts(found: Inventory) -> dict[str, Any]:
+def inventory_to_dict(found: Inventory) -> dict[str, Any]:
     """What is there, for programs."""
     pool = found.deployment
     return {
         "resources": [{**asdict(one), "kind": one.kind} for one in found.resources],
-        "deployment": None if pool is None else deployment_facts(pool),
+        "deployment": None if pool is None else deployment_to_dict(pool),
     }
 
 
-def plan_facts(plan: Plan) -> dict[str, Any]:
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """A plan, for programs."""
     return {
         "resources": [
@@ -48,7 +48,7 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: Plan, write: Callable[[str], None] = console.out) -> None:
+def print_plan(plan: Plan, write: Callable[[str], None] = console.write_stdout) -> None:
     """A plan, for people.
 
     Args:

@@ -13,17 +13,17 @@ from typing import Annotated
 import typer
 
 from cci_plugins.common.settings import IsolationName, Settings
-from cci_plugins.core.interpreter import files_from, pool_from
+from cci_plugins.core.interpreter import build_file_options, build_pool
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
 from cci_plugins.models import Execution
 from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
-from .output import JsonLines, Reporter, Streams, exited_with_success
-from .saving import Saver, matching
-from .source import Cell, Source, read_source
-from .write_notebook import executed_notebook
+from .output import JsonLinesReporter, Reporter, StreamReporter, is_successful_exit
+from .saving import Saver, match_files
+from .source import Cell, RunInput, read_source
+from .write_notebook import insert_outputs
 
 _EXITS = {
     "succeeded": ExitCode.OK,
@@ -37,7 +37,7 @@ _EXITS = {
 class _Job:
     """What one call of the command is to do."""
 
-    source: Source
+    source: RunInput
     reporter: Reporter
     saver: Saver
     timeout: timedelta | None
@@ -89,19 +89,19 @@ def run(
     saver = Saver(output)
     job = _Job(
         source=read_source(code),
-        reporter=JsonLines(saver) if as_json else Streams(saver),
+        reporter=JsonLinesReporter(saver) if as_json else StreamReporter(saver),
         saver=saver,
         timeout=None if timeout is None else timedelta(seconds=timeout),
         uploads=tuple(upload or ()),
         downloads=tuple(download or ()),
         notebook=save_notebook,
     )
-    settings = settings_for(isolation)
-    with _session(settings, session) as opened:
-        return _work(job, opened)
+    settings = load_settings(isolation)
+    with _open_session(settings, session) as opened:
+        return _run_job(job, opened)
 
 
-def settings_for(isolation: IsolationName | None) -> Settings:
+def load_settings(isolation: IsolationName | None) -> Settings:
     """The environment's settings; one session is all that is needed, so none is kept ready."""
     settings = Settings.read()
     settings = settings.model_copy(update={"ready_sessions": 0})
@@ -116,19 +116,19 @@ def settings_for(isolation: IsolationName | None) -> Settings:
 
 
 @contextmanager
-def _session(settings: Settings, name: str | None) -> Iterator[Session]:
+def _open_session(settings: Settings, name: str | None) -> Iterator[Session]:
     """Open a session; one without a name is ended, as nobody could come back to it."""
-    pool = pool_from(settings)
+    pool = build_pool(settings)
     with CodeInterpreter(
         pool,
         limits=settings.limits(),
         session_secret=settings.secret,
-        files=files_from(settings),
+        files=build_file_options(settings),
     ) as interpreter:
-        with console.progress("starting a session"):
+        with console.show_progress("starting a session"):
             interpreter.start()
-        if console.on_terminal() and pool.capabilities.isolation:
-            console.say(f"isolation: {pool.capabilities.isolation}")
+        if console.is_stderr_terminal() and pool.capabilities.isolation:
+            console.print_message(f"isolation: {pool.capabilities.isolation}")
         session = interpreter.session(name or f"run-{token_hex(16)}")
         embedded = settings.chosen_pool == "local"
         try:
@@ -137,16 +137,20 @@ def _session(settings: Settings, name: str | None) -> Iterator[Session]:
             if name is None and not embedded:
                 session.delete()
         if name is not None and embedded:
-            console.hint("sessions of the embedded pool end with the command; keep them: cci serve")
+            console.print_hint(
+                "sessions of the embedded pool end with the command; keep them: cci serve"
+            )
         elif name is not None and settings.secret is None:
-            console.hint("to come back to this session, set CCI_SESSION_SECRET to a text of yours")
+            console.print_hint(
+                "to come back to this session, set CCI_SESSION_SECRET to a text of yours"
+            )
 
 
-def _work(job: _Job, session: Session) -> ExitCode:
+def _run_job(job: _Job, session: Session) -> ExitCode:
     for path in job.uploads:
         size = None if path.is_dir() else path.stat().st_size
-        with console.transfer(f"uploading {path.name}", size) as told:
-            session.files.upload(path, on_progress=told)
+        with console.show_transfer(f"uploading {path.name}", size) as on_progress:
+            session.files.upload(path, on_progress=on_progress)
     executions: list[tuple[Cell, Execution]] = []
     try:
         code = _run_cells(job, session, executions)
@@ -158,19 +162,21 @@ def _work(job: _Job, session: Session) -> ExitCode:
     except CodeInterpreterError as error:
         if code is ExitCode.OK:
             raise
-        console.warn(str(error))
+        console.print_warning(str(error))
     return code
 
 
 def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> ExitCode:
     """Run cell after cell up to the first that fails and may not."""
     for cell in job.source.cells:
-        execution = session.run_code(cell.code, timeout=job.timeout, on_output=job.reporter.output)
+        execution = session.run_code(
+            cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
+        )
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
-        code = ExitCode.OK if exited_with_success(execution) else _EXITS[execution.status]
-        forgiven = cell.may_fail and execution.status == "failed"
-        if code is not ExitCode.OK and not forgiven:
+        code = ExitCode.OK if is_successful_exit(execution) else _EXITS[execution.status]
+        is_allowed_failure = cell.may_fail and execution.status == "failed"
+        if code is not ExitCode.OK and not is_allowed_failure:
             return code
     return ExitCode.OK
 
@@ -180,14 +186,14 @@ def _download(job: _Job, session: Session) -> None:
         return
     files = session.files.list()
     sizes = {file.name: file.size for file in files}
-    names = [name for pattern in job.downloads for name in matching(files, pattern)]
+    names = [name for pattern in job.downloads for name in match_files(files, pattern)]
     for name in dict.fromkeys(names):
-        with console.transfer(f"downloading {name}", sizes[name]) as told:
-            path = job.saver.file(
+        with console.show_transfer(f"downloading {name}", sizes[name]) as on_progress:
+            path = job.saver.save_file(
                 name,
-                lambda to: session.files.download(name, to=to, on_progress=told),  # noqa: B023 - called at once
+                lambda to: session.files.download(name, to=to, on_progress=on_progress),  # noqa: B023 - called at once
             )
-        console.say(f"saved {path}")
+        console.print_message(f"saved {path}")
 
 
 def _save_notebook(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> None:
@@ -198,10 +204,10 @@ def _save_notebook(job: _Job, session: Session, executions: list[tuple[Cell, Exe
     text = session.notebook()
     if job.source.notebook is not None:
         positions = [cell.position for cell, _ in executions]
-        text = executed_notebook(job.source.notebook, text, positions)
+        text = insert_outputs(job.source.notebook, text, positions)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise FileTransferError(f"cannot write {path}: {error.strerror}") from error
-    console.say(f"saved {path}")
+    console.print_message(f"saved {path}")

@@ -10,7 +10,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, TargetExistsError
-from cci_plugins.files.target import below
+from cci_plugins.files.target import resolve_in_folder
 from cci_plugins.models import FileInfo, Result
 
 _SUFFIXES = {
@@ -33,23 +33,23 @@ class Saver:
         self._folder = folder
         self._numbers = count(1)
 
-    def image(self, result: Result) -> Path | None:
+    def save_image(self, result: Result) -> Path | None:
         """Save a result's image as `image-1.png` and so on; None when it has none."""
         for media_type, suffix in _SUFFIXES.items():
-            data = _image_bytes(media_type, result)
+            data = _decode_image(media_type, result)
             if data is not None:
                 names = (f"image-{number}{suffix}" for number in self._numbers)
                 return self._write_first_free(self._folder, names, data)
         return None
 
-    def file(self, name: str, fetch: Callable[[Path], object]) -> Path:
+    def save_file(self, name: str, fetch: Callable[[Path], object]) -> Path:
         """Save a session's file under its own name, or with a number where that is taken.
 
         Args:
             name: Its name in the session.
             fetch: Brings it to a path, or raises `TargetExistsError`.
         """
-        path = below(self._folder, name)
+        path = resolve_in_folder(self._folder, name)
         numbered = (f"{path.stem}-{number}{path.suffix}" for number in count(1))
         for leaf in chain((path.name,), numbered):
             try:
@@ -74,7 +74,7 @@ class Saver:
         raise AssertionError("names never end")
 
 
-def matching(files: Sequence[FileInfo], pattern: str) -> list[str]:
+def match_files(files: Sequence[FileInfo], pattern: str) -> list[str]:
     """Names that a pattern means; hidden ones only when the pattern starts with a dot.
 
     Raises:
@@ -83,7 +83,8 @@ def matching(files: Sequence[FileInfo], pattern: str) -> list[str]:
     names = [
         file.name
         for file in files
-        if fnmatchcase(file.name, pattern) and (pattern.startswith(".") or not _hidden(file.name))
+        if fnmatchcase(file.name, pattern)
+        and (pattern.startswith(".") or not _is_hidden(file.name))
     ]
     if not names:
         there = ", ".join(file.name for file in files[:10]) or "none"
@@ -93,11 +94,11 @@ def matching(files: Sequence[FileInfo], pattern: str) -> list[str]:
     return names
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _image_bytes(media_type: str, result: Result) -> bytes | None:
+def _decode_image(media_type: str, result: Result) -> bytes | None:
     value = result.data.get(media_type)
     if not isinstance(value, str):
         return None

@@ -17,14 +17,14 @@ import typer
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName, PoolName, Settings
-from cci_plugins.core.interpreter import pool_from
+from cci_plugins.core.interpreter import build_pool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from . import console
-from . import emulate as emulating
-from .client_setup import Endpoint, announce
-from .emulate import Kind
+from . import emulate as emulation
+from .client_setup import Endpoint, print_endpoint
+from .emulate import EmulatedKind
 
 _PORT = 8765
 _MIN_KEY = 16
@@ -71,10 +71,10 @@ def serve(
             "server as the gateway in front of it."
         ),
     ] = "local",
-    emulate: emulating.KindOption = None,
-    container: emulating.ContainerOption = None,
-    fault_rate: emulating.FaultRateOption = 0,
-    seed: emulating.SeedOption = 0,
+    emulate: emulation.KindOption = None,
+    container: emulation.ContainerOption = None,
+    fault_rate: emulation.FaultRateOption = 0,
+    seed: emulation.SeedOption = 0,
     requests_per_minute: Annotated[
         int | None,
         typer.Option(min=1, help="Most requests in a minute; 600 for a gateway."),
@@ -90,34 +90,43 @@ def serve(
     Prints the endpoint and what to paste into a client: environment variables for this package,
     and `mcp.json` for VS Code. Sessions of the embedded pool end with the server.
     """
-    emulating.check(emulate, container, fault_rate)
+    emulation.check_options(emulate, container, fault_rate)
     settings = Settings.read()
-    served = _pool(settings, pool, isolation, emulate)
-    key, shown = _no_key(api_key, settings) if no_key else _key(api_key, settings)
-    _warn_of_the_open(host, port, key)
-    listener = _Listener(host, port, key, settings.limits())
+    served_pool = _create_pool(settings, pool, isolation, emulate)
+    key, display_key = (
+        _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
+    )
+    _warn_if_exposed(host, port, key)
+    listen_options = _ListenOptions(host, port, key, settings.limits())
     if emulate is not None:
         if key is None:
             raise ConfigurationError("an emulated pool asks for a key", hint="leave --no-key out")
-        what = emulating.Emulated(emulate, container or "ours", fault_rate, seed, key)
-        anyio.run(_emulate, served, what, listener, _Shown(shown, as_json))
+        what = emulation.EmulationOptions(emulate, container or "ours", fault_rate, seed, key)
+        anyio.run(_emulate, served_pool, what, listen_options, _ListeningInfo(display_key, as_json))
         return
 
-    def ready(url: str) -> None:
-        announce(Endpoint(url, shown, served.capabilities.isolation), as_json=as_json)
+    def on_ready(url: str) -> None:
+        print_endpoint(
+            Endpoint(url, display_key, served_pool.capabilities.isolation), as_json=as_json
+        )
 
     options: dict[str, Any] = {
         "requests_per_minute": requests_per_minute,
-        "friendly": key is not None,  # else what is in front decides which session a client has
+        "execute_code": key is not None,  # else what is in front decides which session a client has
         "file_links": file_links,
     }
     if pool != "local":
-        options = _gateway(settings, key) | ({} if requests_per_minute is None else options)
-    anyio.run(_serve, served, listener, ready, options)
+        options = _build_gateway_options(settings, key) | (
+            {} if requests_per_minute is None else options
+        )
+    anyio.run(_serve, served_pool, listen_options, on_ready, options)
 
 
-def _pool(
-    settings: Settings, name: PoolName, isolation: IsolationName | None, emulate: Kind | None
+def _create_pool(
+    settings: Settings,
+    name: PoolName,
+    isolation: IsolationName | None,
+    emulate: EmulatedKind | None,
 ) -> SessionPool:
     """The pool to serve."""
     if name != "local" and (isolation is not None or emulate is not None):
@@ -130,10 +139,10 @@ def _pool(
         changes["isolation"] = isolation
     chosen = settings.model_copy(update=changes)
     chosen.check()
-    return pool_from(chosen)
+    return build_pool(chosen)
 
 
-def _gateway(settings: Settings, key: str | None) -> dict[str, Any]:
+def _build_gateway_options(settings: Settings, key: str | None) -> dict[str, Any]:
     """How a gateway serves: only ids of its own, which every replica with the same secret takes."""
     from cci_plugins.server import SignedEnvironments
 
@@ -149,20 +158,20 @@ def _gateway(settings: Settings, key: str | None) -> dict[str, Any]:
     return {"environments": environments, "rest": False, "requests_per_minute": _GATEWAY_RATE}
 
 
-def _warn_of_the_open(host: str, port: int, key: str | None) -> None:
+def _warn_if_exposed(host: str, port: int, key: str | None) -> None:
     if key is None:
-        console.warn(
+        console.print_warning(
             f"no key is asked for: whoever reaches {host} port {port} runs code on this machine"
         )
     elif not _is_loopback(host):
-        console.warn(
+        console.print_warning(
             f"listening on {host}: whoever reaches this port and has the key runs code on this "
             "machine, and the connection is not encrypted"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _ListeningInfo:
     """What to print when the server is ready: the key as it may be shown, and in which form."""
 
     key: str = field(repr=False)
@@ -170,7 +179,7 @@ class _Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listener:
+class _ListenOptions:
     """Where to listen, and what to let in."""
 
     host: str
@@ -179,7 +188,7 @@ class _Listener:
     limits: Limits
 
 
-def _no_key(given: str | None, settings: Settings) -> tuple[None, str]:
+def _check_no_key(given: str | None, settings: Settings) -> tuple[None, str]:
     """No key, and what to show for it: clients of this package insist on sending one."""
     if given is not None or settings.serve_key is not None:
         source = "option --api-key" if given is not None else "variable CCI_SERVE_KEY"
@@ -187,20 +196,20 @@ def _no_key(given: str | None, settings: Settings) -> tuple[None, str]:
     return None, "unused"
 
 
-def _key(given: str | None, settings: Settings) -> tuple[str, str]:
+def _choose_key(given: str | None, settings: Settings) -> tuple[str, str]:
     """The key, and what to show of it: one that the caller gave is not repeated."""
     if given is not None:
-        key, shown = given, "<your key>"
+        key, display_key = given, "<your key>"
     elif settings.serve_key is not None:
-        key, shown = settings.serve_key.get_secret_value(), "$CCI_SERVE_KEY"
+        key, display_key = settings.serve_key.get_secret_value(), "$CCI_SERVE_KEY"
     else:
-        key = shown = token_urlsafe(32)
+        key = display_key = token_urlsafe(32)
     if len(key) < _MIN_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(
             f"the key must have at least {_MIN_KEY} printable ASCII characters, without spaces",
             hint="leave it out to have one made",
         )
-    return key, shown
+    return key, display_key
 
 
 def _is_loopback(host: str) -> bool:
@@ -211,41 +220,49 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _emulate(
-    pool: SessionPool, what: emulating.Emulated, listener: _Listener, shown: _Shown
+    pool: SessionPool,
+    what: emulation.EmulationOptions,
+    listen_options: _ListenOptions,
+    listening_info: _ListeningInfo,
 ) -> None:
     """Serve an emulated pool until a signal."""
     from cci_plugins.server import serve_app
 
-    def ready(url: str) -> None:
-        emulating.announce(what.kind, url, shown.key, as_json=shown.as_json)
+    def on_ready(url: str) -> None:
+        emulation.print_endpoint(what.kind, url, listening_info.key, as_json=listening_info.as_json)
 
-    app = emulating.app_for(pool, what, listener.limits)
+    app = emulation.create_app(pool, what, listen_options.limits)
     async with pool:
-        with cancelled_by_signals():
-            await serve_app(app, host=listener.host, port=listener.port, on_ready=ready)
+        with cancel_on_signals():
+            await serve_app(
+                app, host=listen_options.host, port=listen_options.port, on_ready=on_ready
+            )
 
 
 async def _serve(
-    pool: SessionPool, listener: _Listener, ready: Callable[[str], None], options: dict[str, Any]
+    pool: SessionPool,
+    listen_options: _ListenOptions,
+    on_ready: Callable[[str], None],
+    options: dict[str, Any],
 ) -> None:
     """Serve until a signal, then end every session of this machine."""
     from cci_plugins.server import serve as serve_pool
 
     async with pool:
-        with cancelled_by_signals():
+        with cancel_on_signals():
             await serve_pool(
                 pool,
-                host=listener.host,
-                port=listener.port,
-                api_key=listener.key,
-                limits=listener.limits,
-                on_ready=ready,
+                host=listen_options.host,
+                port=listen_options.port,
+                api_key=listen_options.key,
+                limits=listen_options.limits,
+                on_ready=on_ready,
                 **options,
             )
 
 
 @contextmanager
-def cancelled_by_signals() -> Generator[None]:
+def cancel_on_signals() -> Generator[None]:
     """Leave the block at Ctrl-C or SIGTERM; where loops know no signals, Ctrl-C raises."""
     loop = asyncio.get_running_loop()
     with anyio.CancelScope() as scope:

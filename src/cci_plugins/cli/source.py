@@ -33,14 +33,14 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RunInput:
     """Everything one call is to run, in order, and the notebook it came from."""
 
     cells: tuple[Cell, ...]
     notebook: NotebookNode | None = None
 
 
-def read_source(target: str) -> Source:
+def read_source(target: str) -> RunInput:
     """Decide what an argument names, and read it.
 
     Args:
@@ -50,12 +50,16 @@ def read_source(target: str) -> Source:
         FileTransferError: The file is not there, cannot be read or is not what its name says.
     """
     if target == STDIN:
-        return Source((Cell(sys.stdin.read()),))
+        return RunInput((Cell(sys.stdin.read()),))
     if "\n" in target or not target.endswith((".py", ".ipynb")):
-        return Source((Cell(target),))
+        return RunInput((Cell(target),))
     path = Path(target)
     try:
-        return _notebook(path) if path.suffix == ".ipynb" else Source((Cell(_script(path)),))
+        return (
+            _read_notebook(path)
+            if path.suffix == ".ipynb"
+            else RunInput((Cell(_read_script(path)),))
+        )
     except OSError as error:
         raise FileTransferError(
             f"cannot read {target}: {error.strerror}",
@@ -65,13 +69,13 @@ def read_source(target: str) -> Source:
         raise FileTransferError(f"{target} is not a Python file: {error}") from error
 
 
-def _script(path: Path) -> str:
+def _read_script(path: Path) -> str:
     """A script's text in the encoding it declares."""
     with tokenize.open(path) as file:
         return file.read()
 
 
-def _notebook(path: Path) -> Source:
+def _read_notebook(path: Path) -> RunInput:
     import nbformat
 
     text = path.read_text(encoding="utf-8")
@@ -80,22 +84,24 @@ def _notebook(path: Path) -> Source:
             warnings.simplefilter("ignore")  # about cells without ids; they get one
             notebook: Any = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise FileTransferError(f"{path} is not a notebook: {_first_line(error)}") from error
+        raise FileTransferError(f"{path} is not a notebook: {_get_first_line(error)}") from error
     language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     if language != "python":
         raise FileTransferError(f"{path} is a notebook in {language}, not in Python")
     cells = enumerate(notebook.cells)
-    return Source(tuple(_cell(at, cell) for at, cell in cells if _runs(cell)), notebook)
+    return RunInput(
+        tuple(_build_cell(at, cell) for at, cell in cells if _is_runnable(cell)), notebook
+    )
 
 
-def _runs(cell: Any) -> bool:
+def _is_runnable(cell: Any) -> bool:
     tags = cell.metadata.get("tags", ())
     return bool(cell.cell_type == "code" and cell.source.strip() and "skip-execution" not in tags)
 
 
-def _cell(position: int, cell: Any) -> Cell:
+def _build_cell(position: int, cell: Any) -> Cell:
     return Cell(cell.source, "raises-exception" in cell.metadata.get("tags", ()), position)
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

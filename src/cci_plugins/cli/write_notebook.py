@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 
-def executed_notebook(notebook: NotebookNode, history: str, positions: Sequence[int | None]) -> str:
+def insert_outputs(notebook: NotebookNode, history: str, positions: Sequence[int | None]) -> str:
     """Put outputs into a copy of a notebook; its text and other cells stay.
 
     Args:
@@ -27,9 +27,9 @@ def executed_notebook(notebook: NotebookNode, history: str, positions: Sequence[
     for cell in result.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    ran = nbformat.reads(history, as_version=4)  # type: ignore[no-untyped-call]
+    executed = nbformat.reads(history, as_version=4)  # type: ignore[no-untyped-call]
     # A history forgets its oldest runs, so the two are matched from their ends.
-    for position, run in zip(reversed(positions), reversed(ran.cells), strict=False):
+    for position, run in zip(reversed(positions), reversed(executed.cells), strict=False):
         if position is not None:
             cell = result.cells[position]
             cell.outputs, cell.execution_count = run.outputs, run.execution_count

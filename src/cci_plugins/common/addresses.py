@@ -13,7 +13,7 @@ _SPECIAL = (
     ipaddress.ip_network("2001::/23"),
     ipaddress.ip_network("3fff::/20"),
 )
-_MAPPED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::ffff:0:0/96"))
+_IPV4_MAPPED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::ffff:0:0/96"))
 _6TO4 = ipaddress.ip_network("2002::/16")
 _METADATA = (
     ipaddress.ip_address("168.63.129.16"),  # of Azure, though it looks public
@@ -26,27 +26,27 @@ _METADATA = (
 def parse_address(text: str) -> Address | None:
     """Read an address, and see through IPv6 that leads to IPv4; None when it is none."""
     try:
-        found = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    if isinstance(found, ipaddress.IPv6Address):
-        if any(found in network for network in _MAPPED):
-            return ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if found in _6TO4:
-            return ipaddress.IPv4Address(int(found) >> 80 & 0xFFFFFFFF)
-    return found
+    if isinstance(address, ipaddress.IPv6Address):
+        if any(address in network for network in _IPV4_MAPPED):
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if address in _6TO4:
+            return ipaddress.IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
+    return address
 
 
-def is_metadata(found: Address) -> bool:
+def is_metadata(address: Address) -> bool:
     """Whether a machine asks for its own keys there: a cloud's services, and all link-local."""
-    return found.is_link_local or found in _METADATA
+    return address.is_link_local or address in _METADATA
 
 
 def is_public(text: str) -> bool:
     """Whether an address is one of the internet."""
-    found = parse_address(text)
-    if found is None or is_metadata(found) or any(found in network for network in _SPECIAL):
+    address = parse_address(text)
+    if address is None or is_metadata(address) or any(address in network for network in _SPECIAL):
         return False
-    if isinstance(found, ipaddress.IPv6Address) and found not in _UNICAST:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
         return False
-    return found.is_global and not found.is_multicast and not found.is_reserved
+    return address.is_global and not address.is_multicast and not address.is_reserved

@@ -26,7 +26,7 @@ T = TypeVar("T")
 EXIT_SECONDS = 10
 
 
-class _Home:
+class EventLoopThread:
     """The running portal of this process; a forked child starts one of its own."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Home:
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def portal(self) -> BlockingPortal:
+    def get_portal(self) -> BlockingPortal:
         if self._portal is not None and self._pid == os.getpid():
             return self._portal
         with self._guard:
@@ -52,10 +52,10 @@ class _Home:
                 atexit.register(self.stop)
             return self._portal
 
-    def at_exit(self, owner: object, close: Callable[[], Awaitable[None]]) -> None:
+    def register_closer(self, owner: object, close: Callable[[], Awaitable[None]]) -> None:
         self._closers[owner] = close
 
-    def forget(self, owner: object) -> None:
+    def unregister_closer(self, owner: object) -> None:
         self._closers.pop(owner, None)
 
     def stop(self) -> None:
@@ -71,17 +71,17 @@ class _Home:
         self._stack.close()
 
 
-_home = _Home()
-at_exit = _home.at_exit
-forget = _home.forget
+_event_loop_thread = EventLoopThread()
+register_closer = _event_loop_thread.register_closer
+unregister_closer = _event_loop_thread.unregister_closer
 
 
 def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
     """Start `func(*args)` on the portal's loop, with the caller's context variables."""
-    return _home.portal().start_task_soon(func, *args)
+    return _event_loop_thread.get_portal().start_task_soon(func, *args)
 
 
-def wait(func: Callable[..., Awaitable[T]], *args: object) -> T:
+def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:
     """Run on the portal and block; Ctrl-C cancels the call there before it is raised here."""
     future = submit(func, *args)
     try:
@@ -91,8 +91,8 @@ def wait(func: Callable[..., Awaitable[T]], *args: object) -> T:
         raise
 
 
-async def carry(func: Callable[..., Awaitable[T]], *args: object) -> T:
+async def dispatch(func: Callable[..., Awaitable[T]], *args: object) -> T:
     """Await `func(*args)` on the portal's loop; cancelling the caller cancels it there."""
-    if asyncio.get_running_loop() is _home.loop:
+    if asyncio.get_running_loop() is _event_loop_thread.loop:
         return await func(*args)
     return await asyncio.wrap_future(submit(func, *args))

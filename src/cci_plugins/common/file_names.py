@@ -16,10 +16,12 @@ _RESERVED = re.compile(
     re.IGNORECASE,
 )
 _DRIVE = re.compile(r"[a-z]:.*", re.IGNORECASE)  # on Windows it would leave the folder
-_TURNS = re.compile("[\u0080-\u009f\u202a-\u202e\u2066-\u2069]")  # gpj.exe reads exe.jpg by them
+_BIDI_CONTROLS = re.compile(
+    "[\u0080-\u009f\u202a-\u202e\u2066-\u2069]"
+)  # gpj.exe reads exe.jpg by them
 
 
-def safe_name(name: str) -> str:
+def validate_name(name: str) -> str:
     """Return a name that stays below the session's folder, unchanged.
 
     Args:
@@ -48,15 +50,15 @@ def safe_name(name: str) -> str:
     return name
 
 
-def new_name(name: str) -> str:
+def normalize_new_name(name: str) -> str:
     """Return the name that a new file gets: safe on every system, its Unicode normalised (NFC).
 
     Raises:
-        UnsafeNameError: As `safe_name`, or a part is a device's or drive's name, ends in a dot or
+        UnsafeNameError: As `validate_name`, or a part is a device's or drive's name, ends in a dot or
             space, or has a character that turns the direction of text.
     """
-    name = safe_name(unicodedata.normalize("NFC", name))
-    if _TURNS.search(name):
+    name = validate_name(unicodedata.normalize("NFC", name))
+    if _BIDI_CONTROLS.search(name):
         raise UnsafeNameError(f"{name[:200]!a} is not a safe file name: it does not read as it is")
     for part in name.split("/"):
         if _RESERVED.fullmatch(part) or _DRIVE.fullmatch(part) or part.endswith((".", " ")):
@@ -67,11 +69,11 @@ def new_name(name: str) -> str:
     return name
 
 
-def name_in_url(path: str) -> str:
+def parse_url_file_name(path: str) -> str:
     """The file name at the end of a URL's path; empty when there is none."""
     return unquote(path.rpartition("/")[2]).rpartition("/")[2]
 
 
-def media_type(name: str) -> str:
+def guess_media_type(name: str) -> str:
     """Guess a MIME type from a name."""
     return mimetypes.guess_type(name)[0] or "application/octet-stream"

@@ -67,11 +67,11 @@ def split_url(url: str) -> UrlParts:
     port = int(authority["port"] or _DEFAULT_PORTS.get(scheme, 0))
     if authority["port"] and not 0 < port <= _LAST_PORT:
         raise AmbiguousUrlError("its port is none")
-    host = _plain_host(authority["host"].lower())
+    host = _normalize_host(authority["host"].lower())
     return UrlParts(scheme, host, port, match["path"], match["query"] or "")
 
 
-def literal_address(host: str) -> Address | None:
+def parse_literal_address(host: str) -> Address | None:
     """The IP address that a host of `split_url` is, or None when it is a name."""
     try:
         return ipaddress.ip_address(host)
@@ -89,7 +89,7 @@ def is_local_name(host: str) -> bool:
     )
 
 
-def matches(pattern: str, host: str, port: int, *, scheme: str) -> bool:
+def matches_pattern(pattern: str, host: str, port: int, *, scheme: str) -> bool:
     """Whether a host is one of an allow list's.
 
     Args:
@@ -102,8 +102,8 @@ def matches(pattern: str, host: str, port: int, *, scheme: str) -> bool:
     name, wanted = _split_pattern(pattern.lower())
     if port != (wanted or _DEFAULT_PORTS.get(scheme)):
         return False
-    if literal_address(name) is not None or literal_address(host) is not None:
-        return literal_address(name) == literal_address(host)
+    if parse_literal_address(name) is not None or parse_literal_address(host) is not None:
+        return parse_literal_address(name) == parse_literal_address(host)
     labels = [_LABEL if label == "*" else re.escape(label) for label in name.split(".")]
     return re.fullmatch(r"\.".join(labels), host) is not None
 
@@ -115,7 +115,7 @@ def _split_pattern(pattern: str) -> tuple[str, int | None]:
     return match[1].strip("[]"), int(match[2]) if match[2] else None
 
 
-def _plain_host(host: str) -> str:
+def _normalize_host(host: str) -> str:
     if host.startswith("["):
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))

@@ -39,7 +39,7 @@ WELL_KNOWN = (
 )
 
 # Runs in a session, which may be any Python; the names are normalized as PyPI writes them.
-LIST = """
+LIST_CODE = """
 def _packages():
     import json, re
     from importlib.metadata import distributions
@@ -53,12 +53,12 @@ del _packages
 """
 
 
-def installed_here() -> tuple[str, ...]:
+def get_installed_packages() -> tuple[str, ...]:
     """Those of the well-known packages that this Python has."""
-    return tuple(name for name in WELL_KNOWN if _is_here(name))
+    return tuple(name for name in WELL_KNOWN if _is_installed(name))
 
 
-def read(printed: str) -> Mapping[str, str]:
+def parse_packages(printed: str) -> Mapping[str, str]:
     """What `LIST` printed: versions by name, the well-known packages first.
 
     Raises:
@@ -70,12 +70,14 @@ def read(printed: str) -> Mapping[str, str]:
         found = None
     if not isinstance(found, dict):
         raise ProtocolError("the session did not tell its packages")
-    told = {str(name): str(version) for name, version in found.items()}
-    first = [name for name in WELL_KNOWN if name in told]
-    return {name: told[name] for name in (*first, *(name for name in told if name not in first))}
+    versions = {str(name): str(version) for name, version in found.items()}
+    first = [name for name in WELL_KNOWN if name in versions]
+    return {
+        name: versions[name] for name in (*first, *(name for name in versions if name not in first))
+    }
 
 
-def _is_here(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         distribution(name)
     except PackageNotFoundError:

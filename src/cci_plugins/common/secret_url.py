@@ -32,8 +32,8 @@ class SecretUrl:
 
     def __init__(self, url: str) -> None:
         object.__setattr__(self, "_url", url)
-        object.__setattr__(self, "_parts", _parts(url))
-        for signature in _signatures(url):
+        object.__setattr__(self, "_parts", _split_or_empty(url))
+        for signature in _find_signatures(url):
             know(signature)
 
     def reveal(self) -> str:
@@ -42,7 +42,7 @@ class SecretUrl:
 
     def forget(self) -> None:
         """Let redaction forget its signature, once that opens nothing any more."""
-        for signature in _signatures(self._url):
+        for signature in _find_signatures(self._url):
             forget(signature)
 
     @property
@@ -61,8 +61,8 @@ class SecretUrl:
             return "[redacted]"
         parts = self._parts
         host = f"[{parts.host}]" if ":" in parts.host else parts.host
-        usual = {"https": 443, "http": 80}.get(parts.scheme, 0) == parts.port
-        port = "" if usual else f":{parts.port}"
+        is_default_port = {"https": 443, "http": 80}.get(parts.scheme, 0) == parts.port
+        port = "" if is_default_port else f":{parts.port}"
         return redact(f"{parts.scheme}://{host}{port}{parts.path}")
 
     @override
@@ -77,7 +77,7 @@ class SecretUrl:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretUrl):
             return NotImplemented
-        return hmac.compare_digest(_bytes(self._url), _bytes(other._url))
+        return hmac.compare_digest(_encode(self._url), _encode(other._url))
 
     @override
     def __hash__(self) -> int:
@@ -106,17 +106,17 @@ class SecretUrl:
         raise TypeError("a SecretUrl is not pickled: the secret would be written down")
 
 
-def _parts(url: str) -> UrlParts:
+def _split_or_empty(url: str) -> UrlParts:
     try:
         return split_url(url)
     except AmbiguousUrlError:
         return UrlParts("", "", 0, "", "")
 
 
-def _signatures(url: str) -> list[str]:
+def _find_signatures(url: str) -> list[str]:
     pairs = (pair.partition("=") for pair in url.partition("?")[2].partition("#")[0].split("&"))
     return [unquote(value) for name, _, value in pairs if unquote(name).lower() == "sig"]
 
 
-def _bytes(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")

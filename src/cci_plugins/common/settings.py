@@ -20,11 +20,11 @@ PoolName = Literal["local", "platform", "custom"]
 IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 
 
-def _setting(default: Any, *names: str, doc: str) -> Any:
+def _define_setting(default: Any, *names: str, doc: str) -> Any:
     return Field(default=default, validation_alias=AliasChoices(*names), description=doc)
 
 
-_optional = partial(_setting, None)
+_define_optional = partial(_define_setting, None)
 
 
 class Settings(BaseSettings):
@@ -32,119 +32,123 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
-    pool: PoolName | None = _optional(
+    pool: PoolName | None = _define_optional(
         "CCI_POOL",
         doc="Where code runs: local, platform or custom; by default what the endpoints below say",
     )
-    mcp_endpoint: str | None = _optional(
+    mcp_endpoint: str | None = _define_optional(
         "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
     )
-    mcp_key: SecretStr | None = _optional(
+    mcp_key: SecretStr | None = _define_optional(
         "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
     )
-    resource_id: str | None = _optional(
+    resource_id: str | None = _define_optional(
         "AZURE_SESSION_POOL_RESOURCE_ID",
         doc="Resource id of a platform pool: its endpoint and key are fetched, and the key again "
         "when it was rotated",
     )
-    endpoint: str | None = _optional(
+    endpoint: str | None = _define_optional(
         "AZURE_SESSION_POOL_ENDPOINT",
         "ACA_POOL_MANAGEMENT_ENDPOINT",
         doc="Management endpoint of a custom-container pool, or of a managed Python pool",
     )
-    access_token: SecretStr | None = _optional(
+    access_token: SecretStr | None = _define_optional(
         "CCI_ACCESS_TOKEN",
         doc="Token for https://dynamicsessions.io, instead of signing in to Azure",
     )
-    arm_endpoint: str = _setting(
+    arm_endpoint: str = _define_setting(
         "https://management.azure.com",
         "CCI_ARM_ENDPOINT",
         doc="Azure Resource Manager; another one in sovereign clouds",
     )
-    storage_account: str | None = _optional(
+    storage_account: str | None = _define_optional(
         "AZURE_STORAGE_ACCOUNT",
         doc="Storage account that larger files are staged in: its name, or its blob service's URL",
     )
-    storage_container: str | None = _optional(
+    storage_container: str | None = _define_optional(
         "AZURE_STORAGE_CONTAINER", doc="Container of that account"
     )
-    storage_key: SecretStr | None = _optional(
+    storage_key: SecretStr | None = _define_optional(
         "AZURE_STORAGE_KEY", doc="Key of that account, instead of signing in to Azure"
     )
-    storage_ca_file: str | None = _optional(
+    storage_ca_file: str | None = _define_optional(
         "CCI_STORAGE_CA_FILE",
         doc="Certificates to trust for that account beside the system's, in PEM",
     )
-    stage_from: int | None = _optional(
+    stage_from: int | None = _define_optional(
         "CCI_STAGE_FROM",
         doc="Bytes from which files are staged though the pool has a files API; by default only "
         "those that it does not take",
     )
-    fetch_hosts_text: str = _setting(
+    fetch_hosts_text: str = _define_setting(
         "",
         "CCI_FETCH_HOSTS",
         doc="Hosts that files may be fetched from beside storage accounts, such as "
         "data.example.org,*.example.com",
     )
-    egress: str = _setting(
+    egress: str = _define_setting(
         "none",
         "CCI_EGRESS",
         doc="Hosts that sessions of the embedded pool may reach: none, all, or names such as "
         "pypi.org,*.blob.core.windows.net",
     )
-    subscription: str | None = _optional(
+    subscription: str | None = _define_optional(
         "AZURE_SUBSCRIPTION_ID", doc="Subscription that `cci provision` works in"
     )
-    resource_group: str | None = _optional(
+    resource_group: str | None = _define_optional(
         "AZURE_RESOURCE_GROUP", doc="Resource group that `cci provision` works in"
     )
-    location: str | None = _optional("AZURE_LOCATION", doc="Region that `cci provision` works in")
-    isolation: IsolationName = _setting(
+    location: str | None = _define_optional(
+        "AZURE_LOCATION", doc="Region that `cci provision` works in"
+    )
+    isolation: IsolationName = _define_setting(
         "auto",
         "CCI_ISOLATION",
         doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process",
     )
-    python: str | None = _optional(
+    python: str | None = _define_optional(
         "CCI_PYTHON",
         doc="Interpreter of the embedded pool's sessions, with ipykernel and the packages they may "
         "import; by default the one that runs the pool",
     )
-    timeout: float = _setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
-    output_characters: int = _setting(
+    timeout: float = _define_setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
+    output_characters: int = _define_setting(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
-    sessions: int = _setting(32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at once")
-    ready_sessions: int = _setting(
+    sessions: int = _define_setting(
+        32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at once"
+    )
+    ready_sessions: int = _define_setting(
         1, "CCI_READY_SESSIONS", doc="Kernels the embedded pool keeps warm"
     )
-    cooldown: float = _setting(
+    cooldown: float = _define_setting(
         1800,
         "CCI_COOLDOWN",
         doc="Seconds without a call after which the embedded pool ends a session",
     )
-    foundry_endpoint: str | None = _optional(
+    foundry_endpoint: str | None = _define_optional(
         "FOUNDRY_PROJECT_ENDPOINT",
         "AZURE_AI_PROJECT_ENDPOINT",
         doc="Microsoft Foundry project that agents are in: "
         "https://<account>.services.ai.azure.com/api/projects/<project>",
     )
-    foundry_project_id: str | None = _optional(
+    foundry_project_id: str | None = _define_optional(
         "AZURE_AI_PROJECT_ID", doc="Resource id of that project; looked for when it is not set"
     )
-    foundry_connection: str | None = _optional(
+    foundry_connection: str | None = _define_optional(
         "MCP_PROJECT_CONNECTION_ID",
         doc="The project's connection to the session pool, as `cci foundry connect` made it",
     )
-    foundry_model: str | None = _optional(
+    foundry_model: str | None = _define_optional(
         "FOUNDRY_MODEL_DEPLOYMENT_NAME",
         "AZURE_AI_MODEL_DEPLOYMENT_NAME",
         doc="Deployment of the model that the project's agents use",
     )
-    session_secret: SecretStr | None = _optional(
+    session_secret: SecretStr | None = _define_optional(
         "CCI_SESSION_SECRET",
         doc="Makes session identifiers the same in every process; by default the pool's key",
     )
-    serve_key: SecretStr | None = _optional(
+    serve_key: SecretStr | None = _define_optional(
         "CCI_SERVE_KEY", doc="Key that `cci serve` asks its clients for; by default a new one"
     )
 
@@ -177,14 +181,14 @@ class Settings(BaseSettings):
                 "AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not",
                 hint="set AZURE_STORAGE_ACCOUNT, or unset the container",
             )  # the other way round it is a variable of the Azure CLI
-        missing = self._missing()
+        missing = self._find_missing_variable()
         if missing is not None:
             raise ConfigurationError(
                 f"{missing} is not set, but the rest of a session pool's settings is",
                 hint=f"set {missing}, or unset the others to use the embedded pool",
             )
 
-    def _missing(self) -> str | None:
+    def _find_missing_variable(self) -> str | None:
         if self.chosen_pool == "platform" and self.resource_id is None:
             if self.mcp_endpoint is None:
                 return "AZURE_SESSION_POOL_MCP_ENDPOINT"
@@ -210,14 +214,14 @@ class Settings(BaseSettings):
     @property
     def fetch_hosts(self) -> tuple[str, ...]:
         """Hosts that files may be fetched from beside storage accounts."""
-        return _listed(self.fetch_hosts_text)
+        return _split_list(self.fetch_hosts_text)
 
     @property
     def egress_rules(self) -> Literal["none", "all"] | tuple[str, ...]:
         """Hosts that sessions of the embedded pool may reach."""
         if self.egress == "none":
             return "none"
-        return "all" if self.egress == "all" else _listed(self.egress)
+        return "all" if self.egress == "all" else _split_list(self.egress)
 
     @property
     def secret(self) -> bytes | None:
@@ -233,13 +237,13 @@ class Settings(BaseSettings):
         )
 
 
-def variable(setting: str) -> str:
+def get_variable_name(setting: str) -> str:
     """The environment variable of a setting."""
     alias = Settings.model_fields[setting].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
 
 
-def traces_content() -> bool:
+def is_content_capture_enabled() -> bool:
     """Whether spans have code and output, by the switch of OpenTelemetry's own instrumentations.
 
     Off unless it is asked for (opentelemetry.io/docs/specs/semconv/gen-ai).
@@ -248,7 +252,7 @@ def traces_content() -> bool:
     return given.lower() in {"true", "span_only", "span_and_event"}
 
 
-def unread_variables() -> dict[str, str | None]:
+def find_unknown_variables() -> dict[str, str | None]:
     """Variables that begin with `CCI_` and are no setting, each with the setting most like it."""
     known = [
         str(choice)
@@ -264,5 +268,5 @@ def unread_variables() -> dict[str, str | None]:
     }
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _split_list(text: str) -> tuple[str, ...]:
     return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)

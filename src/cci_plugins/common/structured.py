@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_CELLS = 1_000_000  # of a table; code can claim any number
+_MAX_CELLS = 1_000_000  # of a table; code can claim any number
 TABLE = "application/vnd.dataresource+json"
 CHART = "application/vnd.cci-plugins.chart+json"
 
@@ -99,7 +99,7 @@ class Chart:
 def read_table(value: object) -> Table | None:
     """A table from its Table Schema resource; None when code only claimed that it was one."""
     try:
-        return _table(value)
+        return _parse_table(value)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
 
@@ -107,34 +107,34 @@ def read_table(value: object) -> Table | None:
 def read_charts(value: object) -> tuple[Chart, ...]:
     """The charts of a figure; those that cannot be read are left out."""
     axes = value.get("axes") if isinstance(value, Mapping) else None
-    return tuple(_charts(axes)) if isinstance(axes, Sequence) else ()
+    return tuple(_parse_charts(axes)) if isinstance(axes, Sequence) else ()
 
 
-def _table(value: Any) -> Table:
+def _parse_table(value: Any) -> Table:
     fields = value["schema"]["fields"]
     columns = tuple(
         Column(str(field["name"]), str(field.get("type", "any")), str(field.get("dtype", "")))
         for field in fields
     )
     names = [field["name"] for field in fields]
-    if len(names) * len(value["data"]) > _CELLS:
+    if len(names) * len(value["data"]) > _MAX_CELLS:
         raise ValueError("too many cells")
     rows = tuple(tuple(row.get(name) for name in names) for row in value["data"])
     height, width = value.get("shape") or (len(rows), len(columns))
     return Table(columns, rows, max(int(height), len(rows)), int(width))
 
 
-def _charts(axes: Sequence[Any]) -> Iterator[Chart]:
+def _parse_charts(axes: Sequence[Any]) -> Iterator[Chart]:
     for one in axes:
         try:
-            series = tuple(_series(each) for each in one["series"])
+            series = tuple(_parse_series(each) for each in one["series"])
             title, x, y = (str(one.get(name, "")) for name in ("title", "x_label", "y_label"))
             yield Chart(title, x, y, series)
         except (AttributeError, KeyError, TypeError, ValueError):
             continue
 
 
-def _series(value: Any) -> ChartSeries:
+def _parse_series(value: Any) -> ChartSeries:
     x, y = tuple(value["x"]), tuple(value["y"])
     if len(x) != len(y):
         raise ValueError("x and y differ in length")

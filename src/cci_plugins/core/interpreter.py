@@ -24,7 +24,7 @@ from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
 
 from .session import Session
-from .session_directory import DEFAULT_KEY, SessionDirectory, Turn, current_key, current_turn
+from .session_directory import DEFAULT_KEY, RunBudget, SessionDirectory, current_budget, current_key
 
 if TYPE_CHECKING:
     from cci_plugins.azure.credentials import TokenCredential
@@ -68,7 +68,7 @@ class CodeInterpreter:
     ) -> None:
         self.approve = approve
         self._files = FileOptions() if files is None else files
-        self._bridge: Bridge | None = None
+        self._file_transfer: Bridge | None = None
         self._limits = Limits() if limits is None else limits
         self._pool = pool
         self._directory: SessionDirectory[Session] = SessionDirectory(
@@ -77,7 +77,7 @@ class CodeInterpreter:
         self._start_lock: anyio.Lock | None = None
         self._started = False
         self._closed = False
-        self._others_may_come_back = session_secret is not None
+        self._has_shared_secret = session_secret is not None
 
     @classmethod
     def local(
@@ -150,11 +150,11 @@ class CodeInterpreter:
         """
         settings = Settings.read()
         return cls(
-            pool_from(settings),
+            build_pool(settings),
             approve=approve,
             limits=settings.limits(),
             session_secret=settings.secret,
-            files=files_from(settings),
+            files=build_file_options(settings),
         )
 
     @property
@@ -171,14 +171,16 @@ class CodeInterpreter:
         """
         self._check_open()
         key = key or current_key.get() or DEFAULT_KEY
-        session, left = self._directory.get(key, partial(self._make, key))
-        for old in left:
-            event_loop.submit(self._end, old)
+        session, evicted = self._directory.get_or_create(key, partial(self._create_session, key))
+        for old in evicted:
+            event_loop.submit(self._delete_session, old)
         return session
 
-    def _make(self, key: str, had_left: bool) -> Session:  # noqa: FBT001 - the directory asks
-        forget = partial(self._directory.remove, key)
-        return Session(self, key, self._directory.identifier(key), forget, lost=had_left)
+    def _create_session(self, key: str, was_evicted: bool) -> Session:  # noqa: FBT001 - the directory asks
+        on_delete = partial(self._directory.remove, key)
+        return Session(
+            self, key, self._directory.derive_id(key), on_delete, was_evicted=was_evicted
+        )
 
     @contextmanager
     def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
@@ -195,14 +197,16 @@ class CodeInterpreter:
         """
         if max_runs is not None and max_runs < 0:
             raise ConfigurationError("max_runs is negative", hint="give 0 or more, or None")
-        around = current_turn.get()
-        turn = current_turn.set(around if max_runs is None else Turn(max_runs, around))
+        parent = current_budget.get()
+        budget_token = current_budget.set(
+            parent if max_runs is None else RunBudget(max_runs, parent)
+        )
         token = current_key.set(key)
         try:
             yield self.session(key)
         finally:
             with suppress(ValueError):  # a generator may end in another context
-                current_turn.reset(turn)
+                current_budget.reset(budget_token)
                 current_key.reset(token)
 
     @property
@@ -220,10 +224,10 @@ class CodeInterpreter:
         """
         session = self.session(f"packages-{token_hex(8)}")
         try:
-            execution = await session.run_code(packages.LIST)
+            execution = await session.run_code(packages.LIST_CODE)
         finally:
             await session.delete()
-        return packages.read(execution.stdout)
+        return packages.parse_packages(execution.stdout)
 
     async def run_code(
         self,
@@ -241,14 +245,14 @@ class CodeInterpreter:
         Raises:
             IsolationError: This machine offers no fence.
         """
-        await event_loop.carry(self.pool)
+        await event_loop.dispatch(self._get_pool)
 
     async def describe(self) -> str:
         """Start the pool and say in one line what it is and what fences its sessions."""
-        capabilities = (await event_loop.carry(self.pool)).capabilities
+        capabilities = (await event_loop.dispatch(self._get_pool)).capabilities
         return ": ".join(part for part in (capabilities.name, capabilities.isolation) if part)
 
-    async def pool(self) -> SessionPool:
+    async def _get_pool(self) -> SessionPool:
         """The started pool; for callers on the portal's loop."""
         self._check_open()
         if not self._started:
@@ -257,16 +261,16 @@ class CodeInterpreter:
             async with self._start_lock:
                 if not self._started:
                     await self._pool.start()
-                    event_loop.at_exit(self, self._close)
+                    event_loop.register_closer(self, self._close)
                     self._started = True
         return self._pool
 
-    async def bridge(self) -> Bridge:
+    async def _get_file_transfer(self) -> Bridge:
         """What moves files; for callers on the portal's loop."""
-        pool = await self.pool()
-        if self._bridge is None:
-            self._bridge = Bridge(pool, limits=self._limits, options=self._files)
-        return self._bridge
+        pool = await self._get_pool()
+        if self._file_transfer is None:
+            self._file_transfer = Bridge(pool, limits=self._limits, options=self._files)
+        return self._file_transfer
 
     def _check_open(self) -> None:
         if self._closed:
@@ -275,30 +279,30 @@ class CodeInterpreter:
     async def aclose(self) -> None:
         """End every session and what the pool holds; calling it twice is no error."""
         self._closed = True
-        await event_loop.carry(self._close)
+        await event_loop.dispatch(self._close)
 
     async def _close(self) -> None:
-        event_loop.forget(self)
+        event_loop.unregister_closer(self)
         self._closed = True
         sessions = self._directory.clear()
         for session in sessions:
-            session.files.forget()
-        if self._pool.capabilities.outlives_app and not self._others_may_come_back:
-            await self._end_all(sessions)
+            session.files._forget_inputs()
+        if self._pool.capabilities.outlives_app and not self._has_shared_secret:
+            await self._delete_sessions(sessions)
         await self._pool.aclose()
-        if self._bridge is not None:
-            await self._bridge.aclose()
+        if self._file_transfer is not None:
+            await self._file_transfer.aclose()
 
-    async def _end_all(self, sessions: list[Session]) -> None:
+    async def _delete_sessions(self, sessions: list[Session]) -> None:
         """End the sessions of a remote pool, which would hold their places until the cooldown."""
         with anyio.move_on_after(CLOSE_SECONDS):
             async with anyio.create_task_group() as tasks:
                 for session in sessions:
-                    if session.used:
-                        tasks.start_soon(self._end, session)
+                    if session._was_used:
+                        tasks.start_soon(self._delete_session, session)
 
-    async def _end(self, session: Session) -> None:
-        session.files.forget()
+    async def _delete_session(self, session: Session) -> None:
+        session.files._forget_inputs()
         try:
             if session.key not in self._directory:  # else it came back, and sees to it itself
                 await self._pool.delete_session(session.id)
@@ -317,7 +321,7 @@ class CodeInterpreter:
         await self.aclose()
 
 
-def pool_from(
+def build_pool(
     settings: Settings, *, credential: TokenCredential | str | None = None
 ) -> SessionPool:
     """The pool that settings ask for, not yet started.
@@ -356,7 +360,7 @@ def pool_from(
     )
 
 
-def files_from(
+def build_file_options(
     settings: Settings, *, credential: TokenCredential | str | None = None
 ) -> FileOptions:
     """How files move, as settings say.

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from typing_extensions import TypeIs
 
-from cci_plugins.common.file_names import safe_name
+from cci_plugins.common.file_names import validate_name
 from cci_plugins.errors import ConfigurationError
 
 from .session import Session
@@ -37,46 +37,46 @@ class Mounts:
     """
 
     def __init__(self, mounts: FileMountInput | Sequence[FileMountInput] | None) -> None:
-        self._files = dict(_named(mounts))
-        self._there: WeakSet[Session] = WeakSet()
+        self._files = dict(_iter_mounted_files(mounts))
+        self._mounted_sessions: WeakSet[Session] = WeakSet()
 
     @property
     def names(self) -> list[str]:
         """What the files are called in a session."""
         return sorted(self._files)
 
-    async def put_into(self, session: Session) -> None:
+    async def copy_into(self, session: Session) -> None:
         """Copy the files into a session that has not got them yet.
 
         Raises:
             FileTransferError: A file cannot be read, or does not fit.
             PoolError: The pool failed.
         """
-        if session in self._there:
+        if session in self._mounted_sessions:
             return
         for name, path in self._files.items():
             await session.files.upload(path, name=name)
-        self._there.add(session)
+        self._mounted_sessions.add(session)
 
 
-def _named(
+def _iter_mounted_files(
     mounts: FileMountInput | Sequence[FileMountInput] | None,
 ) -> Iterator[tuple[str, Path]]:
     """Each file by its name in the session; links are left out of folders."""
-    for host, given in _pairs(mounts):
+    for host, given in _iter_pairs(mounts):
         name = given.removeprefix("/mnt/data").strip("/")
         if host.is_file():
-            yield safe_name(name or host.name), host
+            yield validate_name(name or host.name), host
         elif host.is_dir():
             for file in sorted(host.rglob("*")):
                 if file.is_file() and not file.is_symlink():
-                    below = file.relative_to(host).as_posix()
-                    yield safe_name(f"{name}/{below}" if name else below), file
+                    relative_path = file.relative_to(host).as_posix()
+                    yield validate_name(f"{name}/{relative_path}" if name else relative_path), file
         else:
             raise ConfigurationError(f"there is no file or folder {host} to mount")
 
 
-def _pairs(
+def _iter_pairs(
     mounts: FileMountInput | Sequence[FileMountInput] | None,
 ) -> Iterator[tuple[Path, str]]:
     if mounts is None:
@@ -87,7 +87,7 @@ def _pairs(
         yield Path(mounts[0]), mounts[1]
     else:
         for mount in mounts:
-            yield from _pairs(mount)  # what is no pair holds mounts
+            yield from _iter_pairs(mount)  # what is no pair holds mounts
 
 
 def _is_pair(mounts: object) -> TypeIs[tuple[str | Path, str]]:

@@ -27,7 +27,7 @@ class Notebook:
     def add(self, code: str, execution: Execution) -> None:
         """Append one run."""
         self._count += 1
-        cell = json.dumps(_cell(self._count, code, execution), ensure_ascii=False)
+        cell = json.dumps(_build_cell(self._count, code, execution), ensure_ascii=False)
         self._cells.append(cell)
         self._bytes += len(cell)
         while self._bytes > MAX_BYTES and len(self._cells) > 1:
@@ -47,24 +47,24 @@ class Notebook:
         return json.dumps(notebook, indent=1, ensure_ascii=False)
 
 
-def _cell(count: int, code: str, execution: Execution) -> dict[str, Any]:
+def _build_cell(count: int, code: str, execution: Execution) -> dict[str, Any]:
     return {
         "cell_type": "code",
         "id": f"run-{count}",
         "metadata": {},
         "execution_count": count,
         "source": code,
-        "outputs": list(_outputs(count, execution)),
+        "outputs": list(_build_outputs(count, execution)),
     }
 
 
-def _outputs(count: int, execution: Execution) -> list[dict[str, Any]]:
+def _build_outputs(count: int, execution: Execution) -> list[dict[str, Any]]:
     outputs: list[dict[str, Any]] = [
         {"output_type": "stream", "name": name, "text": text[:MAX_CHARACTERS]}
         for name, text in (("stdout", execution.stdout), ("stderr", execution.stderr))
         if text
     ]
-    outputs += [_display(count, result) for result in execution.results]
+    outputs += [_build_display(count, result) for result in execution.results]
     if execution.error is not None:
         outputs.append(
             {
@@ -77,7 +77,7 @@ def _outputs(count: int, execution: Execution) -> list[dict[str, Any]]:
     return outputs
 
 
-def _display(count: int, result: Result) -> dict[str, Any]:
+def _build_display(count: int, result: Result) -> dict[str, Any]:
     display: dict[str, Any] = {
         "output_type": "execute_result" if result.is_main else "display_data",
         "data": dict(result.data),

@@ -9,7 +9,7 @@ from cci_plugins.pools.base import OutputHandler
 from cci_plugins.redaction import Redactor, redact, redact_value
 
 
-def covered(execution: Execution) -> Execution:
+def redact_execution(execution: Execution) -> Execution:
     """The execution as it may leave the package; the same one when there is nothing to cover."""
     error = execution.error
     if error is not None:
@@ -18,18 +18,18 @@ def covered(execution: Execution) -> Execution:
         execution,
         stdout=redact(execution.stdout),
         stderr=redact(execution.stderr),
-        results=tuple(map(_covered_result, execution.results)),
+        results=tuple(map(_redact_result, execution.results)),
         error=error,
         notes=tuple(map(redact, execution.notes)),
     )
     return execution if clean == execution else clean
 
 
-def _covered_result(result: Result) -> Result:
+def _redact_result(result: Result) -> Result:
     return replace(result, data=redact_value(result.data))
 
 
-class CoveredOutput:
+class RedactingOutput:
     """Hands output on without secrets, though its pieces may cut them.
 
     Args:
@@ -40,10 +40,10 @@ class CoveredOutput:
         self._handler = handler
         self._streams = {"stdout": Redactor(), "stderr": Redactor()}
 
-    def hear(self, event: OutputEvent) -> None:
+    def handle(self, event: OutputEvent) -> None:
         """Take a piece of output."""
         if event.result is not None:
-            self._handler(replace(event, result=_covered_result(event.result)))
+            self._handler(replace(event, result=_redact_result(event.result)))
         elif event.stream == "result":
             self._handler(event)
         elif text := self._streams[event.stream].feed(event.text):

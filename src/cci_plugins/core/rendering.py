@@ -12,9 +12,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+|[\ud800-\udfff]+")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{76,}[\r\n]*)+={0,2}")
 _LONG_BASE64 = 512
 _BASE64_LETTERS = 24
-_FILES_SHOWN = 20
+_MAX_LISTED_FILES = 20
 _DISPLAY_OBJECT = "<IPython.core.display."
-_SHARE_OF_ERROR = 0.4
+_ERROR_SHARE = 0.4
 _MIN_PART = 200
 
 
@@ -28,14 +28,14 @@ def render_text(execution: Execution, budget: int) -> str:
         execution: What ran.
         budget: Bounds the whole text, in characters.
     """
-    notes = [f"[{note}]" for note in _notes(execution)]
-    error = clip(_error(execution), int(budget * _SHARE_OF_ERROR))
-    files = _files(execution.files)
+    notes = [f"[{note}]" for note in _iter_notes(execution)]
+    error = clip(_render_error(execution), int(budget * _ERROR_SHARE))
+    files = _render_files(execution.files)
     rest = budget - sum(len(part) + 1 for part in (*notes, error, files) if part)
-    results = [clip(text, max(rest // 2, _MIN_PART)) for text in _results(execution.results)]
-    shown = clip("\n".join(results), max(rest // 2, _MIN_PART)) if results else ""
-    streams = _streams(execution, max(rest - len(shown) - 1, _MIN_PART))
-    parts = [*notes, *streams, shown, error, files]
+    results = [clip(text, max(rest // 2, _MIN_PART)) for text in _render_results(execution.results)]
+    results_text = clip("\n".join(results), max(rest // 2, _MIN_PART)) if results else ""
+    streams = _render_streams(execution, max(rest - len(results_text) - 1, _MIN_PART))
+    parts = [*notes, *streams, results_text, error, files]
     text = "\n".join(part for part in parts if part)
     return clip(text or "(no output)", max(budget, _MIN_PART))
 
@@ -44,28 +44,28 @@ def clean(text: str) -> str:
     """Remove colour codes, overwritten progress lines, control characters and base64 blobs."""
     text = _ANSI.sub("", text).replace("\r\n", "\n")
     if "\r" in text:
-        text = "\n".join(_last_written(line) for line in text.split("\n"))
+        text = "\n".join(_get_last_overwrite(line) for line in text.split("\n"))
     text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-    return _BASE64.sub(_name_base64, text)
+    return _BASE64.sub(_replace_base64, text)
 
 
 def clip(text: str, limit: int) -> str:
     """Head and tail of a text, with a line between that counts what was left out."""
     if len(text) <= limit:
         return text
-    mark = f"\n[... {len(text) - limit:,} of {len(text):,} characters left out ...]\n"
-    room = max(limit - len(mark), 0)
-    head = room * 2 // 3
-    tail = room - head
-    return text[:head] + mark + (text[-tail:] if tail else "")
+    marker = f"\n[... {len(text) - limit:,} of {len(text):,} characters left out ...]\n"
+    available = max(limit - len(marker), 0)
+    head = available * 2 // 3
+    tail = available - head
+    return text[:head] + marker + (text[-tail:] if tail else "")
 
 
-def _last_written(line: str) -> str:
-    pieces = [piece for piece in line.split("\r") if piece]
-    return pieces[-1] if pieces else ""
+def _get_last_overwrite(line: str) -> str:
+    segments = [segment for segment in line.split("\r") if segment]
+    return segments[-1] if segments else ""
 
 
-def _name_base64(match: re.Match[str]) -> str:
+def _replace_base64(match: re.Match[str]) -> str:
     """Leave what is short, or too uniform to be encoded data: a ruler of dashes, `'x' * 5000`."""
     text = match[0]
     if len(text) < _LONG_BASE64 or len(set(text[:_LONG_BASE64])) < _BASE64_LETTERS:
@@ -73,7 +73,7 @@ def _name_base64(match: re.Match[str]) -> str:
     return f"[{len(text):,} characters of base64]"
 
 
-def _notes(execution: Execution) -> Iterator[str]:
+def _iter_notes(execution: Execution) -> Iterator[str]:
     yield from execution.notes
     if execution.dropped_characters:
         yield f"{execution.dropped_characters:,} characters of output were not kept"
@@ -81,31 +81,31 @@ def _notes(execution: Execution) -> Iterator[str]:
         yield "the session was lost: variables and files of earlier calls are gone"
 
 
-def _streams(execution: Execution, budget: int) -> list[str]:
+def _render_streams(execution: Execution, budget: int) -> list[str]:
     """Both streams; a short one leaves its room to the other."""
     out = clean(execution.stdout).rstrip("\n")
     err = clean(execution.stderr).rstrip("\n")
-    for_err = min(len(err), max(budget // 3, budget - len(out)))
+    stderr_budget = min(len(err), max(budget // 3, budget - len(out)))
     return [
-        clip(out, max(budget - for_err, _MIN_PART)),
-        f"[stderr]\n{clip(err, max(for_err, _MIN_PART))}" if err else "",
+        clip(out, max(budget - stderr_budget, _MIN_PART)),
+        f"[stderr]\n{clip(err, max(stderr_budget, _MIN_PART))}" if err else "",
     ]
 
 
-def _results(results: tuple[Result, ...]) -> Iterator[str]:
+def _render_results(results: tuple[Result, ...]) -> Iterator[str]:
     images = 0
     for result in results:
         image = next((kind for kind in result.data if kind.startswith("image/")), None)
         if image is not None:
             images += 1
             yield f"[image {images}: {image}, shown to the user]"
-        elif text := readable(result):
+        elif text := get_readable_text(result):
             yield clean(text)
         elif kinds := [kind for kind in result.data if kind != "text/plain"]:
             yield f"[displayed: {', '.join(kinds)}]"
 
 
-def readable(result: Result) -> str | None:
+def get_readable_text(result: Result) -> str | None:
     """What a result says in words; None when it is only to be looked at.
 
     The text of IPython's own display objects is the name of a class; their source says more.
@@ -116,20 +116,20 @@ def readable(result: Result) -> str | None:
     return next(filter(None, (text, result.markdown, result.latex)), None)
 
 
-def _error(execution: Execution) -> str:
+def _render_error(execution: Execution) -> str:
     if execution.error is None:
         return ""
     headline = f"{execution.error.name}: {execution.error.message}"
     trace = clean(execution.error.traceback).strip().lstrip("-\n")
-    told = trace.endswith(headline.strip()) or trace.rpartition("\n")[2].startswith(
+    has_headline = trace.endswith(headline.strip()) or trace.rpartition("\n")[2].startswith(
         f"{execution.error.name}: "  # a SyntaxError's message also names a file there is not
     )
-    return trace if told else f"{trace}\n{headline}".strip()
+    return trace if has_headline else f"{trace}\n{headline}".strip()
 
 
-def _files(files: tuple[FileInfo, ...]) -> str:
+def _render_files(files: tuple[FileInfo, ...]) -> str:
     if not files:
         return ""
-    names = ", ".join(f"{file.name} ({file.size:,} bytes)" for file in files[:_FILES_SHOWN])
-    more = f" and {len(files) - _FILES_SHOWN} more" if len(files) > _FILES_SHOWN else ""
+    names = ", ".join(f"{file.name} ({file.size:,} bytes)" for file in files[:_MAX_LISTED_FILES])
+    more = f" and {len(files) - _MAX_LISTED_FILES} more" if len(files) > _MAX_LISTED_FILES else ""
     return f"[files created or changed: {clean(names)}{more}]"

@@ -11,23 +11,23 @@ from datetime import timedelta
 import anyio
 
 from cci_plugins.common import event_loop
-from cci_plugins.common.settings import traces_content
+from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
-from .redacted_output import CoveredOutput, covered
+from .redacted_output import RedactingOutput, redact_execution
 from .rendering import render_text
 from .session_files import Owner, SessionFiles
-from .spans import execution_span, record_content, record_execution
+from .spans import record_content, record_execution, start_execution_span
 
-LEFT = (
+EVICTED_NOTE = (
     "this conversation was idle, or its session was needed for another one; "
     "variables and files of earlier calls are gone"
 )
-REPLACED = "the pool replaced the session; variables and files of earlier calls are gone"
+REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
 class Session:
@@ -47,23 +47,23 @@ class Session:
         owner: Owner,
         key: str,
         identifier: str,
-        forget: Callable[[], None],
+        on_delete: Callable[[], None],
         *,
-        lost: bool = False,
+        was_evicted: bool = False,
     ) -> None:
         self.key = key
         self.id = identifier
         self.files = SessionFiles(owner, identifier, self._use)
         self._owner = owner
-        self._forget = forget
-        self._stale = lost
-        self._loss = LEFT if lost else None
+        self._on_delete = on_delete
+        self._is_stale = was_evicted
+        self._loss_note = EVICTED_NOTE if was_evicted else None
         self._notes: list[str] = []
         self._instance: str | None = None
-        self._inputs_gone = False
-        self._users = 0
-        self.used = False
-        self._turn: anyio.Lock | None = None
+        self._has_lost_inputs = False
+        self._use_count = 0
+        self._was_used = False
+        self._lock: anyio.Lock | None = None
         self._notebook = Notebook()
 
     def __repr__(self) -> str:
@@ -72,7 +72,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a run or a transfer is under way."""
-        return self._users > 0
+        return self._use_count > 0
 
     async def run_code(
         self,
@@ -105,32 +105,32 @@ class Session:
             assert execution.text == "42"
             ```
         """
-        handler = None if on_output is None else _on_this_loop(on_output)
-        return await event_loop.carry(self.run_at_home, code, timeout, handler)
+        handler = None if on_output is None else _bind_to_current_loop(on_output)
+        return await event_loop.dispatch(self._run_on_loop, code, timeout, handler)
 
-    async def run_at_home(
+    async def _run_on_loop(
         self, code: str, timeout: timedelta | None, on_output: OutputHandler | None
     ) -> Execution:
         """`run_code`, for callers that are on the portal's loop already."""
         limit = self._owner.limits.execution_timeout if timeout is None else timeout
-        async with _Turn(self):
-            pool = await self._owner.pool()
-            if self._stale:
+        async with _SessionLock(self):
+            pool = await self._owner._get_pool()
+            if self._is_stale:
                 await pool.delete_session(self.id)  # what was told to be gone must be gone
-                self._stale = False
-            with execution_span(self.id, pool.capabilities.name) as span:
+                self._is_stale = False
+            with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
-                    ran = await self._execute(pool, code, limit, on_output)
+                    raw_execution = await self._execute(pool, code, limit, on_output)
                 except CodeInterpreterError as error:
                     clean = redact_exception(error)
                     if clean is error:
                         raise
                     raise clean from None
-                execution = covered(self._told(ran))
+                execution = redact_execution(self._attach_notes(raw_execution))
                 record_execution(span, execution)
-                if traces_content():
-                    shown = render_text(execution, self._owner.limits.output_characters)
-                    record_content(span, code, shown)
+                if is_content_capture_enabled():
+                    rendered = render_text(execution, self._owner.limits.output_characters)
+                    record_content(span, code, rendered)
         self._notebook.add(redact(code), execution)
         return execution
 
@@ -138,10 +138,10 @@ class Session:
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
         """Run code once; after a loss in a new instance that has the inputs back."""
-        output = None if on_output is None else CoveredOutput(on_output)
-        hear = None if output is None else output.hear
+        output = None if on_output is None else RedactingOutput(on_output)
+        handle = None if output is None else output.handle
         try:
-            return await self._execute_once(pool, code, limit, hear)
+            return await self._execute_once(pool, code, limit, handle)
         finally:
             if output is not None:
                 output.finish()
@@ -149,8 +149,8 @@ class Session:
     async def _execute_once(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
-        if self._inputs_gone:
-            await self._put_inputs_back()
+        if self._has_lost_inputs:
+            await self._restore_inputs()
         try:
             return await pool.execute(
                 self.id, code, timeout=limit, on_output=on_output, instance=self._instance
@@ -158,16 +158,16 @@ class Session:
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
-            self._instance, self._loss = None, REPLACED
-            await self._put_inputs_back()
+            self._instance, self._loss_note = None, REPLACED_NOTE
+            await self._restore_inputs()
             return await pool.execute(self.id, code, timeout=limit, on_output=on_output)
 
-    def _told(self, execution: Execution) -> Execution:
+    def _attach_notes(self, execution: Execution) -> Execution:
         """The execution with what happened to the session before it."""
-        loss, self._loss = self._loss, None
+        loss, self._loss_note = self._loss_note, None
         notes, self._notes = self._notes, []
         self._instance = execution.instance or None
-        self._inputs_gone = execution.state == "lost" and not execution.instance
+        self._has_lost_inputs = execution.state == "lost" and not execution.instance
         if loss is not None and execution.state != "lost":  # else the pool has said why itself
             notes = [loss, *notes]
         if loss is None and not notes:
@@ -175,15 +175,15 @@ class Session:
         state = execution.state if loss is None else "lost"
         return replace(execution, state=state, notes=(*execution.notes, *notes))
 
-    async def _put_inputs_back(self) -> None:
+    async def _restore_inputs(self) -> None:
         """Upload again what was uploaded before, and note it for the next answer."""
-        self._inputs_gone = True  # until it is done
-        back, gone = await self.files.put_back()
-        self._inputs_gone = False
-        if back:
-            self._notes.append(f"uploaded again: {', '.join(back)}")
-        if gone:
-            self._notes.append(f"uploaded files are gone: {', '.join(gone)}; upload them again")
+        self._has_lost_inputs = True  # until it is done
+        restored, missing = await self.files._restore_inputs()
+        self._has_lost_inputs = False
+        if restored:
+            self._notes.append(f"uploaded again: {', '.join(restored)}")
+        if missing:
+            self._notes.append(f"uploaded files are gone: {', '.join(missing)}; upload them again")
 
     def notebook(self) -> str:
         """The session's history so far as a Jupyter notebook, in nbformat 4 JSON."""
@@ -191,28 +191,28 @@ class Session:
 
     async def delete(self) -> None:
         """End the session now and free its place in the pool; running it again starts anew."""
-        await event_loop.carry(self.delete_at_home)
+        await event_loop.dispatch(self._delete_on_loop)
 
-    async def delete_at_home(self) -> None:
+    async def _delete_on_loop(self) -> None:
         """`delete`, for callers that are on the portal's loop already."""
-        async with _Turn(self):
-            await (await self._owner.pool()).delete_session(self.id)
+        async with _SessionLock(self):
+            await (await self._owner._get_pool()).delete_session(self.id)
             self._instance = None
-            self.files.forget()
-            self._forget()
+            self.files._forget_inputs()
+            self._on_delete()
 
     def _use(self, change: int) -> None:
-        self._users += change
-        self.used = True
+        self._use_count += change
+        self._was_used = True
 
-    def turn(self) -> anyio.Lock:
+    def _get_lock(self) -> anyio.Lock:
         """The lock that lets one run in at a time; made on the portal's loop."""
-        if self._turn is None:
-            self._turn = anyio.Lock()
-        return self._turn
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        return self._lock
 
 
-class _Turn:
+class _SessionLock:
     """Waiting for and holding a session's turn counts as using it."""
 
     def __init__(self, session: Session) -> None:
@@ -221,21 +221,21 @@ class _Turn:
     async def __aenter__(self) -> None:
         self._session._use(1)  # noqa: SLF001 - same module, one job
         try:
-            await self._session.turn().acquire()
+            await self._session._get_lock().acquire()
         except BaseException:
             self._session._use(-1)  # noqa: SLF001
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._session.turn().release()
+        self._session._get_lock().release()
         self._session._use(-1)  # noqa: SLF001
 
 
-def _on_this_loop(handler: OutputHandler) -> OutputHandler:
+def _bind_to_current_loop(handler: OutputHandler) -> OutputHandler:
     """Hand events to the caller's loop and context, in order and before the call returns."""
     loop, context = asyncio.get_running_loop(), copy_context()
 
-    def hand_over(event: OutputEvent) -> None:
+    def forward(event: OutputEvent) -> None:
         loop.call_soon_threadsafe(handler, event, context=context)
 
-    return hand_over
+    return forward

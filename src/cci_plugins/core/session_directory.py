@@ -15,12 +15,12 @@ from typing import Generic, Protocol, TypeVar
 from cci_plugins.common.limits import Limits
 
 DEFAULT_KEY = "default"
-_LEFT_REMEMBERED = 10_000
+_MAX_EVICTED_KEYS = 10_000
 
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 
 
-class Turn:
+class RunBudget:
     """What a model may still run in one turn of a conversation; any thread may ask.
 
     Args:
@@ -28,22 +28,24 @@ class Turn:
         around: The turn that this one is part of, whose runs these are too.
     """
 
-    def __init__(self, most: int, around: Turn | None = None) -> None:
-        self.most: int = most if around is None else min(most, around.most)
-        self._around = around
+    def __init__(self, max_runs: int, parent: RunBudget | None = None) -> None:
+        self.max_runs: int = max_runs if parent is None else min(max_runs, parent.max_runs)
+        self._parent = parent
         self._runs = 0
         self._guard = Lock()
 
-    def take(self) -> bool:
+    def try_spend(self) -> bool:
         """Whether one more run is allowed; then it counts."""
         with self._guard:
-            if self._runs >= self.most or (self._around is not None and not self._around.take()):
+            if self._runs >= self.max_runs or (
+                self._parent is not None and not self._parent.try_spend()
+            ):
                 return False
             self._runs += 1
             return True
 
 
-current_turn: ContextVar[Turn | None] = ContextVar("cci_turn", default=None)
+current_budget: ContextVar[RunBudget | None] = ContextVar("cci_turn", default=None)
 
 
 class Entry(Protocol):
@@ -78,14 +80,14 @@ class SessionDirectory(Generic[E]):
         self._limits = limits
         self._secret = secret or secrets.token_bytes(32)
         self._entries: OrderedDict[str, tuple[E, float]] = OrderedDict()
-        self._left: OrderedDict[str, None] = OrderedDict()
+        self._evicted: OrderedDict[str, None] = OrderedDict()
         self._guard = Lock()
 
-    def identifier(self, key: str) -> str:
+    def derive_id(self, key: str) -> str:
         """The pool identifier of a conversation."""
         return derive_identifier(self._secret, key)
 
-    def get(self, key: str, make: Callable[[bool], E]) -> tuple[E, list[E]]:
+    def get_or_create(self, key: str, create: Callable[[bool], E]) -> tuple[E, list[E]]:
         """The entry of a key, made if need be, and the entries that had to leave for it.
 
         Args:
@@ -96,12 +98,12 @@ class SessionDirectory(Generic[E]):
             if key in self._entries:
                 entry = self._entries[key][0]
             else:
-                had_left = key in self._left
-                self._left.pop(key, None)
-                entry = make(had_left)
+                was_evicted = key in self._evicted
+                self._evicted.pop(key, None)
+                entry = create(was_evicted)
             self._entries[key] = (entry, time.monotonic())
             self._entries.move_to_end(key)
-            return entry, list(self._take_surplus())
+            return entry, list(self._evict_surplus())
 
     def remove(self, key: str) -> None:
         """Forget a key."""
@@ -118,17 +120,17 @@ class SessionDirectory(Generic[E]):
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def _take_surplus(self) -> Iterator[E]:
+    def _evict_surplus(self) -> Iterator[E]:
         """Idle entries, and the oldest beyond the bound; busy ones and the newest stay."""
         idle_since = time.monotonic() - self._limits.idle_session.total_seconds()
         for key in list(self._entries)[:-1]:
-            entry, used = self._entries[key]
+            entry, last_used = self._entries[key]
             if entry.busy:
                 continue
-            if used >= idle_since and len(self._entries) <= self._limits.live_sessions:
+            if last_used >= idle_since and len(self._entries) <= self._limits.live_sessions:
                 break
             del self._entries[key]
-            self._left[key] = None
-            if len(self._left) > _LEFT_REMEMBERED:
-                self._left.popitem(last=False)
+            self._evicted[key] = None
+            if len(self._evicted) > _MAX_EVICTED_KEYS:
+                self._evicted.popitem(last=False)
             yield entry

@@ -15,19 +15,26 @@ from typing import Protocol, overload
 import anyio
 
 from cci_plugins.common import event_loop
-from cci_plugins.common.file_names import name_in_url, new_name, safe_name
+from cci_plugins.common.file_names import normalize_new_name, parse_url_file_name, validate_name
 from cci_plugins.common.limits import MIB, Limits
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.files.file_transfer import Bridge
 from cci_plugins.files.sas import SecretUrl
-from cci_plugins.files.source import CHUNK, Given, Source, bound_folder, default_name, make_source
-from cci_plugins.files.target import new_file, target_of
+from cci_plugins.files.source import (
+    CHUNK,
+    Uploadable,
+    UploadSource,
+    check_folder_size,
+    get_default_name,
+    make_source,
+)
+from cci_plugins.files.target import create_file, resolve_target
 from cci_plugins.models import FileInfo, SharedFile
 from cci_plugins.pools.base import SessionPool
 
-KEPT_BYTES = 64 * MIB  # of inputs that were given as bytes, so that they can be put back
-SHARED_FOR = timedelta(minutes=10)
-LONGEST_SHARE = timedelta(days=1)  # older copies are deleted by the storage's lifecycle rule
+MAX_KEPT_INPUT_BYTES = 64 * MIB  # of inputs that were given as bytes, so that they can be put back
+DEFAULT_SHARE_DURATION = timedelta(minutes=10)
+MAX_SHARE_DURATION = timedelta(days=1)  # older copies are deleted by the storage's lifecycle rule
 
 ProgressHandler = Callable[[int], object]
 """Told the bytes moved so far."""
@@ -41,11 +48,11 @@ class Owner(Protocol):
         """Bounds of runs and files."""
         ...
 
-    async def pool(self) -> SessionPool:
+    async def _get_pool(self) -> SessionPool:
         """The started pool."""
         ...
 
-    async def bridge(self) -> Bridge:
+    async def _get_file_transfer(self) -> Bridge:
         """What moves files into and out of that pool."""
         ...
 
@@ -57,12 +64,12 @@ class SessionFiles:
         self._owner = owner
         self._id = identifier
         self._use = use
-        self._inputs: dict[str, Source | SecretUrl | None] = {}
+        self._inputs: dict[str, UploadSource | SecretUrl | None] = {}
         self._digests: dict[str, str | None] = {}
 
     async def upload(
         self,
-        source: Given,
+        source: Uploadable,
         *,
         name: str | None = None,
         on_progress: ProgressHandler | None = None,
@@ -80,11 +87,13 @@ class SessionFiles:
             FileTooLargeError: No route to the session takes so much, or it does not fit.
             FileTransferError: The file cannot be read, or did not arrive.
         """
-        told = _on_this_loop(on_progress)
-        name = new_name(_need(name or await anyio.to_thread.run_sync(default_name, source)))
-        bridge = await event_loop.carry(self._owner.bridge)
-        made = await make_source(source, limit=bridge.largest)
-        return await event_loop.carry(self._upload, name, made, told)
+        report_progress = _bind_to_current_loop(on_progress)
+        name = normalize_new_name(
+            _require_name(name or await anyio.to_thread.run_sync(get_default_name, source))
+        )
+        file_transfer = await event_loop.dispatch(self._owner._get_file_transfer)
+        prepared = await make_source(source, limit=file_transfer.max_file_bytes)
+        return await event_loop.dispatch(self._upload, name, prepared, report_progress)
 
     async def fetch(
         self,
@@ -105,8 +114,10 @@ class SessionFiles:
             FileTransferError: The address is refused, or the file did not arrive.
         """
         link = url if isinstance(url, SecretUrl) else SecretUrl(url)
-        name = new_name(_need(name or name_in_url(link.path)))
-        return await event_loop.carry(self._fetch, link, name, _on_this_loop(on_progress))
+        name = normalize_new_name(_require_name(name or parse_url_file_name(link.path)))
+        return await event_loop.dispatch(
+            self._fetch, link, name, _bind_to_current_loop(on_progress)
+        )
 
     @overload
     async def download(
@@ -149,15 +160,15 @@ class SessionFiles:
             FileTooLargeError: No route from the session takes so much.
             FileTransferError: It did not arrive, or the target cannot be written.
         """
-        name, told = safe_name(name), _on_this_loop(on_progress)
+        name, report_progress = validate_name(name), _bind_to_current_loop(on_progress)
         if to is None:
             with tempfile.TemporaryDirectory(prefix="cci-") as folder:
                 path = Path(folder, "content")
-                await event_loop.carry(self._download, name, path, told)
+                await event_loop.dispatch(self._download, name, path, report_progress)
                 return await anyio.to_thread.run_sync(path.read_bytes)
-        target = await anyio.to_thread.run_sync(target_of, to, name)
-        with new_file(target, overwrite=overwrite) as part:
-            await event_loop.carry(self._download, name, part, told)
+        target = await anyio.to_thread.run_sync(resolve_target, to, name)
+        with create_file(target, overwrite=overwrite) as part:
+            await event_loop.dispatch(self._download, name, part, report_progress)
         return target
 
     async def stream(self, name: str) -> AsyncIterator[bytes]:
@@ -168,14 +179,14 @@ class SessionFiles:
         """
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
-            await event_loop.carry(self._download, safe_name(name), path, _nobody)
+            await event_loop.dispatch(self._download, validate_name(name), path, _ignore_progress)
             async with await anyio.open_file(path, "rb") as file:
                 while piece := await file.read(CHUNK):
                     yield piece
 
     async def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
-        return await event_loop.carry(self._list)
+        return await event_loop.dispatch(self._list)
 
     async def remove(self, name: str) -> None:
         """Remove a file from the session.
@@ -183,9 +194,11 @@ class SessionFiles:
         Raises:
             SessionFileNotFoundError: The session has no such file.
         """
-        await event_loop.carry(self._remove, safe_name(name))
+        await event_loop.dispatch(self._remove, validate_name(name))
 
-    async def share(self, name: str, *, expires_in: timedelta = SHARED_FOR) -> SharedFile:
+    async def share(
+        self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION
+    ) -> SharedFile:
         """Make a link for a person: whoever has it can read a copy of the file.
 
         Args:
@@ -196,131 +209,152 @@ class SessionFiles:
             ConfigurationError: No storage is configured.
             FileTransferError: The time is too long, or the copy could not be made.
         """
-        if not timedelta(0) < expires_in <= LONGEST_SHARE:
+        if not timedelta(0) < expires_in <= MAX_SHARE_DURATION:
             raise FileTransferError("a link is good for more than nothing and at most a day")
-        return await event_loop.carry(self._share, safe_name(name), expires_in)
+        return await event_loop.dispatch(self._share, validate_name(name), expires_in)
 
     async def unshare(self, shared: SharedFile) -> None:
         """Delete the copy that a link leads to."""
-        await event_loop.carry(self._unshare, shared)
+        await event_loop.dispatch(self._unshare, shared)
 
-    async def put_back(self) -> tuple[Sequence[str], Sequence[str]]:
+    async def _restore_inputs(self) -> tuple[Sequence[str], Sequence[str]]:
         """Upload again what was uploaded to a session that is gone.
 
         Returns:
             Names of the files that are back, and of those that are no longer at hand.
         """
         names = sorted(self._inputs)
-        gone = [name for name in names if not await self._is_back(name)]
-        for name in gone:
-            self._drop(name)
-        return [name for name in names if name not in gone], gone
+        missing = [name for name in names if not await self._restore_input(name)]
+        for name in missing:
+            self._forget_input(name)
+        return [name for name in names if name not in missing], missing
 
-    async def _is_back(self, name: str) -> bool:
+    async def _restore_input(self, name: str) -> bool:
         given, digest = self._inputs[name], self._digests.get(name)
         try:
             if isinstance(given, SecretUrl):
-                info = await self._fetched(given, name, _nobody)
-            elif given is None or not await anyio.to_thread.run_sync(given.unchanged):
+                info = await self._fetch_url(given, name, _ignore_progress)
+            elif given is None or not await anyio.to_thread.run_sync(given.is_unchanged):
                 return False  # the file changed since: its content would be another one
             else:
-                info = await self._sent(name, given, _nobody)
+                info = await self._send(name, given, _ignore_progress)
             if digest is not None and info.sha256 not in {digest, None}:
-                await (await self._owner.pool()).delete_file(self._id, name)
+                await (await self._owner._get_pool()).delete_file(self._id, name)
                 return False
         except FileTransferError:
             return False
         return True
 
-    def forget(self) -> None:
+    def _forget_inputs(self) -> None:
         """Forget what was uploaded."""
         for name in list(self._inputs):
-            self._drop(name)
+            self._forget_input(name)
 
-    def _drop(self, name: str) -> None:
+    def _forget_input(self, name: str) -> None:
         given = self._inputs.pop(name, None)
         self._digests.pop(name, None)
-        if isinstance(given, Source):
+        if isinstance(given, UploadSource):
             given.close()
 
-    def _keep(self, name: str, given: Source | SecretUrl, info: FileInfo) -> None:
-        self._drop(name)
-        held = sum(old.held for old in self._inputs.values() if isinstance(old, Source))
-        fits = not isinstance(given, Source) or held + given.held <= KEPT_BYTES
+    def _remember_input(self, name: str, given: UploadSource | SecretUrl, info: FileInfo) -> None:
+        self._forget_input(name)
+        memory_bytes = sum(
+            old.memory_bytes for old in self._inputs.values() if isinstance(old, UploadSource)
+        )
+        fits = (
+            not isinstance(given, UploadSource)
+            or memory_bytes + given.memory_bytes <= MAX_KEPT_INPUT_BYTES
+        )
         self._inputs[name] = given if fits else None
         self._digests[name] = info.sha256
 
-    async def _upload(self, name: str, given: Source, told: ProgressHandler) -> FileInfo:
+    async def _upload(
+        self, name: str, given: UploadSource, report_progress: ProgressHandler
+    ) -> FileInfo:
         try:
-            info = await self._sent(name, given, told)
+            info = await self._send(name, given, report_progress)
         except BaseException:
             given.close()
             raise
-        self._keep(name, given, info)
+        self._remember_input(name, given, info)
         return info
 
-    async def _sent(self, name: str, given: Source, told: ProgressHandler) -> FileInfo:
-        async with _Using(self._use):
-            return await (await self._owner.bridge()).upload(self._id, name, given, told)
+    async def _send(
+        self, name: str, given: UploadSource, report_progress: ProgressHandler
+    ) -> FileInfo:
+        async with _InUse(self._use):
+            return await (await self._owner._get_file_transfer()).upload(
+                self._id, name, given, report_progress
+            )
 
-    async def _fetch(self, link: SecretUrl, name: str, told: ProgressHandler) -> FileInfo:
-        info = await self._fetched(link, name, told)
-        self._keep(name, link, info)
+    async def _fetch(
+        self, link: SecretUrl, name: str, report_progress: ProgressHandler
+    ) -> FileInfo:
+        info = await self._fetch_url(link, name, report_progress)
+        self._remember_input(name, link, info)
         return info
 
-    async def _fetched(self, link: SecretUrl, name: str, told: ProgressHandler) -> FileInfo:
-        bridge = await self._owner.bridge()
+    async def _fetch_url(
+        self, link: SecretUrl, name: str, report_progress: ProgressHandler
+    ) -> FileInfo:
+        file_transfer = await self._owner._get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
-            async with _Using(self._use):
-                return await bridge.fetch(self._id, link, name, Path(folder), told)
+            async with _InUse(self._use):
+                return await file_transfer.fetch(
+                    self._id, link, name, Path(folder), report_progress
+                )
 
-    async def _download(self, name: str, path: Path, told: ProgressHandler) -> None:
-        bridge = await self._owner.bridge()
-        async with _Using(self._use):
+    async def _download(self, name: str, path: Path, report_progress: ProgressHandler) -> None:
+        file_transfer = await self._owner._get_file_transfer()
+        async with _InUse(self._use):
             try:
-                await bridge.download(self._id, name, path, told)
+                await file_transfer.download(self._id, name, path, report_progress)
             except SessionFileNotFoundError:
-                inside = [info for info in await self._listed() if _is_in(info.name, name)]
-                if not inside:
+                members = [info for info in await self._list_files() if _is_in(info.name, name)]
+                if not members:
                     raise
-                await self._zip(bridge, inside, path)
+                await self._zip(file_transfer, members, path)
 
-    async def _zip(self, bridge: Bridge, files: Sequence[FileInfo], path: Path) -> None:
+    async def _zip(self, file_transfer: Bridge, files: Sequence[FileInfo], path: Path) -> None:
         """Put a session's folder into a zip."""
-        names = sorted({safe_name(info.name) for info in files})
-        bound_folder(len(names), sum(info.size for info in files), bridge.largest)
+        names = sorted({validate_name(info.name) for info in files})
+        check_folder_size(
+            len(names), sum(info.size for info in files), file_transfer.max_file_bytes
+        )
         part, size = path.with_name("member"), 0
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in names:
-                size += (await bridge.download(self._id, name, part, _nobody)).size
-                bound_folder(len(names), size, bridge.largest)  # it need not be what was listed
-                await anyio.to_thread.run_sync(packed.write, part, name)
+                size += (await file_transfer.download(self._id, name, part, _ignore_progress)).size
+                check_folder_size(
+                    len(names), size, file_transfer.max_file_bytes
+                )  # it need not be what was listed
+                await anyio.to_thread.run_sync(archive.write, part, name)
         part.unlink(missing_ok=True)
 
     async def _list(self) -> Sequence[FileInfo]:
-        async with _Using(self._use):
-            return await self._listed()
+        async with _InUse(self._use):
+            return await self._list_files()
 
-    async def _listed(self) -> Sequence[FileInfo]:
-        return await (await self._owner.pool()).list_files(self._id)
+    async def _list_files(self) -> Sequence[FileInfo]:
+        return await (await self._owner._get_pool()).list_files(self._id)
 
     async def _remove(self, name: str) -> None:
-        async with _Using(self._use):
-            await (await self._owner.pool()).delete_file(self._id, name)
-        self._drop(name)
+        async with _InUse(self._use):
+            await (await self._owner._get_pool()).delete_file(self._id, name)
+        self._forget_input(name)
 
     async def _share(self, name: str, expires_in: timedelta) -> SharedFile:
-        bridge = await self._owner.bridge()
+        file_transfer = await self._owner._get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
-            async with _Using(self._use):
-                return await bridge.share(self._id, name, expires_in, Path(folder))
+            async with _InUse(self._use):
+                return await file_transfer.share(self._id, name, expires_in, Path(folder))
 
     async def _unshare(self, shared: SharedFile) -> None:
-        await (await self._owner.bridge()).unshare(shared)
+        await (await self._owner._get_file_transfer()).unshare(shared)
 
 
 @dataclass(frozen=True, slots=True)
-class _Using:
+class _InUse:
     """Marks a session as in use during a transfer."""
 
     use: Callable[[int], None]
@@ -332,7 +366,7 @@ class _Using:
         self.use(-1)
 
 
-def _need(name: str | None) -> str:
+def _require_name(name: str | None) -> str:
     if not name:
         raise FileTransferError("it needs a name in the session", hint="pass name='data.csv'")
     return name
@@ -342,18 +376,18 @@ def _is_in(name: str, folder: str) -> bool:
     return name.startswith(f"{folder.rstrip('/')}/")
 
 
-def _nobody(_: int) -> None:
+def _ignore_progress(_: int) -> None:
     """Nobody wants to know."""
 
 
-def _on_this_loop(handler: ProgressHandler | None) -> ProgressHandler:
+def _bind_to_current_loop(handler: ProgressHandler | None) -> ProgressHandler:
     """Hand progress to the caller's loop, in order."""
     if handler is None:
-        return _nobody
+        return _ignore_progress
     loop = asyncio.get_running_loop()
 
-    def tell(done: int) -> None:
+    def forward(done: int) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(handler, done)
 
-    return tell
+    return forward

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def execution_span(session_id: str, pool: str) -> Generator[Span]:
+def start_execution_span(session_id: str, pool: str) -> Generator[Span]:
     """Trace one execution as an `execute_tool` span of the GenAI conventions.
 
     Of the session only a hash is recorded, and neither code nor output unless `record_content` is

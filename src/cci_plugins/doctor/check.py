@@ -23,13 +23,13 @@ class Check:
     """
 
     id: str
-    look: Callable[[Context], Awaitable[Outcome]]
+    run: Callable[[Context], Awaitable[Outcome]]
     fix: str
-    after: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     limit: timedelta = timedelta(seconds=60)
 
 
-def finding(check: Check, outcome: Outcome, took: float) -> Finding:
+def build_finding(check: Check, outcome: Outcome, took: float) -> Finding:
     """An outcome as it is told."""
     fix = outcome.fix or (check.fix if outcome.status in {"failed", "unknown"} else "")
     return Finding(check.id, outcome.status, outcome.message, fix, timedelta(seconds=took))

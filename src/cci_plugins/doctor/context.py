@@ -9,17 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cci_plugins.azure.claims import claims_of
+from cci_plugins.azure.claims import decode_claims
 from cci_plugins.azure.credentials import Bearer, TokenCredential
 from cci_plugins.azure.pool_resource import ARM
 from cci_plugins.common.settings import Settings
-from cci_plugins.core.interpreter import CodeInterpreter, files_from, pool_from
+from cci_plugins.core.interpreter import CodeInterpreter, build_file_options, build_pool
 from cci_plugins.errors import ConfigurationError
 
-from .findings import Finding, Mask, PointlessError
+from .findings import Finding, Mask, SkipCheckError
 
 if TYPE_CHECKING:
-    from cci_plugins.azure.resource_manager import Arm
+    from cci_plugins.azure.resource_manager import ArmClient
 
 _POOL = re.compile(
     r"(/subscriptions/([^/]+)/resourceGroups/([^/]+))(?:/providers/Microsoft\.App)?"
@@ -53,16 +53,16 @@ class Context:
         self.ca = ca
         self.local_only = local_only
         self.done: dict[str, Finding] = {}
-        self._things = AsyncExitStack()
+        self._stack = AsyncExitStack()
         self._bearers: dict[str, Bearer] = {}
-        self._asked: dict[str, Mapping[str, Any] | None] = {}
-        self._arm: Arm | None = None
+        self._responses: dict[str, Mapping[str, Any] | None] = {}
+        self._arm: ArmClient | None = None
         self._versions: Mapping[str, Any] = {}
         self._interpreter: CodeInterpreter | None = None
 
     async def aclose(self) -> None:
         """Close what was opened."""
-        await self._things.aclose()
+        await self._stack.aclose()
 
     @cached_property
     def settings(self) -> Settings:
@@ -104,31 +104,31 @@ class Context:
         return self.settings.subscription if parts is None else parts[1]
 
     @property
-    def signs_in(self) -> bool:
+    def requires_sign_in(self) -> bool:
         """Whether anything that is configured needs a sign-in to Azure."""
         known = self.settings
         by_token = known.chosen_pool == "custom" and known.access_token is None
         by_storage = known.storage_account is not None and known.storage_key is None
         provisions = known.subscription and known.resource_group
-        return bool(by_token or by_storage or known.resource_id or provisions or self.wants_foundry)
+        return bool(by_token or by_storage or known.resource_id or provisions or self.has_foundry)
 
     @property
-    def stays_here(self) -> bool:
+    def is_all_local(self) -> bool:
         """Whether nothing but this machine is configured."""
-        return self.is_local and not self.signs_in and self.settings.storage_account is None
+        return self.is_local and not self.requires_sign_in and self.settings.storage_account is None
 
     @property
-    def wants_foundry(self) -> bool:
+    def has_foundry(self) -> bool:
         """Whether a Foundry project is configured."""
         return bool(self.settings.foundry_endpoint or self.settings.foundry_project_id)
 
-    def need(self, *checks: str) -> None:
+    def require(self, *checks: str) -> None:
         """Go on only where these checks did not fail."""
         for check in checks:
             if check in self.done and self.done[check].status in {"failed", "unknown"}:
-                raise PointlessError(f"{check} comes first")
+                raise SkipCheckError(f"{check} comes first")
 
-    async def token(self, scope: str) -> str:
+    async def fetch_token(self, scope: str) -> str:
         """A token of the sign-in.
 
         Raises:
@@ -139,42 +139,44 @@ class Context:
 
     async def principal(self) -> str:
         """The object id of who is signed in; empty when the token does not say."""
-        found = claims_of(await self.token(f"{self.arm_endpoint}/.default")).get("oid")
+        found = decode_claims(await self.fetch_token(f"{self.arm_endpoint}/.default")).get("oid")
         return found if isinstance(found, str) else ""
 
     async def get(self, path: str, api: Api, step: str) -> Mapping[str, Any] | None:
         """What Resource Manager says of something, asked once; None when nothing is there."""
         key = path.lower()
-        if key not in self._asked:
-            arm, version = await self._reach(api)
-            self._asked[key] = await arm.get(path, version, step=step)
-        return self._asked[key]
+        if key not in self._responses:
+            arm, version = await self._open_arm(api)
+            self._responses[key] = await arm.get(path, version, step=step)
+        return self._responses[key]
 
     async def list(self, path: str, api: Api, step: str, **query: str) -> list[Mapping[str, Any]]:
         """Every item of a list; empty when the list itself is not there."""
-        arm, version = await self._reach(api)
+        arm, version = await self._open_arm(api)
         return await arm.list(path, version, step=step, **query)
 
-    async def _reach(self, api: Api) -> tuple[Arm, str]:
+    async def _open_arm(self, api: Api) -> tuple[ArmClient, str]:
         """Resource Manager, and the version of one of its parts."""
         if self._arm is None:
             try:
                 from cci_plugins.azure import api_versions
                 from cci_plugins.azure.options import Azure
-                from cci_plugins.azure.resource_manager import Arm
+                from cci_plugins.azure.resource_manager import ArmClient
             except ConfigurationError as error:
-                raise PointlessError(f"looking into Azure needs more: {error.hint}") from None
+                raise SkipCheckError(f"looking into Azure needs more: {error.hint}") from None
             self._versions = vars(api_versions)
             azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self.ca)
-            self._arm = await self._things.enter_async_context(Arm(azure, self.subscription or ""))
+            self._arm = await self._stack.enter_async_context(
+                ArmClient(azure, self.subscription or "")
+            )
         return self._arm, str(self._versions[api])
 
-    async def interpreter(self) -> CodeInterpreter:
+    async def open_interpreter(self) -> CodeInterpreter:
         """An interpreter as these settings make one; its session is thrown away in the end."""
         if self._interpreter is None:
-            pool = pool_from(self.settings, credential=self.credential)
+            pool = build_pool(self.settings, credential=self.credential)
             made = CodeInterpreter(
-                pool, limits=self.settings.limits(), files=files_from(self.settings)
+                pool, limits=self.settings.limits(), files=build_file_options(self.settings)
             )
-            self._interpreter = await self._things.enter_async_context(made)
+            self._interpreter = await self._stack.enter_async_context(made)
         return self._interpreter

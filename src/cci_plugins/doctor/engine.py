@@ -14,9 +14,17 @@ from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
 
 from . import azure, foundry, machine, pool, sign_in, storage
-from .check import Check, finding
+from .check import Check, build_finding
 from .context import Context
-from .findings import Finding, Mask, Outcome, PointlessError, UnknownError, failed, unknown
+from .findings import (
+    Finding,
+    Mask,
+    Outcome,
+    SkipCheckError,
+    UnknownError,
+    report_failure,
+    report_unknown,
+)
 
 _CHECKS = (
     *machine.CHECKS,
@@ -29,8 +37,8 @@ _CHECKS = (
 CHECKS: tuple[str, ...] = tuple(check.id for check in _CHECKS)
 """The ids of all checks, in the order they are made."""
 _LOCAL = "local."
-_STOPS = {"failed", "unknown"}
-_NOT_YET = Finding("", "unknown", "")
+_BLOCKING_STATUSES = {"failed", "unknown"}
+_PENDING = Finding("", "unknown", "")
 
 
 async def diagnose(
@@ -62,12 +70,12 @@ async def diagnose(
         What each check found out, in the order of `CHECKS`.
     """
     context = Context(credential, Mask(show_ids), ca=ca, local_only=local_only)
-    pointless: dict[str, str] = {}
+    blocked_by: dict[str, str] = {}
     try:
         for check in _CHECKS:
             if on_check is not None:
                 on_check(check.id)
-            found = await _made(check, context, pointless, limit)
+            found = await _run_check(check, context, blocked_by, limit)
             context.done[check.id] = found
             yield found
     finally:
@@ -75,53 +83,55 @@ async def diagnose(
             await context.aclose()
 
 
-async def _made(
-    check: Check, context: Context, pointless: dict[str, str], limit: timedelta | None
+async def _run_check(
+    check: Check, context: Context, blocked_by: dict[str, str], limit: timedelta | None
 ) -> Finding:
     """One check, as it is told."""
-    reason = _why_not(check, context, pointless)
+    reason = _find_skip_reason(check, context, blocked_by)
     if reason is not None:
         return Finding(check.id, "skipped", reason)
     start = time.monotonic()
     longest = check.limit if limit is None else min(check.limit, limit)
-    outcome = await _outcome(check, context, longest)
-    return finding(check, outcome, time.monotonic() - start)
+    outcome = await _run_with_limit(check, context, longest)
+    return build_finding(check, outcome, time.monotonic() - start)
 
 
-def _why_not(check: Check, context: Context, pointless: dict[str, str]) -> str | None:
+def _find_skip_reason(check: Check, context: Context, blocked_by: dict[str, str]) -> str | None:
     """Why a check would say nothing here, or None."""
     if context.local_only and not check.id.startswith(_LOCAL):
         return "only this machine is looked at"
-    settings_hold = context.done.get("local.settings", _NOT_YET).status not in _STOPS
-    if not check.id.startswith(_LOCAL) and settings_hold and context.stays_here:
+    is_settings_ok = context.done.get("local.settings", _PENDING).status not in _BLOCKING_STATUSES
+    if not check.id.startswith(_LOCAL) and is_settings_ok and context.is_all_local:
         return "code runs on this machine, and nothing in Azure is configured"
-    for earlier in check.after:
-        if context.done[earlier].status in _STOPS:
-            pointless[check.id] = earlier
-        elif earlier in pointless:
-            pointless[check.id] = pointless[earlier]
-        if check.id in pointless:
-            return f"{pointless[check.id]} comes first"
+    for earlier in check.requires:
+        if context.done[earlier].status in _BLOCKING_STATUSES:
+            blocked_by[check.id] = earlier
+        elif earlier in blocked_by:
+            blocked_by[check.id] = blocked_by[earlier]
+        if check.id in blocked_by:
+            return f"{blocked_by[check.id]} comes first"
     return None
 
 
-async def _outcome(check: Check, context: Context, limit: timedelta) -> Outcome:
+async def _run_with_limit(check: Check, context: Context, limit: timedelta) -> Outcome:
     """What a check says, in the time it has."""
     with anyio.move_on_after(limit.total_seconds()):
-        return await _looked(check, context)
-    return unknown(f"there was no answer within {limit.total_seconds():.0f} s", check.fix)
+        return await _call_check(check, context)
+    return report_unknown(f"there was no answer within {limit.total_seconds():.0f} s", check.fix)
 
 
-async def _looked(check: Check, context: Context) -> Outcome:
+async def _call_check(check: Check, context: Context) -> Outcome:
     try:
-        return await check.look(context)
-    except PointlessError as reason:
+        return await check.run(context)
+    except SkipCheckError as reason:
         return Outcome("skipped", context.mask.text(str(reason)))
     except UnknownError as reason:
-        return unknown(context.mask.text(str(reason)), check.fix)
+        return report_unknown(context.mask.text(str(reason)), check.fix)
     except CodeInterpreterError as error:
-        return failed(context.mask.text(str(error)), context.mask.text(error.hint or ""))
+        return report_failure(context.mask.text(str(error)), context.mask.text(error.hint or ""))
     except Exception as error:  # noqa: BLE001 - the other checks go on
         logger.debug("%s failed", check.id, exc_info=error)
         kind = type(error).__name__
-        return unknown(f"the check itself failed ({kind})", "cci --debug doctor; please report it")
+        return report_unknown(
+            f"the check itself failed ({kind})", "cci --debug doctor; please report it"
+        )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cci_plugins.redaction import redact
 
 Status = Literal["ok", "warning", "failed", "skipped", "unknown"]
-"""How a check ended: `skipped` when it would say nothing here, `unknown` when it got no answer."""
+"""How a check ended: `skipped` when it would say nothing here, `report_unknown` when it got no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Outcome:
     fix: str = ""
 
 
-class PointlessError(Exception):
+class SkipCheckError(Exception):
     """There is nothing to check here; the text says why."""
 
 
@@ -49,22 +49,22 @@ class UnknownError(Exception):
     """It could not be found out; the text says why."""
 
 
-def ok(message: str) -> Outcome:
+def report_ok(message: str) -> Outcome:
     """All is as it should be."""
     return Outcome("ok", message)
 
 
-def warning(message: str, fix: str) -> Outcome:
+def report_warning(message: str, fix: str) -> Outcome:
     """It works, or may, but not as it should."""
     return Outcome("warning", message, fix)
 
 
-def failed(message: str, fix: str) -> Outcome:
+def report_failure(message: str, fix: str) -> Outcome:
     """It does not work."""
     return Outcome("failed", message, fix)
 
 
-def unknown(message: str, fix: str) -> Outcome:
+def report_unknown(message: str, fix: str) -> Outcome:
     """It could not be found out."""
     return Outcome("unknown", message, fix)
 
@@ -86,32 +86,32 @@ class Mask:
         open: Whether nothing is covered.
     """
 
-    open: bool
+    is_open: bool
     _known: dict[str, str] = field(default_factory=dict[str, str])
 
     def name(self, kind: str, value: str) -> str:
         """A name or an id: itself, or what it is, as `<session pool>`; covered from now on."""
         if value:
             self._known[value.lower()] = f"<{kind}>"
-        return value if self.open or not value else f"<{kind}>"
+        return value if self.is_open or not value else f"<{kind}>"
 
     def text(self, text: str) -> str:
         """Somebody else's words, on one line, without secrets or control codes, and covered."""
         text = redact(" ".join(text.split()))
         text = "".join(letter for letter in text if letter.isprintable())
-        if self.open:
+        if self.is_open:
             return text
         text = _HOST.sub("<address>", _GUID.sub("<id>", _RESOURCE.sub("<resource id>", text)))
         for value in sorted(self._known, key=len, reverse=True):
             word = re.compile(rf"(?<![\w<-]){re.escape(value)}(?![\w>-])", re.IGNORECASE)
-            text = word.sub(self._cover, text)
+            text = word.sub(self._replace_known, text)
         return text
 
-    def _cover(self, match: re.Match[str]) -> str:
+    def _replace_known(self, match: re.Match[str]) -> str:
         return self._known[match[0].lower()]
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def lower_keys(value: Any) -> dict[str, Any]:
     """An object of JSON with its keys in lower case; Azure's casing has changed more than once."""
     items = value.items() if isinstance(value, dict) else ()
     return {str(key).lower(): item for key, item in items}

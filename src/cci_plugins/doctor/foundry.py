@@ -8,7 +8,7 @@ from cci_plugins.errors import ConfigurationError
 
 from .check import Check
 from .context import Context
-from .findings import Outcome, PointlessError, failed, ok, warning
+from .findings import Outcome, SkipCheckError, report_failure, report_ok, report_warning
 
 if TYPE_CHECKING:
     from cci_plugins.foundry import Project
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _CONNECT = "cci foundry connect"
 
 
-def _project(context: Context) -> Project:
-    if not context.wants_foundry:
-        raise PointlessError("no Foundry project is configured")
+def _open_project(context: Context) -> Project:
+    if not context.has_foundry:
+        raise SkipCheckError("no Foundry project is configured")
     try:
         from cci_plugins.foundry import Project
     except ConfigurationError as error:
-        raise PointlessError(f"looking into Foundry needs more: {error.hint}") from None
+        raise SkipCheckError(f"looking into Foundry needs more: {error.hint}") from None
     known = context.settings
     endpoint = None if known.foundry_project_id else known.foundry_endpoint
     return Project(
@@ -34,50 +34,50 @@ def _project(context: Context) -> Project:
     )
 
 
-async def _is_there(context: Context) -> Outcome:
-    project = _project(context)
+async def _check_project(context: Context) -> Outcome:
+    project = _open_project(context)
     place = await project.place()
     context.mask.name("Foundry account", place.account)
     shown = context.mask.name("Foundry project", place.project)
     given = context.settings.foundry_endpoint
     if given is not None and context.settings.foundry_project_id is not None:
         if (await project.endpoint()).lower() != given.rstrip("/").lower():
-            return failed(
+            return report_failure(
                 "FOUNDRY_PROJECT_ENDPOINT and AZURE_AI_PROJECT_ID are two different projects",
                 "unset one of them",
             )
     elif given is None:
         await project.endpoint()
-    return ok(f"Foundry project {shown} is there")
+    return report_ok(f"Foundry project {shown} is there")
 
 
-async def _connection(context: Context) -> Outcome:
-    project = _project(context)
-    from cci_plugins.foundry.connections import NAME, look
+async def _check_connection(context: Context) -> Outcome:
+    project = _open_project(context)
+    from cci_plugins.foundry.connections import NAME, find_connection
 
     wanted = (context.settings.foundry_connection or NAME).rpartition("/")[2]
     shown = context.mask.name("connection", wanted)
-    found = await look(project, name=wanted)
+    found = await find_connection(project, name=wanted)
     if found is None:
-        return failed(f"the project has no connection {shown}", _CONNECT)
-    if not found.is_ours:
-        return failed(f"the project's connection {shown} is for something else", _CONNECT)
+        return report_failure(f"the project has no connection {shown}", _CONNECT)
+    if not found.is_mcp_connection:
+        return report_failure(f"the project's connection {shown} is for something else", _CONNECT)
     pool = context.settings.mcp_endpoint
     if pool and found.endpoint.rstrip("/") != pool.rstrip("/"):
-        return warning(
+        return report_warning(
             f"the project's connection {shown} leads to another endpoint than these settings",
             f"{_CONNECT} --replace",
         )
     key = context.settings.mcp_key
-    if key is not None and found.fits(key.get_secret_value()) is False:
-        return failed(
+    if key is not None and found.has_key(key.get_secret_value()) is False:
+        return report_failure(
             f"the project's connection {shown} has another key than these settings", _CONNECT
         )
-    return ok(f"the project's connection {shown} leads to a pool")
+    return report_ok(f"the project's connection {shown} leads to a pool")
 
 
 _ROLE = "assign the role Foundry User on the project, or sign in: az login"
 CHECKS = (
-    Check("foundry.project", _is_there, _ROLE, ("auth.sign-in",)),
-    Check("foundry.connection", _connection, _ROLE, ("foundry.project",)),
+    Check("foundry.project", _check_project, _ROLE, ("auth.sign-in",)),
+    Check("foundry.connection", _check_connection, _ROLE, ("foundry.project",)),
 )

@@ -13,23 +13,23 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 import anyio
 import anyio.to_thread
 
-from cci_plugins.common.settings import Settings, unread_variables, variable
+from cci_plugins.common.settings import Settings, find_unknown_variables, get_variable_name
 from cci_plugins.errors import ConfigurationError, IsolationError
-from cci_plugins.mcp_client.client import checked_url
+from cci_plugins.mcp_client.client import parse_endpoint_url
 
 from .check import Check
 from .context import Context
-from .findings import Outcome, PointlessError, failed, ok, warning
+from .findings import Outcome, SkipCheckError, report_failure, report_ok, report_warning
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 _PORT = 8765
-_WEAKER = {
+_WEAK_BACKENDS = {
     "landlock": "sudo apt install bubblewrap; where it is there, let it make user namespaces",
     "NONE": "unset CCI_ISOLATION; this is for code that you have read yourself",
 }
-_ELSEWHERE = "code runs in a session pool elsewhere"
+_REMOTE_ONLY = "code runs in a session pool elsewhere"
 # The extra that each pool needs, and what it brings first.
-_NEEDED = {"local": "ipykernel", "azure": "azure-identity"}
+_REQUIRED_PACKAGES = {"local": "ipykernel", "azure": "azure-identity"}
 _FRAMEWORKS = {
     "agent-framework": "agent-framework-core",
     "deepagents": "deepagents",
@@ -42,66 +42,74 @@ _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*);.*extra\s*==\s*[
 _BOUND = re.compile(r"(>=|<)\s*([\d.]+)")
 
 
-async def _settings(_: Context) -> Outcome:
+async def _check_settings(_: Context) -> Outcome:
     known = Settings.read(check=False)
     known.check()
-    if (wrong := _wrong_endpoint(known) or _no_setting()) is not None:
+    if (wrong := _check_endpoints(known) or _check_unread_variables()) is not None:
         return wrong
     has_secret = any((known.mcp_key, known.access_token, known.storage_key, known.session_secret))
     try:
         mode = await anyio.to_thread.run_sync(os.stat, ".env")
     except OSError:
-        return ok(f"the environment asks for the pool {known.chosen_pool}")
+        return report_ok(f"the environment asks for the pool {known.chosen_pool}")
     if has_secret and sys.platform != "win32" and mode.st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        return warning(
+        return report_warning(
             "others on this machine can read .env, which may hold a key", "chmod 600 .env"
         )
-    return ok(f"the environment and .env ask for the pool {known.chosen_pool}")
+    return report_ok(f"the environment and .env ask for the pool {known.chosen_pool}")
 
 
-def _wrong_endpoint(known: Settings) -> Outcome | None:
+def _check_endpoints(known: Settings) -> Outcome | None:
     for setting in ("endpoint", "mcp_endpoint"):
         try:
-            checked_url(getattr(known, setting) or "https://not.set")
+            parse_endpoint_url(getattr(known, setting) or "https://not.set")
         except ConfigurationError as error:
-            return failed(f"{variable(setting)}: {error}", error.hint or "")
+            return report_failure(f"{get_variable_name(setting)}: {error}", error.hint or "")
     return None
 
 
-def _no_setting() -> Outcome | None:
+def _check_unread_variables() -> Outcome | None:
     """A variable that nobody reads is most often one that was misspelt."""
-    for name, nearest in unread_variables().items():
+    for name, nearest in find_unknown_variables().items():
         meant = f"; is {nearest} meant?" if nearest else ""
-        return warning(f"{name} is not a setting{meant}", f"rename or unset {name}")
+        return report_warning(f"{name} is not a setting{meant}", f"rename or unset {name}")
     return None
 
 
-async def _python(_: Context) -> Outcome:
+async def _check_python(_: Context) -> Outcome:
     running = sys.version_info[:2]
     words = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     if running < _OLDEST:
-        return failed(f"{words} is too old", "install Python 3.13")
+        return report_failure(f"{words} is too old", "install Python 3.13")
     if running > _NEWEST:
-        return warning(f"{words} is newer than any that was tested", "use Python 3.13")
-    return ok(words)
+        return report_warning(f"{words} is newer than any that was tested", "use Python 3.13")
+    return report_ok(words)
 
 
-async def _versions(context: Context) -> Outcome:
-    missing = [extra for extra in _wanted(context.settings) if not _installed(_NEEDED[extra])]
+async def _check_versions(context: Context) -> Outcome:
+    missing = [
+        extra
+        for extra in _list_needed_extras(context.settings)
+        if not _find_version(_REQUIRED_PACKAGES[extra])
+    ]
     if missing:
-        return failed(
+        return report_failure(
             f"these settings need the extra {missing[0]}, which is not installed",
             f'pip install "cci-plugins[{missing[0]}]"',
         )
-    wrong = [line for extra in _FRAMEWORKS for line in _outside(extra)]
+    wrong = [line for extra in _FRAMEWORKS for line in _find_version_conflicts(extra)]
     if wrong:
         extra, words = wrong[0]
-        return warning(words, f'pip install "cci-plugins[{extra}]"')
-    found = [f"{name} {_installed(name)}" for name in _FRAMEWORKS.values() if _installed(name)]
-    return ok(f"cci-plugins {_installed('cci-plugins') or 'from source'}; {_listed(found)}")
+        return report_warning(words, f'pip install "cci-plugins[{extra}]"')
+    found = [
+        f"{name} {_find_version(name)}" for name in _FRAMEWORKS.values() if _find_version(name)
+    ]
+    return report_ok(
+        f"cci-plugins {_find_version('cci-plugins') or 'from source'}; {_format_list(found)}"
+    )
 
 
-def _wanted(settings: Settings) -> list[str]:
+def _list_needed_extras(settings: Settings) -> list[str]:
     """The extras that settings need."""
     extras = ["local"] if settings.chosen_pool == "local" else []
     signs_in = settings.chosen_pool == "custom" and settings.access_token is None
@@ -110,81 +118,81 @@ def _wanted(settings: Settings) -> list[str]:
     return extras
 
 
-def _outside(extra: str) -> list[tuple[str, str]]:
+def _find_version_conflicts(extra: str) -> list[tuple[str, str]]:
     """The framework of an extra, when another release of it is installed than the extra takes."""
     name = _FRAMEWORKS[extra]
-    if not (found := _installed(name)):
+    if not (found := _find_version(name)):
         return []
-    for line in _requirements():
+    for line in _read_requirements():
         match = _REQUIREMENT.match(line)
         if match is None or (match[1].lower(), match[3]) != (name, extra):
             continue
         for sign, bound in _BOUND.findall(match[2]):
-            if (_numbers(found) < _numbers(bound)) != (sign == "<"):
+            if (_parse_version(found) < _parse_version(bound)) != (sign == "<"):
                 return [(extra, f"{name} {found} is installed, and {match[2].strip()} is needed")]
     return []
 
 
-def _requirements() -> list[str]:
+def _read_requirements() -> list[str]:
     try:
         return metadata("cci-plugins").get_all("Requires-Dist") or []
     except PackageNotFoundError:
         return []
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def _installed(name: str) -> str:
+def _find_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
         return ""
 
 
-def _listed(names: list[str]) -> str:
+def _format_list(names: list[str]) -> str:
     return ", ".join(names) or "no framework"
 
 
-async def _isolation(context: Context) -> Outcome:
+async def _check_isolation(context: Context) -> Outcome:
     if not context.is_local:
-        raise PointlessError(_ELSEWHERE)
+        raise SkipCheckError(_REMOTE_ONLY)
     try:
-        words = await (await context.interpreter()).describe()
+        words = await (await context.open_interpreter()).describe()
     except (ConfigurationError, IsolationError) as error:
         other = "" if context.settings.python is None else "correct or unset CCI_PYTHON"
-        return failed(context.mask.text(str(error)), error.hint or other)
-    fence = words.partition(": ")[2] or words
-    weaker = next((fix for name, fix in _WEAKER.items() if fence.startswith(name)), None)
+        return report_failure(context.mask.text(str(error)), error.hint or other)
+    backend = words.partition(": ")[2] or words
+    weaker = next((fix for name, fix in _WEAK_BACKENDS.items() if backend.startswith(name)), None)
     if weaker is not None:
-        return warning(f"the fence is weaker than it could be: {fence}", weaker)
-    return ok(fence)
+        return report_warning(f"the fence is weaker than it could be: {backend}", weaker)
+    return report_ok(backend)
 
 
-async def _kernel(context: Context) -> Outcome:
+async def _check_kernel(context: Context) -> Outcome:
     if not context.is_local:
-        raise PointlessError(_ELSEWHERE)
-    execution = await (await context.interpreter()).session("doctor").run_code("1+1")
+        raise SkipCheckError(_REMOTE_ONLY)
+    execution = await (await context.open_interpreter()).session("doctor").run_code("1+1")
     execution.raise_for_error()
     if execution.text.strip() != "2":
-        return failed(f"a kernel answered {execution.text[:40]!r} to 1+1", "cci run '1+1'")
-    return ok("a kernel ran 1+1")
+        return report_failure(f"a kernel answered {execution.text[:40]!r} to 1+1", "cci run '1+1'")
+    return report_ok("a kernel ran 1+1")
 
 
-async def _port(_: Context) -> Outcome:
+async def _check_port(_: Context) -> Outcome:
     try:
         await anyio.to_thread.run_sync(_listen, 0)
     except OSError as error:
-        return failed(
+        return report_failure(
             f"no port of 127.0.0.1 can be listened on ({error.strerror})",
             "allow this user to listen on loopback; a kernel and cci serve need it",
         )
     try:
         await anyio.to_thread.run_sync(_listen, _PORT)
     except OSError:
-        return warning(f"port {_PORT} of cci serve is in use", "cci serve --port 0")
-    return ok(f"port {_PORT} is free for cci serve")
+        return report_warning(f"port {_PORT} of cci serve is in use", "cci serve --port 0")
+    return report_ok(f"port {_PORT} is free for cci serve")
 
 
 def _listen(port: int) -> None:
@@ -196,10 +204,10 @@ def _listen(port: int) -> None:
 
 
 CHECKS = (
-    Check("local.settings", _settings, "correct the setting that is named"),
-    Check("local.python", _python, "install Python 3.11 to 3.13"),
-    Check("local.versions", _versions, 'pip install "cci-plugins[all]"', ("local.settings",)),
-    Check("local.isolation", _isolation, "apt install bubblewrap", ("local.versions",)),
-    Check("local.kernel", _kernel, "cci --debug run '1+1'", ("local.isolation",)),
-    Check("local.port", _port, "cci serve --port 0"),
+    Check("local.settings", _check_settings, "correct the setting that is named"),
+    Check("local.python", _check_python, "install Python 3.11 to 3.13"),
+    Check("local.versions", _check_versions, 'pip install "cci-plugins[all]"', ("local.settings",)),
+    Check("local.isolation", _check_isolation, "apt install bubblewrap", ("local.versions",)),
+    Check("local.kernel", _check_kernel, "cci --debug run '1+1'", ("local.isolation",)),
+    Check("local.port", _check_port, "cci serve --port 0"),
 )

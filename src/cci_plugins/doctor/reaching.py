@@ -32,15 +32,15 @@ async def reach(url: str, what: str, *, ca: str | None = None) -> httpx.Response
         async with make_http(verify=trusted) as http:
             return await http.get(url, timeout=_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise PoolUnavailableError(f"{what} cannot be reached: {_why(error)}") from None
+        raise PoolUnavailableError(f"{what} cannot be reached: {_describe_cause(error)}") from None
 
 
-def _why(error: BaseException) -> str:
+def _describe_cause(error: BaseException) -> str:
     """How far it came, by the innermost reason; no words of the error, which may name the host."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)
-    for kind, words in (
+    for kind, reason in (
         (socket.gaierror, "its name leads to no address"),
         (ssl.SSLCertVerificationError, "its certificate is not trusted here"),
         (ssl.SSLError, "no encrypted connection comes about"),
@@ -50,5 +50,5 @@ def _why(error: BaseException) -> str:
         (httpx.TimeoutException, "nothing answers in time"),
     ):
         if any(isinstance(cause, kind) for cause in causes):
-            return words
+            return reason
     return f"the connection broke ({type(error).__name__})"

@@ -40,13 +40,13 @@ except ModuleNotFoundError as missing:
 
 Permission = Literal["r", "cw"]
 
-SKEW = timedelta(minutes=5)  # a SAS begins so long ago, for clocks that are behind
-SHORTEST, LONGEST = timedelta(minutes=10), timedelta(hours=1)
-SLOWEST = 1 << 20  # bytes a second that a transfer is given time for
-KEY_LASTS = timedelta(hours=2)
-LONGEST_SHARE = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-ROLES = (
+CLOCK_SKEW = timedelta(minutes=5)  # a SAS begins so long ago, for clocks that are behind
+MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=10), timedelta(hours=1)
+MIN_BYTES_PER_SECOND = 1 << 20  # bytes a second that a transfer is given time for
+DELEGATION_KEY_LIFETIME = timedelta(hours=2)
+MAX_DELEGATION_KEY_LIFETIME = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+ROLES_HINT = (
     "give the identity the roles Storage Blob Data Contributor on the container and Storage Blob "
     "Delegator on the account"
 )
@@ -61,7 +61,7 @@ class Credential(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class AccountAddress:
     """Where an account's blobs are.
 
     Attributes:
@@ -73,7 +73,7 @@ class Address:
     account: str
 
     @classmethod
-    def of(cls, account: str) -> Address:
+    def parse(cls, account: str) -> AccountAddress:
         """Read an account's name, or the URL of its blob service.
 
         Raises:
@@ -91,7 +91,7 @@ class Address:
             host, _ = parts.hostname or "", parts.port
         except ValueError:
             raise ConfigurationError("the storage account's URL cannot be read") from None
-        if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK):
+        if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK_HOSTS):
             raise ConfigurationError("the storage account must be reached by https")
         if parts.query or parts.fragment or parts.username is not None or not host:
             raise ConfigurationError("the storage account's URL must have no query and no password")
@@ -127,7 +127,7 @@ class BlobStorage:
         ip: str | None = None,
         ca_file: str | Path | None = None,
     ) -> None:
-        self._address = Address.of(account)
+        self._address = AccountAddress.parse(account)
         self._container = container
         self._credential = credential
         self._key = key
@@ -137,10 +137,10 @@ class BlobStorage:
         self._ip = ip
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")
-        self._opened: BlobServiceClient | None = None
-        self._closers: list[Any] = []
+        self._client: BlobServiceClient | None = None
+        self._owned_credentials: list[Any] = []
         self._delegation: tuple[UserDelegationKey, datetime] | None = None
-        self._turn = anyio.Lock()
+        self._delegation_lock = anyio.Lock()
 
     @property
     def url(self) -> str:
@@ -157,7 +157,7 @@ class BlobStorage:
         Args:
             size: Bytes to move; larger ones get more time.
         """
-        blob = StagedBlob(self, token_hex(16), lifetime(size))
+        blob = StagedBlob(self, token_hex(16), compute_lifetime(size))
         try:
             yield blob
         finally:
@@ -179,89 +179,93 @@ class BlobStorage:
         Raises:
             AuthenticationError: The account lets nobody sign.
         """
-        return await event_loop.carry(self._link, name, permission, lasts, download_as)
+        return await event_loop.dispatch(self._create_link, name, permission, lasts, download_as)
 
     async def delete(self, name: str) -> None:
         """Delete a blob; one that is not there is no error, and a failure is only logged."""
-        await event_loop.carry(self._delete, name)
+        await event_loop.dispatch(self._delete, name)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await event_loop.carry(self._close)
+        await event_loop.dispatch(self._close)
 
-    async def _link(
+    async def _create_link(
         self, name: str, permission: Permission, lasts: timedelta, download_as: str | None
     ) -> SecretUrl:
         now = datetime.now(UTC)
         secret: dict[str, Any] = (
             {"account_key": self._key}
             if self._key is not None
-            else {"user_delegation_key": await self._delegation_key(now + lasts)}
+            else {"user_delegation_key": await self._get_delegation_key(now + lasts)}
         )
-        shown = f"attachment; filename*=UTF-8''{quote(download_as)}" if download_as else None
+        content_disposition = (
+            f"attachment; filename*=UTF-8''{quote(download_as)}" if download_as else None
+        )
         signature = generate_blob_sas(
             self._address.account,
             self._container,
             name,
             permission=permission,
-            start=now - SKEW,
+            start=now - CLOCK_SKEW,
             expiry=now + lasts,
             ip=self._ip,
             protocol="https" if self._address.url.startswith("https:") else None,
-            content_disposition=shown,
+            content_disposition=content_disposition,
             **secret,
         )
         return SecretUrl(f"{self._address.url}/{self._container}/{quote(name)}?{signature}")
 
     async def _close(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            await opened.close()
-        for credential in self._closers:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        for credential in self._owned_credentials:
             await credential.close()
-        self._closers = []
+        self._owned_credentials = []
 
-    async def _delegation_key(self, until: datetime) -> UserDelegationKey:
+    async def _get_delegation_key(self, until: datetime) -> UserDelegationKey:
         """One key for all signatures, as long as it lasts."""
-        async with self._turn:
+        async with self._delegation_lock:
             if self._delegation is None or self._delegation[1] < until:
                 now = datetime.now(UTC)
-                expiry = max(now + KEY_LASTS, until)
-                with _plainly("sign"):
-                    key = await self._service().get_user_delegation_key(now - SKEW, expiry)
+                expiry = max(now + DELEGATION_KEY_LIFETIME, until)
+                with _SdkErrorTranslator("sign"):
+                    key = await self._get_service().get_user_delegation_key(
+                        now - CLOCK_SKEW, expiry
+                    )
                 know(key.value or "")
                 self._delegation = (key, expiry)
             return self._delegation[0]
 
     async def _delete(self, name: str) -> None:
         try:
-            with _plainly("delete"):
-                await self._blobs().delete_blob(name, delete_snapshots="include")
+            with _SdkErrorTranslator("delete"):
+                await self._get_container().delete_blob(name, delete_snapshots="include")
         except FileNotFoundError:
             return
         except CodeInterpreterError as error:
             logger.warning("a staged file could not be deleted: %s", error)
 
-    def _blobs(self) -> ContainerClient:
-        return self._service().get_container_client(self._container)
+    def _get_container(self) -> ContainerClient:
+        return self._get_service().get_container_client(self._container)
 
-    def _service(self) -> BlobServiceClient:
-        if self._opened is None:
+    def _get_service(self) -> BlobServiceClient:
+        if self._client is None:
             # the SDK's own begins with 15 s; here somebody waits for a deletion
-            patience = ExponentialRetry(
+            retry_policy = ExponentialRetry(
                 initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
             )
-            options: dict[str, Any] = {"retry_policy": patience}
+            options: dict[str, Any] = {"retry_policy": retry_policy}
             if self._ca_file is not None:
                 options["connection_verify"] = str(self._ca_file)
-            self._opened = BlobServiceClient(
-                self._address.url, credential=self._key or self._sign_in(), **options
+            self._client = BlobServiceClient(
+                self._address.url, credential=self._key or self._get_credential(), **options
             )
-        return self._opened
+        return self._client
 
-    def _sign_in(self) -> Any:
+    def _get_credential(self) -> Any:
         if self._credential is not None:
-            return _Awaited(self._credential)
+            return _AsyncCredential(self._credential)
         try:
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 0.4 s, if needed
         except ModuleNotFoundError as missing:
@@ -269,7 +273,7 @@ class BlobStorage:
                 "signing in to Azure needs azure-identity", hint='pip install "cci-plugins[azure]"'
             ) from missing
         credential = DefaultAzureCredential()
-        self._closers.append(credential)
+        self._owned_credentials.append(credential)
         return credential
 
 
@@ -284,12 +288,12 @@ class StagedBlob:
 
     def __init__(self, storage: BlobStorage, name: str, lasts: timedelta) -> None:
         self.name = name
-        self._storage, self._lasts = storage, lasts
+        self._storage, self._lifetime = storage, lasts
         self._links: list[SecretUrl] = []
 
     async def link(self, permission: Permission) -> SecretUrl:
         """Its address, signed for reading (`r`) or for being made (`cw`)."""
-        link = await self._storage.link(self.name, permission, self._lasts)
+        link = await self._storage.link(self.name, permission, self._lifetime)
         self._links.append(link)
         return link
 
@@ -299,18 +303,18 @@ class StagedBlob:
             link.forget()
 
 
-class _Awaited:
+class _AsyncCredential:
     """Any credential as an asynchronous one."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential
 
     async def get_token(self, *scopes: str, **_: Any) -> Any:
-        given = self._credential.get_token
-        if inspect.iscoroutinefunction(given):
-            return await given(*scopes)
-        answer = await anyio.to_thread.run_sync(partial(given, *scopes))
-        return await answer if inspect.isawaitable(answer) else answer
+        get = self._credential.get_token
+        if inspect.iscoroutinefunction(get):
+            return await get(*scopes)
+        token = await anyio.to_thread.run_sync(partial(get, *scopes))
+        return await token if inspect.isawaitable(token) else token
 
     async def close(self) -> None:
         """The application owns it."""
@@ -322,37 +326,39 @@ class _Awaited:
         """The application owns it."""
 
 
-class _plainly:  # noqa: N801 - reads as an adverb in a with statement
+class _SdkErrorTranslator:
     """Turns the SDK's exceptions into ours; none of their words, which may have a signature."""
 
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, AzureError):
-            raise _told(error, self._doing) from None
+            raise _translate_error(error, self._operation) from None
 
 
-def _told(error: AzureError, doing: str) -> Exception:
+def _translate_error(error: AzureError, operation: str) -> Exception:
     if isinstance(error, ClientAuthenticationError) or getattr(error, "status_code", 0) in {
         401,
         403,
     }:
         code = getattr(error, "error_code", None) or "no sign-in"
-        return AuthenticationError(f"the storage account refused to {doing}: {code}", hint=ROLES)
+        return AuthenticationError(
+            f"the storage account refused to {operation}: {code}", hint=ROLES_HINT
+        )
     if isinstance(error, HttpResponseError):
         code = getattr(error, "error_code", None) or error.reason
         if str(getattr(code, "value", code)) == "BlobNotFound":
-            return FileNotFoundError(doing)
+            return FileNotFoundError(operation)
         return FileTransferError(
-            f"the storage account could not {doing}: {error.status_code} "
+            f"the storage account could not {operation}: {error.status_code} "
             f"{getattr(code, 'value', code)}"
         )
     return FileTransferError(
-        f"the storage account cannot be reached to {doing} ({type(error).__name__})",
+        f"the storage account cannot be reached to {operation} ({type(error).__name__})",
         hint="check AZURE_STORAGE_ACCOUNT and the network",
         retryable=True,
     )
@@ -365,6 +371,9 @@ def _check_key(key: str) -> None:
         raise ConfigurationError("the storage account's key is no key") from None
 
 
-def lifetime(size: int) -> timedelta:
+def compute_lifetime(size: int) -> timedelta:
     """How long a signature is good for a transfer of so many bytes."""
-    return min(SHORTEST + timedelta(seconds=min(max(size, 0), 1 << 40) / SLOWEST), LONGEST)
+    return min(
+        MIN_LIFETIME + timedelta(seconds=min(max(size, 0), 1 << 40) / MIN_BYTES_PER_SECOND),
+        MAX_LIFETIME,
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from cci_plugins.common.file_names import media_type
+from cci_plugins.common.file_names import guess_media_type
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -25,22 +25,22 @@ from cci_plugins.errors import (
     FileTransferError,
     SessionFileNotFoundError,
 )
-from cci_plugins.in_session.transfer import Fault, transfer
+from cci_plugins.in_session.transfer import TransferFault, transfer
 from cci_plugins.models import FileInfo, Route, SharedFile
 from cci_plugins.pools.base import SessionPool
 
-from .in_session_transfer import transfer_inside
+from .in_session_transfer import transfer_in_session
 from .sas import SasPolicy, SecretUrl, accept
-from .source import PathSource, Source
+from .source import PathSource, UploadSource
 
 if TYPE_CHECKING:
     from .blob import BlobStorage
 
-HERE_SECONDS = 3600.0
-GIVE_UP_SECONDS = 5.0
-REMEMBERED = 10_000  # sessions that cannot reach the storage
+LOCAL_TRANSFER_SECONDS = 3600.0
+CANCEL_WAIT_SECONDS = 5.0
+MAX_UNREACHABLE_SESSIONS = 10_000  # sessions that cannot reach the storage
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-Told = Callable[[int], object]
+ProgressHandler = Callable[[int], object]
 
 
 class UnreachableError(FileTransferError):
@@ -80,35 +80,39 @@ class Bridge:
         self._storage = options.storage
         self._stage_from = options.stage_from
         self._policy = options.fetch
-        self._cut_off: set[str] = set()
+        self._unreachable_sessions: set[str] = set()
 
     @property
-    def largest(self) -> int:
+    def max_file_bytes(self) -> int:
         """Bytes of the largest file that may move at all."""
         limits = self._limits
         own = max(limits.file_bytes, limits.pieces_bytes)
         return own if self._storage is None else max(own, limits.staged_bytes)
 
-    async def upload(self, session_id: str, name: str, source: Source, told: Told) -> FileInfo:
+    async def upload(
+        self, session_id: str, name: str, source: UploadSource, on_progress: ProgressHandler
+    ) -> FileInfo:
         """Write a file into a session.
 
         Raises:
             FileTooLargeError: No route takes it.
             FileTransferError: It did not arrive; nothing of that name was changed.
         """
-        route = await self._route(session_id, source.size)
+        route = await self._choose_route(session_id, source.size)
         if route == "blob":
             try:
-                return await self._upload_by_blob(session_id, name, source, told)
+                return await self._upload_by_blob(session_id, name, source, on_progress)
             except UnreachableError as error:
-                route = await self._other_route(session_id, source.size, error)
-        counted = _Counted(source.pieces(), told)
-        async with aclosing(counted.pieces()) as pieces:
-            info = await self._pool.upload(session_id, name, pieces)
+                route = await self._choose_fallback_route(session_id, source.size, error)
+        stream = _CountingStream(source.chunks(), on_progress)
+        async with aclosing(stream.chunks()) as chunks:
+            info = await self._pool.upload(session_id, name, chunks)
         logger.info("file: %d bytes in, by %s", source.size, route)
-        return replace(info, sha256=counted.digest(), route=route)
+        return replace(info, sha256=stream.digest(), route=route)
 
-    async def download(self, session_id: str, name: str, path: Path, told: Told) -> FileInfo:
+    async def download(
+        self, session_id: str, name: str, path: Path, on_progress: ProgressHandler
+    ) -> FileInfo:
         """Read a session's file into a new file of this machine.
 
         Raises:
@@ -116,23 +120,30 @@ class Bridge:
             FileTooLargeError: No route takes it.
             FileTransferError: It did not arrive whole.
         """
-        route = await self._route_out(session_id, name)
+        route = await self._choose_download_route(session_id, name)
         if route == "blob":
             try:
-                return await self._download_by_blob(session_id, name, path, told)
+                return await self._download_by_blob(session_id, name, path, on_progress)
             except UnreachableError as error:
-                size = await self._size(session_id, name)
-                route = await self._other_route(session_id, size, error)
+                size = await self._get_size(session_id, name)
+                route = await self._choose_fallback_route(session_id, size, error)
         limit = self._limits.file_bytes if route == "endpoint" else self._limits.pieces_bytes
-        counted = _Counted(self._pool.download(session_id, name), told, name=name, limit=limit)
-        async with await anyio.open_file(path, "wb") as file, aclosing(counted.pieces()) as pieces:
-            async for piece in pieces:
-                await file.write(piece)
-        logger.info("file: %d bytes out, by %s", counted.size, route)
-        return FileInfo(name, counted.size, media_type(name), None, counted.digest(), route)
+        stream = _CountingStream(
+            self._pool.download(session_id, name), on_progress, name=name, limit=limit
+        )
+        async with await anyio.open_file(path, "wb") as file, aclosing(stream.chunks()) as chunks:
+            async for chunk in chunks:
+                await file.write(chunk)
+        logger.info("file: %d bytes out, by %s", stream.size, route)
+        return FileInfo(name, stream.size, guess_media_type(name), None, stream.digest(), route)
 
     async def fetch(
-        self, session_id: str, url: SecretUrl | str, name: str, folder: Path, told: Told
+        self,
+        session_id: str,
+        url: SecretUrl | str,
+        name: str,
+        folder: Path,
+        on_progress: ProgressHandler,
     ) -> FileInfo:
         """Fetch a URL of the user's into a session.
 
@@ -150,18 +161,20 @@ class Bridge:
         job = {
             "verb": "get",
             "url": link.reveal(),
-            "limit": self.largest,
+            "limit": self.max_file_bytes,
             "public_only": not self._policy.allow_private,
             "ca": None if self._storage is None else self._storage.ca,
         }
         if self._pool.capabilities.egress is not False:
-            inside = await transfer_inside(self._pool, session_id, {**job, "name": name}, told)
-            if inside.get("kind") != "unreachable":
-                return _info(name, _checked(inside, name), "direct")
+            report = await transfer_in_session(
+                self._pool, session_id, {**job, "name": name}, on_progress
+            )
+            if report.get("kind") != "unreachable":
+                return _build_file_info(name, _check_report(report, name), "direct")
         path = folder / "fetched"
-        await self._here({**job, "path": str(path)}, name, told)
+        await self._run_locally({**job, "path": str(path)}, name, on_progress)
         source = await anyio.to_thread.run_sync(PathSource, path)
-        return replace(await self.upload(session_id, name, source, told), route="relayed")
+        return replace(await self.upload(session_id, name, source, on_progress), route="relayed")
 
     async def share(
         self, session_id: str, name: str, expires_in: timedelta, folder: Path
@@ -184,13 +197,13 @@ class Bridge:
                 hint="set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_CONTAINER",
             )
         path = folder / "shared"
-        info = await self.download(session_id, name, path, _nobody)
+        info = await self.download(session_id, name, path, _ignore_progress)
         blob = f"shared/{token_hex(16)}"
         job = {"verb": "put", "path": str(path), "ca": storage.ca}
         link = await storage.link(blob, "cw", timedelta(hours=1))
         leaf = name.rpartition("/")[2]
         try:
-            await self._here({**job, "url": link.reveal()}, name, _nobody)
+            await self._run_locally({**job, "url": link.reveal()}, name, _ignore_progress)
             url = await storage.link(blob, "r", expires_in, download_as=leaf)
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
@@ -209,98 +222,111 @@ class Bridge:
             await self._storage.aclose()
 
     async def _upload_by_blob(
-        self, session_id: str, name: str, source: Source, told: Told
+        self, session_id: str, name: str, source: UploadSource, on_progress: ProgressHandler
     ) -> FileInfo:
-        storage = self._need_storage()
+        storage = self._require_storage()
         async with storage.staged(source.size) as blob:
             url = (await blob.link("cw")).reveal()
             async with source.path() as path:
                 job = {"verb": "put", "url": url, "path": str(path), "ca": storage.ca}
-                sent = await self._here(job, name, _half(told))
+                sent = await self._run_locally(job, name, _halve_progress(on_progress))
             if sent["size"] != source.size:
                 raise FileTransferError(f"{name!r} changed while it was uploaded")
             job = {"verb": "get", "url": (await blob.link("r")).reveal(), "name": name}
             job |= {"size": sent["size"], "sha256": sent["sha256"], "ca": storage.ca}
-            report = await self._inside(session_id, job, _half(told, sent["size"]))
+            report = await self._run_in_session(
+                session_id, job, _halve_progress(on_progress, sent["size"])
+            )
         if report != sent:
             raise FileTransferError(f"{name!r} did not arrive as it was sent")
-        told(source.size)
-        return _info(name, report, "blob")
+        on_progress(source.size)
+        return _build_file_info(name, report, "blob")
 
     async def _download_by_blob(
-        self, session_id: str, name: str, path: Path, told: Told
+        self, session_id: str, name: str, path: Path, on_progress: ProgressHandler
     ) -> FileInfo:
-        storage = self._need_storage()
-        async with storage.staged(await self._size(session_id, name)) as blob:
+        storage = self._require_storage()
+        async with storage.staged(await self._get_size(session_id, name)) as blob:
             url = (await blob.link("cw")).reveal()
             job = {"verb": "put", "url": url, "name": name, "ca": storage.ca}
-            sent = await self._inside(session_id, job, _half(told))
+            sent = await self._run_in_session(session_id, job, _halve_progress(on_progress))
             limit = self._limits.staged_bytes
             if sent["size"] > limit:
-                raise self._too_large(sent["size"], own=False)
+                raise self._build_too_large_error(sent["size"], has_files_api=False)
             url = (await blob.link("r")).reveal()
             job = {"verb": "get", "url": url, "path": str(path), "ca": storage.ca}
-            await self._here(job | sent | {"limit": limit}, name, _half(told, sent["size"]))
-        return _info(name, sent, "blob")
+            await self._run_locally(
+                job | sent | {"limit": limit}, name, _halve_progress(on_progress, sent["size"])
+            )
+        return _build_file_info(name, sent, "blob")
 
-    async def _inside(self, session_id: str, job: dict[str, Any], told: Told) -> dict[str, Any]:
-        report = await transfer_inside(self._pool, session_id, job, told)
-        return _checked(report, job["name"])
+    async def _run_in_session(
+        self, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
+    ) -> dict[str, Any]:
+        report = await transfer_in_session(self._pool, session_id, job, on_progress)
+        return _check_report(report, job["name"])
 
-    async def _here(self, job: dict[str, Any], name: str, told: Told) -> dict[str, Any]:
+    async def _run_locally(
+        self, job: dict[str, Any], name: str, on_progress: ProgressHandler
+    ) -> dict[str, Any]:
         try:
-            return _checked(await _transfer_here(job, told), name)
+            return _check_report(await _transfer_locally(job, on_progress), name)
         except UnreachableError as error:
             raise FileTransferError(
                 f"{name!r} was not moved: the host cannot be reached from this machine",
                 hint="check the address and this machine's network",
             ) from error
 
-    async def _route(self, session_id: str, size: int) -> Route:
+    async def _choose_route(self, session_id: str, size: int) -> Route:
         """The cheapest route that takes a file of this size.
 
         Raises:
             FileTooLargeError: None does.
         """
-        own = await self._pool.has_files_api(session_id)
-        staged = self._storage is not None and session_id not in self._cut_off
-        staged = staged and self._pool.capabilities.egress is not False
-        if staged and own and self._stage_from is not None and size >= self._stage_from:
+        has_files_api = await self._pool.has_files_api(session_id)
+        can_stage = self._storage is not None and session_id not in self._unreachable_sessions
+        can_stage = can_stage and self._pool.capabilities.egress is not False
+        if (
+            can_stage
+            and has_files_api
+            and self._stage_from is not None
+            and size >= self._stage_from
+        ):
             return "blob"
-        if own and size <= self._limits.file_bytes:
+        if has_files_api and size <= self._limits.file_bytes:
             return "endpoint"
-        if not own and size <= self._limits.inline_bytes:
+        if not has_files_api and size <= self._limits.inline_bytes:
             return "inline"
-        if staged and size <= self._limits.staged_bytes:
+        if can_stage and size <= self._limits.staged_bytes:
             return "blob"
-        if not own and size <= self._limits.pieces_bytes:
+        if not has_files_api and size <= self._limits.pieces_bytes:
             return "pieces"
-        raise self._too_large(size, own=own)
+        raise self._build_too_large_error(size, has_files_api=has_files_api)
 
-    async def _route_out(self, session_id: str, name: str) -> Route:
+    async def _choose_download_route(self, session_id: str, name: str) -> Route:
         if self._storage is None and await self._pool.has_files_api(session_id):
             return "endpoint"  # its size shows on the way
-        return await self._route(session_id, await self._size(session_id, name))
+        return await self._choose_route(session_id, await self._get_size(session_id, name))
 
-    async def _other_route(self, session_id: str, size: int, error: Exception) -> Route:
+    async def _choose_fallback_route(self, session_id: str, size: int, error: Exception) -> Route:
         """The route when sessions turn out to have no way to the storage."""
         logger.info("files: sessions cannot reach the storage account; it is not used for this one")
-        if len(self._cut_off) >= REMEMBERED:
-            self._cut_off.clear()
-        self._cut_off.add(session_id)  # not for all: it is the session's own word
+        if len(self._unreachable_sessions) >= MAX_UNREACHABLE_SESSIONS:
+            self._unreachable_sessions.clear()
+        self._unreachable_sessions.add(session_id)  # not for all: it is the session's own word
         try:
-            return await self._route(session_id, size)
+            return await self._choose_route(session_id, size)
         except FileTooLargeError as too_large:
             raise too_large from error
 
-    def _too_large(self, size: int, *, own: bool) -> FileTooLargeError:
+    def _build_too_large_error(self, size: int, *, has_files_api: bool) -> FileTooLargeError:
         if self._storage is None:
-            limit = self._limits.file_bytes if own else self._limits.pieces_bytes
+            limit = self._limits.file_bytes if has_files_api else self._limits.pieces_bytes
             hint = "set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_CONTAINER to stage larger files"
         elif size > self._limits.staged_bytes:
             limit, hint = self._limits.staged_bytes, "raise Limits.staged_bytes"
         else:
-            limit = self._limits.file_bytes if own else self._limits.pieces_bytes
+            limit = self._limits.file_bytes if has_files_api else self._limits.pieces_bytes
             hint = (
                 "sessions cannot reach the storage account: allow it by CCI_EGRESS on the embedded "
                 "pool, by sessionNetworkConfiguration EgressEnabled on Azure"
@@ -312,44 +338,44 @@ class Bridge:
             hint=hint,
         )
 
-    async def _size(self, session_id: str, name: str) -> int:
+    async def _get_size(self, session_id: str, name: str) -> int:
         for file in await self._pool.list_files(session_id):
             if file.name == name:
                 return file.size
         raise SessionFileNotFoundError(f"the session has no file {name!r}")
 
-    def _need_storage(self) -> BlobStorage:
+    def _require_storage(self) -> BlobStorage:
         if self._storage is None:
             raise ConfigurationError("no storage is configured")
         return self._storage
 
 
-class _Counted:
+class _CountingStream:
     """Pieces on their way: hashed, counted, and not too many."""
 
     def __init__(
         self,
-        pieces: AsyncIterator[bytes],
-        told: Told,
+        chunks: AsyncIterator[bytes],
+        on_progress: ProgressHandler,
         *,
         name: str = "",
         limit: int | None = None,
     ) -> None:
-        self._pieces, self._told, self._name, self._limit = pieces, told, name, limit
+        self._chunks, self._on_progress, self._name, self._limit = chunks, on_progress, name, limit
         self._hash = hashlib.sha256()
         self.size = 0
 
-    async def pieces(self) -> AsyncGenerator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """The pieces themselves."""
         try:
-            async for piece in self._pieces:
-                yield self._counted(piece)
+            async for chunk in self._chunks:
+                yield self._count(chunk)
         finally:
-            if isinstance(self._pieces, AsyncGenerator):
-                await self._pieces.aclose()
+            if isinstance(self._chunks, AsyncGenerator):
+                await self._chunks.aclose()
 
-    def _counted(self, piece: bytes) -> bytes:
-        self.size += len(piece)
+    def _count(self, chunk: bytes) -> bytes:
+        self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
             raise FileTooLargeError(
                 f"{self._name!r} is larger than {self._limit:,} bytes",
@@ -358,31 +384,31 @@ class _Counted:
                 hint="set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_CONTAINER to stage it, or "
                 "raise the limit in Limits",
             )
-        self._hash.update(piece)
-        self._told(self.size)
-        return piece
+        self._hash.update(chunk)
+        self._on_progress(self.size)
+        return chunk
 
     def digest(self) -> str:
         """SHA-256 of what came by."""
         return self._hash.hexdigest()
 
 
-async def _transfer_here(job: dict[str, Any], told: Told) -> dict[str, Any]:
+async def _transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any]:
     """Do a transfer on this machine, in a thread that ends soon after a cancellation.
 
     It is waited for, so that no request is on its way when its blob is deleted.
     """
-    begun, given_up, ended = threading.Event(), threading.Event(), anyio.Event()
+    begun, cancelled, ended = threading.Event(), threading.Event(), anyio.Event()
 
-    def tell(done: int) -> None:
-        if given_up.is_set():
-            raise Fault("broken", "it was given up")
-        told(done)
+    def report_progress(done: int) -> None:
+        if cancelled.is_set():
+            raise TransferFault("broken", "it was given up")
+        on_progress(done)
 
     def work() -> dict[str, Any]:
         begun.set()
         try:
-            return transfer({"seconds": HERE_SECONDS, **job}, tell)
+            return transfer({"seconds": LOCAL_TRANSFER_SECONDS, **job}, report_progress)
         finally:
             with suppress(RuntimeError):  # its loop has ended
                 loop.call_soon_threadsafe(ended.set)
@@ -391,14 +417,14 @@ async def _transfer_here(job: dict[str, Any], told: Told) -> dict[str, Any]:
     try:
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
     except BaseException:
-        given_up.set()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(GIVE_UP_SECONDS):
+        cancelled.set()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_WAIT_SECONDS):
             if begun.is_set():
                 await ended.wait()
         raise
 
 
-def _checked(report: dict[str, Any], name: str) -> dict[str, Any]:
+def _check_report(report: dict[str, Any], name: str) -> dict[str, Any]:
     """A report of success; a failure as an exception."""
     if "failed" not in report:
         size, digest = report.get("size"), report.get("sha256")
@@ -407,24 +433,24 @@ def _checked(report: dict[str, Any], name: str) -> dict[str, Any]:
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise FileTransferError(f"{name!r} was not moved: its hash is none")
         return {"size": size, "sha256": digest}
-    words, kind = str(report["failed"])[:200], report.get("kind")
+    message, kind = str(report["failed"])[:200], report.get("kind")
     if kind == "missing":
-        raise SessionFileNotFoundError(f"{name!r} is not there: {words}")
+        raise SessionFileNotFoundError(f"{name!r} is not there: {message}")
     if kind == "unreachable":
-        raise UnreachableError(f"{name!r} was not moved: {words}")
-    raise FileTransferError(f"{name!r} was not moved: {words}")
+        raise UnreachableError(f"{name!r} was not moved: {message}")
+    raise FileTransferError(f"{name!r} was not moved: {message}")
 
 
-def _info(name: str, report: dict[str, Any], route: Route) -> FileInfo:
+def _build_file_info(name: str, report: dict[str, Any], route: Route) -> FileInfo:
     logger.info("file: %d bytes by %s", report["size"], route)
-    return FileInfo(name, report["size"], media_type(name), None, report["sha256"], route)
+    return FileInfo(name, report["size"], guess_media_type(name), None, report["sha256"], route)
 
 
-def _half(told: Told, size: int | None = None) -> Told:
+def _halve_progress(on_progress: ProgressHandler, size: int | None = None) -> ProgressHandler:
     """Progress of one of two halves of a way, told as half of the bytes."""
     before = 0 if size is None else size
-    return lambda done: told((before + done) // 2)
+    return lambda done: on_progress((before + done) // 2)
 
 
-def _nobody(_: int) -> None:
+def _ignore_progress(_: int) -> None:
     """Nobody wants to know."""

@@ -12,21 +12,21 @@ from secrets import token_hex
 from typing import Any
 
 from cci_plugins.errors import ExecutionTimeoutError, FileTransferError, PoolError, SessionLostError
-from cci_plugins.in_session.source import session_source
+from cci_plugins.in_session.source import build_session_source
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import SessionPool
 
-SECONDS = 120.0  # of one call; longer transfers go on with another one
-SPARE = timedelta(seconds=60)
-TRIES = 3
-CALLS = 120  # four hours of them
-DIGITS = 18  # of a number of bytes
+CALL_SECONDS = 120.0  # of one call; longer transfers go on with another one
+GRACE_PERIOD = timedelta(seconds=60)
+MAX_TRIES = 3
+MAX_CALLS = 120  # four hours of them
+MAX_DIGITS = 18  # of a number of bytes
 
-Told = Callable[[int], object]
+ProgressHandler = Callable[[int], object]
 
 
-async def transfer_inside(
-    pool: SessionPool, session_id: str, job: dict[str, Any], told: Told
+async def transfer_in_session(
+    pool: SessionPool, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
 ) -> dict[str, Any]:
     """Have a session do a transfer; see `transfer.transfer` for jobs and reports.
 
@@ -41,14 +41,14 @@ async def transfer_inside(
     Raises:
         FileTransferError: The session ended, or did not answer as it should.
     """
-    job = {"seconds": SECONDS, **job}
+    job = {"seconds": CALL_SECONDS, **job}
     tries = 0
-    for _ in range(CALLS):
+    for _ in range(MAX_CALLS):
         try:
-            report = await _call(pool, session_id, job, told)
+            report = await _call(pool, session_id, job, on_progress)
         except (PoolError, ExecutionTimeoutError, SessionLostError) as error:
             tries += 1
-            if tries >= TRIES:
+            if tries >= MAX_TRIES:
                 raise FileTransferError(f"the session did not move the file: {error}") from error
             job = {name: value for name, value in job.items() if name not in {"more", "etag"}}
             continue
@@ -59,38 +59,38 @@ async def transfer_inside(
 
 
 async def _call(
-    pool: SessionPool, session_id: str, job: dict[str, Any], told: Told
+    pool: SessionPool, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
 ) -> dict[str, Any]:
-    mark = token_hex(16)
-    listener = _Listener(mark, told)
-    limit = timedelta(seconds=job["seconds"]) + SPARE
+    marker = token_hex(16)
+    parser = _ProgressParser(marker, on_progress)
+    limit = timedelta(seconds=job["seconds"]) + GRACE_PERIOD
     execution = await pool.execute(
-        session_id, _code(mark, job), timeout=limit, on_output=listener.hear
+        session_id, _build_code(marker, job), timeout=limit, on_output=parser.handle_output
     )
-    return _report(execution, mark)
+    return _parse_report(execution, marker)
 
 
-def _code(mark: str, job: dict[str, Any]) -> str:
+def _build_code(marker: str, job: dict[str, Any]) -> str:
     """One expression that binds no name and has no value."""
-    call = f"[exec(ns['s'],ns),ns['main'](get_ipython(),{mark!r},__import__('json').loads({json.dumps(job)!r}))]"  # noqa: E501 - it is one line there
+    call = f"[exec(ns['s'],ns),ns['main'](get_ipython(),{marker!r},__import__('json').loads({json.dumps(job)!r}))]"  # noqa: E501 - it is one line there
     return (
         f"(lambda ns:{call} and None)(dict(s=__import__('zlib').decompress("
-        f"__import__('base64').b64decode('{_packed()}')).decode(),__name__='_cci_files'))"
+        f"__import__('base64').b64decode('{_pack_source()}')).decode(),__name__='_cci_files'))"
     )
 
 
 @cache
-def _packed() -> str:
-    source = session_source(
+def _pack_source() -> str:
+    source = build_session_source(
         "common/addresses.py", "in_session/transfer.py", "in_session/transfer_main.py"
     )
     return base64.b64encode(zlib.compress(source.encode(), 9)).decode()
 
 
-def _report(execution: Execution, mark: str) -> dict[str, Any]:
+def _parse_report(execution: Execution, marker: str) -> dict[str, Any]:
     """What was said between the last two marks."""
-    before, _, rest = execution.stdout.rpartition(mark)
-    text = before.rpartition(mark)[2]
+    before, _, rest = execution.stdout.rpartition(marker)
+    text = before.rpartition(marker)[2]
     try:
         report = json.loads(text) if rest == "" or not rest.strip() else None
     except (ValueError, RecursionError):  # what a session says need not be true
@@ -101,19 +101,19 @@ def _report(execution: Execution, mark: str) -> dict[str, Any]:
     raise FileTransferError(f"the session could not move the file: {why}")
 
 
-class _Listener:
+class _ProgressParser:
     """Hears how far a transfer has come."""
 
-    def __init__(self, mark: str, told: Told) -> None:
-        self._mark, self._told, self._line = mark, told, ""
+    def __init__(self, marker: str, on_progress: ProgressHandler) -> None:
+        self._marker, self._on_progress, self._line = marker, on_progress, ""
 
-    def hear(self, event: OutputEvent) -> None:
+    def handle_output(self, event: OutputEvent) -> None:
         """Take a piece of output."""
         if event.stream != "stdout":
             return
         *lines, line = (self._line + event.text).split("\n")
-        self._line = line[: len(self._mark) + DIGITS + 1]
+        self._line = line[: len(self._marker) + MAX_DIGITS + 1]
         for line in lines:
-            number = line.removeprefix(self._mark)
-            if number != line and number.isdecimal() and len(number) <= DIGITS:
-                self._told(int(number))
+            number = line.removeprefix(self._marker)
+            if number != line and number.isdecimal() and len(number) <= MAX_DIGITS:
+                self._on_progress(int(number))

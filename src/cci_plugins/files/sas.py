@@ -11,8 +11,8 @@ from cci_plugins.common.hosts import (
     AmbiguousUrlError,
     UrlParts,
     is_local_name,
-    literal_address,
-    matches,
+    matches_pattern,
+    parse_literal_address,
     split_url,
 )
 from cci_plugins.common.log import logger
@@ -23,11 +23,11 @@ from .sas_token import SasInfo, SasKind, inspect
 
 __all__ = [
     "STORAGE_HOSTS",
-    "Finding",
     "SasInfo",
     "SasKind",
     "SasPolicy",
     "SecretUrl",
+    "UrlFinding",
     "accept",
     "check",
     "inspect",
@@ -41,11 +41,11 @@ STORAGE_HOSTS = (
     *(f"*.{service}.{cloud}" for cloud in _CLOUDS for service in ("blob", "dfs", "file")),
     *(f"*.*.{service}.storage.azure.net" for service in ("blob", "dfs", "file")),
 )
-_MAKE_ONE = "make a new SAS for this one blob"
+_MAKE_NEW_SAS = "make a new SAS for this one blob"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class UrlFinding:
     """Something about a URL that its user should know.
 
     Attributes:
@@ -58,7 +58,7 @@ class Finding:
     code: str
     severity: Literal["refuse", "warn"]
     reason: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +101,13 @@ def accept(
     findings = check(url, policy or SasPolicy(), now=now or datetime.now(UTC))
     for finding in findings:
         if finding.severity == "refuse":
-            raise FileTransferError(f"the URL was refused: {finding.reason}", hint=finding.mend)
+            raise FileTransferError(f"the URL was refused: {finding.reason}", hint=finding.fix)
     for finding in findings:
-        logger.warning("%s: %s; %s", secret, finding.reason, finding.mend)
+        logger.warning("%s: %s; %s", secret, finding.reason, finding.fix)
     return secret
 
 
-def check(url: str | SecretUrl, policy: SasPolicy, *, now: datetime) -> tuple[Finding, ...]:
+def check(url: str | SecretUrl, policy: SasPolicy, *, now: datetime) -> tuple[UrlFinding, ...]:
     """What is wrong with a URL; what refuses it comes first.
 
     What is accepted has one reading only: every client connects to the host that was checked.
@@ -123,40 +123,44 @@ def check(url: str | SecretUrl, policy: SasPolicy, *, now: datetime) -> tuple[Fi
         parts = split_url(text)
     except AmbiguousUrlError as error:
         reason = f"the URL is not clear: {error}"
-        return (Finding("url", "refuse", reason, "copy the URL once more, percent-encoded"),)
+        return (UrlFinding("url", "refuse", reason, "copy the URL once more, percent-encoded"),)
     info = inspect(text)
-    findings = [*_address(parts, policy), *(_refuse(*problem) for problem in info.problems)]
+    findings = [
+        *_check_address(parts, policy),
+        *(_build_refusal(*problem) for problem in info.problems),
+    ]
     if info.kind != "none":
         findings += [
-            *_times(info, policy, now.astimezone(UTC)),
-            *_rights(info, policy),
-            *_scope(info),
+            *_check_times(info, policy, now.astimezone(UTC)),
+            *_check_permissions(info, policy),
+            *_check_scope(info),
         ]
     return tuple(sorted(findings, key=lambda finding: finding.severity != "refuse"))
 
 
-def _refuse(code: str, reason: str, mend: str = _MAKE_ONE) -> Finding:
-    return Finding(code, "refuse", reason, mend)
+def _build_refusal(code: str, reason: str, fix: str = _MAKE_NEW_SAS) -> UrlFinding:
+    return UrlFinding(code, "refuse", reason, fix)
 
 
-def _warn(code: str, reason: str, mend: str = _MAKE_ONE) -> Finding:
-    return Finding(code, "warn", reason, mend)
+def _build_warning(code: str, reason: str, fix: str = _MAKE_NEW_SAS) -> UrlFinding:
+    return UrlFinding(code, "warn", reason, fix)
 
 
-def _address(parts: UrlParts, policy: SasPolicy) -> list[Finding]:
-    findings: list[Finding] = []
+def _check_address(parts: UrlParts, policy: SasPolicy) -> list[UrlFinding]:
+    findings: list[UrlFinding] = []
     if parts.scheme != "https" and not (parts.scheme == "http" and policy.allow_http):
-        findings.append(_refuse("scheme", "it is not an https URL", "use https"))
-    named = literal_address(parts.host) is None
+        findings.append(_build_refusal("scheme", "it is not an https URL", "use https"))
+    named = parse_literal_address(parts.host) is None
     private = is_local_name(parts.host) if named else not is_public(parts.host)
     if private and not policy.allow_private:
         reason = f"{parts.host} is a private address"
-        findings.append(_refuse("private-address", reason, "use a public URL"))
+        findings.append(_build_refusal("private-address", reason, "use a public URL"))
     if not any(
-        matches(pattern, parts.host, parts.port, scheme=parts.scheme) for pattern in policy.hosts
+        matches_pattern(pattern, parts.host, parts.port, scheme=parts.scheme)
+        for pattern in policy.hosts
     ):
         findings.append(
-            _refuse(
+            _build_refusal(
                 "host",
                 f"{parts.host}, port {parts.port}, is not on the list of allowed hosts",
                 "use a URL of a storage account, or allow this host",
@@ -165,51 +169,61 @@ def _address(parts: UrlParts, policy: SasPolicy) -> list[Finding]:
     return findings
 
 
-def _times(info: SasInfo, policy: SasPolicy, now: datetime) -> list[Finding]:
+def _check_times(info: SasInfo, policy: SasPolicy, now: datetime) -> list[UrlFinding]:
     start = max(filter(None, (info.starts_at, info.key_starts_at)), default=None)
     end = min(filter(None, (info.expires_at, info.key_expires_at)), default=None)
     if end is not None and end <= now:
-        return [_refuse("expired", f"the SAS expired at {end:%Y-%m-%d %H:%M:%S} UTC")]
+        return [_build_refusal("expired", f"the SAS expired at {end:%Y-%m-%d %H:%M:%S} UTC")]
     if start is not None and start > now + policy.clock_skew:
         reason = f"the SAS is not valid before {start:%Y-%m-%d %H:%M:%S} UTC"
-        return [_refuse("not-yet-valid", reason, "wait, or make one that begins now")]
+        return [_build_refusal("not-yet-valid", reason, "wait, or make one that begins now")]
     if start is not None and end is not None and end <= start:
-        return [_refuse("never-valid", "the SAS expires before it begins")]
+        return [_build_refusal("never-valid", "the SAS expires before it begins")]
     if info.expires_at is None and info.policy_id:
-        return [_warn("hidden-expiry", "its expiry is in a stored access policy and not visible")]
+        return [
+            _build_warning(
+                "hidden-expiry", "its expiry is in a stored access policy and not visible"
+            )
+        ]
     if end is not None and end - (start or now) > policy.max_lifetime + policy.clock_skew:
-        return [_warn("lifetime", f"the SAS is valid for more than {policy.max_lifetime}")]
+        return [_build_warning("lifetime", f"the SAS is valid for more than {policy.max_lifetime}")]
     return []
 
 
-def _rights(info: SasInfo, policy: SasPolicy) -> list[Finding]:
-    needed, given = set(policy.permissions_needed), set(info.permissions)
-    if not given and info.policy_id:
+def _check_permissions(info: SasInfo, policy: SasPolicy) -> list[UrlFinding]:
+    needed, granted = set(policy.permissions_needed), set(info.permissions)
+    if not granted and info.policy_id:
         reason = "its permissions are in a stored access policy and not visible"
-        return [_warn("hidden-permissions", reason)]
-    findings: list[Finding] = []
-    if missing := needed - given:
-        reason = f"the SAS lacks the permission {_letters(missing)}"
-        findings.append(_refuse("permission", reason, f"make one with sp={_letters(needed)}"))
-    if extra := given - needed:
-        reason = f"the SAS has more permissions than are needed: {_letters(extra)}"
-        findings.append(_warn("more-permissions", reason, f"make one with sp={_letters(needed)}"))
+        return [_build_warning("hidden-permissions", reason)]
+    findings: list[UrlFinding] = []
+    if missing := needed - granted:
+        reason = f"the SAS lacks the permission {_join_letters(missing)}"
+        findings.append(
+            _build_refusal("permission", reason, f"make one with sp={_join_letters(needed)}")
+        )
+    if extra := granted - needed:
+        reason = f"the SAS has more permissions than are needed: {_join_letters(extra)}"
+        findings.append(
+            _build_warning("more-permissions", reason, f"make one with sp={_join_letters(needed)}")
+        )
     if info.kind == "account" and not ("o" in info.resource_types and info.services):
-        findings.append(_refuse("permission", "the account SAS does not open objects (srt=o)"))
+        findings.append(
+            _build_refusal("permission", "the account SAS does not open objects (srt=o)")
+        )
     return findings
 
 
-def _scope(info: SasInfo) -> list[Finding]:
-    findings: list[Finding] = []
+def _check_scope(info: SasInfo) -> list[UrlFinding]:
+    findings: list[UrlFinding] = []
     if info.kind == "account":
-        findings.append(_warn("account-wide", "the SAS opens the whole storage account"))
+        findings.append(_build_warning("account-wide", "the SAS opens the whole storage account"))
     if info.resource in {"c", "s", "d"}:
-        findings.append(_warn("container-wide", "the SAS opens more than one file"))
+        findings.append(_build_warning("container-wide", "the SAS opens more than one file"))
     if info.ip_range is not None:
         reason = "the SAS is bound to an IP range, which a session's address may not be in"
-        findings.append(_warn("ip-range", reason, "if it fails, make one without sip"))
+        findings.append(_build_warning("ip-range", reason, "if it fails, make one without sip"))
     return findings
 
 
-def _letters(permissions: set[str]) -> str:
+def _join_letters(permissions: set[str]) -> str:
     return "".join(sorted(permissions))

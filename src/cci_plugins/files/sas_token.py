@@ -20,7 +20,7 @@ _VERSION = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,7}))?)?(Z|[+-]\d\d:\d\d)?)?"
 )
-_MEND = "copy the whole URL once more, or make a new SAS"
+_FIX = "copy the whole URL once more, or make a new SAS"
 
 Problem = tuple[str, str, str]  # code, reason, mend
 
@@ -79,52 +79,52 @@ def inspect(url: str | SecretUrl) -> SasInfo:
     try:
         parts = split_url(text)
     except AmbiguousUrlError as error:
-        return SasInfo(problems=(("url", f"the URL is not clear: {error}", _MEND),))
-    return _Reader(parts).read()
+        return SasInfo(problems=(("url", f"the URL is not clear: {error}", _FIX),))
+    return _SasReader(parts).read()
 
 
-class _Reader:
+class _SasReader:
     """Reads one query, and notes what is wrong."""
 
     def __init__(self, parts: UrlParts) -> None:
         self._parts = parts
         self._problems: list[Problem] = []
         self._fields: dict[str, str] = {}
-        self._repeated = False
+        self._has_duplicates = False
         for pair in parts.query.split("&") if parts.query else ():
             name, _, value = pair.partition("=")
-            self._add(unquote(name).lower(), unquote(value))
+            self._add_field(unquote(name).lower(), unquote(value))
 
     def read(self) -> SasInfo:
         container, _, blob = self._parts.path.removeprefix("/").partition("/")
-        kind = self._kind()
+        kind = self._detect_kind()
         info = SasInfo(
             kind=kind,
-            permissions=self._get("sp", _PERMISSIONS),
-            starts_at=self._time("st"),
-            expires_at=self._time("se"),
-            key_starts_at=self._time("skt"),
-            key_expires_at=self._time("ske"),
-            protocol=self._get("spr", re.compile("https|https,http|http,https")),
-            ip_range=self._range(),
-            resource=self._get("sr", re.compile("|".join(_RESOURCES))),
-            services=self._get("ss", re.compile("[bqtf]{1,4}")),
-            resource_types=self._get("srt", re.compile("[sco]{1,3}")),
+            permissions=self._read_field("sp", _PERMISSIONS),
+            starts_at=self._read_time("st"),
+            expires_at=self._read_time("se"),
+            key_starts_at=self._read_time("skt"),
+            key_expires_at=self._read_time("ske"),
+            protocol=self._read_field("spr", re.compile("https|https,http|http,https")),
+            ip_range=self._read_ip_range(),
+            resource=self._read_field("sr", re.compile("|".join(_RESOURCES))),
+            services=self._read_field("ss", re.compile("[bqtf]{1,4}")),
+            resource_types=self._read_field("srt", re.compile("[sco]{1,3}")),
             policy_id=self._fields.get("si", ""),
-            version=self._get("sv", _VERSION),
+            version=self._read_field("sv", _VERSION),
             host=self._parts.host,
             container=unquote(container),
             blob=unquote(blob),
         )
-        self._look_for_gaps(info)
+        self._check_fields(info)
         return replace(info, problems=tuple(self._problems))
 
-    def _add(self, name: str, value: str) -> None:
+    def _add_field(self, name: str, value: str) -> None:
         if name in self._fields:
-            self._repeated = True
+            self._has_duplicates = True
         self._fields.setdefault(name, value)
 
-    def _kind(self) -> SasKind:
+    def _detect_kind(self) -> SasKind:
         if "sig" not in self._fields:
             return "none"
         if self._fields.keys() & {"skoid", "sktid", "ske", "sks"}:
@@ -133,54 +133,54 @@ class _Reader:
             return "account"
         return "stored_policy" if "si" in self._fields else "service"
 
-    def _look_for_gaps(self, info: SasInfo) -> None:
+    def _check_fields(self, info: SasInfo) -> None:
         fields = self._fields
         if info.kind == "none":
             if fields.keys() & {"se", "sp"} and "sv" in fields:
-                self._note("no-signature", "the SAS has no signature (sig)")
+                self._add_problem("no-signature", "the SAS has no signature (sig)")
             return
-        if self._repeated:
-            self._note("duplicate", "the SAS has one of its fields more than once")
+        if self._has_duplicates:
+            self._add_problem("duplicate", "the SAS has one of its fields more than once")
         if not fields["sig"]:
-            self._note("no-signature", "the signature of the SAS (sig) is empty")
+            self._add_problem("no-signature", "the signature of the SAS (sig) is empty")
         if info.kind != "stored_policy":
             for name, what in (("se", "expiry"), ("sp", "permissions")):
                 if name not in fields:
-                    self._note(f"no-{what}", f"the SAS has no {what} ({name})")
+                    self._add_problem(f"no-{what}", f"the SAS has no {what} ({name})")
         mixed = {"account": {"sr", "si", "skoid"}, "user_delegation": {"ss", "srt", "si"}}
         if fields.keys() & mixed.get(info.kind, set()):
-            self._note("mixed", "the SAS mixes the fields of different kinds")
+            self._add_problem("mixed", "the SAS mixes the fields of different kinds")
 
-    def _get(self, name: str, pattern: re.Pattern[str]) -> str:
+    def _read_field(self, name: str, pattern: re.Pattern[str]) -> str:
         value = self._fields.get(name, "")
         if name in self._fields and not pattern.fullmatch(value):
-            self._note("malformed", f"{name} of the SAS is malformed")
+            self._add_problem("malformed", f"{name} of the SAS is malformed")
             return ""
         return value
 
-    def _time(self, name: str) -> datetime | None:
+    def _read_time(self, name: str) -> datetime | None:
         if name not in self._fields:
             return None
         time = parse_time(self._fields[name])
         if time is None:
-            self._note("malformed", f"{name} of the SAS is no time")
+            self._add_problem("malformed", f"{name} of the SAS is no time")
         return time
 
-    def _range(self) -> tuple[str, str] | None:
+    def _read_ip_range(self) -> tuple[str, str] | None:
         if "sip" not in self._fields:
             return None
         first, _, last = self._fields["sip"].partition("-")
         try:
             begin, end = ipaddress.IPv4Address(first), ipaddress.IPv4Address(last or first)
         except ValueError:
-            self._note("malformed", "sip of the SAS is no IP address or range")
+            self._add_problem("malformed", "sip of the SAS is no IP address or range")
             return None
         if begin > end:
-            self._note("malformed", "sip of the SAS is an empty range")
+            self._add_problem("malformed", "sip of the SAS is an empty range")
         return str(begin), str(end)
 
-    def _note(self, code: str, reason: str) -> None:
-        self._problems.append((code, reason, _MEND))
+    def _add_problem(self, code: str, reason: str) -> None:
+        self._problems.append((code, reason, _FIX))
 
 
 def parse_time(text: str) -> datetime | None:

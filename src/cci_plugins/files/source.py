@@ -18,7 +18,7 @@ from typing_extensions import override
 from cci_plugins.errors import FileTooLargeError, FileTransferError
 
 CHUNK = 256 * 1024
-FOLDER_FILES = 10_000  # that go into one zip
+MAX_FOLDER_FILES = 10_000  # that go into one zip
 
 
 @runtime_checkable
@@ -30,11 +30,11 @@ class Readable(Protocol):
         ...
 
 
-Given = str | os.PathLike[str] | bytes | Readable | AsyncIterable[bytes]
+Uploadable = str | os.PathLike[str] | bytes | Readable | AsyncIterable[bytes]
 """What may be uploaded: a path, the bytes, an open binary file, or pieces as they come."""
 
 
-class Source(ABC):
+class UploadSource(ABC):
     """Content that can be read more than once.
 
     Attributes:
@@ -43,17 +43,17 @@ class Source(ABC):
     """
 
     size: int
-    held = 0
+    memory_bytes = 0
 
     @abstractmethod
-    def pieces(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The content from its start."""
 
     @abstractmethod
     def path(self) -> Any:
         """A context with a file on this machine that has the content."""
 
-    def unchanged(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether it still has the content of the first time."""
         return True
 
@@ -61,15 +61,15 @@ class Source(ABC):
         """Let go of it."""
 
 
-class BytesSource(Source):
+class BytesSource(UploadSource):
     """Bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self.size = self.held = len(data)
+        self.size = self.memory_bytes = len(data)
 
     @override
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._data), CHUNK):
             yield self._data[start : start + CHUNK]
 
@@ -82,22 +82,22 @@ class BytesSource(Source):
             yield path
 
 
-class PathSource(Source):
+class PathSource(UploadSource):
     """A file on this machine, as it was when it was given."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = self._look()
+        self._stamp = self._read_stat()
         self.size = self._stamp[0]
 
     @override
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         try:
             async with await anyio.open_file(self._path, "rb") as file:
-                while piece := await file.read(CHUNK):
-                    yield piece
+                while chunk := await file.read(CHUNK):
+                    yield chunk
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise _build_read_error(self._path, error) from error
 
     @override
     @asynccontextmanager
@@ -105,17 +105,17 @@ class PathSource(Source):
         yield self._path
 
     @override
-    def unchanged(self) -> bool:
-        return self._look() == self._stamp
+    def is_unchanged(self) -> bool:
+        return self._read_stat() == self._stamp
 
-    def _look(self) -> tuple[int, int]:
+    def _read_stat(self) -> tuple[int, int]:
         """Size and time: the same as long as nobody writes to it."""
         try:
             stat = self._path.stat()
             if not self._path.is_file():
                 raise IsADirectoryError(21, "it is no regular file")
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise _unreadable(self._path, error) from error
+            raise _build_read_error(self._path, error) from error
         return stat.st_size, stat.st_mtime_ns
 
 
@@ -131,16 +131,16 @@ class SpooledSource(PathSource):
         self._folder.cleanup()
 
 
-def default_name(given: Given) -> str | None:
+def get_default_name(content: Uploadable) -> str | None:
     """The file name that comes with it; a folder's has `.zip` behind it."""
-    if isinstance(given, (str, os.PathLike)):
-        path = _path(given)
+    if isinstance(content, (str, os.PathLike)):
+        path = _check_path(content)
         return f"{path.resolve().name}.zip" if path.is_dir() else path.name
-    name = getattr(given, "name", None)
+    name = getattr(content, "name", None)
     return Path(name).name if isinstance(name, str) else None
 
 
-async def make_source(given: Given, *, limit: int) -> Source:
+async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
     """Take what is to be uploaded; on the loop that it belongs to.
 
     Args:
@@ -151,24 +151,24 @@ async def make_source(given: Given, *, limit: int) -> Source:
         FileTooLargeError: It has more.
         FileTransferError: It cannot be read.
     """
-    if isinstance(given, bytes):
-        source: Source = BytesSource(given)
-    elif isinstance(given, (str, os.PathLike)):
-        source = await anyio.to_thread.run_sync(_from_path, _path(given), limit)
-    elif isinstance(given, (Readable, AsyncIterable)):
-        source = await _spool(given, limit)
+    if isinstance(content, bytes):
+        source: UploadSource = BytesSource(content)
+    elif isinstance(content, (str, os.PathLike)):
+        source = await anyio.to_thread.run_sync(_open_path, _check_path(content), limit)
+    elif isinstance(content, (Readable, AsyncIterable)):
+        source = await _spool(content, limit)
     else:
-        raise FileTransferError(f"a {type(given).__name__} cannot be uploaded")
+        raise FileTransferError(f"a {type(content).__name__} cannot be uploaded")
     return source
 
 
-def _path(given: str | os.PathLike[str]) -> Path:
-    if os.fspath(given) in {"", b""}:  # Path takes it for the working directory
+def _check_path(content: str | os.PathLike[str]) -> Path:
+    if os.fspath(content) in {"", b""}:  # Path takes it for the working directory
         raise FileTransferError("an empty path cannot be uploaded")
-    return Path(given)
+    return Path(content)
 
 
-def _from_path(path: Path, limit: int) -> Source:
+def _open_path(path: Path, limit: int) -> UploadSource:
     if not os.path.isdir(path):  # noqa: PTH112 - it is not stopped by a name that is too long
         return PathSource(path)
     folder = tempfile.TemporaryDirectory(prefix="cci-")
@@ -190,25 +190,25 @@ def _zip_folder(folder: Path, target: Path, limit: int) -> None:
             for name in sorted(names)
             if not Path(place, name).is_symlink() and Path(place, name).is_file()
         ]
-        bound_folder(len(files), sum(path.stat().st_size for path in files), limit)
+        check_folder_size(len(files), sum(path.stat().st_size for path in files), limit)
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
             for path in files:
                 packed.write(path, path.relative_to(folder))
     except FileTransferError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that is no text
-        raise _unreadable(folder, error) from error
+        raise _build_read_error(folder, error) from error
 
 
-def bound_folder(files: int, size: int, limit: int) -> None:
+def check_folder_size(files: int, size: int, limit: int) -> None:
     """Refuse a folder with too many files or bytes.
 
     Raises:
         FileTooLargeError: It has.
     """
-    if files > FOLDER_FILES:
+    if files > MAX_FOLDER_FILES:
         raise FileTooLargeError(
-            f"the folder has {files:,} files, more than {FOLDER_FILES:,}",
+            f"the folder has {files:,} files, more than {MAX_FOLDER_FILES:,}",
             size=size,
             limit=limit,
             hint="pack it yourself",
@@ -219,56 +219,56 @@ def bound_folder(files: int, size: int, limit: int) -> None:
         )
 
 
-async def _spool(given: Readable | AsyncIterable[bytes], limit: int) -> Source:
+async def _spool(content: Readable | AsyncIterable[bytes], limit: int) -> UploadSource:
     folder = tempfile.TemporaryDirectory(prefix="cci-")
     path = Path(folder.name, "content")
     try:
         async with await anyio.open_file(path, "xb") as file:
-            if isinstance(given, AsyncIterable):
-                pieces: AsyncIterable[bytes] = given
+            if isinstance(content, AsyncIterable):
+                chunks: AsyncIterable[bytes] = content
             else:
-                pieces = _read(given)
+                chunks = _read(content)
             size = 0
-            async for piece in pieces:
-                size = _counted(size, piece, limit)
-                await file.write(piece)
+            async for chunk in chunks:
+                size = _check_chunk(size, chunk, limit)
+                await file.write(chunk)
         return SpooledSource(folder, path)
     except BaseException:
         folder.cleanup()
         raise
 
 
-async def _read(given: Readable) -> AsyncIterator[bytes]:
+async def _read(content: Readable) -> AsyncIterator[bytes]:
     """The content of a file object, whose `read` may be awaited, as that of web frameworks."""
-    read: Any = given.read
-    awaited = inspect.iscoroutinefunction(read)
+    read: Any = content.read
+    is_async = inspect.iscoroutinefunction(read)
     try:
         while True:
-            piece = await (read(CHUNK) if awaited else anyio.to_thread.run_sync(read, CHUNK))
-            if not piece:
+            chunk = await (read(CHUNK) if is_async else anyio.to_thread.run_sync(read, CHUNK))
+            if not chunk:
                 return
-            yield piece
+            yield chunk
     except (OSError, ValueError) as error:  # ValueError: it is closed
         raise FileTransferError(f"the file object cannot be read: {error}") from error
 
 
-def _counted(size: int, piece: object, limit: int) -> int:
-    if not isinstance(piece, bytes):
+def _check_chunk(size: int, chunk: object, limit: int) -> int:
+    if not isinstance(chunk, bytes):
         raise FileTransferError(
-            f"files are made of bytes, not of {type(piece).__name__}",
+            f"files are made of bytes, not of {type(chunk).__name__}",
             hint="open the file in binary mode",
         )
-    if size + len(piece) > limit:
+    if size + len(chunk) > limit:
         raise FileTooLargeError(
-            f"it is larger than {limit:,} bytes", size=size + len(piece), limit=limit
+            f"it is larger than {limit:,} bytes", size=size + len(chunk), limit=limit
         )
-    return size + len(piece)
+    return size + len(chunk)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> FileTransferError:
+def _build_read_error(path: Path, error: OSError | ValueError) -> FileTransferError:
     why = getattr(error, "strerror", None) or type(error).__name__
     return FileTransferError(f"cannot read {str(path)!a}: {why}")

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cci_plugins.common.file_names import new_name
+from cci_plugins.common.file_names import normalize_new_name
 from cci_plugins.errors import FileTransferError, TargetExistsError
 
 
-def below(folder: Path, name: str) -> Path:
+def resolve_in_folder(folder: Path, name: str) -> Path:
     """Where a session's file goes in a folder: never outside of it, and through no link.
 
     Raises:
@@ -20,24 +20,24 @@ def below(folder: Path, name: str) -> Path:
         FileTransferError: A link is in the way.
     """
     path = folder
-    *above, leaf = new_name(name).split("/")
-    for part in above:
+    *parents, leaf = normalize_new_name(name).split("/")
+    for part in parents:
         path /= part
         if path.is_symlink():
             raise FileTransferError(f"{path} is a link, which a download does not follow")
     return path / leaf
 
 
-def target_of(to: str | os.PathLike[str], name: str) -> Path:
+def resolve_target(to: str | os.PathLike[str], name: str) -> Path:
     """Where a session's file goes: the path itself, or its own name in a folder."""
     path = Path(to)
     if path.is_dir() or os.fspath(to).endswith(("/", os.sep)):
-        return below(path, name.rpartition("/")[2])
+        return resolve_in_folder(path, name.rpartition("/")[2])
     return path
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def create_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A file beside its target that takes the target's name when all went well.
 
     Args:
@@ -48,20 +48,20 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
         TargetExistsError: Something of that name is there.
         FileTransferError: The target cannot be written.
     """
-    with _plainly(path):
+    with _translate_errors(path):
         if not overwrite and os.path.lexists(path):
-            raise _exists(path)
+            raise _build_exists_error(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=".cci-", dir=path.parent, ignore_cleanup_errors=True
         ) as folder:
             part = Path(folder, "part")
             yield part
-            _take_name(part, path, overwrite=overwrite)
+            _move_into_place(part, path, overwrite=overwrite)
 
 
 @contextmanager
-def _plainly(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -70,19 +70,19 @@ def _plainly(path: Path) -> Iterator[None]:
         raise FileTransferError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _take_name(part: Path, path: Path, *, overwrite: bool) -> None:
+def _move_into_place(part: Path, path: Path, *, overwrite: bool) -> None:
     if overwrite:
         part.replace(path)
         return
     try:
         path.hardlink_to(part)  # unlike a rename, it fails when the name was taken meanwhile
     except FileExistsError:
-        raise _exists(path) from None
+        raise _build_exists_error(path) from None
     except OSError:  # a file system without links
         if os.path.lexists(path):
-            raise _exists(path) from None
+            raise _build_exists_error(path) from None
         part.rename(path)
 
 
-def _exists(path: Path) -> TargetExistsError:
+def _build_exists_error(path: Path) -> TargetExistsError:
     return TargetExistsError(f"{path} is there already", hint="pass overwrite=True to replace it")

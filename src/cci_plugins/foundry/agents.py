@@ -19,10 +19,10 @@ from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError, FoundryError
 
 from .environments import Environment
-from .failures import USER, failed_response, managing, running
+from .failures import USER, build_response_error, translate_management_errors, translate_run_errors
 from .project import Project
-from .replies import Reply, approval_requests, arguments_of, code_of, read_reply
-from .tools import INSTRUCTIONS, code_interpreter_tool, starts_nothing
+from .replies import Reply, extract_code, list_approval_requests, parse_arguments, read_reply
+from .tools import INSTRUCTIONS, code_interpreter_tool, is_launch_tool
 
 ROUNDS = 25
 TIMEOUT = timedelta(minutes=10)
@@ -80,7 +80,7 @@ async def create_agent(
         instructions="\n\n".join(text for text in (instructions.strip(), INSTRUCTIONS) if text),
         tools=[tool, *more_tools],
     )
-    with managing(f"agent {name}", role=USER):
+    with translate_management_errors(f"agent {name}", role=USER):
         async with await project.client() as client:
             made = await client.agents.create_version(agent_name=name, definition=definition)
     return Agent(made.name, made.version, project)
@@ -100,7 +100,7 @@ async def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
         AuthenticationError: A role is missing.
         ProvisioningError: Azure did not do it.
     """
-    with managing(f"agent {agent.name}", role=USER):
+    with translate_management_errors(f"agent {agent.name}", role=USER):
         async with await agent.project.client() as client:
             try:
                 if all_versions:
@@ -143,34 +143,34 @@ async def run(
         FoundryError: The agent failed, or did not answer.
     """
     async with AsyncExitStack() as stack:
-        client: Any = await _openai(stack, agent.project)
+        client: Any = await _open_openai_client(stack, agent.project)
         reference = {"name": agent.name, "version": agent.version, "type": "agent_reference"}
-        given: Any = _told(prompt, environment)
-        goes_on = None if previous is None else previous.id
+        next_input: Any = _build_input(prompt, environment)
+        previous_id = None if previous is None else previous.id
         responses: list[Mapping[str, Any]] = []
         for _ in range(rounds + 1):
-            with running():
+            with translate_run_errors():
                 response = await client.responses.create(
-                    input=given,
+                    input=next_input,
                     extra_body={"agent_reference": reference},
                     timeout=timeout.total_seconds(),
-                    **({} if goes_on is None else {"previous_response_id": goes_on}),
+                    **({} if previous_id is None else {"previous_response_id": previous_id}),
                 )
             responses.append(response.to_dict(warnings=False))
-            _check(responses[-1])
-            requests = approval_requests(responses[-1])
+            _raise_for_failure(responses[-1])
+            requests = list_approval_requests(responses[-1])
             if not requests:
                 return read_reply(responses)
-            given = [await _answer(request, approve) for request in requests]
-            goes_on = response.id
+            next_input = [await _answer(request, approve) for request in requests]
+            previous_id = response.id
     raise FoundryError(
         f"the agent asked for approval more than {rounds} times", hint="give run() more rounds"
     )
 
 
-async def _openai(stack: AsyncExitStack, project: Project) -> AsyncOpenAI:
+async def _open_openai_client(stack: AsyncExitStack, project: Project) -> AsyncOpenAI:
     """The project's OpenAI client, which sends nothing twice."""
-    with managing("Foundry project", role=USER):
+    with translate_management_errors("Foundry project", role=USER):
         projects = await stack.enter_async_context(await project.client())
     options: dict[str, Any] = {}
     if (tls := project.tls()) is not None:
@@ -185,33 +185,33 @@ async def _close(client: AsyncOpenAI) -> None:
         await client.close()
 
 
-def _told(prompt: str, environment: Environment | None) -> str:
+def _build_input(prompt: str, environment: Environment | None) -> str:
     if environment is None:
         return prompt
     return f"{prompt}\n\nUse environmentId {environment.id} for every call; do not launch another."
 
 
-def _check(response: Mapping[str, Any]) -> None:
+def _raise_for_failure(response: Mapping[str, Any]) -> None:
     error = response.get("error")
     if response.get("status") in {"failed", "cancelled"} or error:
-        words = error if isinstance(error, Mapping) else {}
-        message = str(words.get("message") or f"its response is {response.get('status')}")
-        raise failed_response(message, str(words.get("code") or ""))
+        details = error if isinstance(error, Mapping) else {}
+        message = str(details.get("message") or f"its response is {response.get('status')}")
+        raise build_response_error(message, str(details.get("code") or ""))
 
 
 async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[str, Any]:
     """The answer to one request for approval."""
-    arguments = arguments_of(request)
+    arguments = parse_arguments(request)
     decision = Decision("allow")
-    if not starts_nothing(str(request.get("name") or "")):
+    if not is_launch_tool(str(request.get("name") or "")):
         if approve is None:
             raise ConfigurationError(
                 "the agent's tool requires approval, but run() has no approver; no code ran",
                 hint="give run() approve=..., or the tool require_approval='never'",
             )
-        code = code_of(arguments)
+        code = extract_code(arguments)
         asked = ApprovalRequest(code, str(arguments.get("environmentId") or ""))
-        decision = _as_told(await _ask(approve, asked), code)
+        decision = _convert_edit(await _ask(approve, asked), code)
     answer: dict[str, Any] = {
         "type": "mcp_approval_response",
         "approval_request_id": request.get("id"),
@@ -229,7 +229,7 @@ async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
-def _as_told(decision: Decision, code: str) -> Decision:
+def _convert_edit(decision: Decision, code: str) -> Decision:
     """Foundry runs what was asked for or nothing, so an edit becomes advice to the model."""
     if decision.verdict == "allow" and decision.code not in (None, code):
         return Decision(

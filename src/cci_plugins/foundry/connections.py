@@ -20,19 +20,19 @@ from azure.mgmt.cognitiveservices.models import (
     CustomKeysConnectionProperties,
 )
 
-from cci_plugins.azure.credentials import KEY_HEADER, TokenCredential, checked_secret
+from cci_plugins.azure.credentials import KEY_HEADER, TokenCredential, validate_secret
 from cci_plugins.azure.pool_resource import PoolResource
-from cci_plugins.common.settings import Settings, variable
+from cci_plugins.common.settings import Settings, get_variable_name
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.mcp_client.client import checked_url
+from cci_plugins.mcp_client.client import parse_endpoint_url
 from cci_plugins.redaction import know
 
-from .failures import OWNER, managing
-from .project import Place, Project
+from .failures import OWNER, translate_management_errors
+from .project import Project, ProjectLocation
 
 NAME = "code-interpreter"
 _CATEGORY, _AUTH = "RemoteTool", "CustomKeys"
-_PRINT = "cci-key-fingerprint"
+_FINGERPRINT_FIELD = "cci-key-fingerprint"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
 _GATEWAY = (
     "switch its MCP server on; in front of a custom container put the gateway, "
@@ -58,7 +58,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ExistingConnection:
     """A connection as it is in the project; its key is never told.
 
     Attributes:
@@ -70,15 +70,19 @@ class Found:
 
     id: str
     endpoint: str
-    is_ours: bool
-    mark: str | None
+    is_mcp_connection: bool
+    fingerprint: str | None
 
-    def fits(self, key: str) -> bool | None:
+    def has_key(self, key: str) -> bool | None:
         """Whether it has this key; None when only Azure knows."""
-        return None if self.mark is None else self.mark == _mark(self.id, key)
+        return (
+            None
+            if self.fingerprint is None
+            else self.fingerprint == _compute_fingerprint(self.id, key)
+        )
 
 
-async def look(project: Project, *, name: str = NAME) -> Found | None:
+async def find_connection(project: Project, *, name: str = NAME) -> ExistingConnection | None:
     """A project's connection of a name, or None.
 
     Raises:
@@ -86,14 +90,16 @@ async def look(project: Project, *, name: str = NAME) -> Found | None:
         ProvisioningError: Azure did not say.
     """
     place = await project.place()
-    with managing(f"connection {name}", role=OWNER):
+    with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(place.subscription) as client:
             found = await _get(client, place, name)
     if found is None:
         return None
     kept = found.properties.metadata or {}
     connection_id, target = f"{place.id}/connections/{name}", str(found.properties.target or "")
-    return Found(connection_id, target, _is_of_kind(found), kept.get(_PRINT))
+    return ExistingConnection(
+        connection_id, target, _is_mcp_connection(found), kept.get(_FINGERPRINT_FIELD)
+    )
 
 
 async def connect(
@@ -127,19 +133,19 @@ async def connect(
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
-    target, secret = await _target(project, endpoint, key, pool, credential)
+    target, secret = await _resolve_target(project, endpoint, key, pool, credential)
     place = await project.place()
     connection_id = f"{place.id}/connections/{name}"
-    mark = _mark(connection_id, secret)
-    with managing(f"connection {name}", role=OWNER):
+    fingerprint = _compute_fingerprint(connection_id, secret)
+    with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(place.subscription) as client:
             found = await _get(client, place, name)
-            if found is not None and _leads_there(found, target, mark):
+            if found is not None and _is_up_to_date(found, target, fingerprint):
                 return Connection(connection_id, name, target, "unchanged")
             if found is not None and not replace:
-                _check_ours(found, target, name)
+                _check_ownership(found, target, name)
             metadata = {} if found is None else dict(found.properties.metadata or {})
-            body = _body(target, secret, metadata | {_PRINT: mark})
+            body = _build_body(target, secret, metadata | {_FINGERPRINT_FIELD: fingerprint})
             await client.project_connections.create(
                 place.group, place.account, place.project, name, body
             )
@@ -171,7 +177,7 @@ async def disconnect(
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
     place = await project.place()
-    with managing(f"connection {name}", role=OWNER):
+    with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(place.subscription) as client:
             found = await _get(client, place, name)
             if found is None:
@@ -181,7 +187,7 @@ async def disconnect(
     return True
 
 
-async def _target(
+async def _resolve_target(
     project: Project,
     endpoint: str | None,
     key: str | None,
@@ -195,28 +201,28 @@ async def _target(
         if pool is None and settings.mcp_key is not None:  # else the pool knows its key best
             key = settings.mcp_key.get_secret_value()
     if pool is not None and (endpoint is None or key is None):
-        told_endpoint, told_key = await _of_pool(
+        pool_endpoint, pool_key = await _read_pool(
             pool, credential or project.sign_in, project.arm_endpoint, key
         )
-        endpoint, key = endpoint or told_endpoint, told_key
+        endpoint, key = endpoint or pool_endpoint, pool_key
     if endpoint is None or key is None:
-        missing = variable("mcp_endpoint") if endpoint is None else "its key"
+        missing = get_variable_name("mcp_endpoint") if endpoint is None else "its key"
         raise ConfigurationError(
             f"the session pool to connect is not complete: {missing} is missing",
             hint="set AZURE_SESSION_POOL_RESOURCE_ID; "
             "or AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY",
         )
     know(key)
-    return _checked_endpoint(endpoint), checked_secret(key)
+    return _check_endpoint(endpoint), validate_secret(key)
 
 
-async def _of_pool(
+async def _read_pool(
     pool: str, credential: TokenCredential, arm: str, key: str | None
 ) -> tuple[str, str]:
     resource = PoolResource(pool, credential=credential, endpoint=arm)
     try:
         try:
-            endpoint = await resource.mcp_endpoint()
+            endpoint = await resource.fetch_mcp_endpoint()
         except ConfigurationError as error:
             raise ConfigurationError(str(error), hint=_GATEWAY) from None
         return endpoint, key or await resource.fetch_key()
@@ -224,7 +230,7 @@ async def _of_pool(
         await resource.aclose()
 
 
-async def _get(client: Any, place: Place, name: str) -> Any:
+async def _get(client: Any, place: ProjectLocation, name: str) -> Any:
     try:
         return await client.project_connections.get(place.group, place.account, place.project, name)
     except ResourceNotFoundError as error:
@@ -234,7 +240,7 @@ async def _get(client: Any, place: Place, name: str) -> Any:
         return None
 
 
-def _body(
+def _build_body(
     target: str, key: str, metadata: Mapping[str, str]
 ) -> ConnectionPropertiesV2BasicResource:
     return ConnectionPropertiesV2BasicResource(
@@ -247,33 +253,39 @@ def _body(
     )
 
 
-def _mark(connection_id: str, key: str) -> str:
+def _compute_fingerprint(connection_id: str, key: str) -> str:
     """A fingerprint of a key, of use for one connection only."""
     return hashlib.sha256(f"{connection_id.lower()}\0{key}".encode()).hexdigest()[:16]
 
 
-def _leads_there(found: Any, target: str, mark: str) -> bool:
+def _is_up_to_date(found: Any, target: str, fingerprint: str) -> bool:
     kept = found.properties.metadata or {}
-    return _is_of_kind(found) and found.properties.target == target and kept.get(_PRINT) == mark
+    return (
+        _is_mcp_connection(found)
+        and found.properties.target == target
+        and kept.get(_FINGERPRINT_FIELD) == fingerprint
+    )
 
 
-def _is_of_kind(found: Any) -> bool:
+def _is_mcp_connection(found: Any) -> bool:
     """Whether a connection is one to an MCP server, opened by a key."""
     kind = (str(found.properties.category), str(found.properties.auth_type))
     return kind == (_CATEGORY, _AUTH)
 
 
 def _check_kind(found: Any, name: str) -> None:
-    if not _is_of_kind(found):
+    if not _is_mcp_connection(found):
         raise ConfigurationError(
             f"the project's connection {name!r} is for something else", hint="give another --name"
         )
 
 
-def _check_ours(found: Any, target: str, name: str) -> None:
+def _check_ownership(found: Any, target: str, name: str) -> None:
     """Refuse to write over what somebody else made."""
     _check_kind(found, name)
-    if found.properties.target != target and _PRINT not in (found.properties.metadata or {}):
+    if found.properties.target != target and _FINGERPRINT_FIELD not in (
+        found.properties.metadata or {}
+    ):
         raise ConfigurationError(
             f"the project's connection {name!r} leads elsewhere, and was made by something else",
             hint="give another --name, or --replace it",
@@ -289,9 +301,9 @@ def _check_name(name: str) -> None:
         )
 
 
-def _checked_endpoint(endpoint: str) -> str:
+def _check_endpoint(endpoint: str) -> str:
     """An address that may get the key: encrypted, unless it never leaves this machine."""
-    url = checked_url(endpoint.rstrip("/"))
+    url = parse_endpoint_url(endpoint.rstrip("/"))
     if url.scheme != "https" and not _is_loopback(url.host):
         raise ConfigurationError(
             "the key must not travel without encryption", hint="give an https endpoint"

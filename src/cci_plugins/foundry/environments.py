@@ -30,10 +30,10 @@ class Environment:
 
     async def delete(self) -> None:
         """End it now, where the pool can, and free its place."""
-        await event_loop.carry(self._delete)
+        await event_loop.dispatch(self._delete)
 
     async def _delete(self) -> None:
-        await (await self._interpreter.pool()).delete_session(self.id)
+        await (await self._interpreter._get_pool()).delete_session(self.id)
 
 
 async def open_environment(
@@ -49,12 +49,12 @@ async def open_environment(
         ConfigurationError: The interpreter is over another kind of pool.
         PoolError: The pool gave none.
     """
-    found = await event_loop.carry(_open, interpreter, environment_id)
-    return Environment(found, SessionFiles(interpreter, found, _ignore), interpreter)
+    found = await event_loop.dispatch(_resolve_id, interpreter, environment_id)
+    return Environment(found, SessionFiles(interpreter, found, _ignore_use), interpreter)
 
 
-async def _open(interpreter: CodeInterpreter, environment_id: str | None) -> str:
-    pool = await interpreter.pool()
+async def _resolve_id(interpreter: CodeInterpreter, environment_id: str | None) -> str:
+    pool = await interpreter._get_pool()
     if not isinstance(pool, PlatformSessionPool):
         raise ConfigurationError(
             "an agent's environment is reached by the pool's MCP endpoint",
@@ -66,5 +66,5 @@ async def _open(interpreter: CodeInterpreter, environment_id: str | None) -> str
     return environment_id
 
 
-def _ignore(_: int) -> None:
+def _ignore_use(_: int) -> None:
     """Nobody counts the uses of an environment."""

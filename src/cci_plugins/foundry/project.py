@@ -12,14 +12,14 @@ import httpx
 from azure.ai.projects.aio import AIProjectClient
 from azure.mgmt.cognitiveservices.aio import CognitiveServicesManagementClient
 
-from cci_plugins.azure.credentials import Authorized, TokenCredential
+from cci_plugins.azure.credentials import ProviderAuth, TokenCredential
 from cci_plugins.azure.pool_resource import ARM
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
-from cci_plugins.mcp_client.http import make_http, sending
+from cci_plugins.mcp_client.http import make_http, map_transport_errors
 
-from .failures import OWNER, managing
-from .sign_in import SignIn
+from .failures import OWNER, translate_management_errors
+from .sign_in import CachedCredential
 
 API_VERSION = "2025-12-01"  # the first stable one whose connections know the category RemoteTool
 _SUBSCRIPTIONS_VERSION = "2022-12-01"
@@ -29,14 +29,14 @@ _ID = re.compile(
     re.IGNORECASE,
 )
 _PATH = re.compile(r"/api/projects/[^/]+/?")
-_API = "AI Foundry API"
+_API_NAME = "AI Foundry API"
 _HINT = (
     "set FOUNDRY_PROJECT_ENDPOINT=https://<account>.services.ai.azure.com/api/projects/<project>, "
     "or AZURE_AI_PROJECT_ID to the project's resource id"
 )
 
 
-class Place(NamedTuple):
+class ProjectLocation(NamedTuple):
     """A project in Azure Resource Manager."""
 
     subscription: str
@@ -81,11 +81,11 @@ class Project:
     ) -> None:
         if endpoint is None and resource_id is None:
             raise ConfigurationError("the Foundry project is not named", hint=_HINT)
-        self._endpoint = None if endpoint is None else _checked(endpoint)
+        self._endpoint = None if endpoint is None else _check_endpoint(endpoint)
         self._place = None if resource_id is None else _place(resource_id)
         self._arm = arm_endpoint.rstrip("/")
         self._ca = None if ca_file is None else fspath(ca_file)
-        self.sign_in = SignIn(credential)
+        self.sign_in = CachedCredential(credential)
 
     @classmethod
     def from_env(cls, *, credential: TokenCredential | None = None) -> Self:
@@ -149,18 +149,18 @@ class Project:
         """
         if self._endpoint is None:
             place = await self.place()
-            with managing("Foundry project", role=OWNER):
+            with translate_management_errors("Foundry project", role=OWNER):
                 async with self.management(place.subscription) as client:
                     found: Any = await client.projects.get(
                         place.group, place.account, place.project
                     )
             addresses = found.properties.endpoints or {}
-            if _API not in addresses:
+            if _API_NAME not in addresses:
                 raise ProvisioningError("the Foundry project has no address", hint=_HINT)
-            self._endpoint = _checked(addresses[_API])
+            self._endpoint = _check_endpoint(addresses[_API_NAME])
         return self._endpoint
 
-    async def place(self) -> Place:
+    async def place(self) -> ProjectLocation:
         """Where the project is in Resource Manager; looked for by its endpoint if need be.
 
         Raises:
@@ -169,7 +169,7 @@ class Project:
         """
         if self._place is None:
             async for subscription in self._subscriptions():
-                self._place = await self._find_in(subscription)
+                self._place = await self._find_location(subscription)
                 if self._place is not None:
                     return self._place
             raise ConfigurationError(
@@ -178,25 +178,25 @@ class Project:
             )
         return self._place
 
-    async def _find_in(self, subscription: str) -> Place | None:
+    async def _find_location(self, subscription: str) -> ProjectLocation | None:
         wanted = httpx.URL(self._endpoint or "")
         project = wanted.path.rstrip("/").rpartition("/")[2]
-        with managing("Foundry accounts", role="Reader"):
+        with translate_management_errors("Foundry accounts", role="Reader"):
             async with self.management(subscription) as client:
                 accounts: AsyncIterator[Any] = client.accounts.list()
                 async for account in accounts:
-                    if _is_at(account, wanted):
+                    if _has_address(account, wanted):
                         group = str(account.id).split("/")[4]
-                        return Place(subscription, group, str(account.name), project)
+                        return ProjectLocation(subscription, group, str(account.name), project)
         return None
 
     async def _subscriptions(self) -> AsyncIterator[str]:
         """Ids of the subscriptions that the sign-in sees."""
         url: str | None = f"{self._arm}/subscriptions?api-version={_SUBSCRIPTIONS_VERSION}"
         async with make_http(verify=self.tls() or True) as http:
-            http.auth = Authorized(self.sign_in.bearer(f"{self._arm}/.default"))
+            http.auth = ProviderAuth(self.sign_in.bearer(f"{self._arm}/.default"))
             while url is not None and url.startswith(f"{self._arm}/"):
-                with sending(starts_code=False):
+                with map_transport_errors(starts_code=False):
                     response = await http.get(url, timeout=30)
                 if not response.is_success:
                     raise AuthenticationError(
@@ -209,7 +209,7 @@ class Project:
                 url = page.get("nextLink")
 
 
-def project_from(text: str, *, credential: TokenCredential | None = None) -> Project:
+def parse_project(text: str, *, credential: TokenCredential | None = None) -> Project:
     """The project that a person named by its endpoint or its resource id.
 
     Raises:
@@ -221,14 +221,14 @@ def project_from(text: str, *, credential: TokenCredential | None = None) -> Pro
     return Project(text, credential=credential, arm_endpoint=arm)
 
 
-def _place(resource_id: str) -> Place:
+def _place(resource_id: str) -> ProjectLocation:
     match = _ID.fullmatch(resource_id.rstrip("/"))
     if match is None:
         raise ConfigurationError("this is not the resource id of a Foundry project", hint=_HINT)
-    return Place(**match.groupdict())
+    return ProjectLocation(**match.groupdict())
 
 
-def _checked(endpoint: str) -> str:
+def _check_endpoint(endpoint: str) -> str:
     try:
         url = httpx.URL(endpoint)
     except (httpx.InvalidURL, TypeError):
@@ -238,7 +238,7 @@ def _checked(endpoint: str) -> str:
     return endpoint.rstrip("/")
 
 
-def _is_at(account: Any, wanted: httpx.URL) -> bool:
+def _has_address(account: Any, wanted: httpx.URL) -> bool:
     """Whether an account answers at an address, under its own name or one of its endpoints."""
     properties = account.properties
     name = str(properties.custom_sub_domain_name or account.name).lower()

@@ -103,33 +103,35 @@ class Reply:
 
 def read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
     """Put the responses of one turn together; the last one has the words."""
-    items = [item for response in responses for item in _items(response)]
+    items = [item for response in responses for item in _list_items(response)]
     last = responses[-1]
-    contents = [part for item in _items(last) for part in _texts(item)]
+    contents = [part for item in _list_items(last) for part in _iter_texts(item)]
     text = "\n".join(str(part.get("text") or "") for part in contents)
-    calls = tuple(_call(item) for item in items if item.get("type") == MCP_CALL)
+    calls = tuple(_parse_call(item) for item in items if item.get("type") == MCP_CALL)
     return Reply(
         text=text,
         calls=calls,
-        annotations=tuple(_annotation(note) for part in contents for note in _notes(part)),
-        files=tuple(_files([*(call.stdout or call.output for call in calls), text])),
+        annotations=tuple(
+            _parse_annotation(note) for part in contents for note in _list_annotations(part)
+        ),
+        files=tuple(_iter_files([*(call.stdout or call.output for call in calls), text])),
         status=str(last.get("status") or "completed"),
         id=str(last.get("id") or ""),
     )
 
 
-def approval_requests(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def list_approval_requests(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The calls that wait for a yes or a no."""
-    return [item for item in _items(response) if item.get("type") == APPROVAL]
+    return [item for item in _list_items(response) if item.get("type") == APPROVAL]
 
 
-def arguments_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
+def parse_arguments(item: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of a call; a model may write anything there."""
-    value = _json(item.get("arguments"))
+    value = _parse_json(item.get("arguments"))
     return value if isinstance(value, Mapping) else {}
 
 
-def code_of(arguments: Mapping[str, Any]) -> str:
+def extract_code(arguments: Mapping[str, Any]) -> str:
     """The code or the command among a call's arguments."""
     for name in _CODE_ARGUMENTS:
         value = arguments.get(name)
@@ -140,52 +142,52 @@ def code_of(arguments: Mapping[str, Any]) -> str:
     return ""
 
 
-def _items(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _list_items(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = response.get("output")
     return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
 
 
-def _texts(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _iter_texts(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if item.get("type") == MESSAGE:
         for part in item.get("content") or []:
             if isinstance(part, Mapping) and part.get("type") == "output_text":
                 yield part
 
 
-def _notes(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _list_annotations(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [note for note in part.get("annotations") or [] if isinstance(note, Mapping)]
 
 
-def _annotation(note: Mapping[str, Any]) -> Annotation:
+def _parse_annotation(note: Mapping[str, Any]) -> Annotation:
     names = ("url", "file_id", "filename", "title")
     target = next((str(note[name]) for name in names if note.get(name)), "")
     return Annotation(str(note.get("type") or ""), target, dict(note))
 
 
-def _call(item: Mapping[str, Any]) -> ToolCall:
-    arguments = arguments_of(item)
+def _parse_call(item: Mapping[str, Any]) -> ToolCall:
+    arguments = parse_arguments(item)
     output = item.get("output")
-    told = _json(output)
-    fields = told if isinstance(told, Mapping) else {}
+    parsed = _parse_json(output)
+    fields = parsed if isinstance(parsed, Mapping) else {}
     environment = arguments.get("environmentId") or fields.get("environmentId") or ""
     return ToolCall(
         tool=str(item.get("name") or ""),
-        code=code_of(arguments),
+        code=extract_code(arguments),
         environment_id=str(environment),
         output=str(output or ""),
         stdout=str(fields.get("stdout") or ""),
         stderr=str(fields.get("stderr") or ""),
-        error=_error(item.get("error")),
+        error=_format_error(item.get("error")),
     )
 
 
-def _error(value: object) -> str | None:
+def _format_error(value: object) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("message") or value.get("content") or json.dumps(dict(value))
     return None if not value else str(value)
 
 
-def _files(texts: Sequence[str]) -> Iterator[DataFile]:
+def _iter_files(texts: Sequence[str]) -> Iterator[DataFile]:
     """The data URLs of texts, each once; one that was cut on its way is none."""
     seen: set[str] = set()
     for text in texts:
@@ -201,7 +203,7 @@ def _files(texts: Sequence[str]) -> Iterator[DataFile]:
             yield DataFile(f"file-{len(seen)}{ending}", match["type"], data)
 
 
-def _json(value: object) -> object:
+def _parse_json(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:

@@ -12,10 +12,10 @@ from azure.core.credentials import AccessToken
 
 from cci_plugins.azure.credentials import Bearer, TokenCredential
 
-_ASK_AGAIN = 60  # seconds; `Bearer` knows when a token really ends
+_REFRESH_SECONDS = 60  # seconds; `Bearer` knows when a token really ends
 
 
-class SignIn:
+class CachedCredential:
     """Tokens for each scope, fetched once and kept until they are due.
 
     Args:
@@ -42,7 +42,7 @@ class SignIn:
         """
         headers = await self.bearer(scopes[0]).headers()
         token = headers["authorization"].removeprefix("Bearer ")
-        return AccessToken(token, int(time.time()) + _ASK_AGAIN)
+        return AccessToken(token, int(time.time()) + _REFRESH_SECONDS)
 
     async def close(self) -> None:
         """Leave the credential to who made it."""

@@ -32,7 +32,7 @@ def connect(
     credential: TokenCredential | None = None,
 ) -> Connection:
     """See `cci_plugins.foundry.connect`."""
-    return event_loop.wait(
+    return event_loop.run_blocking(
         lambda: connections.connect(
             project,
             endpoint=endpoint,
@@ -52,7 +52,7 @@ def disconnect(
     credential: TokenCredential | None = None,
 ) -> bool:
     """See `cci_plugins.foundry.disconnect`."""
-    return event_loop.wait(
+    return event_loop.run_blocking(
         lambda: connections.disconnect(project, name=name, credential=credential)
     )
 
@@ -67,7 +67,7 @@ def create_agent(
     project: Project | None = None,
 ) -> Agent:
     """See `cci_plugins.foundry.create_agent`."""
-    return event_loop.wait(
+    return event_loop.run_blocking(
         lambda: agents.create_agent(
             name,
             model=model,
@@ -81,7 +81,7 @@ def create_agent(
 
 def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
     """See `cci_plugins.foundry.delete_agent`."""
-    return event_loop.wait(lambda: agents.delete_agent(agent, all_versions=all_versions))
+    return event_loop.run_blocking(lambda: agents.delete_agent(agent, all_versions=all_versions))
 
 
 def run(
@@ -95,7 +95,7 @@ def run(
     timeout: timedelta = agents.TIMEOUT,
 ) -> Reply:
     """See `cci_plugins.foundry.run`; `approve` is awaited on the package's own event loop."""
-    return event_loop.wait(
+    return event_loop.run_blocking(
         lambda: agents.run(
             agent,
             prompt,

@@ -80,18 +80,20 @@ def code_interpreter_tool(
         server_url=endpoint or _PLACEHOLDER,
         project_connection_id=connection_id,
         allowed_tools=list(allowed_tools),
-        require_approval=_approval(allowed_tools) if require_approval == "always" else "never",
+        require_approval=_build_approval(allowed_tools)
+        if require_approval == "always"
+        else "never",
     )
 
 
-def starts_nothing(name: str) -> bool:
+def is_launch_tool(name: str) -> bool:
     """Whether a tool only launches an environment; its name has changed more than once."""
     return name.lower().startswith("launch")
 
 
-def _approval(tools: Sequence[str]) -> MCPToolRequireApproval:
-    harmless = [name for name in tools if starts_nothing(name)]
+def _build_approval(tools: Sequence[str]) -> MCPToolRequireApproval:
+    launch_tools = [name for name in tools if is_launch_tool(name)]
     return MCPToolRequireApproval(
-        always=MCPToolFilter(tool_names=[name for name in tools if name not in harmless]),
-        never=MCPToolFilter(tool_names=harmless),
+        always=MCPToolFilter(tool_names=[name for name in tools if name not in launch_tools]),
+        never=MCPToolFilter(tool_names=launch_tools),
     )

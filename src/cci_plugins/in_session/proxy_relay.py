@@ -11,11 +11,11 @@ import socket
 import threading
 from contextlib import suppress
 
-PIECE = 1 << 18
-NAMES = ("http_proxy", "https_proxy")
+CHUNK_BYTES = 1 << 18
+PROXY_VARIABLES = ("http_proxy", "https_proxy")
 
 
-def open_outlet(path: str) -> None:
+def start_proxy_relay(path: str) -> None:
     """Listen, and tell programs where.
 
     Args:
@@ -23,7 +23,7 @@ def open_outlet(path: str) -> None:
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    for name in NAMES:
+    for name in PROXY_VARIABLES:
         os.environ[name] = os.environ[name.upper()] = proxy
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost"  # the session's own servers
     threading.Thread(target=_accept, args=(listener, path), daemon=True, name="outlet").start()
@@ -32,22 +32,22 @@ def open_outlet(path: str) -> None:
 def _accept(listener: socket.socket, path: str) -> None:
     while True:
         client, _ = listener.accept()
-        way_out = socket.socket(socket.AF_UNIX)
+        upstream = socket.socket(socket.AF_UNIX)
         try:
-            way_out.connect(path)
+            upstream.connect(path)
         except OSError:
             client.close()
-            way_out.close()
+            upstream.close()
             continue
-        for source, target in ((client, way_out), (way_out, client)):
-            threading.Thread(target=_carry, args=(source, target), daemon=True).start()
+        for source, target in ((client, upstream), (upstream, client)):
+            threading.Thread(target=_pump, args=(source, target), daemon=True).start()
 
 
-def _carry(source: socket.socket, target: socket.socket) -> None:
-    room = memoryview(bytearray(PIECE))
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    buffer = memoryview(bytearray(CHUNK_BYTES))
     try:
-        while count := source.recv_into(room):
-            target.sendall(room[:count])
+        while count := source.recv_into(buffer):
+            target.sendall(buffer[:count])
     except OSError:  # one side is gone: whoever still sends must not wait for a reader
         ends, how = [source, target], socket.SHUT_RDWR
     else:

@@ -28,18 +28,18 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from cci_plugins.in_session.charts import show_data
-from cci_plugins.in_session.streams import StreamBuffer, sha256, to_hash
+from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
 
-NAME = "_cci"
+MODULE_NAME = "_cci"
 FOLDER = Path("/mnt/data")
 STREAM_CHARACTERS = 6_000_000
 RESULT_CHARACTERS = 32 << 20
-FILES = 20_000
+MAX_FILES = 20_000
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class Stream(io.TextIOBase):
+class CapturingStream(io.TextIOBase):
     """Stands for `sys.stdout` or `sys.stderr` for good; keeps what a run writes.
 
     It is put in once, since loggers hold on to the stream that they were made with.
@@ -49,17 +49,19 @@ class Stream(io.TextIOBase):
 
     def __init__(self, original: Any) -> None:
         self.original = original
-        self.kept: StreamBuffer | None = None
+        self.capture_buffer: StreamBuffer | None = None
         self._pid = os.getpid()
 
     def write(self, text: str) -> int:
         """Keep a piece during a run; pass it on at any other time."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if self.kept is None or os.getpid() != self._pid:  # a forked child keeps for nobody
+        if (
+            self.capture_buffer is None or os.getpid() != self._pid
+        ):  # a forked child keeps for nobody
             self.original.write(text)
         else:
-            self.kept.add(text)
+            self.capture_buffer.add(text)
         return len(text)
 
     def flush(self) -> None:
@@ -78,35 +80,37 @@ class Stream(io.TextIOBase):
         return getattr(self.original, name)
 
 
-class Run:
+class RunCapture:
     """What one run put out."""
 
     def __init__(self) -> None:
         self.results: list[dict[str, Any]] = []
         self.error: dict[str, str] | None = None
-        self.room = RESULT_CHARACTERS
+        self.budget = RESULT_CHARACTERS
         self.dropped = 0
         self.timed_out = False
 
-    def show(self, data: dict[str, Any], *, is_main: bool) -> None:
+    def add_result(self, data: dict[str, Any], *, is_main: bool) -> None:
         """Keep something displayed."""
-        told = {kind: _sendable(value) for kind, value in data.items() if value is not None}
-        size = sum(len(value if isinstance(value, str) else repr(value)) for value in told.values())
-        if size > self.room:
+        encoded = {kind: _encode_value(value) for kind, value in data.items() if value is not None}
+        size = sum(
+            len(value if isinstance(value, str) else repr(value)) for value in encoded.values()
+        )
+        if size > self.budget:
             self.dropped += 1
-        elif told:
-            self.room -= size
-            self.results.append({"data": told, "isMain": is_main})
+        elif encoded:
+            self.budget -= size
+            self.results.append({"data": encoded, "isMain": is_main})
 
     def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
         """Stand for `display_pub.publish`."""
-        self.show(data, is_main=False)
+        self.add_result(data, is_main=False)
 
-    def show_main(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
+    def add_main_result(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
         """Stand for `displayhook.write_format_data`."""
-        self.show(data, is_main=True)
+        self.add_result(data, is_main=True)
 
-    def fail(self, kind: type[BaseException], value: object, lines: list[str]) -> None:
+    def set_error(self, kind: type[BaseException], value: object, lines: list[str]) -> None:
         """Stand for `shell._showtraceback`."""
         self.error = {
             "name": kind.__name__,
@@ -114,7 +118,7 @@ class Run:
             "traceback": COLOURS.sub("", "\n".join(lines)),
         }
 
-    def told(self, timeout: float) -> dict[str, Any]:
+    def build_report(self, timeout: float) -> dict[str, Any]:
         """What the report says of it."""
         status = "succeeded" if self.error is None else "failed"
         if self.timed_out:
@@ -136,7 +140,7 @@ class Run:
         }
 
 
-class Guest:
+class SessionAgent:
     """The client's counterpart in the session.
 
     Attributes:
@@ -146,62 +150,79 @@ class Guest:
     def __init__(self, shell: Any) -> None:
         self.instance = token_hex(8)
         self._shell = shell
-        self._new = True
+        self._is_new = True
         self._reports: dict[str, str | None] = {}
-        self._turned_away: set[str] = set()
+        self._rejected_runs: set[str] = set()
         if FOLDER.is_dir() and os.access(FOLDER, os.W_OK):
             os.chdir(FOLDER)
         self._folder = Path.cwd().resolve()
-        self._out, self._err = Stream(sys.stdout), Stream(sys.stderr)
+        self._out, self._err = CapturingStream(sys.stdout), CapturingStream(sys.stderr)
         sys.stdout, sys.stderr = self._out, self._err
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
         with suppress(Exception):
-            show_data(shell)
+            register_data_formatters(shell)
 
     def run(
-        self, mark: str, run: str, *, code: str, timeout: float, room: int, instance: str | None
+        self,
+        marker: str,
+        run: str,
+        *,
+        code: str,
+        timeout: float,
+        max_chars: int,
+        instance: str | None,
     ) -> None:
         """Run code once, unless this run was refused or another instance is asked for."""
-        if self._may_run(mark, run, code, instance):
-            with self._kept(run, timeout) as kept, self._alarm(kept, timeout):
-                self._end(kept, self._shell.run_cell(code, store_history=False))
-            self.tell(mark, run, 0, room)
+        if self._accept_run(marker, run, code, instance):
+            with (
+                self._capture_run(run, timeout) as capture,
+                self._enforce_timeout(capture, timeout),
+            ):
+                self._record_error(capture, self._shell.run_cell(code, store_history=False))
+            self.emit_report(marker, run, 0, max_chars)
 
     async def run_async(
-        self, mark: str, run: str, *, code: str, timeout: float, room: int, instance: str | None
+        self,
+        marker: str,
+        run: str,
+        *,
+        code: str,
+        timeout: float,
+        max_chars: int,
+        instance: str | None,
     ) -> None:
         """The same for code that awaits at its top level."""
-        if self._may_run(mark, run, code, instance):
-            with self._kept(run, timeout) as kept:
-                task = asyncio.ensure_future(self._cell(code))
+        if self._accept_run(marker, run, code, instance):
+            with self._capture_run(run, timeout) as capture:
+                task = asyncio.ensure_future(self._run_cell(code))
                 await asyncio.wait({task}, timeout=timeout)
                 if not task.done():
-                    kept.timed_out = True
+                    capture.timed_out = True
                     task.cancel()
                     await asyncio.wait({task})
-                self._end(kept, None if task.cancelled() else task.result())
-            self.tell(mark, run, 0, room)
+                self._record_error(capture, None if task.cancelled() else task.result())
+            self.emit_report(marker, run, 0, max_chars)
 
-    def settle(self, mark: str, run: str) -> None:
+    def resolve_run(self, marker: str, run: str) -> None:
         """Say whether a run came to its end here; if it never began, it never will."""
-        told = {"replaced": True} if run in self._turned_away else {}
+        flags = {"replaced": True} if run in self._rejected_runs else {}
         began = self._reports.setdefault(run, None) is not None
-        self._frame(mark, {"began": began, **told})
+        self._print_frame(marker, {"began": began, **flags})
 
-    def tell(self, mark: str, run: str, at: int, length: int) -> None:
+    def emit_report(self, marker: str, run: str, at: int, length: int) -> None:
         """Print a piece of a report."""
         report = self._reports.get(run) or ""
-        piece = report[at : at + max(length, 0)]
-        self._frame(mark, {"at": at, "total": len(report)}, piece)
+        chunk = report[at : at + max(length, 0)]
+        self._print_frame(marker, {"at": at, "total": len(report)}, chunk)
 
-    def list_files(self, mark: str, run: str, room: int) -> None:
+    def list_files(self, marker: str, run: str, max_chars: int) -> None:
         """Report every regular file of the folder."""
-        files = [_file(name, stamp) for name, stamp in sorted(self._scan().items())]
-        self._keep(run, files)
-        self.tell(mark, run, 0, room)
+        files = [_build_file_info(name, stamp) for name, stamp in sorted(self._scan().items())]
+        self._store_report(run, files)
+        self.emit_report(marker, run, 0, max_chars)
 
-    def write(self, mark: str, name: str, run: str, at: int, data: str, *, last: bool) -> None:
+    def write(self, marker: str, name: str, run: str, at: int, data: str, *, is_last: bool) -> None:
         """Append a piece to a file that takes its name with the last piece."""
         part = self._folder / f"cci-{run}.part"
         try:
@@ -209,38 +230,38 @@ class Guest:
                 file.seek(at)
                 file.truncate()
                 file.write(base64.b64decode(data))
-            if last:
-                path = self._path(name)
+            if is_last:
+                path = self._resolve_path(name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            self._frame(mark, {"failed": error.strerror or str(error)})
+            self._print_frame(marker, {"failed": error.strerror or str(error)})
         else:
-            self._frame(mark, {})
+            self._print_frame(marker, {})
 
-    def read(self, mark: str, name: str, at: int, length: int) -> None:
+    def read(self, marker: str, name: str, at: int, length: int) -> None:
         """Print a piece of a file."""
         try:
-            with self._path(name).open("rb") as file:
+            with self._resolve_path(name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 file.seek(at)
-                piece = base64.b64encode(file.read(length)).decode()
+                chunk = base64.b64encode(file.read(length)).decode()
         except OSError:
-            self._frame(mark, {"missing": True})
+            self._print_frame(marker, {"missing": True})
         else:
-            self._frame(mark, {"at": at, "total": size}, piece)
+            self._print_frame(marker, {"at": at, "total": size}, chunk)
 
-    def remove(self, mark: str, name: str) -> None:
+    def remove(self, marker: str, name: str) -> None:
         """Remove a file."""
         try:
-            self._path(name).unlink()
+            self._resolve_path(name).unlink()
         except OSError:
-            self._frame(mark, {"missing": True})
+            self._print_frame(marker, {"missing": True})
         else:
-            self._frame(mark, {})
+            self._print_frame(marker, {})
 
-    def wipe(self, mark: str) -> None:
+    def wipe(self, marker: str) -> None:
         """Forget variables, files and this object: where a pool cannot end a session."""
         for path in self._folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -248,58 +269,60 @@ class Guest:
             else:
                 path.unlink(missing_ok=True)
         self._shell.reset(new_session=True)
-        self._frame(mark, {})
+        self._print_frame(marker, {})
         sys.stdout, sys.stderr = self._out.original, self._err.original
-        sys.modules.pop(NAME, None)
+        sys.modules.pop(MODULE_NAME, None)
 
-    def _may_run(self, mark: str, run: str, code: str, instance: str | None) -> bool:
-        self._say_what_runs(code)
+    def _accept_run(self, marker: str, run: str, code: str, instance: str | None) -> bool:
+        self._rewrite_history(code)
         if instance not in {None, self.instance}:
             self._reports[run] = None
-            self._turned_away.add(run)
-            self._frame(mark, {"replaced": True})
+            self._rejected_runs.add(run)
+            self._print_frame(marker, {"replaced": True})
         elif run in self._reports:
-            self._frame(mark, {"refused": True})
+            self._print_frame(marker, {"refused": True})
         else:
             return True
         return False
 
     @contextmanager
-    def _kept(self, run: str, timeout: float) -> Iterator[Run]:
+    def _capture_run(self, run: str, timeout: float) -> Iterator[RunCapture]:
         """Keep what is put out and displayed, and make the report in the end."""
-        kept, shell, before = Run(), self._shell, self._scan()
+        capture, shell, before = RunCapture(), self._shell, self._scan()
         self._reports[run] = ""  # it began, so it must not begin again
-        self._out.kept, self._err.kept = out, err = (
+        self._out.capture_buffer, self._err.capture_buffer = out, err = (
             StreamBuffer(STREAM_CHARACTERS),
             StreamBuffer(STREAM_CHARACTERS),
         )
-        shell._showtraceback = kept.fail  # noqa: SLF001 - IPython has no public place for this
-        shell.display_pub.publish = kept.publish
-        shell.displayhook.write_format_data = kept.show_main
-        begun = time.perf_counter()
+        shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public place for this
+        shell.display_pub.publish = capture.publish
+        shell.displayhook.write_format_data = capture.add_main_result
+        started = time.perf_counter()
         try:
-            yield kept
+            yield capture
         finally:
-            duration = time.perf_counter() - begun
-            self._out.kept = self._err.kept = None
+            duration = time.perf_counter() - started
+            self._out.capture_buffer = self._err.capture_buffer = None
             del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001
             del shell.displayhook.write_format_data
         after = self._scan()
         changed = [name for name in sorted(after) if before.get(name) != after[name]]
-        hashed = to_hash([(name, after[name][0]) for name in changed])
-        report = kept.told(timeout)
+        hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
+        report = capture.build_report(timeout)
         report |= {
-            "stdout": out.text(),
-            "stderr": err.text(),
-            "files": [self._changed(name, after[name], name in hashed) for name in changed],
+            "stdout": out.get_text(),
+            "stderr": err.get_text(),
+            "files": [
+                self._describe_changed_file(name, after[name], name in hashed) for name in changed
+            ],
             "instance": self.instance,
             "duration": duration,
-            "droppedCharacters": out.dropped + err.dropped,
+            "droppedCharacters": out.dropped_characters + err.dropped_characters,
         }
-        self._keep(run, report)
+        self._store_report(run, report)
 
     @contextmanager
-    def _alarm(self, kept: Run, timeout: float) -> Iterator[None]:
+    def _enforce_timeout(self, capture: RunCapture, timeout: float) -> Iterator[None]:
         """Interrupt the code after its time, and again while it goes on."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(
             signal, "setitimer"
@@ -308,24 +331,24 @@ class Guest:
             return
         armed = True
 
-        def ring(*_: Any) -> None:
+        def interrupt(*_: Any) -> None:
             if armed:
-                kept.timed_out = True
+                capture.timed_out = True
                 raise KeyboardInterrupt
 
-        before = signal.signal(signal.SIGALRM, ring)
+        before = signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, timeout, 1.0)
         try:
             yield
         except KeyboardInterrupt:  # it rang just when the code had ended
-            if not kept.timed_out:
+            if not capture.timed_out:
                 raise
         finally:
             armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
-    async def _cell(self, code: str) -> Any:
+    async def _run_cell(self, code: str) -> Any:
         shell = self._shell
         fault = None
         try:
@@ -339,26 +362,26 @@ class Guest:
         finally:
             shell.events.trigger("post_execute")
 
-    def _end(self, kept: Run, result: Any) -> None:
+    def _record_error(self, capture: RunCapture, result: Any) -> None:
         """Take an error that IPython showed in another way than by a traceback."""
         error = result and (result.error_before_exec or result.error_in_exec)
-        if kept.error is None and error is not None:
-            kept.fail(type(error), error, [])
+        if capture.error is None and error is not None:
+            capture.set_error(type(error), error, [])
 
-    def _keep(self, run: str, report: Any) -> None:
+    def _store_report(self, run: str, report: Any) -> None:
         text = json.dumps(report, default=str).encode()
         for old in self._reports:
             if self._reports[old]:
                 self._reports[old] = ""  # one report at a time is kept
         self._reports[run] = base64.b64encode(zlib.compress(text, 6)).decode()
 
-    def _frame(self, mark: str, header: dict[str, Any], piece: str = "") -> None:
-        told = {"instance": self.instance, "new": self._new, **header}
-        self._new = False
-        self._out.original.write(f"{mark}{json.dumps(told)}\n{piece}{mark}")
+    def _print_frame(self, marker: str, header: dict[str, Any], chunk: str = "") -> None:
+        fields = {"instance": self.instance, "new": self._is_new, **header}
+        self._is_new = False
+        self._out.original.write(f"{marker}{json.dumps(fields)}\n{chunk}{marker}")
         self._out.original.flush()
 
-    def _say_what_runs(self, code: str) -> None:
+    def _rewrite_history(self, code: str) -> None:
         """Put the user's code into the history in place of the client's."""
         with suppress(Exception):
             history = self._shell.history_manager
@@ -367,14 +390,16 @@ class Guest:
             history.db_input_cache[-1] = (*line[:2], code, code)
             self._shell.user_ns["_i"] = code
 
-    def _changed(self, name: str, stamp: tuple[int, int], hashed: bool) -> dict[str, Any]:  # noqa: FBT001 - one caller
-        told = _file(name, stamp)
-        if hashed:
+    def _describe_changed_file(
+        self, name: str, stamp: tuple[int, int], is_hashed: bool
+    ) -> dict[str, Any]:
+        info = _build_file_info(name, stamp)
+        if is_hashed:
             with suppress(OSError), (self._folder / name).open("rb") as file:
-                told["sha256"] = sha256(file)
-        return told
+                info["sha256"] = compute_sha256(file)
+        return info
 
-    def _path(self, name: str) -> Path:
+    def _resolve_path(self, name: str) -> Path:
         path = (self._folder / name).resolve()
         if not path.is_relative_to(self._folder):
             raise OSError(f"{name} leads out of the folder")
@@ -389,22 +414,22 @@ class Guest:
                 with suppress(OSError):
                     entry = path.lstat()
                     if stat.S_ISREG(entry.st_mode):
-                        told = path.relative_to(self._folder).as_posix()
-                        found[told] = (entry.st_size, entry.st_mtime_ns)
-            if len(found) > FILES:
+                        relative = path.relative_to(self._folder).as_posix()
+                        found[relative] = (entry.st_size, entry.st_mtime_ns)
+            if len(found) > MAX_FILES:
                 break
         return found
 
 
 def install(shell: Any) -> None:
     """Put a guest into this session."""
-    sys.modules[NAME] = Guest(shell)  # type: ignore[assignment] # found there by every later call
+    sys.modules[MODULE_NAME] = SessionAgent(shell)  # type: ignore[assignment] # found there by every later call
 
 
-def _file(name: str, stamp: tuple[int, int]) -> dict[str, Any]:
+def _build_file_info(name: str, stamp: tuple[int, int]) -> dict[str, Any]:
     modified = datetime.fromtimestamp(stamp[1] / 1e9, UTC).isoformat()
     return {"name": name, "size": stamp[0], "mediaType": "", "modifiedAt": modified, "sha256": None}
 
 
-def _sendable(value: Any) -> Any:
+def _encode_value(value: Any) -> Any:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value

@@ -19,8 +19,8 @@ from typing import IO, Any
 from cci_plugins.in_session.streams import StreamBuffer
 
 FOLDER = Path("/mnt/data")
-LEFTOVER_SECONDS = 0.5  # for the last output, once the shell has ended
-PIECE = 64 * 1024
+DRAIN_SECONDS = 0.5  # for the last output, once the shell has ended
+CHUNK_BYTES = 64 * 1024
 NO_SHELL = "this session has no POSIX shell; it runs Python only\n"
 NOT_FOUND, NOT_STARTED, TIMED_OUT = 127, 126, 124  # as shells and timeout(1) say it
 
@@ -37,15 +37,15 @@ _ERRORS = {
 }
 
 
-def main(shell: Any, mark: str, job: dict[str, Any]) -> None:
+def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
     """Do a job in the session's folder; print what came of it between marks."""
-    folder = _folder(shell)
+    folder = _find_folder(shell)
     fields, text = _VERBS[job["verb"]](folder, job)
-    sys.stdout.write(f"{mark}{json.dumps(fields)}{mark}{text}{mark}")
+    sys.stdout.write(f"{marker}{json.dumps(fields)}{marker}{text}{marker}")
     sys.stdout.flush()
 
 
-def _folder(shell: Any) -> Path:
+def _find_folder(shell: Any) -> Path:
     """Where the session's files lie; the code may have changed its working directory since."""
     usual = FOLDER.is_dir() and os.access(FOLDER, os.W_OK)
     return (FOLDER if usual else Path(getattr(shell, "starting_dir", "."))).resolve()
@@ -67,27 +67,27 @@ def run(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
         )
     except (OSError, ValueError) as error:
         return {"exit": NOT_STARTED}, f"the command could not be started: {error}\n"
-    output = _Output(process.stdout, job["characters"])  # type: ignore[arg-type]  # it is a pipe
+    output = _OutputReader(process.stdout, job["characters"])  # type: ignore[arg-type]  # it is a pipe
     try:
         code = process.wait(job["seconds"])
     except subprocess.TimeoutExpired:
-        _end(process)
+        _kill(process)
         code = TIMED_OUT
     except BaseException:  # an interrupt
-        _end(process)
+        _kill(process)
         raise
-    text, dropped = output.taken()
+    text, dropped = output.finish()
     # a signal's number as shells tell it
     return {"exit": 128 - code if code < 0 else code, "dropped": dropped}, text
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-class _Output:
+class _OutputReader:
     """What a command puts out, bounded. What it left running may go on writing, unheard."""
 
     def __init__(self, pipe: IO[bytes], characters: int) -> None:
@@ -101,38 +101,42 @@ class _Output:
 
     def _read(self) -> None:
         with self._pipe:
-            while piece := os.read(self._pipe.fileno(), PIECE):
+            while chunk := os.read(self._pipe.fileno(), CHUNK_BYTES):
                 with self._lock:
                     if not self._closed:
-                        self._buffer.add(self._decode(piece))
+                        self._buffer.add(self._decode(chunk))
 
-    def taken(self) -> tuple[str, int]:
+    def finish(self) -> tuple[str, int]:
         """The text, and how many characters of it are missing."""
-        self._reader.join(LEFTOVER_SECONDS)
+        self._reader.join(DRAIN_SECONDS)
         with self._lock:
             self._closed = True
             self._buffer.add(self._decode(b"", True))  # noqa: FBT003 - final
-            return self._buffer.text(), self._buffer.dropped
+            return self._buffer.get_text(), self._buffer.dropped_characters
 
 
 def find_targets(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Where files to come would lie; the folders above them are made."""
-    return {"found": [_told(_target, folder, Path(path)) for path in job["paths"]]}, ""
+    return {
+        "found": [_run_operation(_prepare_target, folder, Path(path)) for path in job["paths"]]
+    }, ""
 
 
-def _target(folder: Path, path: Path) -> dict[str, Any]:
+def _prepare_target(folder: Path, path: Path) -> dict[str, Any]:
     path = path.resolve()
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(errno.EACCES, "")
-    return _named(folder, path)
+    return _describe_path(folder, path)
 
 
 def place(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Put files of the folder where they belong, each whole or not at all."""
-    return {"found": [_told(_place, folder / name, Path(path)) for name, path in job["pairs"]]}, ""
+    return {
+        "found": [_run_operation(_place, folder / name, Path(path)) for name, path in job["pairs"]]
+    }, ""
 
 
 def _place(source: Path, path: Path) -> dict[str, Any]:
@@ -150,23 +154,27 @@ def _place(source: Path, path: Path) -> dict[str, Any]:
 
 def find_sources(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Where files to fetch lie."""
-    return {"found": [_told(_source, folder, Path(path)) for path in job["paths"]]}, ""
+    return {
+        "found": [_run_operation(_check_source, folder, Path(path)) for path in job["paths"]]
+    }, ""
 
 
-def _source(folder: Path, path: Path) -> dict[str, Any]:
+def _check_source(folder: Path, path: Path) -> dict[str, Any]:
     path = path.resolve(strict=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "")
     if not path.is_file():
         raise OSError(errno.EINVAL, "")
     with path.open("rb"):
-        return _named(folder, path)
+        return _describe_path(folder, path)
 
 
 def collect(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Copy files into the folder, from where they can be read."""
     return {
-        "found": [_told(_collect, Path(path), folder / name) for path, name in job["pairs"]]
+        "found": [
+            _run_operation(_collect, Path(path), folder / name) for path, name in job["pairs"]
+        ]
     }, ""
 
 
@@ -179,15 +187,17 @@ def _collect(path: Path, target: Path) -> dict[str, Any]:
     return {}
 
 
-def _named(folder: Path, path: Path) -> dict[str, Any]:
+def _describe_path(folder: Path, path: Path) -> dict[str, Any]:
     """A path's name below the folder, if it is there."""
     inside = path.is_relative_to(folder)
     return {"name": path.relative_to(folder).as_posix() if inside else None}
 
 
-def _told(find: Callable[[Path, Path], dict[str, Any]], one: Path, two: Path) -> dict[str, Any]:
+def _run_operation(
+    operation: Callable[[Path, Path], dict[str, Any]], one: Path, two: Path
+) -> dict[str, Any]:
     try:
-        return find(one, two)
+        return operation(one, two)
     except OSError as error:
         return {"error": _ERRORS.get(error.errno or 0) or error.strerror or "it failed"}
     except (RuntimeError, ValueError):  # a loop of links, a null character

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 
 # What shows tables and charts as data, the same in every session.
-DATA = ("in_session/data.py", "in_session/tables.py", "in_session/charts.py")
-_OURS = re.compile(r"^from cci_plugins[.\w]* import .*\n", re.MULTILINE)
+DATA_FORMAT_MODULES = ("in_session/data.py", "in_session/tables.py", "in_session/charts.py")
+_PACKAGE_IMPORT = re.compile(r"^from cci_plugins[.\w]* import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 
 
 @cache
-def session_source(*modules: str) -> str:
+def build_session_source(*modules: str) -> str:
     """Python that makes the names of modules in the namespace it runs in.
 
     Args:
@@ -24,5 +24,6 @@ def session_source(*modules: str) -> str:
     package = Path(__file__).parents[1]
     parts = [(package / name).read_text(encoding="utf-8") for name in modules]
     return "".join(
-        f"exec(compile({_OURS.sub('', part)!r}, '<cci>', 'exec'), globals())\n" for part in parts
+        f"exec(compile({_PACKAGE_IMPORT.sub('', part)!r}, '<cci>', 'exec'), globals())\n"
+        for part in parts
     )

@@ -5,35 +5,35 @@ from __future__ import annotations
 import hashlib
 from typing import IO
 
-HASHED_FILE = 16 << 20  # bytes of the largest file whose hash is told with a run
-HASHED_RUN = 64 << 20  # bytes that are hashed for one run
+MAX_HASHED_FILE_BYTES = 16 << 20  # bytes of the largest file whose hash is told with a run
+MAX_HASHED_RUN_BYTES = 64 << 20  # bytes that are hashed for one run
 
 
-def to_hash(sizes: list[tuple[str, int]]) -> set[str]:
+def select_files_to_hash(sizes: list[tuple[str, int]]) -> set[str]:
     """Which files of a run are hashed: those that take no time that anybody would notice.
 
     Args:
         sizes: Names and bytes.
     """
-    left, chosen = HASHED_RUN, set()
+    remaining, chosen = MAX_HASHED_RUN_BYTES, set()
     for name, size in sizes:
-        if size <= min(HASHED_FILE, left):
-            left -= size
+        if size <= min(MAX_HASHED_FILE_BYTES, remaining):
+            remaining -= size
             chosen.add(name)
     return chosen
 
 
-def sha256(file: IO[bytes]) -> str:
-    """Hex digest of a file's first `HASHED_FILE` bytes; it may grow while it is read."""
-    return hashlib.sha256(file.read(HASHED_FILE)).hexdigest()
+def compute_sha256(file: IO[bytes]) -> str:
+    """Hex digest of a file's first `MAX_HASHED_FILE_BYTES` bytes; it may grow while it is read."""
+    return hashlib.sha256(file.read(MAX_HASHED_FILE_BYTES)).hexdigest()
 
 
 class StreamBuffer:
     """The head of a stream and, once that is full, its latest part."""
 
     def __init__(self, limit: int) -> None:
-        self._room = limit * 3 // 4
-        self._tail_limit = limit - self._room
+        self._head_remaining = limit * 3 // 4
+        self._tail_limit = limit - self._head_remaining
         self._head: list[str] = []
         self._tail = ""
         self.total = 0
@@ -41,19 +41,23 @@ class StreamBuffer:
     def add(self, text: str) -> None:
         """Append a piece."""
         self.total += len(text)
-        kept = text[: self._room]
+        kept = text[: self._head_remaining]
         if kept:
             self._head.append(kept)
-            self._room -= len(kept)
+            self._head_remaining -= len(kept)
         if rest := text[len(kept) :]:
             self._tail = (self._tail + rest)[-self._tail_limit :]
 
     @property
-    def dropped(self) -> int:
+    def dropped_characters(self) -> int:
         """Characters between head and tail that were not kept."""
         return self.total - sum(map(len, self._head)) - len(self._tail)
 
-    def text(self) -> str:
+    def get_text(self) -> str:
         """The whole stream, or head and tail with a line between that counts what is missing."""
-        gap = f"\n[... {self.dropped:,} characters not kept ...]\n" if self.dropped else ""
+        gap = (
+            f"\n[... {self.dropped_characters:,} characters not kept ...]\n"
+            if self.dropped_characters
+            else ""
+        )
         return "".join(self._head) + gap + self._tail

@@ -32,12 +32,14 @@ from cci_plugins.common.addresses import is_public
 
 CHUNK = 1 << 20
 BLOCK = 32 << 20
-ONE_PUT = 1 << 30  # one request takes up to 5,000 MiB (learn.microsoft.com, Put Blob), unresumable
-TRIES = 6
-PAUSE = 0.25  # seconds, doubled after each try without any progress
-WAIT = 60.0  # seconds for an answer
-BUSY = {408, 429, 500, 502, 503, 504}
-NO_WAY = {
+MAX_SINGLE_PUT = (
+    1 << 30
+)  # one request takes up to 5,000 MiB (learn.microsoft.com, Put Blob), unresumable
+MAX_TRIES = 6
+RETRY_PAUSE = 0.25  # seconds, doubled after each try without any progress
+RESPONSE_TIMEOUT = 60.0  # seconds for an answer
+RETRYABLE_STATUSES = {408, 429, 500, 502, 503, 504}
+UNREACHABLE_ERRNOS = {
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
     errno.ECONNREFUSED,
@@ -46,10 +48,10 @@ NO_WAY = {
     errno.EPERM,
 }
 
-Told = Callable[[int], object]
+ProgressHandler = Callable[[int], object]
 
 
-class Fault(Exception):  # noqa: N818 - never leaves this module
+class TransferFault(Exception):  # noqa: N818 - never leaves this module
     """Why a transfer cannot go on.
 
     Attributes:
@@ -57,13 +59,13 @@ class Fault(Exception):  # noqa: N818 - never leaves this module
         again: Another try may help.
     """
 
-    def __init__(self, kind: str, words: str, *, again: bool = False) -> None:
-        super().__init__(words)
+    def __init__(self, kind: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
         self.kind = kind
-        self.again = again
+        self.retryable = retryable
 
 
-class SameHost(HTTPRedirectHandler):
+class SameHostRedirectHandler(HTTPRedirectHandler):
     """Follows a redirect only to the host that was asked."""
 
     def redirect_request(  # noqa: PLR0917 - as the base class has it
@@ -82,23 +84,23 @@ class SameHost(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class Connection(http.client.HTTPSConnection):
+class RestrictedConnection(http.client.HTTPSConnection):
     """Connects as it was told: by a proxy's own socket, or to public addresses only."""
 
-    way_out: str | None = None
+    proxy_socket: str | None = None
     public_only = False
 
     def connect(self) -> None:
         """Connect; a proxy resolves by itself and has its own rules."""
         tunnel: str | None = self._tunnel_host  # type: ignore[attr-defined]  # set by the base class
-        if tunnel and self.way_out is not None:
+        if tunnel and self.proxy_socket is not None:
             self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(WAIT)
+            self.sock.settimeout(RESPONSE_TIMEOUT)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-            self.sock.connect(self.way_out)
+            self.sock.connect(self.proxy_socket)
             self._tunnel()  # type: ignore[attr-defined]  # of the base class
         elif not tunnel and self.public_only:
-            self.sock = _connected(_public_addresses(self.host, self.port), self.port)
+            self.sock = _connect_to_any(_resolve_public_addresses(self.host, self.port), self.port)
         else:
             super().connect()
             return
@@ -106,8 +108,8 @@ class Connection(http.client.HTTPSConnection):
         self.sock = context.wrap_socket(self.sock, server_hostname=tunnel or self.host)
 
 
-class Handler(HTTPSHandler):
-    """Opens HTTPS by a kind of `Connection`.
+class RestrictedHttpsHandler(HTTPSHandler):
+    """Opens HTTPS by a kind of `RestrictedConnection`.
 
     Args:
         context: Which certificates are trusted.
@@ -115,22 +117,24 @@ class Handler(HTTPSHandler):
         public_only: Refuse addresses that are not public.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, way_out: str | None, public_only: bool) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, proxy_socket: str | None, public_only: bool
+    ) -> None:
         super().__init__(context=context)
-        self._way_out, self._public_only = way_out, public_only
+        self._proxy_socket, self._public_only = proxy_socket, public_only
 
     def https_open(self, req: Request) -> http.client.HTTPResponse:
         """Open it."""
         context = self._context  # type: ignore[attr-defined]  # set by the base class
-        return self.do_open(self._connection, req, context=context)
+        return self.do_open(self._create_connection, req, context=context)
 
-    def _connection(self, host: str, **options: Any) -> Connection:
-        made = Connection(host, **options)
-        made.way_out, made.public_only = self._way_out, self._public_only
-        return made
+    def _create_connection(self, host: str, **options: Any) -> RestrictedConnection:
+        connection = RestrictedConnection(host, **options)
+        connection.proxy_socket, connection.public_only = self._proxy_socket, self._public_only
+        return connection
 
 
-class Link:
+class UrlClient:
     """One URL, and how it is reached.
 
     Args:
@@ -146,15 +150,17 @@ class Link:
         *,
         ca: str | None = None,
         public_only: bool = False,
-        way_out: str | None = None,
+        proxy_socket: str | None = None,
     ) -> None:
         self._url = url
-        self.reached = False
+        self.has_responded = False
         context = ssl.create_default_context()
         if ca:
             context.load_verify_locations(cadata=ca)
-        handler = Handler(context, way_out=way_out, public_only=public_only)
-        self._opener = build_opener(ProxyHandler(), handler, SameHost())
+        handler = RestrictedHttpsHandler(
+            context, proxy_socket=proxy_socket, public_only=public_only
+        )
+        self._opener = build_opener(ProxyHandler(), handler, SameHostRedirectHandler())
 
     def send(
         self, method: str, headers: dict[str, str], data: Any = None, query: str = ""
@@ -163,29 +169,31 @@ class Link:
         url = f"{self._url}{'&' if '?' in self._url else '?'}{query}" if query else self._url
         try:
             request = Request(url, data=data, headers=headers, method=method)  # noqa: S310 - http too
-            answer: http.client.HTTPResponse = self._opener.open(request, timeout=WAIT)
+            response: http.client.HTTPResponse = self._opener.open(
+                request, timeout=RESPONSE_TIMEOUT
+            )
         except HTTPError as error:
             with error:
-                fault = _refusal(error.code, error.headers.get("x-ms-error-code", ""))
+                fault = _build_refusal(error.code, error.headers.get("x-ms-error-code", ""))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            fault = _broken(error, reached=self.reached)
+            fault = _build_connection_fault(error, has_responded=self.has_responded)
         else:
-            self.reached = True
-            return answer
+            self.has_responded = True
+            return response
         raise fault
 
-    def pieces(self, answer: http.client.HTTPResponse) -> Iterator[memoryview]:
+    def chunks(self, response: http.client.HTTPResponse) -> Iterator[memoryview]:
         """What an answer carries; each piece is valid until the next."""
-        room = memoryview(bytearray(CHUNK))
+        buffer = memoryview(bytearray(CHUNK))
         while True:
             try:
-                count = answer.readinto(room)
+                count = response.readinto(buffer)
             except (OSError, http.client.HTTPException) as error:
-                fault = _broken(error, reached=True)
+                fault = _build_connection_fault(error, has_responded=True)
             else:
                 if not count:
                     return
-                yield room[:count]
+                yield buffer[:count]
                 continue
             raise fault
 
@@ -201,12 +209,20 @@ class Download:
         until: When to stop and go on by another call, as `time.monotonic` counts.
     """
 
-    def __init__(self, link: Link, path: Path, told: Told, *, limit: int, until: float) -> None:
-        self._link, self._path, self._told = link, path, told
-        self._limit, self._until = limit, until
+    def __init__(
+        self,
+        client: UrlClient,
+        path: Path,
+        on_progress: ProgressHandler,
+        *,
+        limit: int,
+        deadline: float,
+    ) -> None:
+        self._client, self._path, self._on_progress = client, path, on_progress
+        self._limit, self._deadline = limit, deadline
         self._part = path.with_name(f".cci-part-{hashlib.sha256(path.name.encode()).hexdigest()}")
         self._hash = hashlib.sha256()
-        self._at = 0
+        self._offset = 0
 
     def run(self, expected: dict[str, Any], etag: str | None, *, resumed: bool) -> dict[str, Any]:
         """Fetch it all, or until the time is over.
@@ -221,64 +237,70 @@ class Download:
         try:
             with self._part.open("r+b" if resumed else "wb") as file:
                 while chunk := file.read(CHUNK) if resumed else b"":
-                    self._take(chunk)
-                if not self._fetch(file):
-                    return {"more": self._at, "etag": self._etag}
-            found = {"size": self._at, "sha256": self._hash.hexdigest()}
-            _check(found, expected)
+                    self._add_chunk(chunk)
+                if not self._fetch_with_retry(file):
+                    return {"more": self._offset, "etag": self._etag}
+            result = {"size": self._offset, "sha256": self._hash.hexdigest()}
+            _check_result(result, expected)
             self._part.replace(self._path)
         except BaseException:
             self._part.unlink(missing_ok=True)
             raise
-        return found
+        return result
 
-    def _fetch(self, file: IO[bytes]) -> bool:
-        tries, pause = 0, PAUSE
+    def _fetch_with_retry(self, file: IO[bytes]) -> bool:
+        tries, pause = 0, RETRY_PAUSE
         while True:
-            before = self._at
+            before = self._offset
             try:
-                return self._pull(file)
-            except Fault as fault:
-                tries, pause = (0, PAUSE) if self._at > before else (tries + 1, pause * 2)
-                if not fault.again or tries >= _tries(fault) or time.monotonic() > self._until:
+                return self._fetch_once(file)
+            except TransferFault as fault:
+                tries, pause = (0, RETRY_PAUSE) if self._offset > before else (tries + 1, pause * 2)
+                if (
+                    not fault.retryable
+                    or tries >= _get_max_tries(fault)
+                    or time.monotonic() > self._deadline
+                ):
                     raise
             time.sleep(min(pause, 4.0))
 
-    def _pull(self, file: IO[bytes]) -> bool:
+    def _fetch_once(self, file: IO[bytes]) -> bool:
         headers = {}
-        if self._at and self._etag:  # without an ETag it may be another file by now
-            headers = {"Range": f"bytes={self._at}-"}
+        if self._offset and self._etag:  # without an ETag it may be another file by now
+            headers = {"Range": f"bytes={self._offset}-"}
             if not self._etag.startswith("W/"):
                 headers["If-Match"] = self._etag
-        with self._link.send("GET", headers) as answer:
-            if answer.status == http.client.PARTIAL_CONTENT:
-                _check_part(answer.headers, self._etag, self._at)
-            elif self._at:
+        with self._client.send("GET", headers) as response:
+            if response.status == http.client.PARTIAL_CONTENT:
+                _check_part(response.headers, self._etag, self._offset)
+            elif self._offset:
                 self._start_over(file)
-            self._etag = answer.headers.get("ETag")
-            total = None if answer.length is None else self._at + answer.length
-            for piece in self._link.pieces(answer):
-                if self._at + len(piece) > self._limit:
-                    raise Fault("too_large", f"it is larger than {self._limit:,} bytes")
-                file.write(piece)
-                self._take(piece)
-                if time.monotonic() > self._until:
+            self._etag = response.headers.get("ETag")
+            total = None if response.length is None else self._offset + response.length
+            for chunk in self._client.chunks(response):
+                if self._offset + len(chunk) > self._limit:
+                    raise TransferFault("too_large", f"it is larger than {self._limit:,} bytes")
+                file.write(chunk)
+                self._add_chunk(chunk)
+                if time.monotonic() > self._deadline:
                     if not self._etag:
-                        raise Fault("broken", "it takes too long, and its server has no ETag")
+                        raise TransferFault(
+                            "broken", "it takes too long, and its server has no ETag"
+                        )
                     return False
-        if total is not None and self._at < total:
-            raise Fault("broken", "the connection ended too early", again=True)
+        if total is not None and self._offset < total:
+            raise TransferFault("broken", "the connection ended too early", retryable=True)
         return True
 
-    def _take(self, piece: Any) -> None:
-        self._hash.update(piece)
-        self._at += len(piece)
-        self._told(self._at)
+    def _add_chunk(self, chunk: Any) -> None:
+        self._hash.update(chunk)
+        self._offset += len(chunk)
+        self._on_progress(self._offset)
 
     def _start_over(self, file: IO[bytes]) -> None:
         file.seek(0)
         file.truncate()
-        self._hash, self._at = hashlib.sha256(), 0
+        self._hash, self._offset = hashlib.sha256(), 0
 
 
 class Upload:
@@ -291,8 +313,15 @@ class Upload:
         until: When to stop and go on by another call, as `time.monotonic` counts.
     """
 
-    def __init__(self, link: Link, path: Path, told: Told, *, until: float) -> None:
-        self._link, self._path, self._told, self._until = link, path, told, until
+    def __init__(
+        self, client: UrlClient, path: Path, on_progress: ProgressHandler, *, deadline: float
+    ) -> None:
+        self._client, self._path, self._on_progress, self._deadline = (
+            client,
+            path,
+            on_progress,
+            deadline,
+        )
 
     def run(self, blocks: int | None) -> dict[str, Any]:
         """Send it all, or until the time is over.
@@ -301,34 +330,34 @@ class Upload:
             blocks: Blocks that earlier calls have sent; None for the first call.
         """
         size = self._path.stat().st_size
-        if blocks is None and size <= ONE_PUT:
+        if blocks is None and size <= MAX_SINGLE_PUT:
             try:
-                return {"size": size, "sha256": self._whole(size)}
-            except Fault as fault:
-                if not fault.again:
+                return {"size": size, "sha256": self._put_whole(size)}
+            except TransferFault as fault:
+                if not fault.retryable:
                     raise
-        done = self._blocks(size, blocks or 0)
+        done = self._put_blocks(size, blocks or 0)
         if done * BLOCK < size:
             return {"more": done}
-        names = "".join(f"<Latest>{_block(number)}</Latest>" for number in range(done))
+        names = "".join(f"<Latest>{_encode_block_id(number)}</Latest>" for number in range(done))
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{names}</BlockList>'.encode()
-        self._persist(lambda: self._put(body, len(body), {}, "comp=blocklist"))
+        self._call_with_retry(lambda: self._put(body, len(body), {}, "comp=blocklist"))
         digest = hashlib.sha256()
         with self._path.open("rb") as file:
-            while piece := file.read(CHUNK):
-                digest.update(piece)
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
         return {"size": size, "sha256": digest.hexdigest()}
 
-    def _whole(self, size: int) -> str:
+    def _put_whole(self, size: int) -> str:
         digest = hashlib.sha256()
         self._put(self._read(0, size, digest), size, {"x-ms-blob-type": "BlockBlob"})
         return digest.hexdigest()
 
-    def _blocks(self, size: int, done: int) -> int:
-        while done * BLOCK < size and (not done or time.monotonic() < self._until):
+    def _put_blocks(self, size: int, done: int) -> int:
+        while done * BLOCK < size and (not done or time.monotonic() < self._deadline):
             start, length = done * BLOCK, min(BLOCK, size - done * BLOCK)
-            query = f"comp=block&blockid={_block(done)}"
-            self._persist(
+            query = f"comp=block&blockid={_encode_block_id(done)}"
+            self._call_with_retry(
                 lambda start=start, length=length, query=query: self._put(  # type: ignore[misc]
                     self._read(start, length), length, {}, query
                 )
@@ -336,13 +365,13 @@ class Upload:
             done += 1
         return done
 
-    def _persist(self, send: Callable[[], None]) -> None:
-        pause = PAUSE
-        for tries in range(1, TRIES + 1):
+    def _call_with_retry(self, send: Callable[[], None]) -> None:
+        pause = RETRY_PAUSE
+        for tries in range(1, MAX_TRIES + 1):
             try:
                 return send()
-            except Fault as fault:
-                if not fault.again or tries >= _tries(fault):
+            except TransferFault as fault:
+                if not fault.retryable or tries >= _get_max_tries(fault):
                     raise
             time.sleep(pause)
             pause *= 2
@@ -351,7 +380,7 @@ class Upload:
     def _put(self, data: Any, length: int, headers: dict[str, str], query: str = "") -> None:
         kind = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
         try:
-            self._link.send("PUT", headers | kind, data, query).close()
+            self._client.send("PUT", headers | kind, data, query).close()
         finally:
             if isinstance(data, Generator):
                 data.close()  # with its file, wherever the sending stopped
@@ -359,21 +388,21 @@ class Upload:
     def _read(self, start: int, length: int, digest: Any = None) -> Generator[bytes]:
         with self._path.open("rb") as file:
             file.seek(start)
-            while length and (piece := file.read(min(CHUNK, length))):
-                length -= len(piece)
+            while length and (chunk := file.read(min(CHUNK, length))):
+                length -= len(chunk)
                 if digest is not None:
-                    digest.update(piece)
-                yield piece
-                start += len(piece)
-                self._told(start)
+                    digest.update(chunk)
+                yield chunk
+                start += len(chunk)
+                self._on_progress(start)
 
 
-def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
+def transfer(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any]:
     """Do what a job says.
 
     Args:
         job: `verb` (`get` or `put`), `url`, `path`, `seconds`, and, where they are known, `ca`,
-            `public_only`, `way_out`, `limit`, `size`, `sha256`, and what an earlier call said with
+            `public_only`, `proxy_socket`, `limit`, `size`, `sha256`, and what an earlier call said with
             `more`.
         told: Told the bytes that were moved so far.
 
@@ -381,25 +410,25 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
         `size` and `sha256`; or `more`, when the time was over; or `failed`, the reason, with its
         `kind`.
     """
-    until = time.monotonic() + job["seconds"]
+    deadline = time.monotonic() + job["seconds"]
     path = Path(job["path"])
     try:
-        link = Link(
+        client = UrlClient(
             job["url"],
             ca=job.get("ca"),
             public_only=job.get("public_only", False),
-            way_out=job.get("way_out"),
+            proxy_socket=job.get("proxy_socket"),
         )
         if job["verb"] == "put":
-            return Upload(link, path, told, until=until).run(job.get("more"))
+            return Upload(client, path, on_progress, deadline=deadline).run(job.get("more"))
         limit = job.get("limit") or 1 << 62
         more = job.get("more")
-        return Download(link, path, told, limit=limit, until=until).run(
+        return Download(client, path, on_progress, limit=limit, deadline=deadline).run(
             {"size": job.get("size"), "sha256": job.get("sha256")},
             job.get("etag"),
             resumed=more is not None,
         )
-    except Fault as fault:
+    except TransferFault as fault:
         return {"failed": str(fault), "kind": fault.kind}
     except FileNotFoundError:
         return {"failed": "there is no such file", "kind": "missing"}
@@ -407,59 +436,63 @@ def transfer(job: dict[str, Any], told: Told) -> dict[str, Any]:
         return {"failed": os.strerror(error.errno or errno.EIO), "kind": "disk"}
 
 
-def _tries(fault: Fault) -> int:
-    return 2 if fault.kind == "unreachable" else TRIES
+def _get_max_tries(fault: TransferFault) -> int:
+    return 2 if fault.kind == "unreachable" else MAX_TRIES
 
 
-def _block(number: int) -> str:
+def _encode_block_id(number: int) -> str:
     return b64encode(f"{number:06d}".encode()).decode()
 
 
-def _check(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_result(result: dict[str, Any], expected: dict[str, Any]) -> None:
     for what, value in expected.items():
-        if value is not None and found[what] != value:
-            raise Fault("changed", f"its {what} is not what it should be")
+        if value is not None and result[what] != value:
+            raise TransferFault("changed", f"its {what} is not what it should be")
 
 
-def _refusal(status: int, code: str) -> Fault:
-    words = f"the server answered {status} {code}".strip()
+def _build_refusal(status: int, code: str) -> TransferFault:
+    message = f"the server answered {status} {code}".strip()
     kinds = {404: "missing", 409: "changed", 412: "changed", 416: "changed"}
-    return Fault(kinds.get(status, "refused"), words, again=status in BUSY)
+    return TransferFault(
+        kinds.get(status, "refused"), message, retryable=status in RETRYABLE_STATUSES
+    )
 
 
-def _broken(error: Exception, *, reached: bool) -> Fault:
+def _build_connection_fault(error: Exception, *, has_responded: bool) -> TransferFault:
     """A fault of the connection, told by the kind of error alone: its text may have the URL."""
     cause = error.reason if isinstance(error, URLError) else error
-    if isinstance(cause, Fault):
+    if isinstance(cause, TransferFault):
         return cause
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return Fault("refused", "the server's certificate is not trusted here")
+        return TransferFault("refused", "the server's certificate is not trusted here")
     number = getattr(cause, "errno", None)
-    shut = isinstance(cause, (socket.gaierror, ConnectionRefusedError)) or number in NO_WAY
+    is_refused = (
+        isinstance(cause, (socket.gaierror, ConnectionRefusedError)) or number in UNREACHABLE_ERRNOS
+    )
     tunnel = "Tunnel connection failed" in str(cause)
-    if not reached and (shut or tunnel):
-        return Fault("unreachable", "the host cannot be reached from here", again=True)
-    return Fault("broken", f"the connection broke ({type(cause).__name__})", again=True)
+    if not has_responded and (is_refused or tunnel):
+        return TransferFault("unreachable", "the host cannot be reached from here", retryable=True)
+    return TransferFault("broken", f"the connection broke ({type(cause).__name__})", retryable=True)
 
 
-def _check_part(headers: Any, etag: str | None, at: int) -> None:
+def _check_part(headers: Any, etag: str | None, offset: int) -> None:
     """Refuse a part that would not fit to what is there."""
     if headers.get("ETag") != etag:
-        raise Fault("changed", "it was changed meanwhile")
-    if not headers.get("Content-Range", "").strip().startswith(f"bytes {at}-"):
-        raise Fault("changed", "the server sent another part than it was asked for")
+        raise TransferFault("changed", "it was changed meanwhile")
+    if not headers.get("Content-Range", "").strip().startswith(f"bytes {offset}-"):
+        raise TransferFault("changed", "the server sent another part than it was asked for")
 
 
-def _connected(addresses: list[str], port: int) -> socket.socket:
+def _connect_to_any(addresses: list[str], port: int) -> socket.socket:
     for address in addresses[:-1]:
         with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), WAIT)
-    return socket.create_connection((addresses[-1], port), WAIT)
+            return socket.create_connection((address, port), RESPONSE_TIMEOUT)
+    return socket.create_connection((addresses[-1], port), RESPONSE_TIMEOUT)
 
 
-def _public_addresses(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(address[0]) for *_, address in found]
+def _resolve_public_addresses(host: str, port: int) -> list[str]:
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(address[0]) for *_, address in infos]
     if not all(map(is_public, addresses)):
-        raise Fault("refused", "the host's address is not public")
+        raise TransferFault("refused", "the host's address is not public")
     return addresses

@@ -23,31 +23,31 @@ def images_as_user_messages(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
     Args:
         messages: What the model is to be sent; it is not changed.
     """
-    return list(_with_images_after(messages))
+    return list(_move_images_to_user(messages))
 
 
-def _with_images_after(messages: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
+def _move_images_to_user(messages: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
     images: list[Any] = []
     for message in messages:
         is_result = isinstance(message, ToolMessage)
         if images and not is_result:
-            yield _shown(images)
+            yield _build_image_message(images)
             images = []
-        if is_result and _is_ours(message) and isinstance(message.content, list):
+        if is_result and _is_own_result(message) and isinstance(message.content, list):
             images += [block for block in message.content if _is_image(block)]
             text = [block for block in message.content if not _is_image(block)]
             yield message.model_copy(update={"content": text})
         else:
             yield message
     if images:
-        yield _shown(images)
+        yield _build_image_message(images)
 
 
-def _shown(images: list[Any]) -> HumanMessage:
+def _build_image_message(images: list[Any]) -> HumanMessage:
     return HumanMessage([{"type": "text", "text": _INTRODUCTION}, *images])
 
 
-def _is_ours(message: AnyMessage) -> bool:
+def _is_own_result(message: AnyMessage) -> bool:
     """Whether our tool made it; a host may have given the tool another name."""
     artifact = getattr(message, "artifact", None)
     return message.name == execute_code.NAME or isinstance(artifact, Execution)

@@ -21,17 +21,17 @@ from cci_plugins.core.session_directory import current_key
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.tools import execute_code
-from cci_plugins.tools.images import ImageLimits, images_of, left_out
+from cci_plugins.tools.images import ImageLimits, format_omitted, select_images
 from cci_plugins.tools.options import ToolOptions
 
 __all__ = ["CodeInterpreterTool"]
 
 Content = str | list[str | dict[Any, Any]]
-Dressed = tuple[Content | ToolMessage, Execution]
+ToolOutput = tuple[Content | ToolMessage, Execution]
 _call_id: ContextVar[str | None] = ContextVar("cci_tool_call_id", default=None)
 
 
-def _new_key() -> str:
+def _generate_key() -> str:
     return f"langchain-{token_hex(8)}"
 
 
@@ -74,33 +74,35 @@ class CodeInterpreterTool(BaseTool):
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
 
     images: Literal["reference", "inline"] = "reference"
-    options: ToolOptions = Field(default=execute_code.DEFAULTS, exclude=True, repr=False)
+    options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
     on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_generate_key, exclude=True, repr=False)
 
     @override
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         if self.description == execute_code.DESCRIPTION:
-            self.description = execute_code.describe(self.options, self.interpreter)
+            self.description = execute_code.build_description(self.options, self.interpreter)
 
     @override
     def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
-        with _remembering(tool_call_id):
+        with _CallIdContext(tool_call_id):
             return super().run(*args, tool_call_id=tool_call_id, **kwargs)
 
     @override
     async def arun(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
-        with _remembering(tool_call_id):
+        with _CallIdContext(tool_call_id):
             return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
 
     @override
-    def _run(self, code: str, config: RunnableConfig) -> Dressed:
-        return self._dress(event_loop.wait(self._call, code, config, _graph_stream(config)))
+    def _run(self, code: str, config: RunnableConfig) -> ToolOutput:
+        return self._to_tool_output(
+            event_loop.run_blocking(self._call, code, config, _get_graph_handler(config))
+        )
 
     @override
-    async def _arun(self, code: str, config: RunnableConfig) -> Dressed:
-        return self._dress(await self._call(code, config, _graph_stream(config)))
+    async def _arun(self, code: str, config: RunnableConfig) -> ToolOutput:
+        return self._to_tool_output(await self._call(code, config, _get_graph_handler(config)))
 
     async def _call(
         self, code: str, config: RunnableConfig, graph: OutputHandler | None
@@ -108,14 +110,14 @@ class CodeInterpreterTool(BaseTool):
         return await execute_code.call(
             self.interpreter,
             code,
-            session_key=key_of(config, self.session_key),
-            on_output=_both(self.on_output, graph),
+            session_key=resolve_key(config, self.session_key),
+            on_output=_combine_handlers(self.on_output, graph),
             options=self.options,
         )
 
-    def _dress(self, reply: execute_code.ToolReply) -> Dressed:
+    def _to_tool_output(self, reply: execute_code.ToolReply) -> ToolOutput:
         """Content and artifact; a failure as a message, the only way to keep both and a status."""
-        content = reply.text if self.images == "reference" else _with_images(reply)
+        content = reply.text if self.images == "reference" else _attach_images(reply)
         call_id = _call_id.get()
         if not reply.failed or call_id is None:
             return content, reply.execution
@@ -129,36 +131,38 @@ class CodeInterpreterTool(BaseTool):
         return message, reply.execution
 
 
-def key_of(config: RunnableConfig, own_key: str) -> str:
+def resolve_key(config: RunnableConfig, fallback_key: str) -> str:
     """The conversation: of `use_session`, else the graph's thread, else the tool's own."""
     thread = (config.get("configurable") or {}).get("thread_id")
-    return current_key.get() or (str(thread) if thread else own_key)
+    return current_key.get() or (str(thread) if thread else fallback_key)
 
 
-def _with_images(reply: execute_code.ToolReply) -> Content:
+def _attach_images(reply: execute_code.ToolReply) -> Content:
     """The text, and behind it the images as LangChain's own blocks."""
-    images, missing = images_of(reply.execution, ImageLimits())
+    images, missing = select_images(reply.execution, ImageLimits())
     if not images and not missing:
         return reply.text
-    words = f"{reply.text}\n{left_out(missing)}" if missing else reply.text
-    shown = [create_image_block(base64=one.base64, mime_type=one.media_type) for one in images]
-    return [dict(create_text_block(words)), *(dict(block) for block in shown)]
+    text = f"{reply.text}\n{format_omitted(missing)}" if missing else reply.text
+    blocks = [create_image_block(base64=one.base64, mime_type=one.media_type) for one in images]
+    return [dict(create_text_block(text)), *(dict(block) for block in blocks)]
 
 
-def _both(one: OutputHandler | None, other: OutputHandler | None) -> OutputHandler | None:
+def _combine_handlers(
+    one: OutputHandler | None, other: OutputHandler | None
+) -> OutputHandler | None:
     """Tells two listeners, where there are two."""
     if one is None or other is None:
         return one or other
 
-    def tell(event: OutputEvent) -> None:
+    def handle(event: OutputEvent) -> None:
         one(event)
         other(event)
 
-    return tell
+    return handle
 
 
-class _remembering:  # noqa: N801 - reads as a verb in a with statement
-    """Keeps the id of the call for `_dress`; LangChain passes it no further than `run`."""
+class _CallIdContext:
+    """Keeps the id of the call for `_to_tool_output`; LangChain passes it no further than `run`."""
 
     def __init__(self, call_id: str | None) -> None:
         self._call_id = call_id
@@ -170,7 +174,7 @@ class _remembering:  # noqa: N801 - reads as a verb in a with statement
         _call_id.reset(self._token)
 
 
-def _graph_stream(config: RunnableConfig) -> OutputHandler | None:
+def _get_graph_handler(config: RunnableConfig) -> OutputHandler | None:
     """Where a graph listens, when the tool runs inside one: stream modes `custom` and `tools`."""
     if "langgraph" not in sys.modules:
         return None
@@ -180,18 +184,20 @@ def _graph_stream(config: RunnableConfig) -> OutputHandler | None:
         write = get_stream_writer()
     except (KeyError, RuntimeError):
         return None
-    emit_delta = _emit_delta(config, write)
+    emit_delta = _get_delta_emitter(config, write)
 
-    def tell(event: OutputEvent) -> None:
+    def handle(event: OutputEvent) -> None:
         if event.stream != "result":
             chunk = {"tool": execute_code.NAME, "stream": event.stream, "text": event.text}
             write(chunk)
             emit_delta(chunk)
 
-    return tell
+    return handle
 
 
-def _emit_delta(config: RunnableConfig, write: Callable[[Any], None]) -> Callable[[Any], None]:
+def _get_delta_emitter(
+    config: RunnableConfig, write: Callable[[Any], None]
+) -> Callable[[Any], None]:
     """The stream mode `tools`, which LangGraph has since 1.2; elsewhere nothing happens."""
     if "langgraph.prebuilt" not in sys.modules:
         return _ignore

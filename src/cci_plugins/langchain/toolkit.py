@@ -16,14 +16,14 @@ from cci_plugins.models import FileInfo
 from cci_plugins.tools import execute_code, files
 from cci_plugins.tools.options import ToolOptions
 
-from .tool import CodeInterpreterTool, key_of
+from .tool import CodeInterpreterTool, resolve_key
 
 __all__ = ["CodeInterpreterToolkit", "ListFilesTool", "ReadFileTool"]
 
-Dressed = tuple[str, tuple[FileInfo, ...]]
+ToolOutput = tuple[str, tuple[FileInfo, ...]]
 
 
-def _new_key() -> str:
+def _generate_key() -> str:
     return f"langchain-{token_hex(8)}"
 
 
@@ -53,9 +53,9 @@ class _FileTool(BaseTool):
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_generate_key, exclude=True, repr=False)
 
-    def _dress(self, reply: files.FilesReply) -> Dressed:
+    def _to_tool_output(self, reply: files.FilesReply) -> ToolOutput:
         if reply.failed:
             raise ToolException(reply.text)
         return reply.text, reply.files
@@ -69,16 +69,16 @@ class ListFilesTool(_FileTool):
     args_schema: ArgsSchema | None = ListInput
 
     @override
-    def _run(self, config: RunnableConfig) -> Dressed:
-        return self._dress(event_loop.wait(self._call, config))
+    def _run(self, config: RunnableConfig) -> ToolOutput:
+        return self._to_tool_output(event_loop.run_blocking(self._call, config))
 
     @override
-    async def _arun(self, config: RunnableConfig) -> Dressed:
-        return self._dress(await self._call(config))
+    async def _arun(self, config: RunnableConfig) -> ToolOutput:
+        return self._to_tool_output(await self._call(config))
 
     async def _call(self, config: RunnableConfig) -> files.FilesReply:
         return await files.list_files(
-            self.interpreter, session_key=key_of(config, self.session_key)
+            self.interpreter, session_key=resolve_key(config, self.session_key)
         )
 
 
@@ -90,15 +90,15 @@ class ReadFileTool(_FileTool):
     args_schema: ArgsSchema | None = ReadInput
 
     @override
-    def _run(self, name: str, config: RunnableConfig, offset: int = 0) -> Dressed:
-        return self._dress(event_loop.wait(self._call, name, offset, config))
+    def _run(self, name: str, config: RunnableConfig, offset: int = 0) -> ToolOutput:
+        return self._to_tool_output(event_loop.run_blocking(self._call, name, offset, config))
 
     @override
-    async def _arun(self, name: str, config: RunnableConfig, offset: int = 0) -> Dressed:
-        return self._dress(await self._call(name, offset, config))
+    async def _arun(self, name: str, config: RunnableConfig, offset: int = 0) -> ToolOutput:
+        return self._to_tool_output(await self._call(name, offset, config))
 
     async def _call(self, name: str, offset: int, config: RunnableConfig) -> files.FilesReply:
-        key = key_of(config, self.session_key)
+        key = resolve_key(config, self.session_key)
         return await files.read_file(self.interpreter, name, offset=offset, session_key=key)
 
 
@@ -125,8 +125,8 @@ class CodeInterpreterToolkit(BaseToolkit):
 
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
     images: Literal["reference", "inline"] = "reference"
-    options: ToolOptions = Field(default=execute_code.DEFAULTS, exclude=True, repr=False)
-    session_key: str = Field(default_factory=_new_key, exclude=True, repr=False)
+    options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
+    session_key: str = Field(default_factory=_generate_key, exclude=True, repr=False)
 
     @override
     def get_tools(self) -> list[BaseTool]:

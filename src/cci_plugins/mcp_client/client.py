@@ -29,14 +29,20 @@ from cci_plugins.errors import (
 )
 
 from . import messages
-from .failures import MAY_HAVE_RUN, NOT_FOUND, SERVER_ERROR, from_rpc, from_status
-from .http import closing, make_http, reading, sending
-from .messages import EventReader, Reply, ToolResult
-from .progress import METHOD
+from .failures import (
+    MAY_HAVE_RUN,
+    NOT_FOUND,
+    SERVER_ERROR,
+    build_error_from_rpc,
+    build_error_from_status,
+)
+from .http import ensure_closed, make_http, map_protocol_errors, map_transport_errors
+from .messages import EventReader, RpcReply, ToolResult
+from .progress import PROGRESS_METHOD
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
-QUICK = timedelta(seconds=30)
+DEFAULT_TIMEOUT = timedelta(seconds=30)
 ProgressHandler = Callable[[Mapping[str, Any]], None]
 """Gets the parameters of each progress notification."""
 
@@ -61,12 +67,12 @@ class McpClient:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        timeout: timedelta = QUICK,
+        timeout: timedelta = DEFAULT_TIMEOUT,
         connect_timeout: timedelta = timedelta(seconds=10),
         handshake: bool = True,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._url = checked_url(url)
+        self._url = parse_endpoint_url(url)
         self._timeout = timeout
         self._owns_http = http is None
         self._http = make_http(connect_timeout) if http is None else http
@@ -76,7 +82,7 @@ class McpClient:
             "accept": "application/json, text/event-stream",
         }
         self._ids = itertools.count(1)
-        self._handshake = anyio.Lock()
+        self._handshake_lock = anyio.Lock()
         self._session: dict[str, str] = {}
         self._server: Mapping[str, Any] | None = None if handshake else {}
 
@@ -92,9 +98,9 @@ class McpClient:
             ProtocolError: It does not speak MCP.
         """
         if self._server is None:
-            async with self._handshake:
+            async with self._handshake_lock:
                 if self._server is None:
-                    self._server = await self._shake_hands()
+                    self._server = await self._perform_handshake()
         return self._server
 
     async def list_tools(self) -> list[Mapping[str, Any]]:
@@ -103,7 +109,9 @@ class McpClient:
         cursor: str | None = None
         while True:
             params = {} if cursor is None else {"cursor": cursor}
-            result = await self._ask("tools/list", params, self._timeout, starts_code=False)
+            result = await self._send_request(
+                "tools/list", params, self._timeout, starts_code=False
+            )
             page = result.get("tools")
             if not isinstance(page, list):
                 raise ProtocolError("the pool's list of tools has no tools")
@@ -140,15 +148,17 @@ class McpClient:
             AuthenticationError: The server refused the key.
         """
         params: dict[str, Any] = {"name": name, "arguments": arguments}
-        told = dict(meta or {})
+        request_meta = dict(meta or {})
         progress = None
         if on_progress is not None:
-            progress = _Progress(f"progress-{next(self._ids)}", on_progress)
-            told["progressToken"] = progress.token
-        if told:
-            params["_meta"] = told
-        return messages.tool_result(
-            await self._ask("tools/call", params, timeout, starts_code=True, progress=progress)
+            progress = _ProgressDispatcher(f"progress-{next(self._ids)}", on_progress)
+            request_meta["progressToken"] = progress.token
+        if request_meta:
+            params["_meta"] = request_meta
+        return messages.parse_tool_result(
+            await self._send_request(
+                "tools/call", params, timeout, starts_code=True, progress=progress
+            )
         )
 
     async def aclose(self) -> None:
@@ -161,14 +171,14 @@ class McpClient:
         if self._owns_http:
             await self._http.aclose()
 
-    async def _ask(
+    async def _send_request(
         self,
         method: str,
         params: Mapping[str, Any],
         timeout: timedelta,
         *,
         starts_code: bool,
-        progress: _Progress | None = None,
+        progress: _ProgressDispatcher | None = None,
     ) -> Mapping[str, Any]:
         await self.initialize()
         session = self._session
@@ -177,22 +187,22 @@ class McpClient:
         )
         try:
             reply = await request()
-        except _SessionGone as gone:
+        except _SessionTerminated as gone:
             if self._session is session:
                 self._server, self._session = None, {}
             await self.initialize()
             try:
                 reply = await request()
-            except _SessionGone:
+            except _SessionTerminated:
                 raise gone.error from None
-        return _result(reply, starts_code=starts_code)
+        return _unwrap_result(reply, starts_code=starts_code)
 
-    async def _shake_hands(self) -> Mapping[str, Any]:
-        params = messages.initialize_params("cci-plugins", _own_version())
+    async def _perform_handshake(self) -> Mapping[str, Any]:
+        params = messages.build_initialize_params("cci-plugins", _get_package_version())
         reply = await self._request("initialize", params, self._timeout, starts_code=False)
         if reply.error is not None and reply.error.code == messages.METHOD_NOT_FOUND:
             return {}  # a server without a handshake
-        server = _result(reply, starts_code=False)
+        server = _unwrap_result(reply, starts_code=False)
         protocol = server.get("protocolVersion")
         if isinstance(protocol, str):
             self._session[VERSION_HEADER] = protocol
@@ -201,10 +211,10 @@ class McpClient:
 
     async def _notify(self, method: str) -> None:
         """Send a notification; session pools may answer it by 4xx, which means nothing."""
-        body = messages.notification(method)
+        body = messages.build_notification(method)
         async with self._post(body, self._timeout, starts_code=False) as response:
             if response.status_code >= SERVER_ERROR:
-                raise await _refusal(response, starts_code=False)
+                raise await _read_error(response, starts_code=False)
 
     async def _request(
         self,
@@ -213,20 +223,20 @@ class McpClient:
         timeout: timedelta,
         *,
         starts_code: bool,
-        progress: _Progress | None = None,
-    ) -> Reply:
+        progress: _ProgressDispatcher | None = None,
+    ) -> RpcReply:
         request_id = next(self._ids)
-        body = messages.request(request_id, method, params)
+        body = messages.build_request(request_id, method, params)
         async with self._post(body, timeout, starts_code=starts_code) as response:
             if response.is_success:
-                with reading(starts_code=starts_code):
+                with map_protocol_errors(starts_code=starts_code):
                     reply = await _read_reply(response, request_id, progress)
                 if method == "initialize" and (given := response.headers.get(SESSION_HEADER)):
                     self._session = {SESSION_HEADER: given}
                 return reply
-            error = await _refusal(response, starts_code=starts_code)
+            error = await _read_error(response, starts_code=starts_code)
             if response.status_code == NOT_FOUND and SESSION_HEADER in self._session:
-                raise _SessionGone(error)
+                raise _SessionTerminated(error)
             raise error
 
     @asynccontextmanager
@@ -238,26 +248,29 @@ class McpClient:
             "POST", self._url, content=body, headers={**self._headers, **self._session}
         )
         try:
-            with sending(starts_code=starts_code), anyio.fail_after(timeout.total_seconds()):
+            with (
+                map_transport_errors(starts_code=starts_code),
+                anyio.fail_after(timeout.total_seconds()),
+            ):
                 response = await self._http.send(request, stream=True)
-                async with closing(response):
+                async with ensure_closed(response):
                     yield response
         except TimeoutError as error:
             if isinstance(error, CodeInterpreterError):
                 raise
-            raise _too_late(timeout, starts_code=starts_code) from None
+            raise _build_timeout_error(timeout, starts_code=starts_code) from None
 
 
-class _Progress:
+class _ProgressDispatcher:
     """Hands over the progress of one call."""
 
     def __init__(self, token: str, handler: ProgressHandler) -> None:
         self.token = token
         self._handler: ProgressHandler | None = handler
 
-    def take(self, message: object) -> None:
+    def dispatch(self, message: object) -> None:
         """Hand over a message, when it is a progress notification of this call."""
-        params = messages.notification_params(message, METHOD)
+        params = messages.get_notification_params(message, PROGRESS_METHOD)
         if self._handler is None or params is None or params.get("progressToken") != self.token:
             return
         try:
@@ -267,13 +280,13 @@ class _Progress:
             self._handler = None
 
 
-class _SessionGone(Exception):  # noqa: N818 - a signal between two methods
+class _SessionTerminated(Exception):  # noqa: N818 - a signal between two methods
     def __init__(self, error: CodeInterpreterError) -> None:
         super().__init__()
         self.error = error
 
 
-def checked_url(url: str) -> httpx.URL:
+def parse_endpoint_url(url: str) -> httpx.URL:
     """The URL of an endpoint.
 
     Raises:
@@ -292,46 +305,48 @@ def checked_url(url: str) -> httpx.URL:
 
 
 async def _read_reply(
-    response: httpx.Response, request_id: int, progress: _Progress | None
-) -> Reply:
+    response: httpx.Response, request_id: int, progress: _ProgressDispatcher | None
+) -> RpcReply:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
         return messages.parse_body(await response.aread(), request_id)
     reader = EventReader()
-    async for piece in response.aiter_bytes():
-        for message in reader.feed(piece):
-            reply = messages.reply_to(message, request_id)
+    async for chunk in response.aiter_bytes():
+        for message in reader.feed(chunk):
+            reply = messages.match_reply(message, request_id)
             if reply is not None:
                 return reply
             if progress is not None:
-                progress.take(message)
+                progress.dispatch(message)
     raise ProtocolError("the pool's answer ended before the reply")
 
 
-async def _refusal(response: httpx.Response, *, starts_code: bool) -> CodeInterpreterError:
+async def _read_error(response: httpx.Response, *, starts_code: bool) -> CodeInterpreterError:
     """The exception of a status; a JSON-RPC error in the body has better words than a status."""
     body = await response.aread()
-    return from_status(response.status_code, response.headers, body, starts_code=starts_code)
+    return build_error_from_status(
+        response.status_code, response.headers, body, starts_code=starts_code
+    )
 
 
-def _result(reply: Reply, *, starts_code: bool) -> Mapping[str, Any]:
+def _unwrap_result(reply: RpcReply, *, starts_code: bool) -> Mapping[str, Any]:
     if reply.error is None:
         return reply.result
-    raise from_rpc(reply.error.code, reply.error.message, starts_code=starts_code)
+    raise build_error_from_rpc(reply.error.code, reply.error.message, starts_code=starts_code)
 
 
-def _too_late(timeout: timedelta, *, starts_code: bool) -> CodeInterpreterError:
-    words = f"the pool did not answer within {_human(timeout)}"
+def _build_timeout_error(timeout: timedelta, *, starts_code: bool) -> CodeInterpreterError:
+    message = f"the pool did not answer within {_format_duration(timeout)}"
     if starts_code:
-        return ExecutionTimeoutError(f"{words}; {MAY_HAVE_RUN}")
-    return PoolUnavailableError(words)
+        return ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}")
+    return PoolUnavailableError(message)
 
 
-def _human(timeout: timedelta) -> str:
+def _format_duration(timeout: timedelta) -> str:
     return f"{math.ceil(timeout.total_seconds() * 10) / 10:g} s"
 
 
-def _own_version() -> str:
+def _get_package_version() -> str:
     try:
         return version("cci-plugins")
     except PackageNotFoundError:

@@ -53,14 +53,16 @@ def _load(value: Any) -> Execution:
     return Execution(
         stdout=str(value["stdout"]),
         stderr=str(value["stderr"]),
-        results=tuple(Result(_mapping(r["data"]), bool(r["isMain"])) for r in value["results"]),
+        results=tuple(
+            Result(_require_mapping(r["data"]), bool(r["isMain"])) for r in value["results"]
+        ),
         error=None
         if error is None
         else ErrorInfo(str(error["name"]), str(error["message"]), str(error["traceback"])),
         files=tuple(load_file(file) for file in value["files"]),
         instance=str(value.get("instance", "")),
-        status=_one_of(get_args(ExecutionStatus), value["status"]),
-        state=_one_of(get_args(SessionState), value["state"]),
+        status=_require_one_of(get_args(ExecutionStatus), value["status"]),
+        state=_require_one_of(get_args(SessionState), value["state"]),
         duration=timedelta(seconds=float(value["duration"])),
         isolation=str(value["isolation"]),
         dropped_characters=int(value["droppedCharacters"]),
@@ -68,13 +70,13 @@ def _load(value: Any) -> Execution:
     )
 
 
-def _one_of(allowed: tuple[Any, ...], value: Any) -> Any:
+def _require_one_of(allowed: tuple[Any, ...], value: Any) -> Any:
     if value not in allowed:
         raise ValueError(value)
     return value
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _require_mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError("a result is no object")
     return value

@@ -29,15 +29,15 @@ from cci_plugins.errors import (
 META_KEY = "cci_plugins/error"
 NOT_STARTED = "SessionPoolUnavailable"  # our own server's word for it
 BAD_IDENTIFIER = "InvalidLengthOfSessionIdentifier"
-NOT_FOUND, TOO_MANY, SERVER_ERROR = 404, 429, 500
+NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 404, 429, 500
 MAY_HAVE_RUN = "the code may have run, so it was not sent again"
-_LONGEST = 500
+_MAX_CHARS = 500
 # From the first word on: a traceback of the user's code may say such things further on.
-_GONE = re.compile(
+_SESSION_NOT_FOUND = re.compile(
     r"(error:? |\w*notfound\w*: )*((the|this|requested|python|shell) )*"
     r"(environment|session)\b.{0,200}\b(not found|not exist|does not exist)"
 )
-_REFUSED_UNREAD = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: before any work
+_INVALID_REQUEST_CODES = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: before any work
 
 # First match wins: a class, the code that we emit for it, the HTTP status of that code.
 _CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
@@ -51,21 +51,21 @@ _CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
     (AuthenticationError, "UpstreamUnauthorized", 502),
     (ProtocolError, "UpstreamProtocolError", 502),
 )
-_OTHER = ("SessionPoolError", 500)
+_DEFAULT_CODE = ("SessionPoolError", 500)
 
 
-def code_of(error: CodeInterpreterError) -> tuple[str, int]:
+def get_code_and_status(error: CodeInterpreterError) -> tuple[str, int]:
     """The code and HTTP status that tell an exception."""
     for kind, code, status in _CODES:
         if isinstance(error, kind):
             return code, status
-    return _OTHER
+    return _DEFAULT_CODE
 
 
 def dump_error(error: CodeInterpreterError) -> dict[str, Any]:
     """Write an exception of ours for a client of ours."""
     value: dict[str, Any] = {
-        "code": code_of(error)[0],
+        "code": get_code_and_status(error)[0],
         "message": str(error),
         "hint": error.hint,
         "retryable": error.retryable,
@@ -79,16 +79,18 @@ def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
     """Read an exception back; an unknown code is a `PoolError`."""
     code, message, hint = (value.get(name) for name in ("code", "message", "hint"))
     text = shorten(str(message or code or "the pool failed"))
-    words = hint if isinstance(hint, str) else None
+    hint_text = hint if isinstance(hint, str) else None
     kind = next((kind for kind, known, _ in _CODES if known == code), PoolError)
     if issubclass(kind, FileTooLargeError):
-        return FileTooLargeError(text, size=0, limit=0, hint=words)
+        return FileTooLargeError(text, size=0, limit=0, hint=hint_text)
     if issubclass(kind, PoolExhaustedError):
-        return PoolExhaustedError(text, hint=words, retry_after=seconds(value.get("retryAfter")))
-    return kind(text, hint=words, retryable=value.get("retryable") is True)
+        return PoolExhaustedError(
+            text, hint=hint_text, retry_after=parse_seconds(value.get("retryAfter"))
+        )
+    return kind(text, hint=hint_text, retryable=value.get("retryable") is True)
 
 
-def from_text(text: str, *, started: bool) -> CodeInterpreterError:
+def build_error_from_text(text: str, *, started: bool) -> CodeInterpreterError:
     """The exception for a failure that a tool tells in words.
 
     Args:
@@ -97,18 +99,22 @@ def from_text(text: str, *, started: bool) -> CodeInterpreterError:
     """
     text = shorten(text)
     suffix = f"; {MAY_HAVE_RUN}" if started else ""
-    return _known(text) or PoolError(f"the pool failed: {text or 'without saying why'}{suffix}")
+    return _match_known_error(text) or PoolError(
+        f"the pool failed: {text or 'without saying why'}{suffix}"
+    )
 
 
-def from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInterpreterError:
+def build_error_from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInterpreterError:
     """The exception for a JSON-RPC error."""
     text = shorten(text)
-    if code in _REFUSED_UNREAD:
-        return _known(text) or ProtocolError(f"the pool refused the request: {text} ({code})")
-    return from_text(text, started=starts_code)
+    if code in _INVALID_REQUEST_CODES:
+        return _match_known_error(text) or ProtocolError(
+            f"the pool refused the request: {text} ({code})"
+        )
+    return build_error_from_text(text, started=starts_code)
 
 
-def _known(text: str) -> CodeInterpreterError | None:
+def _match_known_error(text: str) -> CodeInterpreterError | None:
     """The exception for words that pools are known to use."""
     low = text.lower()
     if "SessionsCountExceedsLimit" in text:
@@ -117,12 +123,12 @@ def _known(text: str) -> CodeInterpreterError | None:
         return PoolError(text, hint="session identifiers have 4 to 128 characters")
     if re.search(r"\b(unauthori[sz]ed|forbidden|invalid api key|access denied)\b", low):
         return AuthenticationError(text, hint="check the pool's key")
-    if _GONE.match(low):
+    if _SESSION_NOT_FOUND.match(low):
         return SessionLostError(text, hint="run the earlier steps again", retryable=True)
     return None
 
 
-def from_status(
+def build_error_from_status(
     status: int, headers: Mapping[str, str], body: bytes, *, starts_code: bool
 ) -> CodeInterpreterError:
     """The exception for an HTTP status that is not a success.
@@ -133,27 +139,29 @@ def from_status(
         body: Of the response; the pool's own words are taken from it.
         starts_code: Whether the request may have started code.
     """
-    words = _words(body)
-    what = f"HTTP {status}" + (f", {words}" if words else "")
+    detail = _extract_message(body)
+    what = f"HTTP {status}" + (f", {detail}" if detail else "")
     if status in {401, 403}:
         return AuthenticationError(
             f"the pool refused the request ({what})", hint="check the pool's key and its rights"
         )
-    if status == TOO_MANY or "SessionsCountExceedsLimit" in words:
-        wait = seconds(headers.get("retry-after"))
+    if status == TOO_MANY_REQUESTS or "SessionsCountExceedsLimit" in detail:
+        wait = parse_seconds(headers.get("retry-after"))
         return PoolExhaustedError(f"no session is free ({what})", retry_after=wait)
     if status >= SERVER_ERROR:
         # a proxy says 503 too when the connection behind it broke under a request
-        if starts_code and NOT_STARTED not in words:
+        if starts_code and NOT_STARTED not in detail:
             return PoolError(f"the pool failed ({what}); {MAY_HAVE_RUN}")
         return PoolUnavailableError(f"the pool is not available ({what})")
     if status == NOT_FOUND:
         unknown = PoolError(f"nothing answers there ({what})", hint="check the pool's endpoint")
-        return _known(words) or unknown
-    return _known(words) or ProtocolError(f"the pool did not understand the request ({what})")
+        return _match_known_error(detail) or unknown
+    return _match_known_error(detail) or ProtocolError(
+        f"the pool did not understand the request ({what})"
+    )
 
 
-def seconds(value: object) -> float | None:
+def parse_seconds(value: object) -> float | None:
     """A number of seconds as it stands in `Retry-After`; None for anything else."""
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever it is, TypeError says so
@@ -165,10 +173,10 @@ def seconds(value: object) -> float | None:
 def shorten(text: str) -> str:
     """Words of a pool, short enough for a message."""
     text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "..."
 
 
-def _words(body: bytes) -> str:
+def _extract_message(body: bytes) -> str:
     """`code: message` of an error body in any of its forms; nothing of a body that is no JSON."""
     try:
         value = json.loads(body)

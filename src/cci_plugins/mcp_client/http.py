@@ -21,7 +21,7 @@ from cci_plugins.errors import (
 from .failures import MAY_HAVE_RUN
 
 WRITE_SECONDS = 60
-KEPT_SECONDS = 30  # below what servers keep, so that a call seldom meets a closing connection
+KEEPALIVE_SECONDS = 30  # below what servers keep, so that a call seldom meets a closing connection
 # Nothing of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -38,14 +38,14 @@ def make_http(
         verify=verify,
         timeout=httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds),
         limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEPT_SECONDS
+            max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE_SECONDS
         ),
         follow_redirects=False,
     )
 
 
 @asynccontextmanager
-async def closing(response: httpx.Response) -> AsyncIterator[httpx.Response]:
+async def ensure_closed(response: httpx.Response) -> AsyncIterator[httpx.Response]:
     """Close a streamed response in the end, also when the caller was cancelled."""
     try:
         yield response
@@ -55,7 +55,7 @@ async def closing(response: httpx.Response) -> AsyncIterator[httpx.Response]:
 
 
 @contextmanager
-def sending(*, starts_code: bool) -> Generator[None]:
+def map_transport_errors(*, starts_code: bool) -> Generator[None]:
     """Turn a failure of the transport into an exception that says whether to try again.
 
     Args:
@@ -65,24 +65,27 @@ def sending(*, starts_code: bool) -> Generator[None]:
         yield
     except _NOT_SENT as error:
         raise PoolUnavailableError(
-            f"the pool cannot be reached ({_kind(error)})", hint="check the endpoint and network"
+            f"the pool cannot be reached ({_get_type_name(error)})",
+            hint="check the endpoint and network",
         ) from error
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
         raise ConfigurationError(
             "the request cannot be sent", hint="check the endpoint and the key"
-        ) from _without_words(error)
+        ) from _drop_unsafe_cause(error)
     except httpx.ReadTimeout as error:
         if starts_code:
             raise ExecutionTimeoutError(f"no answer came in time; {MAY_HAVE_RUN}") from error
         raise PoolUnavailableError("no answer came in time") from error
     except (httpx.HTTPError, httpx.StreamError) as error:
         if starts_code:
-            raise PoolError(f"the connection broke ({_kind(error)}); {MAY_HAVE_RUN}") from error
-        raise PoolUnavailableError(f"the connection broke ({_kind(error)})") from error
+            raise PoolError(
+                f"the connection broke ({_get_type_name(error)}); {MAY_HAVE_RUN}"
+            ) from error
+        raise PoolUnavailableError(f"the connection broke ({_get_type_name(error)})") from error
 
 
 @contextmanager
-def reading(*, starts_code: bool) -> Generator[None]:
+def map_protocol_errors(*, starts_code: bool) -> Generator[None]:
     """Say of an answer that makes no sense whether the code may have run.
 
     Args:
@@ -96,10 +99,10 @@ def reading(*, starts_code: bool) -> Generator[None]:
         raise ProtocolError(f"{error}; {MAY_HAVE_RUN}", hint=error.hint) from error
 
 
-def _kind(error: Exception) -> str:
+def _get_type_name(error: Exception) -> str:
     return type(error).__name__
 
 
-def _without_words(error: Exception) -> Exception | None:
+def _drop_unsafe_cause(error: Exception) -> Exception | None:
     """Drop an exception whose words may repeat a header, such as the key."""
     return None if isinstance(error, httpx.LocalProtocolError) else error

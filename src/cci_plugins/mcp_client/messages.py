@@ -27,7 +27,7 @@ class RpcError:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RpcReply:
     """The answer to one request: a result or an error."""
 
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -57,19 +57,19 @@ class ToolResult:
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def request(request_id: int, method: str, params: Mapping[str, Any] | None = None) -> bytes:
+def build_request(request_id: int, method: str, params: Mapping[str, Any] | None = None) -> bytes:
     """Build a request."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
     return _encode(message if params is None else message | {"params": params})
 
 
-def notification(method: str, params: Mapping[str, Any] | None = None) -> bytes:
+def build_notification(method: str, params: Mapping[str, Any] | None = None) -> bytes:
     """Build a notification, which has no answer."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
     return _encode(message if params is None else message | {"params": params})
 
 
-def initialize_params(name: str, version: str) -> dict[str, Any]:
+def build_initialize_params(name: str, version: str) -> dict[str, Any]:
     """Parameters of `initialize` for a client that offers nothing beyond calling tools."""
     return {
         "protocolVersion": PROTOCOL_VERSION,
@@ -78,7 +78,7 @@ def initialize_params(name: str, version: str) -> dict[str, Any]:
     }
 
 
-def parse_body(body: bytes, request_id: int) -> Reply:
+def parse_body(body: bytes, request_id: int) -> RpcReply:
     """Read a whole `application/json` answer.
 
     Raises:
@@ -87,13 +87,13 @@ def parse_body(body: bytes, request_id: int) -> Reply:
     message = _decode(body)
     candidates = message if isinstance(message, list) else [message]
     for candidate in candidates:
-        reply = reply_to(candidate, request_id, alone=len(candidates) == 1)
+        reply = match_reply(candidate, request_id, is_alone=len(candidates) == 1)
         if reply is not None:
             return reply
     raise ProtocolError("the pool's answer does not belong to the request")
 
 
-def reply_to(message: object, request_id: int, *, alone: bool = False) -> Reply | None:
+def match_reply(message: object, request_id: int, *, is_alone: bool = False) -> RpcReply | None:
     """The reply, when a message is the answer to this request; None for anything else.
 
     Args:
@@ -104,18 +104,18 @@ def reply_to(message: object, request_id: int, *, alone: bool = False) -> Reply 
     if not isinstance(message, Mapping) or not ("result" in message or "error" in message):
         return None
     given = message.get("id")
-    if str(given) != str(request_id) and not (given is None and (alone or "error" in message)):
+    if str(given) != str(request_id) and not (given is None and (is_alone or "error" in message)):
         return None
     error = message.get("error")
     if error is not None:
-        return Reply(error=_rpc_error(error))
+        return RpcReply(error=_parse_rpc_error(error))
     result = message["result"]
     if not isinstance(result, Mapping):
         raise ProtocolError("the pool's answer has a result that is not an object")
-    return Reply(result)
+    return RpcReply(result)
 
 
-def notification_params(message: object, method: str) -> Mapping[str, Any] | None:
+def get_notification_params(message: object, method: str) -> Mapping[str, Any] | None:
     """The parameters, when a message is a notification of this method; None for anything else."""
     if not isinstance(message, Mapping) or message.get("method") != method or "id" in message:
         return None
@@ -123,7 +123,7 @@ def notification_params(message: object, method: str) -> Mapping[str, Any] | Non
     return params if isinstance(params, Mapping) else None
 
 
-def tool_result(result: Mapping[str, Any]) -> ToolResult:
+def parse_tool_result(result: Mapping[str, Any]) -> ToolResult:
     """Read the result of `tools/call`; fields of the wrong type count as missing."""
     content, structured, meta = (
         result.get(name) for name in ("content", "structuredContent", "_meta")
@@ -149,27 +149,27 @@ class EventReader:
         self._data: list[bytes] = []
         self._after_cr = False
 
-    def feed(self, piece: bytes) -> Iterator[Any]:
+    def feed(self, chunk: bytes) -> Iterator[Any]:
         """Take a piece of the stream and yield the messages that it completes.
 
         Raises:
             ProtocolError: A message is not JSON.
         """
-        if not piece:
+        if not chunk:
             return
-        if self._after_cr and piece.startswith(b"\n"):
-            piece = piece[1:]
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
             self._after_cr = False
-            if not piece:
+            if not chunk:
                 return
-        self._after_cr = piece.endswith(b"\r")
-        first, *others = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._after_cr = chunk.endswith(b"\r")
+        first, *others = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._line.append(first)
         for start in others:
             line, self._line = b"".join(self._line), [start]
-            yield from self._take(line)
+            yield from self._handle_line(line)
 
-    def _take(self, line: bytes) -> Iterator[Any]:
+    def _handle_line(self, line: bytes) -> Iterator[Any]:
         if line:
             name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
             if name == b"data":
@@ -180,7 +180,7 @@ class EventReader:
             yield _decode(data)
 
 
-def _rpc_error(error: object) -> RpcError:
+def _parse_rpc_error(error: object) -> RpcError:
     if not isinstance(error, Mapping):
         return RpcError(0, str(error))
     code = error.get("code")

@@ -12,22 +12,22 @@ from typing import Any, Literal
 from cci_plugins.models import Execution, OutputEvent
 
 OUTPUT_KEY = "cci_plugins/output"
-METHOD = "notifications/progress"
-Stream = Literal["stdout", "stderr"]
+PROGRESS_METHOD = "notifications/progress"
+StreamName = Literal["stdout", "stderr"]
 
 
-def dump_output(pieces: Iterable[tuple[Stream, str]]) -> list[dict[str, str]]:
+def dump_output(chunks: Iterable[tuple[StreamName, str]]) -> list[dict[str, str]]:
     """Write pieces of output, in their order."""
-    return [{"stream": stream, "text": text} for stream, text in pieces]
+    return [{"stream": stream, "text": text} for stream, text in chunks]
 
 
 def load_output(params: Mapping[str, Any]) -> list[OutputEvent]:
     """Read the pieces out of a notification's parameters; nothing out of anybody else's."""
     meta = params.get("_meta")
-    pieces = meta.get(OUTPUT_KEY) if isinstance(meta, Mapping) else None
-    if not isinstance(pieces, list):
+    chunks = meta.get(OUTPUT_KEY) if isinstance(meta, Mapping) else None
+    if not isinstance(chunks, list):
         return []
-    return [event for piece in pieces if (event := _event(piece)) is not None]
+    return [event for chunk in chunks if (event := _parse_event(chunk)) is not None]
 
 
 class StreamedOutput:
@@ -39,13 +39,13 @@ class StreamedOutput:
 
     def __init__(self, on_output: Callable[[OutputEvent], None]) -> None:
         self._on_output = on_output
-        self._told: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+        self._emitted_chars: dict[StreamName, int] = {"stdout": 0, "stderr": 0}
 
     def __call__(self, params: Mapping[str, Any]) -> None:
         """Tell the output in a progress notification's parameters."""
         for event in load_output(params):
             if event.stream != "result":
-                self._told[event.stream] += len(event.text)
+                self._emitted_chars[event.stream] += len(event.text)
             self._on_output(event)
 
     def finish(self, execution: Execution) -> None:
@@ -55,15 +55,15 @@ class StreamedOutput:
         for result in execution.results:
             self._on_output(OutputEvent("result", result=result))
 
-    def _finish(self, stream: Stream, text: str) -> None:
-        if rest := text[self._told[stream] :]:
+    def _finish(self, stream: StreamName, text: str) -> None:
+        if rest := text[self._emitted_chars[stream] :]:
             self._on_output(OutputEvent(stream, rest))
 
 
-def _event(piece: object) -> OutputEvent | None:
-    if not isinstance(piece, Mapping):
+def _parse_event(chunk: object) -> OutputEvent | None:
+    if not isinstance(chunk, Mapping):
         return None
-    stream, text = piece.get("stream"), piece.get("text")
+    stream, text = chunk.get("stream"), chunk.get("text")
     if not isinstance(text, str) or not text:
         return None
     if stream == "stdout":

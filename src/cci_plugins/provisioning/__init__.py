@@ -23,9 +23,9 @@ try:
     from cci_plugins.azure.options import Azure
     from cci_plugins.azure.resource import Resource
 
-    from .deploy import Ending, deploy
+    from .deploy import PostDeployOptions, deploy
     from .deployment import Deployment
-    from .inventory import Found, Inventory, look
+    from .inventory import Found, Inventory, read_inventory
     from .keys import rotate
     from .options import Kind, Options, PrincipalType
     from .plan import Plan, Planned, make_plan
@@ -85,10 +85,10 @@ def up(
         The run: iterate it for its progress, then read `result`. Iterating raises
         `ProvisioningError`, `AuthenticationError` or `ConfigurationError`.
     """
-    ending = Ending(
+    post_deploy = PostDeployOptions(
         env_file=env_file, write_key=write_key, replace_env=replace_env, try_out=try_out
     )
-    return Run(partial(deploy, options, azure or Azure(), ending))
+    return Run(partial(deploy, options, azure or Azure(), post_deploy))
 
 
 def down(options: Options, *, azure: Azure | None = None) -> Run[Removed]:
@@ -108,7 +108,7 @@ def show(options: Options, *, azure: Azure | None = None) -> Run[Inventory]:
         options: What was provisioned.
         azure: How Azure is reached.
     """
-    return Run(partial(look, options, azure or Azure()))
+    return Run(partial(read_inventory, options, azure or Azure()))
 
 
 def plan(options: Options, *, azure: Azure | None = None) -> Run[Plan]:

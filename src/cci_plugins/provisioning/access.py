@@ -10,21 +10,21 @@ from cci_plugins.errors import ProvisioningError
 
 from . import resources
 from .compare import lower
-from .deployment_run import Watch, Work
+from .deployment_run import DeploymentRun, StepReporter
 from .options import Options
 from .principal import Principal
 from .roles import (
     ACR_PULL,
     BLOB_CONTRIBUTOR,
     BLOB_DELEGATOR,
+    ROLE_ASSIGNMENT_TYPE,
     SESSION_EXECUTOR,
-    TYPE,
     Role,
-    assignment,
+    build_assignment,
 )
 
 
-def user_roles(options: Options) -> list[tuple[Role, str]]:
+def list_user_roles(options: Options) -> list[tuple[Role, str]]:
     """What who uses the pool needs: each role and where."""
     needed = [(SESSION_EXECUTOR, resources.pool(options).id)]
     if options.storage:
@@ -33,7 +33,7 @@ def user_roles(options: Options) -> list[tuple[Role, str]]:
     return needed
 
 
-def identity_roles(options: Options) -> list[tuple[Role, str]]:
+def list_identity_roles(options: Options) -> list[tuple[Role, str]]:
     """What the identity needs, of the containers and the gateway."""
     needed = []
     if options.builds_image:
@@ -43,35 +43,37 @@ def identity_roles(options: Options) -> list[tuple[Role, str]]:
     return needed
 
 
-async def assign(work: Work, role: Role, scope: str, principal: Principal) -> None:
+async def assign(run: DeploymentRun, role: Role, scope: str, principal: Principal) -> None:
     """Give a role, unless it is there already, from here or inherited.
 
     Raises:
         ProvisioningError: Azure refused.
     """
     step = f"role {role.name}"
-    if await _has(work, role, scope, principal, step):
-        Watch(work.tell, step).tell("kept", f"{step} is given")
+    if await _has_role(run, role, scope, principal, step):
+        StepReporter(run.report, step).report("kept", f"{step} is given")
         return
-    wanted = assignment(work.options, scope, role, principal.id, principal.type)
+    wanted = build_assignment(run.options, scope, role, principal.id, principal.type)
     try:
-        await work.ensure(wanted, step=step, settles=True)
+        await run.ensure(wanted, step=step, retry_role_propagation=True)
     except ProvisioningError as error:
         if error.code != "RoleAssignmentExists":
             raise
-        Watch(work.tell, step).tell("kept", f"{step} is given")
+        StepReporter(run.report, step).report("kept", f"{step} is given")
 
 
-async def _has(work: Work, role: Role, scope: str, principal: Principal, step: str) -> bool:
-    found = await work.arm.list(
-        f"{scope}/providers/{TYPE}",
+async def _has_role(
+    run: DeploymentRun, role: Role, scope: str, principal: Principal, step: str
+) -> bool:
+    found = await run.arm.list(
+        f"{scope}/providers/{ROLE_ASSIGNMENT_TYPE}",
         api_versions.ROLES,
         step=step,
         filter=f"assignedTo('{principal.id}')",
     )
-    return any(_role_id(item) == role.id for item in found)
+    return any(_parse_role_id(item) == role.id for item in found)
 
 
-def _role_id(found: Mapping[str, Any]) -> str:
+def _parse_role_id(found: Mapping[str, Any]) -> str:
     definition = lower(found.get("properties")).get("roledefinitionid", "")
     return str(definition).rpartition("/")[2].lower()

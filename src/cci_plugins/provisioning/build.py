@@ -15,16 +15,16 @@ from cci_plugins.errors import ProvisioningError
 from cci_plugins.redaction import know
 
 from .compare import lower
-from .deployment_run import Watch, Work
+from .deployment_run import DeploymentRun, StepReporter
 from .image import BuildContext
 from .resources import image, registry, task_run
 
 _STEP = "image"
-_LAST_LINES = 15
+_LOG_TAIL_LINES = 15
 _UPLOAD_SECONDS = 600
 
 
-async def build(work: Work, context: BuildContext) -> str:
+async def build(run: DeploymentRun, context: BuildContext) -> str:
     """Build the image unless it is there, and wait for it.
 
     The build is a task run named by the image's tag, so that a second look finds it.
@@ -35,32 +35,32 @@ async def build(work: Work, context: BuildContext) -> str:
     Raises:
         ProvisioningError: The build failed; the end of its log is in the message.
     """
-    watch, name = Watch(work.tell, _STEP), image(work.options, context.tag)
-    wanted = task_run(work.options, context.tag, source="", arguments={})
-    found = await work.settled(wanted, watch)
-    if found is not None and _status(found) == "succeeded":
-        watch.tell("kept", f"image {name} is there")
+    reporter, name = StepReporter(run.report, _STEP), image(run.options, context.tag)
+    wanted = task_run(run.options, context.tag, source="", arguments={})
+    found = await run.wait_until_provisioned(wanted, reporter)
+    if found is not None and _parse_status(found) == "succeeded":
+        reporter.report("kept", f"image {name} is there")
         return name
-    watch.tell("working", f"building image {name}; this takes 5 to 10 minutes")
-    source = await _send(work, context)
-    wanted = task_run(work.options, context.tag, source=source, arguments=context.arguments)
-    await _run(work, watch, wanted)
-    work.changed.append(wanted.id)
-    watch.tell("created", f"built image {name}")
+    reporter.report("working", f"building image {name}; this takes 5 to 10 minutes")
+    source = await _send_context(run, context)
+    wanted = task_run(run.options, context.tag, source=source, arguments=context.arguments)
+    await _run_build(run, reporter, wanted)
+    run.changed.append(wanted.id)
+    reporter.report("created", f"built image {name}")
     return name
 
 
-async def _send(work: Work, context: BuildContext) -> str:
+async def _send_context(run: DeploymentRun, context: BuildContext) -> str:
     """Send the build context; the path it has in the registry."""
-    path = f"{registry(work.options).id}/listBuildSourceUploadUrl"
-    place = lower(await work.arm.post(path, api_versions.REGISTRY_TASKS, step=_STEP))
-    link = str(place.get("uploadurl"))
+    path = f"{registry(run.options).id}/listBuildSourceUploadUrl"
+    upload_target = lower(await run.arm.post(path, api_versions.REGISTRY_TASKS, step=_STEP))
+    link = str(upload_target.get("uploadurl"))
     know(link)
-    await _upload(work, link, context.archive)
-    return str(place.get("relativepath"))
+    await _upload(run, link, context.archive)
+    return str(upload_target.get("relativepath"))
 
 
-async def _run(work: Work, watch: Watch, wanted: Resource) -> None:
+async def _run_build(run: DeploymentRun, reporter: StepReporter, wanted: Resource) -> None:
     """Start the task run and wait for it.
 
     Raises:
@@ -68,15 +68,15 @@ async def _run(work: Work, watch: Watch, wanted: Resource) -> None:
     """
     refusal = None
     try:
-        await work.arm.put(wanted, step=_STEP, waiting=watch.waiting)
+        await run.arm.put(wanted, step=_STEP, report_waiting=reporter.report_waiting)
     except ProvisioningError as error:
         refusal = error
-    found = await work.arm.get(wanted.id, wanted.api_version, step=_STEP)
-    if refusal is not None and (found is None or not _run_id(found)):
+    found = await run.arm.get(wanted.id, wanted.api_version, step=_STEP)
+    if refusal is not None and (found is None or not _parse_run_id(found)):
         raise refusal  # it never began
-    status = _status(found or {})
+    status = _parse_status(found or {})
     if refusal is not None or status != "succeeded":
-        log = await _log(work, _run_id(found or {}))
+        log = await _fetch_log(run, _parse_run_id(found or {}))
         raise ProvisioningError(
             f"{_STEP}: the build ended as {status or 'failed'}{log}",
             hint="correct the requirements.txt and run the same command again",
@@ -85,29 +85,32 @@ async def _run(work: Work, watch: Watch, wanted: Resource) -> None:
         ) from refusal
 
 
-async def _log(work: Work, run: str) -> str:
+async def _fetch_log(run: DeploymentRun, run_id: str) -> str:
     """The end of a build's log; nothing when it cannot be had."""
-    path = f"{registry(work.options).id}/runs/{run}"
-    link = await work.arm.post(f"{path}/listLogSasUrl", api_versions.REGISTRY_TASKS, step=_STEP)
+    path = f"{registry(run.options).id}/runs/{run_id}"
+    link = await run.arm.post(f"{path}/listLogSasUrl", api_versions.REGISTRY_TASKS, step=_STEP)
     try:
-        async with _http(work) as http, http.get(str(lower(link).get("loglink"))) as response:
+        async with _open_http(run) as http, http.get(str(lower(link).get("loglink"))) as response:
             text = await response.text(errors="replace")
             if response.status != 200:  # noqa: PLR2004 - HTTP
                 return ""
     except (aiohttp.ClientError, TimeoutError):
         return ""
     lines = [clean(line) for line in text.splitlines() if line.strip()]
-    return "\n".join(["; its log ends with:", *lines[-_LAST_LINES:]]) if lines else ""
+    return "\n".join(["; its log ends with:", *lines[-_LOG_TAIL_LINES:]]) if lines else ""
 
 
-async def _upload(work: Work, url: str, archive: bytes) -> None:
+async def _upload(run: DeploymentRun, url: str, archive: bytes) -> None:
     """Send the build context. The URL lets everybody write there, so it is never repeated.
 
     Not by the ARM client, which would send its token along, nor by httpx, which logs URLs.
     """
     headers = {"x-ms-blob-type": "BlockBlob", "content-type": "application/gzip"}
     try:
-        async with _http(work) as http, http.put(url, data=archive, headers=headers) as response:
+        async with (
+            _open_http(run) as http,
+            http.put(url, data=archive, headers=headers) as response,
+        ):
             status = response.status
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ProvisioningError(
@@ -123,8 +126,8 @@ async def _upload(work: Work, url: str, archive: bytes) -> None:
         )
 
 
-def _http(work: Work) -> aiohttp.ClientSession:
-    context = ssl.create_default_context(cafile=work.azure.ca)
+def _open_http(run: DeploymentRun) -> aiohttp.ClientSession:
+    context = ssl.create_default_context(cafile=run.azure.ca)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context),
         timeout=aiohttp.ClientTimeout(total=_UPLOAD_SECONDS),
@@ -132,13 +135,13 @@ def _http(work: Work) -> aiohttp.ClientSession:
     )
 
 
-def _status(found: Mapping[str, Any]) -> str:
+def _parse_status(found: Mapping[str, Any]) -> str:
     """How the run of a task run stands; as the resource says where it says nothing of the run."""
     properties = lower(found.get("properties"))
     run = lower(lower(properties.get("runresult")).get("properties"))
     return str(run.get("status") or properties.get("provisioningstate") or "").lower()
 
 
-def _run_id(found: Mapping[str, Any]) -> str:
+def _parse_run_id(found: Mapping[str, Any]) -> str:
     run = lower(lower(found.get("properties")).get("runresult"))
     return str(lower(run.get("properties")).get("runid") or run.get("name") or "")

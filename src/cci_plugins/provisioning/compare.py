@@ -9,22 +9,22 @@ from typing import Any
 _QUANTITY = re.compile(r"(\d+)\.0+(?=[A-Za-z]+$)")
 
 
-def fits(wanted: object, found: object) -> bool:
+def matches(wanted: object, found: object) -> bool:
     """Whether what was found has all that is wanted; it may have more.
 
     Azure gives names and values back in another case, in regions with spaces, and quantities
     without their zeros.
     """
     if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and _fits_all(wanted, found)
+        return isinstance(found, Mapping) and _matches_all(wanted, found)
     if isinstance(wanted, list):
         return (
             isinstance(found, list)
             and len(wanted) == len(found)
-            and all(fits(one, other) for one, other in zip(wanted, found, strict=True))
+            and all(matches(one, other) for one, other in zip(wanted, found, strict=True))
         )
     if isinstance(wanted, str) and isinstance(found, str):
-        return _plain(wanted) == _plain(found)
+        return _normalize(wanted) == _normalize(found)
     return wanted == found
 
 
@@ -35,10 +35,10 @@ def lower(value: object) -> dict[str, Any]:
     return {str(name).lower(): item for name, item in value.items()}
 
 
-def _fits_all(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+def _matches_all(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     given = lower(found)
-    return all(fits(value, given.get(name.lower())) for name, value in wanted.items())
+    return all(matches(value, given.get(name.lower())) for name, value in wanted.items())
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return _QUANTITY.sub(r"\1", text.replace(" ", "").lower())

@@ -8,31 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource_manager import Arm
-from cci_plugins.common.settings import variable
+from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.common.settings import get_variable_name
 from cci_plugins.errors import ProvisioningError
 
 from . import resources
-from .access import assign, identity_roles, user_roles
+from .access import assign, list_identity_roles, list_user_roles
 from .build import build
 from .compare import lower
-from .deployment import Deployment, deployment_of
-from .deployment_run import Work
+from .deployment import Deployment, build_deployment
+from .deployment_run import DeploymentRun
 from .dotenv import write_env
 from .image import BuildContext, build_context
-from .keys import fetch_key, gateway_secrets
+from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
-from .principal import Principal, principal_of
-from .progress import Tell
+from .principal import Principal, resolve_principal
+from .progress import ProgressHandler
 from .registration import register
 from .roles import ACR_PULL
-from .smoke_test import try_out
+from .smoke_test import smoke_test
 
-_POOL_TAKES = "1 to 10 minutes, at times up to an hour"
+_POOL_DURATION = "1 to 10 minutes, at times up to an hour"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class PostDeployOptions:
     """What is done with a deployment in the end.
 
     Attributes:
@@ -48,7 +48,9 @@ class Ending:
     try_out: bool = True
 
 
-async def deploy(options: Options, azure: Azure, ending: Ending, tell: Tell) -> Deployment:
+async def deploy(
+    options: Options, azure: Azure, post_deploy: PostDeployOptions, on_progress: ProgressHandler
+) -> Deployment:
     """Make what is missing.
 
     Raises:
@@ -57,42 +59,42 @@ async def deploy(options: Options, azure: Azure, ending: Ending, tell: Tell) -> 
         ConfigurationError: A file cannot be read or written.
     """
     context = build_context(options.requirements) if options.builds_image else None
-    async with Arm(azure, options.subscription) as arm:
-        work = Work(options, azure, arm, tell)
-        who = await principal_of(options, arm)
-        await _prepare(work)
-        identity = await _identity(work)
-        image = await _image(work, context, identity)
-        pool = await _pool(work, image)
-        await _storage(work)
-        for role, scope in user_roles(options):
-            await assign(work, role, scope, who)
-        deployment = await _read_back(work, pool)
-        gateway = await _gateway(work, image, deployment, identity)
+    async with ArmClient(azure, options.subscription) as arm:
+        run = DeploymentRun(options, azure, arm, on_progress)
+        who = await resolve_principal(options, arm)
+        await _prepare(run)
+        identity = await _ensure_identity(run)
+        image = await _ensure_image(run, context, identity)
+        pool = await _ensure_pool(run, image)
+        await _ensure_storage(run)
+        for role, scope in list_user_roles(options):
+            await assign(run, role, scope, who)
+        deployment = await _read_back(run, pool)
+        gateway = await _ensure_gateway(run, image, deployment, identity)
         deployment = replace(deployment, mcp_endpoint=gateway or deployment.mcp_endpoint)
-        await _end(work, deployment, ending)
-    return replace(deployment, changed=tuple(work.changed), notes=tuple(work.notes))
+        await _finish(run, deployment, post_deploy)
+    return replace(deployment, changed=tuple(run.changed), notes=tuple(run.notes))
 
 
-async def _prepare(work: Work) -> None:
-    pool = resources.pool(work.options)
-    there = await work.arm.get(pool.id, pool.api_version, step="session pool")
-    await register(work, again=there is None)
-    group = resources.resource_group(work.options)
-    if await work.arm.get(group.id, group.api_version, step=group.kind) is None:
-        await work.ensure(group)
+async def _prepare(run: DeploymentRun) -> None:
+    pool = resources.pool(run.options)
+    there = await run.arm.get(pool.id, pool.api_version, step="session pool")
+    await register(run, force=there is None)
+    group = resources.resource_group(run.options)
+    if await run.arm.get(group.id, group.api_version, step=group.kind) is None:
+        await run.ensure(group)
 
 
-async def _identity(work: Work) -> Mapping[str, Any]:
+async def _ensure_identity(run: DeploymentRun) -> Mapping[str, Any]:
     """The environment, the registry, and the identity's own ids."""
-    options = work.options
+    options = run.options
     if options.kind == "custom":
-        await work.ensure(resources.environment(options), takes="2 to 5 minutes")
+        await run.ensure(resources.environment(options), expected_duration="2 to 5 minutes")
     if options.builds_image:
-        await work.ensure(resources.registry(options), takes="a minute")
+        await run.ensure(resources.registry(options), expected_duration="a minute")
     if not (options.builds_image or options.gateway):
         return {}
-    found = await work.ensure(resources.identity(options))
+    found = await run.ensure(resources.identity(options))
     properties = lower(found.get("properties"))
     if "principalid" not in properties:
         raise ProvisioningError(
@@ -103,34 +105,36 @@ async def _identity(work: Work) -> Mapping[str, Any]:
     return properties
 
 
-async def _image(work: Work, context: BuildContext | None, identity: Mapping[str, Any]) -> str:
+async def _ensure_image(
+    run: DeploymentRun, context: BuildContext | None, identity: Mapping[str, Any]
+) -> str:
     if context is None:
-        return work.options.image or ""
+        return run.options.image or ""
     puller = Principal(str(identity["principalid"]), "ServicePrincipal")
-    await assign(work, ACR_PULL, resources.registry(work.options).id, puller)
-    return await build(work, context)
+    await assign(run, ACR_PULL, resources.registry(run.options).id, puller)
+    return await build(run, context)
 
 
-async def _pool(work: Work, image: str) -> Mapping[str, Any]:
-    wanted = resources.pool(work.options, image)
-    custom = work.options.builds_image
-    await work.ensure(wanted, takes=_POOL_TAKES, settles=custom)
+async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
+    wanted = resources.pool(run.options, image)
+    custom = run.options.builds_image
+    await run.ensure(wanted, expected_duration=_POOL_DURATION, retry_role_propagation=custom)
     # read back: what was accepted is not always what is there
-    return await work.arm.get(wanted.id, wanted.api_version, step=wanted.kind) or {}
+    return await run.arm.get(wanted.id, wanted.api_version, step=wanted.kind) or {}
 
 
-async def _storage(work: Work) -> None:
-    if work.options.storage:
-        await work.ensure(resources.storage_account(work.options), takes="a minute")
-        await work.ensure(resources.blob_container(work.options))
-        await work.ensure(resources.lifecycle_rule(work.options))
+async def _ensure_storage(run: DeploymentRun) -> None:
+    if run.options.storage:
+        await run.ensure(resources.storage_account(run.options), expected_duration="a minute")
+        await run.ensure(resources.blob_container(run.options))
+        await run.ensure(resources.lifecycle_rule(run.options))
 
 
-async def _read_back(work: Work, pool: Mapping[str, Any]) -> Deployment:
-    options = work.options
-    deployment = deployment_of(options, pool, kind=options.kind, storage=options.storage)
+async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
+    options = run.options
+    deployment = build_deployment(options, pool, kind=options.kind, storage=options.storage)
     if options.kind == "custom" and not options.gateway:
-        work.note(
+        run.add_note(
             "session pool",
             "a custom pool has no MCP endpoint of its own: Azure drops mcpServerSettings there "
             "(github.com/microsoft-foundry/foundry-samples/issues/822). This package needs none; "
@@ -142,60 +146,62 @@ async def _read_back(work: Work, pool: Mapping[str, Any]) -> Deployment:
             "endpoint",
             hint="run the same command again with another --location, such as eastus or "
             "swedencentral; or use the pool without MCP: "
-            f"{variable('endpoint')}={deployment.pool_endpoint}",
+            f"{get_variable_name('endpoint')}={deployment.pool_endpoint}",
             code="McpServerSettingsDropped",
             step="session pool",
         )
     return deployment
 
 
-async def _gateway(
-    work: Work, image: str, deployment: Deployment, identity: Mapping[str, Any]
+async def _ensure_gateway(
+    run: DeploymentRun, image: str, deployment: Deployment, identity: Mapping[str, Any]
 ) -> str | None:
     """The MCP endpoint in front of a custom pool, with a key that stays what it was."""
-    options = work.options
+    options = run.options
     if not options.gateway:
         return None
-    for role, scope in identity_roles(options):
+    for role, scope in list_identity_roles(options):
         who = Principal(str(identity["principalid"]), "ServicePrincipal")
-        await assign(work, role, scope, who)
+        await assign(run, role, scope, who)
     wanted = resources.gateway(
         options,
         image,
         pool_endpoint=deployment.pool_endpoint,
         client_id=str(identity.get("clientid")),
-        secrets=await gateway_secrets(work.arm, options),
+        secrets=await fetch_gateway_secrets(run.arm, options),
     )
-    made = await work.ensure(wanted, takes="1 to 2 minutes")
-    work.note(
+    made = await run.ensure(wanted, expected_duration="1 to 2 minutes")
+    run.add_note(
         "gateway",
         "its key is a secret of the container app: az containerapp secret show --name "
         f"{wanted.name} --resource-group {options.resource_group} "
         f"--secret-name {resources.SERVE_KEY}",
     )
-    return gateway_url(made)
+    return parse_gateway_url(made)
 
 
-def gateway_url(found: Mapping[str, Any]) -> str | None:
+def parse_gateway_url(found: Mapping[str, Any]) -> str | None:
     """A gateway's MCP endpoint."""
     configuration = lower(lower(found.get("properties")).get("configuration"))
     host = lower(configuration.get("ingress")).get("fqdn")
     return f"https://{host}/mcp" if host else None
 
 
-async def _end(work: Work, deployment: Deployment, ending: Ending) -> None:
-    if ending.env_file is not None:
+async def _finish(
+    run: DeploymentRun, deployment: Deployment, post_deploy: PostDeployOptions
+) -> None:
+    if post_deploy.env_file is not None:
         values = deployment.environment()
-        if ending.write_key and deployment.kind == "python":
-            values[variable("mcp_key")] = await fetch_key(work.arm, deployment.pool_id)
-        kept = write_env(ending.env_file, values, replace=ending.replace_env)
+        if post_deploy.write_key and deployment.kind == "python":
+            values[get_variable_name("mcp_key")] = await fetch_key(run.arm, deployment.pool_id)
+        kept = write_env(post_deploy.env_file, values, replace=post_deploy.replace_env)
         if kept:
-            work.note(
+            run.add_note(
                 "settings",
-                f"{ending.env_file} says something else for {', '.join(kept)}, and was left so; "
+                f"{post_deploy.env_file} says something else for {', '.join(kept)}, and was left so; "
                 "--replace-env changes it",
             )
         else:
-            work.note("settings", f"wrote the pool's settings to {ending.env_file}")
-    if ending.try_out:
-        await try_out(work, deployment)
+            run.add_note("settings", f"wrote the pool's settings to {post_deploy.env_file}")
+    if post_deploy.try_out:
+        await smoke_test(run, deployment)

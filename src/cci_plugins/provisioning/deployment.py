@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cci_plugins.common.settings import variable
+from cci_plugins.common.settings import get_variable_name
 
 from . import resources
 from .compare import lower
@@ -47,21 +47,21 @@ class Deployment:
             "storage_account": self.storage_account,
             "storage_container": self.storage_container,
         }
-        return {variable(name): value for name, value in values.items() if value}
+        return {get_variable_name(name): value for name, value in values.items() if value}
 
 
-def endpoints(pool: Mapping[str, Any]) -> tuple[str, str | None]:
+def parse_endpoints(pool: Mapping[str, Any]) -> tuple[str, str | None]:
     """A pool's management endpoint and its MCP endpoint, as Resource Manager tells them."""
     properties = lower(pool.get("properties"))
     mcp = lower(properties.get("mcpserversettings")).get("mcpserverendpoint")
     return str(properties.get("poolmanagementendpoint") or ""), str(mcp) if mcp else None
 
 
-def deployment_of(
+def build_deployment(
     options: Options, pool: Mapping[str, Any], *, kind: Kind, storage: bool
 ) -> Deployment:
     """A deployment, from its pool as Resource Manager tells it."""
-    endpoint, mcp = endpoints(pool)
+    endpoint, mcp = parse_endpoints(pool)
     return Deployment(
         kind=kind,
         pool_id=str(pool.get("id") or resources.pool(options).id),

@@ -12,21 +12,21 @@ import anyio
 
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import Resource
-from cci_plugins.azure.resource_manager import Arm, is_settled
+from cci_plugins.azure.resource_manager import ArmClient, has_terminal_state
 from cci_plugins.errors import ProvisioningError
 
-from .compare import fits, lower
+from .compare import lower, matches
 from .options import Options
-from .progress import Progress, State, Tell
+from .progress import Progress, ProgressHandler, State
 from .resources import TAG
 
-_TELL_AGAIN = 15.0  # seconds
+_REPORT_SECONDS = 15.0  # seconds
 # What Azure does not send back: secrets, and what it only takes.
 _WRITE_ONLY = frozenset({"secrets"})
 
 
 @dataclass(slots=True)
-class Work:
+class DeploymentRun:
     """One run against one subscription.
 
     Attributes:
@@ -40,18 +40,23 @@ class Work:
 
     options: Options
     azure: Azure
-    arm: Arm
-    tell: Tell
+    arm: ArmClient
+    report: ProgressHandler
     changed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def note(self, step: str, message: str) -> None:
+    def add_note(self, step: str, message: str) -> None:
         """Say something that is to be known, now and in the end."""
         self.notes.append(message)
-        self.tell(Progress(step, "note", message))
+        self.report(Progress(step, "note", message))
 
     async def ensure(
-        self, resource: Resource, *, takes: str = "", step: str = "", settles: bool = False
+        self,
+        resource: Resource,
+        *,
+        expected_duration: str = "",
+        step: str = "",
+        retry_role_propagation: bool = False,
     ) -> Mapping[str, Any]:
         """Make a resource as it should be, when it is not so already.
 
@@ -65,99 +70,111 @@ class Work:
             ProvisioningError: Azure refused, or something of that name is not ours.
         """
         step = step or resource.kind
-        watch = Watch(self.tell, step)
-        found = await self.settled(resource, watch)
+        reporter = StepReporter(self.report, step)
+        found = await self.wait_until_provisioned(resource, reporter)
         if found is not None:
-            _refuse_foreign(resource, found, step)
-            if is_fit(resource, found):
-                watch.tell("kept", f"{step} {resource.name} is there")
+            _check_ownership(resource, found, step)
+            if is_up_to_date(resource, found):
+                reporter.report("kept", f"{step} {resource.name} is there")
                 return found
         verb = "creating" if found is None else "changing"
-        duration = f"; this takes {takes}" if takes else ""
-        watch.tell("working", f"{verb} {step} {resource.name}{duration}")
-        made = await self._put(resource, watch, settles=settles)
+        duration = f"; this takes {expected_duration}" if expected_duration else ""
+        reporter.report("working", f"{verb} {step} {resource.name}{duration}")
+        made = await self._put(resource, reporter, retry_role_propagation=retry_role_propagation)
         self.changed.append(resource.id)
         state: State = "created" if found is None else "updated"
-        watch.tell(state, f"{state} {step} {resource.name}")
+        reporter.report(state, f"{state} {step} {resource.name}")
         return made
 
-    async def settled(self, resource: Resource, watch: Watch) -> Mapping[str, Any] | None:
+    async def wait_until_provisioned(
+        self, resource: Resource, reporter: StepReporter
+    ) -> Mapping[str, Any] | None:
         """What is there, once nothing is being done to it any more."""
         deadline = time.monotonic() + self.azure.patience.total_seconds()
         while True:
-            found = await self.arm.get(resource.id, resource.api_version, step=watch.step)
-            if found is None or is_settled(found):
+            found = await self.arm.get(resource.id, resource.api_version, step=reporter.step)
+            if found is None or has_terminal_state(found):
                 return found
             if time.monotonic() > deadline:
                 raise ProvisioningError(
-                    f"{watch.step} {resource.name} is still being changed",
+                    f"{reporter.step} {resource.name} is still being changed",
                     hint="run the same command again later; it goes on from here",
-                    step=watch.step,
+                    step=reporter.step,
                 )
-            watch.waiting()
+            reporter.report_waiting()
             await anyio.sleep(self.azure.polling.total_seconds())
 
-    async def _put(self, resource: Resource, watch: Watch, *, settles: bool) -> Mapping[str, Any]:
+    async def _put(
+        self, resource: Resource, reporter: StepReporter, *, retry_role_propagation: bool
+    ) -> Mapping[str, Any]:
         """Send it; again for a while, where a role that was just given may not be known yet."""
-        deadline = time.monotonic() + (self.azure.settling.total_seconds() if settles else 0)
+        deadline = time.monotonic() + (
+            self.azure.settling.total_seconds() if retry_role_propagation else 0
+        )
         while True:
             try:
-                return await self.arm.put(resource, step=watch.step, waiting=watch.waiting)
+                return await self.arm.put(
+                    resource, step=reporter.step, report_waiting=reporter.report_waiting
+                )
             except ProvisioningError as error:
-                if time.monotonic() > deadline or not _may_settle(error):
+                if time.monotonic() > deadline or not _is_propagation_error(error):
                     raise
-            watch.waiting("until the new role is known everywhere")
+            reporter.report_waiting("until the new role is known everywhere")
             await anyio.sleep(self.azure.polling.total_seconds())
 
 
-class Watch:
+class StepReporter:
     """The time one step takes, told now and then."""
 
-    def __init__(self, tell: Tell, step: str) -> None:
+    def __init__(self, on_progress: ProgressHandler, step: str) -> None:
         self.step = step
-        self._tell = tell
+        self._on_progress = on_progress
         self._start = time.monotonic()
-        self._told = self._start
+        self._last_report = self._start
 
-    def tell(self, state: State, message: str) -> None:
+    def report(self, state: State, message: str) -> None:
         """Say what happened."""
-        self._tell(Progress(self.step, state, message, self._elapsed()))
+        self._on_progress(Progress(self.step, state, message, self._compute_elapsed()))
 
-    def waiting(self, until: str = "for Azure") -> None:
+    def report_waiting(self, until: str = "for Azure") -> None:
         """Say now and then that it still lasts."""
         now = time.monotonic()
-        if now - self._told >= _TELL_AGAIN:
-            self._told = now
-            self.tell("waiting", f"{self.step}: waiting {until}, {now - self._start:.0f} s so far")
+        if now - self._last_report >= _REPORT_SECONDS:
+            self._last_report = now
+            self.report(
+                "waiting", f"{self.step}: waiting {until}, {now - self._start:.0f} s so far"
+            )
 
-    def _elapsed(self) -> timedelta:
+    def _compute_elapsed(self) -> timedelta:
         return timedelta(seconds=time.monotonic() - self._start)
 
 
-def is_fit(resource: Resource, found: Mapping[str, Any]) -> bool:
+def is_up_to_date(resource: Resource, found: Mapping[str, Any]) -> bool:
     """Whether a resource is as it should be and did not fail."""
     state = lower(found.get("properties")).get("provisioningstate")
-    return str(state).lower() not in {"failed", "canceled"} and fits(
-        _readable(resource.body), found
+    return str(state).lower() not in {"failed", "canceled"} and matches(
+        _drop_write_only(resource.body), found
     )
 
 
-def is_ours(found: Mapping[str, Any], name: str) -> bool:
+def has_owner_tag(found: Mapping[str, Any], name: str) -> bool:
     """Whether we made a resource."""
     return str(lower(found.get("tags")).get(TAG, "")) == name
 
 
-def _readable(value: Any) -> Any:
+def _drop_write_only(value: Any) -> Any:
     """A body without what Azure never sends back."""
     if isinstance(value, Mapping):
-        return {name: _readable(item) for name, item in value.items() if name not in _WRITE_ONLY}
-    return [_readable(item) for item in value] if isinstance(value, list) else value
+        return {
+            name: _drop_write_only(item) for name, item in value.items() if name not in _WRITE_ONLY
+        }
+    return [_drop_write_only(item) for item in value] if isinstance(value, list) else value
 
 
-def _refuse_foreign(resource: Resource, found: Mapping[str, Any], step: str) -> None:
+def _check_ownership(resource: Resource, found: Mapping[str, Any], step: str) -> None:
     tags = resource.body.get("tags")
     is_group = resource.type.endswith("/resourceGroups")
-    if isinstance(tags, Mapping) and not is_group and not is_ours(found, str(tags[TAG])):
+    if isinstance(tags, Mapping) and not is_group and not has_owner_tag(found, str(tags[TAG])):
         raise ProvisioningError(
             f"{step}: there is a {resource.name} already, and cci provision did not make it",
             hint="choose other names by --suffix or --name, or another --resource-group",
@@ -165,6 +182,6 @@ def _refuse_foreign(resource: Resource, found: Mapping[str, Any], step: str) -> 
         )
 
 
-def _may_settle(error: ProvisioningError) -> bool:
-    words = f"{error.code} {error}".lower()
-    return any(part in words for part in ("principalnotfound", "unauthorized", "imagepull", "pull"))
+def _is_propagation_error(error: ProvisioningError) -> bool:
+    text = f"{error.code} {error}".lower()
+    return any(part in text for part in ("principalnotfound", "unauthorized", "imagepull", "pull"))

@@ -30,7 +30,7 @@ def write_env(path: Path, values: Mapping[str, str], *, replace: bool = False) -
     """
     try:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
-        text, kept = _merged(old, values, replace=replace)
+        text, kept = _merge(old, values, replace=replace)
         if text != old or (path.stat().st_mode & 0o777) != _MODE:
             _write(path, text)
     except (OSError, UnicodeDecodeError) as error:
@@ -41,7 +41,7 @@ def write_env(path: Path, values: Mapping[str, str], *, replace: bool = False) -
     return kept
 
 
-def _merged(old: str, values: Mapping[str, str], *, replace: bool) -> tuple[str, list[str]]:
+def _merge(old: str, values: Mapping[str, str], *, replace: bool) -> tuple[str, list[str]]:
     missing, kept, lines = dict(values), [], []
     for line in old.splitlines():
         match = _LINE.match(line)

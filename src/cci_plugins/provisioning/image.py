@@ -22,9 +22,9 @@ from cci_plugins.errors import ConfigurationError
 from .resources import DOCKERFILE
 
 REQUIREMENTS = "infra/container/requirements.txt"
-_KERNEL = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
-_FROM_SOURCE = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
-_SKIPPED = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
+_KERNEL_REQUIREMENT = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
+_SOURCE_FILES = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
+_SKIPPED_FOLDERS = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +53,32 @@ def build_context(requirements: Path | None) -> BuildContext:
     """
     package = Path(cci_plugins.__file__).parent
     source = package.parents[1]
-    from_source = (source / DOCKERFILE).is_file() and (source / "pyproject.toml").is_file()
-    root = source if from_source else package
+    is_source_tree = (source / DOCKERFILE).is_file() and (source / "pyproject.toml").is_file()
+    root = source if is_source_tree else package
     if not (root / DOCKERFILE).is_file():
         raise ConfigurationError(
             "this installation has no files of the session image", hint="give one by --image"
         )
-    files = dict(_files(root, from_source=from_source))
+    files = dict(_iter_files(root, is_source_tree=is_source_tree))
     if requirements is not None:
-        files[REQUIREMENTS] = _requirements(requirements)
-    arguments = {"VERSION": _version()}
-    if not from_source:
-        arguments["PACKAGE"] = f"cci-plugins=={_version()}"
-    archive = _archive(files)
+        files[REQUIREMENTS] = _read_requirements(requirements)
+    arguments = {"VERSION": _find_version()}
+    if not is_source_tree:
+        arguments["PACKAGE"] = f"cci-plugins=={_find_version()}"
+    archive = _pack_archive(files)
     digest = hashlib.sha256(archive)
     digest.update(repr(sorted(arguments.items())).encode())
     return BuildContext(archive, arguments, digest.hexdigest()[:12])
 
 
-def _version() -> str:
+def _find_version() -> str:
     try:
         return version("cci-plugins").partition("+")[0]
     except PackageNotFoundError:
         return "0.0.0"
 
 
-def _requirements(path: Path) -> bytes:
+def _read_requirements(path: Path) -> bytes:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -86,25 +86,25 @@ def _requirements(path: Path) -> bytes:
             f"{path} cannot be read ({type(error).__name__})",
             hint="name a requirements.txt by --requirements",
         ) from None
-    if not _KERNEL.search(text):
+    if not _KERNEL_REQUIREMENT.search(text):
         text = f"{text.rstrip()}\nipykernel\n"  # the server talks to it
     return text.encode()
 
 
-def _files(root: Path, *, from_source: bool) -> Iterator[tuple[str, bytes]]:
+def _iter_files(root: Path, *, is_source_tree: bool) -> Iterator[tuple[str, bytes]]:
     folders = ["infra/container"]
-    if from_source:
+    if is_source_tree:
         folders = ["infra", "src/cci_plugins"]
-        for name in _FROM_SOURCE:
+        for name in _SOURCE_FILES:
             if (root / name).is_file():
                 yield name, (root / name).read_bytes()
     for folder in folders:
         for path in sorted((root / folder).rglob("*")):
-            if path.is_file() and not _SKIPPED.intersection(path.parts):
+            if path.is_file() and not _SKIPPED_FOLDERS.intersection(path.parts):
                 yield path.relative_to(root).as_posix(), path.read_bytes()
 
 
-def _archive(files: dict[str, bytes]) -> bytes:
+def _pack_archive(files: dict[str, bytes]) -> bytes:
     """The files as `.tar.gz`, without times, owners or anything else of this machine."""
     packed = io.BytesIO()
     with (

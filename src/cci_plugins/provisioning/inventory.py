@@ -8,16 +8,16 @@ from typing import Any
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource import WORDS
-from cci_plugins.azure.resource_manager import Arm
+from cci_plugins.azure.resource import KIND_NAMES
+from cci_plugins.azure.resource_manager import ArmClient
 
 from . import resources
 from .compare import lower
-from .deploy import gateway_url
-from .deployment import Deployment, deployment_of
-from .deployment_run import is_ours
+from .deploy import parse_gateway_url
+from .deployment import Deployment, build_deployment
+from .deployment_run import has_owner_tag
 from .options import Options
-from .progress import Progress, Tell
+from .progress import Progress, ProgressHandler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Found:
     @property
     def kind(self) -> str:
         """What it is, in words."""
-        return WORDS.get(_known(self.type), self.type)
+        return KIND_NAMES.get(_normalize_type(self.type), self.type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Inventory:
 
 
 # What stands on others goes first.
-ORDER = (
+REMOVAL_ORDER = (
     "Microsoft.App/containerApps",
     "Microsoft.App/sessionPools",
     "Microsoft.App/managedEnvironments",
@@ -66,49 +66,55 @@ ORDER = (
 )
 
 
-async def everything(options: Options, arm: Arm) -> list[Mapping[str, Any]]:
+async def list_group_resources(options: Options, arm: ArmClient) -> list[Mapping[str, Any]]:
     """Everything in the resource group, ours or not."""
     return await arm.list(
         f"{options.group_id}/resources", api_versions.RESOURCES, step="resource group"
     )
 
 
-async def ours(options: Options, arm: Arm) -> list[Found]:
+async def list_owned_resources(options: Options, arm: ArmClient) -> list[Found]:
     """What we made and is there, in the order in which it can be removed."""
     found = []
-    for item in await everything(options, arm):
-        kind = _known(str(item.get("type")))
-        if kind in ORDER and is_ours(item, options.name):
-            full = await arm.get(str(item["id"]), api_versions.OF_TYPE[kind], step=WORDS[kind])
+    for item in await list_group_resources(options, arm):
+        kind = _normalize_type(str(item.get("type")))
+        if kind in REMOVAL_ORDER and has_owner_tag(item, options.name):
+            full = await arm.get(str(item["id"]), api_versions.OF_TYPE[kind], step=KIND_NAMES[kind])
             if full is not None:
                 state = lower(full.get("properties")).get("provisioningstate", "")
                 name = str(item["id"]).rpartition("/")[2]
                 found.append(Found(type=kind, name=name, id=str(item["id"]), state=str(state)))
-    return sorted(found, key=lambda one: (ORDER.index(one.type), one.name))
+    return sorted(found, key=lambda one: (REMOVAL_ORDER.index(one.type), one.name))
 
 
-async def look(options: Options, azure: Azure, tell: Tell) -> Inventory:
+async def read_inventory(options: Options, azure: Azure, on_progress: ProgressHandler) -> Inventory:
     """Say what is there.
 
     Raises:
         ProvisioningError: Azure did not say.
         AuthenticationError: The sign-in failed.
     """
-    async with Arm(azure, options.subscription) as arm:
-        tell(Progress("show", "working", f"looking into resource group {options.resource_group}"))
-        found = await ours(options, arm)
-        return Inventory(resources=tuple(found), deployment=await _deployment(options, arm, found))
+    async with ArmClient(azure, options.subscription) as arm:
+        on_progress(
+            Progress("show", "working", f"looking into resource group {options.resource_group}")
+        )
+        found = await list_owned_resources(options, arm)
+        return Inventory(
+            resources=tuple(found), deployment=await _read_deployment(options, arm, found)
+        )
 
 
-async def _deployment(options: Options, arm: Arm, found: list[Found]) -> Deployment | None:
+async def _read_deployment(
+    options: Options, arm: ArmClient, found: list[Found]
+) -> Deployment | None:
     wanted = resources.pool(options)
     pool = await arm.get(wanted.id, wanted.api_version, step=wanted.kind)
     if pool is None:
         return None
     kind = str(lower(pool.get("properties")).get("containertype", "")).lower()
     names = {one.name for one in found}
-    app = resources.gateway_secrets(options, {})
-    deployment = deployment_of(
+    app = resources.build_gateway_secrets(options, {})
+    deployment = build_deployment(
         options,
         pool,
         kind="custom" if kind == "customcontainer" else "python",
@@ -117,9 +123,9 @@ async def _deployment(options: Options, arm: Arm, found: list[Found]) -> Deploym
     if app.name not in names:
         return deployment
     gateway = await arm.get(app.id, app.api_version, step="gateway") or {}
-    return replace(deployment, mcp_endpoint=gateway_url(gateway))
+    return replace(deployment, mcp_endpoint=parse_gateway_url(gateway))
 
 
-def _known(kind: str) -> str:
+def _normalize_type(kind: str) -> str:
     """A type as we spell it."""
-    return next((name for name in ORDER if name.lower() == kind.lower()), kind)
+    return next((name for name in REMOVAL_ORDER if name.lower() == kind.lower()), kind)

@@ -25,7 +25,7 @@ _RULES = {
     "principal_id": (re.compile(r"|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "a GUID"),
 }
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure takes
-_MOST_SESSIONS = 600
+_MAX_SESSIONS = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +81,11 @@ class Options:
         if not self.suffix:
             digest = hashlib.sha256(self.group_id.lower().encode()).hexdigest()
             object.__setattr__(self, "suffix", digest[:6])
-        for name, (rule, words) in _RULES.items():
+        for name, (rule, description) in _RULES.items():
             if not rule.fullmatch(getattr(self, name)):
                 raise ConfigurationError(
-                    f"{name} is not valid: it must be {words}", hint=f"correct {_option(name)}"
+                    f"{name} is not valid: it must be {description}",
+                    hint=f"correct {_format_flag(name)}",
                 )
         self._check_numbers()
         self._check_kind()
@@ -94,9 +95,9 @@ class Options:
             raise ConfigurationError(
                 "the cooldown must be 300 to 3600 seconds", hint="correct --cooldown"
             )
-        if not 1 <= self.max_sessions <= _MOST_SESSIONS:
+        if not 1 <= self.max_sessions <= _MAX_SESSIONS:
             raise ConfigurationError(
-                f"a pool has 1 to {_MOST_SESSIONS} sessions", hint="correct --max-sessions"
+                f"a pool has 1 to {_MAX_SESSIONS} sessions", hint="correct --max-sessions"
             )
         if self.kind == "custom" and not 0 < self.ready_sessions < self.max_sessions:
             raise ConfigurationError(
@@ -136,5 +137,5 @@ class Options:
         return self.kind == "custom" and self.image is None
 
 
-def _option(name: str) -> str:
+def _format_flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"

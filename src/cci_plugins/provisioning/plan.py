@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import Resource
-from cci_plugins.azure.resource_manager import Arm
+from cci_plugins.azure.resource_manager import ArmClient
 
 from . import resources
-from .access import identity_roles, user_roles
-from .deployment_run import is_fit
+from .access import list_identity_roles, list_user_roles
+from .deployment_run import is_up_to_date
 from .image import build_context
 from .options import Options
-from .progress import Progress, Tell
-from .registration import FEATURE, providers
+from .progress import Progress, ProgressHandler
+from .registration import FEATURE, list_providers
 from .roles import Role
 
 
@@ -50,7 +50,7 @@ class Plan:
     billed: tuple[str, ...]
 
 
-def wanted(options: Options, image: str) -> list[Resource]:
+def list_resources(options: Options, image: str) -> list[Resource]:
     """Every resource but role assignments, in the order they are made.
 
     Args:
@@ -76,7 +76,7 @@ def wanted(options: Options, image: str) -> list[Resource]:
     return made
 
 
-async def make_plan(options: Options, azure: Azure, tell: Tell) -> Plan:
+async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler) -> Plan:
     """Look at what is there.
 
     Raises:
@@ -86,47 +86,48 @@ async def make_plan(options: Options, azure: Azure, tell: Tell) -> Plan:
     planned, image = [], options.image or ""
     if options.builds_image:
         image = resources.image(options, build_context(options.requirements).tag)
-    async with Arm(azure, options.subscription) as arm:
-        for resource in wanted(options, image):
-            tell(Progress("plan", "working", f"looking for {resource.kind} {resource.name}"))
-            planned.append(Planned(resource=resource, action=await _action(arm, resource)))
+    async with ArmClient(azure, options.subscription) as arm:
+        for resource in list_resources(options, image):
+            on_progress(Progress("plan", "working", f"looking for {resource.kind} {resource.name}"))
+            planned.append(Planned(resource=resource, action=await _choose_action(arm, resource)))
     return Plan(
         resources=tuple(planned),
-        registrations=tuple(_registrations(options)),
-        assignments=tuple(_assignments(options)),
-        needed=tuple(_needed(options)),
+        registrations=tuple(_list_registrations(options)),
+        assignments=tuple(_list_assignments(options)),
+        needed=tuple(_list_needed_roles(options)),
         billed=tuple(billed(options)),
     )
 
 
-async def _action(arm: Arm, resource: Resource) -> str:
+async def _choose_action(arm: ArmClient, resource: Resource) -> str:
     found = await arm.get(resource.id, resource.api_version, step=resource.kind)
     if found is None:
         return "create"
     depends = resource.kind == "gateway"  # on what is known only when the rest is made
     return (
         "keep"
-        if is_fit(resource, found) or resource.kind == "resource group"
+        if is_up_to_date(resource, found) or resource.kind == "resource group"
         else ("check" if depends else "update")
     )
 
 
-def _registrations(options: Options) -> list[str]:
+def _list_registrations(options: Options) -> list[str]:
     feature = [f"feature Microsoft.App/{FEATURE}"] if options.kind == "python" else []
-    return [*feature, *(f"provider {name}" for name in providers(options))]
+    return [*feature, *(f"provider {name}" for name in list_providers(options))]
 
 
-def _assignments(options: Options) -> list[str]:
-    return [_line(role, scope, "you") for role, scope in user_roles(options)] + [
-        _line(role, scope, "the identity") for role, scope in identity_roles(options)
+def _list_assignments(options: Options) -> list[str]:
+    return [_format_assignment(role, scope, "you") for role, scope in list_user_roles(options)] + [
+        _format_assignment(role, scope, "the identity")
+        for role, scope in list_identity_roles(options)
     ]
 
 
-def _line(role: Role, scope: str, who: str) -> str:
+def _format_assignment(role: Role, scope: str, who: str) -> str:
     return f"{role.name} for {who} on {scope.rpartition('/')[2]}"
 
 
-def _needed(options: Options) -> list[str]:
+def _list_needed_roles(options: Options) -> list[str]:
     group = options.resource_group
     return [
         f"Contributor on the resource group {group}, to make the resources",

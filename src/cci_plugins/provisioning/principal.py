@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cci_plugins.azure.claims import claims_of
-from cci_plugins.azure.resource_manager import Arm
+from cci_plugins.azure.claims import decode_claims
+from cci_plugins.azure.resource_manager import ArmClient
 from cci_plugins.errors import ProvisioningError
 
 from .options import Options, PrincipalType
@@ -24,7 +24,7 @@ class Principal:
     type: PrincipalType
 
 
-async def principal_of(options: Options, arm: Arm) -> Principal:
+async def resolve_principal(options: Options, arm: ArmClient) -> Principal:
     """Who is to use the pool and the storage: as given, or who is signed in.
 
     Raises:
@@ -32,7 +32,7 @@ async def principal_of(options: Options, arm: Arm) -> Principal:
     """
     if options.principal_id:
         return Principal(options.principal_id, options.principal_type or "User")
-    claims = claims_of((await arm.sign_in.get_token(arm.scope)).token)
+    claims = decode_claims((await arm.credential.get_token(arm.scope)).token)
     identifier = claims.get("oid")
     if not isinstance(identifier, str) or not identifier:
         raise ProvisioningError(

@@ -34,7 +34,7 @@ class Progress:
     elapsed: timedelta = timedelta()
 
 
-Tell = Callable[[Progress], None]
+ProgressHandler = Callable[[Progress], None]
 
 
 class Run(Generic[T]):
@@ -44,7 +44,7 @@ class Run(Generic[T]):
     next run finds.
     """
 
-    def __init__(self, work: Callable[[Tell], Awaitable[T]]) -> None:
+    def __init__(self, work: Callable[[ProgressHandler], Awaitable[T]]) -> None:
         self._work = work
         self._result: list[T] = []
 
@@ -69,11 +69,11 @@ class Run(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[Progress]:
         """Work, and tell."""
-        told: asyncio.Queue[Progress | None] = asyncio.Queue()
-        task = asyncio.ensure_future(self._work(told.put_nowait))
-        task.add_done_callback(lambda _: told.put_nowait(None))
+        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+        task = asyncio.ensure_future(self._work(queue.put_nowait))
+        task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
-            while (progress := await told.get()) is not None:
+            while (progress := await queue.get()) is not None:
                 yield progress
             self._result = [task.result()]
         finally:

@@ -12,14 +12,14 @@ from cci_plugins.azure import api_versions
 from cci_plugins.errors import ProvisioningError
 
 from .compare import lower
-from .deployment_run import Watch, Work
+from .deployment_run import DeploymentRun, StepReporter
 from .options import Options
 
 FEATURE = "SessionPoolsSupportMCP"
 APP = "Microsoft.App"
 
 
-def providers(options: Options) -> list[str]:
+def list_providers(options: Options) -> list[str]:
     """The resource providers that are needed."""
     needed = [APP]
     if options.builds_image:
@@ -31,96 +31,109 @@ def providers(options: Options) -> list[str]:
     return needed
 
 
-def feature_path(options: Options) -> str:
+def build_feature_path(options: Options) -> str:
     """The preview feature of the platform's MCP server, as Resource Manager names it."""
     return (
         f"{options.subscription_id}/providers/Microsoft.Features/providers/{APP}/features/{FEATURE}"
     )
 
 
-def provider_path(options: Options, name: str) -> str:
+def build_provider_path(options: Options, name: str) -> str:
     """A resource provider, as Resource Manager names it."""
     return f"{options.subscription_id}/providers/{name}"
 
 
-async def register(work: Work, *, again: bool) -> None:
+async def register(run: DeploymentRun, *, force: bool) -> None:
     """Register what is not registered.
 
     Args:
         work: The run.
         again: Whether to register Microsoft.App also when it is: that carries the feature over.
     """
-    if work.options.kind == "python":
-        await _feature(work)
-    for name in providers(work.options):
-        carries = again and name == APP and work.options.kind == "python"
-        await _provider(work, name, again=carries)
+    if run.options.kind == "python":
+        await _register_feature(run)
+    for name in list_providers(run.options):
+        needs_force = force and name == APP and run.options.kind == "python"
+        await _register_provider(run, name, force=needs_force)
 
 
-async def _feature(work: Work) -> None:
-    path, watch = feature_path(work.options), Watch(work.tell, f"feature {FEATURE}")
-    by_hand = f"az feature register --namespace {APP} --name {FEATURE}"
+async def _register_feature(run: DeploymentRun) -> None:
+    path, reporter = build_feature_path(run.options), StepReporter(run.report, f"feature {FEATURE}")
+    manual_command = f"az feature register --namespace {APP} --name {FEATURE}"
 
     async def state() -> str | None:
-        found = await work.arm.get(path, api_versions.FEATURES, step=watch.step)
-        return None if found is None else _text(found.get("properties"), "state")
+        found = await run.arm.get(path, api_versions.FEATURES, step=reporter.step)
+        return None if found is None else _read_lower(found.get("properties"), "state")
 
     now = await state()
     if now is None:
-        work.note(watch.step, f"Azure knows no feature {FEATURE} any more; going on without it")
+        run.add_note(
+            reporter.step, f"Azure knows no feature {FEATURE} any more; going on without it"
+        )
         return
     if now == "registered":
-        watch.tell("kept", f"{watch.step} is registered")
+        reporter.report("kept", f"{reporter.step} is registered")
         return
     if now not in {"registering", "pending"}:
-        watch.tell("working", f"registering {watch.step}; this takes up to half an hour")
-        await work.arm.post(
-            f"{path}/register", api_versions.FEATURES, step=watch.step, by_hand=by_hand
+        reporter.report("working", f"registering {reporter.step}; this takes up to half an hour")
+        await run.arm.post(
+            f"{path}/register",
+            api_versions.FEATURES,
+            step=reporter.step,
+            manual_command=manual_command,
         )
-        work.changed.append(path)
-    await _until_registered(work, watch, state, by_hand)
+        run.changed.append(path)
+    await _wait_until_registered(run, reporter, state, manual_command)
 
 
-async def _provider(work: Work, name: str, *, again: bool) -> None:
-    path, watch = provider_path(work.options, name), Watch(work.tell, f"provider {name}")
-    by_hand = f"az provider register --namespace {name} --wait"
+async def _register_provider(run: DeploymentRun, name: str, *, force: bool) -> None:
+    path, reporter = (
+        build_provider_path(run.options, name),
+        StepReporter(run.report, f"provider {name}"),
+    )
+    manual_command = f"az provider register --namespace {name} --wait"
 
     async def state() -> str | None:
-        found = await work.arm.get(path, api_versions.RESOURCES, step=watch.step)
-        return _text(found, "registrationState")
+        found = await run.arm.get(path, api_versions.RESOURCES, step=reporter.step)
+        return _read_lower(found, "registrationState")
 
     now = await state()
-    if now == "registered" and not again:
-        watch.tell("kept", f"{watch.step} is registered")
+    if now == "registered" and not force:
+        reporter.report("kept", f"{reporter.step} is registered")
         return
     if now != "registering":
-        watch.tell("working", f"registering {watch.step}; this takes a minute")
-        await work.arm.post(
-            f"{path}/register", api_versions.RESOURCES, step=watch.step, by_hand=by_hand
+        reporter.report("working", f"registering {reporter.step}; this takes a minute")
+        await run.arm.post(
+            f"{path}/register",
+            api_versions.RESOURCES,
+            step=reporter.step,
+            manual_command=manual_command,
         )
-        work.changed.append(path)
-    await _until_registered(work, watch, state, by_hand)
+        run.changed.append(path)
+    await _wait_until_registered(run, reporter, state, manual_command)
 
 
-async def _until_registered(work: Work, watch: Watch, state: Any, by_hand: str) -> None:
-    deadline = time.monotonic() + work.azure.patience.total_seconds()
+async def _wait_until_registered(
+    run: DeploymentRun, reporter: StepReporter, state: Any, manual_command: str
+) -> None:
+    deadline = time.monotonic() + run.azure.patience.total_seconds()
     while (now := await state()) != "registered":
         if now == "pending":
             raise ProvisioningError(
-                f"{watch.step} waits for an approval",
-                hint=f"ask the subscription's owner to run: {by_hand}",
-                step=watch.step,
+                f"{reporter.step} waits for an approval",
+                hint=f"ask the subscription's owner to run: {manual_command}",
+                step=reporter.step,
             )
         if time.monotonic() > deadline:
             raise ProvisioningError(
-                f"{watch.step} is still not registered",
+                f"{reporter.step} is still not registered",
                 hint="run the same command again later; Azure goes on with it",
-                step=watch.step,
+                step=reporter.step,
             )
-        watch.waiting()
-        await anyio.sleep(work.azure.polling.total_seconds())
-    watch.tell("created", f"{watch.step} is registered")
+        reporter.report_waiting()
+        await anyio.sleep(run.azure.polling.total_seconds())
+    reporter.report("created", f"{reporter.step} is registered")
 
 
-def _text(found: Mapping[str, Any] | None, name: str) -> str:
+def _read_lower(found: Mapping[str, Any] | None, name: str) -> str:
     return str(lower(found).get(name.lower(), "")).lower()

@@ -7,7 +7,7 @@ from typing import Any
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.resource import Resource
-from cci_plugins.common.settings import variable
+from cci_plugins.common.settings import get_variable_name
 
 from .options import Options
 
@@ -42,7 +42,7 @@ def resource_group(options: Options) -> Resource:
 def environment(options: Options) -> Resource:
     """Where a custom pool's containers and the gateway live."""
     profile = {"name": PROFILE, "workloadProfileType": PROFILE}
-    return _tracked(
+    return _build_tracked(
         options,
         "Microsoft.App/managedEnvironments",
         f"{options.name}-env-{options.suffix}",
@@ -52,7 +52,7 @@ def environment(options: Options) -> Resource:
 
 def registry(options: Options) -> Resource:
     """Where the image is built and kept."""
-    return _tracked(
+    return _build_tracked(
         options,
         "Microsoft.ContainerRegistry/registries",
         f"{options.name}acr{options.suffix}",
@@ -65,7 +65,7 @@ def registry(options: Options) -> Resource:
 
 def identity(options: Options) -> Resource:
     """Who pulls the image, and who the gateway is."""
-    return _tracked(
+    return _build_tracked(
         options,
         "Microsoft.ManagedIdentity/userAssignedIdentities",
         f"{options.name}-id-{options.suffix}",
@@ -138,15 +138,15 @@ def pool(options: Options, image: str = "") -> Resource:
     if options.kind == "python":
         properties["mcpServerSettings"] = {"isMcpServerEnabled": True}
     else:
-        properties |= _custom(options, image)
-        body |= _identity_of(options) if options.builds_image else {}
+        properties |= _build_custom_properties(options, image)
+        body |= _build_identity(options) if options.builds_image else {}
     name = f"{options.name}pool{options.suffix}"
-    return _tracked(options, "Microsoft.App/sessionPools", name, body)
+    return _build_tracked(options, "Microsoft.App/sessionPools", name, body)
 
 
 def storage_account(options: Options) -> Resource:
     """Where files cross by link: only by Microsoft Entra, never in public."""
-    return _tracked(
+    return _build_tracked(
         options,
         "Microsoft.Storage/storageAccounts",
         f"{options.name}st{options.suffix}",
@@ -218,10 +218,10 @@ def gateway(
         "command": _COMMAND[:1],
         "args": _COMMAND[1:],
         "env": [
-            {"name": variable("endpoint"), "value": pool_endpoint},
+            {"name": get_variable_name("endpoint"), "value": pool_endpoint},
             {"name": "AZURE_CLIENT_ID", "value": client_id},
-            {"name": variable("serve_key"), "secretRef": SERVE_KEY},
-            {"name": variable("session_secret"), "secretRef": SESSION_SECRET},
+            {"name": get_variable_name("serve_key"), "secretRef": SERVE_KEY},
+            {"name": get_variable_name("session_secret"), "secretRef": SESSION_SECRET},
         ],
         "resources": {"cpu": 0.5, "memory": "1Gi"},
         "probes": [
@@ -238,18 +238,18 @@ def gateway(
             "transport": "http",
             "allowInsecure": False,
         },
-        "secrets": _secrets(secrets),
+        "secrets": _build_secrets(secrets),
     }
     if options.builds_image:
-        configuration["registries"] = [_credentials(options)]
+        configuration["registries"] = [_build_registry_credentials(options)]
     properties = {
         "environmentId": environment(options).id,
         "workloadProfileName": PROFILE,
         "configuration": configuration,
         "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
     }
-    body = {**_identity_of(options), "properties": properties}
-    return _tracked(options, _GATEWAY, gateway_name(options), body)
+    body = {**_build_identity(options), "properties": properties}
+    return _build_tracked(options, _GATEWAY, gateway_name(options), body)
 
 
 def gateway_name(options: Options) -> str:
@@ -257,7 +257,7 @@ def gateway_name(options: Options) -> str:
     return f"{options.name}-gateway-{options.suffix}"
 
 
-def gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
+def build_gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
     """What is sent to change the gateway's secrets and nothing else.
 
     Args:
@@ -268,15 +268,15 @@ def gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
         type=_GATEWAY,
         id=f"{options.group_id}/providers/{_GATEWAY}/{gateway_name(options)}",
         api_version=api_versions.APP,
-        body={"properties": {"configuration": {"secrets": _secrets(secrets)}}},
+        body={"properties": {"configuration": {"secrets": _build_secrets(secrets)}}},
     )
 
 
-def _secrets(secrets: Mapping[str, str]) -> list[dict[str, str]]:
+def _build_secrets(secrets: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in secrets.items()]
 
 
-def _custom(options: Options, image: str) -> dict[str, Any]:
+def _build_custom_properties(options: Options, image: str) -> dict[str, Any]:
     container = {
         "name": "session",
         "image": image,
@@ -289,7 +289,7 @@ def _custom(options: Options, image: str) -> dict[str, Any]:
     template: dict[str, Any] = {"containers": [container], "ingress": {"targetPort": PORT}}
     pulling: dict[str, Any] = {}
     if options.builds_image:
-        template["registryCredentials"] = _credentials(options)
+        template["registryCredentials"] = _build_registry_credentials(options)
         # None: the identity pulls the image, and no session can get a token of it
         pulling = {
             "managedIdentitySettings": [{"identity": identity(options).id, "lifecycle": "None"}]
@@ -306,16 +306,16 @@ def _custom(options: Options, image: str) -> dict[str, Any]:
     }
 
 
-def _credentials(options: Options) -> dict[str, str]:
+def _build_registry_credentials(options: Options) -> dict[str, str]:
     return {"server": login_server(options), "identity": identity(options).id}
 
 
-def _identity_of(options: Options) -> dict[str, Any]:
+def _build_identity(options: Options) -> dict[str, Any]:
     assigned: dict[str, Any] = {identity(options).id: {}}
     return {"identity": {"type": "UserAssigned", "userAssignedIdentities": assigned}}
 
 
-def _tracked(options: Options, kind: str, name: str, body: dict[str, Any]) -> Resource:
+def _build_tracked(options: Options, kind: str, name: str, body: dict[str, Any]) -> Resource:
     return Resource(
         type=kind,
         id=f"{options.group_id}/providers/{kind}/{name}",

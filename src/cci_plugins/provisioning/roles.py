@@ -10,7 +10,7 @@ from cci_plugins.azure.resource import Resource
 
 from .options import Options, PrincipalType
 
-TYPE = "Microsoft.Authorization/roleAssignments"
+ROLE_ASSIGNMENT_TYPE = "Microsoft.Authorization/roleAssignments"
 # Of ARM templates' guid(): so `infra/`, which names them by it, makes the same assignments.
 _NAMESPACE = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
 
@@ -36,27 +36,27 @@ BLOB_DELEGATOR = Role("Storage Blob Delegator", "db58b8e5-c6ad-4a2a-8342-4190687
 ACR_PULL = Role("AcrPull", "7f951dda-4ed3-4680-a7ca-43fe172d538d")
 
 
-def assignment_name(scope: str, role: str, principal: str) -> str:
+def build_assignment_name(scope: str, role: str, principal: str) -> str:
     """The name of an assignment that is ours: whoever makes it, however often, the same."""
     return str(uuid.uuid5(_NAMESPACE, f"{scope}-{principal}-{role}"))
 
 
-def definition(options: Options, role: Role) -> str:
+def build_definition_id(options: Options, role: Role) -> str:
     """The role's definition, as Resource Manager names it."""
     return f"{options.subscription_id}/providers/Microsoft.Authorization/roleDefinitions/{role.id}"
 
 
-def assignment(
+def build_assignment(
     options: Options, scope: str, role: Role, principal: str, principal_type: PrincipalType
 ) -> Resource:
     """One role for one principal, on one resource."""
     return Resource(
-        type=TYPE,
-        id=f"{scope}/providers/{TYPE}/{assignment_name(scope, role.id, principal)}",
+        type=ROLE_ASSIGNMENT_TYPE,
+        id=f"{scope}/providers/{ROLE_ASSIGNMENT_TYPE}/{build_assignment_name(scope, role.id, principal)}",
         api_version=api_versions.ROLES,
         body={
             "properties": {
-                "roleDefinitionId": definition(options, role),
+                "roleDefinitionId": build_definition_id(options, role),
                 "principalId": principal,
                 "principalType": principal_type,
             }

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource_manager import SignIn
+from cci_plugins.azure.resource_manager import ArmCredential
 from cci_plugins.core.interpreter import CodeInterpreter
 from cci_plugins.errors import (
     AuthenticationError,
@@ -18,55 +18,57 @@ from cci_plugins.errors import (
     ProvisioningError,
 )
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
-from cci_plugins.pools.azure.remote_pool import PATIENCE
+from cci_plugins.pools.azure.remote_pool import RETRY_WINDOW
 from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.base import SessionPool
 
 from .deployment import Deployment
-from .deployment_run import Watch, Work
+from .deployment_run import DeploymentRun, StepReporter
 
 _STEP = "trial run"
-_RIGHT = "2"
+_EXPECTED = "2"
 
 
-async def try_out(work: Work, deployment: Deployment) -> None:
+async def smoke_test(run: DeploymentRun, deployment: Deployment) -> None:
     """Run `1+1`, again for a while where the role is not known everywhere yet.
 
     Raises:
         ProvisioningError: The pool does not run it.
     """
-    watch = Watch(work.tell, _STEP)
-    watch.tell("working", "running 1+1 in the pool; the first run takes up to a minute")
-    deadline = time.monotonic() + work.azure.settling.total_seconds()
+    reporter = StepReporter(run.report, _STEP)
+    reporter.report("working", "running 1+1 in the pool; the first run takes up to a minute")
+    deadline = time.monotonic() + run.azure.settling.total_seconds()
     while True:
         try:
-            text = await _run(work, deployment)
+            text = await _run_code(run, deployment)
             break
         except (AuthenticationError, PoolUnavailableError) as error:
             if time.monotonic() > deadline:
-                raise _failed(error) from error
+                raise _build_error(error) from error
         except CodeInterpreterError as error:
-            raise _failed(error) from error
-        watch.waiting("until the new role is known everywhere")
-        await anyio.sleep(work.azure.polling.total_seconds())
-    if text.strip() != _RIGHT:
+            raise _build_error(error) from error
+        reporter.report_waiting("until the new role is known everywhere")
+        await anyio.sleep(run.azure.polling.total_seconds())
+    if text.strip() != _EXPECTED:
         raise ProvisioningError(
             f"{_STEP}: the pool answered {text[:80]!r} to 1+1",
             hint="run: cci run '1+1'",
             step=_STEP,
         )
-    watch.tell("kept", "the pool ran 1+1")
+    reporter.report("kept", "the pool ran 1+1")
 
 
-async def _run(work: Work, deployment: Deployment) -> str:
-    async with CodeInterpreter(_pool(work.azure, work.arm.sign_in, deployment)) as interpreter:
+async def _run_code(run: DeploymentRun, deployment: Deployment) -> str:
+    async with CodeInterpreter(
+        _open_pool(run.azure, run.arm.credential, deployment)
+    ) as interpreter:
         execution = await interpreter.run_code("1+1")
     return execution.text
 
 
-def _pool(azure: Azure, sign_in: SignIn, deployment: Deployment) -> SessionPool:
+def _open_pool(azure: Azure, arm_credential: ArmCredential, deployment: Deployment) -> SessionPool:
     """The pool, with the same sign-in."""
-    credential, patience = _Carried(sign_in), min(PATIENCE, azure.settling)
+    credential, patience = _CrossLoopCredential(arm_credential), min(RETRY_WINDOW, azure.settling)
     if deployment.kind == "python":
         return PlatformSessionPool(
             deployment.mcp_endpoint,
@@ -78,20 +80,20 @@ def _pool(azure: Azure, sign_in: SignIn, deployment: Deployment) -> SessionPool:
     return CustomSessionPool(deployment.pool_endpoint, credential=credential, patience=patience)
 
 
-class _Carried:
+class _CrossLoopCredential:
     """The sign-in for the interpreter, whose event loop is another one, in another thread."""
 
-    def __init__(self, sign_in: SignIn) -> None:
-        self._sign_in = sign_in
+    def __init__(self, credential: ArmCredential) -> None:
+        self._credential = credential
         self._loop = asyncio.get_running_loop()
 
     def get_token(self, *scopes: str) -> Any:
         """A token, asked for on the loop that the sign-in belongs to."""
-        asked = asyncio.run_coroutine_threadsafe(self._sign_in.get_token(*scopes), self._loop)
-        return asked.result()
+        future = asyncio.run_coroutine_threadsafe(self._credential.get_token(*scopes), self._loop)
+        return future.result()
 
 
-def _failed(error: CodeInterpreterError) -> ProvisioningError:
+def _build_error(error: CodeInterpreterError) -> ProvisioningError:
     return ProvisioningError(
         f"{_STEP}: {error}", hint=error.hint or "run: cci run '1+1'", step=_STEP
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .scanner import Rule, Scanner
+from .scanner import Scanner, SecretRule
 
 # One character, percent-encoded up to four times over, or escaped as in JSON or HTML.
 _PERCENT = r"%(?:25){0,3}"
@@ -49,48 +49,48 @@ _SPACED_QUOTE = r"""(?>[ \t]{0,2}(?:b?\\{0,3}["'])?)"""
 _OPENING = r"""(?>[ \t]{0,2}[\[(]{0,2}(?:b?\\{0,3}["'])?)"""
 
 
-def _rule(opening: str, character: str, least: int) -> Rule:
-    return Rule(
-        secret=re.compile(rf"({opening}){character}{{{least}}}", re.IGNORECASE),
-        undecided=re.compile(rf"{opening}{character}*+(?:{_CUT}|\Z)", re.IGNORECASE),
+def _build_rule(opening: str, character: str, min_length: int) -> SecretRule:
+    return SecretRule(
+        secret=re.compile(rf"({opening}){character}{{{min_length}}}", re.IGNORECASE),
+        partial=re.compile(rf"{opening}{character}*+(?:{_CUT}|\Z)", re.IGNORECASE),
         rest=re.compile(rf"{character}*+", re.IGNORECASE),
-        cut=re.compile(_CUT, re.IGNORECASE),
+        partial_escape=re.compile(_CUT, re.IGNORECASE),
     )
 
 
-_QUERY = _rule(_QUOTE, _WIDE, 1)
+_QUERY = _build_rule(_QUOTE, _WIDE, 1)
 # The shorter its announcement, the longer a value must be: sig=0.05 is no signature.
 _RULES = {
-    "near": _rule(_QUOTE, _NARROW, 8),
-    "far": _rule(_OPENING, _NARROW, 32),
-    "header": _rule(_SPACED_QUOTE, _WIDE, 8),
-    "bearer": _rule(_SPACED_QUOTE, _WIDE, 20),
+    "near": _build_rule(_QUOTE, _NARROW, 8),
+    "far": _build_rule(_OPENING, _NARROW, 32),
+    "header": _build_rule(_SPACED_QUOTE, _WIDE, 8),
+    "bearer": _build_rule(_SPACED_QUOTE, _WIDE, 20),
 }
 
 # RFC 7519: three parts of base64url; the first is a JSON object. Its first three characters are
 # the same in all, so they announce it and stay. RFC 7515 sets no bound: 4,096 holds certificates.
 _PART = "[A-Za-z0-9_-]"
-_TOKEN = Rule(
+_TOKEN = SecretRule(
     secret=re.compile(rf"(){_PART}{{10,4096}}+\.{_PART}{{10}}"),
-    undecided=re.compile(rf"(?:{_PART}{{0,4096}}+|{_PART}{{10,4096}}+\.{_PART}{{0,9}})\Z"),
+    partial=re.compile(rf"(?:{_PART}{{0,4096}}+|{_PART}{{10,4096}}+\.{_PART}{{0,9}})\Z"),
     rest=re.compile(r"[A-Za-z0-9_.-]*+"),
-    cut=re.compile(r"(?!)"),
-    dull=re.compile(rf"{_PART}*+"),
+    partial_escape=re.compile(r"(?!)"),
+    skip=re.compile(rf"{_PART}*+"),
 )
 _TOKEN_HEAD = re.compile("e(?:yJ|yA|wo)")
 
 
-def named_values() -> Scanner:
+def build_named_value_scanner() -> Scanner:
     """Hides the values of parameters, settings and headers that are secrets."""
     return Scanner(_ANNOUNCEMENT, _choose)
 
 
-def tokens() -> Scanner:
+def build_token_scanner() -> Scanner:
     """Hides JSON web tokens."""
     return Scanner(_TOKEN_HEAD, lambda _: _TOKEN)
 
 
-def _choose(match: re.Match[str]) -> Rule:
+def _choose(match: re.Match[str]) -> SecretRule:
     before = match.string[max(0, match.start() - _QUERY_MARK_REACH) : match.start()]
     if match.lastgroup == "near" and _ENDS_QUERY_MARK.search(before):
         return _QUERY

@@ -12,7 +12,17 @@ from .stream import redact
 from .values import redact_value
 
 # What built-in exceptions keep outside their __dict__ and show.
-_SHOWN = ("filename", "filename2", "strerror", "msg", "text", "reason", "name", "obj", "code")
+_BUILTIN_ATTRIBUTES = (
+    "filename",
+    "filename2",
+    "strerror",
+    "msg",
+    "text",
+    "reason",
+    "name",
+    "obj",
+    "code",
+)
 
 
 def redact_exception(error: BaseException) -> BaseException:
@@ -34,17 +44,24 @@ def _redact(error: BaseException, seen: dict[int, BaseException]) -> BaseExcepti
             _set(error, name, _redact(other, seen), quiet=error.__suppress_context__)
     clean = _clean_group(error, seen) if isinstance(error, BaseExceptionGroup) else _clean(error)
     if not clean:
-        seen[id(error)] = error = _stand_in(error)
+        seen[id(error)] = error = _build_replacement(error)
     return error
 
 
 def _clean(error: BaseException) -> bool:
     _set(error, "args", redact_value(error.args))
-    for name, value in [*vars(error).items(), *((name, _get(error, name)) for name in _SHOWN)]:
+    for name, value in [
+        *vars(error).items(),
+        *((name, _get(error, name)) for name in _BUILTIN_ATTRIBUTES),
+    ]:
         if isinstance(value, str | bytes | list | tuple | dict):
             _set(error, name, redact_value(value))
-    shown = "".join(traceback.format_exception_only(error)) + _text(error) + _text(error, repr)
-    return redact(shown) == shown
+    visible_text = (
+        "".join(traceback.format_exception_only(error))
+        + _format_error(error)
+        + _format_error(error, repr)
+    )
+    return redact(visible_text) == visible_text
 
 
 def _clean_group(error: BaseExceptionGroup[BaseException], seen: dict[int, BaseException]) -> bool:
@@ -52,18 +69,18 @@ def _clean_group(error: BaseExceptionGroup[BaseException], seen: dict[int, BaseE
     return not any(changed) and _clean(error)
 
 
-def _stand_in(error: BaseException) -> BaseException:
-    stand_in = CodeInterpreterError(f"{type(error).__name__}: {redact(_text(error))}")
+def _build_replacement(error: BaseException) -> BaseException:
+    replacement = CodeInterpreterError(f"{type(error).__name__}: {redact(_format_error(error))}")
     for note in redact_value(list(_get(error, "__notes__") or ())):
-        stand_in.add_note(str(note))
-    stand_in.__cause__, stand_in.__context__ = error.__cause__, error.__context__
-    stand_in.__suppress_context__ = error.__suppress_context__
-    return stand_in.with_traceback(error.__traceback__)
+        replacement.add_note(str(note))
+    replacement.__cause__, replacement.__context__ = error.__cause__, error.__context__
+    replacement.__suppress_context__ = error.__suppress_context__
+    return replacement.with_traceback(error.__traceback__)
 
 
-def _text(error: BaseException, show: Callable[[object], str] = str) -> str:
+def _format_error(error: BaseException, formatter: Callable[[object], str] = str) -> str:
     try:
-        return show(error)
+        return formatter(error)
     except Exception:  # noqa: BLE001 - somebody else's __str__ or __repr__
         return ""
 

@@ -14,14 +14,14 @@ from urllib.parse import quote, quote_plus, unquote
 from .scanner import REDACTED
 
 _T = TypeVar("_T")
-LEAST = 8  # a shorter value would hide ordinary words
+MIN_LENGTH = 8  # a shorter value would hide ordinary words
 CAPACITY = 1024
-PIECE = 4096  # a longer secret is known by pieces of this size
+CHUNK_CHARACTERS = 4096  # a longer secret is known by pieces of this size
 _GRAM = 5
-_STEP = LEAST - _GRAM + 1  # one gram in so many characters meets every spelling
+_STEP = MIN_LENGTH - _GRAM + 1  # one gram in so many characters meets every spelling
 
 
-class KnownSecrets:
+class SecretRegistry:
     """A bounded, counted set of secrets with every spelling they may appear in.
 
     Spellings are looked up by the five characters they have at four places, so that the time to
@@ -44,42 +44,42 @@ class KnownSecrets:
     def know(self, secret: str) -> None:
         """Add a secret, or one more use of it; beyond the capacity the oldest is dropped."""
         with self._lock:
-            for piece in _pieces(secret):
-                if piece not in self._uses:
-                    self._add(piece)
-                self._uses[piece] = self._uses.get(piece, 0) + 1
-                self._uses.move_to_end(piece)
+            for chunk in _split_secret(secret):
+                if chunk not in self._uses:
+                    self._add(chunk)
+                self._uses[chunk] = self._uses.get(chunk, 0) + 1
+                self._uses.move_to_end(chunk)
             while len(self._uses) > self._capacity:
-                self._drop(self._uses.popitem(last=False)[0])
+                self._remove(self._uses.popitem(last=False)[0])
 
-    def forget(self, secret: str) -> None:
+    def unregister(self, secret: str) -> None:
         """Take one use of a secret back; with the last one it is no longer known."""
         with self._lock:
-            for piece in _pieces(secret):
-                uses = self._uses.get(piece, 0)
+            for chunk in _split_secret(secret):
+                uses = self._uses.get(chunk, 0)
                 if uses > 1:
-                    self._uses[piece] = uses - 1
+                    self._uses[chunk] = uses - 1
                 elif uses:
-                    del self._uses[piece]
-                    self._drop(piece)
+                    del self._uses[chunk]
+                    self._remove(chunk)
 
-    def hide(self, text: str, *, last: bool = True) -> tuple[str, str]:
+    def redact(self, text: str, *, last: bool = True) -> tuple[str, str]:
         """The text without the secrets, and its end when that may still become one."""
         if not self._uses:
             return text, ""
         found = self._find(text)
-        undecided = [] if last else list(self._undecided(text))
-        seen: list[str] = []
+        partial = [] if last else list(self._find_partial(text))
+        output: list[str] = []
         done = 0
         for start in sorted(found):
             if start >= done:
-                if any(done <= begin <= start for begin in undecided):
+                if any(done <= begin <= start for begin in partial):
                     break
-                seen += [text[done:start], REDACTED]
+                output += [text[done:start], REDACTED]
                 done = start + found[start]
-        held = min((begin for begin in undecided if begin >= done), default=len(text))
-        seen.append(text[done:held])
-        return "".join(seen), text[held:]
+        pending_start = min((begin for begin in partial if begin >= done), default=len(text))
+        output.append(text[done:pending_start])
+        return "".join(output), text[pending_start:]
 
     def _find(self, text: str) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -92,7 +92,7 @@ class KnownSecrets:
                     found[start] = max(len(spelling), found.get(start, 0))
         return found
 
-    def _undecided(self, text: str) -> Iterator[int]:
+    def _find_partial(self, text: str) -> Iterator[int]:
         for begin in range(max(0, len(text) - self._longest + 1), len(text)):
             end = text[begin:]
             if len(end) < _GRAM:
@@ -105,23 +105,23 @@ class KnownSecrets:
                 yield begin
 
     def _add(self, secret: str) -> None:
-        for spelling in _spellings(secret):
+        for spelling in _derive_spellings(secret):
             self._spellings[spelling] += 1
             if self._spellings[spelling] == 1:
                 self._sizes[len(spelling)] += 1
                 self._heads.update(spelling[:size] for size in range(1, _GRAM))
-                for gram, entry in _entries(spelling):
+                for gram, entry in _iter_grams(spelling):
                     self._grams[gram] = (*self._grams.get(gram, ()), entry)
         self._longest = max(self._sizes, default=0)
 
-    def _drop(self, secret: str) -> None:
-        for spelling in _spellings(secret):
-            _discount(self._spellings, spelling)
+    def _remove(self, secret: str) -> None:
+        for spelling in _derive_spellings(secret):
+            _decrement(self._spellings, spelling)
             if spelling not in self._spellings:
-                _discount(self._sizes, len(spelling))
+                _decrement(self._sizes, len(spelling))
                 for size in range(1, _GRAM):
-                    _discount(self._heads, spelling[:size])
-                for gram, entry in _entries(spelling):
+                    _decrement(self._heads, spelling[:size])
+                for gram, entry in _iter_grams(spelling):
                     left = tuple(other for other in self._grams[gram] if other != entry)
                     if left:
                         self._grams[gram] = left
@@ -130,20 +130,20 @@ class KnownSecrets:
         self._longest = max(self._sizes, default=0)
 
 
-class KnownStage:
+class RegisteredSecretScanner:
     """Hides known secrets in a text that comes in pieces."""
 
-    def __init__(self, secrets: KnownSecrets) -> None:
+    def __init__(self, secrets: SecretRegistry) -> None:
         self._secrets = secrets
-        self._held = ""
+        self._pending = ""
 
-    def feed(self, piece: str, *, last: bool = False) -> str:
+    def feed(self, chunk: str, *, last: bool = False) -> str:
         """What may be seen so far; everything when this piece is the last."""
-        seen, self._held = self._secrets.hide(self._held + piece, last=last)
-        return seen
+        output, self._pending = self._secrets.redact(self._pending + chunk, last=last)
+        return output
 
 
-SECRETS = KnownSecrets()
+SECRETS = SecretRegistry()
 
 
 def know(secret: str) -> None:
@@ -157,51 +157,51 @@ def know(secret: str) -> None:
 
 def forget(secret: str) -> None:
     """Take one `know` of this value back; a value that is not known is ignored."""
-    SECRETS.forget(secret)
+    SECRETS.unregister(secret)
 
 
-def _discount(counter: Counter[_T], item: _T) -> None:
+def _decrement(counter: Counter[_T], item: _T) -> None:
     counter[item] -= 1
     if not counter[item]:
         del counter[item]
 
 
-def _pieces(secret: str) -> list[str]:
-    if len(secret) < LEAST:
+def _split_secret(secret: str) -> list[str]:
+    if len(secret) < MIN_LENGTH:
         return []
-    size = -(-len(secret) // -(-len(secret) // PIECE))  # equal pieces, none too short
+    size = -(-len(secret) // -(-len(secret) // CHUNK_CHARACTERS))  # equal pieces, none too short
     return list(dict.fromkeys(secret[at : at + size] for at in range(0, len(secret), size)))
 
 
-def _entries(spelling: str) -> Iterator[tuple[str, tuple[str, int]]]:
+def _iter_grams(spelling: str) -> Iterator[tuple[str, tuple[str, int]]]:
     for offset in range(_STEP):
         yield spelling[offset : offset + _GRAM], (spelling, offset)
 
 
-def _spellings(secret: str) -> set[str]:
+def _derive_spellings(secret: str) -> set[str]:
     found: set[str] = set()
     for plain in {secret, unquote(secret)}:
         found |= {plain, html.escape(plain), repr(plain)[1:-1]}
         escaped = json.dumps(plain)[1:-1]
         found |= {escaped, escaped.replace("/", "\\/"), json.dumps(escaped)[1:-1]}
         found |= {escaped.replace("+", "\\u002b").replace("=", "\\u003d").replace("&", "\\u0026")}
-        found |= _percent_encoded(plain) | _in_base64(plain.encode("utf-8", "surrogatepass"))
-    return {spelling for spelling in found if len(spelling) >= LEAST}
+        found |= _percent_encode(plain) | _encode_base64(plain.encode("utf-8", "surrogatepass"))
+    return {spelling for spelling in found if len(spelling) >= MIN_LENGTH}
 
 
-def _percent_encoded(plain: str) -> set[str]:
+def _percent_encode(plain: str) -> set[str]:
     data = plain.encode("utf-8", "surrogatepass")
     once = {quote(data, safe=""), quote(data), quote(data, safe="/=+"), quote_plus(data)}
-    once |= {_lower_hex(text) for text in once}
+    once |= {_lowercase_hex(text) for text in once}
     return once | {quote(text, safe="") for text in once} | {quote(text) for text in once}
 
 
-def _lower_hex(text: str) -> str:
+def _lowercase_hex(text: str) -> str:
     first, *others = text.split("%")
     return first + "".join(f"%{other[:2].lower()}{other[2:]}" for other in others)
 
 
-def _in_base64(data: bytes) -> set[str]:
+def _encode_base64(data: bytes) -> set[str]:
     """The characters of any base64 text with these bytes in it that depend on them alone."""
     found: set[str] = set()
     for before in range(3):

@@ -33,7 +33,7 @@ class RedactingFilter(logging.Filter):
             record.stack_info = redact(record.stack_info)
         for name, value in list(vars(record).items()):
             if name not in _STANDARD:
-                setattr(record, name, _shown(value))
+                setattr(record, name, _redact_argument(value))
         return True
 
 
@@ -47,33 +47,33 @@ def _redact_message(record: logging.LogRecord) -> None:
     try:
         message = record.getMessage()
     except Exception:  # noqa: BLE001 - a wrong format is told by the handler, with what it has
-        record.msg, record.args = redact(str(record.msg)), _arguments(record.args)
+        record.msg, record.args = redact(str(record.msg)), _redact_arguments(record.args)
         return
     if (clean := redact(message)) != message:
         record.msg, record.args = clean, ()
         return
     if not isinstance(record.msg, str):
         record.msg = message
-    record.args = _arguments(record.args)
+    record.args = _redact_arguments(record.args)
 
 
-def _arguments(given: Any) -> Any:
+def _redact_arguments(given: Any) -> Any:
     if isinstance(given, dict):
-        return {redact_value(name): _shown(value) for name, value in given.items()}
-    return tuple(_shown(value) for value in given or ())
+        return {redact_value(name): _redact_argument(value) for name, value in given.items()}
+    return tuple(_redact_argument(value) for value in given or ())
 
 
-def _shown(value: Any) -> Any:
+def _redact_argument(value: Any) -> Any:
     """The value itself unless its text has a secret."""
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, str):
         return redact(value)
     try:
-        text, words = str(value), repr(value)
+        text, representation = str(value), repr(value)
     except Exception:  # noqa: BLE001 - somebody else's __str__
         return value
-    if redact(words) == words and redact(text) == text:
+    if redact(representation) == representation and redact(text) == text:
         return value
     clean = redact_value(value)
     return clean if redact(repr(clean)) == repr(clean) and clean is not value else redact(text)

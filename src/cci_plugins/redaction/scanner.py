@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 REDACTED = "[redacted]"
-REACH = 96  # no announcement is longer
-NOTHING = re.compile("")
+MAX_ANNOUNCEMENT_LENGTH = 96  # no announcement is longer
+EMPTY_PATTERN = re.compile("")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class SecretRule:
     """What a secret looks like after its announcement.
 
     Attributes:
@@ -24,10 +24,10 @@ class Rule:
     """
 
     secret: re.Pattern[str]
-    undecided: re.Pattern[str]
+    partial: re.Pattern[str]
     rest: re.Pattern[str]
-    cut: re.Pattern[str]
-    dull: re.Pattern[str] = NOTHING
+    partial_escape: re.Pattern[str]
+    skip: re.Pattern[str] = EMPTY_PATTERN
 
 
 class Scanner:
@@ -42,74 +42,76 @@ class Scanner:
     """
 
     def __init__(
-        self, announcement: re.Pattern[str], choose: Callable[[re.Match[str]], Rule]
+        self, announcement: re.Pattern[str], choose: Callable[[re.Match[str]], SecretRule]
     ) -> None:
         self._announcement = announcement
         self._choose = choose
         self._text = ""
-        self._done = 0  # passed on or hidden up to here
-        self._from = 0  # the next announcement begins here or later
-        self._step = self._look
-        self._rule: Rule | None = None
+        self._output_end = 0  # passed on or hidden up to here
+        self._search_start = 0  # the next announcement begins here or later
+        self._step = self._find_announcement
+        self._rule: SecretRule | None = None
 
-    def feed(self, piece: str, *, last: bool = False) -> str:
+    def feed(self, chunk: str, *, last: bool = False) -> str:
         """What may be seen so far; everything when this piece is the last."""
-        kept = max(0, self._from - REACH)
-        self._text = self._text[kept:] + piece
-        self._done -= kept
-        self._from -= kept
-        seen: list[str] = []
-        while self._step(seen, last):
+        offset = max(0, self._search_start - MAX_ANNOUNCEMENT_LENGTH)
+        self._text = self._text[offset:] + chunk
+        self._output_end -= offset
+        self._search_start -= offset
+        output: list[str] = []
+        while self._step(output, last):
             pass
-        return "".join(seen)
+        return "".join(output)
 
-    def _look(self, seen: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
-        match = self._announcement.search(self._text, self._from)
+    def _find_announcement(self, output: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
+        match = self._announcement.search(self._text, self._search_start)
         end = len(self._text) if match is None else match.end()
-        seen.append(self._text[self._done : end])
-        self._done = end
-        self._from = end if match else max(self._from, end - REACH)
+        output.append(self._text[self._output_end : end])
+        self._output_end = end
+        self._search_start = (
+            end if match else max(self._search_start, end - MAX_ANNOUNCEMENT_LENGTH)
+        )
         if match is not None:
-            self._rule, self._step = self._choose(match), self._decide
+            self._rule, self._step = self._choose(match), self._match_secret
         return match is not None
 
-    def _decide(self, seen: list[str], last: bool) -> bool:  # noqa: FBT001
-        rule = self._current()
-        if match := rule.secret.match(self._text, self._done):
-            seen.append(match[1] + REDACTED)
-            self._done = self._from = match.end()
-            self._step = self._hide
+    def _match_secret(self, output: list[str], last: bool) -> bool:  # noqa: FBT001
+        rule = self._get_rule()
+        if match := rule.secret.match(self._text, self._output_end):
+            output.append(match[1] + REDACTED)
+            self._output_end = self._search_start = match.end()
+            self._step = self._drop_rest_of_secret
             return True
-        if not last and rule.undecided.match(self._text, self._done):
+        if not last and rule.partial.match(self._text, self._output_end):
             return False
-        self._step = self._pass_over
+        self._step = self._skip_text
         return True
 
-    def _hide(self, seen: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
-        rule = self._current()
-        self._done = self._from = _end(rule.rest, self._text, self._done)
-        if self._done == len(self._text):
+    def _drop_rest_of_secret(self, output: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
+        rule = self._get_rule()
+        self._output_end = self._search_start = _find_end(rule.rest, self._text, self._output_end)
+        if self._output_end == len(self._text):
             return False
-        if not last and rule.cut.match(self._text, self._done):
+        if not last and rule.partial_escape.match(self._text, self._output_end):
             return False
-        self._step = self._look
+        self._step = self._find_announcement
         return True
 
-    def _pass_over(self, seen: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
-        end = _end(self._current().dull, self._text, self._done)
-        seen.append(self._text[self._done : end])
-        self._done = self._from = end
+    def _skip_text(self, output: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
+        end = _find_end(self._get_rule().skip, self._text, self._output_end)
+        output.append(self._text[self._output_end : end])
+        self._output_end = self._search_start = end
         if end == len(self._text):
             return False
-        self._step = self._look
+        self._step = self._find_announcement
         return True
 
-    def _current(self) -> Rule:
+    def _get_rule(self) -> SecretRule:
         if self._rule is None:
             raise RuntimeError("there was no announcement")
         return self._rule
 
 
-def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
+def _find_end(pattern: re.Pattern[str], text: str, start: int) -> int:
     match = pattern.match(text, start)
     return match.end() if match else start

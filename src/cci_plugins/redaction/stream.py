@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .announced import named_values, tokens
-from .known import SECRETS, KnownStage
+from .announced import build_named_value_scanner, build_token_scanner
+from .known import SECRETS, RegisteredSecretScanner
 
 
 class Redactor:
@@ -15,23 +15,27 @@ class Redactor:
     """
 
     def __init__(self) -> None:
-        self._stages = (KnownStage(SECRETS), named_values(), tokens())
+        self._stages = (
+            RegisteredSecretScanner(SECRETS),
+            build_named_value_scanner(),
+            build_token_scanner(),
+        )
 
-    def feed(self, piece: str) -> str:
+    def feed(self, chunk: str) -> str:
         """What may be seen so far."""
-        return self._pass(piece, last=False)
+        return self._run_stages(chunk, last=False)
 
     def finish(self) -> str:
         """What was held back; nothing is fed after it."""
-        return self._pass("", last=True)
+        return self._run_stages("", last=True)
 
-    def _pass(self, piece: str, *, last: bool) -> str:
+    def _run_stages(self, chunk: str, *, last: bool) -> str:
         for stage in self._stages:
-            piece = stage.feed(piece, last=last)
-        return piece
+            chunk = stage.feed(chunk, last=last)
+        return chunk
 
 
 def redact(text: str) -> str:
     """The text with every secret replaced by `[redacted]`; the names of parameters stay."""
-    text, _ = SECRETS.hide(text)
-    return tokens().feed(named_values().feed(text, last=True), last=True)
+    text, _ = SECRETS.redact(text)
+    return build_token_scanner().feed(build_named_value_scanner().feed(text, last=True), last=True)

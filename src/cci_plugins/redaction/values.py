@@ -9,8 +9,8 @@ from typing import Any
 from .scanner import REDACTED
 from .stream import redact
 
-DEEPEST = 100
-_PAIR = 2
+MAX_DEPTH = 100
+_PAIR_LENGTH = 2
 _NAMES = frozenset(
     {"account_key", "accountkey", "authorization", "sharedaccesskey", "sig", "x-ms-apikey"}
 )
@@ -27,7 +27,7 @@ def redact_value(value: Any) -> Any:
 
 
 def _redact(value: Any, depth: int) -> Any:
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         return REDACTED
     if isinstance(value, str):
         return redact(value)
@@ -41,16 +41,16 @@ def _redact(value: Any, depth: int) -> Any:
 
 
 def _redact_items(items: list[Any], depth: int) -> list[Any]:
-    if len(items) == _PAIR and _names_secret(items[0]):
+    if len(items) == _PAIR_LENGTH and _is_secret_name(items[0]):
         return [items[0], _redact_named(items[0], items[1], depth)]
     return [_redact(item, depth) for item in items]
 
 
 def _redact_mapping(value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
-    pictured = _is_image(value.get("mimeType")) or _is_image(value.get("mime_type"))
+    is_image = _is_image(value.get("mimeType")) or _is_image(value.get("mime_type"))
     return {
         _redact(key, depth): item
-        if _is_picture(item) and (_is_image(key) or (pictured and key == "data"))
+        if _is_image_data(item) and (_is_image(key) or (is_image and key == "data"))
         else _redact_named(key, item, depth)
         for key, item in value.items()
     }
@@ -58,23 +58,23 @@ def _redact_mapping(value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
 
 def _redact_named(name: Any, item: Any, depth: int) -> Any:
     """The value of a header or parameter, which its name announces."""
-    if not _names_secret(name):
+    if not _is_secret_name(name):
         return _redact(item, depth)
-    if depth <= DEEPEST and isinstance(item, list):
+    if depth <= MAX_DEPTH and isinstance(item, list):
         return [_redact_named(name, inner, depth + 1) for inner in item]
     if isinstance(item, bytes):
         return _redact_named(name, item.decode("latin-1"), depth).encode("latin-1")
     if isinstance(item, str):
-        announcement = f"{_text(name)}="
+        announcement = f"{_decode_name(name)}="
         return redact(announcement + item).removeprefix(announcement)
     return _redact(item, depth)
 
 
-def _names_secret(name: Any) -> bool:
-    return _text(name).lower() in _NAMES
+def _is_secret_name(name: Any) -> bool:
+    return _decode_name(name).lower() in _NAMES
 
 
-def _text(name: Any) -> str:
+def _decode_name(name: Any) -> str:
     if isinstance(name, bytes):
         return name.decode("latin-1")
     return name if isinstance(name, str) else ""
@@ -84,7 +84,7 @@ def _is_image(name: Any) -> bool:
     return isinstance(name, str) and name.startswith("image/") and name != "image/svg+xml"
 
 
-def _is_picture(item: Any) -> bool:
+def _is_image_data(item: Any) -> bool:
     if isinstance(item, list):
         return all(isinstance(line, str) and _BASE64.fullmatch(line) for line in item)
     return isinstance(item, str) and _BASE64.fullmatch(item) is not None

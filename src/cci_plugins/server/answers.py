@@ -12,27 +12,29 @@ from typing import Any
 from cci_plugins.core.rendering import clip
 from cci_plugins.models import ErrorInfo, Execution, Result
 
-_LITERAL_CHARACTERS = 10_000
-PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_MAX_LITERAL_CHARACTERS = 10_000
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
-def sendable(execution: Execution) -> Execution:
+def sanitize_execution(execution: Execution) -> Execution:
     """The execution without what JSON in UTF-8 cannot carry: lone surrogates, NaN, infinity."""
     error = execution.error
     return replace(
         execution,
-        stdout=carried(execution.stdout),
-        stderr=carried(execution.stderr),
-        results=tuple(Result(carried(r.data), r.is_main) for r in execution.results),
+        stdout=sanitize_json(execution.stdout),
+        stderr=sanitize_json(execution.stderr),
+        results=tuple(Result(sanitize_json(r.data), r.is_main) for r in execution.results),
         error=None
         if error is None
-        else ErrorInfo(carried(error.name), carried(error.message), carried(error.traceback)),
-        files=tuple(replace(file, name=carried(file.name)) for file in execution.files),
-        notes=tuple(carried(note) for note in execution.notes),
+        else ErrorInfo(
+            sanitize_json(error.name), sanitize_json(error.message), sanitize_json(error.traceback)
+        ),
+        files=tuple(replace(file, name=sanitize_json(file.name)) for file in execution.files),
+        notes=tuple(sanitize_json(note) for note in execution.notes),
     )
 
 
-def carried(value: Any) -> Any:
+def sanitize_json(value: Any) -> Any:
     """A JSON value with what cannot be sent replaced."""
     if isinstance(value, str):
         try:
@@ -42,41 +44,41 @@ def carried(value: Any) -> Any:
     elif isinstance(value, float):
         return value if math.isfinite(value) else None
     elif isinstance(value, Mapping):
-        return {carried(name): carried(item) for name, item in value.items()}
+        return {sanitize_json(name): sanitize_json(item) for name, item in value.items()}
     elif isinstance(value, list):
-        return [carried(item) for item in value]
+        return [sanitize_json(item) for item in value]
     return value
 
 
-def main_value(execution: Execution) -> Any:
+def get_main_value(execution: Execution) -> Any:
     """The value of the last expression as JSON; a plain literal as itself, else its text."""
     for result in reversed(execution.results):
         if result.is_main:
-            return _value(result)
+            return _parse_value(result)
     return None
 
 
-def picture(execution: Execution) -> dict[str, str] | None:
+def find_image(execution: Execution) -> dict[str, str] | None:
     """The first image, as the data plane tells it: type, format and base64 data."""
     for result in execution.results:
-        for kind in PICTURES:
+        for kind in IMAGE_TYPES:
             data = result.data.get(kind)
             if isinstance(data, str):
                 return {"type": "image", "format": kind.partition("/")[2], "base64_data": data}
     return None
 
 
-def pictures(execution: Execution) -> list[tuple[str, str]]:
+def find_images(execution: Execution) -> list[tuple[str, str]]:
     """Every image: MIME type and base64, the best form of each."""
     found = []
     for result in execution.results:
-        kind = next((kind for kind in PICTURES if isinstance(result.data.get(kind), str)), None)
+        kind = next((kind for kind in IMAGE_TYPES if isinstance(result.data.get(kind), str)), None)
         if kind is not None:
             found.append((kind, result.data[kind].replace("\n", "")))
     return found
 
 
-def error_text(execution: Execution) -> str:
+def format_error(execution: Execution) -> str:
     """Standard error, and after it the traceback or what else ended the code."""
     error = execution.error
     if error is None:
@@ -85,7 +87,7 @@ def error_text(execution: Execution) -> str:
     return "\n".join(part for part in (execution.stderr.rstrip("\n"), ending) if part)
 
 
-def run_fields(execution: Execution, limit: int, value: Any) -> dict[str, Any]:
+def build_run_fields(execution: Execution, limit: int, value: Any) -> dict[str, Any]:
     """`stdout`, `stderr`, `executionResult` and the time of a run.
 
     Args:
@@ -95,22 +97,22 @@ def run_fields(execution: Execution, limit: int, value: Any) -> dict[str, Any]:
     """
     return {
         "stdout": clip(execution.stdout, limit),
-        "stderr": clip(error_text(execution), limit),
+        "stderr": clip(format_error(execution), limit),
         "executionResult": value,
-        "executionTimeInMilliseconds": milliseconds(execution),
+        "executionTimeInMilliseconds": get_duration_milliseconds(execution),
     }
 
 
-def milliseconds(execution: Execution) -> int:
+def get_duration_milliseconds(execution: Execution) -> int:
     """How long the code ran."""
     return round(execution.duration.total_seconds() * 1000)
 
 
-def _value(result: Result) -> Any:
+def _parse_value(result: Result) -> Any:
     text = result.text
     if text is None:
         return result.json
-    if len(text) <= _LITERAL_CHARACTERS:
+    if len(text) <= _MAX_LITERAL_CHARACTERS:
         try:
             value = ast.literal_eval(text)
             if value is None or isinstance(value, (str, int, float, list, dict)):

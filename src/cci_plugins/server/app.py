@@ -18,16 +18,16 @@ from cci_plugins.pools.base import SessionPool
 from .disconnect import CancelOnDisconnect
 from .guard import Guard
 from .mcp.environments import Environments
-from .mcp.execute_code import FriendlyTools, Offer
-from .mcp.gate import McpGate
-from .mcp.resources import Resources
+from .mcp.execute_code import ExecuteCodeTools, ToolProvider
+from .mcp.gate import McpCompatApp
+from .mcp.resources import FileResources
 from .mcp.sdk import BODY_BYTES, McpEndpoint
-from .mcp.sessions import Conversations
-from .mcp.tools import Tools
+from .mcp.sessions import McpSessions
+from .mcp.tools import PlatformTools
 from .rest.errors import HANDLERS
-from .rest.executions import Executions
-from .rest.files import Files
-from .rest.sessions import Sessions
+from .rest.executions import ExecutionRoutes
+from .rest.files import FileRoutes
+from .rest.sessions import SessionRoutes
 from .throttle import Throttle
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -41,7 +41,7 @@ def create_app(
     hosts: Iterable[str] | None = LOOPBACK,
     environments: Environments | None = None,
     rest: bool = True,
-    friendly: bool = False,
+    execute_code: bool = False,
     file_links: bool = False,
     requests_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
@@ -72,51 +72,57 @@ def create_app(
         ConfigurationError: `rest` is asked for beside signed environments.
     """
     if rest:
-        _check_open(environments)
+        _check_rest_allowed(environments)
     limits = limits or Limits()
-    tools: Offer = Tools(pool, limits, environments)
-    conversations = Conversations(pool, limits) if friendly else None
-    if conversations is not None:
-        tools = FriendlyTools(tools, conversations, links=file_links)
-    resources = None if conversations is None else Resources(conversations)
+    tools: ToolProvider = PlatformTools(pool, limits, environments)
+    mcp_sessions = McpSessions(pool, limits) if execute_code else None
+    if mcp_sessions is not None:
+        tools = ExecuteCodeTools(tools, mcp_sessions, file_links=file_links)
+    resources = None if mcp_sessions is None else FileResources(mcp_sessions)
     mcp = McpEndpoint(tools, body_bytes, resources)
-    executions = Executions(pool, limits, body_bytes)
-    gates = [Route(path, McpGate(mcp, body_bytes, conversations)) for path in ("/mcp", "/mcp/")]
-    data_plane = (*executions.routes(), *Files(pool, limits).routes(), *Sessions(pool).routes())
+    executions = ExecutionRoutes(pool, limits, body_bytes)
+    mcp_routes = [
+        Route(path, McpCompatApp(mcp, body_bytes, mcp_sessions)) for path in ("/mcp", "/mcp/")
+    ]
+    data_plane = (
+        *executions.build_routes(),
+        *FileRoutes(pool, limits).build_routes(),
+        *SessionRoutes(pool).build_routes(),
+    )
     app = Starlette(
-        routes=[Route("/health", _health), *gates, *(data_plane if rest else ())],
+        routes=[Route("/health", _get_health), *mcp_routes, *(data_plane if rest else ())],
         exception_handlers=HANDLERS,
-        middleware=[*_doorkeepers(api_key, hosts, requests_per_minute)],
-        lifespan=_lifespan(executions, mcp, conversations),
+        middleware=[*_build_middleware(api_key, hosts, requests_per_minute)],
+        lifespan=_make_lifespan(executions, mcp, mcp_sessions),
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
 
 
-def _check_open(environments: Environments | None) -> None:
-    if environments is not None and not environments.takes_any:
+def _check_rest_allowed(environments: Environments | None) -> None:
+    if environments is not None and not environments.accepts_any_id:
         raise ConfigurationError(
             "the REST routes take any session identifier, signed environments do not",
             hint="pass rest=False",
         )
 
 
-def _lifespan(
-    executions: Executions, mcp: McpEndpoint, conversations: Conversations | None
+def _make_lifespan(
+    executions: ExecutionRoutes, mcp: McpEndpoint, mcp_sessions: McpSessions | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with executions.running(), mcp.running():
+        async with executions.run(), mcp.run():
             try:
                 yield
             finally:
-                if conversations is not None:
-                    await conversations.aclose()
+                if mcp_sessions is not None:
+                    await mcp_sessions.aclose()
 
     return lifespan
 
 
-def _doorkeepers(
+def _build_middleware(
     api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
 ) -> Iterator[Middleware]:
     """What stands before the routes, the first one outermost."""
@@ -127,6 +133,6 @@ def _doorkeepers(
     yield Middleware(CancelOnDisconnect)
 
 
-async def _health(_: Request) -> PlainTextResponse:
+async def _get_health(_: Request) -> PlainTextResponse:
     """The session image's own answer, so that its probes work with this server too."""
     return PlainTextResponse('"healthy"')

@@ -12,22 +12,22 @@ _GRACE_SECONDS = 5
 _run_scope: ContextVar[anyio.CancelScope | None] = ContextVar("run_scope", default=None)
 
 
-def run_scope() -> anyio.CancelScope:
+def get_run_scope() -> anyio.CancelScope:
     """What to run the code in: it is cancelled once the request's answer is."""
     return _run_scope.get() or anyio.CancelScope()
 
 
-async def ending_its_run(answer: Callable[[], Awaitable[None]]) -> None:
+async def run_with_cancel_scope(answer: Callable[[], Awaitable[None]]) -> None:
     """Answer a request; when that is cancelled, cancel its run, and let the answer end by itself.
 
     The run is in a task of the SDK, which until 1.30 outlives an answer that was cancelled.
     """
-    run, bound, done = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
+    run, shield_scope, done = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
     failure: Exception | None = None
 
-    async def shielded() -> None:
+    async def run_shielded() -> None:
         nonlocal failure
-        with bound:
+        with shield_scope:
             try:
                 await answer()
             except Exception as error:  # noqa: BLE001 - raised again outside the group
@@ -37,12 +37,12 @@ async def ending_its_run(answer: Callable[[], Awaitable[None]]) -> None:
     token = _run_scope.set(run)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(shielded)
+            tasks.start_soon(run_shielded)
             try:
                 await done.wait()
             finally:
                 run.cancel()
-                bound.deadline = anyio.current_time() + _GRACE_SECONDS
+                shield_scope.deadline = anyio.current_time() + _GRACE_SECONDS
     finally:
         _run_scope.reset(token)
     if failure is not None:
@@ -78,29 +78,29 @@ class _Exchange:
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self._body_read, self._gone = anyio.Event(), anyio.Event()
-        self._answered = False
+        self._body_read, self._disconnected = anyio.Event(), anyio.Event()
+        self._is_answered = False
 
     async def receive(self) -> Message:
         if self._body_read.is_set():
-            await self._gone.wait()
+            await self._disconnected.wait()
             return {"type": "http.disconnect"}
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self._gone.set()
+            self._disconnected.set()
         if not message.get("more_body", False):
             self._body_read.set()
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._answered = True
+            self._is_answered = True
         await self._send(message)
 
     async def watch(self, scope: anyio.CancelScope) -> None:
         await self._body_read.wait()
-        while not self._gone.is_set():
+        while not self._disconnected.is_set():
             if (await self._receive())["type"] == "http.disconnect":
-                self._gone.set()
-        if not self._answered:
+                self._disconnected.set()
+        if not self._is_answered:
             scope.cancel()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .rest.errors import error_response
+from .rest.errors import build_error_response
 
 OPEN_PATHS = frozenset({"/health"})
 
@@ -34,10 +34,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         path = scope["path"]
-        if not self._is_ours(headers):
-            refusal = error_response(403, "HostNotAllowed", "This host or origin is not allowed.")
+        if not self._is_host_allowed(headers):
+            refusal = build_error_response(
+                403, "HostNotAllowed", "This host or origin is not allowed."
+            )
         elif path not in OPEN_PATHS and not self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
-            refusal = error_response(
+            refusal = build_error_response(
                 401,
                 "Unauthorized",
                 "The request carries no valid key.",
@@ -48,16 +50,16 @@ class Guard:
             return
         await refusal(scope, receive, send)
 
-    def _is_ours(self, headers: Headers) -> bool:
+    def _is_host_allowed(self, headers: Headers) -> bool:
         """Whether the Host, and the Origin a browser adds, are names of ours."""
         if self._hosts is None:
             return True
         origin = headers.get("origin")
-        return self._knows(headers.get("host", "")) and (
-            origin is None or self._knows(urlsplit(origin).netloc)
+        return self._is_known_host(headers.get("host", "")) and (
+            origin is None or self._is_known_host(urlsplit(origin).netloc)
         )
 
-    def _knows(self, host: str) -> bool:
+    def _is_known_host(self, host: str) -> bool:
         host = host.lower()
         name, _, port = host.rpartition(":")
         return self._hosts is not None and (

@@ -22,8 +22,8 @@ from .mcp.sdk import BODY_BYTES
 
 _BACKLOG = 512
 _GRACE_SECONDS = 3
-_KEPT_SECONDS = 75  # longer than clients keep a connection
-_MOST_REQUESTS = 512
+_KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection
+_MAX_CONCURRENT_REQUESTS = 512
 
 
 async def serve(
@@ -37,7 +37,7 @@ async def serve(
     allowed_hosts: tuple[str, ...] = (),
     environments: Environments | None = None,
     rest: bool = True,
-    friendly: bool = False,
+    execute_code: bool = False,
     file_links: bool = False,
     requests_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
@@ -74,7 +74,7 @@ async def serve(
         hosts=hosts,
         environments=environments,
         rest=rest,
-        friendly=friendly,
+        execute_code=execute_code,
         file_links=file_links,
         requests_per_minute=requests_per_minute,
         body_bytes=body_bytes,
@@ -98,12 +98,12 @@ async def serve_app(
             server_header=False,
             lifespan="on",
             ws="none",
-            limit_concurrency=_MOST_REQUESTS,
-            timeout_keep_alive=_KEPT_SECONDS,
+            limit_concurrency=_MAX_CONCURRENT_REQUESTS,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        server = _Server(config, lambda: on_ready and on_ready(_url(listener)))
-        await _until_cancelled(server, listener)
+        server = _Server(config, lambda: on_ready and on_ready(_format_url(listener)))
+        await _serve_until_cancelled(server, listener)
 
 
 class _Server(uvicorn.Server):
@@ -125,7 +125,7 @@ class _Server(uvicorn.Server):
             self._on_ready()
 
 
-async def _until_cancelled(server: _Server, listener: socket.socket) -> None:
+async def _serve_until_cancelled(server: _Server, listener: socket.socket) -> None:
     async with anyio.create_task_group() as tasks:
 
         async def run() -> None:
@@ -157,25 +157,25 @@ def _listen(host: str, port: int) -> Generator[socket.socket]:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _cannot_listen(host, port, error) from error
+        raise _build_listen_error(host, port, error) from error
     with listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
         except OSError as error:
-            raise _cannot_listen(host, port, error) from error
+            raise _build_listen_error(host, port, error) from error
         yield listener
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> ConfigurationError:
+def _build_listen_error(host: str, port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(
         f"cannot listen on {host} port {port}: {error.strerror or error}",
         hint="choose another port; --port 0 takes a free one",
     )
 
 
-def _url(listener: socket.socket) -> str:
+def _format_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/mcp"

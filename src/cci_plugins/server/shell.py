@@ -13,7 +13,7 @@ _TEMPLATE = """\
 _SHELL = ', shell=True, executable=which("bash") or "/bin/sh"'
 
 
-def shell_code(command: str | list[str]) -> str:
+def build_shell_code(command: str | list[str]) -> str:
     """Python that runs a command line by the shell, or a program with its arguments."""
     shell = _SHELL if isinstance(command, str) else ""
     return _TEMPLATE.format(command=ascii(command), shell=shell)

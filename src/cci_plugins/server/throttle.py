@@ -38,16 +38,16 @@ class Throttle:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             client = "key" if self._by_key else (scope.get("client") or ("unknown",))[0]
             if not await self._limiter.hit(self._rate, client):
-                await self._refusal(await self._wait(client))(scope, receive, send)
+                await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _wait(self, client: str) -> int:
+    async def _get_retry_after(self, client: str) -> int:
         """Whole seconds until the next request is let through."""
         stats = await self._limiter.get_window_stats(self._rate, client)
         return max(1, math.ceil(stats.reset_time - time.time()))
 
-    def _refusal(self, wait: int) -> JSONResponse:
+    def _build_refusal(self, wait: int) -> JSONResponse:
         """The data plane's body of a 429, which comes without a frame."""
         message = f"At most {self._rate.amount} requests in a minute; try again in {wait} s."
         headers = {"x-ms-error-code": CODE, "retry-after": str(wait)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 
-def server_version() -> str:
+def get_server_version() -> str:
     """This package's version; `0` in a source tree that was never installed."""
     try:
         return version("cci-plugins")

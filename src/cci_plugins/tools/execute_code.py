@@ -12,7 +12,7 @@ from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
 from cci_plugins.common.log import logger
 from cci_plugins.core.interpreter import CodeInterpreter
 from cci_plugins.core.rendering import render_text
-from cci_plugins.core.session_directory import current_key, current_turn
+from cci_plugins.core.session_directory import current_budget, current_key
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
@@ -61,15 +61,15 @@ class ToolReply:
         return self.text
 
 
-DEFAULTS = ToolOptions()
-_TOO_MANY = (
+DEFAULT_OPTIONS = ToolOptions()
+_BUDGET_SPENT = (
     "The code was not run: the runs of this turn are used up ({}). Answer with what you have."
 )
 _default: list[CodeInterpreter] = []
 _default_lock = Lock()
 
 
-def default_interpreter() -> CodeInterpreter:
+def get_default_interpreter() -> CodeInterpreter:
     """The interpreter of every door that was given none: `CodeInterpreter.from_env()`, once.
 
     It closes when the program ends.
@@ -97,7 +97,7 @@ async def call(
     *,
     session_key: str | None = None,
     on_output: OutputHandler | None = None,
-    options: ToolOptions = DEFAULTS,
+    options: ToolOptions = DEFAULT_OPTIONS,
 ) -> ToolReply:
     """Approve, run, render; no exception but cancellation leaves here.
 
@@ -109,29 +109,31 @@ async def call(
         options: What the host says of the tool.
     """
     try:
-        interpreter = interpreter or default_interpreter()
+        interpreter = interpreter or get_default_interpreter()
         session = interpreter.session(session_key)
         source = strip_fence(code)
         if interpreter.approve is not None:
-            decision = await _ask(interpreter.approve, ApprovalRequest(source, session.key))
+            decision = await _ask_approver(
+                interpreter.approve, ApprovalRequest(source, session.key)
+            )
             if decision.verdict != "allow":
-                return not_run(_denied(decision.reason))
+                return build_not_run_reply(_format_denial(decision.reason))
             source = source if decision.code is None else decision.code
-        turn = current_turn.get()
-        if turn is not None and not turn.take():
-            return not_run(_TOO_MANY.format(turn.most))
+        budget = current_budget.get()
+        if budget is not None and not budget.try_spend():
+            return build_not_run_reply(_BUDGET_SPENT.format(budget.max_runs))
         execution = await session.run_code(source, on_output=on_output)
     except CodeInterpreterError as error:
         logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
-        return not_run(failure_text(error))
+        return build_not_run_reply(format_failure(error))
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         logger.exception("execute_code failed unexpectedly")
-        return not_run(failure_text(error))
+        return build_not_run_reply(format_failure(error))
     text = render_text(execution, options.output_characters or interpreter.limits.output_characters)
     return ToolReply(text, execution, failed=execution.error is not None)
 
 
-async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
+async def _ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
     """The approver's word; one that fails has not said yes."""
     try:
         return await approve(request)
@@ -140,13 +142,13 @@ async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
-def describe(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
+def build_description(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
     """The tool's description, with what the host says and what the pool is known to have."""
-    known = () if interpreter is None else interpreter.known_packages
-    return tool_options.describe(DESCRIPTION, options, known)
+    known_packages = () if interpreter is None else interpreter.known_packages
+    return tool_options.build_description(DESCRIPTION, options, known_packages)
 
 
-class Conversation:
+class SessionKeyResolver:
     """Which session the calls of one tool belong to.
 
     Args:
@@ -155,37 +157,37 @@ class Conversation:
         own_key: The key of those, where the host named it; then there is no advice to give.
     """
 
-    def __init__(self, door: str, advice: str = "", *, own_key: str | None = None) -> None:
-        self.own_key = own_key or f"{door}-{token_hex(8)}"
-        self._advice = "" if own_key else advice
+    def __init__(self, adapter: str, warning: str = "", *, fallback_key: str | None = None) -> None:
+        self.fallback_key = fallback_key or f"{adapter}-{token_hex(8)}"
+        self._warning = "" if fallback_key else warning
 
-    def key(self, *told: object) -> str:
+    def resolve(self, *candidates: object) -> str:
         """The key: of `use_session`, else the first that the framework tells, else the tool's own.
 
         Args:
             told: What the framework calls the conversation, best first; empty ones do not count.
         """
-        for key in (current_key.get(), *told):
+        for key in (current_key.get(), *candidates):
             if key:
                 return str(key)
-        if self._advice:
-            logger.warning(self._advice)
-            self._advice = ""
-        return self.own_key
+        if self._warning:
+            logger.warning(self._warning)
+            self._warning = ""
+        return self.fallback_key
 
 
-def not_run(text: str) -> ToolReply:
+def build_not_run_reply(text: str) -> ToolReply:
     """A reply that says why the code did not run."""
     error = ErrorInfo("NotRun", text)
     execution = Execution(error=error, status="failed", state="unknown")
     return ToolReply(text, execution, failed=True)
 
 
-def _denied(reason: str | None) -> str:
+def _format_denial(reason: str | None) -> str:
     return f"The code was not run: the user did not approve it{': ' + reason if reason else ''}."
 
 
-def failure_text(error: Exception) -> str:
+def format_failure(error: Exception) -> str:
     """One short sentence: a model needs to know what happened, not our internals."""
     if not isinstance(error, CodeInterpreterError):
         return "The code interpreter failed unexpectedly; whether the code ran is unknown."

@@ -58,12 +58,12 @@ async def list_files(
         session_key: The conversation; None for the current one of `use_session`.
     """
     try:
-        interpreter = interpreter or execute_code.default_interpreter()
+        interpreter = interpreter or execute_code.get_default_interpreter()
         files = tuple(await interpreter.session(session_key).files.list())
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
-        return _failed(LIST_NAME, error)
+        return _build_failure(LIST_NAME, error)
     lines = [f"{clean(redact(file.name))} ({file.size:,} bytes)" for file in files]
-    text = _fitting(lines, 0, interpreter.limits.output_characters, "[{left:,} more files]")
+    text = _fit_lines(lines, 0, interpreter.limits.output_characters, "[{left:,} more files]")
     return FilesReply(text or "(no files)", files)
 
 
@@ -83,17 +83,17 @@ async def read_file(
         session_key: The conversation; None for the current one of `use_session`.
     """
     try:
-        interpreter = interpreter or execute_code.default_interpreter()
+        interpreter = interpreter or execute_code.get_default_interpreter()
         files = interpreter.session(session_key).files
         name = name.removeprefix(_FOLDER)
         info = _find(await files.list(), name)
         if info.size > READ_BYTES:
-            return _other(info, "too large to be shown")
+            return _build_unreadable(info, "too large to be shown")
         content = await files.download(name)
     except Exception as error:  # noqa: BLE001 - the same
-        return _failed(READ_NAME, error)
+        return _build_failure(READ_NAME, error)
     budget = interpreter.limits.output_characters
-    return await to_thread.run_sync(_shown, info, content, max(offset, 0), budget)
+    return await to_thread.run_sync(_render_file, info, content, max(offset, 0), budget)
 
 
 def _find(files: Sequence[FileInfo], name: str) -> FileInfo:
@@ -103,47 +103,49 @@ def _find(files: Sequence[FileInfo], name: str) -> FileInfo:
     raise SessionFileNotFoundError(f"the session has no file {name[:200]!r}")
 
 
-def _shown(info: FileInfo, content: bytes, offset: int, budget: int) -> FilesReply:
+def _render_file(info: FileInfo, content: bytes, offset: int, budget: int) -> FilesReply:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return _other(info, "not text")
+        return _build_unreadable(info, "not text")
     if "\0" in text:
-        return _other(info, "not text")
+        return _build_unreadable(info, "not text")
     if not text:
         return FilesReply("(the file is empty)", (info,))
     lines = clean(redact(text)).removesuffix("\n").split("\n")
     if offset >= len(lines):
         return FilesReply(f"(the file has {len(lines):,} lines)", (info,), failed=True)
     more = f"[lines {{next}} to {len(lines):,} left out; read on with offset={{skipped}}]"
-    return FilesReply(_fitting(lines, offset, budget, more), (info,))
+    return FilesReply(_fit_lines(lines, offset, budget, more), (info,))
 
 
-def _fitting(lines: list[str], offset: int, budget: int, more: str) -> str:
+def _fit_lines(lines: list[str], offset: int, budget: int, more: str) -> str:
     """As many lines as fit and, when some do not, a last one that says so."""
-    room = max(budget - 2 * len(more), 1)
-    taken: list[str] = []
+    remaining = max(budget - 2 * len(more), 1)
+    selected: list[str] = []
     for line in lines[offset:]:
-        if len(line) + 1 > room:
+        if len(line) + 1 > remaining:
             break
-        room -= len(line) + 1
-        taken.append(line)
-    taken = taken or [clip(line, room) for line in lines[offset : offset + 1]]
-    skipped = offset + len(taken)
+        remaining -= len(line) + 1
+        selected.append(line)
+    selected = selected or [clip(line, remaining) for line in lines[offset : offset + 1]]
+    skipped = offset + len(selected)
     if skipped < len(lines):
-        taken.append(more.format(left=len(lines) - skipped, next=skipped + 1, skipped=skipped))
-    return "\n".join(taken)
+        selected.append(more.format(left=len(lines) - skipped, next=skipped + 1, skipped=skipped))
+    return "\n".join(selected)
 
 
-def _other(info: FileInfo, what: str) -> FilesReply:
+def _build_unreadable(info: FileInfo, what: str) -> FilesReply:
     text = f"{clean(redact(info.name))} is {what}: {info.media_type}, {info.size:,} bytes; "
     return FilesReply(f"{text}open it with {execute_code.NAME}", (info,), failed=True)
 
 
-def _failed(name: str, error: Exception) -> FilesReply:
+def _build_failure(name: str, error: Exception) -> FilesReply:
     if isinstance(error, CodeInterpreterError):
         logger.warning("%s failed: %s: %s", name, type(error).__name__, error)
     else:
         logger.error("%s failed unexpectedly", name, exc_info=error)
-    told = isinstance(error, FileTransferError)
-    return FilesReply(f"{error}." if told else execute_code.failure_text(error), failed=True)
+    is_transfer_error = isinstance(error, FileTransferError)
+    return FilesReply(
+        f"{error}." if is_transfer_error else execute_code.format_failure(error), failed=True
+    )

@@ -13,7 +13,7 @@ ImagePolicy = Literal["reference", "inline", "user_message"]
 """How a model meets a chart: named in the text, as part of the tool's result, or as a message of
 the user after it, for APIs whose tool results are text only."""
 
-_KINDS = (("image/png", b"\x89PNG\r\n\x1a\n"), ("image/jpeg", b"\xff\xd8\xff"))
+_SIGNATURES = (("image/png", b"\x89PNG\r\n\x1a\n"), ("image/jpeg", b"\xff\xd8\xff"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +49,30 @@ class ImageLimits:
     total_bytes: int = 20 * MIB
 
 
-def images_of(execution: Execution, limits: ImageLimits) -> tuple[list[Image], int]:
+def select_images(execution: Execution, limits: ImageLimits) -> tuple[list[Image], int]:
     """The images to attach, in order, and how many had to be left out.
 
     What only claims to be an image is left out silently: an API would refuse the whole request,
     and every later one that repeats it.
     """
-    found = [image for image in map(_image, execution.results) if image is not None]
+    found = [image for image in map(_extract_image, execution.results) if image is not None]
     chosen: list[Image] = []
-    room = limits.total_bytes
+    remaining_bytes = limits.total_bytes
     for image in found[: limits.count]:
-        if len(image.data) <= min(limits.image_bytes, room):
+        if len(image.data) <= min(limits.image_bytes, remaining_bytes):
             chosen.append(image)
-            room -= len(image.data)
+            remaining_bytes -= len(image.data)
     return chosen, len(found) - len(chosen)
 
 
-def left_out(count: int) -> str:
+def format_omitted(count: int) -> str:
     """What a model is told of images that were not attached."""
     return f"[images not attached, for their number or size: {count}]"
 
 
-def _image(result: Result) -> Image | None:
+def _extract_image(result: Result) -> Image | None:
     """The first form of a result that is what it says."""
-    for (media_type, signature), data in zip(_KINDS, (result.png, result.jpeg), strict=True):
+    for (media_type, signature), data in zip(_SIGNATURES, (result.png, result.jpeg), strict=True):
         if data is not None and data.startswith(signature):
             return Image(media_type, data)
     return None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cci_plugins.errors import ConfigurationError
 
-_SHORTEST = 200  # characters in which an error can still be told
-_NAMED = 40  # packages
+_MIN_OUTPUT_CHARACTERS = 200  # characters in which an error can still be told
+_MAX_LISTED_PACKAGES = 40  # packages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +34,14 @@ class ToolOptions:
     def __post_init__(self) -> None:
         if isinstance(self.packages, str):  # its letters would be told
             raise ConfigurationError("packages is a string", hint="give a list of names")
-        if self.output_characters is not None and self.output_characters < _SHORTEST:
+        if self.output_characters is not None and self.output_characters < _MIN_OUTPUT_CHARACTERS:
             raise ConfigurationError(
-                f"output_characters must be at least {_SHORTEST}",
-                hint=f"give {_SHORTEST} or more, or None",
+                f"output_characters must be at least {_MIN_OUTPUT_CHARACTERS}",
+                hint=f"give {_MIN_OUTPUT_CHARACTERS} or more, or None",
             )
 
 
-def describe(base: str, options: ToolOptions, known: Collection[str]) -> str:
+def build_description(base: str, options: ToolOptions, known: Collection[str]) -> str:
     """A tool's description with what the host says.
 
     Args:
@@ -50,6 +50,10 @@ def describe(base: str, options: ToolOptions, known: Collection[str]) -> str:
         known: Packages that the pool knows it has.
     """
     names = list(known if options.packages is None else options.packages)
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    packages = f"Installed: {', '.join(names[:_NAMED])}{more}." if names else ""
+    more = (
+        f" and {len(names) - _MAX_LISTED_PACKAGES} more"
+        if len(names) > _MAX_LISTED_PACKAGES
+        else ""
+    )
+    packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
     return " ".join(part for part in (base, packages, options.instructions.strip()) if part)

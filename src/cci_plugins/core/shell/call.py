@@ -12,14 +12,14 @@ from secrets import token_hex
 from typing import Any
 
 from cci_plugins.core.session import Session
-from cci_plugins.in_session.source import session_source
+from cci_plugins.in_session.source import build_session_source
 from cci_plugins.models import Execution
 
-_TITLE = 200  # characters of a command that a reader of the history sees
+_MAX_TITLE = 200  # characters of a command that a reader of the history sees
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SessionResponse:
     """What a session said; anybody's code may have said it in its place.
 
     Attributes:
@@ -47,7 +47,9 @@ class Answer:
         return [{"error": "the session did not answer"}] * count
 
 
-async def ask(session: Session, title: str, job: dict[str, Any], limit: timedelta) -> Answer:
+async def call_session(
+    session: Session, title: str, job: dict[str, Any], limit: timedelta
+) -> SessionResponse:
     """Have a session do a job.
 
     Args:
@@ -59,29 +61,29 @@ async def ask(session: Session, title: str, job: dict[str, Any], limit: timedelt
     Raises:
         CodeInterpreterError: As `Session.run_code`.
     """
-    mark = token_hex(16)
-    execution = await session.run_code(_code(title, mark, job), timeout=limit)
-    _, _, rest = execution.stdout.partition(mark)
-    header, _, rest = rest.partition(mark)
-    text, end, _ = rest.rpartition(mark)
+    marker = token_hex(16)
+    execution = await session.run_code(_build_code(title, marker, job), timeout=limit)
+    _, _, rest = execution.stdout.partition(marker)
+    header, _, rest = rest.partition(marker)
+    text, end, _ = rest.rpartition(marker)
     try:
         fields = json.loads(header) if end else None
     except (ValueError, RecursionError):
         fields = None
-    return Answer(fields if isinstance(fields, dict) else {}, text, execution)
+    return SessionResponse(fields if isinstance(fields, dict) else {}, text, execution)
 
 
-def _code(title: str, mark: str, job: dict[str, Any]) -> str:
+def _build_code(title: str, marker: str, job: dict[str, Any]) -> str:
     """One expression that binds no name and has no value, below a line for readers."""
-    line = "".join(char if char.isprintable() else " " for char in title[:_TITLE])
-    call = f"[exec(ns['s'],ns),ns['main'](get_ipython(),{mark!r},__import__('json').loads({json.dumps(job)!r}))]"  # noqa: E501 - it is one line there
+    line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
+    call = f"[exec(ns['s'],ns),ns['main'](get_ipython(),{marker!r},__import__('json').loads({json.dumps(job)!r}))]"  # noqa: E501 - it is one line there
     return (
         f"# {line}\n(lambda ns:{call} and None)(dict(s=__import__('zlib').decompress("
-        f"__import__('base64').b64decode('{_packed()}')).decode(),__name__='_cci_shell'))"
+        f"__import__('base64').b64decode('{_pack_source()}')).decode(),__name__='_cci_shell'))"
     )
 
 
 @cache
-def _packed() -> str:
-    source = session_source("in_session/streams.py", "in_session/shell.py")
+def _pack_source() -> str:
+    source = build_session_source("in_session/streams.py", "in_session/shell.py")
     return base64.b64encode(zlib.compress(source.encode(), 9)).decode()

@@ -9,11 +9,11 @@ from cci_plugins.core.session import Session
 from cci_plugins.in_session.shell import TIMED_OUT
 from cci_plugins.models import Execution
 
-from .call import Answer, ask
+from .call import SessionResponse, call_session
 
 OUTPUT_CHARACTERS = 1_000_000
-SPARE = timedelta(seconds=10)  # for the answer, after a command's time is over
-SPARE_SHARE = 0.1
+GRACE_PERIOD = timedelta(seconds=10)  # for the answer, after a command's time is over
+GRACE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class CommandResult:
 
 
 async def run_command(
-    session: Session, command: str, *, timeout: timedelta | None, longest: timedelta
+    session: Session, command: str, *, timeout: timedelta | None, max_timeout: timedelta
 ) -> CommandResult:
     """Run a command by the session's shell, in its folder, without standard input.
 
@@ -44,39 +44,41 @@ async def run_command(
     Args:
         session: Which.
         command: What the shell reads.
-        timeout: Longest run; `longest` when None.
+        timeout: Longest run; `max_timeout` when None.
         longest: The bound of every run.
 
     Raises:
         CodeInterpreterError: As `Session.run_code`.
     """
-    spare = min(SPARE, longest * SPARE_SHARE)
-    allowed = longest - spare
-    given = min(allowed, timeout) if timeout else allowed
+    grace = min(GRACE_PERIOD, max_timeout * GRACE_SHARE)
+    allowed = max_timeout - grace
+    command_timeout = min(allowed, timeout) if timeout else allowed
     job = {
         "verb": "run",
         "command": command,
-        "seconds": given.total_seconds(),
+        "seconds": command_timeout.total_seconds(),
         "characters": OUTPUT_CHARACTERS,
     }
-    answer = await ask(session, f"$ {command}", job, given + spare)
-    code = answer.fields.get("exit")
-    notes = answer.notes
+    response = await call_session(session, f"$ {command}", job, command_timeout + grace)
+    code = response.fields.get("exit")
+    notes = response.notes
     if not isinstance(code, int):
-        return CommandResult(_why(answer), _code(answer.execution), notes=notes)
-    output, dropped = answer.text, answer.fields.get("dropped")
+        return CommandResult(
+            _describe_failure(response), _get_exit_code(response.execution), notes=notes
+        )
+    output, dropped = response.text, response.fields.get("dropped")
     if code == TIMED_OUT:
-        seconds = f"{given.total_seconds():g}"
+        seconds = f"{command_timeout.total_seconds():g}"
         output += f"\n[exit code 124; a command may run for {seconds} seconds]"
     return CommandResult(output, code, dropped if isinstance(dropped, int) else 0, notes)
 
 
-def _why(answer: Answer) -> str:
-    error = answer.execution.error
+def _describe_failure(response: SessionResponse) -> str:
+    error = response.execution.error
     if error is None:
         return "the session did not say how the command went"
     return f"the command did not end by itself: {error.name}: {error.message}"
 
 
-def _code(execution: Execution) -> int | None:
+def _get_exit_code(execution: Execution) -> int | None:
     return TIMED_OUT if execution.status == "timed_out" else None

@@ -9,20 +9,20 @@ from datetime import timedelta
 from secrets import token_hex
 from typing import Any
 
-from cci_plugins.common.file_names import new_name, safe_name
+from cci_plugins.common.file_names import normalize_new_name, validate_name
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, SessionFileNotFoundError, UnsafeNameError
 
-from .call import ask
+from .call import call_session
 
-CALL = timedelta(seconds=60)
+CALL_TIMEOUT = timedelta(seconds=60)
 
-Told = Callable[[tuple[str, ...]], object]
+NotesHandler = Callable[[tuple[str, ...]], object]
 """Told what happened to the session."""
 
 
 @dataclass(slots=True)
-class Moved:
+class FileResult:
     """What became of one file.
 
     Attributes:
@@ -37,8 +37,8 @@ class Moved:
 
 
 async def write_files(
-    session: Session, files: Sequence[tuple[str, bytes]], told: Told
-) -> list[Moved]:
+    session: Session, files: Sequence[tuple[str, bytes]], on_notes: NotesHandler
+) -> list[FileResult]:
     """Write files, making the folders above them; one that fails does not stop the others.
 
     Args:
@@ -49,25 +49,27 @@ async def write_files(
     Raises:
         CodeInterpreterError: As `Session.run_code`.
     """
-    moved = [Moved(path) for path, _ in files]
+    results = [FileResult(path) for path, _ in files]
     contents = [content for _, content in files]
-    names = await _names(session, "find_targets", moved, told)
-    staged: list[tuple[str, Moved]] = []
+    names = await _find_names(session, "find_targets", results, on_notes)
+    staged: list[tuple[str, FileResult]] = []
     try:
-        for file, content, name in zip(moved, contents, names, strict=True):
+        for file, content, name in zip(results, contents, names, strict=True):
             if file.error is None:
-                direct = _direct(new_name, name)
-                with _told_on(file):
+                direct = _get_direct_name(normalize_new_name, name)
+                with _record_error(file):
                     await session.files.upload(content, name=direct or _stage(staged, file))
         await _copy(
-            session, "place", [(name, f.path, f) for name, f in staged if not f.error], told
+            session, "place", [(name, f.path, f) for name, f in staged if not f.error], on_notes
         )
     finally:
         await _unstage(session, staged)
-    return moved
+    return results
 
 
-async def read_files(session: Session, paths: Sequence[str], told: Told) -> list[Moved]:
+async def read_files(
+    session: Session, paths: Sequence[str], on_notes: NotesHandler
+) -> list[FileResult]:
     """Read files; one that fails does not stop the others.
 
     Args:
@@ -78,65 +80,68 @@ async def read_files(session: Session, paths: Sequence[str], told: Told) -> list
     Raises:
         CodeInterpreterError: As `Session.run_code`.
     """
-    moved = [Moved(path) for path in paths]
+    results = [FileResult(path) for path in paths]
     names = [
-        _direct(safe_name, name) for name in await _names(session, "find_sources", moved, told)
+        _get_direct_name(validate_name, name)
+        for name in await _find_names(session, "find_sources", results, on_notes)
     ]
-    staged: list[tuple[str, Moved]] = []
+    staged: list[tuple[str, FileResult]] = []
     try:
-        for index, file in enumerate(moved):
+        for index, file in enumerate(results):
             if file.error is None and names[index] is None:
                 names[index] = _stage(staged, file)
-        await _copy(session, "collect", [(f.path, name, f) for name, f in staged], told)
-        for file, name in zip(moved, names, strict=True):
+        await _copy(session, "collect", [(f.path, name, f) for name, f in staged], on_notes)
+        for file, name in zip(results, names, strict=True):
             if file.error is None and name is not None:
-                with _told_on(file):
+                with _record_error(file):
                     file.content = await session.files.download(name)
     finally:
         await _unstage(session, staged)
-    return moved
+    return results
 
 
-async def _names(session: Session, verb: str, files: list[Moved], told: Told) -> list[str | None]:
+async def _find_names(
+    session: Session, verb: str, files: list[FileResult], on_notes: NotesHandler
+) -> list[str | None]:
     """Each path's name below the session's folder, if it is there; errors go to the files."""
-    asked = [file for file in files if _absolute(file)]
-    job = {"verb": verb, "paths": [file.path for file in asked]}
-    found = await _found(session, job, asked, told)
-    names = {id(file): one.get("name") for file, one in zip(asked, found, strict=True)}
+    requested = [file for file in files if _check_absolute(file)]
+    job = {"verb": verb, "paths": [file.path for file in requested]}
+    found = await _request_results(session, job, requested, on_notes)
+    names = {id(file): one.get("name") for file, one in zip(requested, found, strict=True)}
     return [name if isinstance(name := names.get(id(file)), str) else None for file in files]
 
 
-def _absolute(file: Moved) -> bool:
+def _check_absolute(file: FileResult) -> bool:
     if not file.path.startswith("/") or "\0" in file.path:
         file.error = "invalid_path"
     return file.error is None
 
 
 async def _copy(
-    session: Session, verb: str, copies: list[tuple[str, str, Moved]], told: Told
+    session: Session, verb: str, copies: list[tuple[str, str, FileResult]], on_notes: NotesHandler
 ) -> None:
     """Copy within the session, from the first to the second."""
     job = {"verb": verb, "pairs": [(source, target) for source, target, _ in copies]}
-    await _found(session, job, [file for _, _, file in copies], told)
+    await _request_results(session, job, [file for _, _, file in copies], on_notes)
 
 
-async def _found(
-    session: Session, job: dict[str, Any], files: list[Moved], told: Told
+async def _request_results(
+    session: Session, job: dict[str, Any], files: list[FileResult], on_notes: NotesHandler
 ) -> list[dict[str, Any]]:
     """What the session says about each file; it is not asked about none."""
     if not files:
         return []
     title = f"{job['verb']} {', '.join(file.path for file in files)}"
-    answer = await ask(session, title, job, CALL)
-    told(answer.notes)
-    found = answer.found(len(files))
+    response = await call_session(session, title, job, CALL_TIMEOUT)
+    on_notes(response.notes)
+    found = response.found(len(files))
     for file, one in zip(files, found, strict=True):
         if one.get("error"):
             file.error = str(one["error"])
     return found
 
 
-def _direct(check: Callable[[str], str], name: str | None) -> str | None:
+def _get_direct_name(check: Callable[[str], str], name: str | None) -> str | None:
     """The name, if the session's files may have it as it is."""
     try:
         return name if name is not None and check(name) == name else None
@@ -144,20 +149,20 @@ def _direct(check: Callable[[str], str], name: str | None) -> str | None:
         return None
 
 
-def _stage(staged: list[tuple[str, Moved]], file: Moved) -> str:
+def _stage(staged: list[tuple[str, FileResult]], file: FileResult) -> str:
     name = f".cci-{token_hex(8)}"
     staged.append((name, file))
     return name
 
 
-async def _unstage(session: Session, staged: list[tuple[str, Moved]]) -> None:
+async def _unstage(session: Session, staged: list[tuple[str, FileResult]]) -> None:
     for name, _ in staged:
         with suppress(CodeInterpreterError):
             await session.files.remove(name)
 
 
 @contextmanager
-def _told_on(file: Moved) -> Iterator[None]:
+def _record_error(file: FileResult) -> Iterator[None]:
     """Have a failure told on the file."""
     try:
         yield

@@ -16,11 +16,11 @@ from cci_plugins.pools.base import OutputHandler
 
 from .replies import read_execution
 
-OURS = "cci-plugins"  # what our server calls itself
+CCI_SERVER_NAME = "cci-plugins"  # what our server calls itself
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RunRequest:
     """One run.
 
     Attributes:
@@ -38,8 +38,8 @@ class Request:
     instance: str | None
 
 
-async def run_whole(
-    mcp: McpClient, tool: str, request: Request, on_output: OutputHandler | None
+async def run_full(
+    mcp: McpClient, tool: str, request: RunRequest, on_output: OutputHandler | None
 ) -> Execution:
     """Run code once, and get everything of the execution.
 

@@ -12,24 +12,24 @@ import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import (
-    Access,
-    Authorized,
+    AuthProvider,
     Bearer,
     FetchedKey,
-    GivenKey,
+    ProviderAuth,
+    StaticKey,
     TokenCredential,
 )
 from cci_plugins.azure.pool_resource import ARM, PoolResource
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
-from cci_plugins.mcp_client.client import QUICK, McpClient, checked_url
+from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.executions import SIGNED_KEY
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
-from .cci_server import OURS, Request, run_whole
-from .remote_pool import MARGIN, PATIENCE, RemoteSessionPool
+from .cci_server import CCI_SERVER_NAME, RunRequest, run_full
+from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
 from .rest_client import RestClient
 
@@ -61,9 +61,9 @@ class _Server:
     mcp: McpClient
     rest: RestClient
     tool: str
-    tells_all: bool
+    returns_full_results: bool
     launcher: str | None = None
-    launch_tool: str | None = None
+    required_launch_tool: str | None = None
 
 
 class PlatformSessionPool(RemoteSessionPool):
@@ -102,7 +102,7 @@ class PlatformSessionPool(RemoteSessionPool):
         arm_endpoint: str = ARM,
         limits: Limits | None = None,
         margin: timedelta = MARGIN,
-        patience: timedelta = PATIENCE,
+        patience: timedelta = RETRY_WINDOW,
     ) -> None:
         limits = Limits() if limits is None else limits
         secret = key.get_secret_value() if key is not None and not isinstance(key, str) else key
@@ -111,17 +111,17 @@ class PlatformSessionPool(RemoteSessionPool):
             if resource_id is None
             else PoolResource(resource_id, credential=credential, endpoint=arm_endpoint)
         )
-        access = _access(secret, self._resource)
+        auth = _build_auth(secret, self._resource)
         signs_in = credential is not None or self._resource is not None
-        rest_access = Bearer(credential) if signs_in else access
+        rest_auth = Bearer(credential) if signs_in else auth
         self._http, self._rest_http = make_http(), make_http()
-        self._http.auth, self._rest_http.auth = Authorized(access), Authorized(rest_access)
-        self._access, self._file_bytes = access, limits.file_bytes
-        self._endpoint = None if endpoint is None else checked_url(endpoint.rstrip("/"))
+        self._http.auth, self._rest_http.auth = ProviderAuth(auth), ProviderAuth(rest_auth)
+        self._auth, self._file_bytes = auth, limits.file_bytes
+        self._endpoint = None if endpoint is None else parse_endpoint_url(endpoint.rstrip("/"))
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
-        self._finding = anyio.Lock()
-        super().__init__(access, rest_access, limits=limits, margin=margin, patience=patience)
+        self._discovery_lock = anyio.Lock()
+        super().__init__(auth, rest_auth, limits=limits, margin=margin, patience=patience)
 
     def __repr__(self) -> str:
         return f"PlatformSessionPool({str(self._endpoint or self._resource)!r})"
@@ -129,9 +129,9 @@ class PlatformSessionPool(RemoteSessionPool):
     @override
     async def start(self) -> None:
         """Shake hands and find the tool, so that a wrong key or address shows at once."""
-        async with self._finding:
+        async with self._discovery_lock:
             if self._server is None:
-                self._server = await self._patience.once(self._find)
+                self._server = await self._retry.call_with_renewal(self._discover_server)
 
     @override
     async def aclose(self) -> None:
@@ -151,10 +151,10 @@ class PlatformSessionPool(RemoteSessionPool):
         Raises:
             ProtocolError: The server has no tool for it, or told no id.
         """
-        server = await self._found()
+        server = await self._get_server()
         if server.launcher is None:
             raise ProtocolError("the pool has no tool that launches an environment")
-        environment = await self._launched(server.mcp, server.launcher)
+        environment = await self._launch_environment(server.mcp, server.launcher)
         self.adopt(environment)
         return environment
 
@@ -163,15 +163,15 @@ class PlatformSessionPool(RemoteSessionPool):
         self._environments[environment_id] = environment_id
 
     @override
-    async def _rest(self) -> RestClient:
-        return (await self._found()).rest
+    async def _get_rest_client(self) -> RestClient:
+        return (await self._get_server()).rest
 
     @override
-    async def _tells_all(self, session_id: str) -> bool:
-        return (await self._found()).tells_all
+    async def _returns_full_results(self, session_id: str) -> bool:
+        return (await self._get_server()).returns_full_results
 
     @override
-    async def _run_whole(
+    async def _run_full(
         self,
         session_id: str,
         code: str,
@@ -179,83 +179,93 @@ class PlatformSessionPool(RemoteSessionPool):
         on_output: OutputHandler | None,
         instance: str | None,
     ) -> Execution:
-        server = await self._found()
-        environment = await self._environment(server, session_id)
-        request = Request(environment, code, timeout, self._margin, instance)
+        server = await self._get_server()
+        environment = await self._get_environment(server, session_id)
+        request = RunRequest(environment, code, timeout, self._margin, instance)
         try:
-            execution = await run_whole(server.mcp, server.tool, request, on_output)
+            execution = await run_full(server.mcp, server.tool, request, on_output)
         except SessionLostError:
             self._environments.pop(session_id, None)  # too old, or of another secret
             raise
         return replace(execution, session_id=session_id)
 
     @override
-    async def _run_text(self, session_id: str, code: str, limit: timedelta) -> Execution:
-        server = await self._found()
-        environment = await self._environment(server, session_id)
+    async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
+        server = await self._get_server()
+        environment = await self._get_environment(server, session_id)
         arguments = {"environmentId": environment, "pythonCode": code}
         try:
             answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
             return read_execution(answer, session_id)
         except SessionLostError as lost:
             self._environments.pop(session_id, None)
-            if not lost.retryable or server.launch_tool is not None or server.launcher is None:
+            if (
+                not lost.retryable
+                or server.required_launch_tool is not None
+                or server.launcher is None
+            ):
                 raise
             # refused, so nothing ran; it may be a pool that takes no ids but those it gave
-            self._server = replace(server, launch_tool=server.launcher)
-            return await self._run_text(session_id, code, limit)
+            self._server = replace(server, required_launch_tool=server.launcher)
+            return await self._run_text_only(session_id, code, limit)
 
     @override
-    async def _end(self, session_id: str) -> None:
-        await (await self._rest()).delete_session(session_id)
+    async def _end_session(self, session_id: str) -> None:
+        await (await self._get_rest_client()).delete_session(session_id)
 
     @override
     async def delete_session(self, session_id: str) -> None:
         await super().delete_session(session_id)
         self._environments.pop(session_id, None)
 
-    async def _environment(self, server: _Server, session_id: str) -> str:
+    async def _get_environment(self, server: _Server, session_id: str) -> str:
         """What the server knows a session by: its identifier, or what its launch tool gave."""
-        if server.launch_tool is None:
+        if server.required_launch_tool is None:
             return session_id
         if session_id not in self._environments:
-            self._environments[session_id] = await self._launched(server.mcp, server.launch_tool)
+            self._environments[session_id] = await self._launch_environment(
+                server.mcp, server.required_launch_tool
+            )
         return self._environments[session_id]
 
-    async def _launched(self, mcp: McpClient, tool: str) -> str:
-        answer = await mcp.call_tool(tool, {}, timeout=QUICK)
+    async def _launch_environment(self, mcp: McpClient, tool: str) -> str:
+        answer = await mcp.call_tool(tool, {}, timeout=DEFAULT_TIMEOUT)
         given = (answer.structured or {}).get("environmentId")
         if not isinstance(given, str):
             raise ProtocolError("the pool launched an environment without telling its id")
         return given
 
-    async def _found(self) -> _Server:
+    async def _get_server(self) -> _Server:
         """The server, once its address and its tool are known."""
         if self._server is None:
-            async with self._finding:
+            async with self._discovery_lock:
                 if self._server is None:
-                    self._server = await self._patience.persist(self._find, harmless=True)
+                    self._server = await self._retry.call_with_retry(
+                        self._discover_server, idempotent=True
+                    )
         return self._server
 
-    async def _find(self) -> _Server:
+    async def _discover_server(self) -> _Server:
         endpoint = self._endpoint
         if endpoint is None:
             if self._resource is None:
                 raise ConfigurationError("a platform pool needs an endpoint or a resource id")
-            endpoint = checked_url((await self._resource.mcp_endpoint()).rstrip("/"))
+            endpoint = parse_endpoint_url((await self._resource.fetch_mcp_endpoint()).rstrip("/"))
         mcp = McpClient(str(endpoint), http=self._http)
-        tells_all = (await mcp.initialize()).get("serverInfo", {}).get("name") == OURS
+        returns_full_results = (await mcp.initialize()).get("serverInfo", {}).get(
+            "name"
+        ) == CCI_SERVER_NAME
         rest = RestClient(
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
-        self.capabilities = replace(self.capabilities, streams_output=tells_all)
-        launcher, signs = launch_tool(tools)
+        self.capabilities = replace(self.capabilities, streams_output=returns_full_results)
+        launcher, signs = find_launch_tool(tools)
         only = launcher if signs else None
-        return _Server(mcp, rest, python_tool(tools), tells_all, launcher, only)
+        return _Server(mcp, rest, find_python_tool(tools), returns_full_results, launcher, only)
 
 
-def _access(key: str | None, resource: PoolResource | None) -> Access:
+def _build_auth(key: str | None, resource: PoolResource | None) -> AuthProvider:
     if resource is not None:
         return FetchedKey(resource.fetch_key, key)
     if key is None:
@@ -263,10 +273,10 @@ def _access(key: str | None, resource: PoolResource | None) -> Access:
             "a platform pool needs a key, or a resource id to fetch it by",
             hint="set AZURE_SESSION_POOL_MCP_KEY or AZURE_SESSION_POOL_RESOURCE_ID",
         )
-    return GivenKey(key)
+    return StaticKey(key)
 
 
-def launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:
+def find_launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:
     """The tool that gives environment ids, and whether the server says that it takes no others."""
     for tool in tools:
         meta = tool.get("_meta")
@@ -276,7 +286,7 @@ def launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:
     return None, False
 
 
-def python_tool(tools: list[Mapping[str, Any]]) -> str:
+def find_python_tool(tools: list[Mapping[str, Any]]) -> str:
     """The tool that runs Python; its name has changed more than once.
 
     Raises:

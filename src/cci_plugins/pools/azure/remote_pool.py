@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from typing_extensions import override
 
-from cci_plugins.azure.credentials import Access
+from cci_plugins.azure.credentials import AuthProvider
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, SessionLostError
@@ -17,11 +17,11 @@ from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
 
 from .rest_client import RestClient
-from .retry import NoRouteError, Patience
+from .retry import NoRouteError, RetryPolicy
 from .text_sessions import TextSessions
 
 MARGIN = timedelta(seconds=15)
-PATIENCE = timedelta(seconds=30)
+RETRY_WINDOW = timedelta(seconds=30)
 
 
 class RemoteSessionPool(SessionPool):
@@ -37,32 +37,32 @@ class RemoteSessionPool(SessionPool):
 
     def __init__(
         self,
-        access: Access,
-        rest_access: Access,
+        auth: AuthProvider,
+        rest_auth: AuthProvider,
         *,
         limits: Limits,
         margin: timedelta,
         patience: timedelta,
     ) -> None:
         self._margin = margin
-        self._patience = Patience(access, patience)
-        self._rest_patience = Patience(rest_access, patience)
+        self._retry = RetryPolicy(auth, patience)
+        self._rest_retry = RetryPolicy(rest_auth, patience)
         self._text = TextSessions(
-            self._run_text, patience=self._patience, limits=limits, margin=margin
+            self._run_text_only, retry=self._retry, limits=limits, margin=margin
         )
-        self._serves_files: bool | None = None
-        self._emptied: set[str] = set()
+        self._has_files_api: bool | None = None
+        self._wiped_sessions: set[str] = set()
 
     @abstractmethod
-    async def _rest(self) -> RestClient:
+    async def _get_rest_client(self) -> RestClient:
         """The pool's REST API."""
 
     @abstractmethod
-    async def _tells_all(self, session_id: str) -> bool:
+    async def _returns_full_results(self, session_id: str) -> bool:
         """Whether the server behind this pool is ours, so that a run's answer has everything."""
 
     @abstractmethod
-    async def _run_whole(
+    async def _run_full(
         self,
         session_id: str,
         code: str,
@@ -73,11 +73,11 @@ class RemoteSessionPool(SessionPool):
         """Run code on a server of ours, once."""
 
     @abstractmethod
-    async def _run_text(self, session_id: str, code: str, limit: timedelta) -> Execution:
+    async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         """Run code on any other server, once, and wait so long for an answer."""
 
     @abstractmethod
-    async def _end(self, session_id: str) -> None:
+    async def _end_session(self, session_id: str) -> None:
         """End a session; raise `NoRouteError` or `AuthenticationError` where that cannot be."""
 
     @override
@@ -90,75 +90,77 @@ class RemoteSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
-        self._emptied.discard(session_id)
-        if await self._tells_all(session_id):
-            return await self._patience.persist(
-                lambda: self._run_whole(session_id, code, timeout, on_output, instance)
+        self._wiped_sessions.discard(session_id)
+        if await self._returns_full_results(session_id):
+            return await self._retry.call_with_retry(
+                lambda: self._run_full(session_id, code, timeout, on_output, instance)
             )
         execution = await self._text.execute(session_id, code, timeout=timeout, instance=instance)
         if on_output is not None:
-            tell(execution, on_output)
+            emit_output(execution, on_output)
         return execution
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
         if await self.has_files_api(session_id):
-            return await (await self._rest()).upload(session_id, name, content)
+            return await (await self._get_rest_client()).upload(session_id, name, content)
         return await self._text.upload(session_id, name, content)
 
     @override
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
-        by_rest = await self.has_files_api(session_id)
-        source = await self._rest() if by_rest else self._text
-        async with aclosing(source.download(session_id, name)) as pieces:
-            async for piece in pieces:
-                yield piece
+        uses_rest = await self.has_files_api(session_id)
+        source = await self._get_rest_client() if uses_rest else self._text
+        async with aclosing(source.download(session_id, name)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:
         if not await self.has_files_api(session_id):
             return await self._text.list_files(session_id)
-        rest = await self._rest()
-        return await self._rest_patience.persist(lambda: rest.list_files(session_id), harmless=True)
+        rest = await self._get_rest_client()
+        return await self._rest_retry.call_with_retry(
+            lambda: rest.list_files(session_id), idempotent=True
+        )
 
     @override
     async def delete_file(self, session_id: str, name: str) -> None:
         if await self.has_files_api(session_id):
-            rest = await self._rest()
-            await self._rest_patience.persist(lambda: rest.delete_file(session_id, name))
+            rest = await self._get_rest_client()
+            await self._rest_retry.call_with_retry(lambda: rest.delete_file(session_id, name))
         else:
             await self._text.delete_file(session_id, name)
 
     @override
     async def delete_session(self, session_id: str) -> None:
         try:
-            await self._rest_patience.persist(lambda: self._end(session_id))
+            await self._rest_retry.call_with_retry(lambda: self._end_session(session_id))
         except SessionLostError:
             return
         except (AuthenticationError, NoRouteError) as error:
-            if session_id not in self._emptied:
+            if session_id not in self._wiped_sessions:
                 logger.info("the pool cannot end a session, so it is emptied: %s", error)
                 await self._text.wipe(session_id)
-                self._emptied.add(session_id)
+                self._wiped_sessions.add(session_id)
 
     @override
     async def has_files_api(self, session_id: str) -> bool:
-        self._emptied.discard(session_id)
-        if self._serves_files is None:
-            rest = await self._rest()
+        self._wiped_sessions.discard(session_id)
+        if self._has_files_api is None:
+            rest = await self._get_rest_client()
             try:
-                await self._rest_patience.persist(
-                    lambda: rest.list_files(session_id), harmless=True
+                await self._rest_retry.call_with_retry(
+                    lambda: rest.list_files(session_id), idempotent=True
                 )
             except (AuthenticationError, NoRouteError) as error:
                 logger.info("files go through the sessions: %s", error)
-                self._serves_files = False
+                self._has_files_api = False
             else:
-                self._serves_files = True
-        return self._serves_files
+                self._has_files_api = True
+        return self._has_files_api
 
 
-def tell(execution: Execution, on_output: OutputHandler) -> None:
+def emit_output(execution: Execution, on_output: OutputHandler) -> None:
     """Tell the output once it is there, for a pool that does not stream."""
     if execution.stdout:
         on_output(OutputEvent("stdout", execution.stdout))

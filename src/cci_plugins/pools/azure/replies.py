@@ -14,11 +14,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from cci_plugins.mcp_client.failures import from_text
+from cci_plugins.mcp_client.failures import build_error_from_text
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
 
-_LONGEST = 1e9  # milliseconds
+_MAX_MILLISECONDS = 1e9  # milliseconds
 _FAILED = frozenset({"failed", "failure", "canceled", "cancelled"})
 _FIELDS = frozenset({"stdout", "stderr", "executionResult", "result"})
 _LAST_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
@@ -30,19 +30,19 @@ def read_execution(answer: ToolResult, session_id: str) -> Execution:
     Raises:
         PoolError: The answer tells a failure of the pool.
     """
-    body = _body(answer)
+    body = _find_run_fields(answer)
     if body is None:
         if answer.is_error:
-            raise from_text(answer.text, started=True)
+            raise build_error_from_text(answer.text, started=True)
         body = {"stdout": answer.text}
     execution = read_run(body, session_id, is_error=answer.is_error)
-    return replace(execution, results=(*execution.results, *_images(answer)))
+    return replace(execution, results=(*execution.results, *_parse_images(answer)))
 
 
 def read_rest(body: Mapping[str, Any], session_id: str) -> Execution:
     """Read the answer of the REST API to a run, in its newer or older form."""
     inner = body.get("properties")
-    return read_run(_merged(inner if isinstance(inner, Mapping) else body) or {}, session_id)
+    return read_run(_merge_result(inner if isinstance(inner, Mapping) else body) or {}, session_id)
 
 
 def read_run(body: Mapping[str, Any], session_id: str, *, is_error: bool = False) -> Execution:
@@ -53,31 +53,31 @@ def read_run(body: Mapping[str, Any], session_id: str, *, is_error: bool = False
         session_id: The session.
         is_error: Whether the pool says beside them that the run failed.
     """
-    stdout, stderr = _text(body.get("stdout")), _text(body.get("stderr"))
-    status = _text(body.get("status")).lower()
+    stdout, stderr = _coerce_text(body.get("stdout")), _coerce_text(body.get("stderr"))
+    status = _coerce_text(body.get("status")).lower()
     failed = is_error or status in _FAILED or (not status and _is_traceback(stderr))
-    error = _error(stderr, body) if failed else None
+    error = _parse_error(stderr, body) if failed else None
     return Execution(
         stdout=stdout,
         stderr="" if error is not None and error.traceback == stderr else stderr,
-        results=tuple(_main_result(body)),
+        results=tuple(_parse_main_result(body)),
         error=error,
         session_id=session_id,
-        status="succeeded" if error is None else _status(error),
+        status="succeeded" if error is None else _derive_status(error),
         state="unknown",
-        duration=_duration(body.get("executionTimeInMilliseconds")),
+        duration=_parse_duration(body.get("executionTimeInMilliseconds")),
     )
 
 
-def _body(answer: ToolResult) -> Mapping[str, Any] | None:
+def _find_run_fields(answer: ToolResult) -> Mapping[str, Any] | None:
     """The object with the run's fields, wherever the server put it."""
     candidates: list[Any] = [answer.structured]
     with suppress(ValueError, RecursionError):
         candidates.append(json.loads(answer.text))
-    return next(filter(None, map(_merged, candidates)), None)
+    return next(filter(None, map(_merge_result, candidates)), None)
 
 
-def _merged(candidate: object) -> Mapping[str, Any] | None:
+def _merge_result(candidate: object) -> Mapping[str, Any] | None:
     """An object's fields with those of its `result`, when they are those of a run."""
     if isinstance(candidate, Mapping):
         inner = candidate.get("result")
@@ -87,7 +87,7 @@ def _merged(candidate: object) -> Mapping[str, Any] | None:
     return None
 
 
-def _main_result(body: Mapping[str, Any]) -> Iterator[Result]:
+def _parse_main_result(body: Mapping[str, Any]) -> Iterator[Result]:
     value = body.get("executionResult", body.get("result"))
     if value is None or value == "" or value is body.get("stdout"):
         return
@@ -105,26 +105,30 @@ def _main_result(body: Mapping[str, Any]) -> Iterator[Result]:
         yield Result({"text/plain": text, "application/json": value}, is_main=True)
 
 
-def _images(answer: ToolResult) -> Iterator[Result]:
+def _parse_images(answer: ToolResult) -> Iterator[Result]:
     for block in answer.content:
         data, kind = block.get("data"), block.get("mimeType")
         if block.get("type") == "image" and isinstance(data, str) and isinstance(kind, str):
             yield Result({kind: data})
 
 
-def _error(stderr: str, body: Mapping[str, Any]) -> ErrorInfo:
-    told = body.get("error")
-    told = told.get("error", told) if isinstance(told, Mapping) else None
+def _parse_error(stderr: str, body: Mapping[str, Any]) -> ErrorInfo:
+    details = body.get("error")
+    details = details.get("error", details) if isinstance(details, Mapping) else None
     lines = [line for line in stderr.splitlines() if line and not line[0].isspace()]
     match = _LAST_LINE.match(lines[-1]) if lines else None
     if match is not None:
         return ErrorInfo(match[1].rpartition(".")[2], match[2] or "", stderr)
-    if isinstance(told, Mapping):
-        return ErrorInfo(_text(told.get("code")) or "Error", _text(told.get("message")), stderr)
+    if isinstance(details, Mapping):
+        return ErrorInfo(
+            _coerce_text(details.get("code")) or "Error",
+            _coerce_text(details.get("message")),
+            stderr,
+        )
     return ErrorInfo("Error", lines[-1] if lines else "the pool says that the run failed", stderr)
 
 
-def _status(error: ErrorInfo) -> ExecutionStatus:
+def _derive_status(error: ErrorInfo) -> ExecutionStatus:
     timed_out = error.name in {"Timeout", "ExecutionTimeout", "TimeoutExceeded"}
     return "timed_out" if timed_out else "failed"
 
@@ -135,11 +139,11 @@ def _is_traceback(stderr: str) -> bool:
     )
 
 
-def _duration(value: object) -> timedelta:
+def _parse_duration(value: object) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return timedelta(0)
-    return timedelta(milliseconds=value) if 0 <= value < _LONGEST else timedelta(0)
+    return timedelta(milliseconds=value) if 0 <= value < _MAX_MILLISECONDS else timedelta(0)
 
 
-def _text(value: object) -> str:
+def _coerce_text(value: object) -> str:
     return value if isinstance(value, str) else ""

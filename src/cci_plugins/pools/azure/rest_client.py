@@ -16,7 +16,7 @@ from urllib.parse import quote
 import anyio
 import httpx
 
-from cci_plugins.common.file_names import media_type, safe_name
+from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
     CodeInterpreterError,
@@ -26,9 +26,9 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.client import checked_url
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, from_status
-from cci_plugins.mcp_client.http import closing, reading, sending
+from cci_plugins.mcp_client.client import parse_endpoint_url
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, build_error_from_status
+from cci_plugins.mcp_client.http import ensure_closed, map_protocol_errors, map_transport_errors
 from cci_plugins.models import Execution, FileInfo
 
 from .replies import read_rest
@@ -40,8 +40,8 @@ MANAGEMENT_API_VERSION = "2025-02-02-preview"
 OUTPUT_CHARACTERS = 2_000_000  # asked for; a pool may give less
 LONGEST_RUN = timedelta(seconds=220)  # of a managed pool
 READ_BYTES = 256 * 1024
-_PAGES = 1_000
-_ONLY_CONNECTING = httpx.Timeout(None, connect=10)
+_MAX_PAGES = 1_000
+_CONNECT_TIMEOUT_ONLY = httpx.Timeout(None, connect=10)
 _NO_SESSION = b"NoSessionFoundError"  # what is to be ended has ended
 _NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE = 404, 405, 413
 
@@ -64,7 +64,7 @@ class RestClient:
         timeout: timedelta = timedelta(seconds=60),
         file_bytes: int = Limits().file_bytes,
     ) -> None:
-        self._base = checked_url(endpoint.rstrip("/"))
+        self._base = parse_endpoint_url(endpoint.rstrip("/"))
         self._timeout = httpx.Timeout(timeout.total_seconds())
         self._file_bytes = file_bytes
         self._http = http
@@ -91,14 +91,14 @@ class RestClient:
         body: dict[str, Any] = {"code": code, "timeoutInSeconds": int(seconds)}
         if old_form:
             properties = body | {"codeInputType": "inline", "executionType": "synchronous"}
-            body, url = {"properties": properties}, self._old_url(session_id)
+            body, url = {"properties": properties}, self._build_old_url(session_id)
         else:
             body |= {"codeInputType": "Inline", "executionType": "Synchronous"}
             body["outputStreamsMaxLength"] = OUTPUT_CHARACTERS
-            url = self._url("executions", session_id)
+            url = self._build_url("executions", session_id)
         try:
             with anyio.fail_after(timeout.total_seconds()):
-                answer = await self._json("POST", url, json=body, starts_code=True)
+                answer = await self._request_json("POST", url, json=body, starts_code=True)
         except TimeoutError as error:
             if isinstance(error, CodeInterpreterError):
                 raise
@@ -120,18 +120,18 @@ class RestClient:
 
     async def list_files(self, session_id: str) -> list[FileInfo]:
         """The session's files with those in its folders, by name."""
-        url = self._url("files", session_id, recursive="true")
+        url = self._build_url("files", session_id, recursive="true")
         files: list[FileInfo] = []
-        for _ in range(_PAGES):
-            page = await self._json("GET", url)
+        for _ in range(_MAX_PAGES):
+            page = await self._request_json("GET", url)
             entries = page.get("value")
             if not isinstance(entries, list):
                 raise ProtocolError("the pool's list of files has no files")
-            files += [file_info(entry) for entry in entries if not _is_folder(entry)]
+            files += [parse_file_info(entry) for entry in entries if not _is_folder(entry)]
             following = page.get("nextLink")
             if not isinstance(following, str) or not following:
                 break
-            url = self._same_pool(following)
+            url = self._resolve_next_link(following)
         return sorted(files, key=lambda file: file.name)
 
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
@@ -141,15 +141,15 @@ class RestClient:
             UnsafeNameError: The name would leave the session's folder.
             FileTooLargeError: The file is larger than the pool takes.
         """
-        folder, _, leaf = safe_name(name).rpartition("/")
+        folder, _, leaf = validate_name(name).rpartition("/")
         boundary = token_hex(16)
-        body = _multipart(boundary, leaf, self._bounded(name, content))
+        body = _encode_multipart(boundary, leaf, self._limit_size(name, content))
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
-        url = self._url("files", session_id, path=folder)
+        url = self._build_url("files", session_id, path=folder)
         async with self._send("POST", url, headers=headers, content=body) as response:
-            value = _object(await response.aread())
+            value = _parse_object(await response.aread())
         listed = value.get("value")  # the older form wraps the file into a list
-        return file_info(listed[0] if isinstance(listed, list) and listed else value, name)
+        return parse_file_info(listed[0] if isinstance(listed, list) and listed else value, name)
 
     async def download(self, session_id: str, name: str) -> AsyncGenerator[bytes]:
         """Read a file in pieces.
@@ -158,10 +158,10 @@ class RestClient:
             UnsafeNameError: The name would leave the session's folder.
             SessionFileNotFoundError: There is no such file.
         """
-        url = self._file_url(session_id, name, "/content")
+        url = self._build_file_url(session_id, name, "/content")
         async with self._send("GET", url, name=name) as response:
-            async for piece in response.aiter_bytes(READ_BYTES):
-                yield piece
+            async for chunk in response.aiter_bytes(READ_BYTES):
+                yield chunk
 
     async def delete_file(self, session_id: str, name: str) -> None:
         """Remove a file.
@@ -170,7 +170,7 @@ class RestClient:
             UnsafeNameError: The name would leave the session's folder.
             SessionFileNotFoundError: There is no such file.
         """
-        async with self._send("DELETE", self._file_url(session_id, name), name=name):
+        async with self._send("DELETE", self._build_file_url(session_id, name), name=name):
             pass
 
     async def delete_session(self, session_id: str) -> None:
@@ -179,23 +179,23 @@ class RestClient:
         Raises:
             NoRouteError: The pool cannot end sessions in this way.
         """
-        async with self._send("DELETE", self._url("session", session_id)):
+        async with self._send("DELETE", self._build_url("session", session_id)):
             pass
 
-    def _url(self, route: str, session_id: str, **query: str) -> httpx.URL:
+    def _build_url(self, route: str, session_id: str, **query: str) -> httpx.URL:
         given = {name: value for name, value in query.items() if value}
         params = {"identifier": session_id, "api-version": API_VERSION, **given}
         return httpx.URL(f"{self._base}/{route}", params=params)
 
-    def _old_url(self, session_id: str) -> httpx.URL:
+    def _build_old_url(self, session_id: str) -> httpx.URL:
         params = {"identifier": session_id, "api-version": OLD_API_VERSION}
         return httpx.URL(f"{self._base}/code/execute", params=params)
 
-    def _file_url(self, session_id: str, name: str, suffix: str = "") -> httpx.URL:
-        folder, _, leaf = safe_name(name).rpartition("/")
-        return self._url(f"files/{quote(leaf, safe='')}{suffix}", session_id, path=folder)
+    def _build_file_url(self, session_id: str, name: str, suffix: str = "") -> httpx.URL:
+        folder, _, leaf = validate_name(name).rpartition("/")
+        return self._build_url(f"files/{quote(leaf, safe='')}{suffix}", session_id, path=folder)
 
-    def _same_pool(self, link: str) -> httpx.URL:
+    def _resolve_next_link(self, link: str) -> httpx.URL:
         """The next page, where it is the same server that has our key already."""
         url = self._base.join(link)
         if (url.scheme, url.host, url.port) != (
@@ -206,12 +206,12 @@ class RestClient:
             raise ProtocolError("the pool's list of files goes on at another server")
         return url
 
-    async def _json(
+    async def _request_json(
         self, method: str, url: httpx.URL, *, json: Any = None, starts_code: bool = False
     ) -> Mapping[str, Any]:
         async with self._send(method, url, json=json, starts_code=starts_code) as response:
-            with reading(starts_code=starts_code):
-                return _object(await response.aread())
+            with map_protocol_errors(starts_code=starts_code):
+                return _parse_object(await response.aread())
 
     @asynccontextmanager
     async def _send(
@@ -231,25 +231,25 @@ class RestClient:
             headers=headers,
             content=content,
             json=json,
-            timeout=_ONLY_CONNECTING if starts_code else self._timeout,
+            timeout=_CONNECT_TIMEOUT_ONLY if starts_code else self._timeout,
         )
-        with sending(starts_code=starts_code):
-            async with closing(await self._http.send(request, stream=True)) as response:
+        with map_transport_errors(starts_code=starts_code):
+            async with ensure_closed(await self._http.send(request, stream=True)) as response:
                 if not response.is_success:
                     body = await response.aread()
                     if response.status_code == _NOT_FOUND and _NO_SESSION in body:
                         yield response
                         return
-                    raise self._refusal(response, body, name, starts_code=starts_code)
+                    raise self._build_error(response, body, name, starts_code=starts_code)
                 yield response
 
-    def _refusal(
+    def _build_error(
         self, response: httpx.Response, body: bytes, name: str, *, starts_code: bool
     ) -> Exception:
         status = response.status_code
         if status == _NOT_FOUND and name:
             return SessionFileNotFoundError(f"the session has no file {name!r}")
-        error = from_status(status, response.headers, body, starts_code=starts_code)
+        error = build_error_from_status(status, response.headers, body, starts_code=starts_code)
         if status in {_NOT_FOUND, _NOT_ALLOWED} and not isinstance(error, SessionLostError):
             return NoRouteError(str(error), hint=error.hint)
         if status == _TOO_LARGE:
@@ -257,20 +257,20 @@ class RestClient:
             return FileTooLargeError("the pool refused the size", size=0, limit=limit)
         return error
 
-    async def _bounded(self, name: str, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _limit_size(self, name: str, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         size = 0
-        async for piece in content:
-            size += len(piece)
+        async for chunk in content:
+            size += len(chunk)
             if size > self._file_bytes:
                 raise FileTooLargeError(
                     f"{name!r} is larger than {self._file_bytes:,} bytes",
                     size=size,
                     limit=self._file_bytes,
                 )
-            yield piece
+            yield chunk
 
 
-def file_info(entry: object, name: str = "") -> FileInfo:
+def parse_file_info(entry: object, name: str = "") -> FileInfo:
     """Read a file's description in the newer or older form.
 
     Args:
@@ -287,12 +287,14 @@ def file_info(entry: object, name: str = "") -> FileInfo:
     size = value.get("sizeInBytes", value.get("size"))
     if not isinstance(given, str) or not isinstance(size, int):
         raise ProtocolError("the pool described a file without name or size")
-    known = name or "/".join(part for part in (_folder(value.get("directory")), given) if part)
+    full_name = name or "/".join(
+        part for part in (_parse_folder(value.get("directory")), given) if part
+    )
     changed = value.get("lastModifiedAt", value.get("lastModifiedTime"))
-    return FileInfo(known, size, media_type(known), _time(changed))
+    return FileInfo(full_name, size, guess_media_type(full_name), _parse_time(changed))
 
 
-def _folder(value: object) -> str:
+def _parse_folder(value: object) -> str:
     """A listed folder, relative to `/mnt/data`; the root is told as `.`, `/` or nothing."""
     path = value if isinstance(value, str) else ""
     return path.removeprefix("/mnt/data").strip("/").removeprefix("./").removeprefix(".")
@@ -302,7 +304,7 @@ def _is_folder(entry: object) -> bool:
     return isinstance(entry, Mapping) and entry.get("type") in {"directory", "Directory"}
 
 
-def _time(value: object) -> datetime | None:
+def _parse_time(value: object) -> datetime | None:
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
@@ -310,7 +312,7 @@ def _time(value: object) -> datetime | None:
     return None if time is None or time.tzinfo is None else time
 
 
-def _object(body: bytes) -> Mapping[str, Any]:
+def _parse_object(body: bytes) -> Mapping[str, Any]:
     try:
         value = httpx.Response(200, content=body).json()
     except ValueError as error:
@@ -320,7 +322,7 @@ def _object(body: bytes) -> Mapping[str, Any]:
     return value
 
 
-async def _multipart(
+async def _encode_multipart(
     boundary: str, filename: str, content: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
     """One file as `multipart/form-data`, in pieces (RFC 7578)."""
@@ -329,6 +331,6 @@ async def _multipart(
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     ).encode()
-    async for piece in content:
-        yield piece
+    async for chunk in content:
+        yield chunk
     yield f"\r\n--{boundary}--\r\n".encode()

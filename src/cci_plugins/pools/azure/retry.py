@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import stamina
 
-from cci_plugins.azure.credentials import Access
+from cci_plugins.azure.credentials import AuthProvider
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
     AuthenticationError,
@@ -25,7 +25,7 @@ T = TypeVar("T")
 logging.getLogger("stamina").addHandler(logging.NullHandler())  # we say it in our own words
 
 FIRST_WAIT = timedelta(milliseconds=200)
-RENEWALS = 2  # in one call: a key may be rotated just after it was fetched
+MAX_RENEWALS = 2  # in one call: a key may be rotated just after it was fetched
 LONGEST_WAIT = timedelta(seconds=5)
 
 
@@ -33,7 +33,7 @@ class NoRouteError(PoolError):
     """The pool does not serve this route; nothing was done, and asking again changes nothing."""
 
 
-class Patience:
+class RetryPolicy:
     """Tries again, with growing and jittered waits, for a while.
 
     Args:
@@ -41,11 +41,13 @@ class Patience:
         lasting: How long after the first try a call may be made again.
     """
 
-    def __init__(self, access: Access, lasting: timedelta = timedelta(seconds=30)) -> None:
-        self._access = access
-        self._lasting = lasting.total_seconds()
+    def __init__(self, auth: AuthProvider, max_duration: timedelta = timedelta(seconds=30)) -> None:
+        self._auth = auth
+        self._max_seconds = max_duration.total_seconds()
 
-    async def persist(self, call: Callable[[], Awaitable[T]], *, harmless: bool = False) -> T:
+    async def call_with_retry(
+        self, call: Callable[[], Awaitable[T]], *, idempotent: bool = False
+    ) -> T:
         """Make a call until it succeeds, fails for good, or time is up.
 
         Args:
@@ -53,17 +55,17 @@ class Patience:
             harmless: Doing it twice does no harm, so that a reply that was lost on the way is a
                 reason to ask again.
         """
-        deadline = time.monotonic() + self._lasting
+        deadline = time.monotonic() + self._max_seconds
 
         def wait(error: Exception) -> bool | float:
             left = deadline - time.monotonic()
-            if not (_not_started(error) or (harmless and _unclear(error))):
+            if not (_is_not_started(error) or (idempotent and _is_unclear(error))):
                 return False
-            asked = error.retry_after if isinstance(error, PoolExhaustedError) else None
-            if left <= (asked or 0):
+            retry_after = error.retry_after if isinstance(error, PoolExhaustedError) else None
+            if left <= (retry_after or 0):
                 return False
             logger.info("trying again: %s", error)
-            return True if asked is None else asked
+            return True if retry_after is None else retry_after
 
         async for attempt in stamina.retry_context(
             on=wait,
@@ -74,26 +76,26 @@ class Patience:
             wait_jitter=FIRST_WAIT,
         ):
             with attempt:
-                return await self.once(call)
+                return await self.call_with_renewal(call)
         raise AssertionError("the loop above returns or raises")
 
-    async def once(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def call_with_renewal(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call, and again with a new key or token when the one it had was refused."""
-        for _ in range(RENEWALS):
-            await self._access.headers()  # who cannot sign in is told at once
-            version = self._access.version
+        for _ in range(MAX_RENEWALS):
+            await self._auth.headers()  # who cannot sign in is told at once
+            version = self._auth.version
             try:
                 return await call()
             except AuthenticationError:
-                if not await self._access.renew(version):
+                if not await self._auth.renew(version):
                     raise
         return await call()
 
 
-def _not_started(error: Exception) -> bool:
+def _is_not_started(error: Exception) -> bool:
     return isinstance(error, PoolUnavailableError) and error.retryable
 
 
-def _unclear(error: Exception) -> bool:
+def _is_unclear(error: Exception) -> bool:
     lost = isinstance(error, (PoolError, ExecutionTimeoutError))
     return lost and not isinstance(error, NoRouteError)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from cci_plugins.common.addresses import is_metadata, is_public, parse_address
 from cci_plugins.errors import ConfigurationError
 
-WEB = frozenset({80, 443})
+WEB_PORTS = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
 
 Egress = Literal["none", "all"] | Sequence[str]
@@ -19,7 +19,7 @@ Egress = Literal["none", "all"] | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class EgressRule:
     """One host that is let through.
 
     Attributes:
@@ -28,20 +28,20 @@ class Rule:
     """
 
     host: str
-    ports: frozenset[int] = WEB
+    ports: frozenset[int] = WEB_PORTS
 
-    def fits(self, host: str, port: int) -> bool:
+    def matches(self, host: str, port: int) -> bool:
         """Whether this rule speaks of a host and port."""
-        below = self.host.startswith("*.") and host.endswith(self.host[1:])
-        return port in self.ports and (host == self.host or below or self.host == "*")
+        is_subdomain = self.host.startswith("*.") and host.endswith(self.host[1:])
+        return port in self.ports and (host == self.host or is_subdomain or self.host == "*")
 
     @property
-    def exact(self) -> bool:
+    def is_exact(self) -> bool:
         """One host is meant, so that its address may be private."""
         return not self.host.startswith("*")
 
 
-def rules_of(egress: Egress) -> tuple[Rule, ...]:
+def parse_egress_rules(egress: Egress) -> tuple[EgressRule, ...]:
     """The rules that a setting means.
 
     Raises:
@@ -49,9 +49,9 @@ def rules_of(egress: Egress) -> tuple[Rule, ...]:
     """
     if isinstance(egress, str):
         if egress not in {"none", "all"}:
-            return (_rule(egress),)
-        return (Rule("*", ANY_PORT),) if egress == "all" else ()
-    return tuple(_rule(host) for host in egress)
+            return (_parse_rule(egress),)
+        return (EgressRule("*", ANY_PORT),) if egress == "all" else ()
+    return tuple(_parse_rule(host) for host in egress)
 
 
 def describe_egress(egress: Egress) -> str:
@@ -61,22 +61,22 @@ def describe_egress(egress: Egress) -> str:
     return f"; egress by proxy to {', '.join(egress)}" if egress else ""
 
 
-def _rule(text: str) -> Rule:
+def _parse_rule(text: str) -> EgressRule:
     try:
         parts = urlsplit(f"//{text.strip()}")
         host, port = (parts.hostname or "").rstrip(".").encode("idna").decode(), parts.port
-        plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+        is_plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
     except ValueError:
-        host, port, plain = "", None, False
-    if not plain or not host or "*" in host.removeprefix("*."):
+        host, port, is_plain = "", None, False
+    if not is_plain or not host or "*" in host.removeprefix("*."):
         raise ConfigurationError(
             f"{text!r} is no host that sessions could be let through to",
             hint="name hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
         )
-    return Rule(host, WEB if port is None else frozenset({port}))
+    return EgressRule(host, WEB_PORTS if port is None else frozenset({port}))
 
 
-def reachable(address: str, *, private: bool) -> bool:
+def is_address_allowed(address: str, *, private: bool) -> bool:
     """Whether a session may be connected to an address at all; metadata services never."""
     found = parse_address(address)
     if found is None or is_metadata(found) or found.is_multicast or found.is_unspecified:

@@ -17,17 +17,17 @@ from jupyter_client.connect import KernelConnectionInfo
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.in_session.source import DATA, session_source
+from cci_plugins.in_session.source import DATA_FORMAT_MODULES, build_session_source
 from cci_plugins.pools.base import OutputHandler
 
-from .egress import Rule
+from .egress import EgressRule
 from .isolation.base import Sandbox
-from .output import Collector, error_from
+from .output import Collector, parse_error
 
 if TYPE_CHECKING:
     from .egress_proxy import EgressProxy
 
-_INSIDE = (*DATA, "in_session/proxy_relay.py", "in_session/kernel_setup.py")
+_SETUP_MODULES = (*DATA_FORMAT_MODULES, "in_session/proxy_relay.py", "in_session/kernel_setup.py")
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind
@@ -39,7 +39,7 @@ class KernelGoneError(Exception):
     """The kernel could not be told: nothing of this run was started."""
 
 
-class End(StrEnum):
+class RunOutcome(StrEnum):
     """How a run ended, as the kernel's side saw it."""
 
     FINISHED = "finished"
@@ -62,59 +62,59 @@ def make_context() -> zmq.asyncio.Context:
     return context
 
 
-class _Run:
+class _ExecuteRequest:
     """One execute request under way: complete when its reply and its idle status are here."""
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
-        self.complete = False
-        self.wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_complete = False
+        self.waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.msg_id = ""
-        self._replied = False
-        self._idle = False
+        self._has_reply = False
+        self._is_idle = False
 
-    def take(self, kind: str, content: dict[str, Any]) -> None:
+    def handle_message(self, kind: str, content: dict[str, Any]) -> None:
         if kind == "status":
-            self._idle = self._idle or content.get("execution_state") == "idle"
+            self._is_idle = self._is_idle or content.get("execution_state") == "idle"
         else:
-            self.collector.take(kind, content)
-            if self.collector.runaway:
+            self.collector.handle_message(kind, content)
+            if self.collector.is_runaway:
                 self._wake_up()
-        self._check()
+        self._finish_if_complete()
 
-    def reply(self, content: dict[str, Any]) -> None:
-        self._replied = True
+    def handle_reply(self, content: dict[str, Any]) -> None:
+        self._has_reply = True
         if content.get("status") == "error" and self.collector.error is None:
-            self.collector.error = error_from(content)
-        self._check()
-        if not self.complete:
+            self.collector.error = parse_error(content)
+        self._finish_if_complete()
+        if not self.is_complete:
             # The idle message can get lost in a flood of output; the reply cannot.
             asyncio.get_running_loop().call_later(IDLE_SECONDS, self.finish)
 
-    def _check(self) -> None:
-        if self._replied and self._idle:
+    def _finish_if_complete(self) -> None:
+        if self._has_reply and self._is_idle:
             self.finish()
 
     def finish(self) -> None:
         """Nothing more is to come: the reply is here, or the kernel is gone."""
-        self.complete = True
+        self.is_complete = True
         self._wake_up()
 
     def _wake_up(self) -> None:
-        if not self.wake.done():
-            self.wake.set_result(None)
+        if not self.waiter.done():
+            self.waiter.set_result(None)
 
-    async def settle(self, timeout: float) -> bool:
+    async def wait_done(self, timeout: float) -> bool:
         """Wait until it is complete, has put out too much, or the time (seconds) is over."""
-        if not self.complete:
+        if not self.is_complete:
             loop = asyncio.get_running_loop()
-            self.wake = loop.create_future()
+            self.waiter = loop.create_future()
             timer = loop.call_later(timeout, self._wake_up)
             try:
-                await self.wake
+                await self.waiter
             finally:
                 timer.cancel()
-        return self.complete
+        return self.is_complete
 
 
 class Kernel:
@@ -129,17 +129,17 @@ class Kernel:
         self, sandbox: Sandbox, context: zmq.asyncio.Context, limits: SandboxLimits
     ) -> None:
         self.sandbox = sandbox
-        self.death: str | None = None
+        self.kill_reason: str | None = None
         self._limits = limits
-        self._run: _Run | None = None
-        self._on_any: Callable[[], object] | None = None
-        self._egress: EgressProxy | None = None
+        self._request: _ExecuteRequest | None = None
+        self._on_first_message: Callable[[], object] | None = None
+        self._egress_proxy: EgressProxy | None = None
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_info(cast("KernelConnectionInfo", sandbox.connection))
         self._client.start_channels(stdin=False, hb=False)
         self._monitor = self._client.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._exit: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
-        self._exit.add_done_callback(self._on_exit)
+        self._exit_task: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
+        self._exit_task.add_done_callback(self._on_exit)
         self._readers = [
             asyncio.create_task(self._read(self._client.iopub_channel, self._on_iopub)),
             asyncio.create_task(self._read(self._client.shell_channel, self._on_reply)),
@@ -153,7 +153,7 @@ class Kernel:
         context: zmq.asyncio.Context,
         limits: SandboxLimits,
         preload: tuple[str, ...] = (),
-        rules: tuple[Rule, ...] = (),
+        rules: tuple[EgressRule, ...] = (),
     ) -> Kernel:
         """Connect to a launched kernel, wait until it answers, and set it up.
 
@@ -168,48 +168,52 @@ class Kernel:
             PoolUnavailableError: It did not answer in time; it has been ended.
         """
         kernel = cls(sandbox, context, limits)
-        source = session_source(*_INSIDE)
+        source = build_session_source(*_SETUP_MODULES)
         code = f"exec({source!r}, (ns := {{'__name__': 'cci'}}))\n"
-        way_out = kernel._open_way_out(rules)
+        proxy_socket = kernel._start_egress_proxy(rules)
         code += (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
-            f"{way_out!r})\ndel ns"
+            f"{proxy_socket!r})\ndel ns"
         )
         try:
             with anyio.fail_after(START_SECONDS):
-                await kernel._subscribed()
-                end, collector = await kernel.run(code, timeout=START_SECONDS, silent=True)
+                await kernel._wait_subscribed()
+                outcome, collector = await kernel.run(code, timeout=START_SECONDS, silent=True)
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await kernel.close()
             if isinstance(error, TimeoutError):
                 raise PoolUnavailableError("a kernel did not start in time") from None
             raise
-        if end is not End.FINISHED or collector.error is not None:
+        if outcome is not RunOutcome.FINISHED or collector.error is not None:
             await kernel.close()
-            why = collector.error or f"it {end.value}"
-            raise PoolUnavailableError(f"a kernel could not be set up: {why}")
+            reason = collector.error or f"it {outcome.value}"
+            raise PoolUnavailableError(f"a kernel could not be set up: {reason}")
         return kernel
 
-    def _open_way_out(self, rules: tuple[Rule, ...]) -> str | None:
+    def _start_egress_proxy(self, rules: tuple[EgressRule, ...]) -> str | None:
         """Serve the session's proxy; where it finds it, or None when it shall have none."""
-        doorway = self.sandbox.doorway() if rules else None
-        if doorway is None:
+        egress_socket_path = self.sandbox.egress_socket_path() if rules else None
+        if egress_socket_path is None:
             return None
         from .egress_proxy import EgressProxy  # noqa: PLC0415 - it needs Unix sockets
 
-        self._egress = EgressProxy(doorway[0], rules)
-        return doorway[1]
+        self._egress_proxy = EgressProxy(egress_socket_path[0], rules)
+        return egress_socket_path[1]
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the kernel's process runs."""
-        return not self._exit.done()
+        return not self._exit_task.done()
 
     @property
     def exit_status(self) -> int | None:
         """Exit status of the kernel's process, 128 + n for signal n; None while it runs."""
-        return self._exit.result() if self._exit.done() and not self._exit.cancelled() else None
+        return (
+            self._exit_task.result()
+            if self._exit_task.done() and not self._exit_task.cancelled()
+            else None
+        )
 
     async def run(
         self,
@@ -218,7 +222,7 @@ class Kernel:
         timeout: float,
         on_output: OutputHandler | None = None,
         silent: bool = False,
-    ) -> tuple[End, Collector]:
+    ) -> tuple[RunOutcome, Collector]:
         """Run one cell.
 
         Args:
@@ -231,26 +235,26 @@ class Kernel:
             KernelGoneError: Nothing was started.
         """
         collector = Collector(self._limits, on_output)
-        run = self._run = _Run(collector)
+        request = self._request = _ExecuteRequest(collector)
         try:
-            run.msg_id = self._client.execute(
+            request.msg_id = self._client.execute(
                 code, silent=silent, store_history=not silent, allow_stdin=False
             )
         except zmq.Again:
-            self._run = None
+            self._request = None
             await self.kill("its process ended between two calls")
             raise KernelGoneError from None
-        if not self.alive:
-            run.finish()  # it died before it could be told
+        if not self.is_alive:
+            request.finish()  # it died before it could be told
         try:
-            return await self._await_end(run, timeout), collector
+            return await self._await_end(request, timeout), collector
         except asyncio.CancelledError:
             if not silent:  # a kernel that is only being set up is ended, not interrupted
                 with anyio.CancelScope(shield=True):
-                    await self._stop(run)
+                    await self._interrupt_or_kill(request)
             raise
         finally:
-            self._run = None
+            self._request = None
 
     async def close(self) -> None:
         """End the kernel and everything of its session."""
@@ -259,68 +263,72 @@ class Kernel:
         self._client.iopub_channel.socket.disable_monitor()
         self._monitor.close(linger=0)
         self._client.stop_channels()
-        if self._egress is not None:
-            await anyio.to_thread.run_sync(self._egress.close)
+        if self._egress_proxy is not None:
+            await anyio.to_thread.run_sync(self._egress_proxy.close)
         await self.sandbox.kill()
-        await asyncio.gather(self._exit, *self._readers, return_exceptions=True)
+        await asyncio.gather(self._exit_task, *self._readers, return_exceptions=True)
 
-    async def kill(self, why: str) -> None:
+    async def kill(self, reason: str) -> None:
         """End the kernel for a reason that its next caller is told."""
-        self.death = self.death or why
+        self.kill_reason = self.kill_reason or reason
         await self.sandbox.kill()
 
-    async def _await_end(self, run: _Run, timeout: float) -> End:
-        if await run.settle(timeout):
-            return End.FINISHED if self.alive and self.death is None else End.DIED
-        return await self._stop(run)
+    async def _await_end(self, request: _ExecuteRequest, timeout: float) -> RunOutcome:
+        if await request.wait_done(timeout):
+            return (
+                RunOutcome.FINISHED
+                if self.is_alive and self.kill_reason is None
+                else RunOutcome.DIED
+            )
+        return await self._interrupt_or_kill(request)
 
-    async def _stop(self, run: _Run) -> End:
+    async def _interrupt_or_kill(self, request: _ExecuteRequest) -> RunOutcome:
         """Interrupt, and kill what does not stop."""
         with suppress(zmq.Again):  # it is ending already
             self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
         deadline = time.monotonic() + INTERRUPT_SECONDS
-        await run.settle(INTERRUPT_AGAIN_SECONDS)
-        if not run.complete and run.collector.error is None:
+        await request.wait_done(INTERRUPT_AGAIN_SECONDS)
+        if not request.is_complete and request.collector.error is None:
             # not at once: a second interrupt would hit the kernel's own code, which then never
             # answers
             self.sandbox.interrupt()
-        while not run.complete and time.monotonic() < deadline:  # a runaway wakes it early
-            await run.settle(deadline - time.monotonic())
-        if run.complete and self.alive:
-            return End.INTERRUPTED
+        while not request.is_complete and time.monotonic() < deadline:  # a runaway wakes it early
+            await request.wait_done(deadline - time.monotonic())
+        if request.is_complete and self.is_alive:
+            return RunOutcome.INTERRUPTED
         await self.sandbox.kill()
-        return End.KILLED
+        return RunOutcome.KILLED
 
-    async def _subscribed(self) -> None:
+    async def _wait_subscribed(self) -> None:
         """Wait until the kernel's output reaches us: what is published before that is lost."""
-        heard = asyncio.Event()
-        self._on_any = heard.set
-        while not heard.is_set():
-            if not self.alive:
+        subscribed = asyncio.Event()
+        self._on_first_message = subscribed.set
+        while not subscribed.is_set():
+            if not self.is_alive:
                 raise PoolUnavailableError(f"a kernel ended at its start ({self.exit_status})")
             self._client.kernel_info()
             with anyio.move_on_after(0.1):
-                await heard.wait()
-        self._on_any = None
+                await subscribed.wait()
+        self._on_first_message = None
 
     async def _watch_connection(self) -> None:
         """End a kernel that ZeroMQ dropped for the size of a message: no reply would ever come."""
         await self._monitor.recv_multipart()
-        await asyncio.wait((self._exit,), timeout=IDLE_SECONDS)
-        if self.alive:
+        await asyncio.wait((self._exit_task,), timeout=IDLE_SECONDS)
+        if self.is_alive:
             await self.kill(f"it put out more than {MAX_MESSAGE_BYTES >> 20} MiB at once")
 
     async def _read(self, channel: Any, handle: Callable[[str, str, dict[str, Any]], None]) -> None:
         while True:
             frames = await channel.socket.recv_multipart()
             try:
-                message = self._open(frames)
+                message = self._parse_message(frames)
             except (ValueError, TypeError, LookupError):
                 continue  # forged or broken: the session's own code wrote it
             if message is not None:
                 handle(*message)
 
-    def _open(self, frames: list[bytes]) -> tuple[str, str, dict[str, Any]] | None:
+    def _parse_message(self, frames: list[bytes]) -> tuple[str, str, dict[str, Any]] | None:
         """Kind, request id and content of a message, or None when its signature is wrong.
 
         As `Session.deserialize` does it, without parsing dates that nobody reads here.
@@ -336,15 +344,15 @@ class Kernel:
         return str(header["msg_type"]), str(parent.get("msg_id")), content
 
     def _on_iopub(self, kind: str, parent: str, content: dict[str, Any]) -> None:
-        if self._on_any is not None:
-            self._on_any()
-        if self._run is not None and parent == self._run.msg_id:
-            self._run.take(kind, content)
+        if self._on_first_message is not None:
+            self._on_first_message()
+        if self._request is not None and parent == self._request.msg_id:
+            self._request.handle_message(kind, content)
 
     def _on_reply(self, kind: str, parent: str, content: dict[str, Any]) -> None:
-        if kind == "execute_reply" and self._run is not None and parent == self._run.msg_id:
-            self._run.reply(content)
+        if kind == "execute_reply" and self._request is not None and parent == self._request.msg_id:
+            self._request.handle_reply(content)
 
     def _on_exit(self, _: object) -> None:
-        if self._run is not None:
-            self._run.finish()  # the reply will never come
+        if self._request is not None:
+            self._request.finish()  # the reply will never come

@@ -36,50 +36,50 @@ class Collector:
         self.dropped_results = 0
         self.error: ErrorInfo | None = None
 
-    def take(self, kind: str, content: Mapping[str, Any]) -> None:
+    def handle_message(self, kind: str, content: Mapping[str, Any]) -> None:
         """Take one message of the run."""
         if kind == "stream":
-            self._take_stream(content)
+            self._add_stream(content)
         elif kind in _DISPLAYS:
-            self._take_result(content, is_main=kind == _MAIN)
+            self._add_result(content, is_main=kind == _MAIN)
         elif kind == "error":
-            self.error = error_from(content)
+            self.error = parse_error(content)
 
     @property
-    def runaway(self) -> bool:
+    def is_runaway(self) -> bool:
         """Whether more came out than a run may put out."""
         return sum(buffer.total for buffer in self._streams.values()) > self._limits.runaway_bytes
 
     @property
     def stdout(self) -> str:
         """Standard output so far."""
-        return self._streams["stdout"].text()
+        return self._streams["stdout"].get_text()
 
     @property
     def stderr(self) -> str:
         """Standard error so far."""
-        return self._streams["stderr"].text()
+        return self._streams["stderr"].get_text()
 
     @property
-    def dropped(self) -> int:
+    def dropped_characters(self) -> int:
         """Characters of both streams that were not kept."""
-        return sum(buffer.dropped for buffer in self._streams.values())
+        return sum(buffer.dropped_characters for buffer in self._streams.values())
 
     @property
     def results(self) -> tuple[Result, ...]:
         """What was displayed so far."""
         return tuple(self._results)
 
-    def _take_stream(self, content: Mapping[str, Any]) -> None:
+    def _add_stream(self, content: Mapping[str, Any]) -> None:
         name: Literal["stdout", "stderr"] = (
             "stderr" if content.get("name") == "stderr" else "stdout"
         )
         text = content.get("text")
         if isinstance(text, str) and text:
             self._streams[name].add(text)
-            self._tell(OutputEvent(name, text))
+            self._emit(OutputEvent(name, text))
 
-    def _take_result(self, content: Mapping[str, Any], *, is_main: bool) -> None:
+    def _add_result(self, content: Mapping[str, Any], *, is_main: bool) -> None:
         data = content.get("data")
         if not isinstance(data, dict) or not data:
             return
@@ -92,9 +92,9 @@ class Collector:
         self._result_bytes += size
         result = Result(data, is_main)
         self._results.append(result)
-        self._tell(OutputEvent("result", result=result))
+        self._emit(OutputEvent("result", result=result))
 
-    def _tell(self, event: OutputEvent) -> None:
+    def _emit(self, event: OutputEvent) -> None:
         if self._on_output is None:
             return
         try:
@@ -104,7 +104,7 @@ class Collector:
             self._on_output = None
 
 
-def error_from(content: Mapping[str, Any]) -> ErrorInfo:
+def parse_error(content: Mapping[str, Any]) -> ErrorInfo:
     """Read the error of a message or a reply."""
     trace = content.get("traceback")
     lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
-from cci_plugins.common.packages import installed_here
+from cci_plugins.common.packages import get_installed_packages
 from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import (
     CodeInterpreterError,
@@ -33,12 +33,12 @@ from cci_plugins.models import Execution, FileInfo, SessionInfo
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
 try:
-    from .egress import Egress, describe_egress, rules_of
+    from .egress import Egress, describe_egress, parse_egress_rules
     from .isolation import choose
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import Kernel, KernelGoneError, make_context
     from .session import LocalSession
-    from .warm_pool import Standby
+    from .warm_pool import WarmPool
     from .watchdog import Watchdog
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
@@ -46,7 +46,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
-LOSSES_REMEMBERED = 10_000
+MAX_LOSS_REASONS = 10_000
 READ_BYTES = 256 * 1024
 
 
@@ -83,50 +83,50 @@ class LocalSessionPool(SessionPool):
         preload: tuple[str, ...] = PRELOAD,
         egress: Egress = "none",
     ) -> None:
-        self._wanted: IsolationName = isolation
+        self._isolation_name: IsolationName = isolation
         self._python = Path(python or sys.executable)
         self._max_sessions = max_sessions
         self._cooldown = cooldown
         self._limits = SandboxLimits() if limits is None else limits
         self._preload = preload
         self._egress = egress
-        self._rules = rules_of(egress)
+        self._rules = parse_egress_rules(egress)
         self._sessions: dict[str, LocalSession] = {}
-        self._losses: OrderedDict[str, str] = OrderedDict()
-        self._standby = Standby(ready_sessions, self._start_kernel)
+        self._loss_reasons: OrderedDict[str, str] = OrderedDict()
+        self._warm_pool = WarmPool(ready_sessions, self._start_kernel)
         self._isolation: Isolation | None = None
-        self._starting = anyio.Lock()
-        self._launching = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        self._start_lock = anyio.Lock()
+        self._launch_limiter = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
     @property
     @override
     def known_packages(self) -> tuple[str, ...]:
-        return installed_here() if self._python == Path(sys.executable) else ()
+        return get_installed_packages() if self._python == Path(sys.executable) else ()
 
     @override
     async def start(self) -> None:
         if self._isolation is not None:
             return
-        async with self._starting:
+        async with self._start_lock:
             if self._isolation is None:
                 if self._closed:
                     raise PoolUnavailableError("this pool is closed", retryable=False)
-                isolation = await choose(self._wanted, self._spec())
+                isolation = await choose(self._isolation_name, self._build_spec())
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
-                    egress=self._way_out(isolation),
+                    egress=self._check_egress(isolation),
                 )
                 self._context = make_context()
                 self._isolation = isolation
-                watchdog = Watchdog(self._limits, self._kernels)
+                watchdog = Watchdog(self._limits, self._iter_kernels)
                 self._tasks = [
                     asyncio.create_task(watchdog.run()),
                     asyncio.create_task(self._end_idle_sessions()),
                 ]
-                self._standby.fill()
+                self._warm_pool.fill()
 
     @override
     async def execute(
@@ -138,52 +138,52 @@ class LocalSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
-        async with self._using(session_id) as session, session.turn:
+        async with self._use_session(session_id) as session, session.run_lock:
             try:
-                kernel = await self._kernel_of(session, instance)
+                kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
             except KernelGoneError:  # it did not start, so it may
-                kernel = await self._kernel_of(session, instance)
+                kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
         name = "" if self._isolation is None else self._isolation.name
         return replace(execution, isolation=name)
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        async with self._using(session_id) as session:
-            kernel = await self._kernel_of(session)
+        async with self._use_session(session_id) as session:
+            kernel = await self._ensure_kernel(session)
             return await session.upload(kernel.sandbox.folder, name, content)
 
     @override
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
-        async with self._using(session_id) as session:
-            folder = (await self._kernel_of(session)).sandbox.folder
+        async with self._use_session(session_id) as session:
+            folder = (await self._ensure_kernel(session)).sandbox.folder
             with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
-                while piece := await anyio.to_thread.run_sync(file.read, READ_BYTES):
-                    yield piece
+                while chunk := await anyio.to_thread.run_sync(file.read, READ_BYTES):
+                    yield chunk
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:
-        async with self._using(session_id) as session:
-            folder = (await self._kernel_of(session)).sandbox.folder
+        async with self._use_session(session_id) as session:
+            folder = (await self._ensure_kernel(session)).sandbox.folder
             return await anyio.to_thread.run_sync(session.list_files, folder)
 
     @override
     async def delete_file(self, session_id: str, name: str) -> None:
-        async with self._using(session_id) as session:
-            folder = (await self._kernel_of(session)).sandbox.folder
+        async with self._use_session(session_id) as session:
+            folder = (await self._ensure_kernel(session)).sandbox.folder
             await anyio.to_thread.run_sync(folder.remove, name)
 
     @override
     async def delete_session(self, session_id: str) -> None:
-        self._losses.pop(session_id, None)
+        self._loss_reasons.pop(session_id, None)
         session = self._sessions.pop(session_id, None)
         if session is not None:
             await session.end()
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:
-        return [session.info(self._cooldown) for session in self._sessions.values()]
+        return [session.build_info(self._cooldown) for session in self._sessions.values()]
 
     @override
     async def aclose(self) -> None:
@@ -191,7 +191,7 @@ class LocalSessionPool(SessionPool):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._standby.close()
+        await self._warm_pool.close()
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.end() for session in sessions))
         if self._isolation is not None:
@@ -199,17 +199,17 @@ class LocalSessionPool(SessionPool):
             self._context.destroy(linger=0)
 
     @asynccontextmanager
-    async def _using(self, session_id: str) -> AsyncIterator[LocalSession]:
+    async def _use_session(self, session_id: str) -> AsyncIterator[LocalSession]:
         await self.start()
         if self._closed:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         session = self._sessions.get(session_id) or self._allocate(session_id)
-        session.users += 1
+        session.active_calls += 1
         session.touch()
         try:
             yield session
         finally:
-            session.users -= 1
+            session.active_calls -= 1
             session.touch()
 
     def _allocate(self, session_id: str) -> LocalSession:
@@ -221,46 +221,48 @@ class LocalSessionPool(SessionPool):
                 hint="delete a session that is done, or raise CCI_SESSIONS",
                 retry_after=max(wait, 0.0),
             )
-        session = LocalSession(session_id, self._losses.pop(session_id, None))
+        session = LocalSession(session_id, self._loss_reasons.pop(session_id, None))
         self._sessions[session_id] = session
         return session
 
-    async def _kernel_of(self, session: LocalSession, instance: str | None = None) -> Kernel:
+    async def _ensure_kernel(self, session: LocalSession, instance: str | None = None) -> Kernel:
         """The session's kernel; a new one when there is none or it died since the last call.
 
         Args:
             session: Whose kernel.
             instance: The instance that it must still be.
         """
-        async with session.starting:
-            if session.ended:
+        async with session.start_lock:
+            if session.is_ended:
                 raise SessionLostError("the session was deleted while this call waited for it")
-            if session.kernel is not None and session.kernel.alive:
+            if session.kernel is not None and session.kernel.is_alive:
                 if instance is not None and instance != session.instance:
-                    raise _replaced(session)
+                    raise _build_replaced_error(session)
                 return session.kernel
             if session.kernel is not None:
-                session.loss = session.kernel.death or "its process ended between two calls"
-                await session.drop_kernel()
+                session.loss_reason = (
+                    session.kernel.kill_reason or "its process ended between two calls"
+                )
+                await session.close_kernel()
             try:
-                session.adopt(kernel := await self._standby.take())
+                session.attach_kernel(kernel := await self._warm_pool.allocate())
             except BaseException:
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
                 raise
             if instance is not None:
-                raise _replaced(session)
+                raise _build_replaced_error(session)
             return kernel
 
     async def _start_kernel(self, *, warm: bool) -> Kernel:
         if self._isolation is None:
             raise PoolUnavailableError("this pool is closed", retryable=False)
-        async with self._launching:
+        async with self._launch_limiter:
             sandbox = await self._launch(self._isolation)
             preload = self._preload if warm else ()
             return await Kernel.start(sandbox, self._context, self._limits, preload, self._rules)
 
-    def _way_out(self, isolation: Isolation) -> bool:
+    def _check_egress(self, isolation: Isolation) -> bool:
         """Whether sessions reach any host.
 
         Raises:
@@ -277,7 +279,7 @@ class LocalSessionPool(SessionPool):
 
     async def _launch(self, isolation: Isolation) -> Sandbox:
         """Put up a fence; one that is half up is finished and ended when we are cancelled."""
-        launch = asyncio.ensure_future(isolation.launch(self._spec()))
+        launch = asyncio.ensure_future(isolation.launch(self._build_spec()))
         try:
             return await asyncio.shield(launch)
         except asyncio.CancelledError:
@@ -288,14 +290,14 @@ class LocalSessionPool(SessionPool):
         except OSError as error:
             raise PoolUnavailableError(f"a kernel could not be started: {error}") from error
 
-    def _spec(self) -> KernelSpec:
+    def _build_spec(self) -> KernelSpec:
         return KernelSpec(self._python, token_hex(32), self._limits)
 
-    def _kernels(self) -> Iterator[tuple[Kernel, bool]]:
+    def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:
         """Every kernel that a session holds, and whether it is in use now."""
         for session in self._sessions.values():
             if session.kernel is not None:
-                yield session.kernel, session.users > 0
+                yield session.kernel, session.active_calls > 0
 
     async def _end_idle_sessions(self) -> None:
         cooldown = self._cooldown.total_seconds()
@@ -303,24 +305,24 @@ class LocalSessionPool(SessionPool):
             await asyncio.sleep(min(cooldown / 4, 15))
             now = time.monotonic()
             for session in list(self._sessions.values()):
-                if session.users == 0 and now - session.last_used > cooldown:
+                if session.active_calls == 0 and now - session.last_used > cooldown:
                     await self._end_idle(session)
 
     async def _end_idle(self, session: LocalSession) -> None:
         del self._sessions[session.id]
-        self._losses[session.id] = f"it was not used for {self._cooldown.total_seconds():g} s"
-        if len(self._losses) > LOSSES_REMEMBERED:
-            self._losses.popitem(last=False)
+        self._loss_reasons[session.id] = f"it was not used for {self._cooldown.total_seconds():g} s"
+        if len(self._loss_reasons) > MAX_LOSS_REASONS:
+            self._loss_reasons.popitem(last=False)
         try:
             await session.end()
         except CodeInterpreterError as error:
             logger.warning("an idle session did not end cleanly: %s", error)
 
 
-def _replaced(session: LocalSession) -> SessionLostError:
-    why = session.loss or "it was deleted"
+def _build_replaced_error(session: LocalSession) -> SessionLostError:
+    reason = session.loss_reason or "it was deleted"
     return SessionLostError(
-        f"the session was replaced because {why}",
+        f"the session was replaced because {reason}",
         hint="run the earlier steps again",
         retryable=True,
     )

@@ -12,17 +12,17 @@ from secrets import token_hex
 
 import anyio
 
-from cci_plugins.common.file_names import media_type
+from cci_plugins.common.file_names import guess_media_type
 from cci_plugins.errors import FileTransferError
-from cci_plugins.in_session.streams import sha256, to_hash
+from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
 
 from .folder.session_folder import SessionFolder, Stat
-from .kernel import End, Kernel
+from .kernel import Kernel, RunOutcome
 from .output import Collector
 
-FILES_REPORTED = 2_000
+MAX_REPORTED_FILES = 2_000
 
 
 class LocalSession:
@@ -38,42 +38,42 @@ class LocalSession:
         ended: It was deleted; calls that still wait for it must not start it again.
     """
 
-    def __init__(self, session_id: str, loss: str | None = None) -> None:
+    def __init__(self, session_id: str, loss_reason: str | None = None) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
         self.instance = ""
-        self.loss = loss
-        self.turn = anyio.Lock()
-        self.starting = anyio.Lock()
-        self.ended = False
-        self.users = 0
+        self.loss_reason = loss_reason
+        self.run_lock = anyio.Lock()
+        self.start_lock = anyio.Lock()
+        self.is_ended = False
+        self.active_calls = 0
         self.last_used = time.monotonic()
         self._created = self._accessed = datetime.now(UTC)
-        self._seen: dict[str, Stat] = {}
+        self._known_files: dict[str, Stat] = {}
 
     def touch(self) -> None:
         """Note a use: the cooldown starts again."""
         self.last_used = time.monotonic()
         self._accessed = datetime.now(UTC)
 
-    def adopt(self, kernel: Kernel) -> None:
+    def attach_kernel(self, kernel: Kernel) -> None:
         """Take a fresh kernel."""
         self.kernel = kernel
         self.instance = token_hex(8)
-        self._seen = {}
+        self._known_files = {}
 
     async def end(self) -> None:
         """End the session for good."""
-        self.ended = True
-        await self.drop_kernel()
+        self.is_ended = True
+        await self.close_kernel()
 
-    async def drop_kernel(self) -> None:
+    async def close_kernel(self) -> None:
         """End the kernel, if there is one."""
         if self.kernel is not None:
             kernel, self.kernel = self.kernel, None
             await kernel.close()
 
-    def info(self, cooldown: timedelta) -> SessionInfo:
+    def build_info(self, cooldown: timedelta) -> SessionInfo:
         """What the pool tells of this session."""
         return SessionInfo(self.id, self._created, self._accessed, self._accessed + cooldown)
 
@@ -81,18 +81,20 @@ class LocalSession:
         self, kernel: Kernel, code: str, timeout: timedelta, on_output: OutputHandler | None
     ) -> Execution:
         """Run code in the kernel; call it with `turn` held."""
-        loss = self.loss
+        loss_reason = self.loss_reason
         started = time.perf_counter()
-        end, output = await kernel.run(code, timeout=timeout.total_seconds(), on_output=on_output)
-        self.loss = None
+        outcome, output = await kernel.run(
+            code, timeout=timeout.total_seconds(), on_output=on_output
+        )
+        self.loss_reason = None
         duration = timedelta(seconds=time.perf_counter() - started)
-        gone = end in {End.KILLED, End.DIED}
-        files = () if gone else self._changed_files(kernel.sandbox.folder)
+        is_lost = outcome in {RunOutcome.KILLED, RunOutcome.DIED}
+        files = () if is_lost else self._find_changed_files(kernel.sandbox.folder)
         if files:
-            files = await anyio.to_thread.run_sync(_hashed, kernel.sandbox.folder, files)
-        if gone:
-            await self.drop_kernel()
-        status, error = _verdict(end, output, kernel, timeout)
+            files = await anyio.to_thread.run_sync(_add_hashes, kernel.sandbox.folder, files)
+        if is_lost:
+            await self.close_kernel()
+        status, error = _classify_outcome(outcome, output, kernel, timeout)
         return Execution(
             stdout=output.stdout,
             stderr=output.stderr,
@@ -100,24 +102,24 @@ class LocalSession:
             error=error,
             files=files,
             session_id=self.id,
-            instance="" if gone else self.instance,
+            instance="" if is_lost else self.instance,
             status=status,
-            state="lost" if gone or loss else "kept",
+            state="lost" if is_lost or loss_reason else "kept",
             duration=duration,
-            dropped_characters=output.dropped,
-            notes=tuple(_notes(loss, output)),
+            dropped_characters=output.dropped_characters,
+            notes=tuple(_build_notes(loss_reason, output)),
         )
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
         """The regular files, by name."""
-        return [_file_info(name, entry) for name, entry in sorted(folder.scan().items())]
+        return [_build_file_info(name, entry) for name, entry in sorted(folder.scan().items())]
 
-    def _changed_files(self, folder: SessionFolder) -> tuple[FileInfo, ...]:
+    def _find_changed_files(self, folder: SessionFolder) -> tuple[FileInfo, ...]:
         """Files that are new or not as they were when last looked at."""
-        now = folder.scan(limit=FILES_REPORTED)
-        before, self._seen = self._seen, now
+        now = folder.scan(limit=MAX_REPORTED_FILES)
+        before, self._known_files = self._known_files, now
         return tuple(
-            _file_info(name, entry)
+            _build_file_info(name, entry)
             for name, entry in sorted(now.items())
             if before.get(name) != entry
         )
@@ -128,43 +130,43 @@ class LocalSession:
         """Write a file, whole or not at all."""
         writer = await anyio.to_thread.run_sync(folder.create, name)
         try:
-            async for piece in content:
-                await anyio.to_thread.run_sync(writer.write, piece)
+            async for chunk in content:
+                await anyio.to_thread.run_sync(writer.write, chunk)
             entry = await anyio.to_thread.run_sync(writer.commit)
         except BaseException:
             writer.abort()
             raise
-        self._seen[name] = entry
-        return _file_info(name, entry)
+        self._known_files[name] = entry
+        return _build_file_info(name, entry)
 
 
-def _file_info(name: str, entry: Stat) -> FileInfo:
+def _build_file_info(name: str, entry: Stat) -> FileInfo:
     modified = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC)
-    return FileInfo(name, entry.size, media_type(name), modified)
+    return FileInfo(name, entry.size, guess_media_type(name), modified)
 
 
-def _hashed(folder: SessionFolder, files: tuple[FileInfo, ...]) -> tuple[FileInfo, ...]:
+def _add_hashes(folder: SessionFolder, files: tuple[FileInfo, ...]) -> tuple[FileInfo, ...]:
     """The files with their hashes, as far as that takes no time."""
-    chosen = to_hash([(file.name, file.size) for file in files])
+    chosen = select_files_to_hash([(file.name, file.size) for file in files])
     return tuple(
-        replace(file, sha256=_digest(folder, file.name)) if file.name in chosen else file
+        replace(file, sha256=_hash_file(folder, file.name)) if file.name in chosen else file
         for file in files
     )
 
 
-def _digest(folder: SessionFolder, name: str) -> str | None:
+def _hash_file(folder: SessionFolder, name: str) -> str | None:
     try:
         with os.fdopen(folder.open_read(name), "rb") as file:
-            return sha256(file)
+            return compute_sha256(file)
     except (FileTransferError, OSError):  # gone since, or no file any more
         return None
 
 
-def _notes(loss: str | None, output: Collector) -> list[str]:
+def _build_notes(loss_reason: str | None, output: Collector) -> list[str]:
     notes = []
-    if loss is not None:
+    if loss_reason is not None:
         notes.append(
-            f"the session was replaced because {loss}; "
+            f"the session was replaced because {loss_reason}; "
             "variables and files of earlier calls are gone"
         )
     if output.dropped_results:
@@ -172,23 +174,23 @@ def _notes(loss: str | None, output: Collector) -> list[str]:
     return notes
 
 
-def _verdict(
-    end: End, output: Collector, kernel: Kernel, timeout: timedelta
+def _classify_outcome(
+    outcome: RunOutcome, output: Collector, kernel: Kernel, timeout: timedelta
 ) -> tuple[ExecutionStatus, ErrorInfo | None]:
     """How the run ended, in the words of `Execution`."""
     trace = output.error.traceback if output.error else ""
-    if end is End.FINISHED:
+    if outcome is RunOutcome.FINISHED:
         return "failed" if output.error else "succeeded", output.error
-    if end is End.DIED:
-        why = kernel.death or describe_exit(kernel.exit_status)
-        message = f"the session ended while the code ran: {why}; variables and files are gone"
+    if outcome is RunOutcome.DIED:
+        reason = kernel.kill_reason or describe_exit(kernel.exit_status)
+        message = f"the session ended while the code ran: {reason}; variables and files are gone"
         return "died", ErrorInfo("SessionDied", message)
     stopped = (
         "was interrupted; variables and files are kept"
-        if end is End.INTERRUPTED
+        if outcome is RunOutcome.INTERRUPTED
         else "did not stop when interrupted, so the session was ended; variables and files are gone"
     )
-    if output.runaway:
+    if output.is_runaway:
         message = f"the code put out too much and {stopped}"
         return "failed", ErrorInfo("OutputLimitExceeded", message, trace)
     message = f"the code ran longer than {timeout.total_seconds():g} s and {stopped}"

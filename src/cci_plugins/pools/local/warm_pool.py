@@ -11,7 +11,7 @@ from cci_plugins.common.log import logger
 from .kernel import Kernel
 
 
-class Standby:
+class WarmPool:
     """Keeps `size` started kernels and replaces each one that is taken.
 
     Args:
@@ -22,19 +22,19 @@ class Standby:
     def __init__(self, size: int, start: Callable[..., Awaitable[Kernel]]) -> None:
         self._size = size
         self._start = start
-        self._warm: deque[asyncio.Task[Kernel]] = deque()
+        self._tasks: deque[asyncio.Task[Kernel]] = deque()
         self._closed = False
 
     def fill(self) -> None:
         """Start what is missing, in the background."""
-        while not self._closed and len(self._warm) < self._size:
-            self._warm.append(asyncio.ensure_future(self._start(warm=True)))
+        while not self._closed and len(self._tasks) < self._size:
+            self._tasks.append(asyncio.ensure_future(self._start(warm=True)))
 
-    async def take(self) -> Kernel:
+    async def allocate(self) -> Kernel:
         """A kernel for a new session: the warm one, or one started now."""
-        while self._warm:
-            task = self._warm.popleft()
-            kernel = await self._settle(task)
+        while self._tasks:
+            task = self._tasks.popleft()
+            kernel = await self._await_kernel(task)
             if kernel is not None:
                 self.fill()
                 return kernel
@@ -45,35 +45,35 @@ class Standby:
     async def close(self) -> None:
         """End what is warm or warming."""
         self._closed = True
-        tasks, self._warm = list(self._warm), deque()
+        tasks, self._tasks = list(self._tasks), deque()
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Kernel):
                 await result.close()
 
-    async def _settle(self, task: asyncio.Task[Kernel]) -> Kernel | None:
+    async def _await_kernel(self, task: asyncio.Task[Kernel]) -> Kernel | None:
         try:
             kernel = await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.done():  # our caller gave up: the kernel is still good for the next one
-                self._warm.appendleft(task)
+                self._tasks.appendleft(task)
             raise
         except Exception as error:  # noqa: BLE001 - a fresh start tells the caller what is wrong
             logger.debug("a warm kernel did not start: %s", error)
             return None
-        if kernel.alive:
+        if kernel.is_alive:
             return kernel
         await kernel.close()
         return None
 
     def __len__(self) -> int:
-        return len(self._warm)
+        return len(self._tasks)
 
-    def kernels(self) -> list[Kernel]:
+    def list_ready_kernels(self) -> list[Kernel]:
         """The kernels that are ready now."""
         return [
             task.result()
-            for task in self._warm
+            for task in self._tasks
             if task.done() and not task.cancelled() and task.exception() is None
         ]

@@ -26,40 +26,40 @@ class Watchdog:
     """
 
     def __init__(
-        self, limits: SandboxLimits, kernels: Callable[[], Iterable[tuple[Kernel, bool]]]
+        self, limits: SandboxLimits, iter_kernels: Callable[[], Iterable[tuple[Kernel, bool]]]
     ) -> None:
         self._limits = limits
-        self._kernels = kernels
+        self._iter_kernels = iter_kernels
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        turn = 0
+        round_number = 0
         while True:
             await asyncio.sleep(BUSY_SECONDS)
-            turn += 1
-            for kernel, busy in list(self._kernels()):
-                if busy or turn % IDLE_ROUNDS == 0:
-                    await self._check(kernel)
+            round_number += 1
+            for kernel, is_busy in list(self._iter_kernels()):
+                if is_busy or round_number % IDLE_ROUNDS == 0:
+                    await self._enforce_limits(kernel)
 
-    async def _check(self, kernel: Kernel) -> None:
-        if not kernel.alive:
+    async def _enforce_limits(self, kernel: Kernel) -> None:
+        if not kernel.is_alive:
             return
         try:
-            why = await anyio.to_thread.run_sync(self._excess, kernel)
+            reason = await anyio.to_thread.run_sync(self._find_excess, kernel)
         except (OSError, CodeInterpreterError) as error:  # it ended meanwhile
             logger.debug("a session could not be measured: %s", error)
             return
-        if why is not None:
-            await kernel.kill(why)
+        if reason is not None:
+            await kernel.kill(reason)
 
-    def _excess(self, kernel: Kernel) -> str | None:
-        memory = kernel.sandbox.memory_bytes()
+    def _find_excess(self, kernel: Kernel) -> str | None:
+        memory = kernel.sandbox.measure_memory()
         if memory > self._limits.memory_bytes:
             return (
                 f"it used {memory // MIB:,} MiB of memory, "
                 f"its limit is {self._limits.memory_bytes // MIB:,} MiB"
             )
-        disk, files = kernel.sandbox.folder.usage()
+        disk, files = kernel.sandbox.folder.measure_usage()
         if disk > self._limits.disk_bytes:
             return (
                 f"its files took {disk // MIB:,} MiB, "

@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from cci_plugins.server.answers import carried
+from cci_plugins.server.answers import sanitize_json
 
-_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+_HTML_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
 # Before anything was done, or after the code ran, with its reply lost: a name says which.
 FAULTS = (
@@ -56,7 +56,7 @@ class Faults:
     kinds: tuple[str, ...] = FAULTS
 
 
-class Dice:
+class FaultInjector:
     """Draws the faults of one server.
 
     Attributes:
@@ -66,67 +66,69 @@ class Dice:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._random = random.Random(faults.seed)  # noqa: S311 - it is to repeat itself
-        self.told: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
 
-    def draw(self) -> str | None:
+    def pick_fault(self) -> str | None:
         """The fault of the next request."""
         if not self._faults.kinds or self._random.random() >= self._faults.rate:
             return None
         return self._random.choice(self._faults.kinds)
 
 
-def refusal(fault: str) -> Response | None:
+def build_refusal(fault: str) -> Response | None:
     """The answer of a fault that comes before anything is done."""
     if fault == "429":
-        return _too_many({})
+        return _build_too_many_requests({})
     if fault == "429-retry-after":
-        return _too_many({"retry-after": "1"})
+        return _build_too_many_requests({"retry-after": "1"})
     if fault == "html-before":
-        return HTMLResponse(_PAGE)
+        return HTMLResponse(_HTML_PAGE)
     if fault.endswith("-before") and fault[:3].isdigit():
-        return _failure(int(fault[:3]))
+        return _build_server_error(int(fault[:3]))
     return None
 
 
-def spoil(fault: str, body: bytes) -> Response | None:
+def corrupt_answer(fault: str, body: bytes) -> Response | None:
     """What becomes of a good JSON answer; None for an answer that breaks off."""
     if fault == "html-after":
-        return HTMLResponse(_PAGE)
+        return HTMLResponse(_HTML_PAGE)
     if fault[:3].isdigit():
-        return _failure(int(fault[:3]))
+        return _build_server_error(int(fault[:3]))
     if fault == "truncated-after":
         return Response(body[: len(body) // 2], media_type="application/json")
     if fault == "missing-after":
-        return JSONResponse(_changed(json.loads(body), _emptied))
+        return JSONResponse(_change_run_fields(json.loads(body), _empty))
     if fault == "cut-after":
-        return JSONResponse(_changed(json.loads(body), lambda value: {**value, "stdout": ""}))
+        return JSONResponse(
+            _change_run_fields(json.loads(body), lambda value: {**value, "stdout": ""})
+        )
     return None
 
 
-def _emptied(_: dict[str, Any]) -> dict[str, Any]:
+def _empty(_: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _changed(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def _change_run_fields(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """A JSON answer with the object that has `stdout` changed, wherever it is, also as text."""
     if isinstance(value, dict):
         if "stdout" in value:
             return change(value)
         return {
-            name: item if name == "_meta" else _changed(item, change)
+            name: item if name == "_meta" else _change_run_fields(item, change)
             for name, item in value.items()
             if name != "text"
         }
     if isinstance(value, list):
-        return [_changed(item, change) for item in value]
-    return carried(value)
+        return [_change_run_fields(item, change) for item in value]
+    return sanitize_json(value)
 
 
-def _too_many(headers: dict[str, str]) -> Response:
+def _build_too_many_requests(headers: dict[str, str]) -> Response:
     flat = {"code": "TooManyRequests", "message": "Slow down."}
     return JSONResponse(flat, 429, headers)
 
 
-def _failure(status: int) -> Response:
+def _build_server_error(status: int) -> Response:
     body = {"error": {"code": "InternalError", "message": "A part of the service failed."}}
     return JSONResponse(body, status)

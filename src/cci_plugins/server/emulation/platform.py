@@ -17,18 +17,18 @@ from starlette.responses import JSONResponse, Response
 from cci_plugins.common.limits import Limits
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.server import identifiers
-from cci_plugins.server.answers import main_value, run_fields, sendable
+from cci_plugins.server.answers import build_run_fields, get_main_value, sanitize_execution
 from cci_plugins.server.mcp.tools import RUN_PYTHON, RUN_SHELL
-from cci_plugins.server.shell import shell_code
+from cci_plugins.server.shell import build_shell_code
 
 from .options import Emulation
 
-LONGEST = timedelta(seconds=220)
-_ALL = 10**9
-_TEXT = {"type": "string"}
+MAX_TIMEOUT = timedelta(seconds=220)
+_NO_LIMIT = 10**9
+_STRING_SCHEMA = {"type": "string"}
 
 
-class RpcFault(Exception):  # noqa: N818 - a refusal, told to the client
+class JsonRpcError(Exception):
     """A JSON-RPC error."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -50,39 +50,39 @@ class PlatformMcp:
         self,
         pool: SessionPool,
         emulation: Emulation,
-        take: Callable[[str], Awaitable[None]],
+        allocate_session: Callable[[str], Awaitable[None]],
         limits: Limits,
     ) -> None:
         self._pool = pool
         self._emulation = emulation
-        self._take = take
-        self._timeout = min(limits.execution_timeout, LONGEST)
-        self._launched: set[str] = set()
+        self._allocate_session = allocate_session
+        self._timeout = min(limits.execution_timeout, MAX_TIMEOUT)
+        self._launched_ids: set[str] = set()
 
     def forget(self, identifier: str) -> None:
         """Know an environment no longer."""
-        self._launched.discard(identifier)
+        self._launched_ids.discard(identifier)
 
     async def answer(self, body: bytes) -> Response:
         """The answer to a request or a notification."""
         try:
             message = json.loads(body)
         except (ValueError, RecursionError):
-            return _error(None, RpcFault(-32700, "Parse error"))
+            return _build_error(None, JsonRpcError(-32700, "Parse error"))
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
-            return _error(None, RpcFault(-32600, "Invalid Request"))
+            return _build_error(None, JsonRpcError(-32600, "Invalid Request"))
         if "id" not in message:
             return Response(status_code=202)
         given = message.get("params", {})
         try:
-            result = await self._result(message.get("method"), given)
-        except RpcFault as fault:
-            return _error(message["id"], fault)
+            result = await self._dispatch(message.get("method"), given)
+        except JsonRpcError as fault:
+            return _build_error(message["id"], fault)
         return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
-    async def _result(self, method: object, params: object) -> dict[str, Any]:
+    async def _dispatch(self, method: object, params: object) -> dict[str, Any]:
         if not isinstance(params, Mapping):
-            raise RpcFault(-32602, "params must be an object")
+            raise JsonRpcError(-32602, "params must be an object")
         if method == "initialize":
             return {
                 "protocolVersion": "2025-03-26",
@@ -90,72 +90,78 @@ class PlatformMcp:
                 "capabilities": {"tools": {"call": True, "list": True}},
             }
         if method == "tools/list":
-            return {"tools": self._tools()}
+            return {"tools": self._list_tools()}
         if method == "tools/call":
             return await self._call(params.get("name"), params.get("arguments", {}))
-        raise RpcFault(-32601, "Method not found")
+        raise JsonRpcError(-32601, "Method not found")
 
     async def _call(self, name: object, arguments: object) -> dict[str, Any]:
-        tool = next((tool for tool in self._tools() if tool["name"] == name), None)
+        tool = next((tool for tool in self._list_tools() if tool["name"] == name), None)
         if tool is None:
-            raise RpcFault(-32602, f"Unknown tool: {name}")
+            raise JsonRpcError(-32602, f"Unknown tool: {name}")
         if not isinstance(arguments, Mapping):
-            raise RpcFault(-32602, "arguments must be an object")
+            raise JsonRpcError(-32602, "arguments must be an object")
         schema = tool["inputSchema"]
         unknown = set(arguments) - set(schema["properties"])
         missing = set(schema["required"]) - set(arguments)
         if unknown or missing:
-            raise RpcFault(-32602, f"Unknown {sorted(unknown)}, missing {sorted(missing)}")
+            raise JsonRpcError(-32602, f"Unknown {sorted(unknown)}, missing {sorted(missing)}")
         if name == self._emulation.launch_tool:
-            self._launched.add(identifier := str(uuid4()))
-            return _told({"environmentId": identifier})
+            self._launched_ids.add(identifier := str(uuid4()))
+            return _build_result({"environmentId": identifier})
         code = arguments.get("pythonCode")
         if name == RUN_SHELL:
             command = arguments.get("shellCommand", arguments.get("execCommandAndArgs"))
-            code = shell_code(command) if isinstance(command, (str, list)) else None
+            code = build_shell_code(command) if isinstance(command, (str, list)) else None
         if not isinstance(code, str):
-            raise RpcFault(-32602, "There is nothing to run.")
+            raise JsonRpcError(-32602, "There is nothing to run.")
         return await self._run(arguments["environmentId"], code)
 
     async def _run(self, identifier: object, code: str) -> dict[str, Any]:
-        if (fault := identifiers.fault_of(identifier)) is not None:
-            raise RpcFault(-32602, f"{identifiers.CODE}: {fault}")
+        if (problem := identifiers.check_identifier(identifier)) is not None:
+            raise JsonRpcError(-32602, f"{identifiers.CODE}: {problem}")
         strict = self._emulation.unknown_environments == "error"
-        if strict and identifier not in self._launched:
-            raise RpcFault(-32000, f"Environment not found: {identifier}")
-        await self._take(str(identifier))
-        execution = sendable(await self._pool.execute(str(identifier), code, timeout=self._timeout))
-        fields = run_fields(execution, _ALL, main_value(execution))
+        if strict and identifier not in self._launched_ids:
+            raise JsonRpcError(-32000, f"Environment not found: {identifier}")
+        await self._allocate_session(str(identifier))
+        execution = sanitize_execution(
+            await self._pool.execute(str(identifier), code, timeout=self._timeout)
+        )
+        fields = build_run_fields(execution, _NO_LIMIT, get_main_value(execution))
         cut = self._emulation.output_characters
-        return _told(fields | {name: fields[name][:cut] for name in ("stdout", "stderr")})
+        return _build_result(fields | {name: fields[name][:cut] for name in ("stdout", "stderr")})
 
-    def _tools(self) -> list[dict[str, Any]]:
+    def _list_tools(self) -> list[dict[str, Any]]:
         return [
-            _tool(self._emulation.launch_tool, {}),
-            _tool(RUN_PYTHON, {"environmentId": _TEXT, "pythonCode": _TEXT}),
-            _tool(
+            _build_tool(self._emulation.launch_tool, {}),
+            _build_tool(
+                RUN_PYTHON, {"environmentId": _STRING_SCHEMA, "pythonCode": _STRING_SCHEMA}
+            ),
+            _build_tool(
                 RUN_SHELL,
                 {
-                    "environmentId": _TEXT,
-                    "shellCommand": _TEXT,
-                    "execCommandAndArgs": {"type": "array", "items": _TEXT},
+                    "environmentId": _STRING_SCHEMA,
+                    "shellCommand": _STRING_SCHEMA,
+                    "execCommandAndArgs": {"type": "array", "items": _STRING_SCHEMA},
                 },
                 optional=("shellCommand", "execCommandAndArgs"),
             ),
         ]
 
 
-def _tool(name: str, properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+def _build_tool(
+    name: str, properties: dict[str, Any], optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     required = [key for key in properties if key not in optional]
     schema = {"type": "object", "properties": properties, "required": required}
     return {"name": name, "description": name, "inputSchema": schema}
 
 
-def _told(fields: dict[str, Any]) -> dict[str, Any]:
+def _build_result(fields: dict[str, Any]) -> dict[str, Any]:
     content = [{"type": "text", "text": json.dumps(fields)}]
     return {"content": content, "structuredContent": fields, "isError": False}
 
 
-def _error(request_id: object, fault: RpcFault) -> Response:
+def _build_error(request_id: object, fault: JsonRpcError) -> Response:
     error = {"code": fault.code, "message": str(fault)}
     return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error})

@@ -22,14 +22,14 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.server import identifiers
 
 MAX_AGE = timedelta(days=7)
-SHORTEST_SECRET = 32
+MIN_SECRET_BYTES = 32
 NOT_FOUND = "EnvironmentNotFound"
 _VERSION = 1
 _HEAD = struct.Struct(">BI12s")  # version, seconds since 1970, randomness
 _MAC_BYTES = 16
 # 33 bytes are 44 characters to the bit: without padding or spare bits an id has one spelling.
-_FORM = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
-_ID, _SESSION = b"cci environment id\0", b"cci session identifier\0"
+_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
+_ID_LABEL, _SESSION_LABEL = b"cci environment id\0", b"cci session identifier\0"
 
 
 class EnvironmentIdError(Exception):
@@ -44,7 +44,7 @@ class Environments(Protocol):
     """Mints environment ids and maps each one to a session of the pool."""
 
     @property
-    def takes_any(self) -> bool:
+    def accepts_any_id(self) -> bool:
         """Whether clients may choose ids, so that these are session identifiers as they are."""
         ...
 
@@ -52,7 +52,7 @@ class Environments(Protocol):
         """A new id; touches no session."""
         ...
 
-    def session_of(self, environment_id: object) -> str:
+    def resolve_session_id(self, environment_id: object) -> str:
         """The session that an id stands for.
 
         Raises:
@@ -64,20 +64,20 @@ class Environments(Protocol):
 class OpenEnvironments:
     """Takes any id of 4 to 128 characters as the session identifier, as session pools do."""
 
-    takes_any = True
+    accepts_any_id = True
 
     def mint(self) -> str:
         """A random UUID."""
         return str(uuid4())
 
-    def session_of(self, environment_id: object) -> str:
+    def resolve_session_id(self, environment_id: object) -> str:
         """The id itself.
 
         Raises:
             EnvironmentIdError: It has the wrong length or form.
         """
-        if (fault := identifiers.fault_of(environment_id)) is not None:
-            raise EnvironmentIdError(fault, identifiers.CODE)
+        if (problem := identifiers.check_identifier(environment_id)) is not None:
+            raise EnvironmentIdError(problem, identifiers.CODE)
         return str(environment_id)
 
 
@@ -94,7 +94,7 @@ class SignedEnvironments:
         clock: Seconds since 1970.
     """
 
-    takes_any = False
+    accepts_any_id = False
 
     def __init__(
         self,
@@ -102,9 +102,9 @@ class SignedEnvironments:
         max_age: timedelta = MAX_AGE,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+        if not secrets or min(map(len, secrets)) < MIN_SECRET_BYTES:
             raise ConfigurationError(
-                f"the secret that signs environment ids has fewer than {SHORTEST_SECRET} bytes",
+                f"the secret that signs environment ids has fewer than {MIN_SECRET_BYTES} bytes",
                 hint="make one with: openssl rand -base64 48",
             )
         self._secrets = secrets
@@ -114,9 +114,9 @@ class SignedEnvironments:
     def mint(self) -> str:
         """An id of 44 characters of `[A-Za-z0-9_-]`, signed with the first secret."""
         head = _HEAD.pack(_VERSION, int(self._clock()), randomness.token_bytes(12))
-        return urlsafe_b64encode(head + _mac(self._secrets[0], head)).decode()
+        return urlsafe_b64encode(head + _compute_mac(self._secrets[0], head)).decode()
 
-    def session_of(self, environment_id: object) -> str:
+    def resolve_session_id(self, environment_id: object) -> str:
         """The session derived from an id of ours.
 
         Raises:
@@ -126,19 +126,19 @@ class SignedEnvironments:
             "The environment does not exist: its environmentId is not one that this server gave.",
             NOT_FOUND,
         )
-        if not isinstance(environment_id, str) or not _FORM.fullmatch(environment_id):
+        if not isinstance(environment_id, str) or not _ID_PATTERN.fullmatch(environment_id):
             raise unknown
         signed = urlsafe_b64decode(environment_id)
         head, mac = signed[: _HEAD.size], signed[_HEAD.size :]
         # every secret is tried, so that the time does not tell which one it was
-        signers = [s for s in self._secrets if hmac.compare_digest(_mac(s, head), mac)]
+        signers = [s for s in self._secrets if hmac.compare_digest(_compute_mac(s, head), mac)]
         version, issued, _ = _HEAD.unpack(head)
         if not signers or version != _VERSION:
             raise unknown
         if self._clock() - issued > self._max_age.total_seconds():
             raise EnvironmentIdError("The environment is too old to be used.", NOT_FOUND)
-        return "cci-" + hmac.new(signers[0], _SESSION + signed, hashlib.sha256).hexdigest()
+        return "cci-" + hmac.new(signers[0], _SESSION_LABEL + signed, hashlib.sha256).hexdigest()
 
 
-def _mac(secret: bytes, head: bytes) -> bytes:
-    return hmac.new(secret, _ID + head, hashlib.sha256).digest()[:_MAC_BYTES]
+def _compute_mac(secret: bytes, head: bytes) -> bytes:
+    return hmac.new(secret, _ID_LABEL + head, hashlib.sha256).digest()[:_MAC_BYTES]

@@ -14,10 +14,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from cci_plugins.server.rest.errors import error_response
+from cci_plugins.server.rest.errors import build_error_response
 
 from .sdk import McpEndpoint
-from .sessions import Conversations, speaker
+from .sessions import McpSessions, mcp_session_id
 
 DEFAULT_PROTOCOL = "2025-03-26"
 SESSION_HEADER = "mcp-session-id"
@@ -25,7 +25,7 @@ _ANY = {"", "*/*"}
 _METHOD_NOT_FOUND = -32601
 
 
-class McpGate:
+class McpCompatApp:
     """ASGI application in front of the SDK's.
 
     Args:
@@ -35,79 +35,81 @@ class McpGate:
     """
 
     def __init__(
-        self, mcp: McpEndpoint, body_bytes: int, conversations: Conversations | None = None
+        self, mcp: McpEndpoint, body_bytes: int, mcp_sessions: McpSessions | None = None
     ) -> None:
         self._mcp = mcp
         self._body_bytes = body_bytes
-        self._conversations = conversations
+        self._mcp_sessions = mcp_sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what the SDK should not see, and complete what it would refuse."""
         mcp_session = None
-        if self._conversations is not None:
+        if self._mcp_sessions is not None:
             mcp_session = Headers(scope=scope).get(SESSION_HEADER)
-            if mcp_session is not None and not self._conversations.knows(mcp_session):
-                refused = error_response(404, "SessionNotFound", "Begin again with initialize.")
+            if mcp_session is not None and not self._mcp_sessions.is_active(mcp_session):
+                refused = build_error_response(
+                    404, "SessionNotFound", "Begin again with initialize."
+                )
                 await refused(scope, receive, send)
                 return
             if mcp_session is not None and scope["method"] == "DELETE":
-                await self._conversations.end(mcp_session)
+                await self._mcp_sessions.end(mcp_session)
                 await Response(status_code=204)(scope, receive, send)
                 return
         if scope["method"] != "POST":
             await Response(status_code=405, headers={"allow": "POST"})(scope, receive, send)
             return
-        body = await _read(receive, self._body_bytes)
+        body = await _read_body(receive, self._body_bytes)
         if body is None:
-            words = f"At most {self._body_bytes:,} bytes."
-            await error_response(413, "RequestTooLarge", words)(scope, receive, send)
+            message = f"At most {self._body_bytes:,} bytes."
+            await build_error_response(413, "RequestTooLarge", message)(scope, receive, send)
             return
-        await self._pass_on(scope, body, receive, send, mcp_session)
+        await self._forward(scope, body, receive, send, mcp_session)
 
-    async def _pass_on(
+    async def _forward(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, mcp_session: str | None
     ) -> None:
         """Let the SDK answer, in the name of an MCP session."""
-        if self._conversations is not None and (short := _short_message(body)) is not None:
+        if self._mcp_sessions is not None and (short := _parse_short_message(body)) is not None:
             if short.get("method") == "server/discover":
-                await _undiscovered(short)(scope, receive, send)
+                await _build_discovery_error(short)(scope, receive, send)
                 return
             if short.get("method") == "initialize":
-                send = _introducing(self._conversations.begin(), send)
+                send = _add_session_header(self._mcp_sessions.create_id(), send)
         pending: list[Message] = [
-            {"type": "http.request", "body": _completed(body), "more_body": False}
+            {"type": "http.request", "body": _complete_initialize(body), "more_body": False}
         ]
 
         async def replay() -> Message:
             return pending.pop() if pending else await receive()
 
-        streams = _asks_for_progress(scope, body)
-        token = speaker.set(mcp_session)
+        streams = _requests_progress(scope, body)
+        token = mcp_session_id.set(mcp_session)
         try:
-            await self._mcp(_accepting(scope), replay, send, streams=streams)
+            await self._mcp(_add_required_headers(scope), replay, send, streams=streams)
         finally:
-            speaker.reset(token)
+            mcp_session_id.reset(token)
 
 
-def _introducing(mcp_session: str, send: Send) -> Send:
+def _add_session_header(mcp_session: str, send: Send) -> Send:
     """Tell the client its new MCP session with the answer."""
 
-    async def tell(message: Message) -> None:
+    async def send_with_header(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] == 200:  # noqa: PLR2004
             message = {**message, "headers": [*message.get("headers", ())]}
             MutableHeaders(scope=message)[SESSION_HEADER] = mcp_session
         await send(message)
 
-    return tell
+    return send_with_header
 
 
-def _undiscovered(message: dict[str, Any]) -> Response:
+def _build_discovery_error(message: dict[str, Any]) -> Response:
     """To a client that asks whether it may do without a handshake: it would keep no session."""
     error = {"code": _METHOD_NOT_FOUND, "message": "Method not found: begin with initialize"}
     return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "error": error})
 
 
-def _asks_for_progress(scope: Scope, body: bytes) -> bool:
+def _requests_progress(scope: Scope, body: bytes) -> bool:
     """Whether a client that reads event streams asks to be told of a call's progress.
 
     Everyone else gets one JSON body: published clients pipe it to `jq`.
@@ -125,7 +127,7 @@ def _asks_for_progress(scope: Scope, body: bytes) -> bool:
     return False
 
 
-def _accepting(scope: Scope) -> Scope:
+def _add_required_headers(scope: Scope) -> Scope:
     """The scope with the `Accept` and `Content-Type` that the SDK insists on."""
     scope = {**scope, "headers": [*scope["headers"]]}
     headers = MutableHeaders(scope=scope)
@@ -136,21 +138,21 @@ def _accepting(scope: Scope) -> Scope:
     return scope
 
 
-async def _read(receive: Receive, longest: int) -> bytes | None:
+async def _read_body(receive: Receive, max_bytes: int) -> bytes | None:
     """The body, or None when it is too large."""
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     size = 0
     while True:
         message = await receive()
-        pieces.append(piece := message.get("body", b""))
-        size += len(piece)
-        if size > longest:
+        chunks.append(chunk := message.get("body", b""))
+        size += len(chunk)
+        if size > max_bytes:
             return None
         if not message.get("more_body", False):
-            return b"".join(pieces)
+            return b"".join(chunks)
 
 
-def _short_message(body: bytes) -> dict[str, Any] | None:
+def _parse_short_message(body: bytes) -> dict[str, Any] | None:
     """A message that is short enough for a handshake, or None."""
     if len(body) > 4096:  # noqa: PLR2004 - a handshake is short
         return None
@@ -161,11 +163,11 @@ def _short_message(body: bytes) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
-def _completed(body: bytes) -> bytes:
+def _complete_initialize(body: bytes) -> bytes:
     """`initialize` with the parameters that the SDK requires, where the client left them out."""
     if b'"initialize"' not in body:
         return body
-    message = _short_message(body)
+    message = _parse_short_message(body)
     if message is None or message.get("method") != "initialize":
         return body
     given = message.get("params")

@@ -13,25 +13,25 @@ from urllib.parse import quote, unquote
 
 import anyio
 
-from cci_plugins.common.file_names import media_type, safe_name
+from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import MIB
 from cci_plugins.errors import CodeInterpreterError, FileTooLargeError
 from cci_plugins.models import FileInfo
-from cci_plugins.server.answers import carried
+from cci_plugins.server.answers import sanitize_json
 
-from .sessions import Conversations
+from .sessions import McpSessions
 
 PREFIX = "sandbox:/mnt/data/"
-LARGEST = 8 * MIB
-_TEXTS = ("application/json", "application/xml", "application/javascript", "image/svg+xml")
-_MOST_LISTED = 1000
+MAX_FILE_BYTES = 8 * MIB
+_TEXT_TYPES = ("application/json", "application/xml", "application/javascript", "image/svg+xml")
+_MAX_LISTED = 1000
 
 
 class ResourceError(Exception):
     """A resource that is not there or cannot be read; the text is for the client."""
 
 
-class Resources:
+class FileResources:
     """Lists and reads the files of the session that a request belongs to.
 
     Args:
@@ -39,17 +39,17 @@ class Resources:
         largest: Bytes of the largest file that is read: an answer is one message in memory.
     """
 
-    def __init__(self, conversations: Conversations, *, largest: int = LARGEST) -> None:
-        self._conversations = conversations
-        self._largest = largest
+    def __init__(self, mcp_sessions: McpSessions, *, max_bytes: int = MAX_FILE_BYTES) -> None:
+        self._mcp_sessions = mcp_sessions
+        self._max_bytes = max_bytes
 
-    async def listed(self) -> list[dict[str, Any]]:
+    async def list_resources(self) -> list[dict[str, Any]]:
         """The files as `resources/list` tells them; none before the first run.
 
         Raises:
             ResourceError: The pool cannot tell.
         """
-        return [described(file) for file in (await self._files())[:_MOST_LISTED]]
+        return [to_resource(file) for file in (await self._list_files())[:_MAX_LISTED]]
 
     async def read(self, uri: str) -> dict[str, Any]:
         """The content of a file as `resources/read` tells it: text, or else base64.
@@ -57,75 +57,77 @@ class Resources:
         Raises:
             ResourceError: There is no such file, or it is too large.
         """
-        name = _name(uri)
-        found = [file for file in await self._files() if file.name == name]
+        name = _parse_name(uri)
+        found = [file for file in await self._list_files() if file.name == name]
         if not found:
             raise ResourceError(f"the session has no file {uri[:300]}")
-        if found[0].size > self._largest:
-            raise self._too_large(found[0].size)
-        kind = media_type(name)
-        content = await self._content(name)
-        told = {"uri": uri, "mimeType": kind}
-        if kind.startswith("text/") or kind in _TEXTS:
+        if found[0].size > self._max_bytes:
+            raise self._build_too_large_error(found[0].size)
+        kind = guess_media_type(name)
+        content = await self._download(name)
+        fields = {"uri": uri, "mimeType": kind}
+        if kind.startswith("text/") or kind in _TEXT_TYPES:
             try:
-                return told | {"text": content.decode()}
+                return fields | {"text": content.decode()}
             except UnicodeDecodeError:
                 pass
-        return told | {"blob": b64encode(content).decode()}
+        return fields | {"blob": b64encode(content).decode()}
 
-    async def _files(self) -> list[FileInfo]:
-        session = await self._conversations.current()
-        if session is None or not session.used:
+    async def _list_files(self) -> list[FileInfo]:
+        session = await self._mcp_sessions.get_current_session()
+        if session is None or not session._was_used:
             return []  # asking the pool would start a session
-        pool = await self._conversations.pool()
+        pool = await self._mcp_sessions._get_pool()
         try:
             return await pool.list_files(session.id)
         except CodeInterpreterError as error:
             raise ResourceError(f"the session's files cannot be listed: {error}") from error
 
-    async def _content(self, name: str) -> bytes:
-        session = await self._conversations.current()
+    async def _download(self, name: str) -> bytes:
+        session = await self._mcp_sessions.get_current_session()
         if session is None:
             raise ResourceError("this request belongs to no MCP session")
-        bridge = await self._conversations.bridge()
+        file_transfer = await self._mcp_sessions._get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
             try:
-                await bridge.download(session.id, name, path, self._bounded)
+                await file_transfer.download(session.id, name, path, self._check_size)
             except CodeInterpreterError as error:
                 raise ResourceError(str(error)) from error
             return await anyio.to_thread.run_sync(path.read_bytes)
 
-    def _bounded(self, done: int) -> None:
-        if done > self._largest:  # it grew since it was listed
-            raise FileTooLargeError(str(self._too_large(done)), size=done, limit=self._largest)
+    def _check_size(self, done: int) -> None:
+        if done > self._max_bytes:  # it grew since it was listed
+            raise FileTooLargeError(
+                str(self._build_too_large_error(done)), size=done, limit=self._max_bytes
+            )
 
-    def _too_large(self, size: int) -> ResourceError:
+    def _build_too_large_error(self, size: int) -> ResourceError:
         return ResourceError(
-            f"the file has {size:,} bytes; a resource has at most {self._largest:,}"
+            f"the file has {size:,} bytes; a resource has at most {self._max_bytes:,}"
         )
 
 
-def described(file: FileInfo) -> dict[str, Any]:
+def to_resource(file: FileInfo) -> dict[str, Any]:
     """A file as a resource."""
-    name = carried(file.name)
+    name = sanitize_json(file.name)
     return {
         "uri": PREFIX + quote(name),
         "name": name,
-        "mimeType": media_type(file.name),
+        "mimeType": guess_media_type(file.name),
         "size": file.size,
     }
 
 
-def link(file: FileInfo) -> dict[str, Any]:
+def to_resource_link(file: FileInfo) -> dict[str, Any]:
     """A file as a part of an answer, to be read as a resource."""
-    return {"type": "resource_link"} | described(file)
+    return {"type": "resource_link"} | to_resource(file)
 
 
-def _name(uri: str) -> str:
+def _parse_name(uri: str) -> str:
     try:
         if not uri.startswith(PREFIX):
             raise ResourceError(f"resources begin with {PREFIX}")
-        return safe_name(unquote(uri.removeprefix(PREFIX), errors="strict"))
+        return validate_name(unquote(uri.removeprefix(PREFIX), errors="strict"))
     except (CodeInterpreterError, UnicodeDecodeError):
         raise ResourceError("that is not the name of a file in the session") from None

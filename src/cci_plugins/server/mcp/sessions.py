@@ -18,13 +18,13 @@ from cci_plugins.pools.base import SessionPool
 from .environments import EnvironmentIdError, SignedEnvironments
 
 _SECRET_BYTES = 32
-_ENDED_REMEMBERED = 10_000
+_MAX_ENDED_IDS = 10_000
 
-speaker: ContextVar[str | None] = ContextVar("cci_mcp_session", default=None)
+mcp_session_id: ContextVar[str | None] = ContextVar("cci_mcp_session", default=None)
 """The MCP session that a request belongs to; None when its client keeps none."""
 
 
-class Conversations:
+class McpSessions:
     """Gives MCP sessions their ids, and each of them a session of the pool.
 
     Only ids of this object are taken: they cannot be guessed, and a client cannot choose whose
@@ -41,10 +41,10 @@ class Conversations:
     ) -> None:
         self._pool = pool
         self._limits = limits
-        self._bridge = Bridge(pool, limits=limits, options=files or FileOptions())
+        self._file_transfer = Bridge(pool, limits=limits, options=files or FileOptions())
         self._ids = SignedEnvironments(secrets.token_bytes(_SECRET_BYTES))
         self._directory: SessionDirectory[Session] = SessionDirectory(limits)
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended_ids: OrderedDict[str, None] = OrderedDict()
 
     @property
     def limits(self) -> Limits:
@@ -56,45 +56,49 @@ class Conversations:
         """Packages that code can import, as far as the pool knows."""
         return self._pool.known_packages
 
-    async def pool(self) -> SessionPool:
+    async def _get_pool(self) -> SessionPool:
         """The started pool."""
         return self._pool
 
-    async def bridge(self) -> Bridge:
+    async def _get_file_transfer(self) -> Bridge:
         """What moves files out of sessions."""
-        return self._bridge
+        return self._file_transfer
 
-    def begin(self) -> str:
+    def create_id(self) -> str:
         """The id of a new MCP session; touches no session of the pool."""
         return self._ids.mint()
 
-    def knows(self, mcp_session: str) -> bool:
+    def is_active(self, mcp_session: str) -> bool:
         """Whether an id was given here, and its session has not ended."""
         try:
-            self._ids.session_of(mcp_session)
+            self._ids.resolve_session_id(mcp_session)
         except EnvironmentIdError:
             return False
-        return mcp_session not in self._ended
+        return mcp_session not in self._ended_ids
 
-    async def current(self) -> Session | None:
+    async def get_current_session(self) -> Session | None:
         """The session of the request's client; None when it keeps no MCP session."""
-        mcp_session = speaker.get()
+        mcp_session = mcp_session_id.get()
         if mcp_session is None:
             return None
-        session, left = self._directory.get(mcp_session, partial(self._make, mcp_session))
-        for old in left:
+        session, evicted = self._directory.get_or_create(
+            mcp_session, partial(self._make, mcp_session)
+        )
+        for old in evicted:
             await self._delete(old)
         return session
 
     async def end(self, mcp_session: str) -> None:
         """End an MCP session, and what runs in it."""
-        self._ended[mcp_session] = None
-        if len(self._ended) > _ENDED_REMEMBERED:
-            self._ended.popitem(last=False)
+        self._ended_ids[mcp_session] = None
+        if len(self._ended_ids) > _MAX_ENDED_IDS:
+            self._ended_ids.popitem(last=False)
         if mcp_session in self._directory:
-            session, left = self._directory.get(mcp_session, partial(self._make, mcp_session))
+            session, evicted = self._directory.get_or_create(
+                mcp_session, partial(self._make, mcp_session)
+            )
             self._directory.remove(mcp_session)
-            for old in (session, *left):
+            for old in (session, *evicted):
                 await self._delete(old)
 
     async def aclose(self) -> None:
@@ -103,15 +107,15 @@ class Conversations:
         if self._pool.capabilities.outlives_app:
             for session in sessions:
                 await self._delete(session)
-        await self._bridge.aclose()
+        await self._file_transfer.aclose()
 
-    def _make(self, mcp_session: str, had_left: bool) -> Session:  # noqa: FBT001 - the directory asks
-        forget = partial(self._directory.remove, mcp_session)
-        identifier = self._directory.identifier(mcp_session)
-        return Session(self, mcp_session, identifier, forget, lost=had_left)
+    def _make(self, mcp_session: str, was_evicted: bool) -> Session:  # noqa: FBT001 - the directory asks
+        on_delete = partial(self._directory.remove, mcp_session)
+        identifier = self._directory.derive_id(mcp_session)
+        return Session(self, mcp_session, identifier, on_delete, was_evicted=was_evicted)
 
     async def _delete(self, session: Session) -> None:
-        if not session.used or session.key in self._directory:
+        if not session._was_used or session.key in self._directory:
             return
         try:
             await self._pool.delete_session(session.id)

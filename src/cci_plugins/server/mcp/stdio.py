@@ -20,13 +20,13 @@ from cci_plugins.common.log import logger
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
 
-from .execute_code import FriendlyTools
-from .resources import Resources
+from .execute_code import ExecuteCodeTools
+from .resources import FileResources
 from .sdk import make_server
-from .sessions import Conversations, speaker
-from .tools import Tools
+from .sessions import McpSessions, mcp_session_id
+from .tools import PlatformTools
 
-_LINES_AHEAD = 16
+_MAX_BUFFERED_LINES = 16
 
 
 async def serve_stdio(
@@ -34,7 +34,7 @@ async def serve_stdio(
     *,
     limits: Limits | None = None,
     files: FileOptions | None = None,
-    links: bool = False,
+    file_links: bool = False,
 ) -> None:
     """Answer one client until standard input closes.
 
@@ -48,28 +48,28 @@ async def serve_stdio(
         links: Whether answers link the files that a run wrote.
     """
     limits = Limits() if limits is None else limits
-    conversations = Conversations(pool, limits, files=files)
-    tools = FriendlyTools(Tools(pool, limits), conversations, links=links)
-    server = make_server(tools, Resources(conversations), streams=True)
-    token = speaker.set(conversations.begin())
+    mcp_sessions = McpSessions(pool, limits, files=files)
+    tools = ExecuteCodeTools(PlatformTools(pool, limits), mcp_sessions, file_links=file_links)
+    server = make_server(tools, FileResources(mcp_sessions), streams=True)
+    token = mcp_session_id.set(mcp_sessions.create_id())
     try:
-        await _answer(server)
+        await _serve_client(server)
     except* BrokenPipeError:
         logger.info("the client closed standard output")
     finally:
-        speaker.reset(token)
+        mcp_session_id.reset(token)
         with anyio.CancelScope(shield=True):
-            await conversations.aclose()
+            await mcp_sessions.aclose()
 
 
-async def _answer(server: Any) -> None:
-    with _own_output() as output:
-        lines: Any = _Lines()
+async def _serve_client(server: Any) -> None:
+    with _redirect_stdout() as output:
+        lines: Any = _StdinLines()
         async with stdio_server(lines, anyio.wrap_file(output)) as (read, write):
             await server.run(read, write, server.create_initialization_options())
 
 
-class _Lines:
+class _StdinLines:
     """Lines of standard input, read by a thread that holds up neither a cancellation nor the end.
 
     A worker thread of the event loop would: the program could not end before its client closes
@@ -77,7 +77,7 @@ class _Lines:
     """
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        send, receive = anyio.create_memory_object_stream[str](_LINES_AHEAD)
+        send, receive = anyio.create_memory_object_stream[str](_MAX_BUFFERED_LINES)
         loop = asyncio.get_running_loop()
 
         def pump() -> None:
@@ -99,7 +99,7 @@ class _Lines:
 
 
 @contextmanager
-def _own_output() -> Generator[TextIOWrapper]:
+def _redirect_stdout() -> Generator[TextIOWrapper]:
     """Standard output for the protocol alone; file descriptor 1 is standard error meanwhile."""
     sys.stdout.flush()
     private = os.dup(1)

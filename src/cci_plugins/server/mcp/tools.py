@@ -14,15 +14,20 @@ from typing import Any
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.core.redacted_output import CoveredOutput, covered
+from cci_plugins.core.redacted_output import RedactingOutput, redact_execution
 from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.server import identifiers
-from cci_plugins.server.answers import main_value, pictures, run_fields, sendable
-from cci_plugins.server.shell import shell_code
+from cci_plugins.server.answers import (
+    build_run_fields,
+    find_images,
+    get_main_value,
+    sanitize_execution,
+)
+from cci_plugins.server.shell import build_shell_code
 
 from .environments import EnvironmentIdError, Environments, OpenEnvironments
 
@@ -33,7 +38,7 @@ ALIASES = {"launchShellEnvironment": LAUNCH, "launchPythonEnvironment": LAUNCH}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ToolCallResult:
     """The result of a tool call, in MCP's fields."""
 
     content: list[dict[str, Any]]
@@ -43,7 +48,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _CallOptions:
     """What a call asks for beside its arguments.
 
     Attributes:
@@ -55,7 +60,7 @@ class _Wish:
     on_output: OutputHandler | None
 
 
-_Tool = Callable[[Mapping[str, Any], _Wish], Awaitable[Answer]]
+_Tool = Callable[[Mapping[str, Any], _CallOptions], Awaitable[ToolCallResult]]
 
 
 class BadArgumentsError(Exception):
@@ -66,7 +71,7 @@ class BadArgumentsError(Exception):
         self.code = code
 
 
-class Tools:
+class PlatformTools:
     """Lists and calls the tools.
 
     Args:
@@ -87,10 +92,10 @@ class Tools:
             RUN_SHELL: self._run_shell,
         }
 
-    def listed(self) -> list[dict[str, Any]]:
+    def list_tools(self) -> list[dict[str, Any]]:
         """The tools as `tools/list` tells them."""
-        tools = _listed(self._limits.execution_timeout.total_seconds())
-        if not self._environments.takes_any:
+        tools = _describe_tools(self._limits.execution_timeout.total_seconds())
+        if not self._environments.accepts_any_id:
             next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
                 executions.SIGNED_KEY: True
             }
@@ -102,7 +107,7 @@ class Tools:
         arguments: Mapping[str, Any],
         meta: Mapping[str, Any],
         on_output: OutputHandler | None = None,
-    ) -> Answer | None:
+    ) -> ToolCallResult | None:
         """Call a tool; None when there is none of that name.
 
         Args:
@@ -116,94 +121,104 @@ class Tools:
             return None
         try:
             instance = meta.get(executions.INSTANCE_KEY)
-            wish = _Wish(instance if isinstance(instance, str) else None, on_output)
-            return await tool(arguments, wish)
+            options = _CallOptions(instance if isinstance(instance, str) else None, on_output)
+            return await tool(arguments, options)
         except BadArgumentsError as error:
-            return _failure(error.code, str(error))
+            return _build_failure(error.code, str(error))
         except EnvironmentIdError as error:
-            return _failure(error.code, f"{error} Call {LAUNCH} for one.")
+            return _build_failure(error.code, f"{error} Call {LAUNCH} for one.")
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
-            return _failure(dumped["code"], str(error), {failures.META_KEY: dumped})
+            return _build_failure(dumped["code"], str(error), {failures.META_KEY: dumped})
         except Exception:  # noqa: BLE001 - a fault of ours must not break the protocol
             logger.exception("a tool failed in the server itself")
-            return _failure("InternalServerError", "The server failed; its log says why.")
+            return _build_failure("InternalServerError", "The server failed; its log says why.")
 
-    async def _launch(self, *_: object) -> Answer:
-        return _with_json({"environmentId": self._environments.mint()})
+    async def _launch(self, *_: object) -> ToolCallResult:
+        return _build_json_result({"environmentId": self._environments.mint()})
 
-    async def _run_python(self, arguments: Mapping[str, Any], wish: _Wish) -> Answer:
+    async def _run_python(
+        self, arguments: Mapping[str, Any], options: _CallOptions
+    ) -> ToolCallResult:
         code = arguments.get("pythonCode")
         if not isinstance(code, str):
             raise BadArgumentsError("pythonCode must be the Python source, as text.")
-        execution = await self._execute(arguments, code, wish)
-        fields = _run_fields(execution, self._limits.output_characters)
-        return _answer(execution, fields)
+        execution = await self._execute(arguments, code, options)
+        fields = _build_python_fields(execution, self._limits.output_characters)
+        return _build_result(execution, fields)
 
-    async def _run_shell(self, arguments: Mapping[str, Any], wish: _Wish) -> Answer:
+    async def _run_shell(
+        self, arguments: Mapping[str, Any], options: _CallOptions
+    ) -> ToolCallResult:
         command, args = arguments.get("shellCommand"), arguments.get("execCommandAndArgs")
         is_list = isinstance(args, list) and args and all(isinstance(arg, str) for arg in args)
         if (not isinstance(command, str)) == (not is_list):
             raise BadArgumentsError(
                 "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
             )
-        code = shell_code(command if isinstance(command, str) else list(args or []))
-        execution = await self._execute(arguments, code, wish)
-        fields = _run_fields(execution, self._limits.output_characters)
+        code = build_shell_code(command if isinstance(command, str) else list(args or []))
+        execution = await self._execute(arguments, code, options)
+        fields = _build_python_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1
-        return _answer(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
+        return _build_result(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
 
-    async def _execute(self, arguments: Mapping[str, Any], code: str, wish: _Wish) -> Execution:
-        session_id = self._environments.session_of(arguments.get("environmentId"))
-        timeout = self._timeout(arguments.get("timeoutSeconds"))
-        output = None if wish.on_output is None else CoveredOutput(wish.on_output)
+    async def _execute(
+        self, arguments: Mapping[str, Any], code: str, options: _CallOptions
+    ) -> Execution:
+        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
+        timeout = self._parse_timeout(arguments.get("timeoutSeconds"))
+        output = None if options.on_output is None else RedactingOutput(options.on_output)
         try:
             execution = await self._pool.execute(
                 session_id,
                 code,
                 timeout=timeout,
-                on_output=None if output is None else output.hear,
-                instance=wish.instance,
+                on_output=None if output is None else output.handle,
+                instance=options.instance,
             )
         finally:
             if output is not None:
                 output.finish()
-        return sendable(covered(execution))
+        return sanitize_execution(redact_execution(execution))
 
-    def _timeout(self, value: object) -> timedelta:
-        longest = self._limits.execution_timeout
+    def _parse_timeout(self, value: object) -> timedelta:
+        max_timeout = self._limits.execution_timeout
         if value is None:
-            return longest
+            return max_timeout
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise BadArgumentsError("timeoutSeconds must be a number above 0.")
-        return timedelta(seconds=min(value, longest.total_seconds()))
+        return timedelta(seconds=min(value, max_timeout.total_seconds()))
 
 
-def _run_fields(execution: Execution, limit: int) -> dict[str, Any]:
-    value = main_value(execution)
-    fields = run_fields(execution, limit, clip(value, limit) if isinstance(value, str) else value)
+def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
+    value = get_main_value(execution)
+    fields = build_run_fields(
+        execution, limit, clip(value, limit) if isinstance(value, str) else value
+    )
     succeeded = execution.status == "succeeded"
     fields["status"] = "Succeeded" if succeeded else "Failed"
-    shown = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
+    displayed = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
     more = {
-        "displayed": shown,
+        "displayed": displayed,
         "files": [file.name for file in execution.files],
         "notes": list(execution.notes),
     }
     return fields | {name: value for name, value in more.items() if value}
 
 
-def _answer(execution: Execution, fields: dict[str, Any], *, failed: bool = False) -> Answer:
+def _build_result(
+    execution: Execution, fields: dict[str, Any], *, failed: bool = False
+) -> ToolCallResult:
     """Fields twice, structured and as text; beside an image only as text.
 
     Agent Framework drops the image when both are there (its `structured_first` default).
     """
     images = [
-        {"type": "image", "data": data, "mimeType": kind} for kind, data in pictures(execution)
+        {"type": "image", "data": data, "mimeType": kind} for kind, data in find_images(execution)
     ]
-    answer = _with_json(fields)
-    return Answer(
+    answer = _build_json_result(fields)
+    return ToolCallResult(
         content=[*answer.content, *images],
         structured=None if images else fields,
         is_error=failed or execution.error is not None,
@@ -211,27 +226,27 @@ def _answer(execution: Execution, fields: dict[str, Any], *, failed: bool = Fals
     )
 
 
-def _with_json(fields: dict[str, Any]) -> Answer:
+def _build_json_result(fields: dict[str, Any]) -> ToolCallResult:
     text = json.dumps(fields, ensure_ascii=False)
-    return Answer([{"type": "text", "text": text}], fields)
+    return ToolCallResult([{"type": "text", "text": text}], fields)
 
 
-def _failure(code: str, message: str, meta: dict[str, Any] | None = None) -> Answer:
+def _build_failure(code: str, message: str, meta: dict[str, Any] | None = None) -> ToolCallResult:
     content = [{"type": "text", "text": f"{code}: {message}"}]
-    return Answer(content, is_error=True, meta=meta or {})
+    return ToolCallResult(content, is_error=True, meta=meta or {})
 
 
-def _listed(longest: float) -> list[dict[str, Any]]:
+def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
     environment = {
         "type": "string",
-        "minLength": identifiers.SHORTEST,
-        "maxLength": identifiers.LONGEST,
+        "minLength": identifiers.MIN_LENGTH,
+        "maxLength": identifiers.MAX_LENGTH,
         "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task.",
     }
     limit = {
         "type": "number",
         "exclusiveMinimum": 0,
-        "description": f"Stop the run after so many seconds, at most {longest:g}.",
+        "description": f"Stop the run after so many seconds, at most {max_timeout:g}.",
     }
     python = {"type": "string", "description": "Python source; the last expression is shown."}
     command = {"type": "string", "description": "A command line for the shell."}
@@ -243,7 +258,7 @@ def _listed(longest: float) -> list[dict[str, Any]]:
             "name": LAUNCH,
             "title": "Launch an environment",
             "description": "Get the id of a new, empty environment. Call this first, once.",
-            "inputSchema": _schema({}),
+            "inputSchema": _build_schema({}),
             "annotations": {"readOnlyHint": True, "openWorldHint": False},
         },
         {
@@ -251,7 +266,7 @@ def _listed(longest: float) -> list[dict[str, Any]]:
             "title": "Run Python",
             "description": "Run Python in an environment. Variables and the files in the working "
             "folder stay for later calls. Images that are displayed come back as images.",
-            "inputSchema": _schema(
+            "inputSchema": _build_schema(
                 {"environmentId": environment, "pythonCode": python, "timeoutSeconds": limit},
                 "environmentId",
                 "pythonCode",
@@ -263,7 +278,7 @@ def _listed(longest: float) -> list[dict[str, Any]]:
             "title": "Run a shell command",
             "description": "Run a command in an environment and get its output and exit code. "
             "Give either shellCommand or execCommandAndArgs.",
-            "inputSchema": _schema(
+            "inputSchema": _build_schema(
                 {
                     "environmentId": environment,
                     "shellCommand": command,
@@ -277,6 +292,6 @@ def _listed(longest: float) -> list[dict[str, Any]]:
     ]
 
 
-def _schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+def _build_schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     return schema | ({"required": list(required)} if required else {})

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError
-from cci_plugins.mcp_client.failures import code_of
+from cci_plugins.mcp_client.failures import get_code_and_status
 
 
 class RequestError(Exception):
@@ -32,7 +32,7 @@ class RequestError(Exception):
         self.code = code
 
 
-def error_response(
+def build_error_response(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error body with its status and headers."""
@@ -40,37 +40,37 @@ def error_response(
     return JSONResponse(body, status, {"x-ms-error-code": code, **(headers or {})})
 
 
-async def _bad_request(_: Request, error: Exception) -> Response:
+async def _handle_request_error(_: Request, error: Exception) -> Response:
     status, code = (error.status, error.code) if isinstance(error, RequestError) else (500, "")
-    return error_response(status, code, str(error))
+    return build_error_response(status, code, str(error))
 
 
-async def _pool_error(_: Request, error: Exception) -> Response:
+async def _handle_pool_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, CodeInterpreterError):
         raise error
-    code, status = code_of(error)
+    code, status = get_code_and_status(error)
     if isinstance(error, PoolExhaustedError):
         wait = 1 if error.retry_after is None else max(1, round(error.retry_after))
         flat = {"code": code, "message": str(error)}  # the one error that comes without a frame
         return JSONResponse(flat, status, {"x-ms-error-code": code, "retry-after": str(wait)})
-    return error_response(status, code, str(error))
+    return build_error_response(status, code, str(error))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _handle_http_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     code = error.detail.replace(" ", "")
-    return error_response(error.status_code, code, f"{error.detail}.", error.headers)
+    return build_error_response(error.status_code, code, f"{error.detail}.", error.headers)
 
 
-async def _bug(_: Request, error: Exception) -> Response:
+async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
     logger.error("a request failed in the server itself", exc_info=error)
-    return error_response(500, "InternalServerError", "The server failed; its log says why.")
+    return build_error_response(500, "InternalServerError", "The server failed; its log says why.")
 
 
 HANDLERS = {
-    RequestError: _bad_request,
-    CodeInterpreterError: _pool_error,
-    HTTPException: _http_error,
-    Exception: _bug,
+    RequestError: _handle_request_error,
+    CodeInterpreterError: _handle_pool_error,
+    HTTPException: _handle_http_error,
+    Exception: _handle_unexpected_error,
 }

@@ -23,24 +23,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cci_plugins.common.limits import Limits
-from cci_plugins.core.redacted_output import covered
+from cci_plugins.core.redacted_output import redact_execution
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.mcp_client.failures import code_of
+from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.server.answers import main_value, picture, run_fields, sendable
-from cci_plugins.server.shell import shell_code
+from cci_plugins.server.answers import (
+    build_run_fields,
+    find_image,
+    get_main_value,
+    sanitize_execution,
+)
+from cci_plugins.server.shell import build_shell_code
 
 from .errors import RequestError
-from .requests import is_old_form, json_body, session_of
+from .requests import get_session_id, is_old_form, read_json_body
 
 OLD_PATHS = ("/code/execute", "/python/execute", "/execute")
 DEFAULT_OUTPUT = 4096  # the data plane's own
-_REMEMBERED = 1_000
+_MAX_RECORDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
+class _RunRequest:
     """What a request asks for."""
 
     code: str
@@ -50,7 +55,7 @@ class _Order:
     is_shell: bool = False
 
 
-class Executions:
+class ExecutionRoutes:
     """Runs code for REST clients.
 
     Args:
@@ -63,11 +68,11 @@ class Executions:
         self._pool = pool
         self._body_bytes = body_bytes
         self._limits = limits
-        self._told: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
+        self._records: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self._tasks: TaskGroup | None = None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def run(self) -> AsyncIterator[None]:
         """Keep background runs for as long as this lasts."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
@@ -77,71 +82,83 @@ class Executions:
                 self._tasks = None
                 tasks.cancel_scope.cancel()
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes of both forms."""
         return [
             Route("/executions", self._execute, methods=["POST"]),
-            Route("/executions/{id}", self._tell, methods=["GET"]),
+            Route("/executions/{id}", self._get_execution, methods=["GET"]),
             *(Route(path, self._execute, methods=["POST"]) for path in OLD_PATHS),
         ]
 
     async def _execute(self, request: Request) -> Response:
-        session_id = session_of(request)
-        order = _order(await json_body(request, self._body_bytes), self._limits)
+        session_id = get_session_id(request)
+        run_request = _parse_run_request(
+            await read_json_body(request, self._body_bytes), self._limits
+        )
         if is_old_form(request):
-            execution = await self._run(session_id, order)
-            return JSONResponse(_old_form(execution, order.limit))
+            execution = await self._run(session_id, run_request)
+            return JSONResponse(_to_old_form(execution, run_request.limit))
         run_id = request.headers.get("operation-id") or str(uuid4())
         headers = {"operation-id": run_id}
-        if order.in_background and self._tasks is not None:
+        if run_request.in_background and self._tasks is not None:
             location = request.url.replace(path=f"/executions/{run_id}")
-            told = _frame(run_id, session_id, order, "NotStarted")
-            self._remember(told)
-            self._tasks.start_soon(self._run_in_background, run_id, session_id, order)
-            return JSONResponse(told, 202, headers | {"operation-location": str(location)})
-        execution = await self._run(session_id, order)
-        return JSONResponse(_new_form(run_id, session_id, order, execution), headers=headers)
+            record = _build_record(run_id, session_id, run_request, "NotStarted")
+            self._store_record(record)
+            self._tasks.start_soon(self._run_in_background, run_id, session_id, run_request)
+            return JSONResponse(record, 202, headers | {"operation-location": str(location)})
+        execution = await self._run(session_id, run_request)
+        return JSONResponse(
+            _to_new_form(run_id, session_id, run_request, execution), headers=headers
+        )
 
-    async def _tell(self, request: Request) -> Response:
-        told = self._told.get((session_of(request), request.path_params["id"]))
-        if told is None:
+    async def _get_execution(self, request: Request) -> Response:
+        record = self._records.get((get_session_id(request), request.path_params["id"]))
+        if record is None:
             raise RequestError(404, "ExecutionNotFound", "There is no such execution.")
-        return JSONResponse(told)
+        return JSONResponse(record)
 
-    async def _run_in_background(self, run_id: str, session_id: str, order: _Order) -> None:
-        self._remember(_frame(run_id, session_id, order, "Running"))
+    async def _run_in_background(
+        self, run_id: str, session_id: str, run_request: _RunRequest
+    ) -> None:
+        self._store_record(_build_record(run_id, session_id, run_request, "Running"))
         try:
-            execution = await self._run(session_id, order)
+            execution = await self._run(session_id, run_request)
         except CodeInterpreterError as error:
-            told = _frame(run_id, session_id, order, "Failed")
-            told["error"] = {"error": {"code": code_of(error)[0], "message": str(error)}}
+            record = _build_record(run_id, session_id, run_request, "Failed")
+            record["error"] = {
+                "error": {"code": get_code_and_status(error)[0], "message": str(error)}
+            }
         else:
-            told = _new_form(run_id, session_id, order, execution)
-        self._remember(told)
+            record = _to_new_form(run_id, session_id, run_request, execution)
+        self._store_record(record)
 
-    async def _run(self, session_id: str, order: _Order) -> Execution:
-        execution = await self._pool.execute(session_id, order.code, timeout=order.timeout)
-        return sendable(covered(execution))
+    async def _run(self, session_id: str, run_request: _RunRequest) -> Execution:
+        execution = await self._pool.execute(
+            session_id, run_request.code, timeout=run_request.timeout
+        )
+        return sanitize_execution(redact_execution(execution))
 
-    def _remember(self, told: dict[str, Any]) -> None:
-        self._told[told["identifier"], told["id"]] = told
-        if len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
+    def _store_record(self, record: dict[str, Any]) -> None:
+        self._records[record["identifier"], record["id"]] = record
+        if len(self._records) > _MAX_RECORDS:
+            self._records.popitem(last=False)
 
 
-def _order(fields: dict[str, Any], limits: Limits) -> _Order:
+def _parse_run_request(fields: dict[str, Any], limits: Limits) -> _RunRequest:
     command = fields.get("shellcommand") or fields.get("execcommandandargs")
-    longest = limits.execution_timeout.total_seconds()
-    return _Order(
-        code=_code(fields) if command is None else shell_code(command),
-        timeout=timedelta(seconds=min(_number(fields, "timeoutInSeconds", longest), longest)),
-        limit=int(_number(fields, "outputStreamsMaxLength", DEFAULT_OUTPUT)),
+    max_seconds = limits.execution_timeout.total_seconds()
+    return _RunRequest(
+        code=_parse_code(fields) if command is None else build_shell_code(command),
+        timeout=timedelta(
+            seconds=min(_parse_number(fields, "timeoutInSeconds", max_seconds), max_seconds)
+        ),
+        limit=int(_parse_number(fields, "outputStreamsMaxLength", DEFAULT_OUTPUT)),
         in_background=str(fields.get("executiontype", "")).lower() == "asynchronous",
         is_shell=command is not None,
     )
 
 
-def _code(fields: dict[str, Any]) -> str:
+def _parse_code(fields: dict[str, Any]) -> str:
     code = fields.get("code", fields.get("pythoncode"))
     if not isinstance(code, str):
         raise RequestError(400, "SessionPropertiesMissing", "The property 'code' is missing.")
@@ -153,7 +170,7 @@ def _code(fields: dict[str, Any]) -> str:
         raise RequestError(400, "InvalidRequest", "The code is no UTF-8 in base64.") from None
 
 
-def _number(fields: dict[str, Any], name: str, default: float) -> float:
+def _parse_number(fields: dict[str, Any], name: str, default: float) -> float:
     value = fields.get(name.lower())
     if value is None:
         return default
@@ -162,29 +179,33 @@ def _number(fields: dict[str, Any], name: str, default: float) -> float:
     return value
 
 
-def _value(execution: Execution) -> Any:
-    return picture(execution) or main_value(execution)
+def _get_result_value(execution: Execution) -> Any:
+    return find_image(execution) or get_main_value(execution)
 
 
-def _new_form(run_id: str, session_id: str, order: _Order, execution: Execution) -> dict[str, Any]:
+def _to_new_form(
+    run_id: str, session_id: str, run_request: _RunRequest, execution: Execution
+) -> dict[str, Any]:
     succeeded = execution.status == "succeeded"
-    told = _frame(run_id, session_id, order, "Succeeded" if succeeded else "Failed")
-    told["result"] = run_fields(execution, order.limit, _value(execution))
-    if order.is_shell:
-        told["status"] = str(told["result"].pop("executionResult") if succeeded else -1)
+    record = _build_record(run_id, session_id, run_request, "Succeeded" if succeeded else "Failed")
+    record["result"] = build_run_fields(execution, run_request.limit, _get_result_value(execution))
+    if run_request.is_shell:
+        record["status"] = str(record["result"].pop("executionResult") if succeeded else -1)
     elif execution.error is not None:
         error = execution.error
-        told["error"] = {"error": {"code": error.name, "message": error.message}}
-    return told
+        record["error"] = {"error": {"code": error.name, "message": error.message}}
+    return record
 
 
-def _frame(run_id: str, session_id: str, order: _Order, status: str) -> dict[str, Any]:
-    kind = "Asynchronous" if order.in_background else "Synchronous"
+def _build_record(
+    run_id: str, session_id: str, run_request: _RunRequest, status: str
+) -> dict[str, Any]:
+    kind = "Asynchronous" if run_request.in_background else "Synchronous"
     return {"id": run_id, "identifier": session_id, "executionType": kind, "status": status}
 
 
-def _old_form(execution: Execution, limit: int) -> dict[str, Any]:
-    fields = run_fields(execution, limit, _value(execution))
+def _to_old_form(execution: Execution, limit: int) -> dict[str, Any]:
+    fields = build_run_fields(execution, limit, _get_result_value(execution))
     status = "Success" if execution.status == "succeeded" else "Failure"
     result = fields.pop("executionResult")
     return {"properties": {"$id": "1", "status": status, "result": result, **fields}}

@@ -12,8 +12,8 @@ from python_multipart.multipart import parse_options_header
 
 from .errors import RequestError
 
-_LONGEST_HEADERS = 16 * 1024
-_LONGEST_BOUNDARY = 200
+_MAX_HEADER_BYTES = 16 * 1024
+_MAX_BOUNDARY_BYTES = 200
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class _Part:
     headers: dict[str, bytes] = field(default_factory=dict)
     filename: str | None = None
     data: list[bytes] = field(default_factory=list)
-    ended: bool = False
+    is_complete: bool = False
 
 
 class FileUpload:
@@ -46,27 +46,27 @@ class FileUpload:
         Raises:
             RequestError: The body is no multipart form, or has no file.
         """
-        first = await self._first_line()
-        boundary = _boundary(self._content_type, first)
-        self._parser = MultipartParser(boundary, self._callbacks())
+        first = await self._read_first_line()
+        boundary = _find_boundary(self._content_type, first)
+        self._parser = MultipartParser(boundary, self._build_callbacks())
         self._write(first)
         read = len(first)
         while self._part.filename is None:
-            piece = await anext(self._stream, None)
-            if piece is None or read > _LONGEST_HEADERS:
-                raise _no_file()
-            read += len(piece)
-            self._write(piece)
+            chunk = await anext(self._stream, None)
+            if chunk is None or read > _MAX_HEADER_BYTES:
+                raise _build_no_file_error()
+            read += len(chunk)
+            self._write(chunk)
         self.filename = self._part.filename
 
-    async def _first_line(self) -> bytes:
+    async def _read_first_line(self) -> bytes:
         """The beginning of the body, with its first line whole if it is not too long."""
         start = b""
-        while b"\r\n" not in start and len(start) < _LONGEST_BOUNDARY:
-            piece = await anext(self._stream, None)
-            if piece is None:
+        while b"\r\n" not in start and len(start) < _MAX_BOUNDARY_BYTES:
+            chunk = await anext(self._stream, None)
+            if chunk is None:
                 break
-            start += piece
+            start += chunk
         return start
 
     async def content(self) -> AsyncIterator[bytes]:
@@ -77,43 +77,43 @@ class FileUpload:
         """
         while True:
             data, self._part.data = self._part.data, []
-            for piece in data:
-                yield piece
-            if self._part.ended:
+            for chunk in data:
+                yield chunk
+            if self._part.is_complete:
                 return
             following = await anext(self._stream, None)
             if following is None:
                 raise RequestError(400, "InvalidRequest", "The upload ended before the file.")
             self._write(following)
 
-    def _write(self, piece: bytes) -> None:
+    def _write(self, chunk: bytes) -> None:
         try:
-            self._parser.write(piece)
+            self._parser.write(chunk)
         except MultipartParseError:
-            raise _no_file() from None
+            raise _build_no_file_error() from None
 
-    def _callbacks(self) -> Any:
-        def bytes_to(take: Callable[[bytes], None]) -> Callable[[bytes, int, int], None]:
-            return lambda data, start, end: take(data[start:end])
+    def _build_callbacks(self) -> Any:
+        def slice_into(callback: Callable[[bytes], None]) -> Callable[[bytes, int, int], None]:
+            return lambda data, start, end: callback(data[start:end])
 
         return {
             "on_part_begin": self._on_part_begin,
-            "on_header_field": bytes_to(self._on_header_field),
-            "on_header_value": bytes_to(self._on_header_value),
+            "on_header_field": slice_into(self._on_header_field),
+            "on_header_value": slice_into(self._on_header_value),
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
-            "on_part_data": bytes_to(self._on_part_data),
+            "on_part_data": slice_into(self._on_part_data),
             "on_part_end": self._on_part_end,
         }
 
     def _on_part_begin(self) -> None:
         self._part.headers = {}
 
-    def _on_header_field(self, piece: bytes) -> None:
-        self._name += piece
+    def _on_header_field(self, chunk: bytes) -> None:
+        self._name += chunk
 
-    def _on_header_value(self, piece: bytes) -> None:
-        self._value += piece
+    def _on_header_value(self, chunk: bytes) -> None:
+        self._value += chunk
 
     def _on_header_end(self) -> None:
         self._part.headers[self._name.decode("latin-1").lower()] = self._value
@@ -126,16 +126,16 @@ class FileUpload:
             if filename is not None:
                 self._part.filename = filename.decode("utf-8", "replace")
 
-    def _on_part_data(self, piece: bytes) -> None:
-        if self._part.filename is not None and not self._part.ended:
-            self._part.data.append(piece)
+    def _on_part_data(self, chunk: bytes) -> None:
+        if self._part.filename is not None and not self._part.is_complete:
+            self._part.data.append(chunk)
 
     def _on_part_end(self) -> None:
         if self._part.filename is not None:
-            self._part.ended = True
+            self._part.is_complete = True
 
 
-def _boundary(content_type: str, first: bytes) -> bytes:
+def _find_boundary(content_type: str, first: bytes) -> bytes:
     """The boundary, from the header or, where a client lost that, from the body's first line.
 
     Semantic Kernel's SessionsPythonTool keeps the `application/json` of an earlier run on its
@@ -146,10 +146,10 @@ def _boundary(content_type: str, first: bytes) -> bytes:
     if kind == b"multipart/form-data" and boundary:
         return boundary
     line, end, _ = first.partition(b"\r\n")
-    if line.startswith(b"--") and end and len(line) <= _LONGEST_BOUNDARY:
+    if line.startswith(b"--") and end and len(line) <= _MAX_BOUNDARY_BYTES:
         return line[2:]
-    raise _no_file()
+    raise _build_no_file_error()
 
 
-def _no_file() -> RequestError:
+def _build_no_file_error() -> RequestError:
     return RequestError(400, "InvalidRequest", "The body must be multipart/form-data with a file.")

@@ -14,7 +14,7 @@ from cci_plugins.server import identifiers
 from .errors import RequestError
 
 _VERSION = re.compile(r"(\d{4}-\d{2}-\d{2})(-preview)?")
-_LAST_OLD = "2024-08-02"
+_LAST_OLD_VERSION = "2024-08-02"
 
 
 def is_old_form(request: Request) -> bool:
@@ -29,10 +29,10 @@ def is_old_form(request: Request) -> bool:
         raise RequestError(
             400, "InvalidApiVersion", f"The api-version '{version[:50]}' is not valid."
         )
-    return match[1] <= _LAST_OLD
+    return match[1] <= _LAST_OLD_VERSION
 
 
-def session_of(request: Request) -> str:
+def get_session_id(request: Request) -> str:
     """The session a request is for.
 
     Raises:
@@ -40,12 +40,12 @@ def session_of(request: Request) -> str:
     """
     is_old_form(request)
     identifier = request.query_params.get("identifier", "")
-    if (fault := identifiers.fault_of(identifier)) is not None:
-        raise RequestError(400, identifiers.CODE, fault)
+    if (problem := identifiers.check_identifier(identifier)) is not None:
+        raise RequestError(400, identifiers.CODE, problem)
     return identifier
 
 
-async def json_body(request: Request, longest: int) -> dict[str, Any]:
+async def read_json_body(request: Request, max_bytes: int) -> dict[str, Any]:
     """The body's properties, by lower-case name, out of their frame where they have one.
 
     Args:
@@ -56,20 +56,20 @@ async def json_body(request: Request, longest: int) -> dict[str, Any]:
         RequestError: The body is too large or no JSON object.
     """
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > longest:
-            raise RequestError(413, "RequestTooLarge", f"At most {longest:,} bytes.")
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise RequestError(413, "RequestTooLarge", f"At most {max_bytes:,} bytes.")
     try:
         value = json.loads(bytes(body))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, Mapping):
         raise RequestError(400, "InvalidRequest", "The body must be a JSON object.")
-    fields = _lower(value)
+    fields = _lower_keys(value)
     inner = fields.get("properties")
-    return _lower(inner) if isinstance(inner, Mapping) else fields
+    return _lower_keys(inner) if isinstance(inner, Mapping) else fields
 
 
-def _lower(value: Mapping[str, Any]) -> dict[str, Any]:
+def _lower_keys(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name.lower(): item for name, item in value.items()}

@@ -17,13 +17,13 @@ from cci_plugins.models import SessionInfo
 from cci_plugins.pools.base import SessionPool
 
 from .errors import RequestError
-from .requests import is_old_form, session_of
+from .requests import get_session_id, is_old_form
 
-PAGE = 300
+PAGE_SIZE = 300
 _MANAGEMENT = "/.management"
 
 
-class Sessions:
+class SessionRoutes:
     """Tells and ends sessions for REST clients.
 
     Args:
@@ -32,33 +32,33 @@ class Sessions:
 
     def __init__(self, pool: SessionPool) -> None:
         self._pool = pool
-        self._since = _text(datetime.now(UTC))
+        self._started_at = _format_time(datetime.now(UTC))
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes, with the `.management` ones of the conceptual documentation."""
         return [
             Route("/session", self._get, methods=["GET"]),
             Route("/session", self._delete, methods=["DELETE"]),
             Route("/listSessions", self._list, methods=["GET"]),
-            Route("/metadata", self._metadata, methods=["GET"]),
+            Route("/metadata", self._get_metadata, methods=["GET"]),
             Route(f"{_MANAGEMENT}/getSession", self._get, methods=["POST"]),
             Route(f"{_MANAGEMENT}/listSessions", self._list, methods=["POST"]),
             Route(f"{_MANAGEMENT}/stopSession", self._stop, methods=["POST"]),
         ]
 
     async def _get(self, request: Request) -> Response:
-        identifier = session_of(request)
+        identifier = get_session_id(request)
         for session in await self._pool.list_sessions():
             if session.identifier == identifier:
-                return JSONResponse(_form(session))
-        raise _no_session(identifier)
+                return JSONResponse(_to_json(session))
+        raise _build_not_found_error(identifier)
 
     async def _delete(self, request: Request) -> Response:
-        await self._pool.delete_session(session_of(request))
+        await self._pool.delete_session(get_session_id(request))
         return Response(status_code=204)
 
     async def _stop(self, request: Request) -> Response:
-        identifier = session_of(request)
+        identifier = get_session_id(request)
         await self._pool.delete_session(identifier)
         name = self._pool.capabilities.name
         return PlainTextResponse(f"Session {identifier} in session pool {name} stopped.")
@@ -70,50 +70,50 @@ class Sessions:
             raise RequestError(400, "InvalidRequest", "skip must be a number.")
         everything = sorted(await self._pool.list_sessions(), key=lambda s: s.identifier)
         start = int(skip[:9])
-        shown = [_form(session) for session in everything[start : start + PAGE]]
-        more = len(everything) > start + PAGE
-        link = request.url.include_query_params(skip=start + PAGE) if more else None
+        page = [_to_json(session) for session in everything[start : start + PAGE_SIZE]]
+        has_more = len(everything) > start + PAGE_SIZE
+        link = request.url.include_query_params(skip=start + PAGE_SIZE) if has_more else None
         # `sessions` is the specification's name, `value` that of the documentation
-        told = {"sessions": shown, "value": shown, "count": len(shown)}
-        return JSONResponse(told | {"nextLink": None if link is None else str(link)})
+        body = {"sessions": page, "value": page, "count": len(page)}
+        return JSONResponse(body | {"nextLink": None if link is None else str(link)})
 
-    async def _metadata(self, request: Request) -> Response:
+    async def _get_metadata(self, request: Request) -> Response:
         is_old_form(request)
-        packages = await anyio.to_thread.run_sync(_packages)
+        packages = await anyio.to_thread.run_sync(_list_packages)
         version = platform.python_version()
         kernel = {"name": "python3", "version": version, "projectUrl": "", "description": ""}
         return JSONResponse(
             {
                 "runtimes": [{"name": "python", "version": version}],
                 "preInstalledPackages": packages,
-                "createdAt": self._since,
-                "lastUpdatedAt": self._since,
+                "createdAt": self._started_at,
+                "lastUpdatedAt": self._started_at,
                 "jupyterKernel": kernel,
             }
         )
 
 
-def _no_session(identifier: str) -> RequestError:
+def _build_not_found_error(identifier: str) -> RequestError:
     message = f"Could not find session with name '{identifier}'."
     return RequestError(404, "NoSessionFoundError", message)
 
 
-def _form(session: SessionInfo) -> dict[str, Any]:
-    expires = _text(session.expires_at)
+def _to_json(session: SessionInfo) -> dict[str, Any]:
+    expires = _format_time(session.expires_at)
     return {
         "identifier": session.identifier,
-        "createdAt": _text(session.created_at),
-        "lastAccessedAt": _text(session.last_accessed_at),
+        "createdAt": _format_time(session.created_at),
+        "lastAccessedAt": _format_time(session.last_accessed_at),
         "expireAt": expires,
         "expiresAt": expires,
         "etag": sha256(session.identifier.encode()).hexdigest()[:16],
     }
 
 
-def _packages() -> list[dict[str, str]]:
+def _list_packages() -> list[dict[str, str]]:
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return [{"name": name, "version": found[name]} for name in sorted(found, key=str.lower)]
 
 
-def _text(time: datetime) -> str:
+def _format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat()

@@ -10,16 +10,23 @@ import stat
 import threading
 from collections.abc import Iterator
 
-from cci_plugins.common.file_names import safe_name
+from cci_plugins.common.file_names import validate_name
 from cci_plugins.errors import FileTransferError
 
-from .writer import NO_FOLLOW, TEMPORARY, FolderWriter, Stat, clear_errors, missing
+from .writer import (
+    NO_FOLLOW,
+    TEMPORARY_PREFIX,
+    FolderWriter,
+    Stat,
+    build_not_found_error,
+    translate_errors,
+)
 
-__all__ = ["CHUNK_BYTES", "MAX_DEPTH", "TEMPORARY", "FolderWriter", "SessionFolder", "Stat"]
+__all__ = ["CHUNK_BYTES", "MAX_DEPTH", "TEMPORARY_PREFIX", "FolderWriter", "SessionFolder", "Stat"]
 
 CHUNK_BYTES = 1024**2
 MAX_DEPTH = 32
-_DIRECTORY = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
+_DIRECTORY_FLAGS = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
 _NON_BLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
@@ -37,7 +44,7 @@ class SessionFolder:
         owner: tuple[int, int] | None = None,
         capacity: int | None = None,
         scratch: tuple[int, ...] = (),
-        whole_mounts: bool = False,
+        has_own_filesystems: bool = False,
     ) -> None:
         """Take over a directory.
 
@@ -49,8 +56,8 @@ class SessionFolder:
             whole_mounts: Each of them is a file system of its own, so `usage` need not walk.
         """
         self._root, self._owner, self._capacity = root, owner, capacity
-        self._places = (root, *scratch)
-        self._whole_mounts = whole_mounts
+        self._descriptors = (root, *scratch)
+        self._has_own_filesystems = has_own_filesystems
         self._closed = False
         self._lock = threading.Lock()
 
@@ -61,15 +68,15 @@ class SessionFolder:
             UnsafeNameError: The name would leave the folder.
             SessionFileNotFoundError: There is no such regular file.
         """
-        folder, part = self._parent(name)
+        folder, part = self._open_parent(name)
         try:
-            with clear_errors(name, folder):
+            with translate_errors(name, folder):
                 file = os.open(part, os.O_RDONLY | NO_FOLLOW | _NON_BLOCK, dir_fd=folder)
         finally:
             os.close(folder)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            raise missing(name)
+            raise build_not_found_error(name)
         return file
 
     def read(self, name: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -79,7 +86,7 @@ class SessionFolder:
             UnsafeNameError: The name would leave the folder.
             SessionFileNotFoundError: There is no such regular file.
         """
-        return _pieces(os.fdopen(self.open_read(name), "rb", buffering=0), chunk_bytes)
+        return _iter_chunks(os.fdopen(self.open_read(name), "rb", buffering=0), chunk_bytes)
 
     def stat(self, name: str) -> Stat:
         """Size and times of a regular file.
@@ -89,7 +96,7 @@ class SessionFolder:
         """
         file = self.open_read(name)
         try:
-            return Stat.of(os.fstat(file))
+            return Stat.from_stat(os.fstat(file))
         finally:
             os.close(file)
 
@@ -100,7 +107,7 @@ class SessionFolder:
             UnsafeNameError: The name would leave the folder.
             FileTransferError: The file cannot be made there.
         """
-        folder, part = self._parent(name, create=True)
+        folder, part = self._open_parent(name, create=True)
         return FolderWriter(folder, part, name, capacity=self._capacity, owner=self._owner)
 
     def write(self, name: str, data: bytes) -> Stat:
@@ -119,9 +126,9 @@ class SessionFolder:
             UnsafeNameError: The name would leave the folder.
             SessionFileNotFoundError: There is no such file.
         """
-        folder, part = self._parent(name)
+        folder, part = self._open_parent(name)
         try:
-            with clear_errors(name, folder):
+            with translate_errors(name, folder):
                 os.unlink(part, dir_fd=folder)
         finally:
             os.close(folder)
@@ -133,85 +140,87 @@ class SessionFolder:
             if status is not None and stat.S_ISREG(status.st_mode):
                 if len(found) >= limit:
                     break
-                found[name] = Stat.of(status)
+                found[name] = Stat.from_stat(status)
         return dict(sorted(found.items()))
 
-    def usage(self, limit: int = 100_000) -> tuple[int, int]:
+    def measure_usage(self, limit: int = 100_000) -> tuple[int, int]:
         """Bytes to hold against the limit of the disk, and the number of files everywhere.
 
         Where each place is a file system of its own, scratch space has its own bound, and only
         the folder's bytes are told; otherwise scratch space counts as well. What cannot be
         counted (too many, too deep, unreadable) makes the number `limit + 1`.
         """
-        if self._whole_mounts:
-            states = self._states()
-            return _used(states[0]), sum(state.f_files - state.f_ffree for state in states)
+        if self._has_own_filesystems:
+            states = self._stat_filesystems()
+            return _compute_used_bytes(states[0]), sum(
+                state.f_files - state.f_ffree for state in states
+            )
         size = count = 0
-        for place in self._places:
-            for _, status in self._walk(place):
+        for descriptor in self._descriptors:
+            for _, status in self._walk(descriptor):
                 count += 1
                 if status is None or count > limit:
                     return size, limit + 1
                 size += status.st_blocks * 512
         return size, count
 
-    def held_bytes(self) -> int:
+    def measure_bytes(self) -> int:
         """Bytes of every file of the session, where each place is a file system of its own."""
-        return sum(map(_used, self._states()))
+        return sum(map(_compute_used_bytes, self._stat_filesystems()))
 
-    def _states(self) -> list[os.statvfs_result]:
+    def _stat_filesystems(self) -> list[os.statvfs_result]:
         with self._lock:
             if self._closed:
-                raise _ended()
-            return [os.fstatvfs(place) for place in self._places]
+                raise _build_ended_error()
+            return [os.fstatvfs(descriptor) for descriptor in self._descriptors]
 
     def close(self) -> None:
         """Close every descriptor; calling it twice is no error."""
         with self._lock:
-            places = () if self._closed else self._places
+            descriptors = () if self._closed else self._descriptors
             self._closed = True
-            for place in places:
-                os.close(place)
+            for descriptor in descriptors:
+                os.close(descriptor)
 
-    def _hold(self, place: int) -> int:
+    def _duplicate(self, descriptor: int) -> int:
         """A copy of a descriptor, which stays right when `close` is called in between."""
         with self._lock:
             if self._closed:
-                raise _ended()
-            return os.dup(place)
+                raise _build_ended_error()
+            return os.dup(descriptor)
 
-    def _parent(self, name: str, *, create: bool = False) -> tuple[int, str]:
+    def _open_parent(self, name: str, *, create: bool = False) -> tuple[int, str]:
         """The folder of a name, as a new descriptor, and the name's last part."""
-        *above, part = safe_name(name).split("/")
-        with clear_errors(name):
-            folder = self._hold(self._root)
+        *above, part = validate_name(name).split("/")
+        with translate_errors(name):
+            folder = self._duplicate(self._root)
             for step in above:
                 try:
-                    deeper = self._enter(folder, step, create=create)
+                    deeper = self._open_subfolder(folder, step, create=create)
                 finally:
                     os.close(folder)
                 folder = deeper
         return folder, part
 
-    def _enter(self, folder: int, step: str, *, create: bool) -> int:
+    def _open_subfolder(self, folder: int, step: str, *, create: bool) -> int:
         if create:
             try:
                 os.mkdir(step, 0o755, dir_fd=folder)
             except FileExistsError:
                 create = False
-        entered = os.open(step, _DIRECTORY, dir_fd=folder)
+        entered = os.open(step, _DIRECTORY_FLAGS, dir_fd=folder)
         if create and self._owner is not None:
             os.fchown(entered, *self._owner)
         return entered
 
     def _walk(self, root: int) -> Iterator[tuple[str, os.stat_result | None]]:
         """Every entry below a folder; the status is None for a folder that cannot be entered."""
-        root = self._hold(root)
+        root = self._duplicate(root)
         try:
             waiting: list[tuple[str, ...]] = [()]
             while waiting:
                 parts = waiting.pop()
-                for name, status in _entries(root, parts):
+                for name, status in _iter_entries(root, parts):
                     yield "/".join((*parts, name)), status
                     if status is not None and stat.S_ISDIR(status.st_mode):
                         waiting.append((*parts, name))
@@ -219,7 +228,7 @@ class SessionFolder:
             os.close(root)
 
 
-def _entries(root: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
+def _iter_entries(root: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
     """What one folder holds, our own temporary files aside."""
     try:
         folder = _descend(root, parts)
@@ -229,7 +238,7 @@ def _entries(root: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.stat_r
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(TEMPORARY):
+                if not entry.name.startswith(TEMPORARY_PREFIX):
                     with contextlib.suppress(OSError):
                         status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
                         yield entry.name, status
@@ -243,25 +252,25 @@ def _descend(root: int, parts: tuple[str, ...]) -> int:
     folder = os.dup(root)
     if not parts:
         os.close(folder)
-        return os.open(".", _DIRECTORY, dir_fd=root)
+        return os.open(".", _DIRECTORY_FLAGS, dir_fd=root)
     for part in parts:
         try:
-            deeper = os.open(part, _DIRECTORY, dir_fd=folder)
+            deeper = os.open(part, _DIRECTORY_FLAGS, dir_fd=folder)
         finally:
             os.close(folder)
         folder = deeper
     return folder
 
 
-def _pieces(stream: io.FileIO, chunk_bytes: int) -> Iterator[bytes]:
+def _iter_chunks(stream: io.FileIO, chunk_bytes: int) -> Iterator[bytes]:
     with stream:
         while data := stream.read(chunk_bytes):
             yield data
 
 
-def _used(state: os.statvfs_result) -> int:
+def _compute_used_bytes(state: os.statvfs_result) -> int:
     return (state.f_blocks - state.f_bfree) * state.f_frsize
 
 
-def _ended() -> FileTransferError:
+def _build_ended_error() -> FileTransferError:
     return FileTransferError("the session has ended and its files are gone")

@@ -12,9 +12,9 @@ from typing import Self
 
 from cci_plugins.errors import FileTooLargeError, FileTransferError, SessionFileNotFoundError
 
-TEMPORARY = ".cci-part-"
+TEMPORARY_PREFIX = ".cci-part-"
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; there, folder_paths.py takes over
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Stat:
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Self:
+    def from_stat(cls, status: os.stat_result) -> Self:
         """Take it from `os.stat`."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -57,18 +57,18 @@ class FolderWriter:
             owner: User and group id of the file, when not our own.
         """
         self._folder, self._part, self._name, self._capacity = folder, part, name, capacity
-        self._temporary = TEMPORARY + secrets.token_hex(8)
+        self._temporary_name = TEMPORARY_PREFIX + secrets.token_hex(8)
         self.size = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
         try:
-            with clear_errors(name, folder):
-                self._file = os.open(self._temporary, flags, 0o644, dir_fd=folder)
+            with translate_errors(name, folder):
+                self._file = os.open(self._temporary_name, flags, 0o644, dir_fd=folder)
                 if owner is not None:
                     os.fchown(self._file, *owner)
         except BaseException:
             os.close(folder)
             raise
-        self._open = True
+        self._is_open = True
 
     def write(self, data: bytes) -> None:
         """Add bytes.
@@ -84,33 +84,36 @@ class FolderWriter:
                 limit=self._capacity,
             )
         view = memoryview(data)
-        with clear_errors(self._name, self._folder, self.size):
+        with translate_errors(self._name, self._folder, self.size):
             while view:
                 view = view[os.write(self._file, view) :]
 
     def commit(self) -> Stat:
         """Put the file in its place, replacing one of the same name."""
         try:
-            with clear_errors(self._name, self._folder, self.size):
+            with translate_errors(self._name, self._folder, self.size):
                 os.replace(
-                    self._temporary, self._part, src_dir_fd=self._folder, dst_dir_fd=self._folder
+                    self._temporary_name,
+                    self._part,
+                    src_dir_fd=self._folder,
+                    dst_dir_fd=self._folder,
                 )
                 status = os.fstat(self._file)
         except BaseException:
             self.abort()
             raise
         self._close()
-        return Stat.of(status)
+        return Stat.from_stat(status)
 
     def abort(self) -> None:
         """Forget what was written; harmless after `commit`."""
-        if self._open:
+        if self._is_open:
             with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._folder)
+                os.unlink(self._temporary_name, dir_fd=self._folder)
             self._close()
 
     def _close(self) -> None:
-        self._open = False
+        self._is_open = False
         os.close(self._file)
         os.close(self._folder)
 
@@ -124,7 +127,7 @@ class FolderWriter:
             self.abort()
 
 
-def missing(name: str) -> SessionFileNotFoundError:
+def build_not_found_error(name: str) -> SessionFileNotFoundError:
     """The error for a file that is not there, or is not a regular file."""
     return SessionFileNotFoundError(
         f"the session has no file {name!r}", hint="list the session's files to see their names"
@@ -132,7 +135,7 @@ def missing(name: str) -> SessionFileNotFoundError:
 
 
 @contextlib.contextmanager
-def clear_errors(name: str, folder: int | None = None, size: int = 0) -> Iterator[None]:
+def translate_errors(name: str, folder: int | None = None, size: int = 0) -> Iterator[None]:
     """Turn errors of the system into ours.
 
     Args:
@@ -146,8 +149,8 @@ def clear_errors(name: str, folder: int | None = None, size: int = 0) -> Iterato
         raise
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}:
-            raise missing(name) from error
-        if error.errno in _FULL and folder is not None:
+            raise build_not_found_error(name) from error
+        if error.errno in _DISK_FULL_ERRNOS and folder is not None:
             state = os.fstatvfs(folder)
             raise FileTooLargeError(
                 f"the session's disk is full: {name!r} does not fit",

@@ -55,7 +55,7 @@ class Sandbox(ABC):
         Calling it twice is no error.
         """
 
-    def doorway(self) -> tuple[str, str] | None:
+    def egress_socket_path(self) -> tuple[str, str] | None:
         """Where a Unix socket can be put that only this session reaches.
 
         Returns:
@@ -64,7 +64,7 @@ class Sandbox(ABC):
         return None
 
     @abstractmethod
-    def memory_bytes(self) -> int:
+    def measure_memory(self) -> int:
         """Memory that all processes of the session use together (PSS and files in memory)."""
 
 
@@ -77,14 +77,14 @@ class Isolation(ABC):
     """
 
     name: ClassVar[IsolationName]
-    weaker: tuple[str, ...] = ()
+    limitations: tuple[str, ...] = ()
 
     @abstractmethod
     def describe(self) -> str:
         """One line for people: what fences the code and what it may use."""
 
     @abstractmethod
-    async def probe(self, spec: KernelSpec) -> None:
+    async def run_self_check(self, spec: KernelSpec) -> None:
         """Try the real command line once, with a check instead of a kernel.
 
         Raises:

@@ -23,33 +23,35 @@ from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 from . import uids
 from .base import Isolation, KernelSpec, Sandbox
 from .interpreter import Interpreter, inspect
-from .kernel_config import SOCKETS, Fence, connection, describe_session, environment
+from .kernel_config import SOCKETS, SandboxOptions, build_environment, connection, describe_session
 from .launcher import supervisor
-from .managed_process import Birth, Child, sockets_ready
-from .memory import children, descendants, own_threads, tree_bytes
+from .managed_process import ManagedProcess, ShieldedStart, wait_for_sockets
+from .memory import count_own_threads, iter_descendants, list_children, measure_tree
 
 PREFIX = "cci-"
-_PLACES = ("data", "tmp", "home", "k")
+_FOLDERS = ("data", "tmp", "home", "k")
 _SOCKET_PATH_BYTES = 107
 _END_SECONDS = 15.0
 
 
-class HostedIsolation(Isolation):
+class HostFolderIsolation(Isolation):
     """A fence without a mount namespace; subclasses say how a session is fenced."""
 
     def __init__(self, limits: SandboxLimits) -> None:
         self._limits = limits
 
     @abstractmethod
-    def _fence(self, base: str, interpreter: Interpreter, uid: int | None) -> Fence:
+    def _build_options(
+        self, base: str, interpreter: Interpreter, uid: int | None
+    ) -> SandboxOptions:
         """How a session in this folder is fenced."""
 
-    def _wrapper(self, base: str, interpreter: Interpreter) -> list[str]:
+    def _build_wrapper_command(self, base: str, interpreter: Interpreter) -> list[str]:
         """A command to put before the interpreter's."""
         del base, interpreter
         return []
 
-    def _user(self) -> int | None:
+    def _allocate_uid(self) -> int | None:
         """The user id to take, when we are root and the fence changes it."""
         return None
 
@@ -61,7 +63,7 @@ class HostedIsolation(Isolation):
         """
         sandbox = await self._start(spec, await inspect(spec.python))
         try:
-            await sockets_ready(sandbox.sockets, sandbox.child)
+            await wait_for_sockets(sandbox.sockets, sandbox.child)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await sandbox.kill()
@@ -70,26 +72,28 @@ class HostedIsolation(Isolation):
 
     async def _start(
         self, spec: KernelSpec, interpreter: Interpreter, check: dict[str, Any] | None = None
-    ) -> HostedSandbox:
-        uid = self._user()
-        sandbox = HostedSandbox(uid)
+    ) -> HostFolderSandbox:
+        uid = self._allocate_uid()
+        sandbox = HostFolderSandbox(uid)
         try:
-            base = sandbox.make_folder(spec)
-            fence = self._fence(base, interpreter, uid)
+            base = sandbox.create_folders(spec)
+            options = self._build_options(base, interpreter, uid)
             if uid is None and sys.platform == "linux":
-                fence = replace(fence, other_threads=own_threads())
-            session = sandbox.describe(
+                options = replace(options, other_threads=count_own_threads())
+            session = sandbox.write_session_file(
                 describe_session(
                     spec,
-                    fence,
-                    inside=sandbox.connection,
+                    options,
+                    kernel_connection=sandbox.connection,
                     connection_file=f"{base}/k/connection.json",
                     check=check,
                 )
             )
             boot = LAUNCHER / "boot.py"
             kernel = [interpreter.executable, "-I", str(boot), session]
-            await sandbox.start(interpreter, [*self._wrapper(base, interpreter), *kernel])
+            await sandbox.start(
+                interpreter, [*self._build_wrapper_command(base, interpreter), *kernel]
+            )
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await sandbox.kill()
@@ -97,20 +101,20 @@ class HostedIsolation(Isolation):
         return sandbox
 
 
-class HostedSandbox(Sandbox):
+class HostFolderSandbox(Sandbox):
     """A kernel below a shim, in a folder that the shim removes."""
 
-    child: Child
+    child: ManagedProcess
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
         self._uid = uid
         self._base = ""
-        self._birth: Birth | None = None
-        self._orders: int | None = None  # the write end of the shim's standard input
-        self._ended = False
+        self._shielded_start: ShieldedStart | None = None
+        self._supervisor_stdin: int | None = None  # the write end of the shim's standard input
+        self._is_released = False
 
-    def make_folder(self, spec: KernelSpec) -> str:
+    def create_folders(self, spec: KernelSpec) -> str:
         """Make the session's folders, private to its user."""
         base = self._base = tempfile.mkdtemp(prefix=PREFIX)
         address = f"{base}/k/k"
@@ -119,12 +123,12 @@ class HostedSandbox(Sandbox):
                 f"{base} is too long a path for sockets", hint="set TMPDIR to a shorter folder"
             )
         owner = None if self._uid is None else (self._uid, self._uid)
-        for place in [base, *(f"{base}/{name}" for name in _PLACES)]:
+        for place in [base, *(f"{base}/{name}" for name in _FOLDERS)]:
             if place != base:
                 Path(place).mkdir(0o700)
             if owner is not None:
                 os.chown(place, *owner)
-        data, scratch, home, self.sockets = (_directory(f"{base}/{name}") for name in _PLACES)
+        data, scratch, home, self.sockets = (_open_directory(f"{base}/{name}") for name in _FOLDERS)
         # the session's scratch space counts as well
         self.folder = SessionFolder(
             data, owner=owner, capacity=spec.limits.disk_bytes, scratch=(scratch, home)
@@ -132,7 +136,7 @@ class HostedSandbox(Sandbox):
         self.connection = connection(address, spec.key)
         return base
 
-    def describe(self, session: bytes) -> str:
+    def write_session_file(self, session: bytes) -> str:
         """Write down what boot.py reads and removes; the file's path."""
         path = Path(self._base, "session.json")
         path.write_bytes(session)
@@ -141,17 +145,19 @@ class HostedSandbox(Sandbox):
     async def start(self, interpreter: Interpreter, command: list[str]) -> None:
         """Start the shim, and below it the command."""
         base = self._base
-        receive, self._orders = os.pipe()
+        receive, self._supervisor_stdin = os.pipe()
         try:
-            self._birth = Birth(
-                Child.start(
+            self._shielded_start = ShieldedStart(
+                ManagedProcess.start(
                     [interpreter.executable, "-I", "-S", supervisor.__file__, base, *command],
-                    env=environment(f"{base}/home", f"{base}/{_PLACES[1]}", interpreter.executable),
+                    env=build_environment(
+                        f"{base}/home", f"{base}/{_FOLDERS[1]}", interpreter.executable
+                    ),
                     cwd=f"{base}/data",
                     stdin=receive,
                 )
             )
-            self.child = await self._birth.child()
+            self.child = await self._shielded_start.child()
         finally:
             os.close(receive)
 
@@ -161,28 +167,28 @@ class HostedSandbox(Sandbox):
 
     def interrupt(self) -> None:
         """Have the shim send SIGINT to the kernel."""
-        if self._orders is not None:
+        if self._supervisor_stdin is not None:
             with contextlib.suppress(OSError):
-                os.write(self._orders, b"i")
+                os.write(self._supervisor_stdin, b"i")
 
     async def kill(self) -> None:
         """Have the shim end every process and remove the folder; see to it ourselves if not."""
-        orders, self._orders = self._orders, None
-        if orders is not None:
-            os.close(orders)
-        child = await self._birth.child_if_any() if self._birth else None
+        supervisor_stdin, self._supervisor_stdin = self._supervisor_stdin, None
+        if supervisor_stdin is not None:
+            os.close(supervisor_stdin)
+        child = await self._shielded_start.get_child_or_none() if self._shielded_start else None
         if child is not None:
             self.child = child
             try:
                 async with asyncio.timeout(_END_SECONDS):
                     await self.child.wait()
             except TimeoutError:
-                for pid in descendants(self.child.process.pid):
+                for pid in iter_descendants(self.child.process.pid):
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
                 await self.child.wait()
-        if not self._ended:
-            self._ended = True
+        if not self._is_released:
+            self._is_released = True
             if hasattr(self, "folder"):
                 self.folder.close()
                 os.close(self.sockets)
@@ -191,14 +197,14 @@ class HostedSandbox(Sandbox):
                     await anyio.to_thread.run_sync(supervisor.remove, self._base)
                 except RuntimeError:  # from Python 3.12 on no thread starts at the program's end
                     supervisor.remove(self._base)
-            uids.give_back(self._uid)
+            uids.release(self._uid)
 
-    def memory_bytes(self) -> int:
+    def measure_memory(self) -> int:
         """Memory of all processes; files are on the host's disk, see `folder.usage()`."""
-        if self.child.ended:
+        if self.child.has_ended:
             return 0
-        return sum(tree_bytes(pid) for pid in children(self.child.process.pid))
+        return sum(measure_tree(pid) for pid in list_children(self.child.process.pid))
 
 
-def _directory(path: str) -> int:
+def _open_directory(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

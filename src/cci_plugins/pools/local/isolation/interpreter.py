@@ -10,15 +10,15 @@ from pathlib import Path
 
 from cci_plugins.errors import ConfigurationError, IsolationError
 
-from .managed_process import ask
+from .managed_process import run_program
 
-_ASK = """
+_QUERY_CODE = """
 import importlib.util, json, os, sys
 found = importlib.util.find_spec("ipykernel")
 places = [sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(sys.executable)]
 print(json.dumps([sys.executable, places, found is not None]))
 """
-_known: dict[Path, Interpreter] = {}
+_cache: dict[Path, Interpreter] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class Interpreter:
     folders: tuple[str, ...]
 
     @property
-    def reachable(self) -> bool:
+    def is_reachable(self) -> bool:
         """Whether any user of this machine may read those folders."""
-        return all(reachable_by_anyone(folder) for folder in (*self.folders, self.executable))
+        return all(is_reachable_by_anyone(folder) for folder in (*self.folders, self.executable))
 
 
-def reachable_by_anyone(path: str) -> bool:
+def is_reachable_by_anyone(path: str) -> bool:
     """Whether every folder on the way to a path may be entered by any user."""
     real = Path(os.path.realpath(path))
     places = [real, *real.parents] if real.is_dir() else list(real.parents)
@@ -53,14 +53,14 @@ async def inspect(python: Path) -> Interpreter:
         ConfigurationError: It does not run, or has no ipykernel.
         IsolationError: It lies in a folder that must stay out of sight.
     """
-    if python not in _known:
-        _known[python] = await _ask(python)
-    return _known[python]
+    if python not in _cache:
+        _cache[python] = await _query(python)
+    return _cache[python]
 
 
-async def _ask(python: Path) -> Interpreter:
+async def _query(python: Path) -> Interpreter:
     try:
-        _, out = await ask(python, "-I", "-c", _ASK)
+        _, out = await run_program(python, "-I", "-c", _QUERY_CODE)
         executable, places, has_kernel = json.loads(out)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{python} is not a Python interpreter that runs") from error
@@ -68,29 +68,29 @@ async def _ask(python: Path) -> Interpreter:
         raise ConfigurationError(
             f"{python} has no ipykernel", hint='pip install "cci-plugins[local]"'
         )
-    folders = _outside_usr(places)
+    folders = _find_folders_outside_usr(places)
     _refuse_homes(folders)
     return Interpreter(executable, folders)
 
 
-def _outside_usr(places: list[str]) -> tuple[str, ...]:
+def _find_folders_outside_usr(places: list[str]) -> tuple[str, ...]:
     """Both names of each folder, as given and with links resolved, without those inside others."""
     names = {os.path.normpath(place) for place in places} | set(map(os.path.realpath, places))
     found: list[str] = []
     for name in sorted(names):
-        if not any(_inside(name, parent) for parent in ("/usr", "/bin", *found)):
+        if not any(_is_inside(name, parent) for parent in ("/usr", "/bin", *found)):
             found.append(name)
     return tuple(found)
 
 
-def _inside(path: str, folder: str) -> bool:
+def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _refuse_homes(folders: tuple[str, ...]) -> None:
     home = os.path.realpath(Path.home())
     for folder in folders:
-        if _inside(home, os.path.realpath(folder)):
+        if _is_inside(home, os.path.realpath(folder)):
             raise IsolationError(
                 f"the interpreter's own folder {folder} contains your home folder",
                 hint="use an interpreter from a virtual environment",

@@ -15,7 +15,7 @@ LOCAL_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class SandboxOptions:
     """The part of a session's description that differs from fence to fence.
 
     Attributes:
@@ -36,14 +36,14 @@ class Fence:
     readable: tuple[str, ...] | None = None
     writable: tuple[str, ...] = ()
     filter: bytes = b""
-    seal: bytes = b""
-    hosted: bool = False
+    post_start_filter: bytes = b""
+    has_host_folder: bool = False
     watch_stdin: bool = False
     lifeline: bool = False
     other_threads: int = 0
 
 
-def environment(home: str, scratch: str, python: str) -> dict[str, str]:
+def build_environment(home: str, scratch: str, python: str) -> dict[str, str]:
     """Every environment variable of a session; nothing is inherited."""
     return {
         "PATH": f"{python.rpartition('/')[0]}:{LOCAL_PATH}",
@@ -65,7 +65,7 @@ def environment(home: str, scratch: str, python: str) -> dict[str, str]:
     }
 
 
-def resource_limits(limits: SandboxLimits, other_threads: int = 0) -> dict[str, int]:
+def build_resource_limits(limits: SandboxLimits, other_threads: int = 0) -> dict[str, int]:
     """The limits as RLIMIT names."""
     return {
         "AS": limits.address_space_bytes,
@@ -91,9 +91,9 @@ def connection(ip: str, key: str, *, ports: tuple[int, ...] = ()) -> dict[str, A
 
 def describe_session(
     spec: KernelSpec,
-    fence: Fence,
+    options: SandboxOptions,
     *,
-    inside: dict[str, Any],
+    kernel_connection: dict[str, Any],
     connection_file: str,
     check: dict[str, Any] | None = None,
 ) -> bytes:
@@ -107,19 +107,19 @@ def describe_session(
         check: What to check instead of starting a kernel.
     """
     text = {
-        "connection": inside,
+        "connection": kernel_connection,
         "connection_file": connection_file,
         "arguments": list(spec.arguments),
-        "limits": resource_limits(spec.limits, fence.other_threads),
-        "uid": fence.uid,
-        "read_anywhere": fence.read_anywhere,
-        "readable": None if fence.readable is None else list(fence.readable),
-        "writable": list(fence.writable),
-        "filter": fence.filter.hex(),
-        "seal": fence.seal.hex(),
-        "hosted": fence.hosted,
-        "watch_stdin": fence.watch_stdin,
-        "lifeline": fence.lifeline,
+        "limits": build_resource_limits(spec.limits, options.other_threads),
+        "uid": options.uid,
+        "read_anywhere": options.read_anywhere,
+        "readable": None if options.readable is None else list(options.readable),
+        "writable": list(options.writable),
+        "filter": options.filter.hex(),
+        "seal": options.post_start_filter.hex(),
+        "hosted": options.has_host_folder,
+        "watch_stdin": options.watch_stdin,
+        "lifeline": options.lifeline,
         "check": check,
     }
     return json.dumps(text).encode()

@@ -15,11 +15,11 @@ from cci_plugins.errors import IsolationError
 
 from . import self_check, uids
 from .base import KernelSpec
-from .host_folder import HostedIsolation
-from .interpreter import Interpreter, inspect, reachable_by_anyone
-from .kernel_config import Fence, describe_limits
+from .host_folder import HostFolderIsolation
+from .interpreter import Interpreter, inspect, is_reachable_by_anyone
+from .kernel_config import SandboxOptions, describe_limits
 from .managed_process import START_SECONDS
-from .seccomp import sealing_filter, session_filter, supported
+from .seccomp import build_post_start_filter, build_session_filter, is_supported
 
 SCOPED_ABI = 6  # from here on, signals and abstract sockets stay inside
 OLDEST_ABI = 3  # before, files could be cut short
@@ -38,7 +38,7 @@ _FILES = (
     "/proc/stat",
     "/sys/devices/system/cpu",
 )
-_WEAKER = (
+_LIMITATIONS = (
     "names and sizes of files outside the session can be probed, not their contents",
     "the host name and the number of processors are seen, and multiprocessing pools do not work",
     "files of the session lie on the host's disk, bounded by the watchdog",
@@ -48,7 +48,7 @@ _THREADS = "the limit of processes counts those that your user starts later as w
 _READS = "file modes do not bind reading below the interpreter's folders, which need root to enter"
 
 
-class LandlockIsolation(HostedIsolation):
+class LandlockIsolation(HostFolderIsolation):
     """Landlock limits files, seccomp refuses sockets, and the shim sweeps up."""
 
     name: ClassVar[IsolationName] = "landlock"
@@ -68,7 +68,7 @@ class LandlockIsolation(HostedIsolation):
         """One line for people."""
         return f"landlock ABI {self._abi} + seccomp; no network; {describe_limits(self._limits)}"
 
-    async def probe(self, spec: KernelSpec) -> None:
+    async def run_self_check(self, spec: KernelSpec) -> None:
         """Put up the fence once and check from inside that it holds.
 
         Raises:
@@ -83,51 +83,53 @@ class LandlockIsolation(HostedIsolation):
                 hint="use a newer kernel (6.12 or later)",
             )
         interpreter = await inspect(spec.python)
-        self.weaker = self._weak_points(interpreter)
-        with self_check.planted_file() as secret:
-            expected = self_check.expectations(secret, interpreter, own_network=False)
+        self.limitations = self._list_limitations(interpreter)
+        with self_check.create_canary_file() as canary:
+            expected = self_check.build_self_check(canary, interpreter, own_network=False)
             sandbox = await self._start(spec, interpreter, check=expected)
             try:
                 with anyio.fail_after(START_SECONDS):
-                    await self_check.verdict(sandbox.child)
+                    await self_check.wait_for_result(sandbox.child)
             except TimeoutError as error:
                 raise IsolationError("the check of landlock did not end") from error
             finally:
                 with anyio.CancelScope(shield=True):
                     await sandbox.kill()
 
-    def _weak_points(self, interpreter: Interpreter) -> tuple[str, ...]:
+    def _list_limitations(self, interpreter: Interpreter) -> tuple[str, ...]:
         root = os.geteuid() == 0
         signals = (_SIGNALS,) if self._abi < SCOPED_ABI and not root else ()
-        reads = (_READS,) if root and not _reachable(interpreter) else ()
+        reads = (_READS,) if root and not _is_reachable(interpreter) else ()
         threads = () if root else (_THREADS,)
-        return (*_WEAKER, *threads, *signals, *reads)
+        return (*_LIMITATIONS, *threads, *signals, *reads)
 
-    def _user(self) -> int | None:
-        return uids.take() if os.geteuid() == 0 else None
+    def _allocate_uid(self) -> int | None:
+        return uids.allocate() if os.geteuid() == 0 else None
 
-    def _fence(self, base: str, interpreter: Interpreter, uid: int | None) -> Fence:
-        return Fence(
+    def _build_options(
+        self, base: str, interpreter: Interpreter, uid: int | None
+    ) -> SandboxOptions:
+        return SandboxOptions(
             uid=uid,
-            read_anywhere=uid is not None and not _reachable(interpreter),
+            read_anywhere=uid is not None and not _is_reachable(interpreter),
             readable=(*_SYSTEM, *_FILES, *interpreter.folders),
             writable=tuple(f"{base}/{name}" for name in ("data", "tmp", "home", "k")),
-            filter=session_filter(own_network=False, guard_metadata=True),
-            seal=sealing_filter(),
-            hosted=True,
+            filter=build_session_filter(own_network=False, guard_metadata=True),
+            post_start_filter=build_post_start_filter(),
+            has_host_folder=True,
         )
 
 
-def _reachable(interpreter: Interpreter) -> bool:
+def _is_reachable(interpreter: Interpreter) -> bool:
     """Whether an ordinary user can enter the interpreter's folders and the temporary one."""
-    return interpreter.reachable and reachable_by_anyone(tempfile.gettempdir())
+    return interpreter.is_reachable and is_reachable_by_anyone(tempfile.gettempdir())
 
 
 def _abi() -> int:
     if sys.platform != "linux":
         raise IsolationError("Landlock is a part of Linux")
-    if not supported():
+    if not is_supported():
         raise IsolationError("there is no seccomp filter for this kind of machine")
-    from .launcher.lockdown import landlock_abi  # noqa: PLC0415 - Linux only
+    from .launcher.lockdown import get_landlock_abi  # noqa: PLC0415 - Linux only
 
-    return landlock_abi()
+    return get_landlock_abi()

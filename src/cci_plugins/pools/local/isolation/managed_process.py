@@ -19,13 +19,13 @@ POLL_SECONDS = 0.003
 _TAIL_BYTES = 4096
 
 
-class Child:
+class ManagedProcess:
     """One process, awaited by any number of tasks, its standard error kept to a few lines."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self._tail = bytearray()
-        self._drain = asyncio.create_task(self._keep_tail())
+        self._drain_task = asyncio.create_task(self._keep_tail())
 
     @classmethod
     async def start(
@@ -63,7 +63,7 @@ class Child:
             del self._tail[:-_TAIL_BYTES]
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the process has ended."""
         return self.process.returncode is not None
 
@@ -73,28 +73,28 @@ class Child:
         return 128 - code if code < 0 else code
 
     @property
-    def words(self) -> str:
+    def stderr_tail(self) -> str:
         """The end of what it has written to standard error."""
         return self._tail.decode(errors="replace").strip()
 
-    async def last_words(self) -> str:
+    async def read_stderr_tail(self) -> str:
         """The same, once it has ended."""
         await self.wait()
-        await asyncio.wait([self._drain], timeout=1)
-        return self.words
+        await asyncio.wait([self._drain_task], timeout=1)
+        return self.stderr_tail
 
     def kill(self) -> None:
         """Send SIGKILL, if it still runs."""
-        if not self.ended:
+        if not self.has_ended:
             self.process.kill()
 
-    async def failure(self, what: str) -> IsolationError:
+    async def build_exit_error(self, what: str) -> IsolationError:
         """The error for a child that ended too early."""
-        code, words = await self.wait(), await self.last_words()
-        return IsolationError(f"{what} ended with status {code}: {words or 'no message'}")
+        code, message = await self.wait(), await self.read_stderr_tail()
+        return IsolationError(f"{what} ended with status {code}: {message or 'no message'}")
 
 
-class Birth:
+class ShieldedStart:
     """The start of a child, which a cancelled caller must not break off.
 
     asyncio before 3.12 can hang for ever when `create_subprocess_exec` is cancelled halfway, and
@@ -102,10 +102,10 @@ class Birth:
     end, and whoever cleans up asks for the child.
     """
 
-    def __init__(self, start: Coroutine[Any, Any, Child]) -> None:
+    def __init__(self, start: Coroutine[Any, Any, ManagedProcess]) -> None:
         self._task = asyncio.create_task(start)
 
-    async def child(self) -> Child:
+    async def child(self) -> ManagedProcess:
         """The child, once it has started.
 
         Raises:
@@ -113,23 +113,23 @@ class Birth:
         """
         return await asyncio.shield(self._task)
 
-    async def child_if_any(self) -> Child | None:
+    async def get_child_or_none(self) -> ManagedProcess | None:
         """The child, or None when it could not be started."""
         with contextlib.suppress(IsolationError):
             return await self.child()
         return None
 
 
-async def ask(*command: str | Path) -> tuple[int, bytes]:
+async def run_program(*command: str | Path) -> tuple[int, bytes]:
     """Run a short program to its end; its exit status and standard output.
 
     Raises:
         OSError: It could not be started.
     """
-    return await asyncio.shield(asyncio.create_task(_ask(command)))
+    return await asyncio.shield(asyncio.create_task(_run_program(command)))
 
 
-async def _ask(command: Sequence[str | Path]) -> tuple[int, bytes]:
+async def _run_program(command: Sequence[str | Path]) -> tuple[int, bytes]:
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -140,7 +140,7 @@ async def _ask(command: Sequence[str | Path]) -> tuple[int, bytes]:
     return process.returncode or 0, out
 
 
-async def sockets_ready(folder: int, child: Child) -> None:
+async def wait_for_sockets(folder: int, child: ManagedProcess) -> None:
     """Wait until the kernel listens on its five sockets in a folder, given by descriptor.
 
     Raises:
@@ -148,11 +148,11 @@ async def sockets_ready(folder: int, child: Child) -> None:
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while not all(_is_socket(name, folder) for name in SOCKETS):
-        if child.ended:
-            raise await child.failure("the kernel")
+        if child.has_ended:
+            raise await child.build_exit_error("the kernel")
         if asyncio.get_running_loop().time() > deadline:
             raise IsolationError(
-                f"the kernel did not listen within {START_SECONDS:.0f} s: {child.words}"
+                f"the kernel did not listen within {START_SECONDS:.0f} s: {child.stderr_tail}"
             )
         await asyncio.sleep(POLL_SECONDS)
 

@@ -10,23 +10,23 @@ from collections.abc import Iterator
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
-def tree_bytes(root: int) -> int:
+def measure_tree(root: int) -> int:
     """Proportional set size of a process and all its descendants, in bytes."""
-    return sum(_process_bytes(pid) for pid in descendants(root))
+    return sum(_measure_process(pid) for pid in iter_descendants(root))
 
 
-def descendants(root: int) -> Iterator[int]:
+def iter_descendants(root: int) -> Iterator[int]:
     """A process and everything below it, parents first."""
     waiting, seen = [root], {root}
     while waiting:
         pid = waiting.pop()
         yield pid
-        fresh = [child for child in children(pid) if child not in seen]
+        fresh = [child for child in list_children(pid) if child not in seen]
         seen.update(fresh)
         waiting += fresh
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     """The processes started by any thread of a process."""
     found: list[int] = []
     with contextlib.suppress(OSError):
@@ -36,7 +36,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def own_threads() -> int:
+def count_own_threads() -> int:
     """Threads of this process's user, all of which count against its RLIMIT_NPROC."""
     count = 0
     for name in os.listdir("/proc"):
@@ -47,7 +47,7 @@ def own_threads() -> int:
     return count
 
 
-def _process_bytes(pid: int) -> int:
+def _measure_process(pid: int) -> int:
     """PSS; or RSS where the process hides its maps; 0 once it is gone."""
     with contextlib.suppress(OSError, ValueError):
         for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():

@@ -13,9 +13,9 @@ from cci_plugins.errors import IsolationError
 from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 
 from .base import KernelSpec
-from .host_folder import HostedIsolation
+from .host_folder import HostFolderIsolation
 from .interpreter import Interpreter, inspect
-from .kernel_config import Fence, describe_limits
+from .kernel_config import SandboxOptions, describe_limits
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CHECK_SECONDS = 20
@@ -33,23 +33,23 @@ _READABLE = (
     "/dev/random",
     "/dev/urandom",
 )
-_WEAKER = (
+_LIMITATIONS = (
     "Seatbelt is experimental here and deprecated by Apple",
     "memory of a session is bounded by the watchdog only, and the code cannot start programs",
 )
 
 
-class SeatbeltIsolation(HostedIsolation):
+class SeatbeltIsolation(HostFolderIsolation):
     """Seatbelt limits files and sockets; starting further processes is refused."""
 
     name: ClassVar[IsolationName] = "seatbelt"
-    weaker = _WEAKER
+    limitations = _LIMITATIONS
 
     def describe(self) -> str:
         """One line for people."""
         return f"seatbelt (experimental); no network; {describe_limits(self._limits)}"
 
-    async def probe(self, spec: KernelSpec) -> None:
+    async def run_self_check(self, spec: KernelSpec) -> None:
         """See that the profile is accepted and keeps a file of ours out of reach.
 
         Raises:
@@ -61,7 +61,7 @@ class SeatbeltIsolation(HostedIsolation):
         home = str(Path.home())
         code = f"import os\ntry: os.listdir({home!r})\nexcept OSError: raise SystemExit(42)"
         process = await asyncio.create_subprocess_exec(
-            *self._wrapper("/private/var/empty", interpreter),
+            *self._build_wrapper_command("/private/var/empty", interpreter),
             *(interpreter.executable, "-I", "-c", code),
             env={},
         )
@@ -74,16 +74,18 @@ class SeatbeltIsolation(HostedIsolation):
         if status != 42:  # noqa: PLR2004
             raise IsolationError(f"Seatbelt does not hold (status {status})")
 
-    def _fence(self, base: str, interpreter: Interpreter, uid: int | None) -> Fence:
+    def _build_options(
+        self, base: str, interpreter: Interpreter, uid: int | None
+    ) -> SandboxOptions:
         del base, interpreter
-        return Fence(uid=uid, hosted=True)
+        return SandboxOptions(uid=uid, has_host_folder=True)
 
-    def _wrapper(self, base: str, interpreter: Interpreter) -> list[str]:
+    def _build_wrapper_command(self, base: str, interpreter: Interpreter) -> list[str]:
         boot = LAUNCHER
-        return [SANDBOX_EXEC, "-p", profile(base, (*interpreter.folders, str(boot)))]
+        return [SANDBOX_EXEC, "-p", build_profile(base, (*interpreter.folders, str(boot)))]
 
 
-def profile(base: str, readable: tuple[str, ...]) -> str:
+def build_profile(base: str, readable: tuple[str, ...]) -> str:
     """The Seatbelt profile of one session.
 
     Args:
@@ -91,8 +93,10 @@ def profile(base: str, readable: tuple[str, ...]) -> str:
         readable: Folders to read besides the system's own.
     """
     session = os.path.realpath(base)
-    reads = "\n  ".join(_subpath(path) for path in (*_READABLE, *readable, session))
-    writes = "\n  ".join(_subpath(f"{session}/{name}") for name in ("data", "tmp", "home", "k"))
+    reads = "\n  ".join(_format_subpath(path) for path in (*_READABLE, *readable, session))
+    writes = "\n  ".join(
+        _format_subpath(f"{session}/{name}") for name in ("data", "tmp", "home", "k")
+    )
     return f"""(version 1)
 (deny default)
 (allow process-exec)
@@ -107,18 +111,18 @@ def profile(base: str, readable: tuple[str, ...]) -> str:
   {reads})
 (allow file-write*
   (literal "/dev/null")
-  (literal {_quoted(session + "/session.json")})
+  (literal {_quote(session + "/session.json")})
   {writes})
 (allow network-bind network-inbound
-  (local unix-socket {_subpath(session + "/k")}))
+  (local unix-socket {_format_subpath(session + "/k")}))
 """
 
 
-def _subpath(path: str) -> str:
-    return f"(subpath {_quoted(path)})"
+def _format_subpath(path: str) -> str:
+    return f"(subpath {_quote(path)})"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """A string of the profile's language."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -9,7 +9,7 @@ import struct
 # name: number on (x86_64, aarch64); None where the machine has no such call
 Calls = dict[str, tuple[int | None, int | None]]
 
-FORBIDDEN: Calls = {
+FORBIDDEN_CALLS: Calls = {
     # other processes
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -77,7 +77,7 @@ FORBIDDEN: Calls = {
 # Answered as if the kernel were too old, so that libraries take their other way: io_uring and
 # clone3 carry arguments a filter cannot see; the rest is memory that neither RLIMIT_AS nor PSS
 # counts, or objects that outlive their process.
-ABSENT: Calls = {
+ABSENT_CALLS: Calls = {
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -102,7 +102,7 @@ ABSENT: Calls = {
 }
 # What Landlock leaves open on files outside the session. Modes and times seem to change, since
 # shutil.copy() and tarfile must go on working; nothing happens.
-PRETENDED: Calls = {
+NO_OP_CALLS: Calls = {
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -112,7 +112,7 @@ PRETENDED: Calls = {
     "futimesat": (261, None),
     "utimensat": (280, 88),
 }
-UNSUPPORTED: Calls = {
+UNSUPPORTED_CALLS: Calls = {
     "setxattr": (188, 5),
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
@@ -123,7 +123,7 @@ UNSUPPORTED: Calls = {
     "removexattrat": (466, 466),
     "file_setattr": (469, 469),
 }
-UNOWNED: Calls = {
+OWNERSHIP_CALLS: Calls = {
     "chown": (92, None),
     "fchown": (93, 55),
     "lchown": (94, None),
@@ -132,12 +132,12 @@ UNOWNED: Calls = {
 }
 # Allowed only with 0 as this argument: the caller itself, or the ordinary policy, which libzmq
 # sets for its threads (it aborts when it may not).
-ZERO_ONLY: dict[str, tuple[int, int, int]] = {
+ZERO_ARGUMENT_CALLS: dict[str, tuple[int, int, int]] = {
     "prlimit64": (302, 261, 0),
     "sched_setaffinity": (203, 122, 0),
     "sched_setscheduler": (144, 119, 1),
 }
-CONNECTING: Calls = {"socket": (41, 198), "connect": (42, 203), "bind": (49, 200)}
+CONNECT_CALLS: Calls = {"socket": (41, 198), "connect": (42, 203), "bind": (49, 200)}
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEWEST_CALL = 471
@@ -151,12 +151,12 @@ _ARGUMENTS = (16, 24, 32)  # offsets of the low halves in struct seccomp_data
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def supported(machine: str = "") -> bool:
+def is_supported(machine: str = "") -> bool:
     """Whether the programs exist for this kind of machine."""
     return (machine or platform.machine()) in ARCHITECTURES
 
 
-def session_filter(*, own_network: bool, guard_metadata: bool, machine: str = "") -> bytes:
+def build_session_filter(*, own_network: bool, guard_metadata: bool, machine: str = "") -> bytes:
     """Build the filter set before anything of the session runs.
 
     Args:
@@ -165,26 +165,26 @@ def session_filter(*, own_network: bool, guard_metadata: bool, machine: str = ""
             owners and attributes must not be touched.
         machine: As `platform.machine()` says; this machine by default.
     """
-    build = _Program(machine)
-    build.refuse(FORBIDDEN, errno.EPERM)
-    build.refuse(ABSENT, errno.ENOSYS)
+    builder = _ProgramBuilder(machine)
+    builder.refuse(FORBIDDEN_CALLS, errno.EPERM)
+    builder.refuse(ABSENT_CALLS, errno.ENOSYS)
     if guard_metadata:
-        build.refuse(PRETENDED, 0)
-        build.refuse(UNSUPPORTED, errno.EOPNOTSUPP)
-        build.refuse(UNOWNED, errno.EPERM)
-    build.only_zero(ZERO_ONLY)
-    build.no_new_namespace()
-    build.only_families((AF_UNIX, AF_INET, AF_INET6) if own_network else (AF_UNIX,), own_network)
-    build.no_terminal_input()
-    return build.finish()
+        builder.refuse(NO_OP_CALLS, 0)
+        builder.refuse(UNSUPPORTED_CALLS, errno.EOPNOTSUPP)
+        builder.refuse(OWNERSHIP_CALLS, errno.EPERM)
+    builder.require_zero(ZERO_ARGUMENT_CALLS)
+    builder.refuse_new_namespaces()
+    builder.allow_families((AF_UNIX, AF_INET, AF_INET6) if own_network else (AF_UNIX,), own_network)
+    builder.refuse_terminal_input()
+    return builder.finish()
 
 
-def sealing_filter(machine: str = "") -> bytes:
+def build_post_start_filter(machine: str = "") -> bytes:
     """Build the second filter, set once the kernel listens: no new socket leads anywhere."""
-    build = _Program(machine)
-    build.refuse(CONNECTING, errno.EACCES)
-    build.only_stream_pairs()
-    return build.finish()
+    builder = _ProgramBuilder(machine)
+    builder.refuse(CONNECT_CALLS, errno.EACCES)
+    builder.allow_stream_pairs()
+    return builder.finish()
 
 
 def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -195,7 +195,7 @@ def _error(number: int) -> bytes:
     return _op(_RETURN, _ERRNO | number)
 
 
-class _Program:
+class _ProgramBuilder:
     """Instructions under construction; the accumulator holds the call's number between rules."""
 
     def __init__(self, machine: str) -> None:
@@ -216,9 +216,9 @@ class _Program:
             if call is not None:
                 self._ops += [_op(_EQUAL, call, 0, 1), _error(number)]
 
-    def only_zero(self, calls: dict[str, tuple[int, int, int]]) -> None:
+    def require_zero(self, calls: dict[str, tuple[int, int, int]]) -> None:
         for *numbers, argument in calls.values():
-            self._on(
+            self._add_rule(
                 (numbers[0], numbers[1]),
                 _op(_LOAD, _ARGUMENTS[argument]),
                 _op(_EQUAL, 0, 1, 0),
@@ -226,8 +226,8 @@ class _Program:
                 _op(_RETURN, _ALLOW),
             )
 
-    def no_new_namespace(self) -> None:
-        self._on(
+    def refuse_new_namespaces(self) -> None:
+        self._add_rule(
             CLONE,
             _op(_LOAD, _ARGUMENTS[0]),
             _op(_ANY_BIT, NEW_NAMESPACES, 0, 1),
@@ -235,12 +235,12 @@ class _Program:
             _op(_RETURN, _ALLOW),
         )
 
-    def only_families(self, families: tuple[int, ...], routes: bool) -> None:  # noqa: FBT001
+    def allow_families(self, families: tuple[int, ...], allow_netlink: bool) -> None:  # noqa: FBT001
         """Allow these socket families; libzmq aborts on other errors for AF_NETLINK."""
         body = [_op(_LOAD, _ARGUMENTS[0])]
         for family in families:
             body += [_op(_EQUAL, family, 0, 1), _op(_RETURN, _ALLOW)]
-        if routes:  # NETLINK_ROUTE only
+        if allow_netlink:  # NETLINK_ROUTE only
             body += [
                 _op(_EQUAL, AF_NETLINK, 0, 4),
                 _op(_LOAD, _ARGUMENTS[2]),
@@ -250,10 +250,10 @@ class _Program:
             ]
         else:
             body += [_op(_EQUAL, AF_NETLINK, 0, 1), _error(errno.EOPNOTSUPP)]
-        self._on(SOCKET, *body, _error(errno.EAFNOSUPPORT))
+        self._add_rule(SOCKET, *body, _error(errno.EAFNOSUPPORT))
 
-    def no_terminal_input(self) -> None:
-        self._on(
+    def refuse_terminal_input(self) -> None:
+        self._add_rule(
             IOCTL,
             _op(_LOAD, _ARGUMENTS[1]),
             _op(_EQUAL, TIOCSTI, 1, 0),
@@ -262,8 +262,8 @@ class _Program:
             _op(_RETURN, _ALLOW),
         )
 
-    def only_stream_pairs(self) -> None:
-        self._on(
+    def allow_stream_pairs(self) -> None:
+        self._add_rule(
             SOCKETPAIR,
             _op(_LOAD, _ARGUMENTS[1]),
             _op(_AND, 0xF),
@@ -272,7 +272,7 @@ class _Program:
             _op(_RETURN, _ALLOW),
         )
 
-    def _on(self, numbers: tuple[int | None, int | None], *body: bytes) -> None:
+    def _add_rule(self, numbers: tuple[int | None, int | None], *body: bytes) -> None:
         call = numbers[self._column]
         if call is not None:
             self._ops += [_op(_EQUAL, call, 0, len(body)), *body]

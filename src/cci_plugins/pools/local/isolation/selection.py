@@ -14,9 +14,9 @@ from cci_plugins.errors import ConfigurationError, IsolationError
 
 from .base import Isolation, KernelSpec
 
-Name = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
+IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 _log = logging.getLogger("cci_plugins")
-_chosen: dict[tuple[str, Path, SandboxLimits, int], Isolation] = {}
+_selections: dict[tuple[str, Path, SandboxLimits, int], Isolation] = {}
 
 _HINTS = {
     "linux": "apt install bubblewrap; on Ubuntu 23.10-24.04 allow it by an AppArmor profile with "
@@ -26,7 +26,7 @@ _HINTS = {
 _OTHER_HINT = "use WSL2 or Docker, or accept the risk by name: CCI_ISOLATION=process"
 
 
-async def choose(name: Name, spec: KernelSpec) -> Isolation:
+async def choose(name: IsolationName, spec: KernelSpec) -> Isolation:
     """The fence of that name, or for `auto` the strongest that passes its probe.
 
     An answer is remembered for the life of this process.
@@ -40,15 +40,17 @@ async def choose(name: Name, spec: KernelSpec) -> Isolation:
         ConfigurationError: There is no such fence, or the interpreter cannot run a kernel.
     """
     user = os.geteuid() if hasattr(os, "geteuid") else 0
-    remembered = (name, spec.python, spec.limits, user)
-    if remembered not in _chosen:
-        isolation = await (_strongest(spec) if name == "auto" else _by_name(name, spec))
-        _announce(isolation)
-        _chosen[remembered] = isolation
-    return _chosen[remembered]
+    key = (name, spec.python, spec.limits, user)
+    if key not in _selections:
+        isolation = await (
+            _select_strongest(spec) if name == "auto" else _select_by_name(name, spec)
+        )
+        _log_selection(isolation)
+        _selections[key] = isolation
+    return _selections[key]
 
 
-def _makers(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Isolation]]:
+def _list_backends(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Isolation]]:
     """The fences this system could have, strongest first."""
     if sys.platform == "linux":
         from .bubblewrap.backend import BwrapIsolation  # noqa: PLC0415 - each on its own system only
@@ -67,34 +69,34 @@ def _makers(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Isolation
     return {}
 
 
-async def _by_name(name: str, spec: KernelSpec) -> Isolation:
+async def _select_by_name(name: str, spec: KernelSpec) -> Isolation:
     from .process import ProcessIsolation  # noqa: PLC0415 - only when it is asked for
 
-    makers = {**_makers(automatic=False), "process": ProcessIsolation}
+    backends = {**_list_backends(automatic=False), "process": ProcessIsolation}
     if name not in {"bwrap", "landlock", "seatbelt", "process"}:
         raise ConfigurationError(f"there is no isolation called {name!r}", hint="use auto")
-    if name not in makers:
+    if name not in backends:
         raise IsolationError(f"{name} does not exist on {sys.platform}", hint="use auto")
-    isolation = makers[name](spec.limits)
-    await isolation.probe(spec)
+    isolation = backends[name](spec.limits)
+    await isolation.run_self_check(spec)
     return isolation
 
 
-async def _strongest(spec: KernelSpec) -> Isolation:
-    refusals: list[IsolationError] = []
+async def _select_strongest(spec: KernelSpec) -> Isolation:
+    errors: list[IsolationError] = []
     reasons: list[str] = []
-    for name, make in _makers(automatic=True).items():
+    for name, make in _list_backends(automatic=True).items():
         isolation = make(spec.limits)
         try:
-            await isolation.probe(spec)
+            await isolation.run_self_check(spec)
         except IsolationError as error:
-            refusals.append(error)
+            errors.append(error)
             reasons.append(f"{name}: {error}")
             continue
         for reason in reasons:
             _log.warning("isolation: a stronger fence does not hold here: %s", reason)
         return isolation
-    hints = [error.hint for error in refusals if error.hint]
+    hints = [error.hint for error in errors if error.hint]
     raise IsolationError(
         "no isolation holds on this machine; code from a model would run with your files and "
         f"your network ({'; '.join(reasons) or 'there is none for ' + sys.platform})",
@@ -102,7 +104,7 @@ async def _strongest(spec: KernelSpec) -> Isolation:
     )
 
 
-def _announce(isolation: Isolation) -> None:
+def _log_selection(isolation: Isolation) -> None:
     _log.info("isolation: %s", isolation.describe())
-    for sentence in isolation.weaker:
+    for sentence in isolation.limitations:
         _log.warning("isolation: %s: %s", isolation.name, sentence)

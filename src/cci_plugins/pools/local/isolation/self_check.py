@@ -12,13 +12,13 @@ from typing import Any
 from cci_plugins.errors import IsolationError
 
 from .interpreter import Interpreter
-from .managed_process import Child
+from .managed_process import ManagedProcess
 
 _HOME_ENTRIES = 50
 
 
 @contextlib.contextmanager
-def planted_file() -> Iterator[str]:
+def create_canary_file() -> Iterator[str]:
     """A file that any user of this machine may read, and a session must not."""
     file, path = tempfile.mkstemp(prefix="cci-check-")
     try:
@@ -30,7 +30,7 @@ def planted_file() -> Iterator[str]:
         Path(path).unlink()
 
 
-def expectations(secret: str, interpreter: Interpreter, *, own_network: bool) -> dict[str, Any]:
+def build_self_check(canary: str, interpreter: Interpreter, *, own_network: bool) -> dict[str, Any]:
     """What boot.py must find refused.
 
     Args:
@@ -39,33 +39,33 @@ def expectations(secret: str, interpreter: Interpreter, *, own_network: bool) ->
         own_network: An empty network namespace is fine; otherwise IP sockets must be refused.
     """
     return {
-        "unreadable": [secret, "/etc/shadow", *_private(interpreter)],
+        "unreadable": [canary, "/etc/shadow", *_list_home_entries(interpreter)],
         "unwritable": ["/", "/usr", "/etc"],
         "own_network": own_network,
     }
 
 
-def _private(interpreter: Interpreter) -> list[str]:
+def _list_home_entries(interpreter: Interpreter) -> list[str]:
     """Some of what lies in our home, apart from the interpreter."""
     try:
         places = [str(entry) for entry in Path.home().iterdir()]
     except OSError:
         return []
-    on_the_way = (*interpreter.folders, interpreter.executable)
+    needed_paths = (*interpreter.folders, interpreter.executable)
     return [
         place
         for place in places
-        if not any(path == place or path.startswith(place + "/") for path in on_the_way)
+        if not any(path == place or path.startswith(place + "/") for path in needed_paths)
     ][:_HOME_ENTRIES]
 
 
-async def verdict(child: Child) -> None:
+async def wait_for_result(child: ManagedProcess) -> None:
     """Wait for the check's answer.
 
     Raises:
         IsolationError: Something was not refused, or the check could not run.
     """
-    code, words = await child.wait(), await child.last_words()
+    code, message = await child.wait(), await child.read_stderr_tail()
     if code != 0:
-        reason = words.splitlines()[-1] if words else f"status {code}"
+        reason = message.splitlines()[-1] if message else f"status {code}"
         raise IsolationError(f"the fence does not hold: {reason}")

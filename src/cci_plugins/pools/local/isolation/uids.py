@@ -8,23 +8,23 @@ FIRST, LAST, BLOCK = 20_000, 60_000, 100
 
 # Apps on one machine start at different blocks, so that they rarely meet.
 _start = FIRST + BLOCK * secrets.randbelow((LAST - FIRST) // BLOCK)
-_taken: set[int] = set()
+_allocated_uids: set[int] = set()
 
 
-def take() -> int:
+def allocate() -> int:
     """A user id that no account and no live session of this process has."""
     for step in range(LAST - FIRST):
         uid = FIRST + (_start - FIRST + step) % (LAST - FIRST)
-        if uid not in _taken and not _has_account(uid):
-            _taken.add(uid)
+        if uid not in _allocated_uids and not _has_account(uid):
+            _allocated_uids.add(uid)
             return uid
     raise RuntimeError("no user id is left for a session")
 
 
-def give_back(uid: int | None) -> None:
+def release(uid: int | None) -> None:
     """Let a later session have this id."""
     if uid is not None:
-        _taken.discard(uid)
+        _allocated_uids.discard(uid)
 
 
 def _has_account(uid: int) -> bool:

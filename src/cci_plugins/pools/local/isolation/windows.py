@@ -18,14 +18,14 @@ from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 from .base import KernelSpec, Sandbox
 from .host_folder import PREFIX
 from .interpreter import inspect
-from .kernel_config import Fence, connection, describe_session, environment
-from .managed_process import START_SECONDS, Child
+from .kernel_config import SandboxOptions, build_environment, connection, describe_session
+from .managed_process import START_SECONDS, ManagedProcess
 
 # Windows itself does not start programs without these.
-_NEEDED = ("SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "NUMBER_OF_PROCESSORS")
+_REQUIRED_VARIABLES = ("SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "NUMBER_OF_PROCESSORS")
 
 
-async def launch_plainly(spec: KernelSpec) -> Sandbox:
+async def launch_unsandboxed(spec: KernelSpec) -> Sandbox:
     """Start a kernel that ends when our end of its standard input does.
 
     Raises:
@@ -44,13 +44,13 @@ async def launch_plainly(spec: KernelSpec) -> Sandbox:
 class WindowsSandbox(Sandbox):
     """One kernel process and its temporary folder."""
 
-    child: Child
+    child: ManagedProcess
 
     def __init__(self, spec: KernelSpec) -> None:
         self._base = Path(tempfile.mkdtemp(prefix=PREFIX))
         for name in ("data", "home", "tmp"):
             (self._base / name).mkdir()
-        self._ports = _free_ports()
+        self._ports = _find_free_ports()
         self.folder = PathFolder(self._base / "data")
         self.connection = connection("127.0.0.1", spec.key, ports=self._ports)
 
@@ -61,28 +61,28 @@ class WindowsSandbox(Sandbox):
         session.write_bytes(
             describe_session(
                 spec,
-                Fence(hosted=True, watch_stdin=True),
-                inside=self.connection,
+                SandboxOptions(has_host_folder=True, watch_stdin=True),
+                kernel_connection=self.connection,
                 connection_file=str(base / "home" / "connection.json"),
             )
         )
-        own = environment(str(base / "home"), str(base / "tmp"), interpreter.executable)
-        own |= {name: os.environ[name] for name in _NEEDED if name in os.environ}
+        own = build_environment(str(base / "home"), str(base / "tmp"), interpreter.executable)
+        own |= {name: os.environ[name] for name in _REQUIRED_VARIABLES if name in os.environ}
         boot = LAUNCHER / "boot.py"
-        self.child = await Child.start(
+        self.child = await ManagedProcess.start(
             [interpreter.executable, "-I", str(boot), str(session)],
             env=own,
             cwd=str(base / "data"),
             stdin=asyncio.subprocess.PIPE,
         )
-        await self._listening()
+        await self._wait_for_ports()
 
-    async def _listening(self) -> None:
+    async def _wait_for_ports(self) -> None:
         async with asyncio.timeout(START_SECONDS):
             for port in self._ports:
                 while True:
-                    if self.child.ended:
-                        raise await self.child.failure("the kernel")
+                    if self.child.has_ended:
+                        raise await self.child.build_exit_error("the kernel")
                     with contextlib.suppress(OSError):
                         _, writer = await asyncio.open_connection("127.0.0.1", port)
                         writer.close()
@@ -103,12 +103,12 @@ class WindowsSandbox(Sandbox):
             await self.child.wait()
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._base, ignore_errors=True))
 
-    def memory_bytes(self) -> int:
+    def measure_memory(self) -> int:
         """Not measured here."""
         return 0
 
 
-def _free_ports() -> tuple[int, ...]:
+def _find_free_ports() -> tuple[int, ...]:
     """Five ports of loopback that were free a moment ago."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(5)]

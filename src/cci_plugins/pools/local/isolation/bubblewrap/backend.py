@@ -20,20 +20,24 @@ from cci_plugins.pools.local.isolation import self_check, uids
 from cci_plugins.pools.local.isolation.base import Isolation, KernelSpec, Sandbox
 from cci_plugins.pools.local.isolation.interpreter import Interpreter, inspect
 from cci_plugins.pools.local.isolation.kernel_config import (
-    Fence,
+    SandboxOptions,
     connection,
     describe_limits,
     describe_session,
 )
 from cci_plugins.pools.local.isolation.launcher import LAUNCHER
-from cci_plugins.pools.local.isolation.managed_process import START_SECONDS, ask, sockets_ready
-from cci_plugins.pools.local.isolation.memory import own_threads
-from cci_plugins.pools.local.isolation.seccomp import session_filter, supported
+from cci_plugins.pools.local.isolation.managed_process import (
+    START_SECONDS,
+    run_program,
+    wait_for_sockets,
+)
+from cci_plugins.pools.local.isolation.memory import count_own_threads
+from cci_plugins.pools.local.isolation.seccomp import build_session_filter, is_supported
 
-from .command import BOOT, PLAIN_UID, SOCKET_FOLDER, Bubblewrap, account_files
+from .command import BOOT, PLAIN_UID, SOCKET_FOLDER, Bubblewrap, build_account_files
 from .sandbox import BwrapSandbox
 
-_OLDEST = (0, 5)
+_OLDEST_VERSION = (0, 5)
 _LIMITS_BY_NAMESPACE = (5, 14)
 _BOOT_FILES = ("boot.py", "lockdown.py")
 
@@ -52,27 +56,27 @@ class BwrapIsolation(Isolation):
         version = ".".join(map(str, self._bwrap.version)) if self._bwrap else "?"
         return f"bwrap {version} + seccomp; network none; {describe_limits(self._limits)}"
 
-    async def probe(self, spec: KernelSpec) -> None:
+    async def run_self_check(self, spec: KernelSpec) -> None:
         """Put up the fence once and check from inside that it holds.
 
         Raises:
             IsolationError: It does not hold here.
         """
-        self._bwrap = await find()
-        if not self._bwrap.bounds_tmpfs:
-            self.weaker = (
+        self._bwrap = await find_bubblewrap()
+        if not self._bwrap.supports_tmpfs_size:
+            self.limitations = (
                 "this bubblewrap is older than 0.7: files in memory are bounded by the watchdog",
             )
         interpreter = await inspect(spec.python)
-        with self_check.planted_file() as secret:
+        with self_check.create_canary_file() as canary:
             sandbox = await self._start(
                 spec,
                 interpreter,
-                check=self_check.expectations(secret, interpreter, own_network=True),
+                check=self_check.build_self_check(canary, interpreter, own_network=True),
             )
             try:
                 with anyio.fail_after(START_SECONDS):
-                    await self_check.verdict(sandbox.child)
+                    await self_check.wait_for_result(sandbox.child)
             except TimeoutError as error:
                 raise IsolationError("the check of bwrap did not end") from error
             finally:
@@ -87,7 +91,7 @@ class BwrapIsolation(Isolation):
         """
         sandbox = await self._start(spec, await inspect(spec.python))
         try:
-            await sockets_ready(sandbox.sockets, sandbox.child)
+            await wait_for_sockets(sandbox.sockets, sandbox.child)
             sandbox.find_kernel()
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -98,28 +102,28 @@ class BwrapIsolation(Isolation):
     async def _start(
         self, spec: KernelSpec, interpreter: Interpreter, check: dict[str, Any] | None = None
     ) -> BwrapSandbox:
-        bwrap = self._bwrap or await find()
-        uid = uids.take() if os.geteuid() == 0 else None
+        bwrap = self._bwrap or await find_bubblewrap()
+        uid = uids.allocate() if os.geteuid() == 0 else None
         sandbox = BwrapSandbox(uid)
         try:
             session = _describe(spec, uid, check)
             with contextlib.ExitStack() as stack:
                 files = {
-                    place: stack.enter_context(_memory(data))
-                    for place, data in _files(session, uid).items()
+                    place: stack.enter_context(_open_memory_file(data))
+                    for place, data in _build_files(session, uid).items()
                 }
-                program = session_filter(own_network=True, guard_metadata=False)
-                filter_ = stack.enter_context(_memory(program))
+                program = build_session_filter(own_network=True, guard_metadata=False)
+                filter_ = stack.enter_context(_open_memory_file(program))
                 # not a pipe: bubblewrap would die of writing to it when we have gone, and leave its
                 # init behind
-                info = stack.enter_context(_memory(b""))
+                info = stack.enter_context(_open_memory_file(b""))
                 command = bwrap.command(
                     interpreter, spec.limits,
                     uid=uid, files=files, info=info, program=filter_,
                 )  # fmt: skip
                 inherited = [*files.values(), filter_, info]
                 await sandbox.start(command, inherited)
-                await sandbox.enter(info, session, spec.key)
+                await sandbox.attach(info, session, spec.key)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await sandbox.kill()
@@ -130,27 +134,27 @@ class BwrapIsolation(Isolation):
 def _describe(spec: KernelSpec, uid: int | None, check: dict[str, Any] | None) -> bytes:
     return describe_session(
         spec,
-        Fence(uid=uid, lifeline=True, other_threads=_other_threads(uid)),
-        inside=connection(f"{SOCKET_FOLDER}/k", spec.key),
+        SandboxOptions(uid=uid, lifeline=True, other_threads=_count_other_threads(uid)),
+        kernel_connection=connection(f"{SOCKET_FOLDER}/k", spec.key),
         connection_file=f"{SOCKET_FOLDER}/connection.json",
         check=check,
     )
 
 
-def _files(session: bytes, uid: int | None) -> dict[str, bytes]:
+def _build_files(session: bytes, uid: int | None) -> dict[str, bytes]:
     """What to put into the sandbox, by path."""
     boot = {f"{BOOT}/{name}": (LAUNCHER / name).read_bytes() for name in _BOOT_FILES}
-    return {**account_files(uid or PLAIN_UID), **boot, f"{BOOT}/session.json": session}
+    return {**build_account_files(uid or PLAIN_UID), **boot, f"{BOOT}/session.json": session}
 
 
-def _other_threads(uid: int | None) -> int:
+def _count_other_threads(uid: int | None) -> int:
     """Threads that count against the session's limit, before Linux 5.14 counted by namespace."""
     release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-    return own_threads() if uid is None and release < _LIMITS_BY_NAMESPACE else 0
+    return count_own_threads() if uid is None and release < _LIMITS_BY_NAMESPACE else 0
 
 
 @contextlib.contextmanager
-def _memory(content: bytes) -> Iterator[int]:
+def _open_memory_file(content: bytes) -> Iterator[int]:
     """A descriptor to read this content from."""
     file = os.memfd_create("cci")
     try:
@@ -161,7 +165,7 @@ def _memory(content: bytes) -> Iterator[int]:
         os.close(file)
 
 
-async def find() -> Bubblewrap:
+async def find_bubblewrap() -> Bubblewrap:
     """The installed bubblewrap.
 
     Raises:
@@ -172,10 +176,10 @@ async def find() -> Bubblewrap:
         raise IsolationError("bubblewrap is not installed", hint="apt install bubblewrap")
     if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):  # noqa: PTH116 - one call
         raise IsolationError(f"{path} is set-uid root", hint="install a bubblewrap without set-uid")
-    if not supported():
+    if not is_supported():
         raise IsolationError("there is no seccomp filter for this kind of machine")
-    text = (await ask(path, "--version"))[1].decode(errors="replace")
+    text = (await run_program(path, "--version"))[1].decode(errors="replace")
     version = tuple(map(int, re.findall(r"\d+", text)[:3]))
-    if version < _OLDEST:
+    if version < _OLDEST_VERSION:
         raise IsolationError(f"{path} is too old: {text.strip()}", hint="upgrade bubblewrap to 0.8")
     return Bubblewrap(path, version)

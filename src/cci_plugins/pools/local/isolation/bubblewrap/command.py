@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.pools.local.isolation.interpreter import Interpreter
-from cci_plugins.pools.local.isolation.kernel_config import environment
+from cci_plugins.pools.local.isolation.kernel_config import build_environment
 
 HOME, SCRATCH, DATA, SHARED, SOCKET_FOLDER, BOOT = (
     "/home/session",
@@ -41,7 +41,7 @@ class Bubblewrap:
     version: tuple[int, ...]
 
     @property
-    def bounds_tmpfs(self) -> bool:
+    def supports_tmpfs_size(self) -> bool:
         """Whether it can limit the size of a file system in memory."""
         return self.version >= _SIZED_TMPFS
 
@@ -67,29 +67,29 @@ class Bubblewrap:
         """
         return [
             self.path,
-            *self._namespaces(root=uid is not None),
-            *_system(),
-            *self._memory_file_system(SCRATCH, limits.scratch_bytes, "1777"),
-            *self._memory_file_system(HOME, HOME_BYTES),
-            *self._memory_file_system(SHARED, SHARED_BYTES, "1777"),
+            *self._build_namespace_arguments(root=uid is not None),
+            *_build_system_arguments(),
+            *self._build_tmpfs_arguments(SCRATCH, limits.scratch_bytes, "1777"),
+            *self._build_tmpfs_arguments(HOME, HOME_BYTES),
+            *self._build_tmpfs_arguments(SHARED, SHARED_BYTES, "1777"),
             # after the tmpfs mounts: a virtual environment may lie in /tmp
-            *_parents(interpreter.folders),
+            *_build_parent_arguments(interpreter.folders),
             *(part for folder in interpreter.folders for part in ("--ro-bind", folder, folder)),
-            *self._memory_file_system(DATA, limits.disk_bytes),
-            *self._memory_file_system(SOCKET_FOLDER, SOCKET_BYTES),
+            *self._build_tmpfs_arguments(DATA, limits.disk_bytes),
+            *self._build_tmpfs_arguments(SOCKET_FOLDER, SOCKET_BYTES),
             *(
                 part
                 for place, content in files.items()
                 for part in ("--perms", "0444", "--file", str(content), place)
             ),
-            *_variables(interpreter),
+            *_build_environment_arguments(interpreter),
             *("--chdir", DATA, "--info-fd", str(info), "--seccomp", str(program)),
             # without these, / and /dev are disks in memory without a limit
             *("--remount-ro", "/dev", "--remount-ro", "/"),
             *("--", interpreter.executable, "-I", f"{BOOT}/boot.py", f"{BOOT}/session.json"),
         ]
 
-    def _namespaces(self, *, root: bool) -> list[str]:
+    def _build_namespace_arguments(self, *, root: bool) -> list[str]:
         """New namespaces and no rights; real root keeps two, for boot.py to give itself up."""
         parts = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
         parts += ["--unshare-net", "--hostname", "session", "--die-with-parent", "--new-session"]
@@ -99,12 +99,12 @@ class Bubblewrap:
         parts += ["--unshare-user", "--uid", str(PLAIN_UID), "--gid", str(PLAIN_UID)]
         return parts + ["--disable-userns"] * (self.version >= _NO_NESTED_NAMESPACES)
 
-    def _memory_file_system(self, place: str, size: int, mode: str = "0777") -> list[str]:
-        bound = ["--size", str(size)] if self.bounds_tmpfs else []
+    def _build_tmpfs_arguments(self, place: str, size: int, mode: str = "0777") -> list[str]:
+        bound = ["--size", str(size)] if self.supports_tmpfs_size else []
         return ["--perms", mode, *bound, "--tmpfs", place]
 
 
-def _system() -> list[str]:
+def _build_system_arguments() -> list[str]:
     """The machine's programs and libraries, /proc and a small /dev."""
     parts = ["--ro-bind", "/usr", "/usr"]
     for place in ("/etc", "/home", "/mnt", "/run", BOOT):
@@ -120,19 +120,19 @@ def _system() -> list[str]:
     return [*parts, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
 
 
-def _parents(folders: tuple[str, ...]) -> list[str]:
+def _build_parent_arguments(folders: tuple[str, ...]) -> list[str]:
     """Make the folders above these by ourselves: bubblewrap would let nobody but root in."""
     above = {str(parent) for folder in folders for parent in PurePosixPath(folder).parents}
     made = sorted(above - {"/", SCRATCH, HOME, SHARED})
     return [part for place in made for part in ("--perms", "0755", "--dir", place)]
 
 
-def _variables(interpreter: Interpreter) -> list[str]:
-    values = environment(HOME, SCRATCH, interpreter.executable)
+def _build_environment_arguments(interpreter: Interpreter) -> list[str]:
+    values = build_environment(HOME, SCRATCH, interpreter.executable)
     return [part for name, value in values.items() for part in ("--setenv", name, value)]
 
 
-def account_files(uid: int) -> dict[str, bytes]:
+def build_account_files(uid: int) -> dict[str, bytes]:
     """The few files of /etc that name lookups need."""
     return {
         "/etc/passwd": f"session:x:{uid}:{uid}::{HOME}:/bin/sh\n".encode(),

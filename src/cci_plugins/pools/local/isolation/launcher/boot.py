@@ -20,7 +20,7 @@ from typing import Any
 
 
 @lru_cache
-def _sibling(name: str) -> ModuleType:
+def _load_sibling(name: str) -> ModuleType:
     """Load a module from this file's folder, wherever that is; once, while it can be read."""
     spec = importlib.util.spec_from_file_location(
         f"_cci_{name}", os.path.join(os.path.dirname(__file__), f"{name}.py")
@@ -36,11 +36,11 @@ def lock_down(session: dict[str, Any]) -> None:
     """Give up every right the session must not have, in the one order that works."""
     if sys.platform == "win32":
         return
-    lockdown = _sibling("lockdown")
+    lockdown = _load_sibling("lockdown")
     if sys.platform == "linux":
-        lockdown.prefer_when_out_of_memory()
+        lockdown.raise_oom_score()
         if session["uid"] is not None:
-            lockdown.become(session["uid"], read_anywhere=session["read_anywhere"])
+            lockdown.drop_privileges(session["uid"], read_anywhere=session["read_anywhere"])
         if session["hosted"]:
             lockdown.die_with_parent()  # not earlier: a change of user id clears it
     limits = session["limits"]
@@ -48,21 +48,21 @@ def lock_down(session: dict[str, Any]) -> None:
         del limits["NPROC"]
     lockdown.set_limits(limits)
     if session["readable"] is not None:
-        lockdown.fence_paths(session["readable"], session["writable"])
+        lockdown.restrict_paths(session["readable"], session["writable"])
     if session["filter"]:
         lockdown.apply_filter(bytes.fromhex(session["filter"]))
 
 
-def failures(check: dict[str, Any]) -> list[str]:
+def find_failures(check: dict[str, Any]) -> list[str]:
     """What of the fence does not hold, in words; empty when all of it does."""
-    lockdown = _sibling("lockdown")
+    lockdown = _load_sibling("lockdown")
     found = [f"{path} can be read" for path in check["unreadable"] if _can_read(path)]
     found += [f"{path} can be written" for path in check["unwritable"] if _can_write(path)]
-    if not lockdown.filtered():
+    if not lockdown.is_filtered():
         found.append("the seccomp filter is not on")
     if os.getuid() == 0 or os.geteuid() == 0:
         found.append("the code would run as root")
-    if _network_in_reach(own=check["own_network"]):
+    if _has_network(own=check["own_network"]):
         found.append("there is a network")
     if lockdown.can_make_namespace():
         found.append("new namespaces can be made")
@@ -87,7 +87,7 @@ def _can_write(folder: str) -> bool:
     return True
 
 
-def _network_in_reach(*, own: bool) -> bool:
+def _has_network(*, own: bool) -> bool:
     if own:
         return [name for _, name in socket.if_nameindex()] != ["lo"]
     try:
@@ -97,7 +97,7 @@ def _network_in_reach(*, own: bool) -> bool:
     return True
 
 
-def _end_with_stdin() -> None:
+def _exit_with_stdin() -> None:
     """End this process when whoever started it is gone (Windows has no other way)."""
 
     def watch() -> None:
@@ -108,7 +108,7 @@ def _end_with_stdin() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def end_if_abandoned(session: dict[str, Any]) -> None:
+def exit_if_abandoned(session: dict[str, Any]) -> None:
     """End when the app has gone or given up while the fence was going up.
 
     bubblewrap asks to die with its parent only after it has started; a parent that ends before
@@ -121,21 +121,21 @@ def end_if_abandoned(session: dict[str, Any]) -> None:
 def start_kernel(session: dict[str, Any]) -> None:
     """Run the kernel until it is told to end."""
     file = session["connection_file"]
-    with open(file, "w", encoding="ascii", opener=_private) as out:
+    with open(file, "w", encoding="ascii", opener=_open_private) as out:
         json.dump(session["connection"], out)
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lock-down
 
     app: Any = IPKernelApp.instance()
     app.initialize(["-f", file, "--HistoryManager.enabled=False", *session["arguments"]])
     if session["seal"]:
-        _sibling("lockdown").apply_filter(bytes.fromhex(session["seal"]), all_threads=True)
-    end_if_abandoned(session)
+        _load_sibling("lockdown").apply_filter(bytes.fromhex(session["seal"]), all_threads=True)
+    exit_if_abandoned(session)
     if session["lifeline"]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     app.start()
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
@@ -144,14 +144,14 @@ def main(path: str) -> int:
     session = json.loads(Path(path).read_bytes())
     if session["hosted"]:
         os.unlink(path)
-    end_if_abandoned(session)
+    exit_if_abandoned(session)
     if session["watch_stdin"]:
-        _end_with_stdin()
+        _exit_with_stdin()
     lock_down(session)
     if session["check"] is None:
         start_kernel(session)
         return 0
-    found = failures(session["check"])
+    found = find_failures(session["check"])
     sys.stderr.write("; ".join(found))
     return 1 if found else 0
 

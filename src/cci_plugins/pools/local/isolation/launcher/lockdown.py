@@ -34,7 +34,7 @@ class _Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def _must(result: int, what: str) -> int:
+def _check_result(result: int, what: str) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), what)
     return result
@@ -42,7 +42,7 @@ def _must(result: int, what: str) -> int:
 
 def _prctl(option: int, *values: int) -> int:
     padded = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
-    return _must(_libc.prctl(option, *padded), f"prctl({option})")
+    return _check_result(_libc.prctl(option, *padded), f"prctl({option})")
 
 
 def set_limits(limits: dict[str, int]) -> None:
@@ -54,7 +54,7 @@ def set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def prefer_when_out_of_memory() -> None:
+def raise_oom_score() -> None:
     """Be the first that the kernel ends when the machine runs out of memory."""
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
@@ -65,12 +65,12 @@ def die_with_parent() -> None:
     _prctl(PR_SET_PDEATHSIG, 9)
 
 
-def no_new_privileges() -> None:
+def set_no_new_privileges() -> None:
     """Make set-uid programs harmless, for good."""
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def become(uid: int, *, read_anywhere: bool = False) -> None:
+def drop_privileges(uid: int, *, read_anywhere: bool = False) -> None:
     """Stop being root for good, and prove it.
 
     Args:
@@ -91,18 +91,18 @@ def become(uid: int, *, read_anywhere: bool = False) -> None:
     _set_capabilities(rights)
     if read_anywhere:
         _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH)
-    no_new_privileges()
+    set_no_new_privileges()
     _prctl(PR_SET_DUMPABLE, 1)
-    _prove(uid, rights)
+    _verify_privileges(uid, rights)
 
 
 def _set_capabilities(rights: int) -> None:
     header = struct.pack("=Ii", CAPABILITY_VERSION, 0)
     data = struct.pack("=6I", rights, rights, rights, 0, 0, 0)
-    _must(_libc.capset(header, data), "capset")
+    _check_result(_libc.capset(header, data), "capset")
 
 
-def _prove(uid: int, rights: int) -> None:
+def _verify_privileges(uid: int, rights: int) -> None:
     status = dict(line.split(":", 1) for line in _read("/proc/self/status").splitlines())
     ids = {int(value) for key in ("Uid", "Gid") for value in status[key].split()}
     held = {int(status["Cap" + kind], 16) for kind in ("Inh", "Prm", "Eff", "Amb")}
@@ -125,14 +125,14 @@ def apply_filter(program: bytes, *, all_threads: bool = False) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     loaded = _Filter(len(program) // 8, ctypes.addressof(buffer))
     if not all_threads:
-        _must(_libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(loaded), 0, 0), "seccomp")
+        _check_result(_libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(loaded), 0, 0), "seccomp")
         return
     number = SECCOMP_NUMBER[os.uname().machine]
     if _libc.syscall(number, 1, 1, ctypes.byref(loaded)):  # SET_MODE_FILTER, TSYNC
         raise OSError(ctypes.get_errno() or errno.EBUSY, "seccomp for all threads")
 
 
-def filtered() -> bool:
+def is_filtered() -> bool:
     """Whether a seccomp filter and no_new_privs are on."""
     return _prctl(PR_GET_SECCOMP) == 2 and _prctl(PR_GET_NO_NEW_PRIVS) == 1  # noqa: PLR2004
 
@@ -142,15 +142,15 @@ def can_make_namespace() -> bool:
     return bool(_libc.unshare(0x10000000) == 0)
 
 
-def landlock_abi() -> int:
+def get_landlock_abi() -> int:
     """Version of the kernel's Landlock, 0 where there is none."""
     version: int = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
     return max(0, version)
 
 
-def fence_paths(readable: list[str], writable: list[str]) -> None:
+def restrict_paths(readable: list[str], writable: list[str]) -> None:
     """Let this process and its children reach no files but these, no TCP, no foreign process."""
-    abi = landlock_abi()
+    abi = get_landlock_abi()
     rights = FIRST_RIGHTS
     rights |= REFER if abi >= 2 else 0  # noqa: PLR2004
     rights |= TRUNCATE if abi >= 3 else 0  # noqa: PLR2004
@@ -158,7 +158,7 @@ def fence_paths(readable: list[str], writable: list[str]) -> None:
     scope = 3 if abi >= 6 else 0  # noqa: PLR2004 - abstract Unix sockets and signals
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8  # noqa: PLR2004
     attributes = struct.pack("=QQQ", rights, 3, scope)[:size]
-    ruleset = _must(
+    ruleset = _check_result(
         _libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), 0), "landlock"
     )
     try:
@@ -168,8 +168,8 @@ def fence_paths(readable: list[str], writable: list[str]) -> None:
             _allow(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV))
         for path in DEVICES:
             _allow(ruleset, path, rights & (READ_FILE | WRITE_FILE | TRUNCATE))
-        no_new_privileges()
-        _must(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+        set_no_new_privileges()
+        _check_result(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
     finally:
         os.close(ruleset)
 
@@ -183,6 +183,6 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         if not os.path.isdir(path):
             rights &= EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
         rule = struct.pack("=Qi", rights, target)
-        _must(_libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock rule for {path}")
+        _check_result(_libc.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock rule for {path}")
     finally:
         os.close(target)

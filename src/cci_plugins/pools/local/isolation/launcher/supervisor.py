@@ -17,13 +17,13 @@ import stat
 import sys
 import time
 
-SWEEP_SECONDS = 10.0
+KILL_SECONDS = 10.0
 PARENT_CHECK_SECONDS = 2.0
 PR_SET_CHILD_SUBREAPER = 36
 COMMAND_MISSING = 127
 
 
-def adopt_orphans() -> None:
+def become_subreaper() -> None:
     """Become the parent of every process of the session that loses its own."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - the start should be quick elsewhere
@@ -50,23 +50,23 @@ def start(command: list[str]) -> int:
 
 def watch(child: int) -> int:
     """Wait for an end, whichever comes first; the exit status."""
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    wakeup_reader, wakeup_writer = os.pipe()
+    os.set_blocking(wakeup_writer, False)
+    signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     parent = os.getppid()
     while os.getppid() == parent:
         status = reap(child)
         if status is not None:
             return status
-        ready, _, _ = select.select([0, woken], [], [], PARENT_CHECK_SECONDS)
-        if woken in ready:
-            os.read(woken, 512)
+        ready, _, _ = select.select([0, wakeup_reader], [], [], PARENT_CHECK_SECONDS)
+        if wakeup_reader in ready:
+            os.read(wakeup_reader, 512)
         if 0 in ready:
-            orders = os.read(0, 512)
-            if not orders:
+            requests = os.read(0, 512)
+            if not requests:
                 break
-            if b"i" in orders:
+            if b"i" in requests:
                 os.kill(child, signal.SIGINT)
     return 128 + signal.SIGKILL
 
@@ -84,7 +84,7 @@ def reap(child: int) -> int | None:
     return None
 
 
-def below(pid: int) -> list[int]:
+def list_descendants(pid: int) -> list[int]:
     """All descendants of a process."""
     found: list[int] = []
     waiting = [pid]
@@ -102,11 +102,11 @@ def below(pid: int) -> list[int]:
     return found
 
 
-def sweep(child: int) -> None:
+def kill_descendants(child: int) -> None:
     """End every process of the session; stop them first, so that none escapes by forking."""
-    end = time.monotonic() + SWEEP_SECONDS
+    end = time.monotonic() + KILL_SECONDS
     while time.monotonic() < end:
-        tree = below(os.getpid())
+        tree = list_descendants(os.getpid())
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in tree:
                 with contextlib.suppress(OSError):
@@ -150,12 +150,12 @@ def main(folder: str, command: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.setsid()
-    adopt_orphans()
+    become_subreaper()
     child = start(command)
     try:
         return watch(child)
     finally:
-        sweep(child)
+        kill_descendants(child)
         remove(folder)
 
 
