@@ -25,7 +25,7 @@ from cci_plugins.provisioning.image import build_context
 from cci_plugins.provisioning.plan import list_resources
 from cci_plugins.provisioning.roles import build_assignment_name
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 
 
