@@ -1,13 +1,17 @@
-"""Write the reference pages that the code itself knows best.
+"""Generator of the pages that the code itself knows best.
 
-`python docs/generate.py` writes them, `python docs/generate.py --check` only says which are stale.
+`python docs/generate.py` writes them. `python docs/generate.py --check` names the stale ones.
 """
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -18,18 +22,27 @@ from cci_plugins.cli.console import ExitCode, get_exit_code
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError
 
-FOLDER = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "cci_plugins"
+FOLDER = ROOT / "docs"
+ARCHITECTURE = "concepts/architecture.md"
+GENERATED = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 NOTICE = "<!-- Written by docs/generate.py from the code; run `make docs` after a change. -->"
 
 
 def pages() -> dict[str, str]:
-    """Every generated page: its file name and its text."""
-    made = {"cli.md": _cli(), "settings.md": _settings(), "errors.md": _errors()}
-    return {name: "\n".join([*lines, ""]) for name, lines in made.items()}
+    """Return the text of every generated page by its path below `docs`."""
+    made = {
+        "reference/cli.md": _cli(),
+        "reference/settings.md": _settings(),
+        "reference/errors.md": _errors(),
+    }
+    texts = {name: "\n".join([*lines, ""]) for name, lines in made.items()}
+    return {**texts, ARCHITECTURE: _architecture()}
 
 
 def stale() -> list[str]:
-    """Names of the pages that differ from what the code says now."""
+    """Return the names of the pages that differ from the code."""
     return [
         name
         for name, text in pages().items()
@@ -47,11 +60,52 @@ def main() -> None:
         print(f"wrote {FOLDER / name}")
 
 
+def _architecture() -> str:
+    """Return the architecture page with its diagram and tables made from the import contracts."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = config["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one["type"] == "layers")
+    blocks = {
+        "diagram": _layer_diagram(layers),
+        "layers": _table(("Module", "What it is"), _layer_rows(layers)),
+        "rules": _table(("Rule", "Not imported"), map(_rule, contracts)),
+    }
+    text = (FOLDER / ARCHITECTURE).read_text(encoding="utf-8")
+    return GENERATED.sub(lambda m: "\n".join([m[1].rstrip(), *blocks[m[2]], m[3]]), text)
+
+
+def _layer_diagram(layers: list[str]) -> Iterator[str]:
+    """Yield the layers as boxes, top to bottom."""
+    texts = [wrap(layer, 72) for layer in layers]
+    width = max(len(line) for lines in texts for line in lines)
+    edge = f"+{'-' * (width + 2)}+"
+    yield from ("```text", edge)
+    for lines in texts:
+        yield from (f"| {line.center(width)} |" for line in lines)
+        yield edge
+    yield "```"
+
+
+def _layer_rows(layers: list[str]) -> Iterator[tuple[str, str]]:
+    for layer in layers:
+        for name in re.split(r" [|:] ", layer):
+            path = PACKAGE / name / "__init__.py"
+            path = path if path.is_file() else PACKAGE / f"{name}.py"
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            yield f"`{name}`", _first_line(text)
+
+
+def _rule(contract: dict[str, Any]) -> tuple[str, str]:
+    ours = re.compile(r"cci_plugins\.")
+    names = [ours.sub("", name) for name in contract.get("forbidden_modules", ())]
+    return f"{contract['name']}.", ", ".join(f"`{name}`" for name in names)
+
+
 def _cli() -> Iterator[str]:
     group: Any = typer.main.get_command(app)
     yield from ("# The command line", "", NOTICE, "")
     yield "The command is `cci`; `cci-plugins` is the same, and so is `python -m cci_plugins`."
-    yield "Data goes to stdout, words go to stderr. `NO_COLOR` turns colours off."
+    yield "Data goes to stdout, messages go to stderr. `NO_COLOR` turns colours off."
     yield from ("", *_table(("Option", "What it does"), _options(group)))
     for name, command in sorted(_commands(group)):
         arguments = " ".join(
@@ -66,7 +120,7 @@ def _cli() -> Iterator[str]:
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command, with the names of the groups it is in."""
+    """Yield every command with the names of its groups."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from _commands(command, f"{prefix}{name} ")
@@ -95,7 +149,7 @@ def _option(option: Any, kind: Any) -> tuple[str, str]:
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """The words of a Literal, also within a union."""
+    """Yield the values of a Literal, also within a union."""
     if get_origin(kind) is Literal:
         yield from get_args(kind)
     else:
@@ -128,7 +182,7 @@ def _errors() -> Iterator[str]:
     yield "Every exception of the package is in `cci_plugins.errors` and is a"
     yield "`CodeInterpreterError`. Each has a `hint`, the next thing to try or `None`, and"
     yield "`retryable`, true when nothing was started so that the call may be made again."
-    yield "A traceback of the code that ran is no exception: it is `Execution.error`."
+    yield "A traceback of the code that ran is not an exception: it is `Execution.error`."
     rows = (
         (
             f"`{kind.__name__}`",
@@ -142,7 +196,7 @@ def _errors() -> Iterator[str]:
 
 
 def _kinds(kind: type[CodeInterpreterError]) -> Iterator[type[CodeInterpreterError]]:
-    """The subclasses, depth first, in the order of errors.py."""
+    """Yield the subclasses, depth first, in the order of errors.py."""
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:
             yield child
