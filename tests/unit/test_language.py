@@ -26,7 +26,7 @@ BANNED = re.compile(
         told | tells | telling | hear | hears | heard | says | said
       | dress | dressed | fenced | mend | mends | mended | befall | befalls
       | anew | whoever | doors? | doorway
-      | (?:is|are)\ none | (?:is|are|was|were)\ no(?!\ longer|\ more\ than)\b(?=\ \w)
+      | (?:is|are)\ (?-i:none) | (?:is|are|was|were)\ no(?!\ longer|\ more\ than)\b(?=\ \w)
       | to\ be\ had | but\ for | any\ more | beside
     )\b""",
     re.IGNORECASE | re.VERBOSE,
