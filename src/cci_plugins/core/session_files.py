@@ -17,9 +17,9 @@ import anyio
 from cci_plugins.common import event_loop
 from cci_plugins.common.file_names import normalize_new_name, parse_url_file_name, validate_name
 from cci_plugins.common.limits import MIB, Limits
+from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.files.file_transfer import Bridge
-from cci_plugins.files.sas import SecretUrl
 from cci_plugins.files.source import (
     CHUNK,
     Uploadable,

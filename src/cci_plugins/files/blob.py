@@ -18,6 +18,7 @@ import anyio
 
 from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
+from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -25,8 +26,6 @@ from cci_plugins.errors import (
     FileTransferError,
 )
 from cci_plugins.redaction import know
-
-from .sas import SecretUrl
 
 try:
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError

@@ -19,6 +19,7 @@ import anyio
 from cci_plugins.common.file_names import guess_media_type
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
+from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import (
     ConfigurationError,
     FileTooLargeError,
@@ -30,7 +31,7 @@ from cci_plugins.models import FileInfo, Route, SharedFile
 from cci_plugins.pools.base import SessionPool
 
 from .in_session_transfer import transfer_in_session
-from .sas import SasPolicy, SecretUrl, accept
+from .sas import SasPolicy, accept
 from .source import PathSource, UploadSource
 
 if TYPE_CHECKING:

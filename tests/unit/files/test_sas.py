@@ -20,16 +20,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cci_plugins.common.hosts import AmbiguousUrlError, split_url
+from cci_plugins.common.addresses import is_public
+from cci_plugins.common.urls import AmbiguousUrlError, SecretUrl, split_url
 from cci_plugins.errors import CodeInterpreterError, FileTransferError
 from cci_plugins.files.sas import (
     STORAGE_HOSTS,
     SasPolicy,
-    SecretUrl,
     accept,
     check,
     inspect,
-    is_public,
 )
 from cci_plugins.redaction import redact
 
