@@ -29,7 +29,7 @@ from cci_plugins.redaction import (
     redact_exception,
     redact_value,
 )
-from cci_plugins.redaction.known import SECRETS, SecretRegistry
+from cci_plugins.redaction.registry import SECRETS, SecretRegistry
 
 SIG = "kJ3x+9Zq/Lm0aBcD1eFgH2iJkL3mNoPqR4sTuVwX5y8="
 KEY = base64.b64encode(bytes(range(64))).decode()
@@ -251,7 +251,7 @@ def test_a_very_long_secret_is_found() -> None:
 def test_the_registry_does_not_grow_for_ever() -> None:
     secrets = SecretRegistry(capacity=10)
     for number in range(100):
-        secrets.know(f"secret number {number}")
+        secrets.register(f"secret number {number}")
     assert len(secrets) == 10
     assert secrets.redact("secret number 99")[0] == "[redacted]"
     assert secrets.redact("secret number 3.")[0] == "secret number 3."
