@@ -130,9 +130,9 @@ class PoolError(CodeInterpreterError):
 
 
 class PoolUnavailableError(PoolError):
-    """A pool that could not start the run.
+    """A pool that started nothing, so that the same call is safe to repeat.
 
-    Raised when nothing was started, so the same call is safe to repeat.
+    Raised when the pool could not be reached or could not begin the run.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
@@ -140,9 +140,9 @@ class PoolUnavailableError(PoolError):
 
 
 class PoolExhaustedError(PoolUnavailableError):
-    """A pool without a free session.
+    """A pool without a free session, which started nothing.
 
-    Raised when nothing was started. Delete sessions that are done, or try again later.
+    Raised when all sessions are in use. Delete sessions that are done, or try again later.
 
     Attributes:
         retry_after: Seconds that the pool asked to wait, or None.
@@ -180,9 +180,9 @@ class ExecutionTimeoutError(CodeInterpreterError, TimeoutError):
 
 
 class ExecutionFailedError(CodeInterpreterError):
-    """Code that raised an exception.
+    """Code that raised an exception, as `Execution.raise_for_error` reports it.
 
-    Raised by `Execution.raise_for_error` only. The traceback is in `Execution.error`.
+    Raised by that method only. The traceback is in `Execution.error`.
     """
 
 

@@ -1,8 +1,8 @@
 """Registry of secrets that are known at run time, and the search for them in any text.
 
 A secret is registered in every spelling it may appear in: as it is, percent-encoded once or
-twice, escaped for JSON, HTML or Python, and inside base64 at any offset. That makes about 40
-spellings for each of up to 1,024 secrets, so trying each one at each place is too slow.
+twice, escaped for JSON, HTML or Python, and inside base64 at any offset. That makes 16
+spellings of a signature, times up to 1,024 secrets. Trying each at each place is too slow.
 
 The index is by grams: five consecutive characters. Each spelling is at least eight characters
 long and is entered under the grams at its offsets 0 to 3. Of any four consecutive places in a
