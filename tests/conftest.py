@@ -8,7 +8,7 @@ import pytest
 from tests import watching
 from tests.watching import nothing_leaks
 
-from cci_plugins.redaction.known import SECRETS
+from cci_plugins.redaction.registry import SECRETS
 
 __all__ = ["anyio_backend", "nothing_leaks"]
 
@@ -16,23 +16,23 @@ watching.start()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _secrets_are_forgotten() -> Iterator[None]:
-    """What one module plants, which looks like anything, must not cover another one's output."""
-    known: list[str] = []
-    know = SECRETS.know
+def _unregister_secrets() -> Iterator[None]:
+    """Keep the secrets that one module registers from hiding the output of another one."""
+    registered: list[str] = []
+    register = SECRETS.register
 
-    def remember(secret: str) -> None:
-        known.append(secret)
-        know(secret)
+    def record(secret: str) -> None:
+        registered.append(secret)
+        register(secret)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SECRETS, "know", remember)
+        patch.setattr(SECRETS, "register", record)
         yield
-    for secret in known:
+    for secret in registered:
         SECRETS.unregister(secret)
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Everything runs on asyncio: the session pools' sockets do."""
+    """Run everything on asyncio, because the sockets of the session pools do."""
     return "asyncio"

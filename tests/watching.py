@@ -1,7 +1,7 @@
-"""Everything that the whole suite emits is searched for secrets: logs, spans, errors, notebooks.
+"""Search of everything that the suite emits for secrets: logs, spans, errors and notebooks.
 
-Loggers speak at DEBUG, OpenTelemetry exports to memory, every exception of the package is heard,
-and so is every notebook. A test that lets a planted secret or a signature out fails.
+Loggers emit at DEBUG, OpenTelemetry exports to memory, and every exception and notebook of the
+package is searched too. A test that leaks a planted secret or a signature fails.
 """
 
 import logging
@@ -21,20 +21,18 @@ PLANTED = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6",
 )
 SIGNATURE = re.compile(r"(?:\bsig|%26sig)(?:=|%3D)[A-Za-z0-9+/%]{16}", re.IGNORECASE)
-_MARKS = (*PLANTED, "sig")
+_MARKERS = (*PLANTED, "sig")
 
 
 class Watch(logging.Handler):
-    """Hears what is emitted, and keeps what must not have been."""
+    """A handler that searches everything emitted and collects the leaks."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.found: list[str] = []
-        self.heard = 0
 
-    def hear(self, where: str, text: str) -> None:
-        self.heard += 1
-        if not any(mark in text for mark in _MARKS):
+    def search(self, where: str, text: str) -> None:
+        if not any(marker in text for marker in _MARKERS):
             return
         leaked = [secret for secret in PLANTED if secret in text]
         leaked += [match[0] for match in SIGNATURE.finditer(text)]
@@ -46,45 +44,45 @@ class Watch(logging.Handler):
             text = self.format(record)
         except (TypeError, ValueError):
             text = f"{record.msg} {record.args}"
-        self.hear(f"the logger {record.name}", text)
+        self.search(f"the logger {record.name}", text)
 
 
 watch = Watch()
 
 
 def start() -> None:
-    """Listen everywhere, for the rest of this process."""
+    """Search all that is emitted, for the rest of this process."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG)
         logger.addHandler(watch)
-    _hear_errors()
-    _hear_notebooks()
-    _hear_spans()
+    _watch_errors()
+    _watch_notebooks()
+    _watch_spans()
 
 
-def _hear_errors() -> None:
+def _watch_errors() -> None:
     real = errors.CodeInterpreterError.__init__
 
     def init(self: errors.CodeInterpreterError, *args: object, **options: object) -> None:
         real(self, *args, **options)  # type: ignore[arg-type]
-        watch.hear(type(self).__name__, f"{self} {getattr(self, 'hint', '')}")
+        watch.search(type(self).__name__, f"{self} {getattr(self, 'hint', '')}")
 
     errors.CodeInterpreterError.__init__ = init  # type: ignore[method-assign]
 
 
-def _hear_notebooks() -> None:
+def _watch_notebooks() -> None:
     real = notebook.Notebook.to_json
 
     def to_json(self: notebook.Notebook) -> str:
         text = real(self)
-        watch.hear("a notebook", text)
+        watch.search("a notebook", text)
         return text
 
     notebook.Notebook.to_json = to_json  # type: ignore[method-assign]
 
 
-def _hear_spans() -> None:
+def _watch_spans() -> None:
     try:
         from opentelemetry import trace
         from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -96,7 +94,7 @@ def _hear_spans() -> None:
         def export(self, spans: object) -> None:  # type: ignore[override]
             for span in spans:  # type: ignore[attr-defined]
                 assert isinstance(span, ReadableSpan)
-                watch.hear("a span", span.to_json())
+                watch.search("a span", span.to_json())
 
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
@@ -107,7 +105,7 @@ def _hear_spans() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """Fail the test after which a secret was found."""
+    """Fail the test that leaked a secret."""
     watch.found.clear()
     yield
     found, watch.found = watch.found, []

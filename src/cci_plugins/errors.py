@@ -1,37 +1,50 @@
-"""Every exception this package raises on purpose.
+"""Exceptions that this package raises on purpose.
 
 * CodeInterpreterError
-    * ConfigurationError        a setting is missing or contradicts another (also a ValueError)
-    * AuthenticationError       the pool said 401 or 403
-    * IsolationError            this machine offers no fence for untrusted code
-    * ApprovalDeniedError       the host said no to a run
-    * ProvisioningError         Azure did not make, change or remove what was asked
-    * FoundryError              an agent of Microsoft Foundry failed, or did not answer
-    * PoolError
-        * PoolUnavailableError  nothing was started; safe to try again
-        * PoolExhaustedError    no session is free; safe to try again later
-        * ProtocolError         the pool answered something we do not understand
-    * SessionLostError          the session died; its variables and files are gone
+    * ConfigurationError        a setting is missing, invalid or contradicts another
+                                (also a ValueError)
+    * AuthenticationError       the pool or Azure rejected the key or token
+    * IsolationError            this machine cannot isolate untrusted code
+    * ApprovalDeniedError       the application's approver denied the run
+    * ProvisioningError         Azure did not create, change or delete a resource
+    * FoundryError              an agent of Microsoft Foundry failed or did not answer
+    * PoolError                 the session pool failed
+        * PoolUnavailableError  nothing was started, so it is safe to try again
+            * PoolExhaustedError    no session is free, so try again later
+        * ProtocolError         the pool returned an answer that is not understood
+    * SessionLostError          the session ended, with its variables and files
     * ExecutionTimeoutError     the code ran past its limit (also a TimeoutError)
-    * ExecutionFailedError      raised only by Execution.raise_for_error()
-    * FileTransferError
-        * UnsafeNameError       a name that would leave the session's folder
-        * FileTooLargeError
-        * SessionFileNotFoundError
-        * TargetExistsError     a download would write over a file
+    * ExecutionFailedError      only `Execution.raise_for_error()` raises it
+    * FileTransferError         a file could not be moved
+        * UnsafeNameError       the name would leave the session's folder (also a ValueError)
+        * FileTooLargeError     the file is larger than a limit
+        * SessionFileNotFoundError  the session has no such file (also a FileNotFoundError)
+        * TargetExistsError     a download would replace a file (also a FileExistsError)
 
-A traceback of the *code that was run* is not an exception: it is `Execution.error`.
+A traceback of the *code that was run* is not an exception. It is `Execution.error`.
 """
 
 from __future__ import annotations
 
 
 class CodeInterpreterError(Exception):
-    """Base of them all.
+    """Base class of all exceptions of this package.
+
+    Catch it to handle every failure in one place. Show the message and the hint to the user.
 
     Attributes:
-        hint: The next thing to try, in one line, or None.
-        retryable: Whether the same call may be made again: nothing was started.
+        hint: The next step to try, in one line, or None.
+        retryable: Whether the same call may be repeated, because nothing was started.
+
+    Example:
+        ```python
+        from cci_plugins.errors import CodeInterpreterError, ConfigurationError
+
+        try:
+            raise ConfigurationError("CCI_POOL: 'cloud' is invalid", hint="set it to local")
+        except CodeInterpreterError as error:
+            print(error, "-", error.hint)
+        ```
     """
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = False) -> None:
@@ -43,27 +56,45 @@ class CodeInterpreterError(Exception):
 
 
 class ConfigurationError(CodeInterpreterError, ValueError):
-    """A setting is missing or contradicts another."""
+    """A setting that is missing, invalid or contradicts another.
+
+    Raised before anything is started. Correct the setting that the message names.
+    """
 
 
 class AuthenticationError(CodeInterpreterError):
-    """The pool refused the key or the token (HTTP 401 or 403)."""
+    """A key or token that the pool or Azure rejected (HTTP 401 or 403).
+
+    Raised when a request is refused, or when signing in to Azure fails. Sign in again, correct
+    the key, or grant the missing role.
+    """
 
 
 class IsolationError(CodeInterpreterError):
-    """This machine offers no fence that holds, and none was waived by name."""
+    """A machine that cannot isolate untrusted code.
+
+    Raised by the embedded pool when no isolation backend passes its self-check. Install
+    bubblewrap, or choose a weaker backend by its name.
+    """
 
 
 class ApprovalDeniedError(CodeInterpreterError):
-    """The host's approval hook said no; the code did not run."""
+    """A run that the application's approver denied.
+
+    The tools return a denial to the model as text, so this package never raises it. Raise it in
+    your own code where a denial must stop the program.
+    """
 
 
 class ProvisioningError(CodeInterpreterError):
-    """Azure did not make, change or remove what was asked; what it made so far stays.
+    """A resource that Azure did not create, change or delete.
+
+    Raised while provisioning. What was created before stays, so run the same command again
+    after you corrected the cause.
 
     Attributes:
-        code: Azure's own code for it, or empty.
-        step: What was being done, or empty.
+        code: Azure's own error code, or empty.
+        step: The step that failed, or empty.
     """
 
     def __init__(
@@ -75,10 +106,12 @@ class ProvisioningError(CodeInterpreterError):
 
 
 class FoundryError(CodeInterpreterError):
-    """An agent of Microsoft Foundry failed, or did not answer.
+    """An agent of Microsoft Foundry that failed or did not answer.
+
+    Raised by `cci_plugins.foundry`. The message holds the reason that Foundry gave.
 
     Attributes:
-        code: Foundry's own code for it, or empty.
+        code: Foundry's own error code, or empty.
     """
 
     def __init__(
@@ -89,21 +122,30 @@ class FoundryError(CodeInterpreterError):
 
 
 class PoolError(CodeInterpreterError):
-    """The session pool could not do what was asked."""
+    """A failure of the session pool.
+
+    Raised when the pool could not do what it was asked. If `retryable` is false, the code may
+    have run. Check its effects before you run it again.
+    """
 
 
 class PoolUnavailableError(PoolError):
-    """Nothing was started, so the call may be made again."""
+    """A pool that started nothing, so that the same call is safe to repeat.
+
+    Raised when the pool could not be reached or could not begin the run.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
         super().__init__(message, hint=hint, retryable=retryable)
 
 
 class PoolExhaustedError(PoolUnavailableError):
-    """No session is free; nothing was started.
+    """A pool without a free session, which started nothing.
+
+    Raised when all sessions are in use. Delete sessions that are done, or try again later.
 
     Attributes:
-        retry_after: Seconds the pool asked to wait, or None.
+        retry_after: Seconds that the pool asked to wait, or None.
     """
 
     def __init__(
@@ -114,35 +156,59 @@ class PoolExhaustedError(PoolUnavailableError):
 
 
 class ProtocolError(PoolError):
-    """The pool answered something we do not understand."""
+    """An answer of the pool that this package does not understand.
+
+    Raised when an answer is invalid or incomplete. Check that the endpoint is a session pool
+    and that its version is supported.
+    """
 
 
 class SessionLostError(CodeInterpreterError):
-    """The session died: its variables and files are gone."""
+    """A session that ended, with its variables and files.
+
+    Raised when the kernel died under the code, or when the pool replaced the session. Run the
+    earlier steps again.
+    """
 
 
 class ExecutionTimeoutError(CodeInterpreterError, TimeoutError):
-    """The code ran past its limit, or no answer came in time."""
+    """A run that took longer than its limit.
+
+    Raised when the code was stopped, or when no answer came in time. Give the run a longer
+    timeout, or less work.
+    """
 
 
 class ExecutionFailedError(CodeInterpreterError):
-    """The code that was run raised; only `Execution.raise_for_error` raises this."""
+    """Code that raised an exception, as `Execution.raise_for_error` reports it.
+
+    Raised by that method only. The traceback is in `Execution.error`.
+    """
 
 
 class FileTransferError(CodeInterpreterError):
-    """A file could not be moved into or out of a session."""
+    """A file that could not be moved into or out of a session.
+
+    Raised when a transfer fails. The target stays as it was, and the message holds the reason.
+    """
 
 
 class UnsafeNameError(FileTransferError, ValueError):
-    """A name that would leave the session's folder."""
+    """A file name that would leave the session's folder.
+
+    Raised before anything is moved. Use a relative name without `..`.
+    """
 
 
 class FileTooLargeError(FileTransferError):
-    """A file is larger than a limit.
+    """A file that is larger than a limit.
+
+    Raised when no route takes the file. Configure storage, or raise the limit that the hint
+    names.
 
     Attributes:
-        size: Bytes the file has, as far as known.
-        limit: Bytes allowed.
+        size: Size of the file in bytes, as far as known.
+        limit: Largest size in bytes that is allowed.
     """
 
     def __init__(self, message: str, *, size: int, limit: int, hint: str | None = None) -> None:
@@ -152,8 +218,14 @@ class FileTooLargeError(FileTransferError):
 
 
 class SessionFileNotFoundError(FileTransferError, FileNotFoundError):
-    """The session has no file of that name."""
+    """A file that the session does not have.
+
+    Raised by downloads and deletions. List the files with `session.files.list()`.
+    """
 
 
 class TargetExistsError(FileTransferError, FileExistsError):
-    """A download would write over something that nobody said may be replaced."""
+    """A download target that exists while `overwrite` is false.
+
+    Raised before the file is replaced. Pass `overwrite=True`, or choose another target.
+    """

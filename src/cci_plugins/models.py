@@ -1,4 +1,4 @@
-"""The values that travel through the house: an execution and what it left behind."""
+"""Public value types: `Execution`, `Result`, `FileInfo` and others."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 from .common.structured import CHART, TABLE, Chart, Table, read_charts, read_table
+from .common.urls import SecretUrl
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
 
 SessionState = Literal["kept", "lost", "unknown"]
-"""Whether the variables and files of earlier runs are still there after this one."""
+"""Whether the variables and files of earlier runs still exist after this one."""
 
 ExecutionStatus = Literal["succeeded", "failed", "timed_out", "died"]
-"""How a run ended: `failed`, the code raised; `timed_out`, we stopped it (the state tells whether
-an interrupt was enough); `died`, the kernel ended under it: os._exit, out of memory, a crash."""
+"""How a run ended.
+
+* `succeeded`: the code ran to its end.
+* `failed`: the code raised an exception.
+* `timed_out`: the pool stopped the code. The state is `kept` when an interrupt was enough.
+* `died`: the kernel ended under the code, by `os._exit`, lack of memory or a crash.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """What ended the code: its own exception, or the limit or crash that stopped it.
+    """The exception, limit or crash that ended the code.
 
     Attributes:
         name: Class name of the exception, for example `ZeroDivisionError`.
         message: Text of the exception.
-        traceback: The whole traceback without colour codes; empty when there is none.
+        traceback: The whole traceback without colour codes, or empty.
     """
 
     name: str
@@ -36,8 +42,13 @@ class ErrorInfo:
 
 
 Route = Literal["endpoint", "inline", "pieces", "blob", "direct", "relayed"]
-"""How a file travelled: by the pool's own files API; within one call of code, or several; through
-Blob Storage; fetched by the session itself; or fetched here and sent on."""
+"""The route that a file took.
+
+* `endpoint`: the pool's own files API.
+* `inline`: one call of code. `pieces`: several calls.
+* `blob`: Azure Blob Storage.
+* `direct`: the session fetched it. `relayed`: this machine fetched it and sent it on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +59,9 @@ class FileInfo:
         name: Path below the session's folder `/mnt/data`, with `/` between its parts.
         size: Bytes.
         media_type: MIME type guessed from the name.
-        modified_at: Last change, with time zone, where the pool tells it.
+        modified_at: Last change, with time zone, where the pool reports it.
         sha256: Hex digest, where the pool or the transfer knows it.
-        route: How it travelled, when this tells of a transfer.
+        route: The route of the transfer that returned this value, or None.
     """
 
     name: str
@@ -61,36 +72,28 @@ class FileInfo:
     route: Route | None = None
 
 
-class SecretText(Protocol):
-    """An address that shows itself without its signature."""
-
-    def reveal(self) -> str:
-        """The whole address."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class SharedFile:
-    """A copy of a session's file that a link leads to; whoever has the link can read it.
+    """A copy of a session's file that anyone with its link can read.
 
     Attributes:
         name: File name.
         size: Bytes.
-        url: The link; only `url.reveal()` shows all of it.
-        expires_at: When it stops working.
-        blob: The copy's name in the storage container.
+        url: The link. Only `url.reveal()` returns all of it.
+        expires_at: When the link stops working.
+        blob: Name of the copy in the storage container.
     """
 
     name: str
     size: int
-    url: SecretText
+    url: SecretUrl
     expires_at: datetime
     blob: str
 
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A live session of a pool, as far as the pool tells."""
+    """A live session, as its pool reports it."""
 
     identifier: str
     created_at: datetime
@@ -100,12 +103,20 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One value the code displayed, in every form it offered.
+    """One value that the code displayed, in every form it offered.
 
     Attributes:
-        data: MIME type to value, as Jupyter's display protocol has it: text as `str`, images
-            but SVG as base64 `str`, JSON types as Python values.
+        data: MIME type to value, as in Jupyter's display protocol. Text is `str`, JSON types
+            are Python values, images are base64 `str` except SVG, which is text.
         is_main: True for the value of the cell's last expression, False for `display(...)`.
+
+    Example:
+        ```python
+        from cci_plugins import Result
+
+        result = Result({"text/plain": "42", "application/json": {"answer": 42}})
+        print(result.text, result.json["answer"])
+        ```
     """
 
     data: Mapping[str, Any]
@@ -164,34 +175,43 @@ class Result:
 
     @property
     def table(self) -> Table | None:
-        """The first rows of a DataFrame or Series of pandas or polars, and its whole shape."""
+        """The first rows and the whole shape of a DataFrame or Series of pandas or polars."""
         return read_table(self.data.get(TABLE))
 
     @property
     def charts(self) -> tuple[Chart, ...]:
-        """What a matplotlib figure plots, one for each pair of axes, beside its image."""
+        """The data that a matplotlib figure plots, one chart for each pair of axes."""
         return read_charts(self.data.get(CHART))
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What became of one run of code.
+    """The outcome of one run of code.
 
     Attributes:
-        stdout: What was printed, at most `Limits.stream_characters` of it.
+        stdout: Text that was printed, at most `Limits.stream_characters` of it.
         stderr: The same for standard error.
-        results: What the code displayed, in order.
+        results: Values that the code displayed, in order.
         error: Why the code ended early, or None.
-        files: Files the run created or changed.
-        session_id: Identifier of the session in its pool (derived; never the user's own id).
-        instance: Which instance of that session this is: another one after the pool replaced it;
-            empty when the session is gone, or its pool cannot tell.
+        files: Files that the run created or changed.
+        session_id: Identifier of the session in its pool. It is derived, never the user's own id.
+        instance: Identifier of this instance of the session. It changes when the pool replaces
+            the session. Empty when the session ended or its pool cannot report it.
         status: How the run ended.
-        state: Whether earlier variables and files are still there.
+        state: Whether earlier variables and files still exist.
         duration: Time from start to end of the code.
-        isolation: The fence the code ran behind, for example `bwrap`; empty when unknown.
-        dropped_characters: Output beyond the limit that was not kept.
-        notes: Plain sentences about the session that a reader must know (a loss, a cut).
+        isolation: Isolation backend of the session, for example `bwrap`, or empty when unknown.
+        dropped_characters: Characters of output beyond the limit, which were not kept.
+        notes: Sentences about the session that a reader must know, such as a loss or a cut.
+
+    Example:
+        ```python
+        from cci_plugins import ErrorInfo, Execution
+
+        execution = Execution(stdout="41", error=ErrorInfo("ValueError", "no rows"))
+        if execution.error is not None:
+            print(execution.error.name)
+        ```
     """
 
     stdout: str = ""
@@ -210,17 +230,17 @@ class Execution:
 
     @property
     def text(self) -> str:
-        """The main result as text, or what was printed when there is none."""
+        """The main result as text, or else the text that was printed."""
         for result in reversed(self.results):
             if result.is_main and result.text is not None:
                 return result.text
         return self.stdout
 
     def raise_for_error(self) -> Self:
-        """Return self, or raise what ended the code.
+        """Return self, or raise an exception for the error that ended the code.
 
         Raises:
-            ExecutionFailedError: The code raised.
+            ExecutionFailedError: The code raised an exception.
             ExecutionTimeoutError: The code ran past its limit.
             SessionLostError: The kernel ended under the code.
         """
@@ -236,7 +256,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class OutputEvent:
-    """A piece of output, told while the code still runs: text of a stream, or a result."""
+    """A chunk of output, reported while the code still runs: text of a stream, or a result."""
 
     stream: Literal["stdout", "stderr", "result"]
     text: str = ""

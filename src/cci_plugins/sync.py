@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Self, overload
 from .common import event_loop
 from .common.approval import Approver
 from .common.limits import Limits
+from .common.urls import SecretUrl
 from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
 from .core.session_files import DEFAULT_SHARE_DURATION, ProgressHandler
 from .files.file_transfer import FileOptions
-from .files.sas import SecretUrl
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
 from .pools.base import OutputHandler, SessionPool

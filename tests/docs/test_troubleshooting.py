@@ -192,7 +192,7 @@ def _(*_: object) -> object:
         return small.session().files.upload(b"0123456789", name="a")
 
 
-@happens("... is there already")
+@happens("... exists already")
 def _(interpreter: CodeInterpreter, _: object) -> object:
     Path("a.txt").write_text("mine")
     files = interpreter.session().files

@@ -1,4 +1,4 @@
-"""Files in and out of real sessions, by every route, with a real Azurite behind the fence."""
+"""Files in and out of real sandboxed sessions, by every route, with a real Azurite."""
 
 import hashlib
 import io
@@ -57,15 +57,15 @@ async def bubblewrap(anyio_backend):
     try:
         await choose("bwrap", spec_of())
     except IsolationError as error:
-        pytest.skip(f"a session's way out needs bubblewrap: {error}")
+        pytest.skip(f"egress from a session needs bubblewrap: {error}")
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def asked(azurite, url: str, data: bytes | None = None):
-    """Status, body and headers of what anybody with this URL gets."""
+def request_url(azurite, url: str, data: bytes | None = None):
+    """Return the status, body and headers that anyone with this URL gets."""
     context = ssl.create_default_context(cafile=str(azurite.ca))
     request = urllib.request.Request(url, data, {"x-ms-blob-type": "BlockBlob"})
     request.method = "GET" if data is None else "PUT"
@@ -79,7 +79,7 @@ def asked(azurite, url: str, data: bytes | None = None):
 
 @asynccontextmanager
 async def staging(azurite, *, host: str | None = None, url: str | None = None, **options):
-    """An interpreter whose sessions reach Azurite, and that stages every file."""
+    """Provide an interpreter whose sessions reach Azurite, and that stages every file."""
     storage = azurite.storage(url=url, **options)
     pool = LocalSessionPool(egress=(host or azurite.host,), ready_sessions=0)
     files = FileOptions(
@@ -90,15 +90,15 @@ async def staging(azurite, *, host: str | None = None, url: str | None = None, *
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["delegation", "key"])
-async def test_a_file_crosses_the_fence_by_sas_and_leaves_no_blob(azurite, tmp_path, key):
-    data, told = os.urandom(3 << 20), []
+async def test_a_file_is_moved_by_sas_and_leaves_no_blob(azurite, tmp_path, key):
+    data, progress = os.urandom(3 << 20), []
     (tmp_path / "big.bin").write_bytes(data)
     async with staging(azurite, key=key) as interpreter:
         files = interpreter.session("a").files
-        info = await files.upload(tmp_path / "big.bin", on_progress=told.append)
+        info = await files.upload(tmp_path / "big.bin", on_progress=progress.append)
         assert (info.route, info.size, info.sha256) == ("blob", len(data), sha256(data))
-        assert told == sorted(told)
-        assert told[-1] == len(data)
+        assert progress == sorted(progress)
+        assert progress[-1] == len(data)
         execution = await interpreter.session("a").run_code(DIGEST.format("big.bin"))
         assert execution.stdout.strip() == sha256(data)
         assert (execution.files, execution.state) == ((), "kept")
@@ -108,9 +108,9 @@ async def test_a_file_crosses_the_fence_by_sas_and_leaves_no_blob(azurite, tmp_p
     assert azurite.blobs() == []
 
 
-async def test_a_link_lets_do_what_it_says_for_as_long_as_it_says(azurite):
+async def test_a_link_grants_its_permission_until_it_expires(azurite):
     def ask(url: str, data: bytes | None = None) -> int:
-        return asked(azurite, url, data)[0]
+        return request_url(azurite, url, data)[0]
 
     storage = azurite.storage()
     try:
@@ -128,30 +128,30 @@ async def test_a_link_lets_do_what_it_says_for_as_long_as_it_says(azurite):
                     await anyio.sleep(0.2)
             assert blob.name not in repr(storage)
         assert ask(read.reveal()) == 404
-        assert storage._credential.asked <= 2  # one for the key, one for the deletion
+        assert storage._credential.asked <= 2  # for the key and for the deletion
     finally:
         await storage.aclose()
 
 
-def test_a_link_lasts_as_long_as_the_file_needs_and_an_hour_at_most():
+def test_a_link_lasts_by_the_size_of_the_file_and_at_most_an_hour():
     assert compute_lifetime(1) == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=1))
     assert compute_lifetime(600 << 20) == timedelta(minutes=20)
     assert compute_lifetime(1 << 50) == timedelta(hours=1)
 
 
-async def test_a_session_keeps_no_trace_of_an_address(azurite):
+async def test_a_session_keeps_no_trace_of_a_url(azurite):
     look = """
 import gc
 def traces():
-    mark = 'devstore' + 'account1'
+    marker = 'devstore' + 'account1'
     for thing in gc.get_objects():
         for part in gc.get_referents(thing):
-            if isinstance(part, (str, bytes)) and mark in str(part) and 'sig=' in str(part):
+            if isinstance(part, (str, bytes)) and marker in str(part) and 'sig=' in str(part):
                 yield part
 print([str(part)[:300] for part in traces()], [name for name in dir() if name.startswith('_i')], In)
 import pathlib
-told = [pathlib.Path('/proc/self', name).read_bytes() for name in ('cmdline', 'environ')]
-print(any(b'sig=' in part for part in told), sorted(map(str, pathlib.Path('/mnt/data').rglob('*'))))
+raw = [pathlib.Path('/proc/self', name).read_bytes() for name in ('cmdline', 'environ')]
+print(any(b'sig=' in part for part in raw), sorted(map(str, pathlib.Path('/mnt/data').rglob('*'))))
 """
     async with staging(azurite) as interpreter:
         session = interpreter.session("a")
@@ -167,7 +167,7 @@ print(any(b'sig=' in part for part in told), sorted(map(str, pathlib.Path('/mnt/
 
 
 class Moves:
-    """Transfers whose connections break, and what became of them."""
+    """Transfers whose connections break, with their outcomes counted."""
 
     def __init__(self, session, folder: Path, data: bytes) -> None:
         self.whole = self.failed = 0
@@ -191,7 +191,7 @@ class Moves:
 
 
 @pytest.mark.timeout(300)
-async def test_connections_that_break_at_random_points_leave_nothing_half_done(azurite, tmp_path):
+async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
     chance = random.Random(20261123)
     data = os.urandom(6 << 20)
     async with proxied(azurite.port) as proxy:
@@ -227,15 +227,15 @@ async def test_connections_that_break_at_random_points_leave_nothing_half_done(a
 
 
 @pytest.mark.parametrize("kind", ["local", "platform"])
-async def test_a_run_tells_the_hashes_of_what_it_made(kind):
+async def test_a_run_reports_the_hashes_of_its_files(kind):
     code = "open('a.txt', 'w').write('hello'); open('b.bin', 'wb').write(bytes(17 << 20))"
     local = LocalSessionPool(ready_sessions=0)
 
     async def check(pool):
         async with CodeInterpreter(pool) as interpreter:
             execution = await interpreter.session("a").run_code(code)
-        told = {file.name: file.sha256 for file in execution.files}
-        assert told == {"a.txt": sha256(b"hello"), "b.bin": None}  # large ones are not read again
+        hashes = {file.name: file.sha256 for file in execution.files}
+        assert hashes == {"a.txt": sha256(b"hello"), "b.bin": None}  # large ones are not read again
 
     if kind == "local":
         await check(local)
@@ -244,7 +244,7 @@ async def test_a_run_tells_the_hashes_of_what_it_made(kind):
             await check(there.client())
 
 
-async def test_a_session_without_a_way_out_gets_its_files_in_pieces(azurite, caplog):
+async def test_a_session_without_egress_gets_its_files_in_pieces(azurite, caplog):
     caplog.set_level("INFO", "cci_plugins")
     limits = Limits(inline_bytes=1000, pieces_bytes=1 << 20)
     async with (
@@ -281,7 +281,7 @@ async def test_without_storage_the_error_names_the_setting():
         assert "AZURE_STORAGE_ACCOUNT" in caught.value.hint
 
 
-async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
+async def test_a_users_blob_is_fetched_by_the_session_or_by_this_machine(azurite):
     data = os.urandom(700_000)
     storage = azurite.storage()
     with azurite.container() as container:
@@ -305,7 +305,7 @@ async def test_a_users_own_blob_is_fetched_by_the_session_or_for_it(azurite):
         container.delete_blob("mine/report.bin")
 
 
-async def test_addresses_of_other_hosts_are_refused(azurite):
+async def test_urls_of_other_hosts_are_refused(azurite):
     async with staging(azurite) as interpreter:
         files = interpreter.session("a").files
         for url in (
@@ -318,13 +318,13 @@ async def test_addresses_of_other_hosts_are_refused(azurite):
                 await files.fetch(url, name="a.csv")
 
 
-async def test_a_link_for_a_person_reads_one_copy_until_it_is_taken_back(azurite):
+async def test_a_shared_link_reads_one_copy_until_it_is_unshared(azurite):
     async with staging(azurite) as interpreter:
         session = interpreter.session("a")
         await session.run_code("open('bericht ä.txt', 'w').write('hello')")
         shared = await session.files.share("bericht ä.txt", expires_in=timedelta(minutes=1))
         assert "sig=" not in f"{shared} {shared!r} {shared.url}"
-        status, body, headers = asked(azurite, shared.url.reveal())
+        status, body, headers = request_url(azurite, shared.url.reveal())
         assert (status, body) == (200, b"hello")
         assert "bericht%20%C3%A4.txt" in headers["Content-Disposition"]
         await session.files.unshare(shared)
@@ -336,9 +336,9 @@ async def test_a_link_for_a_person_reads_one_copy_until_it_is_taken_back(azurite
             await interpreter.session("a").files.share("x")
 
 
-async def test_whatever_holds_bytes_can_be_uploaded_and_comes_back_after_a_loss(tmp_path):
+async def test_every_kind_of_content_is_uploaded_again_after_a_loss(tmp_path):
     class Form:
-        """As web frameworks hand a file over."""
+        """An uploaded file as in web frameworks."""
 
         name = "form.txt"
 
@@ -374,7 +374,7 @@ async def test_whatever_holds_bytes_can_be_uploaded_and_comes_back_after_a_loss(
         assert (await session.run_code(names)).stdout == "['sub/x.txt']\n"
 
 
-async def test_a_folder_comes_as_a_zip(tmp_path):
+async def test_a_folder_is_downloaded_as_a_zip(tmp_path):
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
         session = interpreter.session("a")
         await session.run_code(
@@ -386,7 +386,7 @@ async def test_a_folder_comes_as_a_zip(tmp_path):
             assert packed.read("out/sub/b.txt") == b"b"
 
 
-async def test_a_download_writes_over_nothing_and_follows_no_link(tmp_path):
+async def test_a_download_replaces_a_file_only_on_request_and_follows_no_link(tmp_path):
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
         files = interpreter.session("a").files
         await files.upload(b"new", name="a.txt")
@@ -409,7 +409,7 @@ async def test_a_download_writes_over_nothing_and_follows_no_link(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "secret"]
 
 
-async def test_files_of_one_name_in_two_conversations_never_meet(azurite):
+async def test_conversations_do_not_share_files_of_the_same_name(azurite):
     async with staging(azurite) as interpreter:
 
         async def talk(key: str) -> None:
@@ -425,26 +425,28 @@ async def test_files_of_one_name_in_two_conversations_never_meet(azurite):
                 tasks.start_soon(talk, f"conversation-{number}")
 
 
-async def test_storage_that_is_not_as_it_should_be_is_said_plainly(azurite, tmp_path):
+async def test_wrong_storage_settings_raise_errors_that_name_the_cause(azurite, tmp_path):
     wrong = BlobStorage(azurite.url, "no-such-container", key=KEY, ca_file=azurite.ca)
     away = BlobStorage("https://127.0.0.1:9/devstoreaccount1", "c", key=KEY, ca_file=azurite.ca)
     refused = BlobStorage(azurite.url, "cci-files", key="aW52YWxpZA==", ca_file=azurite.ca)
-    for storage, words in ((wrong, "404"), (away, "cannot be reached"), (refused, "403")):
+    for storage, text in ((wrong, "404"), (away, "cannot be reached"), (refused, "403")):
         pool = LocalSessionPool(egress=(azurite.host,), ready_sessions=0)
         async with CodeInterpreter(pool, files=FileOptions(storage, stage_from=0)) as interpreter:
-            with pytest.raises(FileTransferError, match=words) as caught:
+            with pytest.raises(FileTransferError, match=text) as caught:
                 await interpreter.session("a").files.upload(b"1", name="a")
             assert "sig=" not in str(caught.value)
     for account in ("http://store.example.org", "no account!", "https://u:p@x.example.org"):
         with pytest.raises(ConfigurationError):
             BlobStorage(account, "c")
-    nobody = BlobStorage(azurite.url, "cci-files", credential=_Nobody(), ca_file=azurite.ca)
+    no_credential = BlobStorage(
+        azurite.url, "cci-files", credential=_NoCredential(), ca_file=azurite.ca
+    )
     with pytest.raises(AuthenticationError):
-        await nobody.link("a", "r", timedelta(minutes=1))
-    await nobody.aclose()
+        await no_credential.link("a", "r", timedelta(minutes=1))
+    await no_credential.aclose()
 
 
-class _Nobody:
+class _NoCredential:
     def get_token(self, *_):
         from azure.core.exceptions import ClientAuthenticationError
 

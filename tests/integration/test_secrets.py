@@ -1,4 +1,4 @@
-"""A planted key is searched for in everything that comes out."""
+"""A planted key does not appear in any output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOOK_AROUND = (
 
 @contextmanager
 def serving() -> Iterator[tuple[str, list[str]]]:
-    """`cci serve` with the key in its environment; gives its address and what it wrote."""
+    """Run `cci serve` with the key in its environment, and provide its URL and output."""
     written: list[str] = []
     command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", "--json"]
     environment = {**os.environ, "CCI_SERVE_KEY": KEY, "CCI_READY_SESSIONS": "0"}
@@ -64,7 +64,7 @@ def cci(url: str, *arguments: str, key: str = KEY) -> str:
     return done.stdout + done.stderr
 
 
-async def test_the_key_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     spans = InMemorySpanExporter()
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)  # the suite's own: tests.watching
@@ -98,7 +98,7 @@ async def test_the_key_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     assert WRONG not in everything
 
 
-async def test_spans_tell_how_runs_end_and_not_what_they_said() -> None:
+async def test_spans_contain_the_status_of_a_run_but_not_its_output() -> None:
     from opentelemetry.sdk.trace import TracerProvider
 
     from cci_plugins.core.spans import record_execution
@@ -120,7 +120,7 @@ async def test_spans_tell_how_runs_end_and_not_what_they_said() -> None:
 
 
 @pytest.mark.parametrize("switch", ["true", "SPAN_ONLY", "false", ""])
-async def test_spans_have_code_and_output_only_when_asked_and_never_a_secret(
+async def test_spans_contain_code_and_output_only_on_request_and_never_a_secret(
     switch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans = InMemorySpanExporter()
@@ -134,13 +134,13 @@ async def test_spans_have_code_and_output_only_when_asked_and_never_a_secret(
     async with CodeInterpreter(pool) as interpreter:
         await interpreter.run_code(f"print('{KEY}')")
     (span,) = [one for one in spans.get_finished_spans() if "execute_tool" in one.name]
-    told = span.attributes or {}
+    attributes = span.attributes or {}
     assert KEY not in span.to_json()
     if switch in {"true", "SPAN_ONLY"}:
-        assert json.loads(str(told["gen_ai.tool.call.arguments"])) == {
+        assert json.loads(str(attributes["gen_ai.tool.call.arguments"])) == {
             "code": "print('[redacted]')"
         }
-        result = str(told["gen_ai.tool.call.result"])
+        result = str(attributes["gen_ai.tool.call.result"])
         assert result.startswith("private [redacted]")
         assert len(result) <= 8_100
     else:

@@ -1,4 +1,4 @@
-"""Values: what they answer, and how an execution raises."""
+"""Results give each of their forms, and executions raise for their errors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cci_plugins.errors import ExecutionFailedError, ExecutionTimeoutError, Sess
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
 
 
-def test_text_is_the_main_result_or_else_what_was_printed() -> None:
-    shown = Result({"text/plain": "shown"})
+def test_text_is_the_main_result_or_else_the_printed_text() -> None:
+    displayed = Result({"text/plain": "displayed"})
     main = Result({"text/plain": "main"}, is_main=True)
-    assert Execution(stdout="printed", results=(shown, main)).text == "main"
-    assert Execution(stdout="printed", results=(shown,)).text == "printed"
+    assert Execution(stdout="printed", results=(displayed, main)).text == "main"
+    assert Execution(stdout="printed", results=(displayed,)).text == "printed"
 
 
-def test_a_result_gives_each_form_in_its_own_type() -> None:
+def test_a_result_returns_each_form_in_its_own_type() -> None:
     data = {
         "text/plain": "p",
         "text/html": "<b>",
@@ -36,12 +36,12 @@ def test_a_result_gives_each_form_in_its_own_type() -> None:
     assert (result.json, result.table) == ({"a": [1]}, None)  # it has no schema
 
 
-def test_forms_that_are_not_there_or_not_valid_are_none() -> None:
+def test_missing_or_invalid_forms_return_none() -> None:
     result = Result({"image/png": "!", "text/html": 3, "application/vnd.dataresource+json": "x"})
     assert (result.png, result.html, result.table, result.text) == (None, None, None, None)
 
 
-def test_a_good_execution_raises_nothing() -> None:
+def test_a_successful_execution_raises_nothing() -> None:
     execution = Execution(stdout="x")
     assert execution.raise_for_error() is execution
 
@@ -54,7 +54,7 @@ def test_a_good_execution_raises_nothing() -> None:
         ("died", SessionLostError),
     ],
 )
-def test_a_bad_execution_raises_what_ended_it(
+def test_a_failed_execution_raises_by_its_status(
     status: ExecutionStatus, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind, match="Name: why"):

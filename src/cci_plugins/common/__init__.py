@@ -1,1 +1,1 @@
-"""Small modules that every layer uses."""
+"""Modules that every layer may use: settings, limits, log, event loop, names and URLs."""

@@ -1,4 +1,4 @@
-"""Asking the host before code runs."""
+"""Approval of code by the application before it runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """Code that wants to run.
+    """Code that a model asks to run.
 
     Attributes:
-        code: The Python a model wrote.
-        session_key: The conversation it belongs to.
+        code: The Python that the model wrote.
+        session_key: Key of the conversation that it belongs to.
     """
 
     code: str
@@ -22,12 +22,22 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The host's answer.
+    """The answer of the application's approver.
 
     Attributes:
         verdict: `allow` runs the code, `deny` does not.
-        code: Runs in place of what was asked, when the host edited it.
-        reason: Told to the model when denied.
+        code: Code to run instead, when the approver edited it.
+        reason: Text for the model when the verdict is `deny`.
+
+    Example:
+        ```python
+        from cci_plugins import ApprovalRequest, Decision
+
+        async def approve(request: ApprovalRequest) -> Decision:
+            if "subprocess" in request.code:
+                return Decision("deny", reason="do not start processes")
+            return Decision("allow")
+        ```
     """
 
     verdict: Literal["allow", "deny"]
@@ -36,3 +46,4 @@ class Decision:
 
 
 Approver = Callable[[ApprovalRequest], Awaitable[Decision]]
+"""An async function of the application that is asked before each run that a model starts."""

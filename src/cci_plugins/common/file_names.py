@@ -1,4 +1,4 @@
-"""Names a file may bear in a session."""
+"""Names of files in a session: checks, normal form and media type."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RESERVED = re.compile(
 _DRIVE = re.compile(r"[a-z]:.*", re.IGNORECASE)  # on Windows it would leave the folder
 _BIDI_CONTROLS = re.compile(
     "[\u0080-\u009f\u202a-\u202e\u2066-\u2069]"
-)  # gpj.exe reads exe.jpg by them
+)  # with them gpj.exe is displayed as exe.jpg
 
 
 def validate_name(name: str) -> str:
-    """Return a name that stays below the session's folder, unchanged.
+    """Return a name unchanged if it stays below the session's folder.
 
     Args:
         name: A relative path with `/` between its parts.
@@ -51,26 +51,32 @@ def validate_name(name: str) -> str:
 
 
 def normalize_new_name(name: str) -> str:
-    """Return the name that a new file gets: safe on every system, its Unicode normalised (NFC).
+    """Return the name for a new file, safe on every system and with normalized Unicode (NFC).
+
+    Args:
+        name: A relative path with `/` between its parts.
 
     Raises:
-        UnsafeNameError: As `validate_name`, or a part is a device's or drive's name, ends in a dot or
-            space, or has a character that turns the direction of text.
+        UnsafeNameError: `validate_name` rejects it, a part names a device or drive or ends in a
+            dot or space, or a character changes the direction of text.
     """
     name = validate_name(unicodedata.normalize("NFC", name))
     if _BIDI_CONTROLS.search(name):
-        raise UnsafeNameError(f"{name[:200]!a} is not a safe file name: it does not read as it is")
+        raise UnsafeNameError(
+            f"{name[:200]!a} is not a safe file name: control characters hide how it reads",
+            hint="remove the control characters",
+        )
     for part in name.split("/"):
         if _RESERVED.fullmatch(part) or _DRIVE.fullmatch(part) or part.endswith((".", " ")):
             raise UnsafeNameError(
                 f"{name[:200]!r} is not a safe file name: some systems reserve it",
-                hint="pass name= with another one",
+                hint="pass another name with name=",
             )
     return name
 
 
 def parse_url_file_name(path: str) -> str:
-    """The file name at the end of a URL's path; empty when there is none."""
+    """Return the file name at the end of a URL's path, or an empty string."""
     return unquote(path.rpartition("/")[2]).rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""Every number that bounds a run, in one place."""
+"""Limits of an interpreter and of a sandboxed session."""
 
 from __future__ import annotations
 
@@ -10,18 +10,28 @@ MIB = 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one interpreter may use and how much of it a model may read.
+    """Limits of one interpreter, and of the output that a model may read.
 
     Attributes:
-        execution_timeout: Longest run, the same as Azure's limit per execution
+        execution_timeout: Longest run. The default is Azure's limit per execution
             (learn.microsoft.com, Container Apps code interpreter sessions).
         output_characters: Characters of one execution that a model may read.
-        file_bytes: Largest file by a pool's own files API; Azure's upload limit.
+        file_bytes: Largest file by a pool's own files API. The default is Azure's upload limit.
         inline_bytes: Largest file that is sent within one call of code.
-        pieces_bytes: Largest file that goes through a session's code, in pieces.
+        pieces_bytes: Largest file that is sent through a session's code, in several calls.
         staged_bytes: Largest file by way of Blob Storage.
-        live_sessions: Conversations that hold a session at once; the least recently used leaves.
+        live_sessions: Most conversations that hold a session at once. Beyond it, the least
+            recently used one is evicted.
         idle_session: How long an unused session is remembered.
+
+    Example:
+        ```python
+        from datetime import timedelta
+
+        from cci_plugins import Limits
+
+        limits = Limits(execution_timeout=timedelta(seconds=30), output_characters=4_000)
+        ```
     """
 
     execution_timeout: timedelta = timedelta(seconds=220)
@@ -36,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What one session of the embedded pool may use of this machine.
+    """Limits of one session of the embedded pool.
 
     Attributes:
         memory_bytes: Memory of all the session's processes together.
@@ -49,7 +59,7 @@ class SandboxLimits:
         open_files: Open descriptors of one process.
         stream_characters: Characters kept of each output stream of a run.
         result_bytes: Bytes kept of a run's displayed results.
-        runaway_bytes: Output after which a run is interrupted.
+        runaway_bytes: Bytes of output after which a run is interrupted.
     """
 
     memory_bytes: int = 2048 * MIB

@@ -1,4 +1,4 @@
-"""The package's logger, with secrets redacted from its records."""
+"""Logger of the package, which redacts secrets from its records."""
 
 from __future__ import annotations
 

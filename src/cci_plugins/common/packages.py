@@ -1,4 +1,4 @@
-"""Which packages the sessions have."""
+"""Python packages that sessions have installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from cci_plugins.errors import ProtocolError
 
-# What an analyst asks for first, in the order in which a model is told of it.
+# Packages for data analysis, in the order in which a model reads them.
 WELL_KNOWN = (
     "numpy",
     "pandas",
@@ -38,7 +38,7 @@ WELL_KNOWN = (
     "tensorflow",
 )
 
-# Runs in a session, which may be any Python; the names are normalized as PyPI writes them.
+# Runs in a session, which may be any Python. The names are normalized as on PyPI.
 LIST_CODE = """
 def _packages():
     import json, re
@@ -54,22 +54,28 @@ del _packages
 
 
 def get_installed_packages() -> tuple[str, ...]:
-    """Those of the well-known packages that this Python has."""
+    """Return the well-known packages that this Python has."""
     return tuple(name for name in WELL_KNOWN if _is_installed(name))
 
 
 def parse_packages(printed: str) -> Mapping[str, str]:
-    """What `LIST` printed: versions by name, the well-known packages first.
+    """Parse the output of `LIST_CODE`: versions by name, the well-known packages first.
+
+    Args:
+        printed: The standard output of the run.
 
     Raises:
-        ProtocolError: It printed something else.
+        ProtocolError: The output is not a JSON object.
     """
     try:
         found = json.loads(printed)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ProtocolError("the session did not tell its packages")
+        raise ProtocolError(
+            f"cannot list the packages: the session printed {printed[:80]!r}",
+            hint="run the call again",
+        )
     versions = {str(name): str(version) for name, version in found.items()}
     first = [name for name in WELL_KNOWN if name in versions]
     return {

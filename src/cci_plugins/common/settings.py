@@ -1,4 +1,4 @@
-"""Settings read from the environment; the one place where a variable's name is spelt."""
+"""Settings from environment variables. Only this module contains the variables' names."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ _define_optional = partial(_define_setting, None)
 
 
 class Settings(BaseSettings):
-    """What `CodeInterpreter.from_env` needs to know; also read from a `.env` file."""
+    """Settings of `CodeInterpreter.from_env`, the tools and the command line.
+
+    They are read from the environment and from a file `.env`.
+    """
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
     pool: PoolName | None = _define_optional(
         "CCI_POOL",
-        doc="Where code runs: local, platform or custom; by default what the endpoints below say",
+        doc="Where code runs: local, platform or custom. By default, the endpoints below decide",
     )
     mcp_endpoint: str | None = _define_optional(
         "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
@@ -44,7 +47,7 @@ class Settings(BaseSettings):
     )
     resource_id: str | None = _define_optional(
         "AZURE_SESSION_POOL_RESOURCE_ID",
-        doc="Resource id of a platform pool: its endpoint and key are fetched, and the key again "
+        doc="Resource id of a platform pool. Its endpoint and key are fetched, and the key again "
         "when it was rotated",
     )
     endpoint: str | None = _define_optional(
@@ -59,7 +62,7 @@ class Settings(BaseSettings):
     arm_endpoint: str = _define_setting(
         "https://management.azure.com",
         "CCI_ARM_ENDPOINT",
-        doc="Azure Resource Manager; another one in sovereign clouds",
+        doc="Endpoint of Azure Resource Manager. Sovereign clouds have another one",
     )
     storage_account: str | None = _define_optional(
         "AZURE_STORAGE_ACCOUNT",
@@ -73,17 +76,17 @@ class Settings(BaseSettings):
     )
     storage_ca_file: str | None = _define_optional(
         "CCI_STORAGE_CA_FILE",
-        doc="Certificates to trust for that account beside the system's, in PEM",
+        doc="Certificates to trust for that account in addition to the system's, in PEM",
     )
     stage_from: int | None = _define_optional(
         "CCI_STAGE_FROM",
-        doc="Bytes from which files are staged though the pool has a files API; by default only "
-        "those that it does not take",
+        doc="Size in bytes from which files are staged although the pool has a files API. By "
+        "default only files that the API does not take",
     )
     fetch_hosts_text: str = _define_setting(
         "",
         "CCI_FETCH_HOSTS",
-        doc="Hosts that files may be fetched from beside storage accounts, such as "
+        doc="Hosts that files may be fetched from in addition to storage accounts, such as "
         "data.example.org,*.example.com",
     )
     egress: str = _define_setting(
@@ -104,19 +107,19 @@ class Settings(BaseSettings):
     isolation: IsolationName = _define_setting(
         "auto",
         "CCI_ISOLATION",
-        doc="Fence of the embedded pool: auto, bwrap, landlock, seatbelt, process",
+        doc="Isolation of the embedded pool: auto, bwrap, landlock, seatbelt or process",
     )
     python: str | None = _define_optional(
         "CCI_PYTHON",
-        doc="Interpreter of the embedded pool's sessions, with ipykernel and the packages they may "
-        "import; by default the one that runs the pool",
+        doc="Python of the embedded pool's sessions, with ipykernel and the packages they may "
+        "import. By default, the Python that runs the pool",
     )
     timeout: float = _define_setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     output_characters: int = _define_setting(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
     sessions: int = _define_setting(
-        32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at once"
+        32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at the same time"
     )
     ready_sessions: int = _define_setting(
         1, "CCI_READY_SESSIONS", doc="Kernels the embedded pool keeps warm"
@@ -133,11 +136,11 @@ class Settings(BaseSettings):
         "https://<account>.services.ai.azure.com/api/projects/<project>",
     )
     foundry_project_id: str | None = _define_optional(
-        "AZURE_AI_PROJECT_ID", doc="Resource id of that project; looked for when it is not set"
+        "AZURE_AI_PROJECT_ID", doc="Resource id of that project. Searched for when it is not set"
     )
     foundry_connection: str | None = _define_optional(
         "MCP_PROJECT_CONNECTION_ID",
-        doc="The project's connection to the session pool, as `cci foundry connect` made it",
+        doc="The project's connection to the session pool, created by `cci foundry connect`",
     )
     foundry_model: str | None = _define_optional(
         "FOUNDRY_MODEL_DEPLOYMENT_NAME",
@@ -146,10 +149,11 @@ class Settings(BaseSettings):
     )
     session_secret: SecretStr | None = _define_optional(
         "CCI_SESSION_SECRET",
-        doc="Makes session identifiers the same in every process; by default the pool's key",
+        doc="Secret that session identifiers are derived from. With the same secret they are the "
+        "same in every process. By default, the pool's key",
     )
     serve_key: SecretStr | None = _define_optional(
-        "CCI_SERVE_KEY", doc="Key that `cci serve` asks its clients for; by default a new one"
+        "CCI_SERVE_KEY", doc="Key that clients of `cci serve` must send. By default, a new one"
     )
 
     @classmethod
@@ -157,10 +161,10 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Args:
-            check: Whether half a configuration of a pool is refused.
+            check: Whether to refuse an incomplete configuration of a pool.
 
         Raises:
-            ConfigurationError: A value is not valid, or a pool is only half configured.
+            ConfigurationError: A value is invalid, or the configuration of a pool is incomplete.
         """
         try:
             settings = cls()
@@ -175,12 +179,16 @@ class Settings(BaseSettings):
         return settings
 
     def check(self) -> None:
-        """Refuse half a configuration instead of falling back to the embedded pool."""
+        """Refuse an incomplete configuration instead of using the embedded pool.
+
+        Raises:
+            ConfigurationError: A variable is missing.
+        """
         if self.storage_container is not None and self.storage_account is None:
             raise ConfigurationError(
                 "AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not",
                 hint="set AZURE_STORAGE_ACCOUNT, or unset the container",
-            )  # the other way round it is a variable of the Azure CLI
+            )  # AZURE_STORAGE_ACCOUNT alone is fine, because the Azure CLI uses it too
         missing = self._find_missing_variable()
         if missing is not None:
             raise ConfigurationError(
@@ -194,17 +202,17 @@ class Settings(BaseSettings):
                 return "AZURE_SESSION_POOL_MCP_ENDPOINT"
             if self.mcp_key is None:
                 return "AZURE_SESSION_POOL_MCP_KEY"
-        token_alone = self.pool is None and self.access_token is not None
-        wants_endpoint = self.chosen_pool == "custom" or (
-            self.chosen_pool == "local" and token_alone
+        has_only_token = self.pool is None and self.access_token is not None
+        needs_endpoint = self.chosen_pool == "custom" or (
+            self.chosen_pool == "local" and has_only_token
         )
-        if wants_endpoint and self.endpoint is None:
+        if needs_endpoint and self.endpoint is None:
             return "AZURE_SESSION_POOL_ENDPOINT"
         return None
 
     @property
     def chosen_pool(self) -> PoolName:
-        """The pool these settings ask for."""
+        """The pool that these settings select."""
         if self.pool is not None:
             return self.pool
         if self.mcp_endpoint or self.mcp_key or self.resource_id:
@@ -213,7 +221,7 @@ class Settings(BaseSettings):
 
     @property
     def fetch_hosts(self) -> tuple[str, ...]:
-        """Hosts that files may be fetched from beside storage accounts."""
+        """Hosts that files may be fetched from in addition to storage accounts."""
         return _split_list(self.fetch_hosts_text)
 
     @property
@@ -225,12 +233,12 @@ class Settings(BaseSettings):
 
     @property
     def secret(self) -> bytes | None:
-        """What session identifiers are derived with; None for a new secret in each process."""
+        """Secret that session identifiers are derived from, or None for one per process."""
         secret = self.session_secret or self.mcp_key
         return None if secret is None else secret.get_secret_value().encode()
 
     def limits(self) -> Limits:
-        """The limits, as the environment moved them."""
+        """Return the limits that the environment sets."""
         return Limits(
             execution_timeout=timedelta(seconds=self.timeout),
             output_characters=self.output_characters,
@@ -238,22 +246,23 @@ class Settings(BaseSettings):
 
 
 def get_variable_name(setting: str) -> str:
-    """The environment variable of a setting."""
+    """Return the name of a setting's environment variable."""
     alias = Settings.model_fields[setting].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
 
 
 def is_content_capture_enabled() -> bool:
-    """Whether spans have code and output, by the switch of OpenTelemetry's own instrumentations.
+    """Return whether spans contain code and output.
 
-    Off unless it is asked for (opentelemetry.io/docs/specs/semconv/gen-ai).
+    The switch is that of OpenTelemetry's own instrumentations, and off by default
+    (opentelemetry.io/docs/specs/semconv/gen-ai).
     """
     given = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
     return given.lower() in {"true", "span_only", "span_and_event"}
 
 
 def find_unknown_variables() -> dict[str, str | None]:
-    """Variables that begin with `CCI_` and are no setting, each with the setting most like it."""
+    """Return unknown variables that begin with `CCI_`, each with the most similar setting."""
     known = [
         str(choice)
         for field in Settings.model_fields.values()

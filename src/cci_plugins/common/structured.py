@@ -1,4 +1,9 @@
-"""Tables and charts as data: what a result says of a DataFrame or a figure beside its picture."""
+"""Tables and charts of a result as data.
+
+A session sends a DataFrame as a Table Schema resource and a figure as a description of its axes,
+in addition to their HTML and image. Code in a session can send anything under these MIME types,
+so the readers check every part and never raise.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_MAX_CELLS = 1_000_000  # of a table; code can claim any number
+_MAX_CELLS = 1_000_000  # of a table, because code can claim any number
 TABLE = "application/vnd.dataresource+json"
 CHART = "application/vnd.cci-plugins.chart+json"
 
@@ -17,9 +22,9 @@ class Column:
 
     Attributes:
         name: Its name, as text.
-        type: Its type as Table Schema has it: `integer`, `number`, `boolean`, `string`,
-            `datetime`, ... (specs.frictionlessdata.io/table-schema).
-        dtype: Its type in the library, such as `int64`; empty for an index.
+        type: Its type in Table Schema: `integer`, `number`, `boolean`, `string`, `datetime`, ...
+            (specs.frictionlessdata.io/table-schema).
+        dtype: Its type in the library, such as `int64`, or empty for an index.
     """
 
     name: str
@@ -29,14 +34,23 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The first rows of a DataFrame or a Series, and how large it really is.
+    """The first rows of a DataFrame or a Series, and its whole shape.
 
     Attributes:
-        columns: The columns that are here; of pandas, the index comes first.
-        rows: At most the first 50 rows, each with a value of JSON for every column. Text of more
+        columns: The columns that were sent. The index of pandas comes first.
+        rows: At most the first 50 rows, each with a JSON value for every column. Text of more
             than 10,000 characters is cut and ends with an ellipsis.
-        row_count: Rows of the whole.
-        column_count: Columns of the whole, without an index.
+        row_count: Rows of the whole DataFrame.
+        column_count: Columns of the whole DataFrame, without an index.
+
+    Example:
+        ```python
+        from cci_plugins import Column, Table
+
+        columns = (Column("year", "integer"), Column("sales", "number"))
+        table = Table(columns, rows=((2026, 1.5),), row_count=1, column_count=2)
+        print(table.records())
+        ```
     """
 
     columns: tuple[Column, ...]
@@ -46,11 +60,11 @@ class Table:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no row is missing here."""
+        """Whether all rows were sent."""
         return len(self.rows) == self.row_count
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows, each by the names of its columns."""
+        """Return the rows as dicts with the names of the columns as keys."""
         names = [column.name for column in self.columns]
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
@@ -62,8 +76,8 @@ class ChartSeries:
     Attributes:
         kind: `line`, `scatter`, `bar`, `barh` or `pie`.
         label: Its name in the legend, or empty.
-        x: Positions, dates or categories, at most 1,000; the labels of a pie.
-        y: Values, as many; the parts of a pie, each between 0 and 1.
+        x: Positions, dates or categories, at most 1,000. For a pie, the labels.
+        y: As many values. For a pie, the parts, each between 0 and 1.
         point_count: Points of the whole series.
     """
 
@@ -75,19 +89,19 @@ class ChartSeries:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no point is missing here."""
+        """Whether all points were sent."""
         return len(self.x) == self.point_count
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What was plotted into one pair of axes.
+    """The data of one pair of axes.
 
     Attributes:
-        title: Of the axes, or else of the figure.
-        x_label: Of the x axis.
-        y_label: Of the y axis.
-        series: What was plotted.
+        title: Title of the axes, or else of the figure.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        series: The series that were plotted.
     """
 
     title: str
@@ -97,7 +111,7 @@ class Chart:
 
 
 def read_table(value: object) -> Table | None:
-    """A table from its Table Schema resource; None when code only claimed that it was one."""
+    """Read a table from its Table Schema resource. Return None if the resource is invalid."""
     try:
         return _parse_table(value)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
@@ -105,7 +119,7 @@ def read_table(value: object) -> Table | None:
 
 
 def read_charts(value: object) -> tuple[Chart, ...]:
-    """The charts of a figure; those that cannot be read are left out."""
+    """Read the charts of a figure. Invalid ones are left out."""
     axes = value.get("axes") if isinstance(value, Mapping) else None
     return tuple(_parse_charts(axes)) if isinstance(axes, Sequence) else ()
 

@@ -18,7 +18,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
-from cci_plugins.files.file_transfer import Bridge, FileOptions
+from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
@@ -68,7 +68,7 @@ class CodeInterpreter:
     ) -> None:
         self.approve = approve
         self._files = FileOptions() if files is None else files
-        self._file_transfer: Bridge | None = None
+        self._file_transfer: FileTransfer | None = None
         self._limits = Limits() if limits is None else limits
         self._pool = pool
         self._directory: SessionDirectory[Session] = SessionDirectory(
@@ -265,11 +265,11 @@ class CodeInterpreter:
                     self._started = True
         return self._pool
 
-    async def _get_file_transfer(self) -> Bridge:
+    async def _get_file_transfer(self) -> FileTransfer:
         """What moves files; for callers on the portal's loop."""
         pool = await self._get_pool()
         if self._file_transfer is None:
-            self._file_transfer = Bridge(pool, limits=self._limits, options=self._files)
+            self._file_transfer = FileTransfer(pool, limits=self._limits, options=self._files)
         return self._file_transfer
 
     def _check_open(self) -> None:

@@ -17,9 +17,9 @@ import anyio
 from cci_plugins.common import event_loop
 from cci_plugins.common.file_names import normalize_new_name, parse_url_file_name, validate_name
 from cci_plugins.common.limits import MIB, Limits
+from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
-from cci_plugins.files.file_transfer import Bridge
-from cci_plugins.files.sas import SecretUrl
+from cci_plugins.files.file_transfer import FileTransfer
 from cci_plugins.files.source import (
     CHUNK,
     Uploadable,
@@ -52,7 +52,7 @@ class Owner(Protocol):
         """The started pool."""
         ...
 
-    async def _get_file_transfer(self) -> Bridge:
+    async def _get_file_transfer(self) -> FileTransfer:
         """What moves files into and out of that pool."""
         ...
 
@@ -315,7 +315,9 @@ class SessionFiles:
                     raise
                 await self._zip(file_transfer, members, path)
 
-    async def _zip(self, file_transfer: Bridge, files: Sequence[FileInfo], path: Path) -> None:
+    async def _zip(
+        self, file_transfer: FileTransfer, files: Sequence[FileInfo], path: Path
+    ) -> None:
         """Put a session's folder into a zip."""
         names = sorted({validate_name(info.name) for info in files})
         check_folder_size(

@@ -1,4 +1,11 @@
-"""Files staged in Azure Blob Storage: one random blob for each transfer, reached by SAS."""
+"""Azure Blob Storage for files on their way: one random blob for each transfer, reached by SAS.
+
+A signature opens one blob, for reading or for writing, for 10 minutes to an hour by the size of
+the file. It is signed with a user delegation key, which one sign-in gets for two hours and all
+signatures share, or with the account's key where one is given. Every call runs on the loop of
+`common.event_loop`, because the SDK's client belongs to one loop. The SDK's exceptions are
+translated without their texts, which may contain a signature.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +25,7 @@ import anyio
 
 from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
+from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -25,8 +33,6 @@ from cci_plugins.errors import (
     FileTransferError,
 )
 from cci_plugins.redaction import know
-
-from .sas import SecretUrl
 
 try:
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
@@ -40,12 +46,13 @@ except ModuleNotFoundError as missing:
 
 Permission = Literal["r", "cw"]
 
-CLOCK_SKEW = timedelta(minutes=5)  # a SAS begins so long ago, for clocks that are behind
+CLOCK_SKEW = timedelta(minutes=5)  # a SAS is valid from so long ago, for clocks that are behind
 MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=10), timedelta(hours=1)
-MIN_BYTES_PER_SECOND = 1 << 20  # bytes a second that a transfer is given time for
+MIN_BYTES_PER_SECOND = 1 << 20  # the slowest transfer that a lifetime allows for
 DELEGATION_KEY_LIFETIME = timedelta(hours=2)
 MAX_DELEGATION_KEY_LIFETIME = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+ACCOUNT_HINT = "set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service"
 ROLES_HINT = (
     "give the identity the roles Storage Blob Data Contributor on the container and Storage Blob "
     "Delegator on the account"
@@ -56,16 +63,16 @@ class Credential(Protocol):
     """A credential of azure-identity, blocking or asynchronous."""
 
     def get_token(self, *scopes: str) -> Any:
-        """A token for these scopes, or an awaitable of one."""
+        """Return a token for these scopes, or an awaitable of one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AccountAddress:
-    """Where an account's blobs are.
+    """The address of an account's blob service.
 
     Attributes:
-        url: The blob service, without a slash at the end.
+        url: URL of the blob service, without a slash at the end.
         account: Name of the account.
     """
 
@@ -74,47 +81,62 @@ class AccountAddress:
 
     @classmethod
     def parse(cls, account: str) -> AccountAddress:
-        """Read an account's name, or the URL of its blob service.
+        """Parse an account's name, or the URL of its blob service.
+
+        Args:
+            account: The name or URL. No error shows it, because a connection string has a key.
 
         Raises:
-            ConfigurationError: It is neither, or sends signatures in the clear.
+            ConfigurationError: It is neither, or would send signatures unencrypted.
         """
         if "://" not in account:
             if not (account.isascii() and account.isalnum()):
-                raise ConfigurationError(  # it is not shown: a connection string has a key
-                    "this is no name of a storage account",
-                    hint="set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service",
-                )
+                raise ConfigurationError("the storage account's name is invalid", hint=ACCOUNT_HINT)
             return cls(f"https://{account}.blob.core.windows.net", account)
         try:
             parts = urlsplit(account.rstrip("/"))
             host, _ = parts.hostname or "", parts.port
         except ValueError:
-            raise ConfigurationError("the storage account's URL cannot be read") from None
+            raise ConfigurationError(
+                "the storage account's URL is invalid", hint=ACCOUNT_HINT
+            ) from None
         if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK_HOSTS):
-            raise ConfigurationError("the storage account must be reached by https")
+            raise ConfigurationError(
+                "the storage account's URL does not begin with https://", hint=ACCOUNT_HINT
+            )
         if parts.query or parts.fragment or parts.username is not None or not host:
-            raise ConfigurationError("the storage account's URL must have no query and no password")
+            raise ConfigurationError(
+                "the storage account's URL has a query, a password or no host", hint=ACCOUNT_HINT
+            )
         path = parts.path.strip("/")
         return cls(f"{parts.scheme}://{parts.netloc}{parts.path}", path or host.partition(".")[0])
 
 
 class BlobStorage:
-    """One container of a storage account, for files on their way.
+    """A container of a storage account, for files on their way.
 
-    A blob is made for each transfer and deleted after it; what reaches it is a SAS for that blob
-    alone, of a user delegation key, or of the account's key where one is given.
+    A blob is created for each transfer and deleted after it. Only a SAS for that blob opens it,
+    signed with a user delegation key, or with the account's key where one is given.
 
     Args:
         account: Name of the account, or the URL of its blob service.
-        container: Name of the container, which must be there.
-        credential: A credential of azure-identity; `DefaultAzureCredential` when None.
+        container: Name of the container, which must exist.
+        credential: A credential of azure-identity, or None for `DefaultAzureCredential`.
         key: The account's key, instead of a credential.
-        ip: Address or range that signatures are good for, such as `20.1.2.3-20.1.2.9`.
-        ca_file: Certificates to trust beside the system's, here and in sessions.
+        ip: Address or range that may use the signatures, such as `20.1.2.3-20.1.2.9`.
+        ca_file: Certificates in PEM to trust in addition to the system's, here and in sessions.
 
     Raises:
-        ConfigurationError: The account cannot be right.
+        ConfigurationError: The account or key is invalid.
+
+    Example:
+        ```python
+        from cci_plugins import BlobStorage, CodeInterpreter, FileOptions
+
+        storage = BlobStorage("mystorage", "cci-files")
+        hosts = ["mystorage.blob.core.windows.net"]
+        interpreter = CodeInterpreter.local(files=FileOptions(storage), egress=hosts)
+        ```
     """
 
     def __init__(
@@ -144,7 +166,7 @@ class BlobStorage:
 
     @property
     def url(self) -> str:
-        """The account's blob service."""
+        """URL of the account's blob service."""
         return self._address.url
 
     def __repr__(self) -> str:
@@ -152,10 +174,10 @@ class BlobStorage:
 
     @asynccontextmanager
     async def staged(self, size: int) -> AsyncGenerator[StagedBlob]:
-        """A blob for one transfer, deleted in the end.
+        """Provide a blob for one transfer, and delete it at the end.
 
         Args:
-            size: Bytes to move; larger ones get more time.
+            size: Bytes to move. More bytes get a longer lifetime.
         """
         blob = StagedBlob(self, token_hex(16), compute_lifetime(size))
         try:
@@ -172,17 +194,17 @@ class BlobStorage:
 
         Args:
             name: The blob.
-            permission: `r`, or `cw` to make and write it.
-            lasts: For how long.
-            download_as: The name that a browser saves it by.
+            permission: `r` to read it, or `cw` to create and write it.
+            lasts: How long the signature is valid.
+            download_as: The file name under which a browser saves it.
 
         Raises:
-            AuthenticationError: The account lets nobody sign.
+            AuthenticationError: The sign-in failed, or a role is missing.
         """
         return await event_loop.dispatch(self._create_link, name, permission, lasts, download_as)
 
     async def delete(self, name: str) -> None:
-        """Delete a blob; one that is not there is no error, and a failure is only logged."""
+        """Delete a blob. A missing blob is ignored, and a failure is only logged."""
         await event_loop.dispatch(self._delete, name)
 
     async def aclose(self) -> None:
@@ -224,7 +246,7 @@ class BlobStorage:
         self._owned_credentials = []
 
     async def _get_delegation_key(self, until: datetime) -> UserDelegationKey:
-        """One key for all signatures, as long as it lasts."""
+        """Return the key that all signatures share, and renew it before it expires."""
         async with self._delegation_lock:
             if self._delegation is None or self._delegation[1] < until:
                 now = datetime.now(UTC)
@@ -251,7 +273,7 @@ class BlobStorage:
 
     def _get_service(self) -> BlobServiceClient:
         if self._client is None:
-            # the SDK's own begins with 15 s; here somebody waits for a deletion
+            # the SDK's default starts at 15 s, but a caller waits for the deletion
             retry_policy = ExponentialRetry(
                 initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
             )
@@ -267,7 +289,7 @@ class BlobStorage:
         if self._credential is not None:
             return _AsyncCredential(self._credential)
         try:
-            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 0.4 s, if needed
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - it takes 0.4 s
         except ModuleNotFoundError as missing:
             raise ConfigurationError(
                 "signing in to Azure needs azure-identity", hint='pip install "cci-plugins[azure]"'
@@ -281,9 +303,9 @@ class StagedBlob:
     """A blob for one transfer.
 
     Args:
-        storage: Where it is.
+        storage: The storage that holds it.
         name: Its random name.
-        lasts: How long its signatures are good.
+        lasts: How long its signatures are valid.
     """
 
     def __init__(self, storage: BlobStorage, name: str, lasts: timedelta) -> None:
@@ -292,42 +314,46 @@ class StagedBlob:
         self._links: list[SecretUrl] = []
 
     async def link(self, permission: Permission) -> SecretUrl:
-        """Its address, signed for reading (`r`) or for being made (`cw`)."""
+        """Return its URL, signed for reading (`r`) or for creating and writing (`cw`)."""
         link = await self._storage.link(self.name, permission, self._lifetime)
         self._links.append(link)
         return link
 
     def forget(self) -> None:
-        """Let redaction forget its signatures: they open nothing any more."""
+        """Unregister its signatures from redaction, after the blob was deleted."""
         for link in self._links:
             link.forget()
 
 
 class _AsyncCredential:
-    """Any credential as an asynchronous one."""
+    """An asynchronous form of any credential."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential
 
     async def get_token(self, *scopes: str, **_: Any) -> Any:
-        get = self._credential.get_token
-        if inspect.iscoroutinefunction(get):
-            return await get(*scopes)
-        token = await anyio.to_thread.run_sync(partial(get, *scopes))
+        get_token = self._credential.get_token
+        if inspect.iscoroutinefunction(get_token):
+            return await get_token(*scopes)
+        token = await anyio.to_thread.run_sync(partial(get_token, *scopes))
         return await token if inspect.isawaitable(token) else token
 
     async def close(self) -> None:
-        """The application owns it."""
+        """Do nothing, because the application owns the credential."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """The application owns it."""
+        pass
 
 
 class _SdkErrorTranslator:
-    """Turns the SDK's exceptions into ours; none of their words, which may have a signature."""
+    """A context that translates the SDK's exceptions without their texts.
+
+    Args:
+        operation: The verb of the error message, such as `sign`.
+    """
 
     def __init__(self, operation: str) -> None:
         self._operation = operation
@@ -354,7 +380,7 @@ def _translate_error(error: AzureError, operation: str) -> Exception:
         if str(getattr(code, "value", code)) == "BlobNotFound":
             return FileNotFoundError(operation)
         return FileTransferError(
-            f"the storage account could not {operation}: {error.status_code} "
+            f"the storage account failed to {operation}: {error.status_code} "
             f"{getattr(code, 'value', code)}"
         )
     return FileTransferError(
@@ -368,11 +394,14 @@ def _check_key(key: str) -> None:
     try:
         base64.b64decode(key, validate=True)
     except ValueError:
-        raise ConfigurationError("the storage account's key is no key") from None
+        raise ConfigurationError(
+            "the storage account's key is invalid: it is not base64",
+            hint="copy AZURE_STORAGE_KEY again",
+        ) from None
 
 
 def compute_lifetime(size: int) -> timedelta:
-    """How long a signature is good for a transfer of so many bytes."""
+    """Return how long a signature is valid for a transfer of `size` bytes."""
     return min(
         MIN_LIFETIME + timedelta(seconds=min(max(size, 0), 1 << 40) / MIN_BYTES_PER_SECOND),
         MAX_LIFETIME,

@@ -1,4 +1,30 @@
-"""Files in and out of sessions, each by the cheapest safe route."""
+"""Transfer of files into and out of sessions, each by the cheapest safe route.
+
+Routes of an upload or download, in the order in which `_choose_route` tries them:
+
+* `blob`, when the application asks for it from a size on (`FileOptions.stage_from`).
+* `endpoint`: the pool's own files API.
+* `inline` and `pieces`: without such an API, the session's code moves the bytes, within one call
+  or several. The pool does this behind the same methods.
+* `blob`: a blob of Azure Blob Storage. This machine and the session's own code each move the
+  file between their disk and the blob by HTTPS, so that no bytes pass through the pool.
+
+A URL of the user is fetched by the session (`direct`), or by this machine and then uploaded
+(`relayed`) when the session cannot reach the host.
+
+Invariants:
+
+* A session is given a SAS for one blob, one direction and minutes only. The blob is deleted when
+  the transfer ends, also by an error or cancellation. A request of this machine has ended by
+  then, because a cancelled transfer waits for its thread (`_transfer_locally`).
+* A session's report may be a lie. `_check_report` accepts a size, a hash or a reason and nothing
+  else. An upload counts only if the session's size and hash equal those of the sent file. A
+  download is compared with the report, and a size beyond the limit ends it.
+* A session that cannot reach the storage is remembered, for itself only, and uses another route.
+  One session's report must not change how others move their files.
+* A file appears under its name whole or not at all, on both sides.
+* No error or log message contains a URL with its signature.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +45,7 @@ import anyio
 from cci_plugins.common.file_names import guess_media_type
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
+from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import (
     ConfigurationError,
     FileTooLargeError,
@@ -30,7 +57,7 @@ from cci_plugins.models import FileInfo, Route, SharedFile
 from cci_plugins.pools.base import SessionPool
 
 from .in_session_transfer import transfer_in_session
-from .sas import SasPolicy, SecretUrl, accept
+from .sas import SasPolicy, accept
 from .source import PathSource, UploadSource
 
 if TYPE_CHECKING:
@@ -38,23 +65,31 @@ if TYPE_CHECKING:
 
 LOCAL_TRANSFER_SECONDS = 3600.0
 CANCEL_WAIT_SECONDS = 5.0
-MAX_UNREACHABLE_SESSIONS = 10_000  # sessions that cannot reach the storage
+MAX_UNREACHABLE_SESSIONS = 10_000  # that are remembered
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 ProgressHandler = Callable[[int], object]
 
 
 class UnreachableError(FileTransferError):
-    """The session cannot reach the host at all."""
+    """A host that the session cannot reach at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """How files may move.
+    """Options for the routes of files.
 
     Attributes:
-        storage: Where larger ones are staged; nowhere when None.
-        stage_from: Bytes from which files are staged though the pool has a files API.
-        fetch: Which URLs may be fetched into sessions.
+        storage: Storage in which larger files are staged, or None.
+        stage_from: Size in bytes from which files are staged although the pool has a files API.
+        fetch: Rules for the URLs that may be fetched into sessions.
+
+    Example:
+        ```python
+        from cci_plugins import FileOptions
+        from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
+
+        options = FileOptions(fetch=SasPolicy(hosts=(*STORAGE_HOSTS, "data.example.org")))
+        ```
     """
 
     storage: BlobStorage | None = None
@@ -62,16 +97,13 @@ class FileOptions:
     fetch: SasPolicy = field(default_factory=SasPolicy)
 
 
-class Bridge:
-    """Moves files between this machine, sessions and storage.
-
-    Routes: the pool's own files API (`endpoint`); the session's code, within one call (`inline`)
-    or several (`pieces`); a blob that lives for this transfer (`blob`).
+class FileTransfer:
+    """Transfer of files between this machine, sessions and storage.
 
     Args:
-        pool: Whose sessions.
-        limits: The bounds of each route.
-        options: Where to stage, and what may be fetched.
+        pool: The pool of the sessions.
+        limits: The limits of each route.
+        options: The storage, and the rules for URLs.
     """
 
     def __init__(self, pool: SessionPool, *, limits: Limits, options: FileOptions) -> None:
@@ -84,7 +116,7 @@ class Bridge:
 
     @property
     def max_file_bytes(self) -> int:
-        """Bytes of the largest file that may move at all."""
+        """Size in bytes of the largest file that any route takes."""
         limits = self._limits
         own = max(limits.file_bytes, limits.pieces_bytes)
         return own if self._storage is None else max(own, limits.staged_bytes)
@@ -96,7 +128,7 @@ class Bridge:
 
         Raises:
             FileTooLargeError: No route takes it.
-            FileTransferError: It did not arrive; nothing of that name was changed.
+            FileTransferError: It did not arrive. A file of that name is unchanged.
         """
         route = await self._choose_route(session_id, source.size)
         if route == "blob":
@@ -145,26 +177,21 @@ class Bridge:
         folder: Path,
         on_progress: ProgressHandler,
     ) -> FileInfo:
-        """Fetch a URL of the user's into a session.
+        """Fetch a URL of the user into a session.
 
         Args:
             session_id: The session.
-            url: HTTPS, on a host that the policy lets through.
+            url: An HTTPS URL on a host that the policy allows.
             name: The file's name in the session.
-            folder: Where it may be put on its way, when the session has no network.
-            told: Told the bytes so far.
+            folder: A folder for the file on its way, when the session cannot reach the host.
+            on_progress: Called with the bytes so far.
 
         Raises:
-            FileTransferError: The policy refuses it, or it did not arrive.
+            FileTransferError: The policy refuses the URL, or the file did not arrive.
         """
         link = accept(url, self._policy)
-        job = {
-            "verb": "get",
-            "url": link.reveal(),
-            "limit": self.max_file_bytes,
-            "public_only": not self._policy.allow_private,
-            "ca": None if self._storage is None else self._storage.ca,
-        }
+        public_only = not self._policy.allow_private
+        job = self._build_job("get", link, limit=self.max_file_bytes, public_only=public_only)
         if self._pool.capabilities.egress is not False:
             report = await transfer_in_session(
                 self._pool, session_id, {**job, "name": name}, on_progress
@@ -179,13 +206,13 @@ class Bridge:
     async def share(
         self, session_id: str, name: str, expires_in: timedelta, folder: Path
     ) -> SharedFile:
-        """Put a copy of a session's file where a link leads to it.
+        """Copy a session's file into storage and return a link to the copy.
 
         Args:
             session_id: The session.
             name: The file.
-            expires_in: How long the link is good.
-            folder: Where the file may be put on its way.
+            expires_in: How long the link works.
+            folder: A folder for the file on its way.
 
         Raises:
             ConfigurationError: No storage is configured.
@@ -199,11 +226,11 @@ class Bridge:
         path = folder / "shared"
         info = await self.download(session_id, name, path, _ignore_progress)
         blob = f"shared/{token_hex(16)}"
-        job = {"verb": "put", "path": str(path), "ca": storage.ca}
         link = await storage.link(blob, "cw", timedelta(hours=1))
         leaf = name.rpartition("/")[2]
         try:
-            await self._run_locally({**job, "url": link.reveal()}, name, _ignore_progress)
+            job = self._build_job("put", link, path=str(path))
+            await self._run_locally(job, name, _ignore_progress)
             url = await storage.link(blob, "r", expires_in, download_as=leaf)
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
@@ -212,7 +239,7 @@ class Bridge:
         return SharedFile(leaf, info.size, url, datetime.now(UTC) + expires_in, blob)
 
     async def unshare(self, shared: SharedFile) -> None:
-        """Delete the copy, so that its link leads nowhere."""
+        """Delete the copy, so that its link stops working."""
         if self._storage is not None:
             await self._storage.delete(shared.blob)
 
@@ -224,41 +251,43 @@ class Bridge:
     async def _upload_by_blob(
         self, session_id: str, name: str, source: UploadSource, on_progress: ProgressHandler
     ) -> FileInfo:
-        storage = self._require_storage()
-        async with storage.staged(source.size) as blob:
-            url = (await blob.link("cw")).reveal()
+        async with self._require_storage().staged(source.size) as blob:
             async with source.path() as path:
-                job = {"verb": "put", "url": url, "path": str(path), "ca": storage.ca}
+                job = self._build_job("put", await blob.link("cw"), path=str(path))
                 sent = await self._run_locally(job, name, _halve_progress(on_progress))
             if sent["size"] != source.size:
-                raise FileTransferError(f"{name!r} changed while it was uploaded")
-            job = {"verb": "get", "url": (await blob.link("r")).reveal(), "name": name}
-            job |= {"size": sent["size"], "sha256": sent["sha256"], "ca": storage.ca}
+                raise FileTransferError(
+                    f"{name!r} changed while it was uploaded", hint="upload it again"
+                )
+            job = self._build_job("get", await blob.link("r"), name=name, **sent)
             report = await self._run_in_session(
                 session_id, job, _halve_progress(on_progress, sent["size"])
             )
         if report != sent:
-            raise FileTransferError(f"{name!r} did not arrive as it was sent")
+            raise FileTransferError(
+                f"{name!r} did not arrive in the session as it was sent", hint="upload it again"
+            )
         on_progress(source.size)
         return _build_file_info(name, report, "blob")
 
     async def _download_by_blob(
         self, session_id: str, name: str, path: Path, on_progress: ProgressHandler
     ) -> FileInfo:
-        storage = self._require_storage()
-        async with storage.staged(await self._get_size(session_id, name)) as blob:
-            url = (await blob.link("cw")).reveal()
-            job = {"verb": "put", "url": url, "name": name, "ca": storage.ca}
+        limit = self._limits.staged_bytes
+        size = await self._get_size(session_id, name)
+        async with self._require_storage().staged(size) as blob:
+            job = self._build_job("put", await blob.link("cw"), name=name)
             sent = await self._run_in_session(session_id, job, _halve_progress(on_progress))
-            limit = self._limits.staged_bytes
             if sent["size"] > limit:
                 raise self._build_too_large_error(sent["size"], has_files_api=False)
-            url = (await blob.link("r")).reveal()
-            job = {"verb": "get", "url": url, "path": str(path), "ca": storage.ca}
-            await self._run_locally(
-                job | sent | {"limit": limit}, name, _halve_progress(on_progress, sent["size"])
-            )
+            job = self._build_job("get", await blob.link("r"), path=str(path), limit=limit, **sent)
+            await self._run_locally(job, name, _halve_progress(on_progress, sent["size"]))
         return _build_file_info(name, sent, "blob")
+
+    def _build_job(self, verb: str, link: SecretUrl, **fields: Any) -> dict[str, Any]:
+        """Build a job of `in_session.transfer`, with the certificates that the storage needs."""
+        ca = None if self._storage is None else self._storage.ca
+        return {"verb": verb, "url": link.reveal(), "ca": ca, **fields}
 
     async def _run_in_session(
         self, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
@@ -273,15 +302,15 @@ class Bridge:
             return _check_report(await _transfer_locally(job, on_progress), name)
         except UnreachableError as error:
             raise FileTransferError(
-                f"{name!r} was not moved: the host cannot be reached from this machine",
+                f"cannot move {name!r}: the host cannot be reached from this machine",
                 hint="check the address and this machine's network",
             ) from error
 
     async def _choose_route(self, session_id: str, size: int) -> Route:
-        """The cheapest route that takes a file of this size.
+        """Choose the cheapest route that takes a file of this size.
 
         Raises:
-            FileTooLargeError: None does.
+            FileTooLargeError: No route does.
         """
         has_files_api = await self._pool.has_files_api(session_id)
         can_stage = self._storage is not None and session_id not in self._unreachable_sessions
@@ -305,31 +334,30 @@ class Bridge:
 
     async def _choose_download_route(self, session_id: str, name: str) -> Route:
         if self._storage is None and await self._pool.has_files_api(session_id):
-            return "endpoint"  # its size shows on the way
+            return "endpoint"  # the size is known after the download
         return await self._choose_route(session_id, await self._get_size(session_id, name))
 
     async def _choose_fallback_route(self, session_id: str, size: int, error: Exception) -> Route:
-        """The route when sessions turn out to have no way to the storage."""
-        logger.info("files: sessions cannot reach the storage account; it is not used for this one")
+        """Choose a route after the session reported that it cannot reach the storage."""
+        logger.info("files: sessions cannot reach the storage account: this one uses another route")
         if len(self._unreachable_sessions) >= MAX_UNREACHABLE_SESSIONS:
             self._unreachable_sessions.clear()
-        self._unreachable_sessions.add(session_id)  # not for all: it is the session's own word
+        self._unreachable_sessions.add(session_id)  # this one only: its report may be a lie
         try:
             return await self._choose_route(session_id, size)
         except FileTooLargeError as too_large:
             raise too_large from error
 
     def _build_too_large_error(self, size: int, *, has_files_api: bool) -> FileTooLargeError:
+        limit = self._limits.file_bytes if has_files_api else self._limits.pieces_bytes
         if self._storage is None:
-            limit = self._limits.file_bytes if has_files_api else self._limits.pieces_bytes
             hint = "set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_CONTAINER to stage larger files"
         elif size > self._limits.staged_bytes:
             limit, hint = self._limits.staged_bytes, "raise Limits.staged_bytes"
         else:
-            limit = self._limits.file_bytes if has_files_api else self._limits.pieces_bytes
             hint = (
-                "sessions cannot reach the storage account: allow it by CCI_EGRESS on the embedded "
-                "pool, by sessionNetworkConfiguration EgressEnabled on Azure"
+                "sessions cannot reach the storage account: allow it with CCI_EGRESS on the "
+                "embedded pool, with sessionNetworkConfiguration EgressEnabled on Azure"
             )
         return FileTooLargeError(
             f"a file of {size:,} bytes is too large for this pool: at most {limit:,}",
@@ -351,7 +379,7 @@ class Bridge:
 
 
 class _CountingStream:
-    """Pieces on their way: hashed, counted, and not too many."""
+    """A stream of chunks that are counted, hashed and limited."""
 
     def __init__(
         self,
@@ -366,7 +394,7 @@ class _CountingStream:
         self.size = 0
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The pieces themselves."""
+        """Yield the chunks, and close their source at the end."""
         try:
             async for chunk in self._chunks:
                 yield self._count(chunk)
@@ -389,20 +417,20 @@ class _CountingStream:
         return chunk
 
     def digest(self) -> str:
-        """SHA-256 of what came by."""
+        """Return the SHA-256 of the chunks so far, as hex digits."""
         return self._hash.hexdigest()
 
 
 async def _transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any]:
-    """Do a transfer on this machine, in a thread that ends soon after a cancellation.
+    """Run a transfer on this machine, in a thread that ends soon after a cancellation.
 
-    It is waited for, so that no request is on its way when its blob is deleted.
+    A cancelled call waits for the thread, so that no request is open when its blob is deleted.
     """
     begun, cancelled, ended = threading.Event(), threading.Event(), anyio.Event()
 
     def report_progress(done: int) -> None:
         if cancelled.is_set():
-            raise TransferFault("broken", "it was given up")
+            raise TransferFault("broken", "the transfer was cancelled")
         on_progress(done)
 
     def work() -> dict[str, Any]:
@@ -410,7 +438,7 @@ async def _transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -
         try:
             return transfer({"seconds": LOCAL_TRANSFER_SECONDS, **job}, report_progress)
         finally:
-            with suppress(RuntimeError):  # its loop has ended
+            with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(ended.set)
 
     loop = asyncio.get_running_loop()
@@ -425,20 +453,22 @@ async def _transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -
 
 
 def _check_report(report: dict[str, Any], name: str) -> dict[str, Any]:
-    """A report of success; a failure as an exception."""
+    """Return the size and hash of a report of success. Raise for anything else."""
     if "failed" not in report:
         size, digest = report.get("size"), report.get("sha256")
         if type(size) is not int or not 0 <= size < 1 << 62:
-            raise FileTransferError(f"{name!r} was not moved: its size is none")
+            message = f"cannot move {name!r}: the session reported an invalid size ({size!r:.40})"
+            raise FileTransferError(message, hint="try again in a new session")
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise FileTransferError(f"{name!r} was not moved: its hash is none")
+            message = f"cannot move {name!r}: the session reported an invalid hash ({digest!r:.40})"
+            raise FileTransferError(message, hint="try again in a new session")
         return {"size": size, "sha256": digest}
-    message, kind = str(report["failed"])[:200], report.get("kind")
+    message, kind = f"cannot move {name!r}: {str(report['failed'])[:200]}", report.get("kind")
     if kind == "missing":
-        raise SessionFileNotFoundError(f"{name!r} is not there: {message}")
+        raise SessionFileNotFoundError(message)
     if kind == "unreachable":
-        raise UnreachableError(f"{name!r} was not moved: {message}")
-    raise FileTransferError(f"{name!r} was not moved: {message}")
+        raise UnreachableError(message)
+    raise FileTransferError(message)
 
 
 def _build_file_info(name: str, report: dict[str, Any], route: Route) -> FileInfo:
@@ -447,10 +477,15 @@ def _build_file_info(name: str, report: dict[str, Any], route: Route) -> FileInf
 
 
 def _halve_progress(on_progress: ProgressHandler, size: int | None = None) -> ProgressHandler:
-    """Progress of one of two halves of a way, told as half of the bytes."""
+    """Report the progress of one of two halves, each of which counts as half of the bytes.
+
+    Args:
+        on_progress: Called with the bytes so far of the whole transfer.
+        size: Size of the file in bytes in the second half, None in the first.
+    """
     before = 0 if size is None else size
     return lambda done: on_progress((before + done) // 2)
 
 
 def _ignore_progress(_: int) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""What an uploaded file is made of, kept so that it can be put back after a loss."""
+"""Sources of uploads, which can be read again to restore a file after a session was lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing_extensions import override
 from cci_plugins.errors import FileTooLargeError, FileTransferError
 
 CHUNK = 256 * 1024
-MAX_FOLDER_FILES = 10_000  # that go into one zip
+MAX_FOLDER_FILES = 10_000  # in one zip
 
 
 @runtime_checkable
@@ -26,20 +26,20 @@ class Readable(Protocol):
     """A binary file object."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Return up to `size` bytes, or none at the end."""
         ...
 
 
 Uploadable = str | os.PathLike[str] | bytes | Readable | AsyncIterable[bytes]
-"""What may be uploaded: a path, the bytes, an open binary file, or pieces as they come."""
+"""Content that may be uploaded: a path, bytes, an open binary file, or a stream of chunks."""
 
 
 class UploadSource(ABC):
     """Content that can be read more than once.
 
     Attributes:
-        size: Bytes.
-        held: Bytes of memory that keeping it takes.
+        size: Size in bytes.
+        memory_bytes: Bytes of memory that keeping it takes.
     """
 
     size: int
@@ -47,18 +47,18 @@ class UploadSource(ABC):
 
     @abstractmethod
     def chunks(self) -> AsyncIterator[bytes]:
-        """The content from its start."""
+        """Yield the content from its start."""
 
     @abstractmethod
     def path(self) -> Any:
-        """A context with a file on this machine that has the content."""
+        """Return a context with a file on this machine that has the content."""
 
     def is_unchanged(self) -> bool:
-        """Whether it still has the content of the first time."""
+        """Return whether the content is still the same as at first."""
         return True
 
-    def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Let go of it."""
+    def close(self) -> None:  # noqa: B027 - most have none
+        """Release its resources."""
 
 
 class BytesSource(UploadSource):
@@ -83,7 +83,7 @@ class BytesSource(UploadSource):
 
 
 class PathSource(UploadSource):
-    """A file on this machine, as it was when it was given."""
+    """A file on this machine, as it was at the start of the upload."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -109,18 +109,18 @@ class PathSource(UploadSource):
         return self._read_stat() == self._stamp
 
     def _read_stat(self) -> tuple[int, int]:
-        """Size and time: the same as long as nobody writes to it."""
+        """Return the size and time of change, which stay the same until the file is written to."""
         try:
             stat = self._path.stat()
             if not self._path.is_file():
-                raise IsADirectoryError(21, "it is no regular file")
+                raise IsADirectoryError(21, "it is not a regular file")
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise _build_read_error(self._path, error) from error
         return stat.st_size, stat.st_mtime_ns
 
 
 class SpooledSource(PathSource):
-    """A copy on this machine's disk of what could be read only once; removed when closed."""
+    """A temporary copy of content that could be read only once. Closing it deletes the copy."""
 
     def __init__(self, folder: tempfile.TemporaryDirectory[str], path: Path) -> None:
         self._folder = folder
@@ -132,7 +132,14 @@ class SpooledSource(PathSource):
 
 
 def get_default_name(content: Uploadable) -> str | None:
-    """The file name that comes with it; a folder's has `.zip` behind it."""
+    """Return the file name that the content has, or None. A folder's ends in `.zip`.
+
+    Args:
+        content: The content to upload.
+
+    Raises:
+        FileTransferError: The path is empty.
+    """
     if isinstance(content, (str, os.PathLike)):
         path = _check_path(content)
         return f"{path.resolve().name}.zip" if path.is_dir() else path.name
@@ -141,15 +148,15 @@ def get_default_name(content: Uploadable) -> str | None:
 
 
 async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
-    """Take what is to be uploaded; on the loop that it belongs to.
+    """Prepare content for an upload. Call this on the event loop that the content belongs to.
 
     Args:
-        given: What was passed.
-        limit: Most bytes.
+        content: The content to upload.
+        limit: Largest size in bytes.
 
     Raises:
-        FileTooLargeError: It has more.
-        FileTransferError: It cannot be read.
+        FileTooLargeError: The content is larger.
+        FileTransferError: The content cannot be read.
     """
     if isinstance(content, bytes):
         source: UploadSource = BytesSource(content)
@@ -158,18 +165,21 @@ async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
     elif isinstance(content, (Readable, AsyncIterable)):
         source = await _spool(content, limit)
     else:
-        raise FileTransferError(f"a {type(content).__name__} cannot be uploaded")
+        raise FileTransferError(
+            f"cannot upload a {type(content).__name__}",
+            hint="pass a path, bytes, an open binary file or an async iterator of bytes",
+        )
     return source
 
 
 def _check_path(content: str | os.PathLike[str]) -> Path:
-    if os.fspath(content) in {"", b""}:  # Path takes it for the working directory
-        raise FileTransferError("an empty path cannot be uploaded")
+    if os.fspath(content) in {"", b""}:  # for Path it is the working directory
+        raise FileTransferError("cannot upload an empty path")
     return Path(content)
 
 
 def _open_path(path: Path, limit: int) -> UploadSource:
-    if not os.path.isdir(path):  # noqa: PTH112 - it is not stopped by a name that is too long
+    if not os.path.isdir(path):  # noqa: PTH112 - unlike Path, it accepts a name that is too long
         return PathSource(path)
     folder = tempfile.TemporaryDirectory(prefix="cci-")
     try:
@@ -182,7 +192,7 @@ def _open_path(path: Path, limit: int) -> UploadSource:
 
 
 def _zip_folder(folder: Path, target: Path, limit: int) -> None:
-    """Put a folder of this machine into a zip; links are left out."""
+    """Write a folder of this machine into a zip, without its links."""
     try:
         files = [
             Path(place, name)
@@ -196,15 +206,20 @@ def _zip_folder(folder: Path, target: Path, limit: int) -> None:
                 packed.write(path, path.relative_to(folder))
     except FileTransferError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name that is no text
+    except (OSError, ValueError) as error:  # ValueError: a name that is not text
         raise _build_read_error(folder, error) from error
 
 
 def check_folder_size(files: int, size: int, limit: int) -> None:
     """Refuse a folder with too many files or bytes.
 
+    Args:
+        files: Number of files.
+        size: Size of all files in bytes.
+        limit: Largest size in bytes.
+
     Raises:
-        FileTooLargeError: It has.
+        FileTooLargeError: The folder has more than `MAX_FOLDER_FILES` files or `limit` bytes.
     """
     if files > MAX_FOLDER_FILES:
         raise FileTooLargeError(
@@ -239,7 +254,7 @@ async def _spool(content: Readable | AsyncIterable[bytes], limit: int) -> Upload
 
 
 async def _read(content: Readable) -> AsyncIterator[bytes]:
-    """The content of a file object, whose `read` may be awaited, as that of web frameworks."""
+    """Yield the content of a file object. Its `read` may be async, as in web frameworks."""
     read: Any = content.read
     is_async = inspect.iscoroutinefunction(read)
     try:
@@ -255,12 +270,12 @@ async def _read(content: Readable) -> AsyncIterator[bytes]:
 def _check_chunk(size: int, chunk: object, limit: int) -> int:
     if not isinstance(chunk, bytes):
         raise FileTransferError(
-            f"files are made of bytes, not of {type(chunk).__name__}",
+            f"the file returned {type(chunk).__name__} instead of bytes",
             hint="open the file in binary mode",
         )
     if size + len(chunk) > limit:
         raise FileTooLargeError(
-            f"it is larger than {limit:,} bytes", size=size + len(chunk), limit=limit
+            f"the file is larger than {limit:,} bytes", size=size + len(chunk), limit=limit
         )
     return size + len(chunk)
 
@@ -270,5 +285,5 @@ def _raise(error: OSError) -> None:
 
 
 def _build_read_error(path: Path, error: OSError | ValueError) -> FileTransferError:
-    why = getattr(error, "strerror", None) or type(error).__name__
-    return FileTransferError(f"cannot read {str(path)!a}: {why}")
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return FileTransferError(f"cannot read {str(path)!a}: {reason}")

@@ -1,4 +1,8 @@
-"""Files written on this machine: beside their target first, and never over another unasked."""
+"""Targets of downloads, which are written whole and replace a file only on request.
+
+A file is first written under a temporary name next to its target. It then takes the target's
+name in one step, so that readers see the old or the new file and never a part.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,34 @@ from cci_plugins.errors import FileTransferError, TargetExistsError
 
 
 def resolve_in_folder(folder: Path, name: str) -> Path:
-    """Where a session's file goes in a folder: never outside of it, and through no link.
+    """Return the path of a session's file in a folder, never outside it or through a link.
+
+    Args:
+        folder: The folder on this machine.
+        name: The file's name in the session.
 
     Raises:
-        UnsafeNameError: The name would lead out of the folder, or is reserved.
-        FileTransferError: A link is in the way.
+        UnsafeNameError: The name would leave the folder, or is reserved.
+        FileTransferError: A folder on the way is a link.
     """
     path = folder
     *parents, leaf = normalize_new_name(name).split("/")
     for part in parents:
         path /= part
         if path.is_symlink():
-            raise FileTransferError(f"{path} is a link, which a download does not follow")
+            raise FileTransferError(
+                f"cannot write through {path}: it is a link", hint="pass another to="
+            )
     return path / leaf
 
 
 def resolve_target(to: str | os.PathLike[str], name: str) -> Path:
-    """Where a session's file goes: the path itself, or its own name in a folder."""
+    """Return the target path of a session's file.
+
+    Args:
+        to: The path itself, or a folder, which exists or ends in a slash.
+        name: The file's name in the session, whose last part is used in a folder.
+    """
     path = Path(to)
     if path.is_dir() or os.fspath(to).endswith(("/", os.sep)):
         return resolve_in_folder(path, name.rpartition("/")[2])
@@ -38,14 +53,14 @@ def resolve_target(to: str | os.PathLike[str], name: str) -> Path:
 
 @contextmanager
 def create_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A file beside its target that takes the target's name when all went well.
+    """Provide a temporary file that takes the target's name when the context succeeds.
 
     Args:
-        path: The target; its folders are made.
-        overwrite: Replace what is there; a link is replaced itself, not what it leads to.
+        path: The target. Its folders are created.
+        overwrite: Replace an existing target. A link itself is replaced, not the file it leads to.
 
     Raises:
-        TargetExistsError: Something of that name is there.
+        TargetExistsError: The target exists and `overwrite` is false.
         FileTransferError: The target cannot be written.
     """
     with _translate_errors(path):
@@ -75,7 +90,7 @@ def _move_into_place(part: Path, path: Path, *, overwrite: bool) -> None:
         part.replace(path)
         return
     try:
-        path.hardlink_to(part)  # unlike a rename, it fails when the name was taken meanwhile
+        path.hardlink_to(part)  # unlike a rename, it fails when the name exists by now
     except FileExistsError:
         raise _build_exists_error(path) from None
     except OSError:  # a file system without links
@@ -85,4 +100,4 @@ def _move_into_place(part: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _build_exists_error(path: Path) -> TargetExistsError:
-    return TargetExistsError(f"{path} is there already", hint="pass overwrite=True to replace it")
+    return TargetExistsError(f"{path} exists already", hint="pass overwrite=True to replace it")

@@ -1,4 +1,4 @@
-"""Takes secrets out of exceptions."""
+"""Redaction of exceptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cci_plugins.errors import CodeInterpreterError
 from .stream import redact
 from .values import redact_value
 
-# What built-in exceptions keep outside their __dict__ and show.
+# Attributes that built-in exceptions hold outside their __dict__ and show.
 _BUILTIN_ATTRIBUTES = (
     "filename",
     "filename2",
@@ -26,11 +26,14 @@ _BUILTIN_ATTRIBUTES = (
 
 
 def redact_exception(error: BaseException) -> BaseException:
-    """The exception without secrets in its text, arguments, attributes, notes and chain.
+    """Remove secrets from an exception's text, arguments, attributes, notes and chain.
+
+    Args:
+        error: The exception, which is changed in place.
 
     Returns:
-        The same exception, changed; or, when it still shows one (its text may come from
-        somewhere else), a `CodeInterpreterError` with its name, redacted text and traceback.
+        The same exception. If it still shows a secret, because its text comes from elsewhere, a
+        `CodeInterpreterError` with its name, redacted text and traceback.
     """
     return _redact(error, {})
 
@@ -81,14 +84,14 @@ def _build_replacement(error: BaseException) -> BaseException:
 def _format_error(error: BaseException, formatter: Callable[[object], str] = str) -> str:
     try:
         return formatter(error)
-    except Exception:  # noqa: BLE001 - somebody else's __str__ or __repr__
+    except Exception:  # noqa: BLE001 - a foreign __str__ or __repr__
         return ""
 
 
 def _get(error: BaseException, name: str) -> Any:
     try:
         return getattr(error, name, None)
-    except Exception:  # noqa: BLE001 - somebody else's property
+    except Exception:  # noqa: BLE001 - a foreign property
         return None
 
 
@@ -98,5 +101,5 @@ def _set(error: BaseException, name: str, value: Any, *, quiet: bool | None = No
             setattr(error, name, value)
         if quiet is not None:
             error.__suppress_context__ = quiet  # setting a cause sets this too
-    except Exception:  # noqa: BLE001, S110 - what cannot be changed is judged by what it shows
+    except Exception:  # noqa: BLE001, S110 - a value that cannot be changed is judged by what it shows
         pass

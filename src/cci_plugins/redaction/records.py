@@ -1,4 +1,4 @@
-"""Takes secrets out of log records."""
+"""Redaction of log records."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class RedactingFilter(logging.Filter):
-    """Lets every record pass, without the secrets in it.
+    """A logging filter that passes every record on without its secrets.
 
-    A filter of a logger sees what is logged to that logger, not what its children or other
-    libraries log. To redact all that an application writes, give it to the handlers:
+    A filter of a logger sees the records of that logger, not those of its children or of other
+    libraries. To redact everything that an application logs, add it to the handlers.
+
+    A record without a secret is not changed. Others may lose the arguments of their message, and
+    have their traceback as text only.
+
+    Example:
+        ```python
+        import logging
+
+        from cci_plugins.redaction import RedactingFilter
 
         for handler in logging.getLogger().handlers:
             handler.addFilter(RedactingFilter())
-
-    A record without a secret is left as it is. In others the message may come without its
-    arguments, and a traceback only as text.
+        ```
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact message, arguments, traceback, stack and extra attributes; always True."""
+        """Redact message, arguments, traceback, stack and extra attributes. Return True."""
         _redact_message(record)
         _redact_traceback(record)
         if record.stack_info:
@@ -46,7 +53,7 @@ def install(target: logging.Filterer) -> None:
 def _redact_message(record: logging.LogRecord) -> None:
     try:
         message = record.getMessage()
-    except Exception:  # noqa: BLE001 - a wrong format is told by the handler, with what it has
+    except Exception:  # noqa: BLE001 - the handler reports a wrong format, with these values
         record.msg, record.args = redact(str(record.msg)), _redact_arguments(record.args)
         return
     if (clean := redact(message)) != message:
@@ -64,14 +71,14 @@ def _redact_arguments(given: Any) -> Any:
 
 
 def _redact_argument(value: Any) -> Any:
-    """The value itself unless its text has a secret."""
+    """Return the value itself unless its text has a secret."""
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, str):
         return redact(value)
     try:
         text, representation = str(value), repr(value)
-    except Exception:  # noqa: BLE001 - somebody else's __str__
+    except Exception:  # noqa: BLE001 - a foreign __str__
         return value
     if redact(representation) == representation and redact(text) == text:
         return value

@@ -1,4 +1,18 @@
-"""Hides what follows an announcement, in a text that comes in pieces."""
+"""Scanner that hides the values behind announcements, in a text that arrives in chunks.
+
+The scanner is a state machine. Each state is a method that appends to the output and returns
+whether there is more to do with the text it has:
+
+* `_find_announcement`: search. Everything up to the end of the next announcement is output.
+* `_match_secret`: the value behind it decides. A secret is replaced by `[redacted]`. A value
+  that may still become a secret is held back until the next chunk. Anything else is output.
+* `_drop_rest_of_secret`: drop the remaining characters of a secret, over as many chunks as needed.
+* `_skip_text`: output characters that belong to a value which was not a secret.
+
+`_text` holds the text that is still needed. Characters before `_output_end` were output or
+hidden. The next announcement begins at `_search_start` or later. The last 96 characters stay in
+`_text` after they were output, because an announcement may be cut anywhere.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +21,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 REDACTED = "[redacted]"
-MAX_ANNOUNCEMENT_LENGTH = 96  # no announcement is longer
+MAX_ANNOUNCEMENT_LENGTH = 96
 EMPTY_PATTERN = re.compile("")
 
 
 @dataclass(frozen=True, slots=True)
 class SecretRule:
-    """What a secret looks like after its announcement.
+    """The form of a secret after its announcement.
 
     Attributes:
-        secret: Enough of it to be sure; its first group stays visible.
-        undecided: The rest of a text that may still become one.
-        rest: More of a secret that was recognised.
-        cut: The beginning of an escape that a piece ended in.
-        dull: What to pass over when it is none.
+        secret: Matches enough of it to be sure. The first group stays visible.
+        partial: Matches the end of a text that may still become one.
+        rest: Matches more of a secret that was recognised.
+        partial_escape: Matches the start of an escape at the end of a chunk.
+        skip: Matches the text to skip when it is not a secret.
     """
 
     secret: re.Pattern[str]
@@ -31,29 +45,29 @@ class SecretRule:
 
 
 class Scanner:
-    """Passes a text on without its announced secrets; holds back only an undecided one.
+    """A filter that outputs a text without its announced secrets.
 
-    Announcements are never held back: they are no secret, and they are still recognised when
-    only their end comes with the next piece.
+    It holds back only a value that may still become a secret. Announcements are never held back.
+    They are not secret, and one is still recognised when only its end is in the next chunk.
 
     Args:
-        announcement: Matches what announces a secret; no match is longer than `REACH`.
-        choose: The rule for such a match.
+        announcement: Matches announcements, of at most `MAX_ANNOUNCEMENT_LENGTH` characters.
+        choose_rule: Returns the rule for such a match.
     """
 
     def __init__(
-        self, announcement: re.Pattern[str], choose: Callable[[re.Match[str]], SecretRule]
+        self, announcement: re.Pattern[str], choose_rule: Callable[[re.Match[str]], SecretRule]
     ) -> None:
         self._announcement = announcement
-        self._choose = choose
+        self._choose_rule = choose_rule
         self._text = ""
-        self._output_end = 0  # passed on or hidden up to here
+        self._output_end = 0  # output or hidden up to here
         self._search_start = 0  # the next announcement begins here or later
         self._step = self._find_announcement
         self._rule: SecretRule | None = None
 
     def feed(self, chunk: str, *, last: bool = False) -> str:
-        """What may be seen so far; everything when this piece is the last."""
+        """Return the output so far, or all of it when this chunk is the last."""
         offset = max(0, self._search_start - MAX_ANNOUNCEMENT_LENGTH)
         self._text = self._text[offset:] + chunk
         self._output_end -= offset
@@ -72,7 +86,7 @@ class Scanner:
             end if match else max(self._search_start, end - MAX_ANNOUNCEMENT_LENGTH)
         )
         if match is not None:
-            self._rule, self._step = self._choose(match), self._match_secret
+            self._rule, self._step = self._choose_rule(match), self._match_secret
         return match is not None
 
     def _match_secret(self, output: list[str], last: bool) -> bool:  # noqa: FBT001
@@ -108,7 +122,7 @@ class Scanner:
 
     def _get_rule(self) -> SecretRule:
         if self._rule is None:
-            raise RuntimeError("there was no announcement")
+            raise RuntimeError("a rule is needed before any announcement was found")
         return self._rule
 
 

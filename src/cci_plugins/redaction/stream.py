@@ -1,17 +1,25 @@
-"""Takes secrets out of a text, whole or as it comes."""
+"""Redaction of a text, whole or in chunks."""
 
 from __future__ import annotations
 
-from .announced import build_named_value_scanner, build_token_scanner
-from .known import SECRETS, RegisteredSecretScanner
+from .patterns import build_named_value_scanner, build_token_scanner
+from .registry import SECRETS, RegisteredSecretScanner
 
 
 class Redactor:
-    """Takes secrets out of a text that comes in pieces, wherever it is cut.
+    """A redactor of a text that arrives in chunks, even when a secret spans two of them.
 
-    The pieces it returns, joined, are what `redact` makes of the whole text. It holds back only
-    an end that may be a secret's beginning: at most 4,096 characters of what looks like a token,
-    or as many as the longest known secret has, URL-encoded.
+    The chunks it returns, joined, equal the result of `redact` on the whole text. It holds back
+    only an end that may be the start of a secret. That is at most 4,096 characters that look like
+    a token, or as many as the longest registered secret has, URL-encoded.
+
+    Example:
+        ```python
+        from cci_plugins.redaction import Redactor
+
+        redactor = Redactor()
+        print(redactor.feed("https://x/?sig=ab") + redactor.feed("cdef") + redactor.finish())
+        ```
     """
 
     def __init__(self) -> None:
@@ -22,11 +30,11 @@ class Redactor:
         )
 
     def feed(self, chunk: str) -> str:
-        """What may be seen so far."""
+        """Return the redacted text so far."""
         return self._run_stages(chunk, last=False)
 
     def finish(self) -> str:
-        """What was held back; nothing is fed after it."""
+        """Return the text that was held back. Feed nothing after it."""
         return self._run_stages("", last=True)
 
     def _run_stages(self, chunk: str, *, last: bool) -> str:
@@ -36,6 +44,17 @@ class Redactor:
 
 
 def redact(text: str) -> str:
-    """The text with every secret replaced by `[redacted]`; the names of parameters stay."""
+    """Return the text with every secret replaced by `[redacted]`. Names of parameters stay.
+
+    Args:
+        text: Any text.
+
+    Example:
+        ```python
+        from cci_plugins.redaction import redact
+
+        print(redact("https://x/?sp=r&sig=abc"))
+        ```
+    """
     text, _ = SECRETS.redact(text)
     return build_token_scanner().feed(build_named_value_scanner().feed(text, last=True), last=True)

@@ -1,4 +1,4 @@
-"""Takes secrets out of values as JSON has them."""
+"""Redaction of JSON-like values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]*+={0,2}[\r\n]*")
 
 
 def redact_value(value: Any) -> Any:
-    """The value without secrets: texts in dicts (keys too), lists, tuples, sets and bytes.
+    """Return the value without secrets, in dicts (keys too), lists, tuples, sets and bytes.
 
-    What is something else is returned as it is. Base64 of images is not searched: the texts
-    under `image/*` keys of a notebook's MIME bundle, and the `data` of an MCP image.
+    Values of other types are returned unchanged. Base64 of images is not searched: texts under
+    `image/*` keys of a notebook's MIME bundle, and the `data` of an MCP image.
+
+    Args:
+        value: The value. It is not changed.
     """
     return _redact(value, 0)
 
@@ -57,7 +60,7 @@ def _redact_mapping(value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
 
 
 def _redact_named(name: Any, item: Any, depth: int) -> Any:
-    """The value of a header or parameter, which its name announces."""
+    """Redact the value of a header or parameter, which may be secret because of its name."""
     if not _is_secret_name(name):
         return _redact(item, depth)
     if depth <= MAX_DEPTH and isinstance(item, list):

@@ -25,6 +25,6 @@ def test_an_unsafe_name_is_refused(name: str) -> None:
         validate_name(name)
 
 
-def test_media_types_follow_the_name() -> None:
+def test_media_types_are_guessed_from_the_name() -> None:
     assert guess_media_type("a.png") == "image/png"
     assert guess_media_type("a") == "application/octet-stream"

@@ -1,4 +1,4 @@
-"""The environment decides where code runs, and half a configuration is an error."""
+"""The environment decides where code runs, and an incomplete configuration is an error."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(str(name), raising=False)
 
 
-def test_nothing_configured_means_the_embedded_pool() -> None:
+def test_without_configuration_the_embedded_pool_is_used() -> None:
     assert Settings.read().chosen_pool == "local"
 
 
-def test_an_endpoint_and_a_key_mean_the_platform_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_and_a_key_select_the_platform_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCP_SERVER_URL", ENDPOINT)
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "SECRET")
     settings = Settings.read()
@@ -40,7 +40,7 @@ def test_an_endpoint_and_a_key_mean_the_platform_pool(monkeypatch: pytest.Monkey
         ("AZURE_SESSION_POOL_MCP_KEY", "AZURE_SESSION_POOL_MCP_ENDPOINT"),
     ],
 )
-def test_half_a_configuration_names_what_is_missing(
+def test_an_incomplete_configuration_names_the_missing_variable(
     monkeypatch: pytest.MonkeyPatch, given: str, missing: str
 ) -> None:
     monkeypatch.setenv(given, "value")
@@ -54,7 +54,7 @@ def test_a_platform_pool_without_an_endpoint_is_refused(monkeypatch: pytest.Monk
         Settings.read()
 
 
-def test_a_bad_value_names_its_variable_and_not_its_content(
+def test_an_invalid_value_names_its_variable_without_the_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CCI_TIMEOUT", "SECRET")

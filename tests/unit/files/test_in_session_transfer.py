@@ -11,7 +11,12 @@ import pytest
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, FileTooLargeError, FileTransferError
 from cci_plugins.files import in_session_transfer
-from cci_plugins.files.file_transfer import Bridge, FileOptions, UnreachableError, _check_report
+from cci_plugins.files.file_transfer import (
+    FileOptions,
+    FileTransfer,
+    UnreachableError,
+    _check_report,
+)
 from cci_plugins.files.in_session_transfer import _ProgressParser, transfer_in_session
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, SessionPool
@@ -110,7 +115,9 @@ class Kept:
 @pytest.mark.parametrize("said", WRONG, ids=lambda said: ascii(said[:40]))
 async def test_a_report_that_is_none_is_one_plain_error(said, tmp_path, monkeypatch):
     kept = Kept(monkeypatch)
-    bridge = Bridge(Hostile(said), limits=Limits(inline_bytes=1), options=FileOptions(storage()))
+    bridge = FileTransfer(
+        Hostile(said), limits=Limits(inline_bytes=1), options=FileOptions(storage())
+    )
     with pytest.raises(FileTransferError):
         await bridge.download("s", "a", tmp_path / "a", lambda _: None)
     assert len(kept.deleted) == 1
@@ -121,7 +128,7 @@ async def test_a_file_that_is_larger_than_was_listed_is_not_taken(tmp_path, monk
     Kept(monkeypatch)
     limits = Limits(inline_bytes=1, staged_bytes=1000)
     said = f'MARK{{"size": 1001, "sha256": "{DIGEST}"}}MARK'
-    bridge = Bridge(Hostile(said), limits=limits, options=FileOptions(storage()))
+    bridge = FileTransfer(Hostile(said), limits=limits, options=FileOptions(storage()))
     with pytest.raises(FileTooLargeError):
         await bridge.download("s", "a", tmp_path / "a", lambda _: None)
 
@@ -129,7 +136,9 @@ async def test_a_file_that_is_larger_than_was_listed_is_not_taken(tmp_path, monk
 async def test_a_session_that_says_it_is_cut_off_speaks_for_itself_only(tmp_path, monkeypatch):
     Kept(monkeypatch)
     said = 'MARK{"failed": "no way", "kind": "unreachable"}MARK'
-    bridge = Bridge(Hostile(said, size=1 << 40), limits=Limits(), options=FileOptions(storage()))
+    bridge = FileTransfer(
+        Hostile(said, size=1 << 40), limits=Limits(), options=FileOptions(storage())
+    )
     bridge._limits = Limits(staged_bytes=1 << 41)
     with pytest.raises(FileTooLargeError):
         await bridge.download("hostile", "a", tmp_path / "a", lambda _: None)

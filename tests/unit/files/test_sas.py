@@ -1,4 +1,4 @@
-"""What a SAS says of itself, which URLs are accepted, and that no URL shows its secret."""
+"""A SAS is read, URLs are accepted or refused, and no URL shows its secret."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cci_plugins.common.hosts import AmbiguousUrlError, split_url
+from cci_plugins.common.addresses import is_public
+from cci_plugins.common.urls import AmbiguousUrlError, SecretUrl, split_url
 from cci_plugins.errors import CodeInterpreterError, FileTransferError
 from cci_plugins.files.sas import (
     STORAGE_HOSTS,
     SasPolicy,
-    SecretUrl,
     accept,
     check,
     inspect,
-    is_public,
 )
 from cci_plugins.redaction import redact
 
@@ -51,12 +50,12 @@ def codes(url: str, policy: SasPolicy = POLICY, *, now: datetime = NOW) -> dict[
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_found_by_registration_only() -> Iterator[None]:
+def unregister_the_signature() -> Iterator[None]:
     yield
     SecretUrl(sas()).forget()
 
 
-# What the SDK makes
+# Signatures of the SDK
 
 
 def blob_sas(**options: object) -> str:
@@ -67,7 +66,7 @@ def blob_sas(**options: object) -> str:
     return f"{BASE}?{token}"
 
 
-def test_a_service_sas_of_the_sdk_is_understood() -> None:
+def test_a_service_sas_of_the_sdk_is_read() -> None:
     info = inspect(
         blob_sas(start=NOW - timedelta(minutes=5), ip="1.2.3.4-1.2.3.9", protocol="https")
     )
@@ -88,7 +87,7 @@ def test_a_service_sas_of_the_sdk_is_understood() -> None:
     assert codes(blob_sas()) == {}
 
 
-def test_a_stored_policy_sas_of_the_sdk_is_understood() -> None:
+def test_a_stored_policy_sas_of_the_sdk_is_read() -> None:
     url = blob_sas(permission=None, expiry=None, policy_id="readers")
     info = inspect(url)
     assert (info.kind, info.policy_id, info.expires_at, info.permissions) == (
@@ -101,7 +100,7 @@ def test_a_stored_policy_sas_of_the_sdk_is_understood() -> None:
     assert codes(url) == {"hidden-expiry": "warn"} | {"hidden-permissions": "warn"}
 
 
-def test_a_container_sas_of_the_sdk_is_understood() -> None:
+def test_a_container_sas_of_the_sdk_is_read() -> None:
     from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
     token = generate_container_sas(
@@ -118,7 +117,7 @@ def test_a_container_sas_of_the_sdk_is_understood() -> None:
     )
 
 
-def test_an_account_sas_of_the_sdk_is_understood() -> None:
+def test_an_account_sas_of_the_sdk_is_read() -> None:
     from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
     def url(kinds: ResourceTypes) -> str:
@@ -132,7 +131,7 @@ def test_an_account_sas_of_the_sdk_is_understood() -> None:
     assert codes(url(ResourceTypes(container=True)))["permission"] == "refuse"
 
 
-def test_a_user_delegation_sas_of_the_sdk_is_understood() -> None:
+def test_a_user_delegation_sas_of_the_sdk_is_read() -> None:
     from azure.storage.blob import UserDelegationKey
 
     key = UserDelegationKey()
@@ -154,7 +153,7 @@ def test_a_user_delegation_sas_of_the_sdk_is_understood() -> None:
     early=st.none() | st.integers(0, 3000),
     blob=st.text(min_size=1, max_size=30),
 )
-def test_whatever_the_sdk_signs_is_taken_apart(
+def test_every_sas_of_the_sdk_is_read(
     permission: set[str], minutes: int, early: int | None, blob: str
 ) -> None:
     from azure.storage.blob import BlobSasPermissions, generate_blob_sas
@@ -184,7 +183,7 @@ def test_whatever_the_sdk_signs_is_taken_apart(
     assert (found.get("permission") == "refuse") == ("r" not in permission)
 
 
-# Times and nonsense
+# Times and invalid fields
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_whatever_the_sdk_signs_is_taken_apart(
         ("2026-05-01T13:00:05+02:00", datetime(2026, 5, 1, 11, 0, 5, tzinfo=UTC)),
     ],
 )
-def test_every_form_of_a_time_is_read(text: str, time: datetime) -> None:
+def test_every_format_of_a_time_is_read(text: str, time: datetime) -> None:
     assert inspect(sas(se=text)).expires_at == time
     assert inspect(sas().replace("2026-05-01T13%3A00%3A00Z", text)).expires_at == time
 
@@ -241,7 +240,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("code", REFUSED)
-def test_a_url_is_refused_with_reason_and_mend(code: str) -> None:
+def test_a_url_is_refused_with_a_reason_and_a_hint(code: str) -> None:
     assert codes(REFUSED[code])[code] == "refuse"
     with pytest.raises(FileTransferError, match="the URL was refused: ") as caught:
         accept(REFUSED[code], now=NOW)
@@ -252,17 +251,17 @@ def test_a_url_is_refused_with_reason_and_mend(code: str) -> None:
     "more",
     [{"sp": "R!"}, {"spr": "http"}, {"sip": "x"}, {"sip": "1.2.3.4-1.2.3.1"}, {"sv": "new"}],
 )
-def test_nonsense_is_refused(more: dict[str, str]) -> None:
+def test_an_invalid_field_is_refused(more: dict[str, str]) -> None:
     assert codes(sas(**more))["malformed"] == "refuse"
 
 
-def test_clock_skew_is_allowed_for() -> None:
+def test_times_may_differ_by_the_clock_skew() -> None:
     assert codes(sas(st="2026-05-01T12:04:00Z")) == {}
     assert codes(sas(se="2026-05-02T12:04:00Z")) == {}
     assert codes(sas(se="2026-05-02T12:06:00Z")) == {"lifetime": "warn"}
 
 
-def test_what_is_needed_can_be_chosen() -> None:
+def test_the_policy_names_the_permissions_that_are_needed() -> None:
     writing = SasPolicy(permissions_needed="cw")
     assert codes(sas(sp="cw"), writing) == {}
     assert codes(sas(sp="rcw"), writing) == {"more-permissions": "warn"}
@@ -275,7 +274,7 @@ def test_a_url_without_sas_is_fine_on_an_allowed_host() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=80) | st.text(max_size=60).map(lambda query: f"{BASE}?sig=x&{query}"))
-def test_whatever_the_text_only_our_own_error_comes(text: str) -> None:
+def test_any_text_raises_only_errors_of_this_package(text: str) -> None:
     inspect(text)
     check(text, POLICY, now=NOW)
     try:
@@ -408,7 +407,7 @@ def test_a_private_address_is_refused_even_when_it_is_on_the_list(host: str) -> 
     assert found.get("private-address") == "refuse" or found.get("url") == "refuse"
 
 
-def test_a_private_address_is_allowed_by_name_and_port_only() -> None:
+def test_a_private_address_is_allowed_only_by_name_and_port() -> None:
     policy = SasPolicy(
         hosts=("127.0.0.1:10000", "[::1]:10000", "azurite"), allow_private=True, allow_http=True
     )
@@ -430,7 +429,7 @@ def test_a_public_address_is_public(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["", "x", "127.1", "fe80::1%eth0", "::ffff:10.0.0.1", "8.8.8.8 "]
 )
-def test_what_is_no_public_address_is_not(address: str) -> None:
+def test_a_private_or_invalid_address_is_not_public(address: str) -> None:
     assert not is_public(address)
 
 
@@ -505,19 +504,19 @@ def test_an_accepted_url_has_one_host_for_every_client(
             finding.code in {"url", "host", "scheme"} for finding in check(url, policy, now=NOW)
         ):
             continue
-        host_checked = split_url(url).host
+        checked_host = split_url(url).host
         client = httpx.URL(url)
-        assert client.raw_host.decode() == host_checked
+        assert client.raw_host.decode() == checked_host
         assert client.scheme == "https"
         assert client.port in {None, 443}
-        assert urlsplit(url).hostname == host_checked
+        assert urlsplit(url).hostname == checked_host
         request_host = Request(url).host.lower()
-        assert request_host.removesuffix(":443").strip("[]") == host_checked
+        assert request_host.removesuffix(":443").strip("[]") == checked_host
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=40))
-def test_splitting_raises_its_own_error_only(text: str) -> None:
+def test_splitting_a_url_raises_only_its_own_error(text: str) -> None:
     for url in (text, f"https://{text}", f"https://{text}/"):
         try:
             parts = split_url(url)
@@ -536,7 +535,7 @@ class Holder:
     url: SecretUrl
 
 
-def test_a_secret_url_shows_its_address_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_secret_url_shows_only_its_address(caplog: pytest.LogCaptureFixture) -> None:
     url = SecretUrl(sas() + "#fragment")
     holder = Holder("a", url)
     logging.getLogger("elsewhere").warning("at %s, %r", url, url)
@@ -560,7 +559,7 @@ def test_a_secret_url_shows_its_address_only(caplog: pytest.LogCaptureFixture) -
         "",
     ],
 )
-def test_a_url_that_is_not_clear_shows_nothing(text: str) -> None:
+def test_an_ambiguous_url_shows_nothing(text: str) -> None:
     url = SecretUrl(text)
     assert "passw0rd" not in str(url) + repr(url) + url.path
     assert "abcdefgh" not in str(url) + repr(url) + url.path
@@ -581,13 +580,13 @@ def test_a_secret_url_is_a_value() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_secret_url_is_not_pickled(protocol: int) -> None:
+def test_a_secret_url_cannot_be_pickled(protocol: int) -> None:
     with pytest.raises(TypeError, match="written down") as caught:
         pickle.dumps({"a": [SecretUrl(sas())]}, protocol)
     assert "kJ3x" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_its_signature_is_known_to_redaction_until_it_is_forgotten() -> None:
+def test_the_signature_is_redacted_until_it_is_forgotten() -> None:
     other = SIG.replace("kJ3x", "Zz9y")
     url = SecretUrl(sas(sig=other))
     assert other not in redact(f"the code printed {other}")
@@ -613,7 +612,7 @@ def test_a_refusal_names_no_secret() -> None:
         assert "passw0rd" not in shown
 
 
-def test_what_cannot_be_read_in_one_way_is_refused() -> None:
+def test_an_ambiguous_url_is_refused() -> None:
     for url in ("https://[1:2]/", f"{BASE}?{'a' * 20_000}", "https:///c", "https://acct_/"):
         assert codes(url) == {"url": "refuse"}
     loopback = SasPolicy(hosts=("::1",), allow_private=True)

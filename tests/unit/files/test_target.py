@@ -1,4 +1,4 @@
-"""Files are written where they belong, whole or not at all, and over nothing unasked."""
+"""Downloads are written inside their folder, whole or not at all, and replace files on request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NAMES = st.tuples(
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All that lies in a folder."""
+    """Return the files of a folder with their bytes."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -60,7 +60,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 @example("link/x")
 @example("link")
 @example("a/b/c")
-def test_every_name_is_refused_or_lands_in_the_folder(name):
+def test_every_name_is_refused_or_stays_in_the_folder(name):
     with tempfile.TemporaryDirectory() as place:
         root = Path(place).resolve()
         inside, outside = root / "in", root / "outside"
@@ -104,7 +104,7 @@ RESERVED += ["a.", "a ", "sub./x", "C:evil.exe", "sub/c:x", "\u202egpj.exe", "a\
 
 
 @pytest.mark.parametrize("name", RESERVED, ids=ascii)
-def test_a_name_that_some_system_reads_otherwise_is_refused(name):
+def test_a_name_that_some_system_reserves_is_refused(name):
     with pytest.raises(UnsafeNameError):
         normalize_new_name(name)
 
@@ -112,7 +112,7 @@ def test_a_name_that_some_system_reads_otherwise_is_refused(name):
 @pytest.mark.parametrize(
     "name", ["12:30.png", "console.txt", "com10", "\U0001f469\u200d\U0001f52c"]
 )
-def test_ordinary_names_are_taken(name):
+def test_ordinary_names_are_accepted(name):
     assert normalize_new_name(name) == name
 
 
@@ -126,11 +126,11 @@ def test_ordinary_names_are_taken(name):
         ("", ""),
     ],
 )
-def test_the_name_of_an_address_is_its_last_part(path, name):
+def test_the_file_name_of_a_url_is_its_last_part(path, name):
     assert parse_url_file_name(path) == name
 
 
-def test_a_folder_is_told_by_what_is_there_or_by_a_slash(tmp_path):
+def test_a_folder_is_recognised_by_its_existence_or_a_slash(tmp_path):
     assert resolve_target(tmp_path, "sub/a.txt") == tmp_path / "a.txt"
     assert resolve_target(f"{tmp_path}/new/", "a.txt") == tmp_path / "new" / "a.txt"
     assert resolve_target(tmp_path / "b.txt", "a.txt") == tmp_path / "b.txt"
@@ -140,7 +140,7 @@ def test_a_folder_is_told_by_what_is_there_or_by_a_slash(tmp_path):
         resolve_target(tmp_path, "nul")
 
 
-def test_links_in_the_way_are_not_followed(tmp_path):
+def test_links_on_the_way_are_not_followed(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     folder = tmp_path / "folder"
@@ -165,7 +165,7 @@ def test_links_in_the_way_are_not_followed(tmp_path):
 
 @pytest.mark.parametrize("links", [True, False], ids=["hardlinks", "no-hardlinks"])
 @pytest.mark.parametrize("taken", ["file", "link", "folder"])
-def test_a_name_that_was_taken_meanwhile_is_left_alone(tmp_path, monkeypatch, links, taken):
+def test_a_target_that_appeared_meanwhile_is_not_replaced(tmp_path, monkeypatch, links, taken):
     if not links:
 
         def refuse(*_):
@@ -187,7 +187,7 @@ def test_a_name_that_was_taken_meanwhile_is_left_alone(tmp_path, monkeypatch, li
         assert target.read_bytes() == b"another's"
 
 
-def test_without_hard_links_a_file_still_arrives(tmp_path, monkeypatch):
+def test_a_file_arrives_without_hard_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "no links here")
 
@@ -199,7 +199,7 @@ def test_without_hard_links_a_file_still_arrives(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError, FileTransferError])
-def test_nothing_is_left_when_it_fails_half_way(tmp_path, overwrite, error):
+def test_a_failure_half_way_leaves_nothing(tmp_path, overwrite, error):
     target = tmp_path / "a.txt"
     if overwrite:
         target.write_bytes(b"old")
@@ -212,7 +212,7 @@ def test_nothing_is_left_when_it_fails_half_way(tmp_path, overwrite, error):
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_a_target_that_cannot_be_written_is_said_plainly(tmp_path):
+def test_a_target_that_cannot_be_written_raises_a_transfer_error(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder" / "sub").mkdir(parents=True)
     for target in (tmp_path / "file" / "x", tmp_path / "folder"):
@@ -222,7 +222,7 @@ def test_a_target_that_cannot_be_written_is_said_plainly(tmp_path):
     assert (tmp_path / "folder" / "sub").is_dir()
 
 
-def test_another_reader_sees_the_old_or_the_new_file_only(tmp_path):
+def test_a_reader_sees_only_the_old_or_the_new_file(tmp_path):
     target = tmp_path / "a"
     target.write_bytes(b"old")
     with target.open("rb") as reader, create_file(target, overwrite=True) as part:
@@ -241,7 +241,7 @@ async def read(source) -> bytes:
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Where copies on disk go."""
+    """A folder for temporary copies."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -249,14 +249,14 @@ def temporary(tmp_path, monkeypatch):
 
 
 @pytest.mark.anyio
-async def test_whatever_was_given_can_be_read_twice_and_is_let_go_of(tmp_path, temporary):
+async def test_every_kind_of_content_can_be_read_twice_and_is_released(tmp_path, temporary):
     async def chunks():
         yield b"ab"
         yield b"c"
 
     (tmp_path / "a").write_bytes(b"abc")
-    for given_ in (b"abc", tmp_path / "a", str(tmp_path / "a"), io.BytesIO(b"abc"), chunks()):
-        source = await make_source(given_, limit=3)
+    for content in (b"abc", tmp_path / "a", str(tmp_path / "a"), io.BytesIO(b"abc"), chunks()):
+        source = await make_source(content, limit=3)
         assert (source.size, await read(source), await read(source)) == (3, b"abc", b"abc")
         assert source.is_unchanged()
         async with source.path() as path:
@@ -267,7 +267,7 @@ async def test_whatever_was_given_can_be_read_twice_and_is_let_go_of(tmp_path, t
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_taken_leaves_nothing(tmp_path, temporary):
+async def test_content_that_cannot_be_uploaded_leaves_nothing(tmp_path, temporary):
     async def large():
         for _ in range(5):
             yield b"xx"
@@ -284,22 +284,22 @@ async def test_what_cannot_be_taken_leaves_nothing(tmp_path, temporary):
     os.mkfifo(tmp_path / "fifo")
     wrong = [io.StringIO("x"), text(), tmp_path / "none", tmp_path / "fifo", 5, closed]
     wrong += ["a\0b", "", "/dev/null", Path("x" * 5000)]
-    for given_ in wrong:
+    for content in wrong:
         with pytest.raises(FileTransferError) as caught:
-            await make_source(given_, limit=9)
+            await make_source(content, limit=9)
         assert str(caught.value).isprintable()
     with pytest.raises(FileTransferError):
         get_default_name("")
-    for given_ in (large(), io.BytesIO(b"x" * 10)):
+    for content in (large(), io.BytesIO(b"x" * 10)):
         with pytest.raises(FileTooLargeError):
-            await make_source(given_, limit=9)
+            await make_source(content, limit=9)
     with pytest.raises(RuntimeError, match="theirs"):
         await make_source(fails(), limit=9)
     assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.anyio
-async def test_a_file_that_changed_is_known_to_have(tmp_path):
+async def test_a_changed_file_is_detected(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     source = await make_source(path, limit=9)
@@ -314,7 +314,7 @@ async def test_a_file_that_changed_is_known_to_have(tmp_path):
 
 
 @pytest.mark.anyio
-async def test_a_folder_is_packed_without_what_links_lead_to(tmp_path, temporary, monkeypatch):
+async def test_a_folder_is_packed_without_the_targets_of_links(tmp_path, temporary, monkeypatch):
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "x").write_bytes(b"x")
@@ -358,7 +358,7 @@ async def test_a_folder_that_cannot_be_packed_whole_is_refused(tmp_path, tempora
     assert list(temporary.iterdir()) == []
 
 
-def test_nothing_here_leaves_a_file_open(tmp_path):
+def test_no_file_is_left_open(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         with create_file(tmp_path / "a", overwrite=False) as part:

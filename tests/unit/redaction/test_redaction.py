@@ -1,4 +1,4 @@
-"""Secrets are found in every spelling, wherever a text is cut, and nothing else is touched."""
+"""Secrets are found in every spelling, wherever a text is cut, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cci_plugins.redaction import (
     redact_exception,
     redact_value,
 )
-from cci_plugins.redaction.known import SECRETS, SecretRegistry
+from cci_plugins.redaction.registry import SECRETS, SecretRegistry
 
 SIG = "kJ3x+9Zq/Lm0aBcD1eFgH2iJkL3mNoPqR4sTuVwX5y8="
 KEY = base64.b64encode(bytes(range(64))).decode()
@@ -38,7 +38,7 @@ URL = f"https://acct.blob.core.windows.net/c/b.csv?sv=2024-11-04&sp=r&sig={quote
 ENCODED_TWICE = quote(quote(URL, safe=""), safe="")
 
 
-def html_escaped(text: str) -> str:
+def escape_html(text: str) -> str:
     return "".join(f"&#{ord(char)};" if char in "+/=" else char for char in escape(text))
 
 
@@ -55,7 +55,7 @@ ANNOUNCED = {
     "json, value too": json.dumps(f"?sig={SIG}").replace("/", "\\/").replace("+", "\\u002b"),
     "json in json": json.dumps(json.dumps(URL).replace("&", "\\u0026")),
     "html": escape(URL),
-    "html, numbers": html_escaped(f"https://x/?a=1&sig={SIG}"),
+    "html, numbers": escape_html(f"https://x/?a=1&sig={SIG}"),
     "upper": URL.replace("sig=", "SIG="),
     "bare": f"sig={SIG}",
     "parsed": str({"sp": ["r"], "sig": [SIG]}),
@@ -100,7 +100,7 @@ HARMLESS = [
 
 
 @pytest.fixture(autouse=True)
-def nothing_known() -> Iterator[None]:
+def unregister_secrets() -> Iterator[None]:
     yield
     for secret in list(SECRETS._uses):
         while secret in SECRETS._uses:
@@ -108,7 +108,7 @@ def nothing_known() -> Iterator[None]:
     assert SECRETS._spellings == SECRETS._heads == SECRETS._sizes == {} == SECRETS._grams
 
 
-def streamed(pieces: list[str]) -> str:
+def redact_in_chunks(pieces: list[str]) -> str:
     redactor = Redactor()
     return "".join(redactor.feed(piece) for piece in pieces) + redactor.finish()
 
@@ -128,11 +128,11 @@ def test_a_secret_is_found_wherever_the_text_is_cut(text: str) -> None:
     assert whole.startswith("before ")
     assert whole.endswith(" after")
     for at in range(len(text) + 1):
-        assert streamed([text[:at], text[at:]]) == whole
-    assert streamed(list(text)) == whole
+        assert redact_in_chunks([text[:at], text[at:]]) == whole
+    assert redact_in_chunks(list(text)) == whole
 
 
-def test_names_of_parameters_and_the_rest_stay() -> None:
+def test_names_of_parameters_and_other_text_stay() -> None:
     assert redact(URL + "&se=2026") == URL.partition("sig=")[0] + "sig=[redacted]&se=2026"
     connection = f"AccountName=a;AccountKey={KEY};EndpointSuffix=b"
     assert redact(connection) == "AccountName=a;AccountKey=[redacted];EndpointSuffix=b"
@@ -145,7 +145,7 @@ def test_ordinary_output_is_neither_changed_nor_held_back(text: str) -> None:
     assert Redactor().feed(text) == text
 
 
-def test_a_short_value_in_a_query_is_hidden_and_one_elsewhere_is_not() -> None:
+def test_a_short_value_is_hidden_only_in_a_query() -> None:
     assert redact("https://x/?sig=abc&b=1") == "https://x/?sig=[redacted]&b=1"
     assert redact("plot(sig=abc)") == "plot(sig=abc)"
 
@@ -168,15 +168,17 @@ FRAGMENTS = st.sampled_from(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(FRAGMENTS, max_size=12), st.data())
-def test_pieces_joined_are_what_the_whole_becomes(parts: list[str], data: st.DataObject) -> None:
+def test_redacted_chunks_joined_equal_the_redacted_whole(
+    parts: list[str], data: st.DataObject
+) -> None:
     know(KEY)
     know("s3cret value")
     text = "".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=20)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole = redact(text)
-    assert streamed(pieces) == whole
-    assert streamed(list(text)) == whole
+    assert redact_in_chunks(pieces) == whole
+    assert redact_in_chunks(list(text)) == whole
     assert redact(whole) == whole
     assert KEY not in whole
 
@@ -188,7 +190,7 @@ SECRET_TEXT = st.text(st.characters(codec="utf-8"), min_size=8, max_size=60) | s
 
 @settings(max_examples=300, deadline=None)
 @given(SECRET_TEXT, st.text(max_size=20), st.text(max_size=20), st.data())
-def test_a_known_secret_is_found_in_its_encodings(
+def test_a_registered_secret_is_found_in_its_encodings(
     secret: str, before: str, after: str, data: st.DataObject
 ) -> None:
     whole = before + secret + after
@@ -208,25 +210,25 @@ def test_a_known_secret_is_found_in_its_encodings(
         for spelling, text in spelt.items():
             assert spelling not in redact(text)
             cut = data.draw(st.integers(0, len(text)))
-            assert streamed([text[:cut], text[cut:]]) == redact(text)
+            assert redact_in_chunks([text[:cut], text[cut:]]) == redact(text)
         for text in (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()):
             assert "[redacted]" in redact(text)
-            assert streamed(list(text)) == redact(text)
+            assert redact_in_chunks(list(text)) == redact(text)
     finally:
         forget(secret)
 
 
-def test_a_known_secret_is_found_at_every_cut() -> None:
+def test_a_registered_secret_is_found_at_every_cut() -> None:
     know(SIG)
     for spelling in (SIG, quote(SIG, safe=""), base64.b64encode(SIG.encode()).decode()):
         for at in range(len(spelling) + 1):
-            assert streamed(["x " + spelling[:at], spelling[at:] + " y"]) == redact(
+            assert redact_in_chunks(["x " + spelling[:at], spelling[at:] + " y"]) == redact(
                 f"x {spelling} y"
             )
         assert SIG[:8] not in redact(spelling)
 
 
-def test_a_secret_is_known_as_long_as_somebody_uses_it() -> None:
+def test_a_secret_stays_registered_until_its_last_use_ends() -> None:
     know("abcdefgh")
     know("abcdefgh")
     forget("abcdefgh")
@@ -248,10 +250,10 @@ def test_a_very_long_secret_is_found() -> None:
     assert len(redact(f"x{secret}y")) < 100
 
 
-def test_the_registry_does_not_grow_for_ever() -> None:
+def test_the_registry_is_bounded() -> None:
     secrets = SecretRegistry(capacity=10)
     for number in range(100):
-        secrets.know(f"secret number {number}")
+        secrets.register(f"secret number {number}")
     assert len(secrets) == 10
     assert secrets.redact("secret number 99")[0] == "[redacted]"
     assert secrets.redact("secret number 3.")[0] == "secret number 3."
@@ -260,7 +262,7 @@ def test_the_registry_does_not_grow_for_ever() -> None:
     assert (len(secrets), secrets._grams, secrets._heads) == (0, {}, {})
 
 
-def test_what_is_held_back_is_bounded() -> None:
+def test_the_text_that_is_held_back_is_bounded() -> None:
     for text in (
         "sig=" + "%25" * 10_000,
         "eyJ" + "a" * 20_000,
@@ -290,11 +292,11 @@ LONG = {
 
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
-def test_long_texts_take_no_more_than_linear_time(text: str) -> None:
+def test_long_texts_take_linear_time(text: str) -> None:
     know(SIG)
     started = time.process_time()
     redact(text)
-    assert time.process_time() - started < 10  # a guard: none takes a second
+    assert time.process_time() - started < 10  # a generous bound: each takes less than a second
 
 
 def test_a_tree_is_redacted_with_its_keys_and_without_its_images() -> None:
@@ -320,7 +322,7 @@ def test_a_tree_is_redacted_with_its_keys_and_without_its_images() -> None:
     assert not [part for part in PARTS if part in str(clean)]
 
 
-def test_a_tree_too_deep_to_be_honest_is_cut() -> None:
+def test_a_tree_that_is_too_deep_is_cut() -> None:
     tree: list[object] = [URL]
     for _ in range(5000):
         tree = [tree]
@@ -328,14 +330,14 @@ def test_a_tree_too_deep_to_be_honest_is_cut() -> None:
 
 
 class Logged:
-    """A logger of its own that writes to a text."""
+    """A separate logger that writes to a string."""
 
     def __init__(self, *, on_handler: bool = False) -> None:
         self.stream = io.StringIO()
         self.records: list[logging.LogRecord] = []
         handler = logging.StreamHandler(self.stream)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        self.logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - kept by nobody
+        self.logger = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - it is used by this test only
         self.logger.addHandler(handler)
         install(handler if on_handler else self.logger)
         self.logger.addFilter(lambda record: self.records.append(record) or True)
@@ -392,7 +394,7 @@ def test_a_traceback_without_a_secret_stays_an_exception() -> None:
     assert "ValueError: plain" in logged.stream.getvalue()
 
 
-def test_a_wrong_format_is_told_without_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_format_is_reported_without_the_secret(capsys: pytest.CaptureFixture[str]) -> None:
     logged = Logged()
     logged.logger.info("%d %s", URL, KEY + " AccountKey=" + KEY)
     assert "Logging error" in (err := capsys.readouterr().err)
@@ -400,7 +402,7 @@ def test_a_wrong_format_is_told_without_the_secret(capsys: pytest.CaptureFixture
     assert quote(SIG, safe="")[:12] not in err
 
 
-def test_the_filter_is_installed_once_and_on_our_own_logger() -> None:
+def test_the_filter_is_installed_once_and_on_the_package_logger() -> None:
     from cci_plugins.common.log import logger
 
     install(logger)
@@ -448,7 +450,7 @@ def test_an_exception_shows_no_secret_anywhere(error: BaseException) -> None:
     assert not [part for part in PARTS if part in shown]
 
 
-def test_an_exception_stays_itself_where_it_can() -> None:
+def test_an_exception_keeps_its_identity_where_possible() -> None:
     error = chain()
     cause = error.__cause__
     assert redact_exception(error) is error
@@ -458,13 +460,13 @@ def test_an_exception_stays_itself_where_it_can() -> None:
     assert redact_exception(plain).args == ("a", 1)
 
 
-def test_an_exception_in_a_circle_ends() -> None:
+def test_exceptions_in_a_cycle_end() -> None:
     one, other = ValueError(URL), ValueError(URL)
     one.__context__, other.__context__ = other, one
     assert SIG[:12] not in str(redact_exception(one))
 
 
-def test_the_public_names_are_there() -> None:
+def test_the_public_names_are_complete() -> None:
     assert redaction.__all__ == sorted(redaction.__all__)
     assert redaction.REDACTED == "[redacted]"
 
@@ -493,7 +495,7 @@ class Stubborn(ValueError):  # noqa: N818
         object.__setattr__(self, name, value)
 
 
-def test_what_cannot_be_shown_or_changed_breaks_nothing() -> None:
+def test_values_that_cannot_be_shown_or_changed_break_nothing() -> None:
     logged = Logged()
     logged.logger.info("broken %d", 1, extra={"broken": Broken()})
     logged.logger.info("%s", [object()])
@@ -503,13 +505,13 @@ def test_what_cannot_be_shown_or_changed_breaks_nothing() -> None:
     assert "RuntimeError" not in str(redact_exception(group))
 
 
-def test_notebook_pictures_of_many_lines_are_left_alone() -> None:
+def test_notebook_images_of_several_lines_are_unchanged() -> None:
     lines = ["iVBORw0KGgo\n", "AAAA=="]
     assert redact_value({"image/png": lines}) == {"image/png": lines}
     assert redact_value({"image/png": [1]}) == {"image/png": [1]}
 
 
-def test_a_redactor_may_pause_after_a_token_that_is_none() -> None:
-    assert streamed(["eyJ" + "a" * 5000, "b" * 10, " eyJ", " ", JWT]) == (
+def test_a_redactor_may_pause_after_text_that_is_not_a_token() -> None:
+    assert redact_in_chunks(["eyJ" + "a" * 5000, "b" * 10, " eyJ", " ", JWT]) == (
         "eyJ" + "a" * 5000 + "b" * 10 + " eyJ eyJ[redacted]"
     )

@@ -12,7 +12,7 @@ from cci_plugins.common.log import logger
 from cci_plugins.core.session import Session
 from cci_plugins.core.session_directory import SessionDirectory
 from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.files.file_transfer import Bridge, FileOptions
+from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.pools.base import SessionPool
 
 from .environments import EnvironmentIdError, SignedEnvironments
@@ -41,7 +41,7 @@ class McpSessions:
     ) -> None:
         self._pool = pool
         self._limits = limits
-        self._file_transfer = Bridge(pool, limits=limits, options=files or FileOptions())
+        self._file_transfer = FileTransfer(pool, limits=limits, options=files or FileOptions())
         self._ids = SignedEnvironments(secrets.token_bytes(_SECRET_BYTES))
         self._directory: SessionDirectory[Session] = SessionDirectory(limits)
         self._ended_ids: OrderedDict[str, None] = OrderedDict()
@@ -60,7 +60,7 @@ class McpSessions:
         """The started pool."""
         return self._pool
 
-    async def _get_file_transfer(self) -> Bridge:
+    async def _get_file_transfer(self) -> FileTransfer:
         """What moves files out of sessions."""
         return self._file_transfer
 

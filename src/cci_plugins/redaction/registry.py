@@ -1,4 +1,23 @@
-"""Secrets that were registered at run time, and how they are found in any text."""
+"""Registry of secrets that are known at run time, and the search for them in any text.
+
+A secret is registered in every spelling it may appear in: as it is, percent-encoded once or
+twice, escaped for JSON, HTML or Python, and inside base64 at any offset. That makes 16
+spellings of a signature, times up to 1,024 secrets. Trying each at each place is too slow.
+
+The index is by grams: five consecutive characters. Each spelling is at least eight characters
+long and is entered under the grams at its offsets 0 to 3. Of any four consecutive places in a
+text, one hits one of these grams wherever the spelling stands. The search therefore looks up
+every fourth place only, with one dict access each, and compares a whole spelling only where a
+gram matches. Its time is linear in the text and independent of the number of secrets.
+
+A text in chunks may end inside a spelling. `_find_partial` yields each place near the end where
+the remaining text is the start of a spelling: by `_heads` for fewer than five characters, by the
+gram at offset 0 for more. From the first such place on, the text is held back.
+
+Writers hold the lock. Readers do not, so an entry of the index is an immutable tuple that is
+replaced as a whole. Secrets, spellings and heads are counted, because two users may register the
+same secret and two secrets may share a spelling.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +33,18 @@ from urllib.parse import quote, quote_plus, unquote
 from .scanner import REDACTED
 
 _T = TypeVar("_T")
-MIN_LENGTH = 8  # a shorter value would hide ordinary words
+MIN_LENGTH = 8  # characters, because a shorter value would hide ordinary words
 CAPACITY = 1024
-CHUNK_CHARACTERS = 4096  # a longer secret is known by pieces of this size
+CHUNK_CHARACTERS = 4096  # a longer secret is registered in parts of this size
 _GRAM = 5
-_STEP = MIN_LENGTH - _GRAM + 1  # one gram in so many characters meets every spelling
+_STEP = MIN_LENGTH - _GRAM + 1  # one gram in so many characters hits every spelling
 
 
 class SecretRegistry:
-    """A bounded, counted set of secrets with every spelling they may appear in.
+    """A bounded, counted set of secrets, indexed by every spelling they may appear in.
 
-    Spellings are looked up by the five characters they have at four places, so that the time to
-    search a text does not depend on how many secrets are known.
+    Args:
+        capacity: Most secrets. Beyond it, the one registered longest ago is removed.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -41,8 +60,8 @@ class SecretRegistry:
     def __len__(self) -> int:
         return len(self._uses)
 
-    def know(self, secret: str) -> None:
-        """Add a secret, or one more use of it; beyond the capacity the oldest is dropped."""
+    def register(self, secret: str) -> None:
+        """Add a secret, or one more use of it."""
         with self._lock:
             for chunk in _split_secret(secret):
                 if chunk not in self._uses:
@@ -53,7 +72,7 @@ class SecretRegistry:
                 self._remove(self._uses.popitem(last=False)[0])
 
     def unregister(self, secret: str) -> None:
-        """Take one use of a secret back; with the last one it is no longer known."""
+        """Remove one use of a secret. With its last use, the secret is removed."""
         with self._lock:
             for chunk in _split_secret(secret):
                 uses = self._uses.get(chunk, 0)
@@ -64,7 +83,12 @@ class SecretRegistry:
                     self._remove(chunk)
 
     def redact(self, text: str, *, last: bool = True) -> tuple[str, str]:
-        """The text without the secrets, and its end when that may still become one."""
+        """Return the text without secrets, and the end of it that may still become one.
+
+        Args:
+            text: The text.
+            last: Whether no text follows, so that nothing is held back.
+        """
         if not self._uses:
             return text, ""
         found = self._find(text)
@@ -94,13 +118,12 @@ class SecretRegistry:
 
     def _find_partial(self, text: str) -> Iterator[int]:
         for begin in range(max(0, len(text) - self._longest + 1), len(text)):
-            end = text[begin:]
-            if len(end) < _GRAM:
-                if end in self._heads:
-                    yield begin
-            elif any(
-                not offset and len(spelling) > len(end) and spelling.startswith(end)
-                for spelling, offset in self._grams.get(end[:_GRAM], ())
+            head = text[begin : begin + _GRAM]
+            if head in self._heads or any(
+                not offset
+                and len(spelling) > len(text) - begin
+                and spelling.startswith(text[begin:])
+                for spelling, offset in self._grams.get(head, ())
             ):
                 yield begin
 
@@ -131,14 +154,14 @@ class SecretRegistry:
 
 
 class RegisteredSecretScanner:
-    """Hides known secrets in a text that comes in pieces."""
+    """A filter that hides registered secrets in a text that arrives in chunks."""
 
     def __init__(self, secrets: SecretRegistry) -> None:
         self._secrets = secrets
         self._pending = ""
 
     def feed(self, chunk: str, *, last: bool = False) -> str:
-        """What may be seen so far; everything when this piece is the last."""
+        """Return the output so far, or all of it when this chunk is the last."""
         output, self._pending = self._secrets.redact(self._pending + chunk, last=last)
         return output
 
@@ -147,16 +170,31 @@ SECRETS = SecretRegistry()
 
 
 def know(secret: str) -> None:
-    """Hide this value from now on wherever redaction looks; shorter than 8 characters: ignored.
+    """Hide this value from now on in all redaction. Fewer than 8 characters are ignored.
 
-    Each call counts as a use that `forget` takes back. The 1,024 secrets known most recently are
+    Each call counts as one use, which `forget` removes. The 1,024 secrets registered last are
     kept, so that a process that forgets none does not grow.
+
+    Args:
+        secret: The value to hide.
+
+    Example:
+        ```python
+        from cci_plugins.redaction import know, redact
+
+        know("correct horse battery")
+        print(redact("the password is correct horse battery"))
+        ```
     """
-    SECRETS.know(secret)
+    SECRETS.register(secret)
 
 
 def forget(secret: str) -> None:
-    """Take one `know` of this value back; a value that is not known is ignored."""
+    """Remove one use of this value. A value that is not registered is ignored.
+
+    Args:
+        secret: The value that was given to `know`.
+    """
     SECRETS.unregister(secret)
 
 
@@ -169,7 +207,9 @@ def _decrement(counter: Counter[_T], item: _T) -> None:
 def _split_secret(secret: str) -> list[str]:
     if len(secret) < MIN_LENGTH:
         return []
-    size = -(-len(secret) // -(-len(secret) // CHUNK_CHARACTERS))  # equal pieces, none too short
+    size = -(
+        -len(secret) // -(-len(secret) // CHUNK_CHARACTERS)
+    )  # parts of equal size, so that none is too short
     return list(dict.fromkeys(secret[at : at + size] for at in range(0, len(secret), size)))
 
 
@@ -202,7 +242,7 @@ def _lowercase_hex(text: str) -> str:
 
 
 def _encode_base64(data: bytes) -> set[str]:
-    """The characters of any base64 text with these bytes in it that depend on them alone."""
+    """Return the base64 characters that depend on these bytes alone, at each of three offsets."""
     found: set[str] = set()
     for before in range(3):
         start = (before * 8 + 5) // 6

@@ -1,4 +1,9 @@
-"""The announcements of secrets, in the spellings of URLs, JSON, HTML and Python."""
+"""Patterns of announced secrets, in the spellings of URLs, JSON, HTML and Python.
+
+A pattern has two parts: the announcement, which stays visible, and the `SecretRule` for the
+value behind it. The shorter and more common an announcement is, the longer a value must be
+before it is hidden, so that ordinary output such as `sig=0.05` stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import re
 
 from .scanner import Scanner, SecretRule
 
-# One character, percent-encoded up to four times over, or escaped as in JSON or HTML.
+# One character, percent-encoded up to four times, or escaped as in JSON or HTML.
 _PERCENT = r"%(?:25){0,3}"
 _ESCAPE = r"\\{1,4}"
 _EQUALS = rf"(?:=|{_PERCENT}3d|{_ESCAPE}u003d|&\#(?:61|x3d);)"
@@ -17,8 +22,8 @@ _QUERY_MARK_REACH = 12
 _COLON = r"""["'\\]{0,4}[ \t]{0,2}[:=,]"""  # as in JSON, a dict or a list of pairs
 _SPACE = rf"(?:[ \t+]|{_PERCENT}20)"
 
-# An announcement's first two characters are looked for without regard to the rest: that is many
-# times faster. So its first character is behind where the rest is matched.
+# The first two characters of an announcement are searched for without the rest, which is many
+# times faster. The rest is matched after the first character, hence the look-behinds.
 _FIRST_TWO = "[aAbBsSxX%](?=[cCeEhHiIuU%257-])"
 _SIG = rf"(?:(?<=s)|(?<=%)(?:25){{0,3}}[57]3)(?:i|{_PERCENT}[46]9)(?:g|{_PERCENT}[46]7)"
 _NAME = rf"(?:{_SIG}|(?<=a)ccount_?key|(?<=s)haredaccesskey)"
@@ -34,7 +39,8 @@ _ANNOUNCEMENT = re.compile(
     ")"
 )
 
-# The characters of a value; what ends one (& # " ' < space) is left out in every spelling.
+# The characters of a value. Those that end a value (& # " ' < space) are left out in every
+# spelling.
 _ESCAPED = (
     rf"{_PERCENT}(?:2[b-f]|3[0-9ad]|[4-7][0-9a-f])"
     rf"|{_ESCAPE}(?:/|u00(?:2[b-f]|3[0-9d]|[4-7][0-9a-f]))"
@@ -59,7 +65,7 @@ def _build_rule(opening: str, character: str, min_length: int) -> SecretRule:
 
 
 _QUERY = _build_rule(_QUOTE, _WIDE, 1)
-# The shorter its announcement, the longer a value must be: sig=0.05 is no signature.
+# The shorter its announcement, the longer a value must be: sig=0.05 is not a signature.
 _RULES = {
     "near": _build_rule(_QUOTE, _NARROW, 8),
     "far": _build_rule(_OPENING, _NARROW, 32),
@@ -67,8 +73,9 @@ _RULES = {
     "bearer": _build_rule(_SPACED_QUOTE, _WIDE, 20),
 }
 
-# RFC 7519: three parts of base64url; the first is a JSON object. Its first three characters are
-# the same in all, so they announce it and stay. RFC 7515 sets no bound: 4,096 holds certificates.
+# RFC 7519: three parts of base64url, the first of which is a JSON object. Its first three
+# characters are the same in all tokens, so they are the announcement. RFC 7515 sets no bound on
+# the length. 4,096 characters hold a header with certificates.
 _PART = "[A-Za-z0-9_-]"
 _TOKEN = SecretRule(
     secret=re.compile(rf"(){_PART}{{10,4096}}+\.{_PART}{{10}}"),
@@ -81,16 +88,16 @@ _TOKEN_HEAD = re.compile("e(?:yJ|yA|wo)")
 
 
 def build_named_value_scanner() -> Scanner:
-    """Hides the values of parameters, settings and headers that are secrets."""
-    return Scanner(_ANNOUNCEMENT, _choose)
+    """Build a scanner that hides the values of secret parameters, settings and headers."""
+    return Scanner(_ANNOUNCEMENT, _choose_rule)
 
 
 def build_token_scanner() -> Scanner:
-    """Hides JSON web tokens."""
+    """Build a scanner that hides JSON web tokens."""
     return Scanner(_TOKEN_HEAD, lambda _: _TOKEN)
 
 
-def _choose(match: re.Match[str]) -> SecretRule:
+def _choose_rule(match: re.Match[str]) -> SecretRule:
     before = match.string[max(0, match.start() - _QUERY_MARK_REACH) : match.start()]
     if match.lastgroup == "near" and _ENDS_QUERY_MARK.search(before):
         return _QUERY
