@@ -20,7 +20,7 @@ from cci_plugins import CodeInterpreter, LocalSessionPool, PlatformSessionPool, 
 from cci_plugins.core.session import Session
 from cci_plugins.files.blob import BlobStorage
 from cci_plugins.files.file_transfer import FileOptions
-from cci_plugins.pools.local.isolation.memory import list_children
+from cci_plugins.pools.local.isolation.launcher.supervisor import list_children
 
 from .measure import Ratio
 from .processes import serving

@@ -95,7 +95,7 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 @happens(
-    "no isolation holds on this machine; code from a model would run with your files "
+    "no isolation works on this machine, so code from a model would run with your files "
     "and your network ..."
 )
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:

@@ -1,4 +1,4 @@
-"""Fences go up, are chosen honestly, and leave nothing behind."""
+"""Tests of the isolation backends: start, selection, and cleanup."""
 
 # ruff: noqa: ASYNC220, ASYNC240, PTH101, PTH208 - short blocking calls on local files
 
@@ -21,7 +21,7 @@ from cci_plugins.errors import ConfigurationError, IsolationError
 from cci_plugins.pools.local.isolation import KernelSpec, choose, selection
 
 if sys.platform != "linux":
-    pytest.skip("these fences are Linux only", allow_module_level=True)
+    pytest.skip("these backends exist on Linux only", allow_module_level=True)
 
 pytestmark = pytest.mark.anyio
 DAEMON = """
@@ -58,7 +58,7 @@ asyncio.run(main())
 
 
 @pytest.fixture(params=["bwrap", "landlock", "process"])
-def tier(request):
+def backend(request):
     return request.param
 
 
@@ -76,8 +76,8 @@ def short_folder():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def running(mark: str) -> list[int]:
-    """Processes with this argument."""
+def find_processes(mark: str) -> list[int]:
+    """Find the processes that have this argument."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -89,112 +89,114 @@ def running(mark: str) -> list[int]:
     return found
 
 
-async def until(what, seconds: float = 20):
+async def wait_until(is_true, seconds: float = 20):
     with anyio.fail_after(seconds):
-        while not what():
+        while not is_true():
             await anyio.sleep(0.02)
 
 
-async def test_a_kernel_answers(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier) as kernel:
+async def test_a_kernel_answers(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend) as kernel:
         assert await kernel.run("print(6 * 7)") == "42"
         assert kernel.sandbox.connection["signature_scheme"] == "hmac-sha256"
 
 
-async def test_several_tasks_wait_for_the_end(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier) as kernel:
+async def test_several_tasks_wait_for_the_end(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend) as kernel:
         waits = [asyncio.create_task(kernel.sandbox.wait()) for _ in range(3)]
         kernel.send("import os; os._exit(3)")
         with anyio.fail_after(10):
             assert await asyncio.gather(*waits) == [3, 3, 3]
 
 
-async def test_a_killed_kernel_reports_the_signal(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier) as kernel:
+async def test_a_killed_kernel_reports_the_signal(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend) as kernel:
         kernel.send("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         with anyio.fail_after(10):
             assert await kernel.sandbox.wait() == 137
 
 
-async def test_a_run_can_be_interrupted(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier) as kernel:
+async def test_a_run_can_be_interrupted(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend) as kernel:
 
         async def interrupt():
-            await until(lambda: "begun" in kernel.sandbox.folder.scan())
+            await wait_until(lambda: "begun" in kernel.sandbox.folder.scan())
             kernel.sandbox.interrupt()
 
         async with anyio.create_task_group() as group:
             group.start_soon(interrupt)
-            said = await kernel.run("open('begun', 'w'); import time; time.sleep(60)", timeout=20)
-        assert said.startswith("KeyboardInterrupt")
+            output = await kernel.run("open('begun', 'w'); import time; time.sleep(60)", timeout=20)
+        assert output.startswith("KeyboardInterrupt")
         assert await kernel.run("print('alive')") == "alive"
 
 
-async def test_no_process_outlives_its_session(tier, sandboxed_kernel, mark):
-    async with sandboxed_kernel(tier) as kernel:
+async def test_no_process_outlives_its_session(backend, sandboxed_kernel, mark):
+    async with sandboxed_kernel(backend) as kernel:
         assert await kernel.run(DAEMON.format(mark=mark)) == "started"
-        await until(lambda: running(mark))
+        await wait_until(lambda: find_processes(mark))
         await kernel.kill()
-        assert running(mark) == []
+        assert find_processes(mark) == []
 
 
-async def test_no_process_outlives_its_kernel(tier, sandboxed_kernel, mark):
-    async with sandboxed_kernel(tier) as kernel:
+async def test_no_process_outlives_its_kernel(backend, sandboxed_kernel, mark):
+    async with sandboxed_kernel(backend) as kernel:
         assert await kernel.run(DAEMON.format(mark=mark)) == "started"
         kernel.send("import os; os._exit(0)")
         with anyio.fail_after(15):
             await kernel.sandbox.wait()
-        assert running(mark) == []
+        assert find_processes(mark) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "raise"])
-async def test_nothing_outlives_the_app(tier, mark, short_folder, end):
-    command = [sys.executable, "-c", APP, tier, DAEMON.format(mark=mark), end]
+async def test_nothing_outlives_the_app(backend, mark, short_folder, end):
+    command = [sys.executable, "-c", APP, backend, DAEMON.format(mark=mark), end]
     environment = {**os.environ, "TMPDIR": str(short_folder)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as app:
         try:
             if end == "kill":
-                await until(lambda: running(mark) or app.poll() is not None, 60)
+                await wait_until(lambda: find_processes(mark) or app.poll() is not None, 60)
                 if app.poll() is not None:
-                    pytest.skip(f"{tier} does not hold on this machine")
+                    pytest.skip(f"{backend} does not work on this machine")
                 app.send_signal(signal.SIGKILL)
             else:
-                await until(lambda: app.poll() is not None, 60)
+                await wait_until(lambda: app.poll() is not None, 60)
         finally:
             app.kill()
-    await until(lambda: not running(mark) and not list(short_folder.iterdir()))
+    await wait_until(lambda: not find_processes(mark) and not list(short_folder.iterdir()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.06])
-async def test_a_launch_given_up_halfway_leaves_nothing(
-    tier, sandboxed_kernel, delay, short_folder, monkeypatch
+async def test_a_cancelled_launch_leaves_nothing(
+    backend, sandboxed_kernel, delay, short_folder, monkeypatch
 ):
-    async with sandboxed_kernel(tier):  # skips where the tier does not hold
+    async with sandboxed_kernel(backend):  # skips where the backend does not work
         pass
     monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
     unique = 4096 * (100_000 + time.monotonic_ns() % 100_000)
     limits = SandboxLimits(disk_bytes=unique)
     spec = KernelSpec(python=Path(sys.executable), key="00" * 16, limits=limits)
-    isolation = await choose(tier, KernelSpec(python=Path(sys.executable), key=""))
+    isolation = await choose(backend, KernelSpec(python=Path(sys.executable), key=""))
     launch = asyncio.create_task(isolation.launch(spec))
     await asyncio.sleep(delay)
     launch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await launch
-    await until(lambda: not running(str(unique)) and not list(short_folder.iterdir()))
+    await wait_until(lambda: not find_processes(str(unique)) and not list(short_folder.iterdir()))
 
 
-async def test_kill_removes_the_sessions_folder(tier, sandboxed_kernel, short_folder, monkeypatch):
+async def test_kill_removes_the_sessions_folder(
+    backend, sandboxed_kernel, short_folder, monkeypatch
+):
     monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
-    async with sandboxed_kernel(tier) as kernel:
+    async with sandboxed_kernel(backend) as kernel:
         for folder in short_folder.iterdir():
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         await kernel.run(
             "import os\n"
             "for n in range(2000): os.mkdir('deep'); os.chdir('deep')\n"
-            "os.mkdir('closed', 0)\nos.symlink('/etc', 'way')"
+            "os.mkdir('closed', 0)\nos.symlink('/etc', 'link')"
         )
         await kernel.kill()
         await kernel.kill()
@@ -202,8 +204,8 @@ async def test_kill_removes_the_sessions_folder(tier, sandboxed_kernel, short_fo
     assert Path("/etc/passwd").exists()
 
 
-async def test_sessions_run_side_by_side(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier) as one, sandboxed_kernel(tier) as two:
+async def test_sessions_run_side_by_side(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend) as one, sandboxed_kernel(backend) as two:
         await one.run("x = 1; open('f', 'w')")
         assert (await two.run("x")).startswith("NameError")
         assert two.sandbox.folder.scan() == {}
@@ -212,34 +214,34 @@ async def test_sessions_run_side_by_side(tier, sandboxed_kernel):
 async def test_each_session_of_root_has_its_own_user(sandboxed_kernel):
     if os.geteuid() != 0:
         pytest.skip("only root can give sessions user ids of their own")
-    for tier in ("bwrap", "landlock"):
-        async with sandboxed_kernel(tier) as one, sandboxed_kernel(tier) as two:
+    for backend in ("bwrap", "landlock"):
+        async with sandboxed_kernel(backend) as one, sandboxed_kernel(backend) as two:
             ids = {await kernel.run("import os; print(os.getuid())") for kernel in (one, two)}
             assert len(ids) == 2
             assert all(20_000 <= int(uid) < 60_000 for uid in ids)
 
 
-async def test_no_descriptor_is_left_open(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier):
+async def test_no_descriptor_is_left_open(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend):
         pass
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        async with sandboxed_kernel(tier):
+        async with sandboxed_kernel(backend):
             pass
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-async def test_a_kernel_that_cannot_start_says_why(tier, sandboxed_kernel):
-    async with sandboxed_kernel(tier):  # skips where the tier does not hold
+async def test_a_kernel_that_cannot_start_reports_the_reason(backend, sandboxed_kernel):
+    async with sandboxed_kernel(backend):  # skips where the backend does not work
         pass
     arguments = ("--IPKernelApp.transport=pigeon",)
     spec = KernelSpec(python=Path(sys.executable), key="00" * 16, arguments=arguments)
-    isolation = await choose(tier, spec)
+    isolation = await choose(backend, spec)
     with pytest.raises(IsolationError, match=r"(?s)the kernel ended with status 1.*pigeon"):
         await isolation.launch(spec)
 
 
-async def test_auto_never_falls_back_to_no_fence(monkeypatch):
+async def test_auto_never_falls_back_to_no_isolation(monkeypatch):
     async def refuse(self, spec):
         raise IsolationError("not here", hint="do this")
 
@@ -257,7 +259,7 @@ async def test_auto_never_falls_back_to_no_fence(monkeypatch):
     assert "do this" in str(caught.value.hint)
 
 
-async def test_auto_takes_the_strongest_that_holds(monkeypatch, caplog):
+async def test_auto_takes_the_strongest_backend_that_works(monkeypatch, caplog):
     async def refuse(self, spec):
         raise IsolationError("not here")
 
@@ -278,11 +280,11 @@ async def test_auto_takes_the_strongest_that_holds(monkeypatch, caplog):
     assert await choose("auto", spec) is isolation
 
 
-async def test_a_fence_of_another_system_or_no_name_is_refused():
+async def test_a_backend_of_another_system_or_an_unknown_name_is_refused():
     spec = KernelSpec(python=Path(sys.executable), key="")
-    with pytest.raises(IsolationError, match="does not exist on linux"):
+    with pytest.raises(IsolationError, match="is not available on linux"):
         await choose("seatbelt", spec)
-    with pytest.raises(ConfigurationError, match="no isolation called"):
+    with pytest.raises(ConfigurationError, match="unknown isolation"):
         await choose("paper", spec)
 
 

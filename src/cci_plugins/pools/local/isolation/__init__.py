@@ -1,4 +1,4 @@
-"""Fences around kernels: the contract, and the choice among them."""
+"""Isolation backends for kernels: the contract, and the choice among them."""
 
 from .base import Isolation, KernelSpec, Sandbox
 from .selection import choose

@@ -1,11 +1,15 @@
-"""What a fence must do: start one kernel that can reach nothing but its own session."""
+"""Contract of an isolation backend: start one kernel that reaches only its own session."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+import anyio
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.settings import IsolationName
@@ -14,12 +18,12 @@ from cci_plugins.pools.local.folder.session_folder import SessionFolder
 
 @dataclass(frozen=True, slots=True)
 class KernelSpec:
-    """What a fence needs to know to start a kernel.
+    """Description of the kernel that a backend starts.
 
     Attributes:
         python: The interpreter that has ipykernel and the user's packages.
         key: The HMAC key of this kernel's Jupyter messages, in hex.
-        limits: What the session may use.
+        limits: Resource limits of the session.
         arguments: More arguments for ipykernel's command line.
     """
 
@@ -30,11 +34,11 @@ class KernelSpec:
 
 
 class Sandbox(ABC):
-    """One running fenced kernel and everything that belongs to its session.
+    """One running, isolated kernel and everything that belongs to its session.
 
     Attributes:
-        folder: The session's `/mnt/data`, for the host, through descriptors that cannot leave it.
-        connection: Jupyter connection info as the host must use it (transport, ip, ports, key).
+        folder: The session's `/mnt/data`. The host reaches it by descriptors that cannot leave it.
+        connection: Jupyter connection info for the host (transport, ip, ports, key).
     """
 
     folder: SessionFolder
@@ -42,38 +46,54 @@ class Sandbox(ABC):
 
     @abstractmethod
     async def wait(self) -> int:
-        """Wait until the kernel has ended; its exit status, 128 + n when killed by signal n."""
+        """Wait until the kernel has ended.
+
+        Returns:
+            Its exit status, or 128 + n when signal n killed it.
+        """
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Send SIGINT to the kernel where the fence allows it, else do nothing."""
+        """Send SIGINT to the kernel where the backend can, else do nothing."""
 
     @abstractmethod
     async def kill(self) -> None:
-        """End every process of the session, close its folder, remove what it left on the host.
+        """End every process of the session, close its folder, remove its files from the host.
 
-        Calling it twice is no error.
+        A second call does nothing.
         """
 
+    @asynccontextmanager
+    async def kill_on_failure(self) -> AsyncIterator[None]:
+        """Kill this sandbox when the block fails or is cancelled."""
+        try:
+            yield
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.kill()
+            raise
+
     def egress_socket_path(self) -> tuple[str, str] | None:
-        """Where a Unix socket can be put that only this session reaches.
+        """Return where to put a Unix socket that only this session can reach.
 
         Returns:
-            Its path for us and its path in the session; None where the fence lets none through.
+            The path on the host and the path in the session. None where the session may not
+            connect to any socket.
         """
         return None
 
     @abstractmethod
     def measure_memory(self) -> int:
-        """Memory that all processes of the session use together (PSS and files in memory)."""
+        """Return the bytes that all processes use (PSS), and files that live in memory."""
 
 
 class Isolation(ABC):
-    """One kind of fence.
+    """One isolation backend.
 
     Attributes:
         name: `bwrap`, `landlock`, `seatbelt` or `process`.
-        weaker: What this fence does not keep, in plain sentences; empty for the strongest.
+        limitations: Sentences that say what this backend does not prevent. Empty for the
+            strongest.
     """
 
     name: ClassVar[IsolationName]
@@ -81,20 +101,21 @@ class Isolation(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """One line for people: what fences the code and what it may use."""
+        """Return one line for people: the backend and the session's limits."""
 
     @abstractmethod
     async def run_self_check(self, spec: KernelSpec) -> None:
-        """Try the real command line once, with a check instead of a kernel.
+        """Run the real command line once, with a check in place of the kernel.
 
         Raises:
-            IsolationError: It does not hold here; the message says why, the hint what to do.
+            IsolationError: The backend does not work here. The message gives the reason, the
+                hint the next step.
         """
 
     @abstractmethod
     async def launch(self, spec: KernelSpec) -> Sandbox:
-        """Start a kernel and wait until its sockets can be connected to.
+        """Start a kernel and wait until its sockets accept connections.
 
         Raises:
-            IsolationError: The fence could not be put up; nothing is left running.
+            IsolationError: The sandbox could not be started. Nothing is left running.
         """

@@ -1,4 +1,10 @@
-"""Sessions in a temporary folder of the host, held by a shim: what three fences share."""
+"""Sessions in a temporary folder of the host, below a supervisor.
+
+The `landlock`, `seatbelt` and `process` backends share this, since none of them has a mount or PID
+namespace. The folder `cci-…` holds `data` (the session's `/mnt/data`), `tmp`, `home`, `k` (the
+kernel's sockets) and, until boot.py removes it, `session.json`. All are private to the session's
+user. The supervisor ends the processes and removes the folder, even when the app has died.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +29,16 @@ from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 from . import uids
 from .base import Isolation, KernelSpec, Sandbox
 from .interpreter import Interpreter, inspect
-from .kernel_config import SOCKETS, SandboxOptions, build_environment, connection, describe_session
+from .kernel_config import (
+    SOCKETS,
+    SandboxOptions,
+    build_connection_info,
+    build_environment,
+    describe_session,
+)
 from .launcher import supervisor
 from .managed_process import ManagedProcess, ShieldedStart, wait_for_sockets
-from .memory import count_own_threads, iter_descendants, list_children, measure_tree
+from .memory import count_own_threads, measure_tree
 
 PREFIX = "cci-"
 _FOLDERS = ("data", "tmp", "home", "k")
@@ -35,7 +47,7 @@ _END_SECONDS = 15.0
 
 
 class HostFolderIsolation(Isolation):
-    """A fence without a mount namespace; subclasses say how a session is fenced."""
+    """Base of the backends without a mount namespace."""
 
     def __init__(self, limits: SandboxLimits) -> None:
         self._limits = limits
@@ -44,30 +56,26 @@ class HostFolderIsolation(Isolation):
     def _build_options(
         self, base: str, interpreter: Interpreter, uid: int | None
     ) -> SandboxOptions:
-        """How a session in this folder is fenced."""
+        """Build the options that isolate a session in this folder."""
 
     def _build_wrapper_command(self, base: str, interpreter: Interpreter) -> list[str]:
-        """A command to put before the interpreter's."""
+        """Build a command that runs the interpreter's command."""
         del base, interpreter
         return []
 
     def _allocate_uid(self) -> int | None:
-        """The user id to take, when we are root and the fence changes it."""
+        """Return the user id for a session of root, or None to keep the app's user."""
         return None
 
     async def launch(self, spec: KernelSpec) -> Sandbox:
-        """Start a kernel and wait until it listens.
+        """Start a kernel and wait until its sockets accept connections.
 
         Raises:
-            IsolationError: The fence could not be put up.
+            IsolationError: The sandbox could not be started.
         """
         sandbox = await self._start(spec, await inspect(spec.python))
-        try:
+        async with sandbox.kill_on_failure():
             await wait_for_sockets(sandbox.sockets, sandbox.child)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.kill()
-            raise
         return sandbox
 
     async def _start(
@@ -75,7 +83,7 @@ class HostFolderIsolation(Isolation):
     ) -> HostFolderSandbox:
         uid = self._allocate_uid()
         sandbox = HostFolderSandbox(uid)
-        try:
+        async with sandbox.kill_on_failure():
             base = sandbox.create_folders(spec)
             options = self._build_options(base, interpreter, uid)
             if uid is None and sys.platform == "linux":
@@ -94,15 +102,11 @@ class HostFolderIsolation(Isolation):
             await sandbox.start(
                 interpreter, [*self._build_wrapper_command(base, interpreter), *kernel]
             )
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.kill()
-            raise
         return sandbox
 
 
 class HostFolderSandbox(Sandbox):
-    """A kernel below a shim, in a folder that the shim removes."""
+    """A kernel below a supervisor, in a folder that the supervisor removes."""
 
     child: ManagedProcess
     sockets: int
@@ -111,39 +115,43 @@ class HostFolderSandbox(Sandbox):
         self._uid = uid
         self._base = ""
         self._shielded_start: ShieldedStart | None = None
-        self._supervisor_stdin: int | None = None  # the write end of the shim's standard input
+        self._supervisor_stdin: int | None = None  # the write end of its pipe
         self._is_released = False
 
     def create_folders(self, spec: KernelSpec) -> str:
-        """Make the session's folders, private to its user."""
+        """Create the session's folders, private to its user, and return their parent.
+
+        Raises:
+            IsolationError: Its path is too long for the kernel's sockets.
+        """
         base = self._base = tempfile.mkdtemp(prefix=PREFIX)
         address = f"{base}/k/k"
         if len(os.fsencode(f"{base}/k/{SOCKETS[0]}")) > _SOCKET_PATH_BYTES:
             raise IsolationError(
-                f"{base} is too long a path for sockets", hint="set TMPDIR to a shorter folder"
+                f"the path {base} is too long for Unix sockets", hint="set TMPDIR to a shorter path"
             )
         owner = None if self._uid is None else (self._uid, self._uid)
-        for place in [base, *(f"{base}/{name}" for name in _FOLDERS)]:
-            if place != base:
-                Path(place).mkdir(0o700)
+        for path in [base, *(f"{base}/{name}" for name in _FOLDERS)]:
+            if path != base:
+                Path(path).mkdir(0o700)
             if owner is not None:
-                os.chown(place, *owner)
+                os.chown(path, *owner)
         data, scratch, home, self.sockets = (_open_directory(f"{base}/{name}") for name in _FOLDERS)
-        # the session's scratch space counts as well
+        # temporary files and the home folder count as well
         self.folder = SessionFolder(
             data, owner=owner, capacity=spec.limits.disk_bytes, scratch=(scratch, home)
         )
-        self.connection = connection(address, spec.key)
+        self.connection = build_connection_info(address, spec.key)
         return base
 
     def write_session_file(self, session: bytes) -> str:
-        """Write down what boot.py reads and removes; the file's path."""
+        """Write the description that boot.py reads and removes, and return its path."""
         path = Path(self._base, "session.json")
         path.write_bytes(session)
         return str(path)
 
     async def start(self, interpreter: Interpreter, command: list[str]) -> None:
-        """Start the shim, and below it the command."""
+        """Start the supervisor, which starts the command."""
         base = self._base
         receive, self._supervisor_stdin = os.pipe()
         try:
@@ -157,22 +165,22 @@ class HostFolderSandbox(Sandbox):
                     stdin=receive,
                 )
             )
-            self.child = await self._shielded_start.child()
+            self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
 
     async def wait(self) -> int:
-        """Wait until the kernel has ended; its exit status."""
+        """Wait until the kernel has ended and return its exit status."""
         return await self.child.wait()
 
     def interrupt(self) -> None:
-        """Have the shim send SIGINT to the kernel."""
+        """Ask the supervisor to send SIGINT to the kernel."""
         if self._supervisor_stdin is not None:
             with contextlib.suppress(OSError):
                 os.write(self._supervisor_stdin, b"i")
 
     async def kill(self) -> None:
-        """Have the shim end every process and remove the folder; see to it ourselves if not."""
+        """Ask the supervisor to end every process and remove the folder, and make sure of both."""
         supervisor_stdin, self._supervisor_stdin = self._supervisor_stdin, None
         if supervisor_stdin is not None:
             os.close(supervisor_stdin)
@@ -183,7 +191,7 @@ class HostFolderSandbox(Sandbox):
                 async with asyncio.timeout(_END_SECONDS):
                     await self.child.wait()
             except TimeoutError:
-                for pid in iter_descendants(self.child.process.pid):
+                for pid in supervisor.iter_descendants(self.child.process.pid):
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
                 await self.child.wait()
@@ -194,16 +202,16 @@ class HostFolderSandbox(Sandbox):
                 os.close(self.sockets)
             if self._base:
                 try:
-                    await anyio.to_thread.run_sync(supervisor.remove, self._base)
-                except RuntimeError:  # from Python 3.12 on no thread starts at the program's end
-                    supervisor.remove(self._base)
+                    await anyio.to_thread.run_sync(supervisor.remove_folder, self._base)
+                except RuntimeError:  # from Python 3.12 on no thread starts at exit
+                    supervisor.remove_folder(self._base)
             uids.release(self._uid)
 
     def measure_memory(self) -> int:
-        """Memory of all processes; files are on the host's disk, see `folder.usage()`."""
+        """Return the bytes that all processes use. The session's files are on disk."""
         if self.child.has_ended:
             return 0
-        return sum(measure_tree(pid) for pid in list_children(self.child.process.pid))
+        return sum(measure_tree(pid) for pid in supervisor.list_children(self.child.process.pid))
 
 
 def _open_directory(path: str) -> int:

@@ -1,4 +1,4 @@
-"""What a Python interpreter needs to be able to read in order to start."""
+"""Paths that a Python interpreter must be able to read in order to start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interpreter:
 
     Attributes:
         executable: The real program, never a launcher script.
-        folders: What lies outside `/usr` and must be readable for it, parents first.
+        folders: Folders outside `/usr` that it must be able to read, parents first.
     """
 
     executable: str
@@ -40,18 +40,18 @@ class Interpreter:
 
 
 def is_reachable_by_anyone(path: str) -> bool:
-    """Whether every folder on the way to a path may be entered by any user."""
+    """Return whether any user may enter every folder above a path."""
     real = Path(os.path.realpath(path))
-    places = [real, *real.parents] if real.is_dir() else list(real.parents)
-    return all(place.stat().st_mode & stat.S_IXOTH for place in places)
+    folders = [real, *real.parents] if real.is_dir() else list(real.parents)
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 async def inspect(python: Path) -> Interpreter:
-    """Ask an interpreter, once, where its parts lie.
+    """Run an interpreter once to find its folders. Later calls return the cached result.
 
     Raises:
         ConfigurationError: It does not run, or has no ipykernel.
-        IsolationError: It lies in a folder that must stay out of sight.
+        IsolationError: One of its folders contains the home folder.
     """
     if python not in _cache:
         _cache[python] = await _query(python)
@@ -74,7 +74,7 @@ async def _query(python: Path) -> Interpreter:
 
 
 def _find_folders_outside_usr(places: list[str]) -> tuple[str, ...]:
-    """Both names of each folder, as given and with links resolved, without those inside others."""
+    """List each folder as given and with links resolved, without those inside another."""
     names = {os.path.normpath(place) for place in places} | set(map(os.path.realpath, places))
     found: list[str] = []
     for name in sorted(names):

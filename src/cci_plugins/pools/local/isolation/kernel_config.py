@@ -1,33 +1,44 @@
-"""What every fence tells the kernel it starts: its environment, connection and limits."""
+"""Configuration that every backend gives its kernel: environment, connection and limits."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.limits import MIB, SandboxLimits
 
 from .base import KernelSpec
 
 SOCKETS = tuple(f"k-{number}" for number in range(1, 6))
 LOCAL_PATH = "/usr/local/bin:/usr/bin:/bin"
+# Files of the host that programs read: the dynamic loader, fonts, time zone, certificates, types.
+SYSTEM_FILES = (
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/alternatives",
+    "/etc/fonts",
+    "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/mime.types",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxOptions:
-    """The part of a session's description that differs from fence to fence.
+    """The part of a session's description that differs between backends.
 
     Attributes:
         uid: User id to take before anything else, when started as root.
-        read_anywhere: Keep the right to read past file modes.
-        readable: Paths for Landlock to leave readable; None for no Landlock.
-        writable: Paths for Landlock to leave writable.
+        read_anywhere: Keep the right to read files whatever their mode.
+        readable: Paths that stay readable under Landlock. None for no Landlock.
+        writable: Paths that stay writable under Landlock.
         filter: The first seccomp program.
-        seal: The second one, set once the kernel listens.
-        hosted: The session lives in a folder of the host, under a shim.
-        watch_stdin: End when standard input ends.
-        lifeline: Standard input tells, until the kernel starts, whether the app is still there.
+        post_start_filter: The second seccomp program, set once the kernel listens.
+        has_host_folder: The session lives in a folder of the host, below a supervisor.
+        watch_stdin: End the process when standard input is closed.
+        lifeline: Until the kernel starts, a closed standard input means that the app has ended.
         other_threads: Threads outside the session that count against its limit of processes.
     """
 
@@ -44,7 +55,13 @@ class SandboxOptions:
 
 
 def build_environment(home: str, scratch: str, python: str) -> dict[str, str]:
-    """Every environment variable of a session; nothing is inherited."""
+    """Build every environment variable of a session. Nothing is inherited.
+
+    Args:
+        home: The session's home folder.
+        scratch: Its folder for temporary files.
+        python: The path of its interpreter.
+    """
     return {
         "PATH": f"{python.rpartition('/')[0]}:{LOCAL_PATH}",
         "HOME": home,
@@ -66,7 +83,7 @@ def build_environment(home: str, scratch: str, python: str) -> dict[str, str]:
 
 
 def build_resource_limits(limits: SandboxLimits, other_threads: int = 0) -> dict[str, int]:
-    """The limits as RLIMIT names."""
+    """Build the resource limits, keyed by the ends of the RLIMIT names."""
     return {
         "AS": limits.address_space_bytes,
         "NPROC": limits.processes + other_threads,
@@ -76,8 +93,14 @@ def build_resource_limits(limits: SandboxLimits, other_threads: int = 0) -> dict
     }
 
 
-def connection(ip: str, key: str, *, ports: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Jupyter's connection info: Unix sockets `ip-1` to `ip-5`, or TCP where ports are given."""
+def build_connection_info(ip: str, key: str, *, ports: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Build Jupyter's connection info.
+
+    Args:
+        ip: An address for TCP, or the path prefix of the Unix sockets `ip-1` to `ip-5`.
+        key: The HMAC key of the messages, in hex.
+        ports: The five TCP ports. Empty for Unix sockets.
+    """
     names = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
     return {
         "transport": "tcp" if ports else "ipc",
@@ -97,38 +120,31 @@ def describe_session(
     connection_file: str,
     check: dict[str, Any] | None = None,
 ) -> bytes:
-    """The JSON that boot.py reads.
+    """Build the JSON that boot.py reads.
 
     Args:
         spec: The kernel.
-        fence: How it is fenced.
-        inside: Connection info as the kernel must use it.
-        connection_file: Where the kernel may write that down.
-        check: What to check instead of starting a kernel.
+        options: How it is isolated.
+        kernel_connection: Connection info for the kernel's side.
+        connection_file: Where boot.py writes that info for the kernel.
+        check: A self-check to run in place of the kernel.
     """
-    text = {
+    description = {
+        **asdict(options),
+        "filter": options.filter.hex(),
+        "post_start_filter": options.post_start_filter.hex(),
         "connection": kernel_connection,
         "connection_file": connection_file,
-        "arguments": list(spec.arguments),
+        "arguments": spec.arguments,
         "limits": build_resource_limits(spec.limits, options.other_threads),
-        "uid": options.uid,
-        "read_anywhere": options.read_anywhere,
-        "readable": None if options.readable is None else list(options.readable),
-        "writable": list(options.writable),
-        "filter": options.filter.hex(),
-        "seal": options.post_start_filter.hex(),
-        "hosted": options.has_host_folder,
-        "watch_stdin": options.watch_stdin,
-        "lifeline": options.lifeline,
         "check": check,
     }
-    return json.dumps(text).encode()
+    return json.dumps(description).encode()
 
 
 def describe_limits(limits: SandboxLimits) -> str:
-    """The limits in words, for one line in a log."""
-    mib = 1024**2
+    """Return the limits as text for one line in a log."""
     return (
-        f"{limits.memory_bytes // mib} MiB memory, {limits.processes} processes, "
-        f"{limits.disk_bytes // mib} MiB files"
+        f"{limits.memory_bytes // MIB} MiB memory, {limits.processes} processes, "
+        f"{limits.disk_bytes // MIB} MiB files"
     )

@@ -1,13 +1,18 @@
-"""The fence for places that refuse user namespaces: Landlock, two seccomp filters, a shim."""
+"""The `landlock` backend, for places that refuse user namespaces.
+
+Landlock limits files. The first seccomp filter allows only Unix sockets. The second is set once the
+kernel listens and refuses `connect`, because Landlock before ABI 9 does not restrict connections to
+Unix sockets by path, such as those of other sessions (landlock-lsm/linux#36). The supervisor ends
+what the session leaves behind.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
 from typing import ClassVar
-
-import anyio
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.settings import IsolationName
@@ -17,64 +22,50 @@ from . import self_check, uids
 from .base import KernelSpec
 from .host_folder import HostFolderIsolation
 from .interpreter import Interpreter, inspect, is_reachable_by_anyone
-from .kernel_config import SandboxOptions, describe_limits
-from .managed_process import START_SECONDS
-from .seccomp import build_post_start_filter, build_session_filter, is_supported
+from .kernel_config import SYSTEM_FILES, SandboxOptions, describe_limits
+from .seccomp import build_post_start_filter, build_session_filter, check_machine
 
-SCOPED_ABI = 6  # from here on, signals and abstract sockets stay inside
-OLDEST_ABI = 3  # before, files could be cut short
+SCOPED_ABI = 6  # the first that keeps signals and abstract sockets inside
+OLDEST_ABI = 3  # the first that refuses to truncate files
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
-_FILES = (
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/alternatives",
-    "/etc/fonts",
-    "/etc/localtime",
-    "/etc/ssl/certs",
-    "/etc/mime.types",
-    "/proc/cpuinfo",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/sys/devices/system/cpu",
-)
+_HARDWARE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu")
 _LIMITATIONS = (
     "names and sizes of files outside the session can be probed, not their contents",
-    "the host name and the number of processors are seen, and multiprocessing pools do not work",
-    "files of the session lie on the host's disk, bounded by the watchdog",
+    "the host name and the number of processors are visible, and multiprocessing pools do not work",
+    "files of the session are on the host's disk, where the watchdog limits their size",
 )
 _SIGNALS = "this kernel's Landlock is old: the code can signal other processes of its user"
-_THREADS = "the limit of processes counts those that your user starts later as well"
-_READS = "file modes do not bind reading below the interpreter's folders, which need root to enter"
+_THREADS = "the limit of processes also counts those that your user starts later"
+_READS = "the code can read any file in the interpreter's folders, which only root can enter"
 
 
 class LandlockIsolation(HostFolderIsolation):
-    """Landlock limits files, seccomp refuses sockets, and the shim sweeps up."""
+    """Backend of Landlock for files, seccomp for sockets, and a supervisor for processes."""
 
     name: ClassVar[IsolationName] = "landlock"
 
     def __init__(self, limits: SandboxLimits, *, oldest_abi: int = OLDEST_ABI) -> None:
-        """Prepare the fence.
+        """Prepare the backend.
 
         Args:
-            limits: What a session may use.
-            oldest_abi: The oldest version of Landlock that is good enough.
+            limits: Resource limits of each session.
+            oldest_abi: The oldest accepted version of Landlock.
         """
         super().__init__(limits)
         self._oldest_abi = oldest_abi
         self._abi = 0
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people: the backend and the session's limits."""
         return f"landlock ABI {self._abi} + seccomp; no network; {describe_limits(self._limits)}"
 
     async def run_self_check(self, spec: KernelSpec) -> None:
-        """Put up the fence once and check from inside that it holds.
+        """Start a sandbox once and check it from inside.
 
         Raises:
-            IsolationError: It does not hold here.
+            IsolationError: Landlock is missing or too old here, or a check failed.
         """
-        self._abi = _abi()
+        self._abi = _detect_abi()
         if self._abi < self._oldest_abi:
             raise IsolationError(
                 f"Landlock ABI {self._abi} is older than {self._oldest_abi}"
@@ -84,17 +75,8 @@ class LandlockIsolation(HostFolderIsolation):
             )
         interpreter = await inspect(spec.python)
         self.limitations = self._list_limitations(interpreter)
-        with self_check.create_canary_file() as canary:
-            expected = self_check.build_self_check(canary, interpreter, own_network=False)
-            sandbox = await self._start(spec, interpreter, check=expected)
-            try:
-                with anyio.fail_after(START_SECONDS):
-                    await self_check.wait_for_result(sandbox.child)
-            except TimeoutError as error:
-                raise IsolationError("the check of landlock did not end") from error
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await sandbox.kill()
+        start = functools.partial(self._start, spec, interpreter)
+        await self_check.run(self.name, interpreter, start, own_network=False)
 
     def _list_limitations(self, interpreter: Interpreter) -> tuple[str, ...]:
         root = os.geteuid() == 0
@@ -112,7 +94,7 @@ class LandlockIsolation(HostFolderIsolation):
         return SandboxOptions(
             uid=uid,
             read_anywhere=uid is not None and not _is_reachable(interpreter),
-            readable=(*_SYSTEM, *_FILES, *interpreter.folders),
+            readable=(*_SYSTEM, *SYSTEM_FILES, *_HARDWARE, *interpreter.folders),
             writable=tuple(f"{base}/{name}" for name in ("data", "tmp", "home", "k")),
             filter=build_session_filter(own_network=False, guard_metadata=True),
             post_start_filter=build_post_start_filter(),
@@ -121,15 +103,14 @@ class LandlockIsolation(HostFolderIsolation):
 
 
 def _is_reachable(interpreter: Interpreter) -> bool:
-    """Whether an ordinary user can enter the interpreter's folders and the temporary one."""
+    """Return whether every user can enter the interpreter's folders and the temporary one."""
     return interpreter.is_reachable and is_reachable_by_anyone(tempfile.gettempdir())
 
 
-def _abi() -> int:
+def _detect_abi() -> int:
     if sys.platform != "linux":
-        raise IsolationError("Landlock is a part of Linux")
-    if not is_supported():
-        raise IsolationError("there is no seccomp filter for this kind of machine")
+        raise IsolationError(f"Landlock is not available on {sys.platform}")
+    check_machine()
     from .launcher.lockdown import get_landlock_abi  # noqa: PLC0415 - Linux only
 
     return get_landlock_abi()

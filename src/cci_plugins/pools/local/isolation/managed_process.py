@@ -1,4 +1,4 @@
-"""A child process whose last words are kept."""
+"""Child processes of the app, with the end of their standard error kept for error messages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TAIL_BYTES = 4096
 
 
 class ManagedProcess:
-    """One process, awaited by any number of tasks, its standard error kept to a few lines."""
+    """One child process that any number of tasks may wait for."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self._tail = bytearray()
-        self._drain_task = asyncio.create_task(self._keep_tail())
+        self._drain_task = asyncio.create_task(self._drain_stderr())
 
     @classmethod
     async def start(
@@ -37,7 +37,17 @@ class ManagedProcess:
         pass_fds: Sequence[int] = (),
         stdin: int = asyncio.subprocess.DEVNULL,
     ) -> Self:
-        """Start a program on the calling thread, which must outlive it (PR_SET_PDEATHSIG).
+        """Start a program from the calling thread.
+
+        That thread must outlive the program: Linux sends the signal of PR_SET_PDEATHSIG when the
+        thread ends that forked, not when its process does.
+
+        Args:
+            command: The program and its arguments.
+            env: Its whole environment.
+            cwd: Its working folder. None for that of the app.
+            pass_fds: Descriptors that it inherits.
+            stdin: Descriptor of its standard input.
 
         Raises:
             IsolationError: The program could not be started.
@@ -56,7 +66,7 @@ class ManagedProcess:
             raise IsolationError(f"cannot start {command[0]}: {error.strerror}") from error
         return cls(process)
 
-    async def _keep_tail(self) -> None:
+    async def _drain_stderr(self) -> None:
         stream = self.process.stderr
         while stream is not None and (data := await stream.read(65536)):
             self._tail += data
@@ -68,45 +78,45 @@ class ManagedProcess:
         return self.process.returncode is not None
 
     async def wait(self) -> int:
-        """Wait for the end; the exit status, 128 + n when killed by signal n."""
+        """Wait for the end and return the exit status, or 128 + n when signal n killed it."""
         code = await self.process.wait()
         return 128 - code if code < 0 else code
 
     @property
     def stderr_tail(self) -> str:
-        """The end of what it has written to standard error."""
+        """The end of what the process has written to standard error."""
         return self._tail.decode(errors="replace").strip()
 
     async def read_stderr_tail(self) -> str:
-        """The same, once it has ended."""
+        """Wait for the end and return the end of standard error."""
         await self.wait()
         await asyncio.wait([self._drain_task], timeout=1)
         return self.stderr_tail
 
     def kill(self) -> None:
-        """Send SIGKILL, if it still runs."""
+        """Send SIGKILL if the process still runs."""
         if not self.has_ended:
             self.process.kill()
 
     async def build_exit_error(self, what: str) -> IsolationError:
-        """The error for a child that ended too early."""
+        """Build the error for a process that ended too early."""
         code, message = await self.wait(), await self.read_stderr_tail()
         return IsolationError(f"{what} ended with status {code}: {message or 'no message'}")
 
 
 class ShieldedStart:
-    """The start of a child, which a cancelled caller must not break off.
+    """The start of a child, which always completes even when its caller is cancelled.
 
-    asyncio before 3.12 can hang for ever when `create_subprocess_exec` is cancelled halfway, and
-    bubblewrap killed at that moment leaves its sandbox behind. So the start always runs to its
-    end, and whoever cleans up asks for the child.
+    asyncio before 3.12 can hang forever when `create_subprocess_exec` is cancelled halfway.
+    bubblewrap leaves its sandbox behind when it is killed at that moment. So the start is never
+    interrupted, and the cleanup waits here for the child that it has to end.
     """
 
     def __init__(self, start: Coroutine[Any, Any, ManagedProcess]) -> None:
         self._task = asyncio.create_task(start)
 
-    async def child(self) -> ManagedProcess:
-        """The child, once it has started.
+    async def get_child(self) -> ManagedProcess:
+        """Wait until the child has started and return it.
 
         Raises:
             IsolationError: The program could not be started.
@@ -114,14 +124,16 @@ class ShieldedStart:
         return await asyncio.shield(self._task)
 
     async def get_child_or_none(self) -> ManagedProcess | None:
-        """The child, or None when it could not be started."""
+        """Wait for the child and return it, or None when it could not be started."""
         with contextlib.suppress(IsolationError):
-            return await self.child()
+            return await self.get_child()
         return None
 
 
 async def run_program(*command: str | Path) -> tuple[int, bytes]:
-    """Run a short program to its end; its exit status and standard output.
+    """Run a short program to its end and return its exit status and standard output.
+
+    A cancelled caller does not interrupt it, for the reasons of `ShieldedStart`.
 
     Raises:
         OSError: It could not be started.
@@ -141,7 +153,13 @@ async def _run_program(command: Sequence[str | Path]) -> tuple[int, bytes]:
 
 
 async def wait_for_sockets(folder: int, child: ManagedProcess) -> None:
-    """Wait until the kernel listens on its five sockets in a folder, given by descriptor.
+    """Wait until the kernel listens on its five Unix sockets.
+
+    A client that connects earlier waits for zmq's back-off: 0.97 s until ready, not 0.48 s.
+
+    Args:
+        folder: Descriptor of the folder of the sockets.
+        child: The process whose end means that the kernel failed to start.
 
     Raises:
         IsolationError: The kernel ended, or did not listen in time.

@@ -1,4 +1,4 @@
-"""The fence on macOS: Apple's Seatbelt by sandbox-exec. Experimental: not tried on a Mac yet."""
+"""The `seatbelt` backend: Apple's sandbox-exec. Experimental, not tried on a Mac yet."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .kernel_config import SandboxOptions, describe_limits
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CHECK_SECONDS = 20
+_REFUSED = 42  # exit status of the check: the home folder could not be listed
 _READABLE = (
     "/usr",
     "/bin",
@@ -35,31 +36,31 @@ _READABLE = (
 )
 _LIMITATIONS = (
     "Seatbelt is experimental here and deprecated by Apple",
-    "memory of a session is bounded by the watchdog only, and the code cannot start programs",
+    "only the watchdog limits the memory of a session, and the code cannot start programs",
 )
 
 
 class SeatbeltIsolation(HostFolderIsolation):
-    """Seatbelt limits files and sockets; starting further processes is refused."""
+    """Backend of Seatbelt, which limits files and sockets and refuses further processes."""
 
     name: ClassVar[IsolationName] = "seatbelt"
     limitations = _LIMITATIONS
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people: the backend and the session's limits."""
         return f"seatbelt (experimental); no network; {describe_limits(self._limits)}"
 
     async def run_self_check(self, spec: KernelSpec) -> None:
-        """See that the profile is accepted and keeps a file of ours out of reach.
+        """Check that Seatbelt accepts the profile and hides the home folder.
 
         Raises:
-            IsolationError: It does not hold here.
+            IsolationError: It does not.
         """
         if shutil.which(SANDBOX_EXEC) is None:
-            raise IsolationError(f"{SANDBOX_EXEC} does not exist")
+            raise IsolationError(f"{SANDBOX_EXEC} is missing")
         interpreter = await inspect(spec.python)
         home = str(Path.home())
-        code = f"import os\ntry: os.listdir({home!r})\nexcept OSError: raise SystemExit(42)"
+        code = f"import os\ntry: os.listdir({home!r})\nexcept OSError: raise SystemExit({_REFUSED})"
         process = await asyncio.create_subprocess_exec(
             *self._build_wrapper_command("/private/var/empty", interpreter),
             *(interpreter.executable, "-I", "-c", code),
@@ -70,9 +71,13 @@ class SeatbeltIsolation(HostFolderIsolation):
                 status = await process.wait()
         except TimeoutError as error:
             process.kill()
-            raise IsolationError("the check of Seatbelt did not end") from error
-        if status != 42:  # noqa: PLR2004
-            raise IsolationError(f"Seatbelt does not hold (status {status})")
+            raise IsolationError(
+                f"the self-check of seatbelt did not finish within {_CHECK_SECONDS} s"
+            ) from error
+        if status != _REFUSED:
+            raise IsolationError(
+                f"the sandbox failed its self-check: status {status}, expected {_REFUSED}"
+            )
 
     def _build_options(
         self, base: str, interpreter: Interpreter, uid: int | None
@@ -81,16 +86,15 @@ class SeatbeltIsolation(HostFolderIsolation):
         return SandboxOptions(uid=uid, has_host_folder=True)
 
     def _build_wrapper_command(self, base: str, interpreter: Interpreter) -> list[str]:
-        boot = LAUNCHER
-        return [SANDBOX_EXEC, "-p", build_profile(base, (*interpreter.folders, str(boot)))]
+        return [SANDBOX_EXEC, "-p", build_profile(base, (*interpreter.folders, str(LAUNCHER)))]
 
 
 def build_profile(base: str, readable: tuple[str, ...]) -> str:
-    """The Seatbelt profile of one session.
+    """Build the Seatbelt profile of one session.
 
     Args:
         base: The session's folder on the host.
-        readable: Folders to read besides the system's own.
+        readable: Folders to read in addition to the system's own.
     """
     session = os.path.realpath(base)
     reads = "\n  ".join(_format_subpath(path) for path in (*_READABLE, *readable, session))
@@ -123,6 +127,6 @@ def _format_subpath(path: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """A string of the profile's language."""
+    """Quote a string for the profile's language."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,4 +1,14 @@
-"""The seccomp programs (classic BPF) that a session's kernel runs under."""
+"""Builder of the seccomp programs (classic BPF) for a session's kernel.
+
+The session filter is set before anything of the session runs, the post-start filter once its kernel
+listens. Both allow what they do not name, up to `NEWEST_CALL`. Later calls report ENOSYS, so that a
+new kernel never adds a way out. A wrong architecture kills the process: it would mean that the call
+numbers below are not those of the caller (32-bit calls on x86_64).
+
+A program is a list of instructions with relative jumps. Each rule compares the call's number and
+jumps over its own body when the number differs. A rule that loads an argument always returns,
+because the accumulator no longer holds the number.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +16,9 @@ import errno
 import platform
 import struct
 
-# name: number on (x86_64, aarch64); None where the machine has no such call
+from cci_plugins.errors import IsolationError
+
+# Name: number on (x86_64, aarch64), or None where the machine lacks the call.
 Calls = dict[str, tuple[int | None, int | None]]
 
 FORBIDDEN_CALLS: Calls = {
@@ -39,7 +51,7 @@ FORBIDDEN_CALLS: Calls = {
     "mount_setattr": (442, 442),
     "unshare": (272, 97),
     "setns": (308, 268),
-    # parts of the kernel that a session has no business with
+    # parts of the kernel that no session needs
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
@@ -74,8 +86,8 @@ FORBIDDEN_CALLS: Calls = {
     "vhangup": (153, 58),
     "fanotify_init": (300, 262),
 }
-# Answered as if the kernel were too old, so that libraries take their other way: io_uring and
-# clone3 carry arguments a filter cannot see; the rest is memory that neither RLIMIT_AS nor PSS
+# Refused as if the kernel were too old, so that libraries use their older code. io_uring and clone3
+# have arguments that a filter cannot see. The others make memory that neither RLIMIT_AS nor PSS
 # counts, or objects that outlive their process.
 ABSENT_CALLS: Calls = {
     "io_uring_setup": (425, 425),
@@ -100,8 +112,8 @@ ABSENT_CALLS: Calls = {
     "listmount": (458, 458),
     "listns": (470, 470),
 }
-# What Landlock leaves open on files outside the session. Modes and times seem to change, since
-# shutil.copy() and tarfile must go on working; nothing happens.
+# Landlock does not restrict these on files outside the session. They report success and change
+# nothing, because shutil.copy() and tarfile must keep working.
 NO_OP_CALLS: Calls = {
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -130,8 +142,8 @@ OWNERSHIP_CALLS: Calls = {
     "fchownat": (260, 54),
     "inotify_add_watch": (254, 27),
 }
-# Allowed only with 0 as this argument: the caller itself, or the ordinary policy, which libzmq
-# sets for its threads (it aborts when it may not).
+# Allowed only with 0 as this argument (the third value): the caller itself, or the normal policy of
+# scheduling. libzmq sets that for its threads and aborts when it cannot.
 ZERO_ARGUMENT_CALLS: dict[str, tuple[int, int, int]] = {
     "prlimit64": (302, 261, 0),
     "sched_setaffinity": (203, 122, 0),
@@ -147,23 +159,32 @@ TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
-_ARGUMENTS = (16, 24, 32)  # offsets of the low halves in struct seccomp_data
+_ARGUMENTS = (16, 24, 32)  # offsets of the low 32 bits in struct seccomp_data
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def is_supported(machine: str = "") -> bool:
-    """Whether the programs exist for this kind of machine."""
-    return (machine or platform.machine()) in ARCHITECTURES
+def check_machine(machine: str = "") -> None:
+    """Check that the programs exist for this type of machine.
+
+    Args:
+        machine: Its type, as `platform.machine()` returns it. Empty for this machine.
+
+    Raises:
+        IsolationError: They do not.
+    """
+    machine = machine or platform.machine()
+    if machine not in ARCHITECTURES:
+        raise IsolationError(f"no seccomp filter exists for a machine of type {machine!r}")
 
 
 def build_session_filter(*, own_network: bool, guard_metadata: bool, machine: str = "") -> bytes:
     """Build the filter set before anything of the session runs.
 
     Args:
-        own_network: The session has a network namespace of its own, so IP sockets lead nowhere.
-        guard_metadata: Other people's files are in sight (no mount namespace), so modes, times,
-            owners and attributes must not be touched.
-        machine: As `platform.machine()` says; this machine by default.
+        own_network: The session has its own network namespace, where IP sockets lead nowhere.
+        guard_metadata: The host's files are visible (no mount namespace), so modes, times, owners
+            and attributes must not change.
+        machine: The type of machine, as for `check_machine`.
     """
     builder = _ProgramBuilder(machine)
     builder.refuse(FORBIDDEN_CALLS, errno.EPERM)
@@ -180,102 +201,105 @@ def build_session_filter(*, own_network: bool, guard_metadata: bool, machine: st
 
 
 def build_post_start_filter(machine: str = "") -> bytes:
-    """Build the second filter, set once the kernel listens: no new socket leads anywhere."""
+    """Build the second filter, under which no new connection can be made."""
     builder = _ProgramBuilder(machine)
     builder.refuse(CONNECT_CALLS, errno.EACCES)
     builder.allow_stream_pairs()
     return builder.finish()
 
 
-def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+def _encode(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("HBBI", code, if_true, if_false, value)
 
 
-def _error(number: int) -> bytes:
-    return _op(_RETURN, _ERRNO | number)
+def _encode_refusal(number: int) -> bytes:
+    return _encode(_RETURN, _ERRNO | number)
 
 
 class _ProgramBuilder:
-    """Instructions under construction; the accumulator holds the call's number between rules."""
+    """A program under construction. Between rules the accumulator holds the call's number."""
 
     def __init__(self, machine: str) -> None:
         machine = machine or platform.machine()
         self._column = list(ARCHITECTURES).index(machine)
-        self._ops = [
-            _op(_LOAD, 4),
-            _op(_EQUAL, ARCHITECTURES[machine], 1, 0),
-            _op(_RETURN, _KILL),
-            _op(_LOAD, 0),
-            _op(_AT_LEAST, NEWEST_CALL, 0, 1),
-            _error(errno.ENOSYS),
+        self._instructions = [
+            _encode(_LOAD, 4),
+            _encode(_EQUAL, ARCHITECTURES[machine], 1, 0),
+            _encode(_RETURN, _KILL),
+            _encode(_LOAD, 0),
+            _encode(_AT_LEAST, NEWEST_CALL, 0, 1),
+            _encode_refusal(errno.ENOSYS),
         ]
 
     def refuse(self, calls: Calls, number: int) -> None:
         for numbers in calls.values():
             call = numbers[self._column]
             if call is not None:
-                self._ops += [_op(_EQUAL, call, 0, 1), _error(number)]
+                self._instructions += [_encode(_EQUAL, call, 0, 1), _encode_refusal(number)]
 
     def require_zero(self, calls: dict[str, tuple[int, int, int]]) -> None:
         for *numbers, argument in calls.values():
             self._add_rule(
                 (numbers[0], numbers[1]),
-                _op(_LOAD, _ARGUMENTS[argument]),
-                _op(_EQUAL, 0, 1, 0),
-                _error(errno.EPERM),
-                _op(_RETURN, _ALLOW),
+                _encode(_LOAD, _ARGUMENTS[argument]),
+                _encode(_EQUAL, 0, 1, 0),
+                _encode_refusal(errno.EPERM),
+                _encode(_RETURN, _ALLOW),
             )
 
     def refuse_new_namespaces(self) -> None:
         self._add_rule(
             CLONE,
-            _op(_LOAD, _ARGUMENTS[0]),
-            _op(_ANY_BIT, NEW_NAMESPACES, 0, 1),
-            _error(errno.EPERM),
-            _op(_RETURN, _ALLOW),
+            _encode(_LOAD, _ARGUMENTS[0]),
+            _encode(_ANY_BIT, NEW_NAMESPACES, 0, 1),
+            _encode_refusal(errno.EPERM),
+            _encode(_RETURN, _ALLOW),
         )
 
     def allow_families(self, families: tuple[int, ...], allow_netlink: bool) -> None:  # noqa: FBT001
-        """Allow these socket families; libzmq aborts on other errors for AF_NETLINK."""
-        body = [_op(_LOAD, _ARGUMENTS[0])]
+        """Allow these socket families and refuse all others.
+
+        libzmq aborts when AF_NETLINK fails with any error except EOPNOTSUPP and EINVAL.
+        """
+        body = [_encode(_LOAD, _ARGUMENTS[0])]
         for family in families:
-            body += [_op(_EQUAL, family, 0, 1), _op(_RETURN, _ALLOW)]
+            body += [_encode(_EQUAL, family, 0, 1), _encode(_RETURN, _ALLOW)]
         if allow_netlink:  # NETLINK_ROUTE only
             body += [
-                _op(_EQUAL, AF_NETLINK, 0, 4),
-                _op(_LOAD, _ARGUMENTS[2]),
-                _op(_EQUAL, 0, 0, 1),
-                _op(_RETURN, _ALLOW),
-                _error(errno.EOPNOTSUPP),
+                _encode(_EQUAL, AF_NETLINK, 0, 4),
+                _encode(_LOAD, _ARGUMENTS[2]),
+                _encode(_EQUAL, 0, 0, 1),
+                _encode(_RETURN, _ALLOW),
+                _encode_refusal(errno.EOPNOTSUPP),
             ]
         else:
-            body += [_op(_EQUAL, AF_NETLINK, 0, 1), _error(errno.EOPNOTSUPP)]
-        self._add_rule(SOCKET, *body, _error(errno.EAFNOSUPPORT))
+            body += [_encode(_EQUAL, AF_NETLINK, 0, 1), _encode_refusal(errno.EOPNOTSUPP)]
+        self._add_rule(SOCKET, *body, _encode_refusal(errno.EAFNOSUPPORT))
 
     def refuse_terminal_input(self) -> None:
         self._add_rule(
             IOCTL,
-            _op(_LOAD, _ARGUMENTS[1]),
-            _op(_EQUAL, TIOCSTI, 1, 0),
-            _op(_EQUAL, TIOCLINUX, 0, 1),
-            _error(errno.EPERM),
-            _op(_RETURN, _ALLOW),
+            _encode(_LOAD, _ARGUMENTS[1]),
+            _encode(_EQUAL, TIOCSTI, 1, 0),
+            _encode(_EQUAL, TIOCLINUX, 0, 1),
+            _encode_refusal(errno.EPERM),
+            _encode(_RETURN, _ALLOW),
         )
 
     def allow_stream_pairs(self) -> None:
         self._add_rule(
             SOCKETPAIR,
-            _op(_LOAD, _ARGUMENTS[1]),
-            _op(_AND, 0xF),
-            _op(_EQUAL, 1, 1, 0),
-            _error(errno.EACCES),
-            _op(_RETURN, _ALLOW),
+            _encode(_LOAD, _ARGUMENTS[1]),
+            _encode(_AND, 0xF),
+            _encode(_EQUAL, 1, 1, 0),
+            _encode_refusal(errno.EACCES),
+            _encode(_RETURN, _ALLOW),
         )
 
     def _add_rule(self, numbers: tuple[int | None, int | None], *body: bytes) -> None:
         call = numbers[self._column]
         if call is not None:
-            self._ops += [_op(_EQUAL, call, 0, len(body)), *body]
+            self._instructions += [_encode(_EQUAL, call, 0, len(body)), *body]
 
     def finish(self) -> bytes:
-        return b"".join([*self._ops, _op(_RETURN, _ALLOW)])
+        return b"".join([*self._instructions, _encode(_RETURN, _ALLOW)])

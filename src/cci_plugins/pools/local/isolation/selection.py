@@ -1,4 +1,4 @@
-"""Choose the strongest fence that holds on this machine, and say so."""
+"""Selection of the strongest isolation backend that passes its self-check on this machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import ConfigurationError, IsolationError
 
 from .base import Isolation, KernelSpec
 
-IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 _log = logging.getLogger("cci_plugins")
 _selections: dict[tuple[str, Path, SandboxLimits, int], Isolation] = {}
 
@@ -27,17 +26,17 @@ _OTHER_HINT = "use WSL2 or Docker, or accept the risk by name: CCI_ISOLATION=pro
 
 
 async def choose(name: IsolationName, spec: KernelSpec) -> Isolation:
-    """The fence of that name, or for `auto` the strongest that passes its probe.
+    """Return the named backend, or for `auto` the strongest that passes its self-check.
 
-    An answer is remembered for the life of this process.
+    The result is cached for the life of this process.
 
     Args:
-        name: Which fence; `process` is used only when it is asked for by this name.
-        spec: The kernel to be started; its key is not used for real sessions.
+        name: The backend. `process` is used only when asked for by this name.
+        spec: The kernel to start. Its key is not used for real sessions.
 
     Raises:
-        IsolationError: None holds; the message says why each was refused.
-        ConfigurationError: There is no such fence, or the interpreter cannot run a kernel.
+        IsolationError: No backend works. The message gives the reason for each.
+        ConfigurationError: The name is unknown, or the interpreter cannot run a kernel.
     """
     user = os.geteuid() if hasattr(os, "geteuid") else 0
     key = (name, spec.python, spec.limits, user)
@@ -51,12 +50,12 @@ async def choose(name: IsolationName, spec: KernelSpec) -> Isolation:
 
 
 def _list_backends(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Isolation]]:
-    """The fences this system could have, strongest first."""
+    """List the backends of this operating system, strongest first."""
     if sys.platform == "linux":
         from .bubblewrap.backend import BwrapIsolation  # noqa: PLC0415 - each on its own system only
         from .landlock import OLDEST_ABI, SCOPED_ABI, LandlockIsolation  # noqa: PLC0415
 
-        # as root every session has a user id of its own, so signals stay inside without scopes
+        # As root, every session has its own user id, so signals stay inside without scopes.
         oldest = SCOPED_ABI if automatic and os.geteuid() != 0 else OLDEST_ABI
         return {
             "bwrap": BwrapIsolation,
@@ -70,13 +69,15 @@ def _list_backends(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Is
 
 
 async def _select_by_name(name: str, spec: KernelSpec) -> Isolation:
-    from .process import ProcessIsolation  # noqa: PLC0415 - only when it is asked for
+    from .process import ProcessIsolation  # noqa: PLC0415 - only when someone asks for it
 
     backends = {**_list_backends(automatic=False), "process": ProcessIsolation}
     if name not in {"bwrap", "landlock", "seatbelt", "process"}:
-        raise ConfigurationError(f"there is no isolation called {name!r}", hint="use auto")
+        raise ConfigurationError(
+            f"unknown isolation {name!r}", hint="use auto, or bwrap, landlock, seatbelt, process"
+        )
     if name not in backends:
-        raise IsolationError(f"{name} does not exist on {sys.platform}", hint="use auto")
+        raise IsolationError(f"{name} is not available on {sys.platform}", hint="use auto")
     isolation = backends[name](spec.limits)
     await isolation.run_self_check(spec)
     return isolation
@@ -94,12 +95,12 @@ async def _select_strongest(spec: KernelSpec) -> Isolation:
             reasons.append(f"{name}: {error}")
             continue
         for reason in reasons:
-            _log.warning("isolation: a stronger fence does not hold here: %s", reason)
+            _log.warning("isolation: a stronger backend does not work here: %s", reason)
         return isolation
     hints = [error.hint for error in errors if error.hint]
     raise IsolationError(
-        "no isolation holds on this machine; code from a model would run with your files and "
-        f"your network ({'; '.join(reasons) or 'there is none for ' + sys.platform})",
+        "no isolation works on this machine, so code from a model would run with your files and "
+        f"your network ({'; '.join(reasons) or 'no backend exists for ' + sys.platform})",
         hint="; ".join([*hints[:1], _HINTS.get(sys.platform, _OTHER_HINT)]),
     )
 

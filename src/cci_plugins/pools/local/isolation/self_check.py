@@ -1,25 +1,74 @@
-"""What a fence must refuse, and the check of it from inside."""
+"""Self-check of a backend: a trial sandbox must refuse what a session may not do."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import anyio
 
 from cci_plugins.errors import IsolationError
 
 from .interpreter import Interpreter
-from .managed_process import ManagedProcess
+from .managed_process import START_SECONDS, ManagedProcess
 
 _HOME_ENTRIES = 50
 
 
+class _TrialSandbox(Protocol):
+    child: ManagedProcess
+
+    async def kill(self) -> None: ...
+
+
+async def run(
+    name: str,
+    interpreter: Interpreter,
+    start: Callable[[dict[str, Any]], Awaitable[_TrialSandbox]],
+    *,
+    own_network: bool,
+) -> None:
+    """Start a sandbox that checks itself from inside, and wait for its result.
+
+    Args:
+        name: The backend's name, for error messages.
+        interpreter: The Python of the sandbox. Its own folders may be visible inside.
+        start: Starts a sandbox whose boot.py runs the given check in place of a kernel.
+        own_network: The sandbox has its own network namespace, where IP sockets lead nowhere.
+            Otherwise it must refuse IP sockets.
+
+    Raises:
+        IsolationError: The sandbox did not start, did not finish, or allowed something.
+    """
+    with _create_canary_file() as canary:
+        check = {
+            "unreadable": [canary, "/etc/shadow", *_list_home_entries(interpreter)],
+            "unwritable": ["/", "/usr", "/etc"],
+            "own_network": own_network,
+        }
+        sandbox = await start(check)
+        try:
+            with anyio.fail_after(START_SECONDS):
+                code, message = await sandbox.child.wait(), await sandbox.child.read_stderr_tail()
+        except TimeoutError as error:
+            raise IsolationError(
+                f"the self-check of {name} did not finish within {START_SECONDS:.0f} s"
+            ) from error
+        finally:
+            with anyio.CancelScope(shield=True):
+                await sandbox.kill()
+    if code != 0:
+        reason = message.splitlines()[-1] if message else f"status {code}"
+        raise IsolationError(f"the sandbox failed its self-check: {reason}")
+
+
 @contextlib.contextmanager
-def create_canary_file() -> Iterator[str]:
-    """A file that any user of this machine may read, and a session must not."""
+def _create_canary_file() -> Iterator[str]:
+    """Create a file that any user of this machine may read, and a session must not."""
     file, path = tempfile.mkstemp(prefix="cci-check-")
     try:
         os.write(file, b"a session must not read this")
@@ -30,42 +79,15 @@ def create_canary_file() -> Iterator[str]:
         Path(path).unlink()
 
 
-def build_self_check(canary: str, interpreter: Interpreter, *, own_network: bool) -> dict[str, Any]:
-    """What boot.py must find refused.
-
-    Args:
-        secret: A file to be out of reach.
-        interpreter: The Python; the way to its folders may be in sight.
-        own_network: An empty network namespace is fine; otherwise IP sockets must be refused.
-    """
-    return {
-        "unreadable": [canary, "/etc/shadow", *_list_home_entries(interpreter)],
-        "unwritable": ["/", "/usr", "/etc"],
-        "own_network": own_network,
-    }
-
-
 def _list_home_entries(interpreter: Interpreter) -> list[str]:
-    """Some of what lies in our home, apart from the interpreter."""
+    """List some entries of the home folder, without those on the path to the interpreter."""
     try:
-        places = [str(entry) for entry in Path.home().iterdir()]
+        entries = [str(entry) for entry in Path.home().iterdir()]
     except OSError:
         return []
     needed_paths = (*interpreter.folders, interpreter.executable)
     return [
-        place
-        for place in places
-        if not any(path == place or path.startswith(place + "/") for path in needed_paths)
+        entry
+        for entry in entries
+        if not any(path == entry or path.startswith(entry + "/") for path in needed_paths)
     ][:_HOME_ENTRIES]
-
-
-async def wait_for_result(child: ManagedProcess) -> None:
-    """Wait for the check's answer.
-
-    Raises:
-        IsolationError: Something was not refused, or the check could not run.
-    """
-    code, message = await child.wait(), await child.read_stderr_tail()
-    if code != 0:
-        reason = message.splitlines()[-1] if message else f"status {code}"
-        raise IsolationError(f"the fence does not hold: {reason}")

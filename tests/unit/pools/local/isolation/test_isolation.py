@@ -1,4 +1,4 @@
-"""The parts of fences that can be seen without putting one up."""
+"""Tests of the isolation backends that start no sandbox."""
 
 # ruff: noqa: PTH101, PTH102, PTH109, PTH211 - a folder too deep for Path
 
@@ -11,19 +11,19 @@ import anyio
 import pytest
 
 if sys.platform == "win32":
-    pytest.skip("these fences are not for Windows", allow_module_level=True)
+    pytest.skip("these backends do not exist on Windows", allow_module_level=True)
 
 from pathlib import Path
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import IsolationError
 from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt, uids
-from cci_plugins.pools.local.isolation.bubblewrap.command import Bubblewrap
+from cci_plugins.pools.local.isolation.bubblewrap.backend import Bubblewrap
 from cci_plugins.pools.local.isolation.interpreter import Interpreter
 from cci_plugins.pools.local.isolation.kernel_config import (
     SandboxOptions,
+    build_connection_info,
     build_environment,
-    connection,
     describe_session,
 )
 from cci_plugins.pools.local.isolation.launcher import supervisor
@@ -31,9 +31,9 @@ from cci_plugins.pools.local.isolation.launcher import supervisor
 PYTHON = Interpreter("/tmp/venv/bin/python", ("/opt/base", "/tmp/venv"))
 
 
-def command(version=(0, 8, 0), uid=None):
+def build_command(version=(0, 8, 0), uid=None):
     bwrap = Bubblewrap("/usr/bin/bwrap", version)
-    return bwrap.command(
+    return bwrap.build_command(
         PYTHON, SandboxLimits(), uid=uid, files={"/run/cci/boot.py": 5}, info=3, program=4
     )
 
@@ -43,7 +43,7 @@ def pairs(argv):
 
 
 def test_bwrap_unshares_everything_and_drops_all_rights():
-    argv = command()
+    argv = build_command()
     for flag in ("user", "ipc", "pid", "uts", "net"):
         assert f"--unshare-{flag}" in argv
     assert ("--cap-drop", "ALL") in pairs(argv)
@@ -55,7 +55,7 @@ def test_bwrap_unshares_everything_and_drops_all_rights():
 
 
 def test_bwrap_binds_nothing_of_the_host_writable():
-    argv = command()
+    argv = build_command()
     assert "--bind" not in argv
     assert "--dev-bind" not in argv
     bound = {after for flag, after in pairs(argv) if flag == "--ro-bind"}
@@ -64,23 +64,23 @@ def test_bwrap_binds_nothing_of_the_host_writable():
 
 
 def test_mounts_over_tmp_come_before_an_interpreter_in_tmp():
-    argv = command()
+    argv = build_command()
     assert pairs(argv).index(("--tmpfs", "/tmp")) < pairs(argv).index(("--ro-bind", "/tmp/venv"))
 
 
-def test_real_root_keeps_only_the_right_to_give_itself_up():
-    argv = command(uid=20_001)
+def test_real_root_keeps_only_the_capabilities_to_change_its_user():
+    argv = build_command(uid=20_001)
     assert "--unshare-user" not in argv
     assert [b for a, b in pairs(argv) if a == "--cap-add"] == ["CAP_SETUID", "CAP_SETGID"]
 
 
-def test_old_bubblewrap_gets_only_flags_it_knows():
-    assert "--size" in command((0, 7, 0))
-    assert "--disable-userns" not in command((0, 7, 0))
-    assert "--size" not in command((0, 6, 1))
+def test_an_old_bubblewrap_gets_only_flags_that_it_supports():
+    assert "--size" in build_command((0, 7, 0))
+    assert "--disable-userns" not in build_command((0, 7, 0))
+    assert "--size" not in build_command((0, 6, 1))
 
 
-def test_the_environment_is_ours_alone(monkeypatch):
+def test_a_session_inherits_no_environment_variable(monkeypatch):
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "x")
     values = build_environment("/home/session", "/tmp", "/usr/bin/python3")
     assert "AZURE_CLIENT_SECRET" not in values
@@ -88,13 +88,13 @@ def test_the_environment_is_ours_alone(monkeypatch):
     assert values["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
 
 
-def test_the_key_is_told_in_the_session_file_and_never_shown():
+def test_the_key_is_in_the_session_file_and_not_in_the_repr():
     spec = KernelSpec(python=Path("/usr/bin/python3"), key="feed")
     assert "feed" not in repr(spec)
     text = describe_session(
         spec,
         SandboxOptions(),
-        kernel_connection=connection("/run/k/k", "feed"),
+        kernel_connection=build_connection_info("/run/k/k", "feed"),
         connection_file="/x",
     )
     payload = json.loads(text)
@@ -116,7 +116,7 @@ def test_a_seatbelt_profile_denies_by_default_and_names_the_session():
     assert text.count("(") == text.count(")")
 
 
-def test_a_folder_is_removed_however_deep_or_closed(tmp_path):
+def test_a_folder_is_removed_at_any_depth_and_mode(tmp_path):
     base = tmp_path / "session"
     base.mkdir()
     kept = tmp_path / "kept"
@@ -131,16 +131,16 @@ def test_a_folder_is_removed_however_deep_or_closed(tmp_path):
         os.mkdir("closed")
         Path("closed/file").write_text("x")
         os.chmod("closed", 0)
-        os.symlink(kept, "way")
+        os.symlink(kept, "link")
     finally:
         os.chdir(here)
-    supervisor.remove(str(base))
+    supervisor.remove_folder(str(base))
     assert not base.exists()
     assert (kept / "file").exists()
-    supervisor.remove(str(base))
+    supervisor.remove_folder(str(base))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Landlock is a part of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock exists on Linux only")
 @pytest.mark.parametrize(("user", "oldest"), [(1000, 6), (0, 3)])
 def test_signals_need_a_scope_only_where_sessions_share_a_user(monkeypatch, user, oldest):
     from cci_plugins.pools.local.isolation import landlock, selection
@@ -148,13 +148,13 @@ def test_signals_need_a_scope_only_where_sessions_share_a_user(monkeypatch, user
     monkeypatch.setattr(os, "geteuid", lambda: user)
     backends = selection._list_backends(automatic=True)
     assert backends["landlock"](SandboxLimits())._oldest_abi == oldest
-    monkeypatch.setattr(landlock, "_abi", lambda: oldest - 1)
+    monkeypatch.setattr(landlock, "_detect_abi", lambda: oldest - 1)
     spec = KernelSpec(Path(sys.executable), "00")
     with pytest.raises(IsolationError, match=f"older than {oldest}"):
         anyio.run(backends["landlock"](SandboxLimits()).run_self_check, spec)
 
 
-def test_user_ids_are_given_once():
+def test_no_two_live_sessions_have_the_same_user_id():
     first, second = uids.allocate(), uids.allocate()
     try:
         assert first != second
@@ -167,7 +167,7 @@ def test_user_ids_are_given_once():
     uids.release(first)
 
 
-def test_an_interpreter_may_not_bring_the_home_folder_along():
+def test_an_interpreter_whose_folder_contains_the_home_folder_is_refused():
     with pytest.raises(IsolationError, match="contains your home folder"):
         interpreter._refuse_homes((str(Path.home()),))
     with pytest.raises(IsolationError, match="contains your home folder"):
@@ -179,7 +179,7 @@ def test_only_folders_outside_usr_are_bound():
     assert interpreter._find_folders_outside_usr(["/opt/a", "/opt/a/bin"]) == ("/opt/a",)
 
 
-def test_a_private_folder_on_the_way_is_noticed(tmp_path):
+def test_a_private_parent_folder_makes_an_interpreter_unreachable(tmp_path):
     closed = tmp_path / "closed"
     (closed / "python").mkdir(parents=True)
     closed.chmod(0o700)

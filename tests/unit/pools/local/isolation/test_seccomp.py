@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from cci_plugins.errors import IsolationError
 from cci_plugins.pools.local.isolation import seccomp
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -12,7 +13,7 @@ MACHINES = ["x86_64", "aarch64"]
 
 
 def run(program: bytes, architecture: int, number: int, *arguments: int) -> int:
-    """What the kernel would do with this call."""
+    """Return what the kernel would do with this call."""
     padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
     data = struct.pack("=IIQ6Q", number, architecture, 0, *padded)
     steps = list(struct.iter_unpack("HBBI", program))
@@ -31,8 +32,8 @@ def run(program: bytes, architecture: int, number: int, *arguments: int) -> int:
             position += if_true if met[code] else if_false
 
 
-def answer(program: bytes, machine: str, number: int, *arguments: int) -> int | None:
-    """The errno of a refused call, None for an allowed one."""
+def errno_of(program: bytes, machine: str, number: int, *arguments: int) -> int | None:
+    """Return the errno of a refused call, or None for an allowed one."""
     result = run(program, seccomp.ARCHITECTURES[machine], number, *arguments)
     if result == ALLOW:
         return None
@@ -67,16 +68,16 @@ def numbers(calls, column):
 def test_dangerous_calls_are_refused(bwrap, landlock, machine, column):
     for program in (bwrap, landlock):
         for number in numbers(seccomp.FORBIDDEN_CALLS, column):
-            assert answer(program, machine, number) == errno.EPERM
+            assert errno_of(program, machine, number) == errno.EPERM
         for number in numbers(seccomp.ABSENT_CALLS, column):
-            assert answer(program, machine, number) == errno.ENOSYS
+            assert errno_of(program, machine, number) == errno.ENOSYS
 
 
 def test_ordinary_calls_pass(bwrap, landlock, machine, column):
     ordinary = [(0, 63), (1, 64), (9, 222), (257, 56), (202, 98), (61, 260), (60, 93), (59, 221)]
     for program in (bwrap, landlock):
         for pair in ordinary:
-            assert answer(program, machine, pair[column]) is None
+            assert errno_of(program, machine, pair[column]) is None
 
 
 def test_another_architecture_is_killed(bwrap):
@@ -84,21 +85,21 @@ def test_another_architecture_is_killed(bwrap):
 
 
 def test_calls_newer_than_this_list_are_absent(bwrap, machine):
-    assert answer(bwrap, machine, seccomp.NEWEST_CALL) == errno.ENOSYS
-    assert answer(bwrap, machine, 0x40000000 + 1) == errno.ENOSYS
+    assert errno_of(bwrap, machine, seccomp.NEWEST_CALL) == errno.ENOSYS
+    assert errno_of(bwrap, machine, 0x40000000 + 1) == errno.ENOSYS
 
 
 @pytest.mark.parametrize("bit", [7, 17, 25, 26, 27, 28, 29, 30])
 def test_clone_makes_no_namespace(bwrap, machine, column, bit):
     clone = seccomp.CLONE[column]
     expected = errno.EPERM if bit != 7 else None  # CLONE_NEWTIME exists for clone3 only
-    assert answer(bwrap, machine, clone, 1 << bit | 17) == expected
+    assert errno_of(bwrap, machine, clone, 1 << bit | 17) == expected
 
 
 def test_clone_makes_threads_and_processes(bwrap, machine, column):
     clone = seccomp.CLONE[column]
-    assert answer(bwrap, machine, clone, 17) is None
-    assert answer(bwrap, machine, clone, 0x3D0F00) is None
+    assert errno_of(bwrap, machine, clone, 17) is None
+    assert errno_of(bwrap, machine, clone, 0x3D0F00) is None
 
 
 def test_sockets_by_family(bwrap, landlock, machine, column):
@@ -106,7 +107,7 @@ def test_sockets_by_family(bwrap, landlock, machine, column):
     for family in range(64):
         ip = family in {2, 10}
         inside, outside = (
-            answer(program, machine, socket, family, 1) for program in (bwrap, landlock)
+            errno_of(program, machine, socket, family, 1) for program in (bwrap, landlock)
         )
         if family == 1:
             assert (inside, outside) == (None, None)
@@ -114,28 +115,28 @@ def test_sockets_by_family(bwrap, landlock, machine, column):
             assert (inside, outside) == (None, errno.EAFNOSUPPORT)
         elif family == 16:
             assert (inside, outside) == (None, errno.EOPNOTSUPP)  # NETLINK_ROUTE is protocol 0
-            assert answer(bwrap, machine, socket, family, 3, 9) == errno.EOPNOTSUPP
+            assert errno_of(bwrap, machine, socket, family, 3, 9) == errno.EOPNOTSUPP
         else:
             assert (inside, outside) == (errno.EAFNOSUPPORT, errno.EAFNOSUPPORT)
 
 
-def test_limits_and_processors_only_of_oneself(bwrap, machine, column):
+def test_a_process_may_change_only_its_own_limits_and_processors(bwrap, machine, column):
     for *pair, argument in seccomp.ZERO_ARGUMENT_CALLS.values():
         own = [0, 0]
         other = [0, 0]
         other[argument] = 4711
-        assert answer(bwrap, machine, pair[column], *own) is None
-        assert answer(bwrap, machine, pair[column], *other) == errno.EPERM
+        assert errno_of(bwrap, machine, pair[column], *own) is None
+        assert errno_of(bwrap, machine, pair[column], *other) == errno.EPERM
 
 
 def test_no_input_is_forged_on_a_terminal(bwrap, machine, column):
     ioctl = seccomp.IOCTL[column]
-    assert answer(bwrap, machine, ioctl, 0, seccomp.TIOCSTI) == errno.EPERM
-    assert answer(bwrap, machine, ioctl, 0, seccomp.TIOCLINUX) == errno.EPERM
-    assert answer(bwrap, machine, ioctl, 0, 0x5401) is None
+    assert errno_of(bwrap, machine, ioctl, 0, seccomp.TIOCSTI) == errno.EPERM
+    assert errno_of(bwrap, machine, ioctl, 0, seccomp.TIOCLINUX) == errno.EPERM
+    assert errno_of(bwrap, machine, ioctl, 0, 0x5401) is None
 
 
-def test_metadata_is_guarded_where_the_hosts_files_are_in_sight(bwrap, landlock, machine, column):
+def test_metadata_is_guarded_where_the_hosts_files_are_visible(bwrap, landlock, machine, column):
     expected = {
         0: seccomp.NO_OP_CALLS,
         errno.EOPNOTSUPP: seccomp.UNSUPPORTED_CALLS,
@@ -143,19 +144,19 @@ def test_metadata_is_guarded_where_the_hosts_files_are_in_sight(bwrap, landlock,
     }
     for error, calls in expected.items():
         for number in numbers(calls, column):
-            assert answer(landlock, machine, number) == error
-            assert answer(bwrap, machine, number) is None
+            assert errno_of(landlock, machine, number) == error
+            assert errno_of(bwrap, machine, number) is None
 
 
-def test_the_seal_refuses_new_connections(machine, column):
+def test_the_post_start_filter_refuses_new_connections(machine, column):
     program = seccomp.build_post_start_filter(machine)
     for number in numbers(seccomp.CONNECT_CALLS, column):
-        assert answer(program, machine, number) == errno.EACCES
+        assert errno_of(program, machine, number) == errno.EACCES
     pair = seccomp.SOCKETPAIR[column]
-    assert answer(program, machine, pair, 1, 1 | 0o2000000) is None
-    assert answer(program, machine, pair, 1, 2) == errno.EACCES
-    assert answer(program, machine, pair, 1, 5) == errno.EACCES
-    assert answer(program, machine, 0) is None
+    assert errno_of(program, machine, pair, 1, 1 | 0o2000000) is None
+    assert errno_of(program, machine, pair, 1, 2) == errno.EACCES
+    assert errno_of(program, machine, pair, 1, 5) == errno.EACCES
+    assert errno_of(program, machine, 0) is None
 
 
 def test_programs_fit_the_kernels_limit(bwrap, landlock):
@@ -165,5 +166,6 @@ def test_programs_fit_the_kernels_limit(bwrap, landlock):
 
 
 def test_unknown_machines_are_not_supported():
-    assert seccomp.is_supported("x86_64")
-    assert not seccomp.is_supported("s390x")
+    seccomp.check_machine("x86_64")
+    with pytest.raises(IsolationError, match="'s390x'"):
+        seccomp.check_machine("s390x")

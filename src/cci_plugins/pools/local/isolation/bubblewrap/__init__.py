@@ -1,1 +1,1 @@
-"""The isolation backend that uses bubblewrap."""
+"""The `bwrap` backend: bubblewrap's namespaces, the strongest isolation."""

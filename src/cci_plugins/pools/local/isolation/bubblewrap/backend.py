@@ -1,49 +1,151 @@
-"""The strongest fence: bubblewrap's namespaces, our seccomp filter, resource limits."""
+"""The `bwrap` backend: bubblewrap's namespaces, a seccomp filter, resource limits.
+
+The argument vector is the sandbox. Its order matters, because bubblewrap applies it in order:
+tmpfs mounts, then the interpreter (which may lie in /tmp or in the home folder), then the session's
+own files, and at last the remounts that make `/` and `/dev` read-only. Nothing of the host is
+mounted writable. No mount point lies in a folder that an earlier session could write to, where it
+might have left a link for bubblewrap to follow (CVE-2026-87766).
+
+An app that runs as root gets no user namespace. There, user id 1000 inside would still be root for
+the kernel, which then neither protects /proc/sys nor counts processes. So bubblewrap keeps the two
+capabilities by which boot.py becomes an unprivileged user, a different one for each session.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import anyio
-
-from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import IsolationError
 from cci_plugins.pools.local.isolation import self_check, uids
 from cci_plugins.pools.local.isolation.base import Isolation, KernelSpec, Sandbox
 from cci_plugins.pools.local.isolation.interpreter import Interpreter, inspect
 from cci_plugins.pools.local.isolation.kernel_config import (
+    SYSTEM_FILES,
     SandboxOptions,
-    connection,
+    build_connection_info,
+    build_environment,
     describe_limits,
     describe_session,
 )
 from cci_plugins.pools.local.isolation.launcher import LAUNCHER
-from cci_plugins.pools.local.isolation.managed_process import (
-    START_SECONDS,
-    run_program,
-    wait_for_sockets,
-)
+from cci_plugins.pools.local.isolation.managed_process import run_program, wait_for_sockets
 from cci_plugins.pools.local.isolation.memory import count_own_threads
-from cci_plugins.pools.local.isolation.seccomp import build_session_filter, is_supported
+from cci_plugins.pools.local.isolation.seccomp import build_session_filter, check_machine
 
-from .command import BOOT, PLAIN_UID, SOCKET_FOLDER, Bubblewrap, build_account_files
-from .sandbox import BwrapSandbox
+from .sandbox import BOOT, DATA, HOME, SCRATCH, SHARED, SOCKET_FOLDER, BwrapSandbox
 
-_OLDEST_VERSION = (0, 5)
-_LIMITS_BY_NAMESPACE = (5, 14)
+_OLDEST_VERSION, _SIZED_TMPFS, _NO_NESTED_NAMESPACES = (0, 5), (0, 7), (0, 8)
+_LIMITS_BY_NAMESPACE = (5, 14)  # the first Linux that counts RLIMIT_NPROC by user namespace
+_PLAIN_UID = 1000
+_SHARED_BYTES, _HOME_BYTES, _SOCKET_BYTES = 128 * MIB, 64 * MIB, MIB
 _BOOT_FILES = ("boot.py", "lockdown.py")
 
 
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """An installed bubblewrap."""
+
+    path: str
+    version: tuple[int, ...]
+
+    @property
+    def supports_tmpfs_size(self) -> bool:
+        """Whether it can limit the size of a file system in memory."""
+        return self.version >= _SIZED_TMPFS
+
+    def build_command(
+        self,
+        interpreter: Interpreter,
+        limits: SandboxLimits,
+        *,
+        uid: int | None,
+        files: Mapping[str, int],
+        info: int,
+        program: int,
+    ) -> list[str]:
+        """Build the argument vector.
+
+        Args:
+            interpreter: The Python inside.
+            limits: Sizes of the file systems.
+            uid: The user id that boot.py takes when the app runs as root, else None.
+            files: Files to create inside, each with a descriptor of its content.
+            info: Descriptor where bubblewrap writes the id of the sandbox's first process.
+            program: Descriptor of the seccomp program.
+        """
+        return [
+            self.path,
+            *self._build_namespace_arguments(root=uid is not None),
+            *_build_system_arguments(),
+            *self._build_tmpfs_arguments(SCRATCH, limits.scratch_bytes, "1777"),
+            *self._build_tmpfs_arguments(HOME, _HOME_BYTES),
+            *self._build_tmpfs_arguments(SHARED, _SHARED_BYTES, "1777"),
+            # after the tmpfs mounts: a virtual environment may lie in /tmp
+            *_build_parent_arguments(interpreter.folders),
+            *(part for folder in interpreter.folders for part in ("--ro-bind", folder, folder)),
+            *self._build_tmpfs_arguments(DATA, limits.disk_bytes),
+            *self._build_tmpfs_arguments(SOCKET_FOLDER, _SOCKET_BYTES),
+            *(
+                part
+                for path, content in files.items()
+                for part in ("--perms", "0444", "--file", str(content), path)
+            ),
+            *_build_environment_arguments(interpreter),
+            *("--chdir", DATA, "--info-fd", str(info), "--seccomp", str(program)),
+            # without these, / and /dev are writable file systems in memory without a limit
+            *("--remount-ro", "/dev", "--remount-ro", "/"),
+            *("--", interpreter.executable, "-I", f"{BOOT}/boot.py", f"{BOOT}/session.json"),
+        ]
+
+    def _build_namespace_arguments(self, *, root: bool) -> list[str]:
+        """Add new namespaces and drop all rights, except two for boot.py as root."""
+        parts = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+        parts += ["--unshare-net", "--hostname", "session", "--die-with-parent", "--new-session"]
+        parts += ["--clearenv", "--cap-drop", "ALL"]
+        if root:
+            return [*parts, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        parts += ["--unshare-user", "--uid", str(_PLAIN_UID), "--gid", str(_PLAIN_UID)]
+        return parts + ["--disable-userns"] * (self.version >= _NO_NESTED_NAMESPACES)
+
+    def _build_tmpfs_arguments(self, path: str, size: int, mode: str = "0777") -> list[str]:
+        limit = ["--size", str(size)] if self.supports_tmpfs_size else []
+        return ["--perms", mode, *limit, "--tmpfs", path]
+
+
+async def find_bubblewrap() -> Bubblewrap:
+    """Find the installed bubblewrap.
+
+    Raises:
+        IsolationError: None is installed, or it cannot be used.
+    """
+    # /usr/bin first: Ubuntu's AppArmor profile names that path
+    path = shutil.which("bwrap", path="/usr/bin") or shutil.which("bwrap")
+    if path is None:
+        raise IsolationError("bubblewrap is not installed", hint="apt install bubblewrap")
+    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):  # noqa: PTH116 - one call
+        raise IsolationError(f"{path} is set-uid root", hint="install a bubblewrap without set-uid")
+    check_machine()
+    text = (await run_program(path, "--version"))[1].decode(errors="replace")
+    version = tuple(map(int, re.findall(r"\d+", text)[:3]))
+    if version < _OLDEST_VERSION:
+        raise IsolationError(f"{path} is too old: {text.strip()}", hint="upgrade bubblewrap to 0.8")
+    return Bubblewrap(path, version)
+
+
 class BwrapIsolation(Isolation):
-    """Namespaces by bubblewrap: no host files, processes, network or names in sight."""
+    """Backend of namespaces: no host files, processes, network or names are visible."""
 
     name: ClassVar[IsolationName] = "bwrap"
 
@@ -52,51 +154,35 @@ class BwrapIsolation(Isolation):
         self._bwrap: Bubblewrap | None = None
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people: the backend and the session's limits."""
         version = ".".join(map(str, self._bwrap.version)) if self._bwrap else "?"
         return f"bwrap {version} + seccomp; network none; {describe_limits(self._limits)}"
 
     async def run_self_check(self, spec: KernelSpec) -> None:
-        """Put up the fence once and check from inside that it holds.
+        """Start a sandbox once and check it from inside.
 
         Raises:
-            IsolationError: It does not hold here.
+            IsolationError: bubblewrap cannot be used here, or a check failed.
         """
         self._bwrap = await find_bubblewrap()
         if not self._bwrap.supports_tmpfs_size:
             self.limitations = (
-                "this bubblewrap is older than 0.7: files in memory are bounded by the watchdog",
+                "this bubblewrap is older than 0.7, so only the watchdog limits files in memory",
             )
         interpreter = await inspect(spec.python)
-        with self_check.create_canary_file() as canary:
-            sandbox = await self._start(
-                spec,
-                interpreter,
-                check=self_check.build_self_check(canary, interpreter, own_network=True),
-            )
-            try:
-                with anyio.fail_after(START_SECONDS):
-                    await self_check.wait_for_result(sandbox.child)
-            except TimeoutError as error:
-                raise IsolationError("the check of bwrap did not end") from error
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await sandbox.kill()
+        start = functools.partial(self._start, spec, interpreter)
+        await self_check.run(self.name, interpreter, start, own_network=True)
 
     async def launch(self, spec: KernelSpec) -> Sandbox:
-        """Start a kernel and wait until it listens.
+        """Start a kernel and wait until its sockets accept connections.
 
         Raises:
-            IsolationError: The fence could not be put up.
+            IsolationError: The sandbox could not be started.
         """
         sandbox = await self._start(spec, await inspect(spec.python))
-        try:
+        async with sandbox.kill_on_failure():
             await wait_for_sockets(sandbox.sockets, sandbox.child)
             sandbox.find_kernel()
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.kill()
-            raise
         return sandbox
 
     async def _start(
@@ -105,57 +191,88 @@ class BwrapIsolation(Isolation):
         bwrap = self._bwrap or await find_bubblewrap()
         uid = uids.allocate() if os.geteuid() == 0 else None
         sandbox = BwrapSandbox(uid)
-        try:
+        async with sandbox.kill_on_failure():
             session = _describe(spec, uid, check)
             with contextlib.ExitStack() as stack:
                 files = {
-                    place: stack.enter_context(_open_memory_file(data))
-                    for place, data in _build_files(session, uid).items()
+                    path: stack.enter_context(_open_memory_file(data))
+                    for path, data in _build_files(session, uid).items()
                 }
                 program = build_session_filter(own_network=True, guard_metadata=False)
                 filter_ = stack.enter_context(_open_memory_file(program))
-                # not a pipe: bubblewrap would die of writing to it when we have gone, and leave its
-                # init behind
+                # Not a pipe: if the app ended, bubblewrap would die of writing to it and leave
+                # its init behind.
                 info = stack.enter_context(_open_memory_file(b""))
-                command = bwrap.command(
+                command = bwrap.build_command(
                     interpreter, spec.limits,
                     uid=uid, files=files, info=info, program=filter_,
                 )  # fmt: skip
                 inherited = [*files.values(), filter_, info]
                 await sandbox.start(command, inherited)
                 await sandbox.attach(info, session, spec.key)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await sandbox.kill()
-            raise
         return sandbox
+
+
+def _build_system_arguments() -> list[str]:
+    """Mount the machine's programs and libraries, /proc and a small /dev."""
+    parts = ["--ro-bind", "/usr", "/usr"]
+    for path in ("/etc", "/home", "/mnt", "/run", BOOT):
+        parts += ["--perms", "0755", "--dir", path]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store"):
+        path = f"/{name}"
+        if Path(path).is_symlink():
+            parts += ["--symlink", str(Path(path).readlink()), path]
+        elif Path(path).is_dir():
+            parts += ["--ro-bind", path, path]
+    for file in SYSTEM_FILES:
+        parts += ["--ro-bind-try", file, file]
+    return [*parts, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+
+
+def _build_parent_arguments(folders: tuple[str, ...]) -> list[str]:
+    """Create the parents of these folders, which bubblewrap would create for root alone."""
+    above = {str(parent) for folder in folders for parent in PurePosixPath(folder).parents}
+    parents = sorted(above - {"/", SCRATCH, HOME, SHARED})
+    return [part for path in parents for part in ("--perms", "0755", "--dir", path)]
+
+
+def _build_environment_arguments(interpreter: Interpreter) -> list[str]:
+    values = build_environment(HOME, SCRATCH, interpreter.executable)
+    return [part for name, value in values.items() for part in ("--setenv", name, value)]
 
 
 def _describe(spec: KernelSpec, uid: int | None, check: dict[str, Any] | None) -> bytes:
     return describe_session(
         spec,
         SandboxOptions(uid=uid, lifeline=True, other_threads=_count_other_threads(uid)),
-        kernel_connection=connection(f"{SOCKET_FOLDER}/k", spec.key),
+        kernel_connection=build_connection_info(f"{SOCKET_FOLDER}/k", spec.key),
         connection_file=f"{SOCKET_FOLDER}/connection.json",
         check=check,
     )
 
 
 def _build_files(session: bytes, uid: int | None) -> dict[str, bytes]:
-    """What to put into the sandbox, by path."""
-    boot = {f"{BOOT}/{name}": (LAUNCHER / name).read_bytes() for name in _BOOT_FILES}
-    return {**build_account_files(uid or PLAIN_UID), **boot, f"{BOOT}/session.json": session}
+    """Build the files of the sandbox by path: boot.py's, and the few of /etc for name lookups."""
+    user = uid or _PLAIN_UID
+    return {
+        "/etc/passwd": f"session:x:{user}:{user}::{HOME}:/bin/sh\n".encode(),
+        "/etc/group": f"session:x:{user}:\n".encode(),
+        "/etc/hosts": b"127.0.0.1 localhost session\n::1 localhost\n",
+        "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+        **{f"{BOOT}/{name}": (LAUNCHER / name).read_bytes() for name in _BOOT_FILES},
+        f"{BOOT}/session.json": session,
+    }
 
 
 def _count_other_threads(uid: int | None) -> int:
-    """Threads that count against the session's limit, before Linux 5.14 counted by namespace."""
+    """Count the threads outside that count against the session's limit of processes."""
     release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
     return count_own_threads() if uid is None and release < _LIMITS_BY_NAMESPACE else 0
 
 
 @contextlib.contextmanager
 def _open_memory_file(content: bytes) -> Iterator[int]:
-    """A descriptor to read this content from."""
+    """Open a descriptor from which this content can be read."""
     file = os.memfd_create("cci")
     try:
         os.write(file, content)
@@ -163,23 +280,3 @@ def _open_memory_file(content: bytes) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
-
-
-async def find_bubblewrap() -> Bubblewrap:
-    """The installed bubblewrap.
-
-    Raises:
-        IsolationError: There is none that may be used.
-    """
-    path = shutil.which("bwrap", path="/usr/bin") or shutil.which("bwrap")
-    if path is None:
-        raise IsolationError("bubblewrap is not installed", hint="apt install bubblewrap")
-    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):  # noqa: PTH116 - one call
-        raise IsolationError(f"{path} is set-uid root", hint="install a bubblewrap without set-uid")
-    if not is_supported():
-        raise IsolationError("there is no seccomp filter for this kind of machine")
-    text = (await run_program(path, "--version"))[1].decode(errors="replace")
-    version = tuple(map(int, re.findall(r"\d+", text)[:3]))
-    if version < _OLDEST_VERSION:
-        raise IsolationError(f"{path} is too old: {text.strip()}", hint="upgrade bubblewrap to 0.8")
-    return Bubblewrap(path, version)

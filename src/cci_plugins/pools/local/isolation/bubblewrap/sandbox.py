@@ -1,4 +1,26 @@
-"""One running bubblewrap sandbox, held by descriptors."""
+"""One running bubblewrap sandbox, held by descriptors.
+
+Its life is `start`, `attach`, `find_kernel` (not for a self-check), `wait`, `kill`. `kill` may come
+at any moment and twice, also while `start` is still running.
+
+The descriptors, by name in `_handles`:
+
+- `lifeline`: the write end of boot.py's standard input. When it closes, by `kill` or because the
+  app has ended, boot.py exits instead of starting a kernel.
+- `init`: a pidfd of the sandbox's first process. Killing that ends every process inside. A pidfd
+  never refers to another process that has the same id later.
+- `sockets`: the folder of the kernel's Unix sockets. The host connects through it.
+- `kernel`: a pidfd of the kernel, for SIGINT.
+
+Order:
+
+- bubblewrap reports its child before it changes the root. Until then `/proc/PID/root` is still the
+  host's `/`. `attach` opens nothing below it until this session's own session.json is there.
+- `attach` opens the folders before anything is sent to the kernel. So no code of the user has run
+  that could have replaced one of them by a link.
+- `kill` never kills bubblewrap first, because its init would wait for it forever. The init ends
+  first, by its pidfd or by the lifeline. bubblewrap is killed only 10 s later.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +35,25 @@ from cci_plugins.errors import FileTransferError, IsolationError
 from cci_plugins.pools.local.folder.session_folder import SessionFolder
 from cci_plugins.pools.local.isolation import uids
 from cci_plugins.pools.local.isolation.base import Sandbox
-from cci_plugins.pools.local.isolation.kernel_config import connection
+from cci_plugins.pools.local.isolation.kernel_config import build_connection_info
+from cci_plugins.pools.local.isolation.launcher.supervisor import list_children
 from cci_plugins.pools.local.isolation.managed_process import (
     POLL_SECONDS,
     START_SECONDS,
     ManagedProcess,
     ShieldedStart,
 )
-from cci_plugins.pools.local.isolation.memory import list_children, measure_tree
+from cci_plugins.pools.local.isolation.memory import measure_tree
 
-from .command import BOOT, DATA, HOME, SCRATCH, SHARED, SOCKET_FOLDER
-
+# Paths inside the sandbox
+HOME, SCRATCH, DATA, SHARED, SOCKET_FOLDER, BOOT = (
+    "/home/session",
+    "/tmp",  # noqa: S108 - a file system of the sandbox
+    "/mnt/data",
+    "/dev/shm",  # noqa: S108
+    "/run/k",
+    "/run/cci",
+)
 _EMPTY_SECONDS = 10.0
 _APPARMOR_HINT = (
     "Ubuntu restricts user namespaces: add an AppArmor profile for /usr/bin/bwrap with `userns,` "
@@ -33,7 +63,7 @@ _APPARMOR_HINT = (
 
 
 class BwrapSandbox(Sandbox):
-    """A kernel in namespaces of its own; its files live in memory and die with it."""
+    """A kernel in its own namespaces, with files in memory that are freed when it ends."""
 
     child: ManagedProcess
     sockets: int
@@ -41,53 +71,62 @@ class BwrapSandbox(Sandbox):
     def __init__(self, uid: int | None) -> None:
         self._uid = uid
         self._shielded_start: ShieldedStart | None = None
-        self._init_pid = 0  # process id of the sandbox's own init
-        self._handles: dict[str, int] = {}  # what: descriptor
+        self._init_pid = 0  # as the host numbers it
+        self._handles: dict[str, int] = {}
 
     async def start(self, command: list[str], inherited: list[int]) -> None:
-        """Start bubblewrap; it ends with us, or when our end of its standard input is closed."""
+        """Start bubblewrap with the lifeline as standard input and these descriptors."""
         receive, send = os.pipe()
         self._add_handle("lifeline", send)
         self._shielded_start = ShieldedStart(
             ManagedProcess.start(command, env={}, pass_fds=inherited, stdin=receive)
         )
         try:
-            self.child = await self._shielded_start.child()
+            self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
 
     async def attach(self, info_fd: int, session: bytes, key: str) -> None:
-        """Take hold of the sandbox's folders, before anything of the session can run."""
+        """Open the sandbox's first process and its folders.
+
+        Args:
+            info_fd: Descriptor where bubblewrap reports its child.
+            session: Content of this session's session.json.
+            key: The HMAC key of the kernel's messages, in hex.
+
+        Raises:
+            IsolationError: bubblewrap ended, or the sandbox did not appear in time.
+        """
         self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
         self._add_handle("init", _open_pidfd(self._init_pid))
         root = await self._open_root(session)
         try:
             self.sockets = self._add_handle("sockets", _open_folder(SOCKET_FOLDER, root))
-            places = [_open_folder(place, root) for place in (DATA, SCRATCH, HOME, SHARED)]
+            data, *scratch = (_open_folder(path, root) for path in (DATA, SCRATCH, HOME, SHARED))
         finally:
             os.close(root)
         owner = None if self._uid is None else (self._uid, self._uid)
         self.folder = SessionFolder(
-            places[0], owner=owner, scratch=tuple(places[1:]), has_own_filesystems=True
+            data, owner=owner, scratch=tuple(scratch), has_own_filesystems=True
         )
-        self.connection = connection(f"/proc/self/fd/{self.sockets}/k", key)
+        self.connection = build_connection_info(f"/proc/self/fd/{self.sockets}/k", key)
 
     def find_kernel(self) -> None:
-        """Remember the kernel's process, to interrupt it."""
+        """Open the kernel's process, which `interrupt` needs."""
         for pid in list_children(self._init_pid)[:1]:
             self._add_handle("kernel", _open_pidfd(pid))
 
     async def wait(self) -> int:
-        """Wait until the kernel and all its children have ended; its exit status."""
+        """Wait until the kernel and all its children have ended, and return its exit status."""
         code = await self.child.wait()
-        await self._wait_for_init()  # bwrap itself may end a moment before the sandbox does
+        await self._wait_for_init()  # bubblewrap may end a moment before the sandbox does
         return code
 
     async def _wait_for_init(self) -> None:
-        """Wait for the end of the sandbox's init, before which the kernel ends all others."""
+        """Wait for the end of the init. Linux ends all other processes of a namespace before."""
         deadline = asyncio.get_running_loop().time() + _EMPTY_SECONDS
         while "init" in self._handles and asyncio.get_running_loop().time() < deadline:
-            poller = select.poll()  # select() knows no descriptor above 1,023
+            poller = select.poll()  # select() refuses descriptors above 1,023
             poller.register(self._handles["init"], select.POLLIN)
             if poller.poll(0):
                 break
@@ -98,7 +137,7 @@ class BwrapSandbox(Sandbox):
         self._signal("kernel", signal.SIGINT)
 
     async def kill(self) -> None:
-        """End the sandbox's first process, which ends all others; free its memory."""
+        """End the sandbox's first process, which ends all others, and close every descriptor."""
         if "lifeline" in self._handles:
             os.close(self._handles.pop("lifeline"))
         self._signal("init", signal.SIGKILL)
@@ -114,10 +153,7 @@ class BwrapSandbox(Sandbox):
         uids.release(uid)
 
     async def _wait_or_kill(self) -> None:
-        """Wait for the end; without a handle on the init, boot.py ends it by the lifeline.
-
-        bubblewrap itself must not be killed before: its init would wait for it for ever.
-        """
+        """Wait for the end. Kill bubblewrap only if that takes too long."""
         try:
             async with asyncio.timeout(_EMPTY_SECONDS):
                 await self.wait()
@@ -125,31 +161,31 @@ class BwrapSandbox(Sandbox):
             self.child.kill()
 
     def egress_socket_path(self) -> tuple[str, str]:
-        """Beside the kernel's own sockets."""
+        """Return a path in the folder of the kernel's sockets."""
         return f"/proc/self/fd/{self.sockets}/egress", f"{SOCKET_FOLDER}/egress"
 
     def measure_memory(self) -> int:
-        """Memory of all processes and of all files, which live in memory too."""
+        """Return the bytes that all processes and files use. The files live in memory too."""
         if "init" not in self._handles:
             return 0
         return measure_tree(self._init_pid) + self._measure_files()
 
     def _measure_files(self) -> int:
-        with contextlib.suppress(FileTransferError):  # the session ended in between
+        with contextlib.suppress(FileTransferError):  # the session has just ended
             return self.folder.measure_bytes()
         return 0
 
-    def _add_handle(self, what: str, descriptor: int) -> int:
-        self._handles[what] = descriptor
+    def _add_handle(self, name: str, descriptor: int) -> int:
+        self._handles[name] = descriptor
         return descriptor
 
-    def _signal(self, what: str, number: signal.Signals) -> None:
-        if what in self._handles:
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        if name in self._handles:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handles[what], number)
+                signal.pidfd_send_signal(self._handles[name], number)
 
     async def _read_child_info(self, info_fd: int) -> dict[str, int]:
-        """What bubblewrap says about the process it started."""
+        """Wait for bubblewrap's JSON about the process that it started."""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(ValueError):
@@ -157,15 +193,15 @@ class BwrapSandbox(Sandbox):
             if self.child.has_ended:
                 raise _add_hint(await self.child.build_exit_error("bwrap"))
             await asyncio.sleep(POLL_SECONDS)
-        raise IsolationError("bwrap said nothing")
+        raise IsolationError(f"bwrap did not report its process within {START_SECONDS:.0f} s")
 
     async def _open_root(self, session: bytes) -> int:
-        """The sandbox's root, once it is there: before, this path is still the host's root."""
+        """Wait for the sandbox's root and open it."""
         deadline = asyncio.get_running_loop().time() + START_SECONDS
-        place = f"/proc/{self._init_pid}/root"
+        path = f"/proc/{self._init_pid}/root"
         while asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(OSError):
-                root = os.open(place, os.O_PATH | os.O_DIRECTORY)
+                root = os.open(path, os.O_PATH | os.O_DIRECTORY)
                 with contextlib.ExitStack() as stack:
                     stack.callback(os.close, root)
                     if _read_content(f"{BOOT[1:]}/session.json", root) == session:
@@ -174,15 +210,15 @@ class BwrapSandbox(Sandbox):
             if self.child.has_ended:
                 raise _add_hint(await self.child.build_exit_error("bwrap"))
             await asyncio.sleep(POLL_SECONDS)
-        raise IsolationError("the sandbox's folders cannot be reached through /proc")
+        raise IsolationError(f"the sandbox did not appear at {path} within {START_SECONDS:.0f} s")
 
 
 def _open_pidfd(pid: int) -> int:
     return os.pidfd_open(pid)
 
 
-def _open_folder(place: str, root: int) -> int:
-    return os.open(place[1:], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+def _open_folder(path: str, root: int) -> int:
+    return os.open(path[1:], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
 
 
 def _read_content(path: str, root: int) -> bytes:
@@ -192,7 +228,7 @@ def _read_content(path: str, root: int) -> bytes:
 
 
 def _add_hint(error: IsolationError) -> IsolationError:
-    """The same error with what to do about it."""
+    """Give an error of bubblewrap the hint for its reason, and return it."""
     text = str(error)
     if "uid map: Permission denied" in text or "RTM_NEWADDR" in text:
         error.hint = _APPARMOR_HINT

@@ -1,4 +1,4 @@
-"""Programs that start a kernel in its sandbox; standard library only."""
+"""Programs that start a kernel in its sandbox (standard library and ipykernel only)."""
 
 from pathlib import Path
 

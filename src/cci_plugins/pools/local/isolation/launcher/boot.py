@@ -1,6 +1,28 @@
-"""Start a Jupyter kernel behind its fence (standard library and ipykernel only).
+"""First program of a session: give up rights, then run the kernel or the self-check.
 
-This file also runs on its own: `python -I boot.py SESSION.json`, with lockdown.py beside it.
+It runs as `python -I boot.py SESSION.json`, with lockdown.py in the same folder, and imports only
+the standard library and ipykernel. Under bubblewrap it starts inside the namespaces and the first
+seccomp filter. Elsewhere it starts on the host, below the supervisor (alone on Windows). It sets up
+what the backend has not. SESSION.json lists the steps (`kernel_config.describe_session`).
+
+States, in this order and never back:
+
+1. Described: the description is read, and its file removed while this process still may.
+2. Locked down (`lock_down`): every right that the session must not have is gone.
+3. Listening: ipykernel has bound its sockets. No code of the user has run yet.
+4. Closed: the post-start filter refuses new sockets in every thread. It cannot come earlier,
+   because ipykernel needs `socket` and `bind` in step 3.
+5. Running: the kernel takes requests. The self-check replaces steps 3 to 5.
+
+Invariants:
+
+- Code of the user runs only in step 5. ipykernel itself is imported after step 2, since it loads
+  packages from the user's environment.
+- A step that fails ends this process. Nothing here catches an error and goes on, so a session with
+  a part of its isolation missing never starts. The app reads the reason from standard error.
+- With a `lifeline`, standard input is a pipe that nothing is written to. It becomes readable only
+  when the app closes it or ends. It is checked first and last, then replaced by /dev/null, so that
+  the user's code cannot read or hold it. From then on bubblewrap's own `--die-with-parent` acts.
 """
 
 # ruff: noqa: PTH108, PTH112, PTH118, PTH120, PTH123, PTH208 - plain calls on names that a check must see fail
@@ -21,7 +43,7 @@ from typing import Any
 
 @lru_cache
 def _load_sibling(name: str) -> ModuleType:
-    """Load a module from this file's folder, wherever that is; once, while it can be read."""
+    """Load a module from this file's folder, once, while that folder can be read."""
     spec = importlib.util.spec_from_file_location(
         f"_cci_{name}", os.path.join(os.path.dirname(__file__), f"{name}.py")
     )
@@ -33,7 +55,15 @@ def _load_sibling(name: str) -> ModuleType:
 
 
 def lock_down(session: dict[str, Any]) -> None:
-    """Give up every right the session must not have, in the one order that works."""
+    """Give up every right that the session must not have, in the one order that works.
+
+    1. The OOM score, while /proc can still be written.
+    2. The user id, the only step that needs root.
+    3. The parent-death signal, which a change of user id clears.
+    4. Resource limits, whose processes are counted for the new user id.
+    5. Landlock, which also sets no_new_privs.
+    6. The seccomp filter, which the kernel accepts only after no_new_privs.
+    """
     if sys.platform == "win32":
         return
     lockdown = _load_sibling("lockdown")
@@ -41,10 +71,10 @@ def lock_down(session: dict[str, Any]) -> None:
         lockdown.raise_oom_score()
         if session["uid"] is not None:
             lockdown.drop_privileges(session["uid"], read_anywhere=session["read_anywhere"])
-        if session["hosted"]:
-            lockdown.die_with_parent()  # not earlier: a change of user id clears it
+        if session["has_host_folder"]:
+            lockdown.die_with_parent()
     limits = session["limits"]
-    if sys.platform == "darwin":  # there it counts every process of the user
+    if sys.platform == "darwin":  # macOS counts every process of the user
         del limits["NPROC"]
     lockdown.set_limits(limits)
     if session["readable"] is not None:
@@ -54,19 +84,19 @@ def lock_down(session: dict[str, Any]) -> None:
 
 
 def find_failures(check: dict[str, Any]) -> list[str]:
-    """What of the fence does not hold, in words; empty when all of it does."""
+    """List what the sandbox allows and must not. An empty list means that it works."""
     lockdown = _load_sibling("lockdown")
-    found = [f"{path} can be read" for path in check["unreadable"] if _can_read(path)]
-    found += [f"{path} can be written" for path in check["unwritable"] if _can_write(path)]
+    failures = [f"{path} can be read" for path in check["unreadable"] if _can_read(path)]
+    failures += [f"{path} can be written" for path in check["unwritable"] if _can_write(path)]
     if not lockdown.is_filtered():
-        found.append("the seccomp filter is not on")
+        failures.append("the seccomp filter is not active")
     if os.getuid() == 0 or os.geteuid() == 0:
-        found.append("the code would run as root")
+        failures.append("the code would run as root")
     if _has_network(own=check["own_network"]):
-        found.append("there is a network")
-    if lockdown.can_make_namespace():
-        found.append("new namespaces can be made")
-    return found
+        failures.append("a network is reachable")
+    if lockdown.can_create_namespace():
+        failures.append("new namespaces can be created")
+    return failures
 
 
 def _can_read(path: str) -> bool:
@@ -98,7 +128,7 @@ def _has_network(*, own: bool) -> bool:
 
 
 def _exit_with_stdin() -> None:
-    """End this process when whoever started it is gone (Windows has no other way)."""
+    """End this process when its parent closes standard input (Windows has no other way)."""
 
     def watch() -> None:
         while os.read(0, 4096):
@@ -109,26 +139,27 @@ def _exit_with_stdin() -> None:
 
 
 def exit_if_abandoned(session: dict[str, Any]) -> None:
-    """End when the app has gone or given up while the fence was going up.
+    """End this process if the app ended or gave up while the sandbox was being set up.
 
-    bubblewrap asks to die with its parent only after it has started; a parent that ends before
-    that would leave the sandbox behind.
+    bubblewrap asks to die with its parent only after it has started. If the parent ends earlier,
+    the sandbox would stay behind.
     """
     if session["lifeline"] and select.select([0], [], [], 0)[0]:
         os._exit(1)
 
 
 def start_kernel(session: dict[str, Any]) -> None:
-    """Run the kernel until it is told to end."""
+    """Run the kernel until it ends."""
     file = session["connection_file"]
     with open(file, "w", encoding="ascii", opener=_open_private) as out:
         json.dump(session["connection"], out)
-    from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lock-down
+    from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lockdown
 
     app: Any = IPKernelApp.instance()
     app.initialize(["-f", file, "--HistoryManager.enabled=False", *session["arguments"]])
-    if session["seal"]:
-        _load_sibling("lockdown").apply_filter(bytes.fromhex(session["seal"]), all_threads=True)
+    if session["post_start_filter"]:
+        program = bytes.fromhex(session["post_start_filter"])
+        _load_sibling("lockdown").apply_filter(program, all_threads=True)
     exit_if_abandoned(session)
     if session["lifeline"]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -140,9 +171,9 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def main(path: str) -> int:
-    """Read the session's description, lock down, start; the exit status."""
+    """Run all steps for the description in this file, and return the exit status."""
     session = json.loads(Path(path).read_bytes())
-    if session["hosted"]:
+    if session["has_host_folder"]:
         os.unlink(path)
     exit_if_abandoned(session)
     if session["watch_stdin"]:
@@ -151,9 +182,9 @@ def main(path: str) -> int:
     if session["check"] is None:
         start_kernel(session)
         return 0
-    found = find_failures(session["check"])
-    sys.stderr.write("; ".join(found))
-    return 1 if found else 0
+    failures = find_failures(session["check"])
+    sys.stderr.write("; ".join(failures))
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

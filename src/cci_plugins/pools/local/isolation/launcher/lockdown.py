@@ -1,6 +1,10 @@
-"""Give up rights, inside the session: limits, user id, Landlock, seccomp (standard library only).
+"""Functions by which a session's process gives up rights (standard library only).
 
-This file also runs on its own, from a folder without the rest of the package.
+boot.py calls them, in the order that its `lock_down` explains. This file is copied into sandboxes
+without the rest of the package. Each function raises OSError when the kernel refuses: a caller
+must not go on with a right that it meant to give up. None of the steps can be undone.
+
+The numbers are Linux's own: linux/prctl.h, linux/capability.h, linux/landlock.h.
 """
 
 # ruff: noqa: PTH112, PTH123 - plain calls, to start quickly
@@ -22,7 +26,7 @@ CAPABILITY_VERSION = 0x20080522
 SECCOMP_NUMBER = {"x86_64": 317, "aarch64": 277}
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 
-# Landlock's rights over files, by bit
+# Landlock's access rights for files, by bit
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -46,7 +50,7 @@ def _prctl(option: int, *values: int) -> int:
 
 
 def set_limits(limits: dict[str, int]) -> None:
-    """Set resource limits, hard and soft; keys are the ends of the RLIMIT names."""
+    """Set resource limits, hard and soft, keyed by the ends of the RLIMIT names."""
     for name, value in limits.items():
         kind = getattr(resource, "RLIMIT_" + name)
         hard = resource.getrlimit(kind)[1]
@@ -55,28 +59,28 @@ def set_limits(limits: dict[str, int]) -> None:
 
 
 def raise_oom_score() -> None:
-    """Be the first that the kernel ends when the machine runs out of memory."""
+    """Make this process the first to be killed when the machine runs out of memory."""
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent ends."""
+    """Have this process killed when its parent ends."""
     _prctl(PR_SET_PDEATHSIG, 9)
 
 
 def set_no_new_privileges() -> None:
-    """Make set-uid programs harmless, for good."""
+    """Make set-uid programs run without their extra rights, permanently."""
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_privileges(uid: int, *, read_anywhere: bool = False) -> None:
-    """Stop being root for good, and prove it.
+    """Stop being root permanently, and verify it.
 
     Args:
         uid: User and group id to take.
-        read_anywhere: Keep only the right to read past file modes; Landlock still decides which
-            folders.
+        read_anywhere: Keep one right, CAP_DAC_READ_SEARCH: to read files whatever their
+            mode. Landlock still decides in which folders.
 
     Raises:
         OSError: A right could not be given up.
@@ -121,7 +125,7 @@ def _read(path: str) -> str:
 
 
 def apply_filter(program: bytes, *, all_threads: bool = False) -> None:
-    """Put this thread, or every thread of the process, under a seccomp program."""
+    """Apply a seccomp program to this thread, or to every thread of the process."""
     buffer = ctypes.create_string_buffer(program, len(program))
     loaded = _Filter(len(program) // 8, ctypes.addressof(buffer))
     if not all_threads:
@@ -133,23 +137,31 @@ def apply_filter(program: bytes, *, all_threads: bool = False) -> None:
 
 
 def is_filtered() -> bool:
-    """Whether a seccomp filter and no_new_privs are on."""
+    """Return whether a seccomp filter and no_new_privs are active."""
     return _prctl(PR_GET_SECCOMP) == 2 and _prctl(PR_GET_NO_NEW_PRIVS) == 1  # noqa: PLR2004
 
 
-def can_make_namespace() -> bool:
-    """Whether unshare(CLONE_NEWUSER) works; trying it is harmless in a process about to end."""
+def can_create_namespace() -> bool:
+    """Return whether unshare(CLONE_NEWUSER) works. Call it only in a process about to end."""
     return bool(_libc.unshare(0x10000000) == 0)
 
 
 def get_landlock_abi() -> int:
-    """Version of the kernel's Landlock, 0 where there is none."""
+    """Return the version of the kernel's Landlock, or 0 without Landlock."""
     version: int = _libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
     return max(0, version)
 
 
 def restrict_paths(readable: list[str], writable: list[str]) -> None:
-    """Let this process and its children reach no files but these, no TCP, no foreign process."""
+    """Restrict this process and its children to these files by Landlock.
+
+    From ABI 4 on they also cannot use TCP. From ABI 6 on they cannot signal other processes or
+    connect to the abstract Unix sockets of others.
+
+    Args:
+        readable: Folders and files to read and execute.
+        writable: Folders to use in every way except for device files.
+    """
     abi = get_landlock_abi()
     rights = FIRST_RIGHTS
     rights |= REFER if abi >= 2 else 0  # noqa: PLR2004
@@ -163,18 +175,18 @@ def restrict_paths(readable: list[str], writable: list[str]) -> None:
     )
     try:
         for path in readable:
-            _allow(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
+            _allow_path(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
         for path in writable:
-            _allow(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV))
+            _allow_path(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV))
         for path in DEVICES:
-            _allow(ruleset, path, rights & (READ_FILE | WRITE_FILE | TRUNCATE))
+            _allow_path(ruleset, path, rights & (READ_FILE | WRITE_FILE | TRUNCATE))
         set_no_new_privileges()
         _check_result(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
     finally:
         os.close(ruleset)
 
 
-def _allow(ruleset: int, path: str, rights: int) -> None:
+def _allow_path(ruleset: int, path: str, rights: int) -> None:
     try:
         target = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,9 +1,33 @@
-"""Hold one session's processes and leave nothing behind (standard library only).
+"""Supervisor of one session's processes: ends them all and removes the session's folder.
 
-Run as `python -I -S supervisor.py FOLDER COMMAND...`, outside the sandbox, where no pid namespace
-ends the session's processes for us. Everything the command starts stays below this process. It ends
-them all and removes the folder when the command ends, when standard input ends (the app closed
-it or died), or when its parent is gone. A byte `i` on standard input interrupts the command.
+It runs as `python -I -S supervisor.py FOLDER COMMAND...`, between the app and boot.py, for the
+backends without a PID namespace. In a PID namespace the kernel ends every process with the first.
+Elsewhere a process that calls `setsid` and forks twice would outlive the session, so the supervisor
+takes that part. It imports the standard library only, to start in a few milliseconds.
+
+States, in this order and never back:
+
+1. Starting: it ignores SIGINT, SIGTERM and SIGHUP, leaves the app's terminal session, becomes the
+   subreaper of its descendants (Linux), and forks the command.
+2. Watching (`watch`): it waits for the first of three ends: the command has ended, standard input
+   was closed (the app asks for the end, or has died), or its own parent has changed. A byte `i` on
+   standard input sends SIGINT to the command. Orphans that end are reaped here too.
+3. Killing (`kill_descendants`), until no child is left or 10 s have passed.
+4. Removing (`remove_folder`), then it exits with the command's status, or 137 without one.
+
+Invariants:
+
+- It stays outside the sandbox, and as root keeps root, so that it can kill what it started.
+- Only the app's pipe controls it. The command gets /dev/null as standard input, never that pipe.
+  Under Landlock a session cannot signal it: another user id or the signal scope prevents that.
+- Every process of the session stays a descendant: a subreaper inherits the orphans. macOS has
+  neither subreapers nor /proc. There Seatbelt refuses fork, and only the process group is killed.
+- Killing comes before removing, because a live process could write new files meanwhile. SIGSTOP
+  goes to the whole tree before SIGKILL, because a fork bomb would outrun the kills otherwise.
+- If this process hangs, the app kills the tree (`host_folder`). If it is killed, PR_SET_PDEATHSIG
+  ends the kernel (`lockdown.die_with_parent`), and the app removes the folder.
+
+The app imports `iter_descendants`, `list_children` and `remove_folder` for the same work.
 """
 
 # ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH118, PTH123, PTH208 - plain calls, to start without pathlib
@@ -16,6 +40,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Iterator
 
 KILL_SECONDS = 10.0
 PARENT_CHECK_SECONDS = 2.0
@@ -24,16 +49,16 @@ COMMAND_MISSING = 127
 
 
 def become_subreaper() -> None:
-    """Become the parent of every process of the session that loses its own."""
+    """Become the new parent of every descendant whose parent ends."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - the start should be quick elsewhere
 
         if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-            raise OSError("PR_SET_CHILD_SUBREAPER")
+            raise OSError("prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
-def start(command: list[str]) -> int:
-    """Start the command in a terminal session of its own, without our standard input."""
+def start_command(command: list[str]) -> int:
+    """Start the command in its own terminal session and return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -43,13 +68,17 @@ def start(command: list[str]) -> int:
             signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
-        os.execv(command[0], command)  # noqa: S606 - there is no shell to want
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
     finally:
         os._exit(COMMAND_MISSING)
 
 
 def watch(child: int) -> int:
-    """Wait for an end, whichever comes first; the exit status."""
+    """Wait for the first reason to end and return the exit status.
+
+    `select` returns for standard input at once and for an ended child through the wakeup pipe. A
+    changed parent is noticed every 2 s.
+    """
     wakeup_reader, wakeup_writer = os.pipe()
     os.set_blocking(wakeup_writer, False)
     signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
@@ -72,7 +101,7 @@ def watch(child: int) -> int:
 
 
 def reap(child: int) -> int | None:
-    """Bury the dead; the command's exit status if it is among them."""
+    """Reap ended children. Return the command's exit status if it is among them."""
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -84,29 +113,35 @@ def reap(child: int) -> int | None:
     return None
 
 
-def list_descendants(pid: int) -> list[int]:
-    """All descendants of a process."""
-    found: list[int] = []
-    waiting = [pid]
+def iter_descendants(root: int) -> Iterator[int]:
+    """Yield a process and all its descendants, parents first."""
+    waiting, seen = [root], {root}
     while waiting:
-        parent = waiting.pop()
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{parent}/task"):
-                with (
-                    contextlib.suppress(OSError),
-                    open(f"/proc/{parent}/task/{thread}/children", "rb") as file,
-                ):
-                    fresh = [int(child) for child in file.read().split()]
-                    found += fresh
-                    waiting += fresh
+        pid = waiting.pop()
+        yield pid
+        fresh = [child for child in list_children(pid) if child not in seen]
+        seen.update(fresh)
+        waiting += fresh
+
+
+def list_children(pid: int) -> list[int]:
+    """List the processes started by any thread of a process."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+            ):
+                found += map(int, file.read().split())
     return found
 
 
 def kill_descendants(child: int) -> None:
-    """End every process of the session; stop them first, so that none escapes by forking."""
+    """End every process of the session, again and again until none is left."""
     end = time.monotonic() + KILL_SECONDS
     while time.monotonic() < end:
-        tree = list_descendants(os.getpid())
+        tree = [pid for pid in iter_descendants(os.getpid()) if pid != os.getpid()]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in tree:
                 with contextlib.suppress(OSError):
@@ -121,8 +156,12 @@ def kill_descendants(child: int) -> None:
         time.sleep(0.005)
 
 
-def remove(folder: str) -> None:
-    """Remove a folder however deep it is: each folder found is moved up, then emptied."""
+def remove_folder(folder: str) -> None:
+    """Remove a folder of any depth.
+
+    `shutil.rmtree` fails below a depth of about 1,000 and at folders of mode 0. Here each folder
+    found is made accessible, moved to the top, and emptied there. Links are never followed.
+    """
     waiting, number = [folder], 0
     while waiting:
         place = waiting.pop()
@@ -134,7 +173,7 @@ def remove(folder: str) -> None:
                         os.unlink(entry.path)
                         continue
                     os.chmod(entry.path, stat.S_IRWXU)
-                    moved, number = os.path.join(folder, f".gone-{number}"), number + 1
+                    moved, number = os.path.join(folder, f".removed-{number}"), number + 1
                     os.rename(entry.path, moved)
                     waiting.append(moved)
         if place != folder:
@@ -145,18 +184,18 @@ def remove(folder: str) -> None:
 
 
 def main(folder: str, command: list[str]) -> int:
-    """Run the command to its end, then sweep up."""
+    """Run the command, clean up after it, and return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.setsid()
     become_subreaper()
-    child = start(command)
+    child = start_command(command)
     try:
         return watch(child)
     finally:
         kill_descendants(child)
-        remove(folder)
+        remove_folder(folder)
 
 
 if __name__ == "__main__":
