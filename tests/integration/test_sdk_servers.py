@@ -116,7 +116,7 @@ async def test_a_session_that_the_server_forgot_is_opened_again(url):
 
 async def test_an_address_that_is_not_mcp_is_told(url):
     client = McpClient(url.replace("/mcp", "/other"))
-    with pytest.raises(Exception, match="nothing answers there") as caught:
+    with pytest.raises(Exception, match="the endpoint was not found") as caught:
         await client.initialize()
     assert not isinstance(caught.value, ProtocolError)
     await client.aclose()

@@ -95,7 +95,7 @@ def test_an_error_in_words_is_a_failure_of_the_pool():
     )
     with pytest.raises(PoolExhaustedError):
         read_execution(full, "s")
-    with pytest.raises(PoolError, match="without saying why"):
+    with pytest.raises(PoolError, match="it gave no reason"):
         read_execution(ToolResult(is_error=True), "s")
 
 
