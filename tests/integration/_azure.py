@@ -84,7 +84,7 @@ class Arm:
             return _error(400, "SessionMCPServerNotEnabled", message)
         if action == "fetchmcpservercredentials":
             return self._checked(request, {"apiKey": self._key()})
-        return _error(404, "NotFound", "There is no such action.")
+        return _error(404, "NotFound", "The action does not exist.")
 
     def _operation(self, request: Request) -> dict[str, Any]:
         for path, operations in self._spec["paths"].items():
@@ -111,7 +111,7 @@ class Arm:
 
 
 def _local(value: Any) -> Any:
-    """Return a schema without references to other files, of which there are no copies."""
+    """Return a schema without references to other files, which the tests have no copies of."""
     if isinstance(value, dict):
         if str(value.get("$ref", "")).startswith(".."):
             return {}

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -36,23 +35,11 @@ from typing import Any
 import anyio
 import httpx
 
-from cci_plugins.errors import (
-    CodeInterpreterError,
-    ConfigurationError,
-    ExecutionTimeoutError,
-    PoolUnavailableError,
-    ProtocolError,
-)
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, ProtocolError
 
 from . import messages
-from .failures import (
-    MAY_HAVE_RUN,
-    NOT_FOUND,
-    SERVER_ERROR,
-    build_error_from_rpc,
-    build_error_from_status,
-)
-from .http import ensure_closed, make_http, map_protocol_errors, map_transport_errors
+from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
+from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
 from .progress import ProgressDispatcher, ProgressHandler
 
@@ -74,13 +61,6 @@ class McpClient:
 
     Raises:
         ConfigurationError: The URL is invalid.
-
-    Example:
-        ```python
-        client = McpClient("https://example.org/mcp", headers={"x-ms-apikey": key})
-        answer = await client.call_tool("add", {"a": 1, "b": 2}, timeout=timedelta(seconds=30))
-        print(answer.text)
-        ```
     """
 
     def __init__(
@@ -274,18 +254,12 @@ class McpClient:
         request = self._http.build_request(
             "POST", self._url, content=body, headers={**self._headers, **self._session}
         )
-        try:
-            with (
-                map_transport_errors(starts_code=starts_code),
-                anyio.fail_after(timeout.total_seconds()),
-            ):
-                response = await self._http.send(request, stream=True)
-                async with ensure_closed(response):
-                    yield response
-        except TimeoutError as error:
-            if isinstance(error, CodeInterpreterError):
-                raise
-            raise _build_timeout_error(timeout, starts_code=starts_code) from None
+        with (
+            limit_time(timeout, starts_code=starts_code),
+            map_transport_errors(starts_code=starts_code),
+        ):
+            async with ensure_closed(await self._http.send(request, stream=True)) as response:
+                yield response
 
 
 class _SessionTerminated(Exception):  # noqa: N818 - a signal between two methods
@@ -340,17 +314,6 @@ def _unwrap_result(reply: RpcReply, *, starts_code: bool) -> Mapping[str, Any]:
     if reply.error is None:
         return reply.result
     raise build_error_from_rpc(reply.error.code, reply.error.message, starts_code=starts_code)
-
-
-def _build_timeout_error(timeout: timedelta, *, starts_code: bool) -> CodeInterpreterError:
-    message = f"the pool did not answer within {_format_duration(timeout)}"
-    if starts_code:
-        return ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}")
-    return PoolUnavailableError(message)
-
-
-def _format_duration(timeout: timedelta) -> str:
-    return f"{math.ceil(timeout.total_seconds() * 10) / 10:g} s"
 
 
 def _get_package_version() -> str:

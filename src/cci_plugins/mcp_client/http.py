@@ -9,6 +9,7 @@ a request that starts code raises an error with the text of `MAY_HAVE_RUN`, whic
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ import anyio
 import httpx
 
 from cci_plugins.errors import (
+    CodeInterpreterError,
     ConfigurationError,
     ExecutionTimeoutError,
     PoolError,
@@ -64,6 +66,31 @@ async def ensure_closed(response: httpx.Response) -> AsyncIterator[httpx.Respons
     finally:
         with anyio.CancelScope(shield=True):
             await response.aclose()
+
+
+@contextmanager
+def limit_time(timeout: timedelta, *, starts_code: bool) -> Generator[None]:
+    """Limit the time for a request and its whole answer.
+
+    Args:
+        timeout: Longest time.
+        starts_code: Whether the request starts code when it arrives.
+
+    Raises:
+        ExecutionTimeoutError: The time is over. The code may have run.
+        PoolUnavailableError: The time is over, and the request starts no code.
+    """
+    try:
+        with anyio.fail_after(timeout.total_seconds()):
+            yield
+    except TimeoutError as error:
+        if isinstance(error, CodeInterpreterError):  # such as an `ExecutionTimeoutError`
+            raise
+        seconds = math.ceil(timeout.total_seconds() * 10) / 10
+        message = f"the pool did not answer within {seconds:g} s"
+        if starts_code:
+            raise ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}") from None
+        raise PoolUnavailableError(message) from None
 
 
 @contextmanager

@@ -91,9 +91,8 @@ class PlatformSessionPool(RemoteSessionPool):
 
     Example:
         ```python
-        pool = PlatformSessionPool("https://example.org/mcp", key="...")
-        async with CodeInterpreter(pool) as interpreter:
-            print((await interpreter.run_code("6 * 7")).text)
+        pool = PlatformSessionPool("https://example.org/mcp", key="the-key-of-this-pool")
+        interpreter = CodeInterpreter(pool)  # connects when code first runs
         ```
     """
 
@@ -251,7 +250,10 @@ class PlatformSessionPool(RemoteSessionPool):
         endpoint = self._endpoint
         if endpoint is None:
             if self._resource is None:
-                raise ConfigurationError("a platform pool needs an endpoint or a resource id")
+                raise ConfigurationError(
+                    "a platform pool needs an endpoint or a resource id",
+                    hint="set AZURE_SESSION_POOL_MCP_ENDPOINT or AZURE_SESSION_POOL_RESOURCE_ID",
+                )
             endpoint = parse_endpoint_url((await self._resource.fetch_mcp_endpoint()).rstrip("/"))
         mcp = McpClient(str(endpoint), http=self._http)
         returns_full_results = is_cci_server(await mcp.initialize())

@@ -5,8 +5,9 @@ other server returns text only (`_run_text_only`), and `TextSessions` rebuilds t
 agent inside the session. Files use the pool's REST API where it answers, or else the session.
 
 Nothing runs twice: each abstract method sends its request once, and only `RetryPolicy` repeats
-it. Runs and deletions are repeated only if they did not start. Lists are idempotent. An upload
-is never repeated, because its content can be read only once.
+it. A run is repeated only if it did not start. An upload is never repeated, because its content
+can be read only once. A deleted session must stay deleted: where the pool cannot end sessions,
+its content is wiped once and not again before the next use, because each call starts a session.
 """
 
 from __future__ import annotations

@@ -14,23 +14,25 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 
-import anyio
 import httpx
 from pydantic import AliasChoices, Field
 
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
-    CodeInterpreterError,
-    ExecutionTimeoutError,
     FileTooLargeError,
     ProtocolError,
     SessionFileNotFoundError,
     SessionLostError,
 )
 from cci_plugins.mcp_client.client import parse_endpoint_url
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, build_error_from_status, shorten
-from cci_plugins.mcp_client.http import ensure_closed, map_protocol_errors, map_transport_errors
+from cci_plugins.mcp_client.failures import build_error_from_status, shorten
+from cci_plugins.mcp_client.http import (
+    ensure_closed,
+    limit_time,
+    map_protocol_errors,
+    map_transport_errors,
+)
 from cci_plugins.mcp_client.messages import decode_json
 from cci_plugins.mcp_client.wire_model import Text, Timestamp, TolerantModel
 from cci_plugins.models import Execution, FileInfo
@@ -105,16 +107,8 @@ class RestClient:
             body |= {"codeInputType": "Inline", "executionType": "Synchronous"}
             body["outputStreamsMaxLength"] = OUTPUT_CHARACTERS
             url = self._build_url("executions", session_id)
-        try:
-            with anyio.fail_after(timeout.total_seconds()):
-                answer = await self._request_json("POST", url, json=body, starts_code=True)
-        except TimeoutError as error:
-            if isinstance(error, CodeInterpreterError):
-                raise
-            seconds = timeout.total_seconds()
-            raise ExecutionTimeoutError(
-                f"the pool did not answer within {seconds:g} s; {MAY_HAVE_RUN}"
-            ) from None
+        with limit_time(timeout, starts_code=True):
+            answer = await self._request_json("POST", url, json=body, starts_code=True)
         return read_rest(answer, session_id)
 
     async def stop_session(self, session_id: str) -> None:

@@ -49,8 +49,7 @@ class CustomSessionPool(RemoteSessionPool):
     Example:
         ```python
         pool = CustomSessionPool("https://pool.env.eastus.azurecontainerapps.io")
-        async with CodeInterpreter(pool) as interpreter:
-            print((await interpreter.run_code("6 * 7")).text)
+        interpreter = CodeInterpreter(pool)  # connects when code first runs
         ```
     """
 

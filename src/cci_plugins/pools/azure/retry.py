@@ -1,12 +1,14 @@
 """Retries of calls to a pool, such that no code runs twice.
 
-A call may be repeated in three cases only:
+A call is repeated in three cases only:
 
-* **It did not start.** The error says so: `PoolUnavailableError` with `retryable`, or
-  `PoolExhaustedError`. `mcp_client.http` and `mcp_client.failures` decide which errors these are.
-* **It is idempotent.** The caller says so, for example for a list of files or a chunk of a
-  report. A lost or malformed reply is then reason enough to ask again.
-* **The key or token was refused.** The pool checks it before it does anything else. The policy
+* **No code was started.** The error states this: it is a `PoolExhaustedError`, or a
+  `PoolUnavailableError` that is `retryable`. `mcp_client.http` and `mcp_client.failures` choose
+  the error. For a request that starts code, they do so only if the request cannot have arrived or
+  the pool refused it. For any other request a broken connection is enough.
+* **The call is idempotent.** The caller states this, for example for a list of files or a chunk of
+  a report. Any lost or malformed reply is then a reason to ask again.
+* **The key or token was refused.** A pool checks it before it does anything else. The policy
   renews it and repeats the call at once, at most `MAX_RENEWALS` times.
 
 Every other error goes to the caller, because the code may have run. `SessionLostError` is never
@@ -105,7 +107,7 @@ class RetryPolicy:
         """Make a call, and repeat it with a new key or token if the pool refuses the old one.
 
         Raises:
-            AuthenticationError: The pool also refused the new key, or there is no other.
+            AuthenticationError: The pool also refused the new key, or no other key exists.
         """
         for _ in range(MAX_RENEWALS):
             await self._auth.headers()  # reports a failed sign-in before anything is sent
