@@ -1,6 +1,6 @@
-"""Where Azure itself would stand: Resource Manager and Entra, as far as a session pool needs them.
+"""Fakes of Resource Manager and Entra, as far as a session pool needs them.
 
-Every request and answer is held against the official API description, where that is at hand.
+Every request and answer is validated by the official API description, if there is a copy of it.
 """
 
 import json
@@ -35,14 +35,14 @@ ARM_TOKEN = "planted-token-of-arm"
 
 
 class AccessToken(NamedTuple):
-    """As azure-core has it."""
+    """Token with the fields of azure-core's."""
 
     token: str
     expires_on: int
 
 
 class Credential:
-    """Gives a token for each scope, and counts."""
+    """Credential that returns a token for each scope and counts the calls."""
 
     def __init__(self, data_plane: str = "planted-token-of-entra") -> None:
         self.tokens = {
@@ -84,7 +84,7 @@ class Arm:
             return _error(400, "SessionMCPServerNotEnabled", message)
         if action == "fetchmcpservercredentials":
             return self._checked(request, {"apiKey": self._key()})
-        return _error(404, "NotFound", "There is no such action.")
+        return _error(404, "NotFound", "The action does not exist.")
 
     def _operation(self, request: Request) -> dict[str, Any]:
         for path, operations in self._spec["paths"].items():
@@ -111,7 +111,7 @@ class Arm:
 
 
 def _local(value: Any) -> Any:
-    """A schema without references to other files, of which there are no copies."""
+    """Return a schema without references to other files, which the tests have no copies of."""
     if isinstance(value, dict):
         if str(value.get("$ref", "")).startswith(".."):
             return {}
@@ -120,7 +120,7 @@ def _local(value: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """An answer without nulls, which the service gives where the description has none."""
+    """Return an answer without nulls, which the service sends but the description forbids."""
     if isinstance(value, dict):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return value
@@ -132,7 +132,7 @@ def _error(status: int, code: str, message: str) -> Response:
 
 @contextmanager
 def listening(app: Any, **options: Any):
-    """The address of an application on loopback."""
+    """Serve an application on loopback and yield its URL."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):

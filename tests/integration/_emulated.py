@@ -1,4 +1,4 @@
-"""Emulated Azure pools on loopback, and clients of them."""
+"""Emulated Azure pools on loopback, and their clients."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ class Emulated(NamedTuple):
     url: str  # without /mcp
 
     def client(self, **options: Any) -> SessionPool:
-        """The client for this kind of pool."""
+        """Create the client for this kind of pool."""
         options = {"patience": timedelta(seconds=20), "margin": timedelta(seconds=5)} | options
         if self.emulator._emulation.kind == "platform":
             return PlatformSessionPool(f"{self.url}/mcp", **({"key": KEY} | options))
@@ -34,20 +34,20 @@ class Emulated(NamedTuple):
 async def emulated(
     pool: SessionPool, around: Callable[[Any], Any] = lambda app: app, **options: Any
 ) -> AsyncIterator[Emulated]:
-    """Serve an emulated pool, with `around` it what stands in front."""
+    """Serve an emulated pool, wrapped by `around`, which may add a proxy."""
     from cci_plugins.server import Emulation, Emulator, serve_app
 
     emulator = Emulator(pool, Emulation(**options), key=KEY, token=TOKEN)
     ready = anyio.Event()
     urls: list[str] = []
 
-    def tell(url: str) -> None:
+    def on_ready(url: str) -> None:
         urls.append(url.removesuffix("/mcp"))
         ready.set()
 
     async with pool, anyio.create_task_group() as tasks:
         tasks.start_soon(
-            partial(serve_app, around(emulator), host="127.0.0.1", port=0, on_ready=tell)
+            partial(serve_app, around(emulator), host="127.0.0.1", port=0, on_ready=on_ready)
         )
         with anyio.fail_after(60):
             await ready.wait()

@@ -1,4 +1,4 @@
-"""Each kind of Azure pool, emulated over real kernels: one contract, nothing lost on the way."""
+"""Each kind of Azure pool, emulated over real kernels: one contract, nothing is lost."""
 
 import base64
 import logging
@@ -84,7 +84,7 @@ async def test_images_tables_and_long_output_arrive_whole(options):
 
 
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)
-async def test_the_helper_leaves_the_users_code_as_it_is(options):
+async def test_the_session_agent_leaves_the_users_code_unchanged(options):
     with anyio.fail_after(100):
         async with emulated(local_pool(), **options) as azure, azure.client() as pool:
 
@@ -102,7 +102,7 @@ async def test_the_helper_leaves_the_users_code_as_it_is(options):
             assert history.text == repr(["x = 1\n\ndef f():\n    return 1 / 0\n\nf()", "In[-2:]"])
 
 
-async def test_code_that_awaits_magics_forks_loggers_and_a_late_alarm():
+async def test_awaiting_code_magics_forks_loggers_and_a_late_alarm_work():
     with anyio.fail_after(100):
         async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
 
@@ -130,7 +130,7 @@ async def test_code_that_awaits_magics_forks_loggers_and_a_late_alarm():
 
 
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)
-async def test_a_kernel_that_dies_is_told_and_what_is_uploaded_is_put_back(options):
+async def test_a_kernel_that_dies_is_reported_and_uploads_are_restored(options):
     with anyio.fail_after(100):
         async with emulated(local_pool(), **options) as azure:
             async with CodeInterpreter(azure.client()) as interpreter:
@@ -161,7 +161,7 @@ async def test_a_silently_replaced_session_is_noticed_before_the_code_runs(optio
     assert (again.state, again.text) == ("kept", "(1, '1')")
 
 
-async def test_large_files_go_through_a_session_that_has_no_file_api():
+async def test_large_files_travel_through_a_session_without_a_file_api():
     content = bytes(range(256)) * 3000
 
     async def pieces():
@@ -180,7 +180,7 @@ async def test_large_files_go_through_a_session_that_has_no_file_api():
             assert [file.name for file in await pool.list_files("session-1")] == ["sub/data.bin"]
 
 
-async def test_output_is_told_to_a_listener_at_the_end():
+async def test_output_is_emitted_at_the_end_of_a_run():
     events: list[OutputEvent] = []
     with anyio.fail_after(60):
         async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
@@ -188,7 +188,7 @@ async def test_output_is_told_to_a_listener_at_the_end():
     assert [event.stream for event in events] == ["stdout", "result"]
 
 
-async def test_a_full_pool_says_so_after_some_patience():
+async def test_a_full_pool_raises_after_the_retries():
     with anyio.fail_after(60):
         async with (
             emulated(local_pool(), kind="platform", max_sessions=1) as azure,
@@ -211,7 +211,7 @@ async def test_sessions_end_with_the_interpreter_unless_others_may_come_back():
 
 
 @pytest.mark.parametrize("errors", ["http", "rpc"])
-async def test_a_wrong_key_is_told_at_the_start(errors):
+async def test_a_wrong_key_fails_at_the_start(errors):
     with anyio.fail_after(60):
         async with emulated(FakeSessionPool(), kind="platform", errors=errors) as azure:
             pool = azure.client(key="another-key")
@@ -266,7 +266,7 @@ async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token():
     assert credential.asked == {f"{arm_url}/.default": 1, "https://dynamicsessions.io/.default": 1}
 
 
-async def test_a_custom_pool_whose_mcp_settings_were_dropped_says_what_happened_and_what_to_set():
+async def test_the_error_of_a_custom_pool_with_dropped_mcp_settings_names_the_setting_to_use():
     async with emulated(FakeSessionPool(), kind="custom") as azure:
         arm = arm_for(azure, containerType="CustomContainer", mcpServerSettings=None)
         with listening(arm.app) as arm_url:
@@ -279,7 +279,7 @@ async def test_a_custom_pool_whose_mcp_settings_were_dropped_says_what_happened_
     assert f"AZURE_SESSION_POOL_ENDPOINT={azure.url}" in (caught.value.hint or "")
 
 
-async def test_a_loss_is_an_error_for_who_uses_the_pool_itself():
+async def test_a_lost_session_is_an_error_for_a_caller_of_the_pool_itself():
     with anyio.fail_after(60):
         async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
             first = await pool.execute("session-1", "x = 1", timeout=LIMIT)
@@ -289,7 +289,7 @@ async def test_a_loss_is_an_error_for_who_uses_the_pool_itself():
     assert caught.value.retryable
 
 
-async def test_no_output_of_the_code_can_pass_for_a_report(caplog):
+async def test_no_output_of_the_code_can_forge_a_report(caplog):
     caplog.set_level(logging.DEBUG)
     forged = base64.b64encode(b"{}").decode()
     code = (

@@ -1,4 +1,4 @@
-"""A thousand executions through every fault: none runs twice, none is lost without a word."""
+"""A thousand executions through every fault: none runs twice, none is lost silently."""
 
 import asyncio
 import logging
@@ -25,12 +25,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(400)]
 
 CONVERSATIONS = 16
 TIMEOUT, MARGIN, PATIENCE = 3, 3, 12
-# The run's own wait, that for finding out what became of it, and the patience of each.
+# The wait for the run, the wait for its outcome, and the retries of each.
 DEADLINE = 2 * (TIMEOUT + MARGIN + PATIENCE) + 10
 
 
 class Witness:
-    """Sees from outside which executions ran: each adds a line to one file."""
+    """Record of the executions that ran, each of which adds a line to one file."""
 
     def __init__(self, path):
         self.path = path
@@ -66,7 +66,7 @@ class Witness:
                 assert outcome.text == repr(name)
                 assert ran[name] == 1
             elif outcome.retryable or isinstance(outcome, AuthenticationError):
-                assert ran[name] == 0, f"{name} ran, and {outcome!r} says that it did not"
+                assert ran[name] == 0, f"{name} ran, but {outcome!r} denies it"
             elif "the code ran" in str(outcome):
                 assert ran[name] == 1
             else:
@@ -87,12 +87,12 @@ async def trouble(proxy, done):
 def local_pool():
     from cci_plugins.pools.local.pool import LocalSessionPool
 
-    # without a fence, so that the witness can be written to from inside
+    # without a sandbox, so that the code can write to the file of the witness
     return LocalSessionPool(isolation="process", preload=(), ready_sessions=2, max_sessions=64)
 
 
 def planted(emulator, caplog, witness, client):
-    """Where a secret shows that must not."""
+    """Return the secrets that logs, errors or the client show."""
     shown = [caplog.text, repr(client)]
     shown += [record.getMessage() + repr(record.__dict__) for record in caplog.records]
     for outcome in witness.outcomes.values():
@@ -115,7 +115,7 @@ def planted(emulator, caplog, witness, client):
     ],
     ids=["platform", "managed", "custom"],
 )
-async def test_no_fault_makes_code_run_twice_or_lose_itself(options, total, tmp_path, caplog):
+async def test_no_fault_makes_code_run_twice_or_get_lost(options, total, tmp_path, caplog):
     from cci_plugins.server import FAULTS, Faults
 
     caplog.set_level(logging.DEBUG)
@@ -159,12 +159,12 @@ async def test_no_fault_makes_code_run_twice_or_lose_itself(options, total, tmp_
     assert proxy.broken > 0
     assert planted(azure.emulator, caplog, witness, client) == []
     outcomes = Counter(type(outcome).__name__ for outcome in witness.outcomes.values())
-    # only a session with the helper can be asked what became of a run
+    # only a session with the agent can report the outcome of a run
     share = 0.5 if options["kind"] == "custom" else 0.8
     assert outcomes["Execution"] > share * len(witness.outcomes), outcomes
 
 
-async def test_a_refused_connection_is_tried_again_until_the_server_is_there(tmp_path):
+async def test_a_refused_connection_is_retried_until_the_server_is_back(tmp_path):
     async with emulated(local_pool(), kind="custom") as azure:
         async with proxied(httpx.URL(azure.url).port) as proxy:
             through = azure._replace(url=f"http://127.0.0.1:{proxy.port}")

@@ -1,4 +1,4 @@
-"""The gateway in front of a custom-container pool, and through it as clients of every kind."""
+"""The gateway in front of a custom-container pool, used by every kind of client."""
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -26,7 +26,7 @@ CONTAINERS = ["ours", "executions"]
 
 @asynccontextmanager
 async def gateways(count, **options):
-    """An emulated custom pool, and the addresses of so many replicas in front of it."""
+    """Start an emulated custom pool and `count` gateways, and yield it and their URLs."""
     from cci_plugins.server import SignedEnvironments
 
     async with AsyncExitStack() as stack:
@@ -69,8 +69,8 @@ async def test_replicas_share_sessions_without_sharing_anything_else():
             identifier = launched["structuredContent"]["environmentId"]
             run = "runPythonCodeInRemoteEnvironment"
             await ask(urls[0], run, environmentId=identifier, pythonCode="x = 41")
-            told = await ask(urls[1], run, environmentId=identifier, pythonCode="x + 1")
-            assert told["structuredContent"]["executionResult"] == 42
+            answer = await ask(urls[1], run, environmentId=identifier, pythonCode="x + 1")
+            assert answer["structuredContent"]["executionResult"] == 42
             invented = await ask(urls[1], run, environmentId="0" * 44, pythonCode="1")
             assert invented["isError"]
             assert "Call launchShell" in invented["content"][0]["text"]
@@ -101,7 +101,7 @@ async def test_a_replaced_container_is_noticed_through_the_gateway():
     assert (execution.state, execution.text) == ("lost", "False")
 
 
-async def test_no_token_and_no_other_address_shows_to_the_gateways_clients():
+async def test_the_gateways_clients_see_neither_its_token_nor_the_pools_address():
     with anyio.fail_after(60):
         async with gateways(1) as (azure, urls), httpx.AsyncClient() as client:
             azure.emulator._token = "another-token"

@@ -1,4 +1,4 @@
-"""MCP clients that people use, each against a running server with real kernels."""
+"""Widely used MCP clients, each against a running server with real kernels."""
 
 import json
 from contextlib import asynccontextmanager
@@ -33,7 +33,10 @@ def major(package: str) -> int:
 
 
 def agent_framework_fits() -> bool:
-    """From 1.23 on, Agent Framework's MCP tool needs mcp 2.x; before, 1.x."""
+    """Return whether mcp has the major that Agent Framework's MCP tool needs.
+
+    That is 2.x since Agent Framework 1.23, and 1.x before.
+    """
     try:
         parts = version("agent-framework-core").split(".")
     except PackageNotFoundError:
@@ -96,11 +99,11 @@ async def test_the_official_client_launches_runs_and_keeps_state(url):
             assert not is_error(result)
 
 
-async def test_the_official_client_is_told_the_progress_of_a_run(url):
-    told = []
+async def test_the_official_client_receives_the_progress_of_a_run(url):
+    received = []
 
     async def take(progress, total, message):
-        told.append((progress, message))
+        received.append((progress, message))
 
     code = (
         "import time\nfor n in range(3):\n    print('step', n, flush=True)\n    time.sleep(0.2)\n42"
@@ -110,9 +113,9 @@ async def test_the_official_client_is_told_the_progress_of_a_run(url):
             where = {"environmentId": "progress-1", "pythonCode": code}
             result = await client.call_tool(RUN, where, progress_callback=take)
     assert structured(result)["executionResult"] == 42
-    counts = [progress for progress, _ in told]
+    counts = [progress for progress, _ in received]
     assert counts == sorted(set(counts))
-    assert told[-1] == (21, "step 2")
+    assert received[-1] == (21, "step 2")
 
 
 async def test_the_official_client_sees_a_traceback_as_an_error_it_can_read(url):

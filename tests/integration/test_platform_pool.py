@@ -1,4 +1,4 @@
-"""`PlatformSessionPool` against our own server with real kernels: nothing is lost on the way."""
+"""`PlatformSessionPool` against the cci-plugins server with real kernels: nothing is lost."""
 
 import time
 from contextlib import asynccontextmanager
@@ -33,7 +33,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Failing(FakeSessionPool):
-    """Raises what it was given."""
+    """Pool that raises the given error."""
 
     def __init__(self, error: Exception):
         super().__init__()
@@ -66,7 +66,7 @@ async def test_the_platform_pool_keeps_the_contract(url):
     assert {check: fault for check, fault in report.items() if fault} == {}
 
 
-async def test_an_execution_arrives_as_it_left():
+async def test_an_execution_arrives_unchanged():
     execution = Execution(
         stdout="out \N{SNOWMAN}\n",
         stderr="err\n",
@@ -119,7 +119,7 @@ async def test_cancelling_a_call_interrupts_the_code_and_keeps_the_session(url):
         SessionLostError("the session was deleted while this call waited for it"),
     ],
 )
-async def test_an_exception_of_the_served_pool_arrives_as_itself(error):
+async def test_an_exception_of_the_served_pool_arrives_unchanged(error):
     async with over_the_wire(Failing(error)) as pool:
         with pytest.raises(type(error)) as caught:
             await pool.execute("session-1", "x", timeout=SECOND)
@@ -129,7 +129,7 @@ async def test_an_exception_of_the_served_pool_arrives_as_itself(error):
     assert getattr(arrived, "retry_after", None) == getattr(error, "retry_after", None)
 
 
-async def test_a_wrong_key_shows_at_the_start_and_is_not_repeated():
+async def test_a_wrong_key_fails_at_the_start_and_is_not_shown():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool()) as url:
             pool = PlatformSessionPool(url, key="a-wrong-key")
@@ -145,7 +145,7 @@ async def test_a_key_that_cannot_be_a_header_is_refused_without_being_shown():
     assert "cret" not in str(caught.value)
 
 
-async def test_nothing_listening_is_unavailable_and_may_be_tried_again(free_tcp_port):
+async def test_a_closed_port_is_a_retryable_error(free_tcp_port):
     async with anyio.create_task_group():
         pool = PlatformSessionPool(f"http://127.0.0.1:{free_tcp_port}/mcp", key=KEY)
         with pytest.raises(PoolUnavailableError) as caught, anyio.fail_after(30):
@@ -186,7 +186,7 @@ async def test_refused_files_have_their_exceptions():
             assert [piece async for piece in pool.download("session-1", "a")]
 
 
-async def test_our_own_limit_stops_an_upload_before_the_server_does():
+async def test_the_clients_own_limit_stops_an_upload():
     sent = 0
 
     async def endless():
@@ -207,7 +207,7 @@ async def test_our_own_limit_stops_an_upload_before_the_server_does():
 
 
 @pytest.mark.slow
-async def test_a_large_file_goes_both_ways(url):
+async def test_a_large_file_can_be_uploaded_and_downloaded(url):
     block = bytes(range(256)) * 4096
     with anyio.fail_after(100):
         async with PlatformSessionPool(url, key=KEY) as pool:

@@ -1,4 +1,4 @@
-"""Our MCP client against servers made with the official SDK, whichever major is installed."""
+"""Our MCP client against servers built with the installed major of the official SDK."""
 
 from datetime import timedelta
 from importlib.metadata import version
@@ -75,7 +75,7 @@ async def test_tools_are_listed_and_called(url):
         await client.aclose()
 
 
-async def test_a_tool_that_fails_says_so(url):
+async def test_a_failing_tool_returns_an_error(url):
     with anyio.fail_after(30):
         client = McpClient(url)
         answer = await client.call_tool("fail", {}, timeout=MINUTE)
@@ -100,7 +100,7 @@ async def test_many_calls_at_once_each_get_their_own_answer(url):
     await client.aclose()
 
 
-async def test_a_session_that_the_server_forgot_is_opened_again(url):
+async def test_a_session_that_the_server_forgot_is_renewed(url):
     with anyio.fail_after(30):
         client = McpClient(url)
         await client.initialize()
@@ -114,9 +114,9 @@ async def test_a_session_that_the_server_forgot_is_opened_again(url):
         await client.aclose()
 
 
-async def test_an_address_that_is_not_mcp_is_told(url):
+async def test_an_address_that_does_not_speak_mcp_is_an_error(url):
     client = McpClient(url.replace("/mcp", "/other"))
-    with pytest.raises(Exception, match="nothing answers there") as caught:
+    with pytest.raises(Exception, match="the endpoint was not found") as caught:
         await client.initialize()
     assert not isinstance(caught.value, ProtocolError)
     await client.aclose()

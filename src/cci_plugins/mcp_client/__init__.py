@@ -1,1 +1,1 @@
-"""MCP as a client: messages without I/O, one connection, and the forms both ends share."""
+"""MCP as a client: messages without I/O, one connection, and the JSON forms that both ends use."""

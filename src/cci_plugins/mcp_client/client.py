@@ -1,15 +1,31 @@
-"""An MCP client of one server: a POST for a call, and the HTTP status kept.
+"""An MCP client of one server, over streamable HTTP (modelcontextprotocol.io).
 
-Streamable HTTP as modelcontextprotocol.io has it. It is ours, because the official SDK's two
-majors exclude each other in the frameworks' requirements and hide the status of a refusal.
+The project has its own client because the frameworks require two majors of the official SDK that
+exclude each other, and because both hide the HTTP status of a refusal.
+
+Why nothing runs twice: the client sends each request once. It does not know what a tool does, so
+it never decides to repeat a call. Instead every exception states what is certain:
+
+* `PoolUnavailableError` and `PoolExhaustedError` are `retryable`: the request did not start.
+* `ExecutionTimeoutError`, `PoolError` and `ProtocolError` after `tools/call` say that the code
+  may have run. Only a caller that knows the call to be harmless may repeat it
+  (`cci_plugins.pools.azure.retry`).
+
+There is one exception. HTTP 404 to a request with an `Mcp-Session-Id` means that the server
+forgot the MCP session, so it did not start the request. The client then repeats the handshake and
+sends the request once more. Without such an id a 404 is an error.
+
+The handshake happens with the first call. A lock makes concurrent first calls share it, and the
+next call repeats a failed one. `_session` holds the headers that the handshake returned. A new
+handshake replaces the dictionary, so a call compares it by identity to learn whether another call
+has already renewed the session.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -19,47 +35,32 @@ from typing import Any
 import anyio
 import httpx
 
-from cci_plugins.common.log import logger
-from cci_plugins.errors import (
-    CodeInterpreterError,
-    ConfigurationError,
-    ExecutionTimeoutError,
-    PoolUnavailableError,
-    ProtocolError,
-)
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, ProtocolError
 
 from . import messages
-from .failures import (
-    MAY_HAVE_RUN,
-    NOT_FOUND,
-    SERVER_ERROR,
-    build_error_from_rpc,
-    build_error_from_status,
-)
-from .http import ensure_closed, make_http, map_protocol_errors, map_transport_errors
+from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
+from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
-from .progress import PROGRESS_METHOD
+from .progress import ProgressDispatcher, ProgressHandler
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
-ProgressHandler = Callable[[Mapping[str, Any]], None]
-"""Gets the parameters of each progress notification."""
 
 
 class McpClient:
-    """Calls the tools of one MCP server; for one event loop, for any number of tasks.
-
-    The handshake is made with the first call. Nothing is ever sent twice, except after an answer
-    that says the MCP session was unknown, so that the request did not start.
+    """A client that calls the tools of one MCP server, for any number of tasks on one event loop.
 
     Args:
         url: The MCP endpoint.
-        headers: Sent with every request, the key among them; shown nowhere.
-        timeout: Longest wait for an answer that starts no code.
+        headers: Headers of every request, including the key. They are never shown.
+        timeout: Longest wait for an answer to a request that starts no code.
         connect_timeout: Longest wait for a connection.
-        handshake: Whether to begin with `initialize`; a server without MCP sessions needs none.
-        http: A client to use and leave open, instead of one of our own.
+        handshake: Whether to begin with `initialize`. A server without MCP sessions needs none.
+        http: HTTP client to use. It stays open. By default the client creates and closes one.
+
+    Raises:
+        ConfigurationError: The URL is invalid.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class McpClient:
         return f"McpClient({str(self._url)!r})"
 
     async def initialize(self) -> Mapping[str, Any]:
-        """Shake hands, once, and return what the server said of itself.
+        """Perform the handshake once and return the server's description of itself.
 
         Raises:
             AuthenticationError: The server refused the key.
-            PoolUnavailableError: It cannot be reached.
-            ProtocolError: It does not speak MCP.
+            PoolUnavailableError: The server cannot be reached.
+            ProtocolError: The server does not speak MCP.
         """
         if self._server is None:
             async with self._handshake_lock:
@@ -104,7 +105,11 @@ class McpClient:
         return self._server
 
     async def list_tools(self) -> list[Mapping[str, Any]]:
-        """The server's tools, all pages of them."""
+        """Return the server's tools from all pages.
+
+        Raises:
+            ProtocolError: The answer has no list of tools.
+        """
         tools: list[Mapping[str, Any]] = []
         cursor: str | None = None
         while True:
@@ -114,7 +119,8 @@ class McpClient:
             )
             page = result.get("tools")
             if not isinstance(page, list):
-                raise ProtocolError("the pool's list of tools has no tools")
+                kind = type(page).__name__
+                raise ProtocolError(f"the pool returned an invalid list of tools ({kind})")
             tools += [tool for tool in page if isinstance(tool, Mapping)]
             following = result.get("nextCursor")
             if not isinstance(following, str) or following == cursor or not page:
@@ -133,25 +139,26 @@ class McpClient:
         """Call a tool.
 
         Args:
-            name: The tool.
-            arguments: What it gets.
+            name: Name of the tool.
+            arguments: Arguments of the tool.
             timeout: Longest wait for the answer.
-            meta: `_meta` of the request.
-            on_progress: Asks the server for progress, and gets the parameters of each
-                notification; a server may tell none.
+            meta: Extra `_meta` of the request.
+            on_progress: Called with the parameters of each progress notification. A server may
+                send none.
 
         Raises:
-            ExecutionTimeoutError: No answer came in time; the code may have run.
+            ExecutionTimeoutError: No answer came in time. The code may have run.
             PoolExhaustedError: No session is free.
-            PoolUnavailableError: The server cannot be reached; nothing was started.
-            PoolError: The connection broke or the server failed; the code may have run.
+            PoolUnavailableError: The server cannot be reached. Nothing was started.
+            PoolError: The connection broke or the server failed. The code may have run.
+            ProtocolError: The answer is malformed. The code may have run.
             AuthenticationError: The server refused the key.
         """
         params: dict[str, Any] = {"name": name, "arguments": arguments}
         request_meta = dict(meta or {})
         progress = None
         if on_progress is not None:
-            progress = _ProgressDispatcher(f"progress-{next(self._ids)}", on_progress)
+            progress = ProgressDispatcher(f"progress-{next(self._ids)}", on_progress)
             request_meta["progressToken"] = progress.token
         if request_meta:
             params["_meta"] = request_meta
@@ -162,7 +169,7 @@ class McpClient:
         )
 
     async def aclose(self) -> None:
-        """End the MCP session, when there is one, and close the connections."""
+        """End the MCP session, if there is one, and close the connections."""
         session, self._session = self._session, {}
         self._server = None
         if SESSION_HEADER in session:
@@ -178,7 +185,7 @@ class McpClient:
         timeout: timedelta,
         *,
         starts_code: bool,
-        progress: _ProgressDispatcher | None = None,
+        progress: ProgressDispatcher | None = None,
     ) -> Mapping[str, Any]:
         await self.initialize()
         session = self._session
@@ -187,14 +194,14 @@ class McpClient:
         )
         try:
             reply = await request()
-        except _SessionTerminated as gone:
-            if self._session is session:
+        except _SessionTerminated as terminated:
+            if self._session is session:  # else another call has renewed it
                 self._server, self._session = None, {}
             await self.initialize()
             try:
                 reply = await request()
             except _SessionTerminated:
-                raise gone.error from None
+                raise terminated.error from None
         return _unwrap_result(reply, starts_code=starts_code)
 
     async def _perform_handshake(self) -> Mapping[str, Any]:
@@ -210,7 +217,7 @@ class McpClient:
         return server
 
     async def _notify(self, method: str) -> None:
-        """Send a notification; session pools may answer it by 4xx, which means nothing."""
+        """Send a notification. Session pools may answer it with 4xx, which has no meaning."""
         body = messages.build_notification(method)
         async with self._post(body, self._timeout, starts_code=False) as response:
             if response.status_code >= SERVER_ERROR:
@@ -223,7 +230,7 @@ class McpClient:
         timeout: timedelta,
         *,
         starts_code: bool,
-        progress: _ProgressDispatcher | None = None,
+        progress: ProgressDispatcher | None = None,
     ) -> RpcReply:
         request_id = next(self._ids)
         body = messages.build_request(request_id, method, params)
@@ -231,8 +238,8 @@ class McpClient:
             if response.is_success:
                 with map_protocol_errors(starts_code=starts_code):
                     reply = await _read_reply(response, request_id, progress)
-                if method == "initialize" and (given := response.headers.get(SESSION_HEADER)):
-                    self._session = {SESSION_HEADER: given}
+                if method == "initialize" and (value := response.headers.get(SESSION_HEADER)):
+                    self._session = {SESSION_HEADER: value}
                 return reply
             error = await _read_error(response, starts_code=starts_code)
             if response.status_code == NOT_FOUND and SESSION_HEADER in self._session:
@@ -243,41 +250,16 @@ class McpClient:
     async def _post(
         self, body: bytes, timeout: timedelta, *, starts_code: bool
     ) -> AsyncIterator[httpx.Response]:
-        """POST, with every failure of the transport as an exception of ours."""
+        """Send a POST and map each failure of the transport to an exception of this package."""
         request = self._http.build_request(
             "POST", self._url, content=body, headers={**self._headers, **self._session}
         )
-        try:
-            with (
-                map_transport_errors(starts_code=starts_code),
-                anyio.fail_after(timeout.total_seconds()),
-            ):
-                response = await self._http.send(request, stream=True)
-                async with ensure_closed(response):
-                    yield response
-        except TimeoutError as error:
-            if isinstance(error, CodeInterpreterError):
-                raise
-            raise _build_timeout_error(timeout, starts_code=starts_code) from None
-
-
-class _ProgressDispatcher:
-    """Hands over the progress of one call."""
-
-    def __init__(self, token: str, handler: ProgressHandler) -> None:
-        self.token = token
-        self._handler: ProgressHandler | None = handler
-
-    def dispatch(self, message: object) -> None:
-        """Hand over a message, when it is a progress notification of this call."""
-        params = messages.get_notification_params(message, PROGRESS_METHOD)
-        if self._handler is None or params is None or params.get("progressToken") != self.token:
-            return
-        try:
-            self._handler(params)
-        except Exception:  # noqa: BLE001 - the host's callback may raise anything
-            logger.exception("on_progress failed; the call goes on without it")
-            self._handler = None
+        with (
+            limit_time(timeout, starts_code=starts_code),
+            map_transport_errors(starts_code=starts_code),
+        ):
+            async with ensure_closed(await self._http.send(request, stream=True)) as response:
+                yield response
 
 
 class _SessionTerminated(Exception):  # noqa: N818 - a signal between two methods
@@ -287,10 +269,10 @@ class _SessionTerminated(Exception):  # noqa: N818 - a signal between two method
 
 
 def parse_endpoint_url(url: str) -> httpx.URL:
-    """The URL of an endpoint.
+    """Parse the URL of an endpoint.
 
     Raises:
-        ConfigurationError: It is no HTTP URL, or carries a password.
+        ConfigurationError: The URL is not an HTTP URL, or contains a password.
     """
     try:
         parsed = httpx.URL(url)
@@ -299,13 +281,13 @@ def parse_endpoint_url(url: str) -> httpx.URL:
     if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
         raise ConfigurationError(
             "the endpoint of a session pool must be an http or https URL without a password",
-            hint="it looks like https://<region>.dynamicsessions.io/subscriptions/.../mcp",
+            hint="use a URL such as https://<region>.dynamicsessions.io/subscriptions/.../mcp",
         )
     return parsed
 
 
 async def _read_reply(
-    response: httpx.Response, request_id: int, progress: _ProgressDispatcher | None
+    response: httpx.Response, request_id: int, progress: ProgressDispatcher | None
 ) -> RpcReply:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
@@ -318,11 +300,10 @@ async def _read_reply(
                 return reply
             if progress is not None:
                 progress.dispatch(message)
-    raise ProtocolError("the pool's answer ended before the reply")
+    raise ProtocolError("the pool's event stream ended before the reply")
 
 
 async def _read_error(response: httpx.Response, *, starts_code: bool) -> CodeInterpreterError:
-    """The exception of a status; a JSON-RPC error in the body has better words than a status."""
     body = await response.aread()
     return build_error_from_status(
         response.status_code, response.headers, body, starts_code=starts_code
@@ -333,17 +314,6 @@ def _unwrap_result(reply: RpcReply, *, starts_code: bool) -> Mapping[str, Any]:
     if reply.error is None:
         return reply.result
     raise build_error_from_rpc(reply.error.code, reply.error.message, starts_code=starts_code)
-
-
-def _build_timeout_error(timeout: timedelta, *, starts_code: bool) -> CodeInterpreterError:
-    message = f"the pool did not answer within {_format_duration(timeout)}"
-    if starts_code:
-        return ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}")
-    return PoolUnavailableError(message)
-
-
-def _format_duration(timeout: timedelta) -> str:
-    return f"{math.ceil(timeout.total_seconds() * 10) / 10:g} s"
 
 
 def _get_package_version() -> str:

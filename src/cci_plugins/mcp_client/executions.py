@@ -1,22 +1,24 @@
-"""An execution as JSON: how our server tells our client all of it."""
+"""An execution as JSON, as the cci-plugins server sends all of it to our client."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any, get_args
+from datetime import timedelta
+from typing import Any
 
-from cci_plugins.errors import ProtocolError
+from pydantic import Field
+
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, Result, SessionState
 
+from .wire_model import Text, Timestamp, WireModel
+
 META_KEY = "cci_plugins/execution"
-SIGNED_KEY = "cci_plugins/signed_environments"  # of a launch tool: no other ids are taken
+SIGNED_KEY = "cci_plugins/signed_environments"  # on a launch tool: it accepts no other ids
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
+_MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could claim to exceed
 
 
 def dump_execution(execution: Execution) -> dict[str, Any]:
-    """Write an execution, but for its session identifier, which the caller has."""
+    """Write an execution as JSON, without its session identifier, which the caller has."""
     error = execution.error
     return {
         "stdout": execution.stdout,
@@ -37,49 +39,42 @@ def dump_execution(execution: Execution) -> dict[str, Any]:
 
 
 def load_execution(value: object, session_id: str) -> Execution:
-    """Read an execution back.
+    """Read an execution that `dump_execution` wrote.
+
+    Args:
+        value: The decoded JSON.
+        session_id: The session that the execution belongs to.
 
     Raises:
-        ProtocolError: The value was not written by `dump_execution`.
+        ProtocolError: `dump_execution` did not write this value.
     """
-    try:
-        return replace(_load(value), session_id=session_id)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ProtocolError("the pool described an execution in an unknown form") from error
-
-
-def _load(value: Any) -> Execution:
-    error = value["error"]
+    hint = "install the same version of cci-plugins here and in the pool"
+    run = _Execution.load(value, "execution", hint=hint)
+    error = run.error
     return Execution(
-        stdout=str(value["stdout"]),
-        stderr=str(value["stderr"]),
-        results=tuple(
-            Result(_require_mapping(r["data"]), bool(r["isMain"])) for r in value["results"]
-        ),
-        error=None
-        if error is None
-        else ErrorInfo(str(error["name"]), str(error["message"]), str(error["traceback"])),
-        files=tuple(load_file(file) for file in value["files"]),
-        instance=str(value.get("instance", "")),
-        status=_require_one_of(get_args(ExecutionStatus), value["status"]),
-        state=_require_one_of(get_args(SessionState), value["state"]),
-        duration=timedelta(seconds=float(value["duration"])),
-        isolation=str(value["isolation"]),
-        dropped_characters=int(value["droppedCharacters"]),
-        notes=tuple(str(note) for note in value["notes"]),
+        stdout=run.stdout,
+        stderr=run.stderr,
+        results=tuple(Result(result.data, result.is_main) for result in run.results),
+        error=None if error is None else ErrorInfo(error.name, error.message, error.traceback),
+        files=tuple(file.build() for file in run.files),
+        session_id=session_id,
+        instance=run.instance,
+        status=run.status,
+        state=run.state,
+        duration=timedelta(seconds=run.duration),
+        isolation=run.isolation,
+        dropped_characters=run.dropped_characters,
+        notes=tuple(run.notes),
     )
 
 
-def _require_one_of(allowed: tuple[Any, ...], value: Any) -> Any:
-    if value not in allowed:
-        raise ValueError(value)
-    return value
+def load_file(value: object) -> FileInfo:
+    """Read the description of a file, in the form that `dump_execution` writes.
 
-
-def _require_mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError("a result is no object")
-    return value
+    Raises:
+        ProtocolError: The value has another form.
+    """
+    return _File.load(value, "file description").build()
 
 
 def _dump_file(file: FileInfo) -> dict[str, Any]:
@@ -93,19 +88,38 @@ def _dump_file(file: FileInfo) -> dict[str, Any]:
     }
 
 
-def load_file(value: Any) -> FileInfo:
-    """Read a file's description back.
+class _Result(WireModel):
+    data: dict[Text, Any]
+    is_main: bool
 
-    Raises:
-        KeyError: It lacks a field.
-        TypeError: A field is of another kind.
-        ValueError: A field has no meaning.
-    """
-    modified = value["modifiedAt"]
-    return FileInfo(
-        str(value["name"]),
-        int(value["size"]),
-        str(value["mediaType"]),
-        None if modified is None else datetime.fromisoformat(modified),
-        value["sha256"],
-    )
+
+class _Error(WireModel):
+    name: Text
+    message: Text
+    traceback: Text
+
+
+class _File(WireModel):
+    name: Text
+    size: int
+    media_type: Text
+    modified_at: Timestamp
+    sha256: Text | None
+
+    def build(self) -> FileInfo:
+        return FileInfo(self.name, self.size, self.media_type, self.modified_at, self.sha256)
+
+
+class _Execution(WireModel):
+    stdout: Text
+    stderr: Text
+    results: list[_Result]
+    error: _Error | None
+    files: list[_File]
+    instance: Text = ""  # older servers do not send it
+    status: ExecutionStatus
+    state: SessionState
+    duration: float = Field(ge=0, le=_MAX_SECONDS)  # seconds
+    isolation: Text
+    dropped_characters: int
+    notes: list[Text]

@@ -1,7 +1,15 @@
-"""Failures on the wire and the exceptions they stand for, in both directions.
+"""Failures on the wire and the exceptions that stand for them, in both directions.
 
-The codes are the data plane's own where it has one (learn.microsoft.com, Container Apps dynamic
-sessions; github.com/microsoft/azure-container-apps issue 1665 quotes several bodies).
+A failure arrives as an HTTP status, as a JSON-RPC error or as the text of a tool's answer, often
+in more than one of these forms. Three functions therefore build the exception, and all of them
+look for the same known texts. The codes are the data plane's own where it has one
+(learn.microsoft.com, Container Apps dynamic sessions, and issue 1665 of
+github.com/microsoft/azure-container-apps, which quotes several bodies).
+
+An exception is `retryable` only if no code was started. Two texts prove that: the pool had no
+free session, or it does not know the session. `NOT_STARTED` is the code that the cci-plugins
+server sends for the same fact. HTTP 503 alone proves nothing, because a proxy also sends it when
+the connection behind it broke during a request.
 """
 
 from __future__ import annotations
@@ -27,19 +35,20 @@ from cci_plugins.errors import (
 )
 
 META_KEY = "cci_plugins/error"
-NOT_STARTED = "SessionPoolUnavailable"  # our own server's word for it
+NOT_STARTED = "SessionPoolUnavailable"  # the cci-plugins server's code
 BAD_IDENTIFIER = "InvalidLengthOfSessionIdentifier"
 NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 404, 429, 500
 MAY_HAVE_RUN = "the code may have run, so it was not sent again"
 _MAX_CHARS = 500
-# From the first word on: a traceback of the user's code may say such things further on.
+# Matched at the start only: a traceback of the user's code may hold such a text further on.
 _SESSION_NOT_FOUND = re.compile(
     r"(error:? |\w*notfound\w*: )*((the|this|requested|python|shell) )*"
     r"(environment|session)\b.{0,200}\b(not found|not exist|does not exist)"
 )
-_INVALID_REQUEST_CODES = frozenset({-32700, -32600, -32601, -32602})  # JSON-RPC: before any work
+# JSON-RPC codes that a server sends before it does any work.
+_INVALID_REQUEST_CODES = frozenset({-32700, -32600, -32601, -32602})
 
-# First match wins: a class, the code that we emit for it, the HTTP status of that code.
+# The first match wins: the class, the code that we send for it, the HTTP status of that code.
 _CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
     (PoolExhaustedError, "SessionsCountExceedsLimit", 429),
     (PoolUnavailableError, NOT_STARTED, 503),
@@ -55,7 +64,7 @@ _DEFAULT_CODE = ("SessionPoolError", 500)
 
 
 def get_code_and_status(error: CodeInterpreterError) -> tuple[str, int]:
-    """The code and HTTP status that tell an exception."""
+    """Return the code and the HTTP status to send for an exception."""
     for kind, code, status in _CODES:
         if isinstance(error, kind):
             return code, status
@@ -63,7 +72,7 @@ def get_code_and_status(error: CodeInterpreterError) -> tuple[str, int]:
 
 
 def dump_error(error: CodeInterpreterError) -> dict[str, Any]:
-    """Write an exception of ours for a client of ours."""
+    """Write an exception as JSON for our client."""
     value: dict[str, Any] = {
         "code": get_code_and_status(error)[0],
         "message": str(error),
@@ -76,7 +85,7 @@ def dump_error(error: CodeInterpreterError) -> dict[str, Any]:
 
 
 def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
-    """Read an exception back; an unknown code is a `PoolError`."""
+    """Read an exception that `dump_error` wrote. An unknown code becomes a `PoolError`."""
     code, message, hint = (value.get(name) for name in ("code", "message", "hint"))
     text = shorten(str(message or code or "the pool failed"))
     hint_text = hint if isinstance(hint, str) else None
@@ -91,21 +100,27 @@ def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
 
 
 def build_error_from_text(text: str, *, started: bool) -> CodeInterpreterError:
-    """The exception for a failure that a tool tells in words.
+    """Build the exception for a failure that a tool reports as text.
 
     Args:
-        text: The pool's words, with a code in them where there is one.
+        text: The pool's text, which may contain a code.
         started: Whether code may have run before the failure.
     """
     text = shorten(text)
     suffix = f"; {MAY_HAVE_RUN}" if started else ""
     return _match_known_error(text) or PoolError(
-        f"the pool failed: {text or 'without saying why'}{suffix}"
+        f"the pool failed: {text or 'it gave no reason'}{suffix}"
     )
 
 
 def build_error_from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInterpreterError:
-    """The exception for a JSON-RPC error."""
+    """Build the exception for a JSON-RPC error.
+
+    Args:
+        code: The JSON-RPC code.
+        text: The message of the error.
+        starts_code: Whether the request may have started code.
+    """
     text = shorten(text)
     if code in _INVALID_REQUEST_CODES:
         return _match_known_error(text) or ProtocolError(
@@ -115,7 +130,7 @@ def build_error_from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInte
 
 
 def _match_known_error(text: str) -> CodeInterpreterError | None:
-    """The exception for words that pools are known to use."""
+    """Return the exception for a text that pools are known to send."""
     low = text.lower()
     if "SessionsCountExceedsLimit" in text:
         return PoolExhaustedError(text, hint="wait for the cooldown, or raise the pool's maximum")
@@ -131,16 +146,16 @@ def _match_known_error(text: str) -> CodeInterpreterError | None:
 def build_error_from_status(
     status: int, headers: Mapping[str, str], body: bytes, *, starts_code: bool
 ) -> CodeInterpreterError:
-    """The exception for an HTTP status that is not a success.
+    """Build the exception for an HTTP status that is not a success.
 
     Args:
         status: The HTTP status.
-        headers: Of the response.
-        body: Of the response; the pool's own words are taken from it.
+        headers: Headers of the response.
+        body: Body of the response. A code and message in it go into the exception.
         starts_code: Whether the request may have started code.
     """
     detail = _extract_message(body)
-    what = f"HTTP {status}" + (f", {detail}" if detail else "")
+    what = f"HTTP {status}, {detail}" if detail else f"HTTP {status}"
     if status in {401, 403}:
         return AuthenticationError(
             f"the pool refused the request ({what})", hint="check the pool's key and its rights"
@@ -149,35 +164,35 @@ def build_error_from_status(
         wait = parse_seconds(headers.get("retry-after"))
         return PoolExhaustedError(f"no session is free ({what})", retry_after=wait)
     if status >= SERVER_ERROR:
-        # a proxy says 503 too when the connection behind it broke under a request
         if starts_code and NOT_STARTED not in detail:
             return PoolError(f"the pool failed ({what}); {MAY_HAVE_RUN}")
         return PoolUnavailableError(f"the pool is not available ({what})")
     if status == NOT_FOUND:
-        unknown = PoolError(f"nothing answers there ({what})", hint="check the pool's endpoint")
-        return _match_known_error(detail) or unknown
+        return _match_known_error(detail) or PoolError(
+            f"the endpoint was not found ({what})", hint="check the pool's endpoint"
+        )
     return _match_known_error(detail) or ProtocolError(
         f"the pool did not understand the request ({what})"
     )
 
 
 def parse_seconds(value: object) -> float | None:
-    """A number of seconds as it stands in `Retry-After`; None for anything else."""
+    """Parse a number of seconds, as `Retry-After` has it. Return None for anything else."""
     try:
-        number = float(value)  # type: ignore[arg-type]  # whatever it is, TypeError says so
+        number = float(value)  # type: ignore[arg-type]  # a wrong type raises
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and number >= 0 else None
 
 
 def shorten(text: str) -> str:
-    """Words of a pool, short enough for a message."""
+    """Collapse whitespace and cut the text to the length of an error message."""
     text = " ".join(text.split())
     return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "..."
 
 
 def _extract_message(body: bytes) -> str:
-    """`code: message` of an error body in any of its forms; nothing of a body that is no JSON."""
+    """Return `code: message` of an error body in any form, or nothing if it is not JSON."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,7 +1,15 @@
-"""The HTTP client and its failures, as exceptions of ours."""
+"""The HTTP client and its failures as exceptions of this package.
+
+The exception of a failed request answers one question: can the request have started code? Each
+function here that maps errors therefore takes `starts_code`, the kind of request. A request that
+certainly did not arrive is a `PoolUnavailableError`, whatever its kind. After any other failure,
+a request that starts code raises an error with the text of `MAY_HAVE_RUN`, which is not
+`retryable`. A request that starts no code is retryable even then.
+"""
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +19,7 @@ import anyio
 import httpx
 
 from cci_plugins.errors import (
+    CodeInterpreterError,
     ConfigurationError,
     ExecutionTimeoutError,
     PoolError,
@@ -21,17 +30,22 @@ from cci_plugins.errors import (
 from .failures import MAY_HAVE_RUN
 
 WRITE_SECONDS = 60
-KEEPALIVE_SECONDS = 30  # below what servers keep, so that a call seldom meets a closing connection
-# Nothing of the request can have reached the server.
+# Shorter than servers keep a connection, so that a call rarely meets one that is closing.
+KEEPALIVE_SECONDS = 30
+# After these, no byte of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 def make_http(
     connect_timeout: timedelta = timedelta(seconds=10), *, verify: ssl.SSLContext | bool = True
 ) -> httpx.AsyncClient:
-    """An HTTP client that never follows a redirect, since that would hand the key on.
+    """Create an HTTP client that never follows a redirect, which would pass the key on.
 
-    How long an answer may take is bounded around each request, not for each of its pieces.
+    It sets no limit for reading. Callers bound the whole answer, not each chunk of it.
+
+    Args:
+        connect_timeout: Longest wait for a connection.
+        verify: How to check certificates, as `httpx.AsyncClient` takes it.
     """
     seconds = connect_timeout.total_seconds()
     return httpx.AsyncClient(
@@ -46,7 +60,7 @@ def make_http(
 
 @asynccontextmanager
 async def ensure_closed(response: httpx.Response) -> AsyncIterator[httpx.Response]:
-    """Close a streamed response in the end, also when the caller was cancelled."""
+    """Close a streamed response at the end, even when the caller was cancelled."""
     try:
         yield response
     finally:
@@ -55,11 +69,42 @@ async def ensure_closed(response: httpx.Response) -> AsyncIterator[httpx.Respons
 
 
 @contextmanager
-def map_transport_errors(*, starts_code: bool) -> Generator[None]:
-    """Turn a failure of the transport into an exception that says whether to try again.
+def limit_time(timeout: timedelta, *, starts_code: bool) -> Generator[None]:
+    """Limit the time for a request and its whole answer.
 
     Args:
-        starts_code: Whether the request starts code once it arrives.
+        timeout: Longest time.
+        starts_code: Whether the request starts code when it arrives.
+
+    Raises:
+        ExecutionTimeoutError: The time is over. The code may have run.
+        PoolUnavailableError: The time is over, and the request starts no code.
+    """
+    try:
+        with anyio.fail_after(timeout.total_seconds()):
+            yield
+    except TimeoutError as error:
+        if isinstance(error, CodeInterpreterError):  # such as an `ExecutionTimeoutError`
+            raise
+        seconds = math.ceil(timeout.total_seconds() * 10) / 10
+        message = f"the pool did not answer within {seconds:g} s"
+        if starts_code:
+            raise ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}") from None
+        raise PoolUnavailableError(message) from None
+
+
+@contextmanager
+def map_transport_errors(*, starts_code: bool) -> Generator[None]:
+    """Turn a failure of the transport into an exception of this package.
+
+    Args:
+        starts_code: Whether the request starts code when it arrives.
+
+    Raises:
+        PoolUnavailableError: Nothing was started.
+        ExecutionTimeoutError: No answer came in time. The code may have run.
+        PoolError: The connection broke. The code may have run.
+        ConfigurationError: The request is invalid and was not sent.
     """
     try:
         yield
@@ -70,26 +115,29 @@ def map_transport_errors(*, starts_code: bool) -> Generator[None]:
         ) from error
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
         raise ConfigurationError(
-            "the request cannot be sent", hint="check the endpoint and the key"
+            f"the request cannot be sent ({_get_type_name(error)})",
+            hint="check the endpoint and the key",
         ) from _drop_unsafe_cause(error)
     except httpx.ReadTimeout as error:
         if starts_code:
             raise ExecutionTimeoutError(f"no answer came in time; {MAY_HAVE_RUN}") from error
         raise PoolUnavailableError("no answer came in time") from error
     except (httpx.HTTPError, httpx.StreamError) as error:
+        message = f"the connection broke ({_get_type_name(error)})"
         if starts_code:
-            raise PoolError(
-                f"the connection broke ({_get_type_name(error)}); {MAY_HAVE_RUN}"
-            ) from error
-        raise PoolUnavailableError(f"the connection broke ({_get_type_name(error)})") from error
+            raise PoolError(f"{message}; {MAY_HAVE_RUN}") from error
+        raise PoolUnavailableError(message) from error
 
 
 @contextmanager
 def map_protocol_errors(*, starts_code: bool) -> Generator[None]:
-    """Say of an answer that makes no sense whether the code may have run.
+    """Add to the error of a malformed answer that the code may have run.
 
     Args:
-        starts_code: Whether the request starts code once it arrives.
+        starts_code: Whether the request starts code when it arrives.
+
+    Raises:
+        ProtocolError: The answer is malformed.
     """
     try:
         yield
@@ -104,5 +152,5 @@ def _get_type_name(error: Exception) -> str:
 
 
 def _drop_unsafe_cause(error: Exception) -> Exception | None:
-    """Drop an exception whose words may repeat a header, such as the key."""
+    """Drop an exception whose text may repeat a header, such as the key."""
     return None if isinstance(error, httpx.LocalProtocolError) else error

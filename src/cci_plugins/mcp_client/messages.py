@@ -1,7 +1,9 @@
-"""JSON-RPC and server-sent events as bytes in and values out; no I/O.
+"""JSON-RPC and server-sent events: bytes in, values out, no I/O.
 
 The form is MCP's streamable HTTP (modelcontextprotocol.io/specification, Transports). Session
-pools leave out fields that the specification asks for, so parsing takes what is there.
+pools leave out fields that the specification requires, and send codes as text. Reading is
+therefore tolerant: only the `result` or `error` of the right request must be there. The strict
+models are those of what the cci-plugins server adds (`executions`, `progress`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class RpcError:
 
 @dataclass(frozen=True, slots=True)
 class RpcReply:
-    """The answer to one request: a result or an error."""
+    """The answer to one request, which is a result or an error."""
 
     result: Mapping[str, Any] = field(default_factory=dict)
     error: RpcError | None = None
@@ -36,13 +38,13 @@ class RpcReply:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool answered.
+    """The answer of a tool.
 
     Attributes:
-        content: Content blocks, as MCP has them.
-        structured: `structuredContent`, or None.
-        is_error: Whether the tool says that it failed.
-        meta: `_meta`.
+        content: Content blocks, as MCP defines them.
+        structured: The `structuredContent`, or None.
+        is_error: Whether the tool reports that it failed.
+        meta: The `_meta` of the answer.
     """
 
     content: tuple[Mapping[str, Any], ...] = ()
@@ -52,25 +54,25 @@ class ToolResult:
 
     @property
     def text(self) -> str:
-        """All text blocks, one below the other."""
+        """All text blocks, joined by newlines."""
         texts = [block.get("text") for block in self.content if block.get("type") == "text"]
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def build_request(request_id: int, method: str, params: Mapping[str, Any] | None = None) -> bytes:
-    """Build a request."""
+    """Encode a request."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
     return _encode(message if params is None else message | {"params": params})
 
 
 def build_notification(method: str, params: Mapping[str, Any] | None = None) -> bytes:
-    """Build a notification, which has no answer."""
+    """Encode a notification, which has no answer."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
     return _encode(message if params is None else message | {"params": params})
 
 
 def build_initialize_params(name: str, version: str) -> dict[str, Any]:
-    """Parameters of `initialize` for a client that offers nothing beyond calling tools."""
+    """Build the parameters of `initialize` for a client that only calls tools."""
     return {
         "protocolVersion": PROTOCOL_VERSION,
         "capabilities": {},
@@ -78,13 +80,29 @@ def build_initialize_params(name: str, version: str) -> dict[str, Any]:
     }
 
 
+def decode_json(body: bytes) -> Any:
+    """Decode JSON that a pool sent.
+
+    Raises:
+        ProtocolError: The body is not JSON.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        kind = "HTML" if body.lstrip()[:1] == b"<" else "not JSON"
+        raise ProtocolError(
+            f"the pool's answer of {len(body)} bytes is {kind}",
+            hint="check that the endpoint is that of a session pool",
+        ) from error
+
+
 def parse_body(body: bytes, request_id: int) -> RpcReply:
     """Read a whole `application/json` answer.
 
     Raises:
-        ProtocolError: It is not JSON-RPC, or answers something else.
+        ProtocolError: The body is not JSON-RPC, or answers another request.
     """
-    message = _decode(body)
+    message = decode_json(body)
     candidates = message if isinstance(message, list) else [message]
     for candidate in candidates:
         reply = match_reply(candidate, request_id, is_alone=len(candidates) == 1)
@@ -94,12 +112,15 @@ def parse_body(body: bytes, request_id: int) -> RpcReply:
 
 
 def match_reply(message: object, request_id: int, *, is_alone: bool = False) -> RpcReply | None:
-    """The reply, when a message is the answer to this request; None for anything else.
+    """Return the reply if the message answers this request, or else None.
 
     Args:
         message: A decoded message.
-        request_id: Our id; servers may give it back as text.
-        alone: The message is the whole answer, so a missing id is forgiven.
+        request_id: The id of our request. Servers may return it as text.
+        is_alone: Whether the message is the whole answer, so that it may lack an id.
+
+    Raises:
+        ProtocolError: The result is not an object.
     """
     if not isinstance(message, Mapping) or not ("result" in message or "error" in message):
         return None
@@ -111,12 +132,13 @@ def match_reply(message: object, request_id: int, *, is_alone: bool = False) -> 
         return RpcReply(error=_parse_rpc_error(error))
     result = message["result"]
     if not isinstance(result, Mapping):
-        raise ProtocolError("the pool's answer has a result that is not an object")
+        kind = type(result).__name__
+        raise ProtocolError(f"the pool's answer has a result that is not an object ({kind})")
     return RpcReply(result)
 
 
 def get_notification_params(message: object, method: str) -> Mapping[str, Any] | None:
-    """The parameters, when a message is a notification of this method; None for anything else."""
+    """Return the parameters if the message is a notification of this method, or else None."""
     if not isinstance(message, Mapping) or message.get("method") != method or "id" in message:
         return None
     params = message.get("params")
@@ -124,7 +146,7 @@ def get_notification_params(message: object, method: str) -> Mapping[str, Any] |
 
 
 def parse_tool_result(result: Mapping[str, Any]) -> ToolResult:
-    """Read the result of `tools/call`; fields of the wrong type count as missing."""
+    """Read the result of `tools/call`. A field of the wrong type counts as missing."""
     content, structured, meta = (
         result.get(name) for name in ("content", "structuredContent", "_meta")
     )
@@ -138,9 +160,9 @@ def parse_tool_result(result: Mapping[str, Any]) -> ToolResult:
 
 
 class EventReader:
-    """Reads messages out of a `text/event-stream`, fed in pieces of any size.
+    """Parser of a `text/event-stream` that arrives in chunks of any size.
 
-    Lines end by LF, CR or CRLF; comments and unknown fields are skipped; several `data` lines
+    Lines end with LF, CR or CRLF. Comments and unknown fields are skipped. Several `data` lines
     make one message (html.spec.whatwg.org, Server-sent events).
     """
 
@@ -150,7 +172,7 @@ class EventReader:
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> Iterator[Any]:
-        """Take a piece of the stream and yield the messages that it completes.
+        """Parse a chunk of the stream and yield the messages that it completes.
 
         Raises:
             ProtocolError: A message is not JSON.
@@ -177,7 +199,7 @@ class EventReader:
             return
         data, self._data = b"\n".join(self._data), []
         if data.strip():
-            yield _decode(data)
+            yield decode_json(data)
 
 
 def _parse_rpc_error(error: object) -> RpcError:
@@ -185,7 +207,7 @@ def _parse_rpc_error(error: object) -> RpcError:
         return RpcError(0, str(error))
     code = error.get("code")
     message = error.get("message")
-    if isinstance(code, str):  # the data plane's own codes are words
+    if isinstance(code, str):  # the data plane's own codes are text
         return RpcError(0, f"{code}: {message}", error.get("data"))
     return RpcError(code if isinstance(code, int) else 0, str(message or ""), error.get("data"))
 
@@ -195,14 +217,3 @@ def _encode(message: Mapping[str, Any]) -> bytes:
         return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # a lone surrogate travels as an escape
         return json.dumps(message, separators=(",", ":")).encode()
-
-
-def _decode(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        kind = "HTML" if body.lstrip()[:1] == b"<" else "not JSON"
-        raise ProtocolError(
-            f"the pool's answer of {len(body)} bytes is {kind}",
-            hint="check that the endpoint is a session pool's MCP endpoint",
-        ) from error

@@ -33,7 +33,7 @@ GOOD = {"structuredContent": {"stdout": "hi\n"}}
 
 
 class Server:
-    """Answers requests; `on` replaces the answer of a method, by a function or a value."""
+    """Server in which `on` replaces the answer of a method by a function or a value."""
 
     def __init__(self, **on: object):
         self.requests: list[httpx.Request] = []
@@ -113,7 +113,7 @@ async def test_calls_at_the_same_time_share_the_handshake():
     assert server.methods().count("initialize") == 1
 
 
-async def test_a_failed_handshake_is_made_again_by_the_next_call():
+async def test_the_next_call_repeats_a_failed_handshake():
     answers = [httpx.Response(503), DEFAULTS["initialize"]]
     server = Server(initialize=lambda _: answers.pop(0))
     client = server.client()
@@ -123,12 +123,12 @@ async def test_a_failed_handshake_is_made_again_by_the_next_call():
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 400, 404, 405])
-async def test_whatever_answers_the_notification_is_fine(status):
+async def test_any_status_below_500_answers_the_notification(status):
     server = Server(notifications_initialized=httpx.Response(status))
     assert (await server.client().call_tool("run", {}, timeout=SECOND)).structured
 
 
-async def test_a_server_without_a_handshake_is_called_all_the_same():
+async def test_a_server_without_a_handshake_can_be_called():
     server = Server(initialize=rpc_error(-32601, "Method not found"))
     assert (await server.client().call_tool("run", {}, timeout=SECOND)).structured
 
@@ -154,7 +154,7 @@ async def test_an_mcp_session_is_kept_and_ended():
     assert server.requests[-1].headers["mcp-session-id"] == "s1"
 
 
-async def test_without_an_mcp_session_there_is_nothing_to_end():
+async def test_closing_without_an_mcp_session_sends_nothing():
     server = Server()
     client = server.client()
     await client.call_tool("run", {}, timeout=SECOND)
@@ -162,7 +162,7 @@ async def test_without_an_mcp_session_there_is_nothing_to_end():
     assert "DELETE" not in server.methods()
 
 
-async def test_a_lost_mcp_session_is_begun_again_once():
+async def test_a_lost_mcp_session_is_renewed_once():
     answers = [httpx.Response(404), DEFAULTS["tools_call"]]
     server = Server(tools_call=lambda _: answers.pop(0))
     server.headers = {"mcp-session-id": "s1"}
@@ -170,7 +170,7 @@ async def test_a_lost_mcp_session_is_begun_again_once():
     assert server.methods().count("initialize") == 2
 
 
-async def test_a_session_that_is_lost_again_is_an_error():
+async def test_a_renewed_session_that_is_lost_again_is_an_error():
     server = Server(tools_call=httpx.Response(404))
     server.headers = {"mcp-session-id": "s1"}
     assert type(await failure(server)) is PoolError
@@ -191,7 +191,7 @@ async def test_a_session_that_is_lost_again_is_an_error():
         (httpx.Response(307, headers={"location": "http://evil.example"}), ProtocolError, False),
         (httpx.Response(429, headers={"retry-after": "7"}), PoolExhaustedError, True),
         (httpx.Response(500, json={"code": "SessionsCountExceedsLimit"}), PoolExhaustedError, True),
-        (httpx.Response(503), PoolError, False),  # proxies say so of a broken connection too
+        (httpx.Response(503), PoolError, False),  # proxies also send it for a broken connection
         (httpx.Response(503, json={"code": NOT_STARTED}), PoolUnavailableError, True),
         (httpx.Response(500), PoolError, False),
         (httpx.Response(504, html="<html>"), PoolError, False),
@@ -213,7 +213,7 @@ async def test_every_refusal_has_its_exception(response, kind, retryable):
     assert server.methods().count("tools/call") == 1
 
 
-async def test_a_refusal_says_when_to_come_back():
+async def test_a_full_pool_reports_when_to_retry():
     error = await failure(Server(tools_call=httpx.Response(429, headers={"retry-after": "7"})))
     assert isinstance(error, PoolExhaustedError)
     assert error.retry_after == 7
@@ -232,7 +232,7 @@ async def test_a_refusal_says_when_to_come_back():
         (httpx.LocalProtocolError(f"Illegal header value {KEY}"), ConfigurationError, False),
     ],
 )
-async def test_a_broken_connection_says_whether_the_code_may_have_run(error, kind, retryable):
+async def test_a_broken_connection_reports_whether_the_code_may_have_run(error, kind, retryable):
     server = Server(tools_call=error)
     raised = await failure(server)
     assert type(raised) is kind
@@ -241,13 +241,13 @@ async def test_a_broken_connection_says_whether_the_code_may_have_run(error, kin
     assert server.methods().count("tools/call") == 1
 
 
-async def test_a_broken_connection_before_any_code_may_be_tried_again():
+async def test_a_connection_that_breaks_before_any_code_is_retryable():
     error = await failure(Server(initialize=httpx.ReadError("x")))
     assert type(error) is PoolUnavailableError
     assert error.retryable
 
 
-async def test_no_answer_in_time_is_a_time_out():
+async def test_a_missing_answer_raises_a_timeout_error():
     async def never(_: httpx.Request) -> httpx.Response:
         await anyio.sleep_forever()
         raise AssertionError
@@ -258,7 +258,7 @@ async def test_no_answer_in_time_is_a_time_out():
 
 
 class Stream(httpx.AsyncByteStream):
-    """Pieces, and then silence for ever or the end."""
+    """Body of some chunks, after which it ends or stays open."""
 
     def __init__(self, *pieces: bytes, ends: bool):
         self._pieces, self._ends = pieces, ends
@@ -280,7 +280,7 @@ def streamed(stream: Stream) -> httpx.Response:
     )
 
 
-async def test_an_answer_by_events_is_taken_without_waiting_for_the_end():
+async def test_an_answer_in_an_event_stream_is_returned_before_the_stream_ends():
     note = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{}}\r\n\r\n'
     answer = b'event: message\r\ndata: {"jsonrpc":"2.0","id":2,"result":{"isError":true}}\r\n\r\n'
     stream = Stream(b": ping\r\n\r\n" + note, answer[:20], answer[20:], ends=False)
@@ -292,7 +292,7 @@ async def test_an_answer_by_events_is_taken_without_waiting_for_the_end():
     assert stream.closed
 
 
-async def test_events_that_end_without_an_answer_say_that_the_code_may_have_run():
+async def test_an_unfinished_event_stream_reports_that_the_code_may_have_run():
     error = await failure(Server(tools_call=streamed(Stream(b": ping\n\n", ends=True))))
     assert type(error) is ProtocolError
     assert "may have run" in str(error)
@@ -301,6 +301,6 @@ async def test_events_that_end_without_an_answer_say_that_the_code_may_have_run(
 @pytest.mark.parametrize(
     "url", ["", "ftp://x/mcp", "pool.example/mcp", "http://", "https://u:p@x/mcp", 7]
 )
-def test_an_endpoint_that_is_no_http_url_is_a_configuration_error(url):
+def test_an_invalid_endpoint_url_is_a_configuration_error(url):
     with pytest.raises(ConfigurationError):
         McpClient(url)

@@ -1,4 +1,4 @@
-"""Messages on the wire, without a wire."""
+"""JSON-RPC messages and event streams, without a connection."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_an_answer_is_found_in_every_form_that_servers_give(body):
         b"7",
     ],
 )
-def test_what_is_no_answer_is_a_protocol_error(body):
+def test_a_body_that_is_not_the_answer_is_a_protocol_error(body):
     with pytest.raises(ProtocolError):
         messages.parse_body(body, 7)
 
@@ -93,7 +93,7 @@ def test_an_error_is_read_in_every_form(error, code, words):
     assert (reply.error.code, reply.error.message) == (code, words)
 
 
-def test_a_tool_result_takes_what_is_there():
+def test_a_tool_result_ignores_missing_and_malformed_fields():
     assert messages.parse_tool_result({}) == ToolResult()
     result = messages.parse_tool_result(
         {
@@ -106,7 +106,7 @@ def test_a_tool_result_takes_what_is_there():
     assert messages.parse_tool_result(odd) == ToolResult()
 
 
-def test_events_before_the_answer_comments_and_unknown_fields_are_passed():
+def test_comments_and_unknown_fields_of_an_event_stream_are_skipped():
     stream = (
         b"\xef\xbb\xbf: a comment\r\n\r\n"
         b"event: message\r\ndata: " + encoded(PROGRESS) + b"\r\n\r\n"
@@ -120,11 +120,11 @@ def test_several_data_lines_are_one_message():
     assert events(b'data: {"a":\ndata: 1}\n\n') == [{"a": 1}]
 
 
-def test_an_event_without_its_blank_line_is_not_there_yet():
+def test_an_event_without_its_blank_line_is_not_complete():
     assert events(b"data: {}\n") == []
 
 
-def test_an_event_that_is_no_json_is_a_protocol_error():
+def test_an_event_that_is_not_json_is_a_protocol_error():
     with pytest.raises(ProtocolError):
         events(b"data: <html>\n\n")
 
@@ -136,7 +136,7 @@ def test_an_event_that_is_no_json_is_a_protocol_error():
     newline=st.sampled_from([b"\n", b"\r\n", b"\r"]),
     size=st.integers(1, 40),
 )
-def test_a_stream_reads_the_same_in_pieces_of_any_size(values, newline, size):
+def test_an_event_stream_can_be_cut_into_chunks_of_any_size(values, newline, size):
     lines = [b": hello", b""]
     for value in values:
         lines += [b"data: " + json.dumps(value, ensure_ascii=False).encode(), b""]

@@ -1,4 +1,4 @@
-"""Output inside of progress notifications, written and read back."""
+"""Output inside progress notifications, written and read back."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def params(pieces) -> dict:
 
 
 @given(PIECES)
-def test_pieces_come_back_in_their_order(pieces):
+def test_chunks_survive_the_round_trip_in_order(pieces):
     assert load_output(params(pieces)) == [OutputEvent(name, text) for name, text in pieces]
 
 
@@ -31,29 +31,29 @@ def test_pieces_come_back_in_their_order(pieces):
         {"_meta": {OUTPUT_KEY: [{"stream": "stdout", "text": ""}, {"stream": "x", "text": "a"}]}},
     ],
 )
-def test_what_others_put_there_is_no_output(strange):
+def test_malformed_output_is_skipped(strange):
     assert load_output(strange) == []
 
 
 @given(PIECES, st.integers(0, 20))
-def test_each_character_is_told_once_whether_it_was_streamed_or_not(pieces, streamed):
-    """The server may stream all of it, the beginning, or nothing."""
+def test_each_character_is_emitted_once_whether_it_was_streamed_or_not(pieces, streamed):
+    # the server may stream all of it, its beginning, or nothing
     out = "".join(text for name, text in pieces if name == "stdout")
     err = "".join(text for name, text in pieces if name == "stderr")
     result = Result({"text/plain": "42"}, is_main=True)
-    told: list[OutputEvent] = []
-    output = StreamedOutput(told.append)
+    emitted: list[OutputEvent] = []
+    output = StreamedOutput(emitted.append)
     for piece in pieces[:streamed]:
         output(params([piece]))
     output.finish(Execution(stdout=out, stderr=err, results=(result,)))
-    assert "".join(event.text for event in told if event.stream == "stdout") == out
-    assert "".join(event.text for event in told if event.stream == "stderr") == err
-    assert [event.result for event in told if event.stream == "result"] == [result]
+    assert "".join(event.text for event in emitted if event.stream == "stdout") == out
+    assert "".join(event.text for event in emitted if event.stream == "stderr") == err
+    assert [event.result for event in emitted if event.stream == "result"] == [result]
 
 
-def test_a_reply_that_was_cut_is_not_told_after_all_of_it_was_streamed():
-    told: list[OutputEvent] = []
-    output = StreamedOutput(told.append)
+def test_a_cut_reply_adds_nothing_to_output_that_was_streamed_whole():
+    emitted: list[OutputEvent] = []
+    output = StreamedOutput(emitted.append)
     output(params([("stdout", "x" * 100)]))
     output.finish(Execution(stdout="x" * 10))
-    assert told == [OutputEvent("stdout", "x" * 100)]
+    assert emitted == [OutputEvent("stdout", "x" * 100)]

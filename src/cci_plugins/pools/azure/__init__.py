@@ -1,1 +1,1 @@
-"""Session pools of Azure Container Apps, and whatever speaks as they do."""
+"""Session pools of Azure Container Apps, and any server with the same interface."""

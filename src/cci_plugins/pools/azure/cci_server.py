@@ -1,4 +1,4 @@
-"""Runs on a server of ours: `cci serve`, or our container in a custom-container pool."""
+"""Runs on the cci-plugins server: `cci serve`, or our container image in a custom pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cci_plugins.pools.base import OutputHandler
 
 from .replies import read_execution
 
-CCI_SERVER_NAME = "cci-plugins"  # what our server calls itself
+_SERVER_NAME = "cci-plugins"  # in the answer to `initialize`
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class RunRequest:
     """One run.
 
     Attributes:
-        session_id: Where.
-        code: What.
+        session_id: The session, by the name that the server knows.
+        code: The code to run.
         timeout: Longest run.
-        margin: Waited beyond that for the answer.
-        instance: The instance of the session that it needs, or None.
+        margin: Time to wait for the answer beyond `timeout`.
+        instance: The instance of the session that the code needs, or None.
     """
 
     session_id: str
@@ -38,13 +38,29 @@ class RunRequest:
     instance: str | None
 
 
+def is_cci_server(description: Mapping[str, Any]) -> bool:
+    """Return whether the answer to `initialize` comes from the cci-plugins server.
+
+    Args:
+        description: The answer, in which any field may be missing.
+    """
+    info = description.get("serverInfo")
+    return isinstance(info, Mapping) and info.get("name") == _SERVER_NAME
+
+
 async def run_full(
     mcp: McpClient, tool: str, request: RunRequest, on_output: OutputHandler | None
 ) -> Execution:
-    """Run code once, and get everything of the execution.
+    """Run code once and return all of its execution.
+
+    Args:
+        mcp: Client of the server.
+        tool: Name of the tool that runs Python.
+        request: The run.
+        on_output: Called with each chunk of output while the code runs.
 
     Raises:
-        CodeInterpreterError: What the served pool raised.
+        CodeInterpreterError: The error that the served pool raised.
     """
     arguments: dict[str, Any] = {
         "environmentId": request.session_id,

@@ -1,4 +1,4 @@
-"""Sessions behind a pool's managed MCP endpoint, with a key; also behind `cci serve`."""
+"""The pool behind a managed MCP endpoint, which a key opens, or behind `cci serve`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
-from .cci_server import CCI_SERVER_NAME, RunRequest, run_full
+from .cci_server import RunRequest, is_cci_server, run_full
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
 from .rest_client import RestClient
@@ -38,56 +38,62 @@ _RUN_PYTHON = re.compile(r"run_?python(_?code)?(_?in_?remote_?environment)?", re
 
 
 class Secret(Protocol):
-    """A key that does not show itself, such as pydantic's `SecretStr`."""
+    """A key that its `repr` hides, such as pydantic's `SecretStr`."""
 
     def get_secret_value(self) -> str:
-        """The key."""
+        """Return the key."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """What is behind the endpoint.
+    """The server behind the endpoint, as its first answers describe it.
 
     Attributes:
-        mcp: Its MCP side.
-        rest: Its REST side.
-        tool: The tool that runs Python.
-        tells_all: It is a server of ours, so that an answer has everything.
-        launcher: The tool that gives environment ids.
-        launch_tool: The same, where no other ids are taken.
+        mcp: Client of its MCP endpoint.
+        rest: Client of its REST API.
+        tool: Name of the tool that runs Python.
+        returns_full_results: Whether it is the cci-plugins server.
+        launch_tool: Name of the tool that issues environment ids, if there is one.
+        requires_launch: Whether the server accepts only the ids that this tool issued.
     """
 
     mcp: McpClient
     rest: RestClient
     tool: str
     returns_full_results: bool
-    launcher: str | None = None
-    required_launch_tool: str | None = None
+    launch_tool: str | None = None
+    requires_launch: bool = False
 
 
 class PlatformSessionPool(RemoteSessionPool):
-    """A session pool with the platform's MCP server switched on.
+    """A session pool whose MCP server is enabled on the platform.
 
-    Code travels by MCP, which a key opens. Files travel by the pool's REST API at the same
-    address, which on Azure asks for a Microsoft Entra token instead
-    (learn.microsoft.com, Container Apps MCP authentication); without one they go through the
-    session.
+    Code travels over MCP, which a key opens. Files travel over the pool's REST API at the same
+    address. On Azure that API requires a Microsoft Entra token instead (learn.microsoft.com,
+    Container Apps MCP authentication). Without a token, files travel through the session.
 
     Args:
-        endpoint: The MCP endpoint, ending in `/mcp`; asked for at Azure Resource Manager when
-            None, by `resource_id`.
-        key: The pool's key; fetched by `resource_id` when None, and again whenever it is refused.
+        endpoint: The MCP endpoint, which ends in `/mcp`. By default Azure Resource Manager
+            supplies it for `resource_id`.
+        key: The pool's key. By default it is fetched for `resource_id`, and again whenever the
+            pool refuses it.
         resource_id: The pool's id in Azure Resource Manager.
-        credential: A credential of azure-identity, or a token; `DefaultAzureCredential` where
-            one is needed and None is given.
-        arm_endpoint: Azure Resource Manager's address.
-        limits: `file_bytes` bounds a transfer.
-        margin: Waited beyond a run's own limit for the answer.
-        patience: How long what did not start may be tried again.
+        credential: A credential of azure-identity, or a token. By default
+            `DefaultAzureCredential`, where one is needed.
+        arm_endpoint: URL of Azure Resource Manager.
+        limits: Limits, of which `file_bytes` bounds a transfer.
+        margin: Time to wait for the answer beyond a run's own limit.
+        patience: Time in which a call that did not start may be repeated.
 
     Raises:
-        ConfigurationError: Neither a key nor a resource id is given, or one cannot be right.
+        ConfigurationError: Neither a key nor a resource id is given, or one of them is invalid.
+
+    Example:
+        ```python
+        pool = PlatformSessionPool("https://example.org/mcp", key="the-key-of-this-pool")
+        interpreter = CodeInterpreter(pool)  # connects when code first runs
+        ```
     """
 
     capabilities = Capabilities(name="platform", outlives_app=True)
@@ -128,7 +134,7 @@ class PlatformSessionPool(RemoteSessionPool):
 
     @override
     async def start(self) -> None:
-        """Shake hands and find the tool, so that a wrong key or address shows at once."""
+        """Perform the handshake and find the tool, so that a wrong key or URL fails at once."""
         async with self._discovery_lock:
             if self._server is None:
                 self._server = await self._retry.call_with_renewal(self._discover_server)
@@ -143,23 +149,20 @@ class PlatformSessionPool(RemoteSessionPool):
             await self._resource.aclose()
 
     async def launch(self) -> str:
-        """Get a new environment of the server's, to share with another client, such as an agent.
+        """Launch a new environment on the server, to share with another client such as an agent.
 
         Returns:
-            Its environment id, which is also the identifier of its session here.
+            The environment id, which is also the identifier of its session in this pool.
 
         Raises:
-            ProtocolError: The server has no tool for it, or told no id.
+            ProtocolError: The server has no launch tool, or it returned no id.
         """
-        server = await self._get_server()
-        if server.launcher is None:
-            raise ProtocolError("the pool has no tool that launches an environment")
-        environment = await self._launch_environment(server.mcp, server.launcher)
+        environment = await self._launch_environment(await self._get_server())
         self.adopt(environment)
         return environment
 
     def adopt(self, environment_id: str) -> None:
-        """Take an environment that the server gave to another client as a session of that name."""
+        """Use an environment that the server launched for another client as a session."""
         self._environments[environment_id] = environment_id
 
     @override
@@ -185,7 +188,7 @@ class PlatformSessionPool(RemoteSessionPool):
         try:
             execution = await run_full(server.mcp, server.tool, request, on_output)
         except SessionLostError:
-            self._environments.pop(session_id, None)  # too old, or of another secret
+            self._environments.pop(session_id, None)  # it expired, or the server's secret changed
             raise
         return replace(execution, session_id=session_id)
 
@@ -199,14 +202,10 @@ class PlatformSessionPool(RemoteSessionPool):
             return read_execution(answer, session_id)
         except SessionLostError as lost:
             self._environments.pop(session_id, None)
-            if (
-                not lost.retryable
-                or server.required_launch_tool is not None
-                or server.launcher is None
-            ):
+            if not lost.retryable or server.requires_launch or server.launch_tool is None:
                 raise
-            # refused, so nothing ran; it may be a pool that takes no ids but those it gave
-            self._server = replace(server, required_launch_tool=server.launcher)
+            # The id was refused, so nothing ran. The pool may accept only ids that it issued.
+            self._server = replace(server, requires_launch=True)
             return await self._run_text_only(session_id, code, limit)
 
     @override
@@ -219,24 +218,26 @@ class PlatformSessionPool(RemoteSessionPool):
         self._environments.pop(session_id, None)
 
     async def _get_environment(self, server: _Server, session_id: str) -> str:
-        """What the server knows a session by: its identifier, or what its launch tool gave."""
-        if server.required_launch_tool is None:
+        """Return the server's name of a session: the identifier, or an id that it issued."""
+        if not server.requires_launch:
             return session_id
         if session_id not in self._environments:
-            self._environments[session_id] = await self._launch_environment(
-                server.mcp, server.required_launch_tool
-            )
+            self._environments[session_id] = await self._launch_environment(server)
         return self._environments[session_id]
 
-    async def _launch_environment(self, mcp: McpClient, tool: str) -> str:
-        answer = await mcp.call_tool(tool, {}, timeout=DEFAULT_TIMEOUT)
-        given = (answer.structured or {}).get("environmentId")
-        if not isinstance(given, str):
-            raise ProtocolError("the pool launched an environment without telling its id")
-        return given
+    async def _launch_environment(self, server: _Server) -> str:
+        if server.launch_tool is None:
+            raise ProtocolError("the pool has no tool that launches an environment")
+        answer = await server.mcp.call_tool(server.launch_tool, {}, timeout=DEFAULT_TIMEOUT)
+        environment = (answer.structured or {}).get("environmentId")
+        if not isinstance(environment, str):
+            raise ProtocolError(
+                f"the pool's tool {server.launch_tool!r} returned no environmentId"[:500]
+            )
+        return environment
 
     async def _get_server(self) -> _Server:
-        """The server, once its address and its tool are known."""
+        """Return the server, after finding its address and its tool once."""
         if self._server is None:
             async with self._discovery_lock:
                 if self._server is None:
@@ -249,20 +250,20 @@ class PlatformSessionPool(RemoteSessionPool):
         endpoint = self._endpoint
         if endpoint is None:
             if self._resource is None:
-                raise ConfigurationError("a platform pool needs an endpoint or a resource id")
+                raise ConfigurationError(
+                    "a platform pool needs an endpoint or a resource id",
+                    hint="set AZURE_SESSION_POOL_MCP_ENDPOINT or AZURE_SESSION_POOL_RESOURCE_ID",
+                )
             endpoint = parse_endpoint_url((await self._resource.fetch_mcp_endpoint()).rstrip("/"))
         mcp = McpClient(str(endpoint), http=self._http)
-        returns_full_results = (await mcp.initialize()).get("serverInfo", {}).get(
-            "name"
-        ) == CCI_SERVER_NAME
+        returns_full_results = is_cci_server(await mcp.initialize())
         rest = RestClient(
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
         self.capabilities = replace(self.capabilities, streams_output=returns_full_results)
-        launcher, signs = find_launch_tool(tools)
-        only = launcher if signs else None
-        return _Server(mcp, rest, find_python_tool(tools), returns_full_results, launcher, only)
+        python_tool, launch = find_python_tool(tools), find_launch_tool(tools)
+        return _Server(mcp, rest, python_tool, returns_full_results, *launch)
 
 
 def _build_auth(key: str | None, resource: PoolResource | None) -> AuthProvider:
@@ -270,34 +271,46 @@ def _build_auth(key: str | None, resource: PoolResource | None) -> AuthProvider:
         return FetchedKey(resource.fetch_key, key)
     if key is None:
         raise ConfigurationError(
-            "a platform pool needs a key, or a resource id to fetch it by",
+            "a platform pool needs a key, or a resource id to fetch the key",
             hint="set AZURE_SESSION_POOL_MCP_KEY or AZURE_SESSION_POOL_RESOURCE_ID",
         )
     return StaticKey(key)
 
 
 def find_launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:
-    """The tool that gives environment ids, and whether the server says that it takes no others."""
+    """Find the tool that issues environment ids.
+
+    Args:
+        tools: Tools, as the server lists them.
+
+    Returns:
+        Its name, or None, and whether the server states that it accepts no other ids.
+    """
     for tool in tools:
-        meta = tool.get("_meta")
-        if str(tool.get("name", "")).lower().startswith("launch"):
-            signs = isinstance(meta, Mapping) and meta.get(SIGNED_KEY) is True
-            return str(tool["name"]), signs
+        name, meta = str(tool.get("name", "")), tool.get("_meta")
+        if name.lower().startswith("launch"):
+            return name, isinstance(meta, Mapping) and meta.get(SIGNED_KEY) is True
     return None, False
 
 
 def find_python_tool(tools: list[Mapping[str, Any]]) -> str:
-    """The tool that runs Python; its name has changed more than once.
+    """Find the tool that runs Python, whose name has changed more than once.
+
+    Args:
+        tools: Tools, as the server lists them.
+
+    Returns:
+        Its name.
 
     Raises:
-        ProtocolError: There is none.
+        ProtocolError: The server has no such tool.
     """
     names = sorted(str(tool.get("name")) for tool in tools)
-    fits = [RUN_PYTHON] if RUN_PYTHON in names else filter(_RUN_PYTHON.fullmatch, names)
-    name = next(iter(fits), None)
+    matches = [RUN_PYTHON] if RUN_PYTHON in names else filter(_RUN_PYTHON.fullmatch, names)
+    name = next(iter(matches), None)
     if name is None:
         raise ProtocolError(
-            f"the pool has no tool that runs Python, only {', '.join(names) or 'none'}"[:500],
+            f"the pool has no tool that runs Python, only {', '.join(names) or 'no tools'}"[:500],
             hint="use a pool of container type PythonLTS",
         )
     return name

@@ -1,4 +1,14 @@
-"""What every remote pool has in common, whether its sessions tell all or answer in text only."""
+"""The base of every remote pool, whatever its sessions return.
+
+There are two ways to run code. The cci-plugins server returns full results (`_run_full`). Any
+other server returns text only (`_run_text_only`), and `TextSessions` rebuilds the results with an
+agent inside the session. Files use the pool's REST API where it answers, or else the session.
+
+Nothing runs twice: each abstract method sends its request once, and only `RetryPolicy` repeats
+it. A run is repeated only if it did not start. An upload is never repeated, because its content
+can be read only once. A deleted session must stay deleted: where the pool cannot end sessions,
+its content is wiped once and not again before the next use, because each call starts a session.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +35,14 @@ RETRY_WINDOW = timedelta(seconds=30)
 
 
 class RemoteSessionPool(SessionPool):
-    """A pool somewhere else.
+    """A pool that another process or machine serves.
 
     Args:
-        access: What lets runs in.
-        rest_access: What lets requests to the REST API in.
-        limits: `file_bytes` bounds a transfer, `execution_timeout` the longest run.
-        margin: Waited beyond a run's own limit for the answer.
-        patience: How long what did not start may be tried again.
+        auth: Provider of the key or token for runs.
+        rest_auth: Provider of the key or token for the REST API.
+        limits: Limits, of which `file_bytes` bounds a transfer and `execution_timeout` a run.
+        margin: Time to wait for the answer beyond a run's own limit.
+        patience: Time in which a call that did not start may be repeated.
     """
 
     def __init__(
@@ -55,11 +65,11 @@ class RemoteSessionPool(SessionPool):
 
     @abstractmethod
     async def _get_rest_client(self) -> RestClient:
-        """The pool's REST API."""
+        """Return the client of the pool's REST API."""
 
     @abstractmethod
     async def _returns_full_results(self, session_id: str) -> bool:
-        """Whether the server behind this pool is ours, so that a run's answer has everything."""
+        """Return whether the pool runs the cci-plugins server, which returns full results."""
 
     @abstractmethod
     async def _run_full(
@@ -70,15 +80,20 @@ class RemoteSessionPool(SessionPool):
         on_output: OutputHandler | None,
         instance: str | None,
     ) -> Execution:
-        """Run code on a server of ours, once."""
+        """Run code once on the cci-plugins server."""
 
     @abstractmethod
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
-        """Run code on any other server, once, and wait so long for an answer."""
+        """Run code once on any other server, and wait at most `limit` for the answer."""
 
     @abstractmethod
     async def _end_session(self, session_id: str) -> None:
-        """End a session; raise `NoRouteError` or `AuthenticationError` where that cannot be."""
+        """End a session.
+
+        Raises:
+            NoRouteError: The pool cannot end sessions.
+            AuthenticationError: The key or token does not permit it.
+        """
 
     @override
     async def execute(
@@ -139,7 +154,7 @@ class RemoteSessionPool(SessionPool):
             return
         except (AuthenticationError, NoRouteError) as error:
             if session_id not in self._wiped_sessions:
-                logger.info("the pool cannot end a session, so it is emptied: %s", error)
+                logger.info("the pool cannot end a session, so its content is wiped: %s", error)
                 await self._text.wipe(session_id)
                 self._wiped_sessions.add(session_id)
 
@@ -153,7 +168,7 @@ class RemoteSessionPool(SessionPool):
                     lambda: rest.list_files(session_id), idempotent=True
                 )
             except (AuthenticationError, NoRouteError) as error:
-                logger.info("files go through the sessions: %s", error)
+                logger.info("files travel through the sessions: %s", error)
                 self._has_files_api = False
             else:
                 self._has_files_api = True
@@ -161,7 +176,7 @@ class RemoteSessionPool(SessionPool):
 
 
 def emit_output(execution: Execution, on_output: OutputHandler) -> None:
-    """Tell the output once it is there, for a pool that does not stream."""
+    """Emit all output of a finished run, for a pool that does not stream."""
     if execution.stdout:
         on_output(OutputEvent("stdout", execution.stdout))
     if execution.stderr:

@@ -1,59 +1,70 @@
-"""The data plane of a session pool beside MCP: runs, files, and the end of a session.
+"""A client of a session pool's REST API: runs, files and the end of a session.
 
-The 2025 form of the REST API (learn.microsoft.com, Container Apps dynamic sessions; the
-DynamicSessions specification in github.com/Azure/azure-rest-api-specs).
+It uses the form of 2025 (learn.microsoft.com, Container Apps dynamic sessions, and the
+DynamicSessions specification in github.com/Azure/azure-rest-api-specs). It also reads the answers
+of the older form, in which a file's fields lie under `properties`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 
-import anyio
 import httpx
+from pydantic import AliasChoices, Field
 
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
-    CodeInterpreterError,
-    ExecutionTimeoutError,
     FileTooLargeError,
     ProtocolError,
     SessionFileNotFoundError,
     SessionLostError,
 )
 from cci_plugins.mcp_client.client import parse_endpoint_url
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, build_error_from_status
-from cci_plugins.mcp_client.http import ensure_closed, map_protocol_errors, map_transport_errors
+from cci_plugins.mcp_client.failures import build_error_from_status, shorten
+from cci_plugins.mcp_client.http import (
+    ensure_closed,
+    limit_time,
+    map_protocol_errors,
+    map_transport_errors,
+)
+from cci_plugins.mcp_client.messages import decode_json
+from cci_plugins.mcp_client.wire_model import Text, Timestamp, TolerantModel
 from cci_plugins.models import Execution, FileInfo
 
 from .replies import read_rest
 from .retry import NoRouteError
 
 API_VERSION = "2025-10-02-preview"
-OLD_API_VERSION = "2024-02-02-preview"  # the last but one with /code/execute
+OLD_API_VERSION = "2024-02-02-preview"  # still has /code/execute
 MANAGEMENT_API_VERSION = "2025-02-02-preview"
-OUTPUT_CHARACTERS = 2_000_000  # asked for; a pool may give less
-LONGEST_RUN = timedelta(seconds=220)  # of a managed pool
+OUTPUT_CHARACTERS = 2_000_000  # of one stream, in the request. A pool may return less.
+LONGEST_RUN = timedelta(seconds=220)  # limit of managed pools
 READ_BYTES = 256 * 1024
 _MAX_PAGES = 1_000
 _CONNECT_TIMEOUT_ONLY = httpx.Timeout(None, connect=10)
-_NO_SESSION = b"NoSessionFoundError"  # what is to be ended has ended
+_NO_SESSION = b"NoSessionFoundError"  # the session to end has already ended
 _NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE = 404, 405, 413
 
 
 class RestClient:
-    """Runs code and moves files in a pool's sessions; for one event loop.
+    """A client that runs code and moves files in a pool's sessions, on one event loop.
+
+    It sends each request once. Callers repeat it by `RetryPolicy`.
 
     Args:
         endpoint: Base URL of the pool, without `/mcp`.
-        http: A client that carries the key or token; left open.
-        timeout: Longest wait for an answer, and for each piece of a transfer.
-        file_bytes: Largest upload.
+        http: HTTP client that adds the key or token. It stays open.
+        timeout: Longest wait for an answer, and for each chunk of a transfer.
+        file_bytes: Largest upload in bytes.
+
+    Raises:
+        ConfigurationError: The endpoint is not an HTTP URL.
     """
 
     def __init__(
@@ -75,17 +86,17 @@ class RestClient:
     async def execute(
         self, session_id: str, code: str, *, timeout: timedelta, old_form: bool = False
     ) -> Execution:
-        """Run code and wait for its end.
+        """Run code once and wait for its end.
 
         Args:
             session_id: The session.
-            code: What to run.
-            timeout: Longest wait for the answer; the pool is told the same.
-            old_form: Use `/code/execute` instead of `/executions`.
+            code: The code to run.
+            timeout: Longest wait for the answer. The pool gets the same limit.
+            old_form: Whether to use `/code/execute` instead of `/executions`.
 
         Raises:
-            NoRouteError: The pool has only the other form.
-            ExecutionTimeoutError: No answer came in time; the code may have run.
+            NoRouteError: The pool has only the other form. Nothing was started.
+            ExecutionTimeoutError: No answer came in time. The code may have run.
         """
         seconds = min(timeout, LONGEST_RUN).total_seconds()
         body: dict[str, Any] = {"code": code, "timeoutInSeconds": int(seconds)}
@@ -96,22 +107,15 @@ class RestClient:
             body |= {"codeInputType": "Inline", "executionType": "Synchronous"}
             body["outputStreamsMaxLength"] = OUTPUT_CHARACTERS
             url = self._build_url("executions", session_id)
-        try:
-            with anyio.fail_after(timeout.total_seconds()):
-                answer = await self._request_json("POST", url, json=body, starts_code=True)
-        except TimeoutError as error:
-            if isinstance(error, CodeInterpreterError):
-                raise
-            raise ExecutionTimeoutError(
-                f"the pool did not answer in time; {MAY_HAVE_RUN}"
-            ) from None
+        with limit_time(timeout, starts_code=True):
+            answer = await self._request_json("POST", url, json=body, starts_code=True)
         return read_rest(answer, session_id)
 
     async def stop_session(self, session_id: str) -> None:
-        """End a session of a custom-container pool; one that is gone already is no error.
+        """End a session of a custom-container pool, if it still exists.
 
         Raises:
-            NoRouteError: This is a managed pool.
+            NoRouteError: The pool is a managed one.
         """
         params = {"identifier": session_id, "api-version": MANAGEMENT_API_VERSION}
         url = httpx.URL(f"{self._base}/.management/stopSession", params=params)
@@ -119,27 +123,33 @@ class RestClient:
             pass
 
     async def list_files(self, session_id: str) -> list[FileInfo]:
-        """The session's files with those in its folders, by name."""
+        """Return the session's files, including those in its folders, sorted by name.
+
+        Raises:
+            NoRouteError: The pool has no files API.
+            ProtocolError: The list is malformed, or continues on another server.
+        """
         url = self._build_url("files", session_id, recursive="true")
         files: list[FileInfo] = []
         for _ in range(_MAX_PAGES):
-            page = await self._request_json("GET", url)
-            entries = page.get("value")
-            if not isinstance(entries, list):
-                raise ProtocolError("the pool's list of files has no files")
-            files += [parse_file_info(entry) for entry in entries if not _is_folder(entry)]
-            following = page.get("nextLink")
-            if not isinstance(following, str) or not following:
+            page = _FilePage.load(await self._request_json("GET", url), "list of files")
+            files += [parse_file_info(entry) for entry in page.value if not _is_folder(entry)]
+            if not page.next_link:
                 break
-            url = self._resolve_next_link(following)
+            url = self._resolve_next_link(page.next_link)
         return sorted(files, key=lambda file: file.name)
 
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        """Send a file in pieces as they come.
+        """Upload a file in chunks as they arrive.
+
+        Args:
+            session_id: The session.
+            name: Name of the file in the session.
+            content: Content of the file.
 
         Raises:
             UnsafeNameError: The name would leave the session's folder.
-            FileTooLargeError: The file is larger than the pool takes.
+            FileTooLargeError: The file exceeds the limit of this client or of the pool.
         """
         folder, _, leaf = validate_name(name).rpartition("/")
         boundary = token_hex(16)
@@ -148,15 +158,15 @@ class RestClient:
         url = self._build_url("files", session_id, path=folder)
         async with self._send("POST", url, headers=headers, content=body) as response:
             value = _parse_object(await response.aread())
-        listed = value.get("value")  # the older form wraps the file into a list
+        listed = value.get("value")  # the older form wraps the file in a list
         return parse_file_info(listed[0] if isinstance(listed, list) and listed else value, name)
 
     async def download(self, session_id: str, name: str) -> AsyncGenerator[bytes]:
-        """Read a file in pieces.
+        """Download a file in chunks.
 
         Raises:
             UnsafeNameError: The name would leave the session's folder.
-            SessionFileNotFoundError: There is no such file.
+            SessionFileNotFoundError: The session has no such file.
         """
         url = self._build_file_url(session_id, name, "/content")
         async with self._send("GET", url, name=name) as response:
@@ -164,27 +174,27 @@ class RestClient:
                 yield chunk
 
     async def delete_file(self, session_id: str, name: str) -> None:
-        """Remove a file.
+        """Delete a file.
 
         Raises:
             UnsafeNameError: The name would leave the session's folder.
-            SessionFileNotFoundError: There is no such file.
+            SessionFileNotFoundError: The session has no such file.
         """
         async with self._send("DELETE", self._build_file_url(session_id, name), name=name):
             pass
 
     async def delete_session(self, session_id: str) -> None:
-        """End a session; one that is gone already is no error.
+        """End a session of a managed pool, if it still exists.
 
         Raises:
-            NoRouteError: The pool cannot end sessions in this way.
+            NoRouteError: The pool has no such route.
         """
         async with self._send("DELETE", self._build_url("session", session_id)):
             pass
 
     def _build_url(self, route: str, session_id: str, **query: str) -> httpx.URL:
-        given = {name: value for name, value in query.items() if value}
-        params = {"identifier": session_id, "api-version": API_VERSION, **given}
+        filled = {name: value for name, value in query.items() if value}
+        params = {"identifier": session_id, "api-version": API_VERSION, **filled}
         return httpx.URL(f"{self._base}/{route}", params=params)
 
     def _build_old_url(self, session_id: str) -> httpx.URL:
@@ -196,14 +206,16 @@ class RestClient:
         return self._build_url(f"files/{quote(leaf, safe='')}{suffix}", session_id, path=folder)
 
     def _resolve_next_link(self, link: str) -> httpx.URL:
-        """The next page, where it is the same server that has our key already."""
-        url = self._base.join(link)
-        if (url.scheme, url.host, url.port) != (
-            self._base.scheme,
-            self._base.host,
-            self._base.port,
-        ):
-            raise ProtocolError("the pool's list of files goes on at another server")
+        """Return the URL of the next page, which must be on the server that already has the key."""
+        base = self._base
+        try:
+            url = base.join(link)
+        except (httpx.InvalidURL, ValueError):
+            raise ProtocolError("the pool's list of files continues at an invalid URL") from None
+        if (url.scheme, url.host, url.port) != (base.scheme, base.host, base.port):
+            raise ProtocolError(
+                f"the pool's list of files continues on another server ({shorten(url.host)})"
+            )
         return url
 
     async def _request_json(
@@ -254,7 +266,7 @@ class RestClient:
             return NoRouteError(str(error), hint=error.hint)
         if status == _TOO_LARGE:
             limit = self._file_bytes
-            return FileTooLargeError("the pool refused the size", size=0, limit=limit)
+            return FileTooLargeError(f"the pool refused the file ({error})", size=0, limit=limit)
         return error
 
     async def _limit_size(self, name: str, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -270,62 +282,56 @@ class RestClient:
             yield chunk
 
 
+class _FilePage(TolerantModel):
+    value: list[Any]
+    next_link: Text = ""
+
+
+class _File(TolerantModel):
+    name: Text = Field(validation_alias=AliasChoices("name", "filename"))
+    size: int = Field(validation_alias=AliasChoices("sizeInBytes", "size"))
+    directory: Text = ""
+    modified_at: Timestamp = Field(
+        None, validation_alias=AliasChoices("lastModifiedAt", "lastModifiedTime")
+    )
+
+
 def parse_file_info(entry: object, name: str = "") -> FileInfo:
     """Read a file's description in the newer or older form.
 
     Args:
-        entry: What the pool said.
-        name: The name we know it by, where we do.
+        entry: The description that the pool sent.
+        name: Path of the file, if the caller knows it.
 
     Raises:
-        ProtocolError: It has no name or size.
+        ProtocolError: The description has no valid name or size.
     """
-    value = entry.get("properties", entry) if isinstance(entry, Mapping) else None
-    if not isinstance(value, Mapping):
-        raise ProtocolError("the pool described a file in an unknown form")
-    given = value.get("name", value.get("filename"))
-    size = value.get("sizeInBytes", value.get("size"))
-    if not isinstance(given, str) or not isinstance(size, int):
-        raise ProtocolError("the pool described a file without name or size")
-    full_name = name or "/".join(
-        part for part in (_parse_folder(value.get("directory")), given) if part
-    )
-    changed = value.get("lastModifiedAt", value.get("lastModifiedTime"))
-    return FileInfo(full_name, size, guess_media_type(full_name), _parse_time(changed))
-
-
-def _parse_folder(value: object) -> str:
-    """A listed folder, relative to `/mnt/data`; the root is told as `.`, `/` or nothing."""
-    path = value if isinstance(value, str) else ""
-    return path.removeprefix("/mnt/data").strip("/").removeprefix("./").removeprefix(".")
+    fields = entry.get("properties", entry) if isinstance(entry, Mapping) else entry
+    file = _File.load(fields, "file description")
+    # The pool lists the folder as a path below /mnt/data, and the root as `.`, `/` or nothing.
+    folder = file.directory.removeprefix("/mnt/data").strip("/").removeprefix("./")
+    path = name or "/".join(filter(None, (folder.removeprefix("."), file.name)))
+    modified = file.modified_at
+    has_zone = modified is not None and modified.tzinfo is not None
+    return FileInfo(path, file.size, guess_media_type(path), modified if has_zone else None)
 
 
 def _is_folder(entry: object) -> bool:
     return isinstance(entry, Mapping) and entry.get("type") in {"directory", "Directory"}
 
 
-def _parse_time(value: object) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return None if time is None or time.tzinfo is None else time
-
-
 def _parse_object(body: bytes) -> Mapping[str, Any]:
-    try:
-        value = httpx.Response(200, content=body).json()
-    except ValueError as error:
-        raise ProtocolError("the pool's answer is not JSON") from error
+    value = decode_json(body)
     if not isinstance(value, Mapping):
-        raise ProtocolError("the pool's answer is not a JSON object")
+        kind = type(value).__name__
+        raise ProtocolError(f"the pool's answer is not a JSON object ({kind})")
     return value
 
 
 async def _encode_multipart(
     boundary: str, filename: str, content: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
-    """One file as `multipart/form-data`, in pieces (RFC 7578)."""
+    """Encode one file as `multipart/form-data` in chunks (RFC 7578)."""
     quoted = filename.replace('"', '\\"')
     yield (
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'

@@ -1,4 +1,4 @@
-"""Sessions of a custom-container pool, or of a managed one by its REST API, with an Entra token."""
+"""The pool of a custom-container or managed session pool by its REST API, with an Entra token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
-from .cci_server import CCI_SERVER_NAME, RunRequest, run_full
+from .cci_server import RunRequest, is_cci_server, run_full
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -29,22 +29,28 @@ ServerKind = Literal["cci", "executions", "execute"]
 
 
 class CustomSessionPool(RemoteSessionPool):
-    """A session pool by its management endpoint.
+    """A session pool that is reached by its pool management endpoint.
 
-    In the sessions runs our container image, which speaks MCP and tells everything, or an
-    interpreter that answers `/executions` or the older `/code/execute`: Microsoft's image, or a
-    managed Python pool. Which one it is, the first run finds out.
+    The sessions run one of two servers, and the first run detects which. Our container image
+    speaks MCP and returns full results. Microsoft's image and managed Python pools answer
+    `/executions` or the older `/code/execute`, and return text only.
 
     Args:
         endpoint: The pool management endpoint.
         credential: A credential of azure-identity, or a token for
-            `https://dynamicsessions.io`; `DefaultAzureCredential` when None.
-        limits: `file_bytes` bounds a transfer.
-        margin: Waited beyond a run's own limit for the answer.
-        patience: How long what did not start may be tried again.
+            `https://dynamicsessions.io`. By default `DefaultAzureCredential`.
+        limits: Limits, of which `file_bytes` bounds a transfer.
+        margin: Time to wait for the answer beyond a run's own limit.
+        patience: Time in which a call that did not start may be repeated.
 
     Raises:
-        ConfigurationError: The endpoint or the token cannot be right.
+        ConfigurationError: The endpoint or the token is invalid.
+
+    Example:
+        ```python
+        pool = CustomSessionPool("https://pool.env.eastus.azurecontainerapps.io")
+        interpreter = CodeInterpreter(pool)  # connects when code first runs
+        ```
     """
 
     capabilities = Capabilities(name="custom", outlives_app=True)
@@ -76,7 +82,7 @@ class CustomSessionPool(RemoteSessionPool):
 
     @override
     async def start(self) -> None:
-        """Sign in, so that a missing sign-in shows at once; no session is allocated."""
+        """Sign in, so that a missing sign-in fails at once. This allocates no session."""
         await self._auth.headers()
 
     @override
@@ -122,7 +128,7 @@ class CustomSessionPool(RemoteSessionPool):
 
     @override
     async def _end_session(self, session_id: str) -> None:
-        """By the pool's own route; managed pools have another one."""
+        """End a session by the route of custom pools, or else by that of managed pools."""
         if self._supports_stop:
             try:
                 await self._rest_client.stop_session(session_id)
@@ -133,22 +139,26 @@ class CustomSessionPool(RemoteSessionPool):
         await self._rest_client.delete_session(session_id)
 
     def _build_mcp_client(self, session_id: str) -> McpClient:
-        """The MCP server in a session's container; ours keeps no MCP sessions."""
-        url = f"{self._endpoint}/mcp?identifier={quote(session_id, safe='')}"
-        return McpClient(url, http=self._http, handshake=False)
+        """Create a client of the MCP server in a session's container.
+
+        Without a handshake, because the cci-plugins server keeps no MCP sessions.
+        """
+        return McpClient(self._build_mcp_url(session_id), http=self._http, handshake=False)
+
+    def _build_mcp_url(self, session_id: str) -> str:
+        return f"{self._endpoint}/mcp?identifier={quote(session_id, safe='')}"
 
     async def _detect_kind(self, session_id: str) -> ServerKind:
-        """Ask the session's container whether it is ours, which starts no code."""
-        url = f"{self._endpoint}/mcp?identifier={quote(session_id, safe='')}"
+        """Detect the server in the session's container by a handshake, which starts no code."""
         try:
-            server = await McpClient(url, http=self._http).initialize()
+            server = await McpClient(self._build_mcp_url(session_id), http=self._http).initialize()
         except PoolUnavailableError:
             raise
         except (AuthenticationError, PoolError) as error:
-            # managed pools refuse a token there; an interpreter has no such route
-            logger.info("the sessions speak no MCP: %s", error)
+            # Managed pools refuse a token on /mcp. Microsoft's image has no such route.
+            logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
-        if server.get("serverInfo", {}).get("name") != CCI_SERVER_NAME:
+        if not is_cci_server(server):
             return "executions"
         self.capabilities = replace(self.capabilities, streams_output=True)
         return "cci"

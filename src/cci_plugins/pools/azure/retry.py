@@ -1,4 +1,24 @@
-"""When a call is made again: only when it surely did not start, and not for ever."""
+"""Retries of calls to a pool, such that no code runs twice.
+
+A call is repeated in three cases only:
+
+* **No code was started.** The error states this: it is a `PoolExhaustedError`, or a
+  `PoolUnavailableError` that is `retryable`. `mcp_client.http` and `mcp_client.failures` choose
+  the error. For a request that starts code, they do so only if the request cannot have arrived or
+  the pool refused it. For any other request a broken connection is enough.
+* **The call is idempotent.** The caller states this, for example for a list of files or a chunk of
+  a report. Any lost or malformed reply is then a reason to ask again.
+* **The key or token was refused.** A pool checks it before it does anything else. The policy
+  renews it and repeats the call at once, at most `MAX_RENEWALS` times.
+
+Every other error goes to the caller, because the code may have run. `SessionLostError` is never
+retried here although it is `retryable`: only the caller can restore what the session had.
+`NoRouteError` is never retried, because the answer would be the same.
+
+Retries end when `max_duration` has passed since the first try. A pool that names a longer wait
+(`Retry-After`) ends them at once. Waits grow from 0.2 s to 5 s, with jitter, so that clients of a
+full pool do not all return at the same moment.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +42,24 @@ from cci_plugins.errors import (
 
 T = TypeVar("T")
 
-logging.getLogger("stamina").addHandler(logging.NullHandler())  # we say it in our own words
+# Silences stamina's own log, because `call_with_retry` logs each retry itself.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 FIRST_WAIT = timedelta(milliseconds=200)
-MAX_RENEWALS = 2  # in one call: a key may be rotated just after it was fetched
 LONGEST_WAIT = timedelta(seconds=5)
+MAX_RENEWALS = 2  # in one call, because a key may be rotated just after it was fetched
 
 
 class NoRouteError(PoolError):
-    """The pool does not serve this route; nothing was done, and asking again changes nothing."""
+    """The pool does not serve this route. Nothing was done, and a retry changes nothing."""
 
 
 class RetryPolicy:
-    """Tries again, with growing and jittered waits, for a while.
+    """Policy that repeats a call, with growing and jittered waits, for a limited time.
 
     Args:
-        access: Gets a new key or token when the old one is refused.
-        lasting: How long after the first try a call may be made again.
+        auth: Provider that renews the key or token when the pool refuses it.
+        max_duration: Time after the first try in which a call may be repeated.
     """
 
     def __init__(self, auth: AuthProvider, max_duration: timedelta = timedelta(seconds=30)) -> None:
@@ -48,16 +69,19 @@ class RetryPolicy:
     async def call_with_retry(
         self, call: Callable[[], Awaitable[T]], *, idempotent: bool = False
     ) -> T:
-        """Make a call until it succeeds, fails for good, or time is up.
+        """Make a call until it succeeds, fails for good, or the time is over.
 
         Args:
-            call: What to do.
-            harmless: Doing it twice does no harm, so that a reply that was lost on the way is a
-                reason to ask again.
+            call: The call to make.
+            idempotent: Whether the call may run twice, so that a lost reply is a reason to
+                repeat it.
+
+        Raises:
+            CodeInterpreterError: The last error of the call.
         """
         deadline = time.monotonic() + self._max_seconds
 
-        def wait(error: Exception) -> bool | float:
+        def decide(error: Exception) -> bool | float:
             left = deadline - time.monotonic()
             if not (_is_not_started(error) or (idempotent and _is_unclear(error))):
                 return False
@@ -68,9 +92,9 @@ class RetryPolicy:
             return True if retry_after is None else retry_after
 
         async for attempt in stamina.retry_context(
-            on=wait,
+            on=decide,
             attempts=None,
-            timeout=None,  # `wait` knows it
+            timeout=None,  # `decide` keeps the deadline
             wait_initial=FIRST_WAIT,
             wait_max=LONGEST_WAIT,
             wait_jitter=FIRST_WAIT,
@@ -80,9 +104,13 @@ class RetryPolicy:
         raise AssertionError("the loop above returns or raises")
 
     async def call_with_renewal(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call, and again with a new key or token when the one it had was refused."""
+        """Make a call, and repeat it with a new key or token if the pool refuses the old one.
+
+        Raises:
+            AuthenticationError: The pool also refused the new key, or no other key exists.
+        """
         for _ in range(MAX_RENEWALS):
-            await self._auth.headers()  # who cannot sign in is told at once
+            await self._auth.headers()  # reports a failed sign-in before anything is sent
             version = self._auth.version
             try:
                 return await call()
@@ -97,5 +125,5 @@ def _is_not_started(error: Exception) -> bool:
 
 
 def _is_unclear(error: Exception) -> bool:
-    lost = isinstance(error, (PoolError, ExecutionTimeoutError))
-    return lost and not isinstance(error, NoRouteError)
+    is_fault = isinstance(error, (PoolError, ExecutionTimeoutError))
+    return is_fault and not isinstance(error, NoRouteError)

@@ -1,4 +1,4 @@
-"""Retries: only of what did not start, within a time, and once for a new key."""
+"""Retries: only of calls that did not start, for a limited time, and once for a new key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Failing:
-    """Raises what it was given, one after the other, and then succeeds."""
+    """Call that raises the given errors one after the other, and then succeeds."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -46,7 +46,7 @@ def make_policy(seconds: float = 20, auth: AuthProvider | None = None) -> RetryP
     "error",
     [PoolUnavailableError("x"), PoolExhaustedError("x"), PoolExhaustedError("x", retry_after=0.1)],
 )
-async def test_what_did_not_start_is_tried_again(error: Exception) -> None:
+async def test_a_call_that_did_not_start_is_repeated(error: Exception) -> None:
     call = Failing(error, error)
     assert await make_policy().call_with_retry(call) == "done"
     assert call.calls == 3
@@ -64,7 +64,7 @@ async def test_what_did_not_start_is_tried_again(error: Exception) -> None:
         AuthenticationError("no"),
     ],
 )
-async def test_nothing_else_is_tried_again(error: Exception) -> None:
+async def test_no_other_call_is_repeated(error: Exception) -> None:
     call = Failing(error)
     with pytest.raises(type(error)):
         await make_policy().call_with_retry(call)
@@ -72,11 +72,11 @@ async def test_nothing_else_is_tried_again(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [PoolError("x"), ProtocolError("x"), ExecutionTimeoutError("x")])
-async def test_what_does_no_harm_is_asked_again(error: Exception) -> None:
+async def test_an_idempotent_call_is_repeated_after_any_fault(error: Exception) -> None:
     assert await make_policy().call_with_retry(Failing(error), idempotent=True) == "done"
 
 
-async def test_time_is_up_at_some_point_and_the_last_error_is_told() -> None:
+async def test_retries_end_with_the_last_error_when_the_time_is_over() -> None:
     call = Failing(*[PoolUnavailableError(str(number)) for number in range(99)])
     begun = time.monotonic()
     with pytest.raises(PoolUnavailableError):
@@ -85,7 +85,7 @@ async def test_time_is_up_at_some_point_and_the_last_error_is_told() -> None:
     assert time.monotonic() - begun < 20
 
 
-async def test_no_patience_means_one_try() -> None:
+async def test_a_duration_of_zero_allows_one_try() -> None:
     call = Failing(PoolUnavailableError("x"))
     with pytest.raises(PoolUnavailableError):
         await make_policy(0).call_with_retry(call)
@@ -93,7 +93,7 @@ async def test_no_patience_means_one_try() -> None:
 
 
 class Rotating(AuthProvider):
-    """Has another key once."""
+    """Provider that has a second key."""
 
     def __init__(self) -> None:
         self.renewals = 0
@@ -121,7 +121,7 @@ async def test_a_key_that_is_refused_again_is_an_error() -> None:
     assert call.calls == 2
 
 
-async def test_a_route_that_a_pool_does_not_serve_is_asked_for_once() -> None:
+async def test_a_missing_route_is_requested_once() -> None:
     call = Failing(NoRouteError("not found"))
     with pytest.raises(NoRouteError):
         await make_policy().call_with_retry(call, idempotent=True)

@@ -1,0 +1,55 @@
+"""Failures as JSON and back."""
+
+import json
+
+import pytest
+
+from cci_plugins import errors
+from cci_plugins.errors import CodeInterpreterError, PoolError, PoolExhaustedError
+from cci_plugins.mcp_client import failures
+
+
+def every_error() -> list[CodeInterpreterError]:
+    found = []
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, CodeInterpreterError):
+            extra = {"size": 1, "limit": 2} if kind is errors.FileTooLargeError else {}
+            found.append(kind("words", hint="do this", **extra))
+    return found
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+def test_every_exception_survives_the_round_trip(error):
+    code, status = failures.get_code_and_status(error)
+    assert code.isalnum()
+    assert 400 <= status < 600
+    arrived = failures.load_error(json.loads(json.dumps(failures.dump_error(error))))
+    assert (str(arrived), arrived.hint) == ("words", "do this")
+    assert (
+        type(arrived) is type(error)
+        or type(arrived) in {PoolError, errors.ProtocolError}
+        or (code == "FileNotFound")
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"code": 7}, {"code": "Unknown", "message": None, "hint": 3}]
+)
+def test_an_unknown_failure_is_a_pool_error(value):
+    assert type(failures.load_error(value)) is PoolError
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("7", 7.0), (7, 7.0), ("soon", None), (None, None), ("-1", None), ("inf", None)],
+)
+def test_retry_after_is_a_number_of_seconds_or_nothing(value, expected):
+    assert failures.parse_seconds(value) == expected
+
+
+def test_the_text_of_a_pool_is_cut():
+    error = failures.build_error_from_text(
+        "SessionsCountExceedsLimit " + "x" * 10_000, started=True
+    )
+    assert isinstance(error, PoolExhaustedError)
+    assert len(str(error)) < 600
