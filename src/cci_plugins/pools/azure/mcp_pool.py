@@ -259,8 +259,10 @@ class PlatformSessionPool(RemoteSessionPool):
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
-        self.capabilities = replace(self.capabilities, streams_output=returns_full_results)
         launcher, signs = find_launch_tool(tools)
+        # Only gateways sign ids, and the sessions behind a gateway may not stream.
+        streams_output = returns_full_results and not signs
+        self.capabilities = replace(self.capabilities, streams_output=streams_output)
         only = launcher if signs else None
         return _Server(mcp, rest, find_python_tool(tools), returns_full_results, launcher, only)
 
