@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from secrets import token_hex
@@ -164,6 +165,24 @@ async def streams_are_told_apart(pool: SessionPool, session_id: str) -> None:
     _expect(condition="err" in execution.stderr, message=repr(execution.stderr))
 
 
+async def output_streams_while_code_runs(pool: SessionPool, session_id: str) -> None:
+    """Output arrives before the code ends, if the pool's capabilities promise it."""
+    if not pool.capabilities.streams_output:
+        return
+    events: list[tuple[float, OutputEvent]] = []
+    execution = await pool.execute(
+        session_id,
+        "import time\nprint('first', flush=True)\ntime.sleep(2)\nprint('last')",
+        timeout=LIMIT,
+        on_output=lambda event: events.append((time.monotonic(), event)),
+    )
+    ended = time.monotonic()
+    text = "".join(event.text for _, event in events if event.stream == "stdout")
+    _expect(condition=text == execution.stdout != "", message=f"streamed {text!r}")
+    seconds = ended - events[0][0]
+    _expect(condition=seconds > 1, message=f"output arrived only {seconds:.1f} s before the end")
+
+
 async def a_time_out_is_a_result(pool: SessionPool, session_id: str) -> None:
     """Code past its limit is stopped, and the execution says so."""
     execution = await _run(
@@ -275,6 +294,7 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     sessions_are_apart,
     an_error_is_a_result,
     streams_are_told_apart,
+    output_streams_while_code_runs,
     a_time_out_is_a_result,
     stdin_fails_at_once,
     images_arrive,

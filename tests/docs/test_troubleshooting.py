@@ -128,7 +128,7 @@ def _(interpreter: CodeInterpreter, _: object) -> object:
     return message_of(interpreter, "import os; os._exit(3)")
 
 
-@happens("the code put out too much and ...")
+@happens("the code produced too much output and ...")
 def _(interpreter: CodeInterpreter, _: object) -> object:
     return message_of(interpreter, "while True: print('x' * 1000)")
 
@@ -235,7 +235,7 @@ def _(*_: object) -> object:
     return anyio.run(sign)
 
 
-@happens("egress cannot be limited to hosts by the fence ...")
+@happens("the isolation backend ... cannot limit egress to hosts")
 def _(*_: object) -> object:
     pool = LocalSessionPool(isolation="process", egress=["pypi.org"], ready_sessions=0)
     with CodeInterpreter(pool) as let_out:

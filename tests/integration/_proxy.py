@@ -9,7 +9,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Stands between a client and a server on loopback.
+    """A proxy between a client and a server on loopback.
 
     Attributes:
         broken: How many connections were reset.
@@ -32,7 +32,7 @@ class Proxy:
             self._server.close()
 
     def reset(self) -> None:
-        """Break every connection, whatever is on its way."""
+        """Reset every connection at once, with data in transit."""
         for writer in list(self._writers):
             sock = writer.get_extra_info("socket")
             with suppress(OSError):
@@ -42,23 +42,23 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.close()
             return
         self._writers.add(writer)
         try:
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            await asyncio.gather(_pump(reader, target_writer), _pump(target_reader, writer))
         finally:
             self._writers.discard(writer)
-            far_writer.close()
+            target_writer.close()
             writer.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
-        while piece := await reader.read(65536):
-            writer.write(piece)
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
             await writer.drain()
     with suppress(OSError):
         writer.close()

@@ -1,4 +1,4 @@
-"""The way out of a fenced session: named hosts only, and never what a machine keeps to itself."""
+"""Tests of the egress proxy: it allows named hosts only, and never metadata services."""
 
 import os
 import socket
@@ -26,17 +26,17 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class Site(BaseHTTPRequestHandler):
-    """Says which request came."""
+    """A site that answers with the request it received."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        told = f"{self.path} {self.headers['Host']} {self.headers['X-Asked']}".encode()
+        body = f"{self.path} {self.headers['Host']} {self.headers['X-Asked']}".encode()
         self.server.headers_seen.append(dict(self.headers))
         self.send_response(200)
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -57,7 +57,7 @@ def site():
 
 @contextmanager
 def listening(serve):
-    """A listener on loopback that hands every connection to a function."""
+    """Listen on loopback and call a function with every connection."""
 
     def accept():
         while True:
@@ -80,17 +80,17 @@ def listening(serve):
 
 
 def echo(sock):
-    """Send everything back; end when the client has."""
+    """Send everything back until the client has finished."""
     with sock:
         try:
-            while piece := sock.recv(1 << 16):
-                sock.sendall(piece)
+            while chunk := sock.recv(1 << 16):
+                sock.sendall(chunk)
         except OSError:
             pass
 
 
 class Client:
-    """A served proxy, and connections to it."""
+    """A client of an egress proxy."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -102,17 +102,17 @@ class Client:
         return sock
 
     def ask(self, head: str | bytes) -> str:
-        """All that is answered to a request."""
+        """Send a request and return the whole answer."""
         with closing(self.connect()) as sock:
             try:
                 sock.sendall(head.encode("latin-1") if isinstance(head, str) else head)
                 sock.shutdown(socket.SHUT_WR)
-            except OSError:  # it has answered before it had read all
+            except OSError:  # it answered before it had read the whole request
                 pass
             answer = bytearray()
             try:
-                while piece := sock.recv(1 << 16):
-                    answer += piece
+                while chunk := sock.recv(1 << 16):
+                    answer += chunk
             except ConnectionError:
                 pass
             return answer.decode("latin-1")
@@ -122,9 +122,9 @@ class Client:
         sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            piece = sock.recv(1)
-            assert piece, head
-            head += piece
+            byte = sock.recv(1)
+            assert byte, head
+            head += byte
         assert head.startswith(b"HTTP/1.1 200"), head
         return sock
 
@@ -171,9 +171,9 @@ def status(answer: str) -> str:
         ("[::1]:80", "::1", 80, True),
     ],
 )
-def test_a_rule_means_the_host_and_ports_that_it_says(rule, host, port, matches):
-    (found,) = parse_egress_rules((rule,))
-    assert found.matches(host, port) is matches
+def test_a_rule_matches_its_host_and_ports(rule, host, port, matches):
+    (parsed,) = parse_egress_rules((rule,))
+    assert parsed.matches(host, port) is matches
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_a_rule_means_the_host_and_ports_that_it_says(rule, host, port, matches)
         "a#b",
     ],
 )
-def test_a_rule_that_cannot_be_read_is_refused(text):
+def test_an_invalid_rule_is_rejected(text):
     with pytest.raises(ConfigurationError):
         parse_egress_rules((text,))
 
 
 def test_the_setting_is_none_all_or_hosts(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for value, meant in (
+    for value, rules in (
         ("", "none"),
         ("none", "none"),
         ("all", "all"),
@@ -208,8 +208,8 @@ def test_the_setting_is_none_all_or_hosts(monkeypatch, tmp_path):
         (" pypi.org , *.blob.core.windows.net,", ("pypi.org", "*.blob.core.windows.net")),
     ):
         monkeypatch.setenv("CCI_EGRESS", value)
-        assert Settings.read().egress_rules == meant
-        parse_egress_rules(meant)
+        assert Settings.read().egress_rules == rules
+        parse_egress_rules(rules)
     assert parse_egress_rules("none") == parse_egress_rules(()) == ()
     assert parse_egress_rules("pypi.org") == parse_egress_rules(["pypi.org"])
 
@@ -222,12 +222,12 @@ PRIVATE += ["::ffff:127.0.0.1", "64:ff9b::7f00:1", "fec0::1"]
 
 
 @pytest.mark.parametrize("address", METADATA)
-def test_metadata_is_out_of_reach_whatever_the_setting(address):
+def test_metadata_services_are_never_allowed(address):
     assert not is_address_allowed(address, private=True)
     assert not is_address_allowed(address, private=False)
 
 
-def test_private_addresses_are_for_a_host_that_was_named():
+def test_private_addresses_are_allowed_only_for_a_named_host():
     for address in PRIVATE:
         assert is_address_allowed(address, private=True)
         assert not is_address_allowed(address, private=False)
@@ -238,7 +238,7 @@ def test_private_addresses_are_for_a_host_that_was_named():
 # the proxy
 
 
-def test_a_named_host_is_let_through_and_others_are_not(serve, site):
+def test_a_named_host_is_allowed_and_others_are_not(serve, site):
     port = site.server_port
     client = serve(f"127.0.0.1:{port}")
     head = "Host: elsewhere.internal\r\nX-Asked: yes\r\nProxy-Authorization: planted\r\n\r\n"
@@ -254,7 +254,7 @@ def test_a_named_host_is_let_through_and_others_are_not(serve, site):
         assert status(client.ask(f"GET http://{target}/ HTTP/1.1\r\n\r\n")) == "403"
 
 
-def test_a_host_that_does_not_answer_is_a_bad_gateway(serve):
+def test_a_host_that_does_not_answer_gets_a_bad_gateway_status(serve):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -263,7 +263,7 @@ def test_a_host_that_does_not_answer_is_a_bad_gateway(serve):
         )
 
 
-def test_all_means_the_internet_and_nothing_of_this_machine_or_its_network(serve, site):
+def test_all_allows_the_internet_but_not_this_machine_or_its_network(serve, site):
     client = serve(rules=parse_egress_rules("all"))
     port = site.server_port
     hosts = ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f000001", "127.1", "0"]
@@ -274,33 +274,33 @@ def test_all_means_the_internet_and_nothing_of_this_machine_or_its_network(serve
         assert status(answer) in {"403", "502"}, (host, answer)
 
 
-def test_naming_the_metadata_address_does_not_open_it(serve):
+def test_naming_a_metadata_address_does_not_allow_it(serve):
     client = serve("169.254.169.254", "168.63.129.16")
     for host in ("169.254.169.254", "168.63.129.16"):
         assert status(client.ask(f"CONNECT {host}:80 HTTP/1.1\r\n\r\n")) == "403"
         assert status(client.ask(f"GET http://{host}/metadata HTTP/1.1\r\n\r\n")) == "403"
 
 
-def test_a_name_is_judged_by_where_it_leads(serve, site, monkeypatch):
-    asked = []
+def test_a_name_is_checked_by_its_address(serve, site, monkeypatch):
+    resolved = []
 
-    def lookup(host, _):
-        asked.append(host)
+    def resolve(host, _):
+        resolved.append(host)
         return ["127.0.0.1" if host.startswith("inward") else "169.254.169.254"]
 
-    monkeypatch.setattr(proxies, "_resolve_addresses", lookup)
+    monkeypatch.setattr(proxies, "_resolve_addresses", resolve)
     port = site.server_port
     client = serve(
         f"*.example.com:{port}", f"inward.example.org:{port}", f"meta.example.org:{port}"
     )
     for host, answered in (
-        ("inward.example.com", "403"),  # a wildcard means public addresses
+        ("inward.example.com", "403"),  # a wildcard allows public addresses only
         ("inward.example.org", "200"),
         ("meta.example.org", "403"),
         ("INWARD.example.org.", "200"),
     ):
         assert status(client.ask(f"CONNECT {host}:{port} HTTP/1.1\r\n\r\n")) == answered, host
-    assert set(asked) == {"inward.example.com", "inward.example.org", "meta.example.org"}
+    assert set(resolved) == {"inward.example.com", "inward.example.org", "meta.example.org"}
 
 
 MALFORMED = [
@@ -327,7 +327,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("head", MALFORMED, ids=lambda head: ascii(head[:40]))
-def test_a_malformed_request_is_refused_and_hurts_nobody(serve, site, head, caplog):
+def test_a_malformed_request_is_rejected_and_the_proxy_keeps_working(serve, site, head, caplog):
     caplog.set_level("DEBUG")
     client = serve(f"127.0.0.1:{site.server_port}", rules=(EgressRule("*", frozenset({80})),))
     assert status(client.ask(head)) in {"400", ""}
@@ -335,7 +335,7 @@ def test_a_malformed_request_is_refused_and_hurts_nobody(serve, site, head, capl
     assert "\x1b" not in caplog.text
 
 
-def test_a_name_that_cannot_be_looked_up_is_a_bad_gateway(serve):
+def test_a_name_that_cannot_be_resolved_gets_a_bad_gateway_status(serve):
     client = serve(rules=parse_egress_rules("all"))
     for host in ("a" * 64, f"{'a' * 64}.com", "a..b"):
         assert status(client.ask(f"CONNECT {host}:80 HTTP/1.1\r\n\r\n")) == "502"
@@ -349,7 +349,7 @@ def test_half_closed_connections_still_get_their_answer(serve):
 
 
 def test_both_directions_flow_at_once(serve):
-    """What waits for one direction must not hold up the other."""
+    """A full direction must not block the other one."""
     sent = 64 << 20
 
     def send(sock):
@@ -357,26 +357,29 @@ def test_both_directions_flow_at_once(serve):
             sock.sendall(bytes(1 << 20))
         sock.shutdown(socket.SHUT_WR)
 
-    def gush(sock):
-        """Send it all before anything is read."""
+    def send_then_read(sock):
+        """Send everything before reading anything."""
         with sock:
             send(sock)
             while sock.recv(1 << 20):
                 pass
 
-    with listening(gush) as port, serve(f"127.0.0.1:{port}").tunnel(f"127.0.0.1:{port}") as sock:
+    with (
+        listening(send_then_read) as port,
+        serve(f"127.0.0.1:{port}").tunnel(f"127.0.0.1:{port}") as sock,
+    ):
         sender = threading.Thread(target=send, args=(sock,), daemon=True)
         sender.start()
-        time.sleep(0.2)  # until its way is full
-        got = 0
-        while piece := sock.recv(1 << 20):
-            got += len(piece)
+        time.sleep(0.2)  # until its direction is full
+        received = 0
+        while chunk := sock.recv(1 << 20):
+            received += len(chunk)
         sender.join(20)
         assert not sender.is_alive()
-    assert got == sent
+    assert received == sent
 
 
-def test_connections_are_bounded_and_places_come_free(serve):
+def test_connections_are_bounded_and_closed_ones_free_a_slot(serve):
     with listening(echo) as port:
         client = serve(f"127.0.0.1:{port}")
         target = f"127.0.0.1:{port}"
@@ -416,20 +419,20 @@ def test_closing_ends_threads_and_connections(tmp_path):
         time.sleep(0.05)
 
 
-def test_a_connection_that_is_made_while_it_closes_is_cut_too(tmp_path, monkeypatch):
-    """It was accepted, but its host answers only when the proxy is closed already."""
+def test_a_connection_that_is_made_during_close_is_aborted(tmp_path, monkeypatch):
+    """The connection is accepted, but its host is resolved only after the close."""
     resolving, closed = threading.Event(), threading.Event()
 
-    def lookup(*_):
+    def resolve(*_):
         resolving.set()
         assert closed.wait(20)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(proxies, "_resolve_addresses", lookup)
+    monkeypatch.setattr(proxies, "_resolve_addresses", resolve)
     ended = threading.Event()
 
-    def held(sock):
-        """A host that says nothing, and knows when it is let go of."""
+    def wait_for_end(sock):
+        """Send nothing, and set `ended` when the connection is closed."""
         with sock:
             sock.settimeout(20)
             try:
@@ -441,7 +444,7 @@ def test_a_connection_that_is_made_while_it_closes_is_cut_too(tmp_path, monkeypa
                 pass
             ended.set()
 
-    with listening(held) as port:
+    with listening(wait_for_end) as port:
         path = str(tmp_path / "out.sock")
         proxy = proxies.EgressProxy(path, parse_egress_rules((f"slow.example:{port}",)))
         with closing(Client(path).connect()) as sock:
@@ -460,7 +463,7 @@ async def bubblewrap(anyio_backend):
     try:
         await choose("bwrap", spec_of())
     except IsolationError as error:
-        pytest.skip(f"a session's way out needs bubblewrap: {error}")
+        pytest.skip(f"the egress proxy needs bubblewrap: {error}")
 
 
 ASK = """
@@ -482,7 +485,7 @@ async def test_a_session_reaches_the_named_host_only(bubblewrap, site):
     async with LocalSessionPool(egress=(f"127.0.0.1:{port}",), ready_sessions=0) as pool:
         assert pool.capabilities.egress is True
         assert f"127.0.0.1:{port}" in pool.capabilities.isolation
-        told = await run(
+        output = await run(
             pool,
             f"{ASK}\nprint(ask('http://127.0.0.1:{port}/x'))\n"
             f"print(ask('http://127.0.0.2:{port}/x')[0], ask('http://169.254.169.254/')[0])\n"
@@ -492,7 +495,7 @@ async def test_a_session_reaches_the_named_host_only(bubblewrap, site):
             "except OSError as error:\n"
             "    print(type(error).__name__)",
         )
-        assert told.splitlines() == [
+        assert output.splitlines() == [
             f"(200, '/x 127.0.0.1:{port} None')",
             "403 403",
             "ConnectionRefusedError",
@@ -509,18 +512,18 @@ async def test_a_session_reaches_the_named_host_only(bubblewrap, site):
         assert (await run(pool, child)).split()[:2] == ["1", "/child"]
 
 
-async def test_a_session_without_a_way_out_has_no_variables_and_no_network(bubblewrap, site):
+async def test_a_session_without_egress_has_no_variables_and_no_network(bubblewrap, site):
     async with LocalSessionPool(isolation="bwrap", ready_sessions=0) as pool:
         assert pool.capabilities.egress is False
-        told = await run(
+        output = await run(
             pool,
             f"{ASK}\nimport os\nprint([n for n in os.environ if 'proxy' in n.lower()])\n"
             f"print(ask('http://127.0.0.1:{site.server_port}/')[0])",
         )
-        assert told.splitlines() == ["[]", "failed"]
+        assert output.splitlines() == ["[]", "failed"]
 
 
-async def test_closing_the_pool_ends_every_way_out(bubblewrap, site):
+async def test_closing_the_pool_ends_every_proxy(bubblewrap, site):
     before = threading.active_count()
     with listening(echo) as port:
         async with LocalSessionPool(egress=(f"127.0.0.1:{port}",), ready_sessions=0) as pool:
@@ -539,23 +542,23 @@ async def test_closing_the_pool_ends_every_way_out(bubblewrap, site):
     assert threading.active_count() <= before + 4  # the runner's own workers stay
 
 
-async def test_a_fence_that_cannot_tell_hosts_apart_is_refused():
+async def test_a_backend_that_cannot_limit_egress_to_hosts_is_rejected():
     try:
         await choose("landlock", spec_of())
     except IsolationError as error:
         pytest.skip(f"landlock does not hold here: {error}")
     for egress in (("pypi.org",), "all"):
-        with pytest.raises(IsolationError, match="cannot be limited to hosts"):
+        with pytest.raises(IsolationError, match="cannot limit egress to hosts"):
             async with LocalSessionPool(isolation="landlock", egress=egress, ready_sessions=0):
                 raise AssertionError("it must not start")
 
 
-async def test_without_a_fence_all_is_all_there_is(site):
+async def test_without_isolation_only_all_is_accepted(site):
     with pytest.raises(IsolationError):
         async with LocalSessionPool(isolation="process", egress=("pypi.org",), ready_sessions=0):
             raise AssertionError("it must not start")
     async with LocalSessionPool(isolation="process", egress="all", ready_sessions=0) as pool:
         assert pool.capabilities.egress is True
-        told = await run(pool, f"{ASK}\nprint(ask('http://127.0.0.1:{site.server_port}/p')[0])")
-        assert told.strip() == "200"
+        output = await run(pool, f"{ASK}\nprint(ask('http://127.0.0.1:{site.server_port}/p')[0])")
+        assert output.strip() == "200"
     assert os.environ.get("http_proxy", "").find("127.0.0.1") == -1

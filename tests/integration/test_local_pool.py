@@ -1,4 +1,4 @@
-"""The embedded pool with real kernels: state, limits, losses, and nothing left behind."""
+"""Tests of the embedded pool with real kernels: state, limits, losses and clean-up."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ LIMITS = SandboxLimits(
 @pytest.fixture
 async def interpreter() -> AsyncIterator[CodeInterpreter]:
     pool = LocalSessionPool(preload=(), limits=LIMITS, max_sessions=9)
-    async with CodeInterpreter(pool) as made:
-        yield made
+    async with CodeInterpreter(pool) as opened:
+        yield opened
 
 
 async def test_state_is_kept_in_a_conversation_and_not_shared(interpreter: CodeInterpreter) -> None:
@@ -61,24 +61,24 @@ async def test_eight_conversations_run_at_once_and_do_not_mix(interpreter: CodeI
 
 
 async def test_output_streams_while_the_code_runs(interpreter: CodeInterpreter) -> None:
-    heard: list[OutputEvent] = []
+    events: list[OutputEvent] = []
     first = asyncio.Event()
 
-    def listen(event: OutputEvent) -> None:
-        heard.append(event)
+    def handle_output(event: OutputEvent) -> None:
+        events.append(event)
         first.set()
 
     wait = "while not os.path.exists('go'): time.sleep(.01)"
     code = f"import os, time\nprint('one')\n{wait}\nprint('two')"
     session = interpreter.session("a")
     with anyio.fail_after(30):
-        run = asyncio.create_task(session.run_code(code, on_output=listen))
+        run = asyncio.create_task(session.run_code(code, on_output=handle_output))
         await first.wait()
         assert not run.done()
         await session.files.upload(b"", name="go")
         execution = await run
     assert execution.stdout == "one\ntwo\n"
-    assert "".join(event.text for event in heard) == "one\ntwo\n"
+    assert "".join(event.text for event in events) == "one\ntwo\n"
 
 
 async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) -> None:
@@ -106,7 +106,7 @@ async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) 
     assert [column.name for column in frame.table.columns] == ["index", "a", "b"]
 
 
-async def test_changed_files_are_told_once(interpreter: CodeInterpreter) -> None:
+async def test_changed_files_are_reported_once(interpreter: CodeInterpreter) -> None:
     session = interpreter.session("a")
     await session.files.upload(b"in", name="in.txt")
     write = "os.makedirs('sub')\nopen('sub/out.txt', 'w').write('x')"
@@ -117,7 +117,7 @@ async def test_changed_files_are_told_once(interpreter: CodeInterpreter) -> None
     assert await session.files.download("sub/out.txt") == b"x"
 
 
-async def test_a_time_out_that_heeds_the_interrupt_keeps_the_state(
+async def test_a_time_out_keeps_the_state_if_the_code_obeys_the_interrupt(
     interpreter: CodeInterpreter,
 ) -> None:
     session = interpreter.session("a")
@@ -130,7 +130,7 @@ async def test_a_time_out_that_heeds_the_interrupt_keeps_the_state(
     assert (await session.run_code("x")).text == "1"
 
 
-async def test_a_time_out_that_ignores_it_is_killed_and_says_so(
+async def test_a_time_out_kills_the_session_if_the_code_ignores_the_interrupt(
     interpreter: CodeInterpreter,
 ) -> None:
     session = interpreter.session("a")
@@ -143,7 +143,7 @@ async def test_a_time_out_that_ignores_it_is_killed_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("code", "why"),
+    ("code", "reason"),
     [
         ("import os; os._exit(3)", "exited with code 3"),
         ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
@@ -154,8 +154,8 @@ async def test_a_time_out_that_ignores_it_is_killed_and_says_so(
         ),
     ],
 )
-async def test_a_kernel_that_dies_is_told_at_once_and_replaced(
-    interpreter: CodeInterpreter, code: str, why: str
+async def test_the_death_of_a_kernel_is_reported_at_once_and_the_kernel_replaced(
+    interpreter: CodeInterpreter, code: str, reason: str
 ) -> None:
     session = interpreter.session("a")
     with anyio.fail_after(25):
@@ -163,11 +163,13 @@ async def test_a_kernel_that_dies_is_told_at_once_and_replaced(
         assert execution.status == "died"
         assert execution.state == "lost"
         assert execution.error is not None
-        assert why in execution.error.message
+        assert reason in execution.error.message
         assert (await session.run_code("1 + 1")).text == "2"
 
 
-async def test_a_kernel_that_dies_between_two_calls_is_a_loss(interpreter: CodeInterpreter) -> None:
+async def test_the_death_of_a_kernel_between_two_calls_is_reported_as_a_loss(
+    interpreter: CodeInterpreter,
+) -> None:
     session = interpreter.session("a")
     await session.files.upload(b"1", name="data.csv")
     await session.run_code("import os, threading\nthreading.Timer(0.5, os._exit, [1]).start()")
@@ -188,7 +190,7 @@ async def test_a_runaway_print_is_stopped_and_bounded(interpreter: CodeInterpret
     assert len(execution.stdout) < 11_000
 
 
-async def test_a_tight_print_loop_does_not_trip_over_the_sending_thread() -> None:
+async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread() -> None:
     wide = SandboxLimits(stream_characters=100_000, runaway_bytes=200 << 20)
     async with CodeInterpreter(LocalSessionPool(preload=(), limits=wide)) as interpreter:
         for _ in range(3):
@@ -196,7 +198,7 @@ async def test_a_tight_print_loop_does_not_trip_over_the_sending_thread() -> Non
             assert execution.error is None
 
 
-async def test_one_huge_print_is_cut_not_fatal(interpreter: CodeInterpreter) -> None:
+async def test_one_huge_print_is_cut_but_not_fatal(interpreter: CodeInterpreter) -> None:
     execution = await interpreter.run_code("print('a' + 'x' * 15_000_000 + 'z')")
     assert execution.status == "succeeded"
     assert execution.stdout.startswith("ax")
@@ -204,7 +206,7 @@ async def test_one_huge_print_is_cut_not_fatal(interpreter: CodeInterpreter) -> 
     assert execution.dropped_characters > 14_000_000
 
 
-async def test_binary_noise_and_emoji_are_kept(interpreter: CodeInterpreter) -> None:
+async def test_control_characters_and_emoji_are_kept(interpreter: CodeInterpreter) -> None:
     execution = await interpreter.run_code(r"print('\U0001f40d \x00\x07\x1b[31m \ud800')")
     assert execution.stdout == "\U0001f40d \x00\x07\x1b[31m \\ud800\n"
 
@@ -229,7 +231,7 @@ async def test_a_cancelled_call_interrupts_the_code(interpreter: CodeInterpreter
         assert (await session.run_code("x")).text == "1"
 
 
-async def test_the_pool_refuses_more_sessions_than_it_may_have() -> None:
+async def test_the_pool_rejects_more_sessions_than_its_limit() -> None:
     async with CodeInterpreter(LocalSessionPool(max_sessions=1, ready_sessions=0)) as interpreter:
         await interpreter.session("a").run_code("1")
         with pytest.raises(PoolExhaustedError) as caught:
@@ -241,7 +243,7 @@ async def test_the_pool_refuses_more_sessions_than_it_may_have() -> None:
         assert (await interpreter.session("b").run_code("1 + 1")).text == "2"
 
 
-async def test_an_idle_session_ends_and_the_next_call_says_so() -> None:
+async def test_an_idle_session_ends_and_the_next_call_reports_it() -> None:
     pool = LocalSessionPool(cooldown=timedelta(seconds=0.5), ready_sessions=0)
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
@@ -257,7 +259,7 @@ async def test_an_idle_session_ends_and_the_next_call_says_so() -> None:
 async def test_a_host_with_thousands_of_descriptors_can_end_its_sessions() -> None:
     resource = pytest.importorskip("resource")
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2048:
-        pytest.skip("this host may not open so many")
+        pytest.skip("this host cannot open so many files")
     async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
         held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
         try:
@@ -269,14 +271,14 @@ async def test_a_host_with_thousands_of_descriptors_can_end_its_sessions() -> No
                 os.close(descriptor)
 
 
-async def test_the_tier_is_on_the_execution_and_on_the_pool() -> None:
+async def test_the_isolation_backend_is_named_by_the_execution_and_the_pool() -> None:
     pool = LocalSessionPool(isolation="process", ready_sessions=0)
     async with CodeInterpreter(pool) as interpreter:
         assert (await interpreter.run_code("1")).isolation == "process"
         assert "NONE" in pool.capabilities.isolation
 
 
-def test_an_unknown_interpreter_is_an_error_with_its_path(tmp_path: Path) -> None:
+def test_an_unknown_interpreter_raises_an_error_with_its_path(tmp_path: Path) -> None:
     async def run() -> None:
         pool = LocalSessionPool(python=tmp_path / "missing", ready_sessions=0)
         async with CodeInterpreter(pool) as interpreter:
@@ -321,13 +323,13 @@ def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -
     if ending == "kill":
         assert app.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 10
-    while left_behind(tmp_path) and time.monotonic() < deadline:
+    while list_leftovers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert left_behind(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
-def left_behind(folder: Path) -> list[str]:
-    """Processes that name the folder or its mark, and what lies in it."""
+def list_leftovers(folder: Path) -> list[str]:
+    """List processes whose command names the folder or its mark, and entries of the folder."""
     mark = folder.name.encode()
     found = [str(path) for path in folder.iterdir()]
     for entry in Path("/proc").iterdir():
@@ -342,19 +344,19 @@ def left_behind(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_an_ended_session_leaves_no_descriptor_socket_or_task_behind() -> None:
-    async def tasks() -> int:
+async def test_an_ended_session_leaves_no_descriptor_socket_or_task() -> None:
+    async def count_tasks() -> int:
         return len(asyncio.all_tasks())
 
     async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
-        seen = []
+        counts = []
         for number in range(4):
             session = interpreter.session(f"user-{number}")
             await session.run_code("1")
             await session.delete()
-            seen.append((descriptors(), await event_loop.dispatch(tasks)))
-    assert seen[1:] == [seen[1]] * 3
+            counts.append((count_descriptors(), await event_loop.dispatch(count_tasks)))
+    assert counts[1:] == [counts[1]] * 3
 
 
-def descriptors() -> int:
+def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,4 +1,4 @@
-"""Tables and charts as data, made by real libraries in real kernels, on both kinds of pools."""
+"""Tests of the data of tables and charts, with real libraries, kernels and both kinds of pools."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[CodeInterpreter]:
-    made = CodeInterpreter(LocalSessionPool(preload=()))
-    yield made
-    asyncio.run(made.aclose())
+    opened = CodeInterpreter(LocalSessionPool(preload=()))
+    yield opened
+    asyncio.run(opened.aclose())
 
 
 @pytest.fixture
 async def by_text() -> AsyncIterator[CodeInterpreter]:
-    """A pool that answers in text only."""
+    """An interpreter on a pool that answers in text only."""
     async with emulated(LocalSessionPool(preload=()), kind="platform") as pool:
         interpreter = CodeInterpreter(pool.client())
         yield interpreter
         await interpreter.aclose()
 
 
-async def _shown(interpreter: CodeInterpreter, code: str) -> Result:
+async def _display(interpreter: CodeInterpreter, code: str) -> Result:
     execution = await interpreter.session("structured").run_code(code)
     assert execution.error is None, execution.error
     (result,) = execution.results
     return result
 
 
-async def _table(interpreter: CodeInterpreter, code: str) -> Table:
-    table = (await _shown(interpreter, code)).table
+async def _display_table(interpreter: CodeInterpreter, code: str) -> Table:
+    table = (await _display(interpreter, code)).table
     assert table is not None
     return table
 
@@ -60,32 +60,36 @@ plt.show()
 """
 
 
-def test_both_sides_name_the_forms_alike() -> None:
+def test_both_sides_use_the_same_mime_types() -> None:
     assert (tables.TABLE, charts.CHART) == (TABLE, CHART)
 
 
-async def test_a_frame_comes_with_its_first_rows_its_types_and_its_whole_shape(
+async def test_a_frame_arrives_with_its_first_rows_its_types_and_its_whole_shape(
     interpreter: CodeInterpreter, by_text: CodeInterpreter
 ) -> None:
     for pool in (interpreter, by_text):
-        table = await _table(pool, FRAME)
+        table = await _display_table(pool, FRAME)
         assert (table.row_count, table.column_count, len(table.rows)) == (1000, 3, 50)
         assert not table.is_whole
-        told = [(column.name, column.type) for column in table.columns]
-        wanted = [("index", "integer"), ("n", "integer"), ("x", "number"), ("t", "datetime")]
-        assert told == wanted
+        columns = [(column.name, column.type) for column in table.columns]
+        assert columns == [
+            ("index", "integer"),
+            ("n", "integer"),
+            ("x", "number"),
+            ("t", "datetime"),
+        ]
         assert [column.dtype for column in table.columns][1:3] == ["int64", "float64"]
         assert table.records()[1]["n"] == 1
         assert table.records()[1]["x"] is None
 
 
-async def test_a_figure_comes_with_what_it_plots(
+async def test_a_figure_arrives_with_the_data_it_plots(
     interpreter: CodeInterpreter, by_text: CodeInterpreter
 ) -> None:
     for pool in (interpreter, by_text):
-        shown = await _shown(pool, PLOT)
-        assert shown.png is not None
-        left, right = shown.charts
+        result = await _display(pool, PLOT)
+        assert result.png is not None
+        left, right = result.charts
         assert (left.title, left.x_label, left.y_label) == ("Lines", "time", "value")
         line, points = left.series
         assert (line.kind, line.label, line.x, line.y) == ("line", "up", (1, 2, 3), (4, 5, 6))
@@ -134,7 +138,7 @@ async def test_a_figure_comes_with_what_it_plots(
 async def test_frames_of_all_kinds(
     interpreter: CodeInterpreter, code: str, names: list[str], first: tuple[object, ...]
 ) -> None:
-    table = await _table(interpreter, f"import pandas as pd\n{code}")
+    table = await _display_table(interpreter, f"import pandas as pd\n{code}")
     assert [column.name for column in table.columns] == names
     assert table.rows[0] == first
 
@@ -146,10 +150,10 @@ async def test_a_frame_of_polars(interpreter: CodeInterpreter) -> None:
         "pl.DataFrame({'n': range(60), 'x': [float('nan')] * 60, "
         "'day': [dt.date(2026, 1, 2)] * 60, 'l': [[1]] * 60})"
     )
-    table = await _table(interpreter, code)
+    table = await _display_table(interpreter, code)
     assert (table.row_count, table.column_count, len(table.rows)) == (60, 4, 50)
-    told = [(column.name, column.type, column.dtype) for column in table.columns]
-    assert told[:3] == [
+    columns = [(column.name, column.type, column.dtype) for column in table.columns]
+    assert columns[:3] == [
         ("n", "integer", "Int64"),
         ("x", "number", "Float64"),
         ("day", "date", "Date"),
@@ -157,16 +161,16 @@ async def test_a_frame_of_polars(interpreter: CodeInterpreter) -> None:
     assert table.rows[0] == (0, None, "2026-01-02", [1])
 
 
-async def test_a_wide_or_heavy_frame_is_cut_and_says_so(interpreter: CodeInterpreter) -> None:
-    wide = await _table(interpreter, "import pandas as pd\npd.DataFrame([range(500)])")
+async def test_a_wide_or_large_frame_is_cut_and_marked(interpreter: CodeInterpreter) -> None:
+    wide = await _display_table(interpreter, "import pandas as pd\npd.DataFrame([range(500)])")
     assert (wide.column_count, len(wide.columns)) == (500, 101)
-    heavy = await _table(
+    heavy = await _display_table(
         interpreter, "import pandas as pd\npd.DataFrame({'t': ['x' * 20_000] * 50})"
     )
     assert (heavy.row_count, len(heavy.rows)) == (50, 25)
     (_, cut) = heavy.rows[0]
     assert cut == "x" * 10_000 + "\N{HORIZONTAL ELLIPSIS}"
-    long = await _table(interpreter, "pd.Series([list(range(10**6))])")
+    long = await _display_table(interpreter, "pd.Series([list(range(10**6))])")
     assert long.rows[0][1] == [*range(1000), "\N{HORIZONTAL ELLIPSIS}"]
     dense = "pd.DataFrame({'t': [[['x' * 9000] * 100]]})"
     execution = await interpreter.session("structured").run_code(dense)
@@ -174,19 +178,19 @@ async def test_a_wide_or_heavy_frame_is_cut_and_says_so(interpreter: CodeInterpr
     assert "xxx" in (execution.results[0].text or "")
 
 
-async def test_tables_of_one_run_leave_room_for_what_it_shows(
+async def test_the_table_data_of_one_run_leaves_budget_for_what_it_displays(
     interpreter: CodeInterpreter, by_text: CodeInterpreter
 ) -> None:
-    shown = "display(pd.DataFrame({'t': ['x' * 5_000] * 50}))"
-    code = f"import pandas as pd\nfor _ in range(30): {shown}"
+    display = "display(pd.DataFrame({'t': ['x' * 5_000] * 50}))"
+    code = f"import pandas as pd\nfor _ in range(30): {display}"
     for pool in (interpreter, by_text):
-        for _ in range(2):  # each run has its own room
+        for _ in range(2):  # each run has its own budget
             execution = await pool.session("many").run_code(code)
-            told = [result.table is not None for result in execution.results]
-            assert (len(told), sum(told), told[0]) == (30, 17, True)
+            has_table = [result.table is not None for result in execution.results]
+            assert (len(has_table), sum(has_table), has_table[0]) == (30, 17, True)
 
 
-async def test_objects_that_are_no_tables_are_not_asked(interpreter: CodeInterpreter) -> None:
+async def test_objects_that_are_not_tables_are_not_touched(interpreter: CodeInterpreter) -> None:
     code = (
         "class Odd:\n"
         "    def __getattr__(self, name):\n"
@@ -198,19 +202,21 @@ async def test_objects_that_are_no_tables_are_not_asked(interpreter: CodeInterpr
     assert (execution.error, execution.stdout) == (None, "")
 
 
-async def test_options_of_pandas_switch_no_tables_off(interpreter: CodeInterpreter) -> None:
+async def test_pandas_options_do_not_disable_tables(interpreter: CodeInterpreter) -> None:
     name = "'display.html.table_schema'"
     code = f"import pandas as pd\npd.set_option({name}, True)\npd.reset_option({name})\n"
-    assert (await _table(interpreter, f"{code}pd.DataFrame({{'a': [1]}})")).row_count == 1
+    assert (await _display_table(interpreter, f"{code}pd.DataFrame({{'a': [1]}})")).row_count == 1
 
 
-async def test_the_type_of_objects_is_what_they_are_told_as(interpreter: CodeInterpreter) -> None:
+async def test_the_type_of_objects_is_that_of_their_json_values(
+    interpreter: CodeInterpreter,
+) -> None:
     code = "import pandas as pd\npd.DataFrame({'l': [[1]], 't': ['x'], 'c': pd.Categorical([1])})"
-    told = [column.type for column in (await _table(interpreter, code)).columns]
-    assert told == ["integer", "any", "string", "integer"]
+    types = [column.type for column in (await _display_table(interpreter, code)).columns]
+    assert types == ["integer", "any", "string", "integer"]
 
 
-async def test_a_frame_that_cannot_be_read_is_still_shown(interpreter: CodeInterpreter) -> None:
+async def test_a_frame_that_cannot_be_read_is_still_displayed(interpreter: CodeInterpreter) -> None:
     code = (
         "import pandas as pd\n"
         "class Odd(pd.DataFrame):\n"
@@ -272,29 +278,29 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
         ("plt.pie([1, 3], labels=['a', 'b'])", "pie", ("a", "b"), (0.25, 0.75)),
     ],
 )
-async def test_series_are_told_as_they_were_plotted(
+async def test_series_arrive_as_they_were_plotted(
     interpreter: CodeInterpreter, code: str, kind: str, x: object, y: object
 ) -> None:
     imports = "import matplotlib.pyplot as plt, numpy as np, pandas as pd\n"
-    (chart,) = (await _shown(interpreter, f"{imports}{code}\nplt.show()")).charts
+    (chart,) = (await _display(interpreter, f"{imports}{code}\nplt.show()")).charts
     (series,) = chart.series
     assert (series.kind, series.x, series.y) == (kind, x, y)
     assert series.is_whole
 
 
-async def test_what_was_projected_is_not_told(interpreter: CodeInterpreter) -> None:
+async def test_projected_values_are_not_reported(interpreter: CodeInterpreter) -> None:
     code = "import matplotlib.pyplot as plt\nplt.subplot(projection='3d').plot([1], [2], [3])\n"
-    shown = await _shown(interpreter, code + "plt.show()")
-    assert shown.png is not None
-    assert shown.charts == ()
+    result = await _display(interpreter, code + "plt.show()")
+    assert result.png is not None
+    assert result.charts == ()
 
 
 async def test_many_points_are_cut_and_counted(interpreter: CodeInterpreter) -> None:
     code = "import matplotlib.pyplot as plt\nplt.plot(range(5000)); plt.show()"
-    ((line,),) = [chart.series for chart in (await _shown(interpreter, code)).charts]
+    ((line,),) = [chart.series for chart in (await _display(interpreter, code)).charts]
     assert (len(line.x), line.point_count, line.is_whole) == (1000, 5000, False)
     many = "for at in range(40): plt.plot([value / 700 for value in range(1000)])\nplt.show()"
-    ((first, *others),) = [chart.series for chart in (await _shown(interpreter, many)).charts]
+    ((first, *others),) = [chart.series for chart in (await _display(interpreter, many)).charts]
     assert len(others) == 39
     assert (len(first.x), first.point_count) == (250, 1000)
 
@@ -311,12 +317,12 @@ async def test_many_points_are_cut_and_counted(interpreter: CodeInterpreter) -> 
         {"schema": {"fields": [{"name": "a"}] * 2_000}, "data": [{}] * 2_000},
     ],
 )
-def test_what_only_claims_to_be_a_table_is_none(claim: object) -> None:
+def test_an_invalid_table_is_read_as_none(claim: object) -> None:
     assert Result({TABLE: claim}).table is None
 
 
 @pytest.mark.parametrize(
     "claim", [3, {"axes": 3}, {"axes": [{}, 1]}, {"axes": [{"series": [{"x": [1], "y": []}]}]}]
 )
-def test_what_only_claims_to_be_a_chart_is_left_out(claim: object) -> None:
+def test_an_invalid_chart_is_skipped(claim: object) -> None:
     assert Result({CHART: claim}).charts == ()

@@ -1,6 +1,6 @@
-"""What matplotlib figures plot, as data beside their pictures; sent as source.
+"""Data of matplotlib figures, sent next to their images. Sent as source.
 
-The library is named, never imported: what code did not load costs nothing.
+Libraries are matched by name and never imported. So one that the code did not load costs nothing.
 """
 
 from __future__ import annotations
@@ -25,44 +25,49 @@ CHART = "application/vnd.cci-plugins.chart+json"
 
 
 def build_chart(figure: Any) -> Any:
-    """What a figure plots, in as many points as fit; None when that cannot be told."""
+    """Return the data of a figure in as many points as fit, or None if it has none."""
     points = MAX_POINTS
     try:
         while points >= MIN_POINTS:
-            axes = [build_axes(one, figure, points) for one in figure.axes[:MAX_AXES]]
-            found = {"library": "matplotlib", "axes": [one for one in axes if one["series"]]}
-            if len(json.dumps(found)) <= MAX_DATA_BYTES:
-                return found if found["axes"] else None
+            charts = [build_axes(axes, figure, points) for axes in figure.axes[:MAX_AXES]]
+            data = {"library": "matplotlib", "axes": [one for one in charts if one["series"]]}
+            if len(json.dumps(data)) <= MAX_DATA_BYTES:
+                return data if data["axes"] else None
             points //= 2
-    except Exception:  # noqa: BLE001 - the picture is still shown
+    except Exception:  # noqa: BLE001 - the image is still displayed
         return None
     return None
 
 
 def build_axes(axes: Any, figure: Any, points: int) -> dict[str, Any]:
-    """Titles and series of one pair of axes."""
-    above = figure._suptitle.get_text() if figure._suptitle is not None else ""  # noqa: SLF001
-    flat = axes.name != "3d"  # there, artists have what is projected, not what was plotted
-    found = (
-        [*collect_lines(axes), *collect_scatters(axes), *collect_bars(axes), *collect_pies(axes)]
-        if flat
-        else []
+    """Return the titles and series of one pair of axes."""
+    figure_title = figure._suptitle.get_text() if figure._suptitle is not None else ""  # noqa: SLF001
+    series = (
+        []
+        if axes.name == "3d"  # its artists hold projected values, not the plotted ones
+        else [
+            *collect_lines(axes),
+            *collect_scatters(axes),
+            *collect_bars(axes),
+            *collect_pies(axes),
+        ]
     )
     return {
-        "title": escape_surrogates(axes.get_title() or above),
+        "title": escape_surrogates(axes.get_title() or figure_title),
         "x_label": escape_surrogates(axes.get_xlabel()),
         "y_label": escape_surrogates(axes.get_ylabel()),
-        "series": [build_series(axes, one, points) for one in found if len(one[3])],  # no legend's
+        # artists without values only make a legend entry
+        "series": [build_series(axes, one, points) for one in series if len(one[3])],
     }
 
 
 def collect_lines(axes: Any) -> list[Any]:
-    """Lines of data; neither the caps of error bars nor what spans the axes."""
+    """Collect lines of data, without the caps of error bars and lines that span the axes."""
     caps = [
         cap
-        for one in axes.containers
-        if type(one).__name__ == "ErrorbarContainer"
-        for cap in one.lines[1]
+        for container in axes.containers
+        if type(container).__name__ == "ErrorbarContainer"
+        for cap in container.lines[1]
     ]
     return [
         ("line", line.get_label(), line.get_xdata(orig=True), line.get_ydata(orig=True))
@@ -72,7 +77,7 @@ def collect_lines(axes: Any) -> list[Any]:
 
 
 def collect_scatters(axes: Any) -> list[Any]:
-    """Points, as `scatter` draws them."""
+    """Collect the points that `scatter` draws."""
     return [
         ("scatter", one.get_label(), one.get_offsets()[:, 0], one.get_offsets()[:, 1])
         for one in axes.collections[:MAX_SERIES]
@@ -81,28 +86,28 @@ def collect_scatters(axes: Any) -> list[Any]:
 
 
 def collect_bars(axes: Any) -> list[Any]:
-    """Bars, by their categories where the axis names them."""
+    """Collect bars, with their categories if the axis names them."""
     return [
         build_bars(axes, one) for one in axes.containers[:MAX_SERIES] if hasattr(one, "patches")
     ]
 
 
 def build_bars(axes: Any, container: Any) -> Any:
-    """One series of bars."""
+    """Return one series of bars."""
     patches, label = container.patches, str(container.get_label() or "")
-    if label.startswith("_") and patches:  # a histogram's first bar has its label
+    if label.startswith("_") and patches:  # the label of a histogram is at its first bar
         label = patches[0].get_label()
     if getattr(container, "orientation", None) == "horizontal":
-        at = [patch.get_y() + patch.get_height() / 2 for patch in patches]
+        positions = [patch.get_y() + patch.get_height() / 2 for patch in patches]
         lengths = [patch.get_width() for patch in patches]
-        return "barh", label, label_bars(axes.yaxis, at), lengths
-    at = [patch.get_x() + patch.get_width() / 2 for patch in patches]
+        return "barh", label, label_bars(axes.yaxis, positions), lengths
+    positions = [patch.get_x() + patch.get_width() / 2 for patch in patches]
     lengths = [patch.get_height() for patch in patches]
-    return "bar", label, label_bars(axes.xaxis, at), lengths
+    return "bar", label, label_bars(axes.xaxis, positions), lengths
 
 
 def collect_pies(axes: Any) -> list[Any]:
-    """The parts of a pie, each between 0 and 1."""
+    """Collect the parts of a pie, each between 0 and 1."""
     wedges = [one for one in axes.patches if type(one).__name__ == "Wedge"]
     if not wedges:
         return []
@@ -111,25 +116,28 @@ def collect_pies(axes: Any) -> list[Any]:
 
 
 def read_tick_labels(axis: Any) -> dict[float, str]:
-    """The labels that were set on an axis, by their places; none if they are but numbers."""
+    """Return the text labels of an axis by position. Return nothing if all are numbers."""
     formatter = axis.get_major_formatter()
-    by_place = getattr(getattr(formatter, "func", None), "args", None)  # of set_ticklabels
-    if not by_place and type(formatter).__name__ != "FixedFormatter":
+    has_labels = getattr(getattr(formatter, "func", None), "args", None)  # of set_ticklabels
+    if not has_labels and type(formatter).__name__ != "FixedFormatter":
         return {}
-    places = axis.get_majorticklocs()
-    labels = [label.get_text() for label in axis.get_ticklabels()]
-    found = {round(float(at), 6): label for at, label in zip(places, labels) if label}  # noqa: B905
-    return {} if all(map(is_number, found.values())) else found
+    texts = [label.get_text() for label in axis.get_ticklabels()]
+    pairs = zip(axis.get_majorticklocs(), texts)  # noqa: B905 - same length
+    labels = {round(float(position), 6): text for position, text in pairs if text}
+    return {} if all(map(is_number, labels.values())) else labels
 
 
-def label_bars(axis: Any, at: list[Any]) -> list[Any]:
-    """Places of bars by labels that may stand beside them, as in groups: one for each bar."""
+def label_bars(axis: Any, positions: list[Any]) -> list[Any]:
+    """Return the tick labels if each bar has one, else the positions.
+
+    The position of a label is not compared, because grouped bars stand next to it.
+    """
     labels = list(read_tick_labels(axis).values())
-    return labels if len(labels) == len(at) else at
+    return labels if len(labels) == len(positions) else positions
 
 
 def is_number(text: str) -> bool:
-    """Whether a tick is just its place."""
+    """Return whether a tick label is a number."""
     try:
         float(text.replace("\N{MINUS SIGN}", "-"))
     except ValueError:
@@ -138,60 +146,60 @@ def is_number(text: str) -> bool:
 
 
 def find_converter(axis: Any) -> Callable[[float], Any] | None:
-    """How an axis of dates or categories reads its numbers; None for one of numbers."""
-    frequency = getattr(axis, "freq", None)  # pandas plots periods by their ordinals
+    """Return a function from an axis's numbers to its dates or categories, or None."""
+    frequency = getattr(axis, "freq", None)  # pandas plots the ordinals of periods
     if frequency is not None:
         period = sys.modules["pandas"].Period
-        return lambda at: str(period(ordinal=int(at), freq=frequency))
+        return lambda number: str(period(ordinal=int(number), freq=frequency))
     converter = axis.get_converter() if hasattr(axis, "get_converter") else axis.converter
     if type(converter).__name__ == "StrCategoryConverter":
-        names = {at: name for name, at in axis.units._mapping.items()}  # noqa: SLF001
-        return lambda at: names.get(round(at), at)
+        names = {number: name for name, number in axis.units._mapping.items()}  # noqa: SLF001
+        return lambda number: names.get(round(number), number)
     if "Date" in type(converter).__name__:
-        as_date = sys.modules["matplotlib.dates"].num2date
-        return lambda at: as_date(at).replace(tzinfo=None).isoformat()
+        to_date = sys.modules["matplotlib.dates"].num2date
+        return lambda number: to_date(number).replace(tzinfo=None).isoformat()
     return None
 
 
-def build_series(axes: Any, found: Any, points: int) -> dict[str, Any]:
-    """A series of a kind, with a label, x and y, cut to the points that are kept."""
-    kind, label, x, y = found
+def build_series(axes: Any, series: Any, points: int) -> dict[str, Any]:
+    """Return a series with its kind, label, x and y, cut to at most `points` points."""
+    kind, label, x, y = series
     label = escape_surrogates(str(label or ""))
-    along, across = (axes.yaxis, axes.xaxis) if kind == "barh" else (axes.xaxis, axes.yaxis)
+    x_axis, y_axis = (axes.yaxis, axes.xaxis) if kind == "barh" else (axes.xaxis, axes.yaxis)
     return {
         "kind": kind,
         "label": "" if label.startswith("_") else label,
-        "x": convert_values(along, x, points),
-        "y": convert_values(across, y, points),
+        "x": convert_values(x_axis, x, points),
+        "y": convert_values(y_axis, y, points),
         "size": len(y),
     }
 
 
-def convert_values(axis: Any, given: Any, points: int) -> list[Any]:
-    """The first values along an axis, as they were plotted."""
-    found = [to_json_value(value) for value in islice(iter(given), points)]
-    if not all(isinstance(value, (int, float)) for value in found):
-        return found
+def convert_values(axis: Any, plotted: Any, points: int) -> list[Any]:
+    """Return the first values along an axis as dates, categories or numbers."""
+    values = [to_json_value(value) for value in islice(iter(plotted), points)]
+    if not all(isinstance(value, (int, float)) for value in values):
+        return values
     convert = find_converter(axis)
     if convert is not None:
-        return [convert(value) for value in found]
+        return [convert(value) for value in values]
     labels = read_tick_labels(axis)
-    named = [labels.get(round(value, 6)) for value in found]
-    return named if all(named) else found
+    names = [labels.get(round(value, 6)) for value in values]
+    return names if all(names) else values
 
 
 def ignore_pop(*_: Any, **__: Any) -> None:
-    """Stand in for a formatter's `pop`: matplotlib's backend takes figures out of every one."""
+    """Replace a formatter's `pop`, by which matplotlib's backend unregisters figures."""
 
 
 def register_chart_formatter(shell: Any, budget: DisplayBudget) -> None:
-    """Make a kernel display figures as data too."""
+    """Make a kernel display the data of figures, too."""
     charts = add_formatter(shell, CHART, budget, pop=ignore_pop)
     charts.for_type_by_name("matplotlib.figure", "Figure", build_chart)
 
 
 def register_data_formatters(shell: Any) -> None:
-    """Make a kernel display tables and charts as data, within what a run may tell."""
+    """Make a kernel display the data of tables and charts, within the budget of a run."""
     budget = DisplayBudget()
     shell.events.register("pre_execute", budget.reset)
     register_table_formatter(shell, budget)

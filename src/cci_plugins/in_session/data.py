@@ -1,4 +1,4 @@
-"""Values as JSON has them, for tables and charts; sent as source, standard library only."""
+"""JSON values of tables and charts. Sent as source, standard library only."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from itertools import islice
 from typing import Any
 
 MAX_DATA_BYTES = 256 << 10  # of one table or chart
-MAX_RUN_DATA_BYTES = (
-    16 * MAX_DATA_BYTES
-)  # of all in one run: the rest of a run's bounds is for what the code shows
+MAX_RUN_DATA_BYTES = 16 * MAX_DATA_BYTES  # of one run: the rest is left for what the code displays
 MISSING_TYPES = ("MaskedConstant", "NAType", "NaTType")  # of numpy and pandas
 MAX_CHARACTERS, MAX_ITEMS = 10_000, 1_000  # of one value
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # integers of numpy
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # the range of numpy's integers
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def to_json_value(value: Any) -> Any:
-    """A value as JSON has it; text for what it has not."""
+    """Convert a value to one that JSON supports. Unsupported values become text."""
     value = to_python_value(value)
     if isinstance(value, dict):
         return {
@@ -32,7 +30,7 @@ def to_json_value(value: Any) -> Any:
 
 
 def to_python_value(value: Any) -> Any:
-    """Python's own value for one of numpy or pandas; as many items of an array as are kept."""
+    """Convert a value of numpy or pandas to Python's own. Keep `MAX_ITEMS + 1` array items."""
     if type(value).__name__ in MISSING_TYPES:
         return None
     if not hasattr(type(value), "dtype"):
@@ -40,17 +38,17 @@ def to_python_value(value: Any) -> Any:
     if value.shape:
         return list(value[: MAX_ITEMS + 1])
     kind = getattr(value.dtype, "kind", "")
-    if kind == "M":  # `item` would make numbers of nanoseconds
-        date, point, part = str(value).partition(".")
-        return None if date == "NaT" else (date + point + part.rstrip("0")).rstrip(".")
+    if kind == "M":  # `item` would return nanoseconds as a number
+        date, point, fraction = str(value).partition(".")
+        return None if date == "NaT" else (date + point + fraction.rstrip("0")).rstrip(".")
     return (value.astype("timedelta64[us]") if kind == "m" else value).item()
 
 
 def to_json_scalar(value: Any) -> Any:
-    """A single value as JSON has it."""
+    """Convert a single value to one that JSON supports."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, int):  # readers of JSON would round larger ones
+    if isinstance(value, int):  # JSON readers would round larger ones
         return value if MIN_INTEGER <= value <= MAX_INTEGER else str(value)
     if isinstance(value, str):
         return escape_surrogates(
@@ -60,7 +58,7 @@ def to_json_scalar(value: Any) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Dates, times and durations by ISO 8601; the rest as Python shows it."""
+    """Format dates, times and durations by ISO 8601, and other values by `str`."""
     if isinstance(value, (bytes, bytearray)):
         value = value[:MAX_CHARACTERS]
     if hasattr(value, "total_seconds"):
@@ -74,45 +72,46 @@ def format_value(value: Any) -> str:
 
 
 def escape_surrogates(value: str) -> str:
-    """Text that JSON can carry: a lone surrogate would lose all of a display."""
+    """Escape lone surrogates. JSON cannot encode them, so the whole display would be lost."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 class DisplayBudget:
-    """What one run may still tell as data, however often it displays."""
+    """The bytes of table and chart data that one run may still send."""
 
     def __init__(self) -> None:
         self.remaining_bytes = MAX_RUN_DATA_BYTES
 
     def reset(self) -> None:
-        """Have all of it again."""
+        """Restore the full budget for a new run."""
         self.remaining_bytes = MAX_RUN_DATA_BYTES
 
 
 def add_formatter(shell: Any, mime_type: str, budget: DisplayBudget, **attributes: Any) -> Any:
-    """A formatter by which a kernel displays objects as JSON in one more form.
+    """Add a formatter by which a kernel displays objects as JSON of one more MIME type.
 
-    Objects of other types than those it is told of are not asked. Nothing switches it off: pandas
-    has an option that disables whatever has the form of its tables.
+    The caller registers types with the returned formatter. Objects of other types are not
+    touched. The formatter has no `enabled` check, because a pandas option disables every
+    formatter of the MIME type of its tables.
 
     Args:
-        shell: IPython's.
-        form: Its MIME type.
-        room: What a run may tell.
-        more: Further attributes of the formatter.
+        shell: IPython's shell.
+        mime_type: The MIME type.
+        budget: The bytes that a run may still send.
+        attributes: Further attributes of the formatter.
     """
 
     def format_within_budget(formatter: Any, value: Any) -> Any:
         try:
-            found = formatter.lookup(value)(value) if budget.remaining_bytes else None
-        except Exception:  # noqa: BLE001 - it knows nothing of this type
+            data = formatter.lookup(value)(value) if budget.remaining_bytes else None
+        except Exception:  # noqa: BLE001 - the type is not registered
             return None
-        if found is not None:
-            budget.remaining_bytes = max(budget.remaining_bytes - len(json.dumps(found)), 0)
-        return found
+        if data is not None:
+            budget.remaining_bytes = max(budget.remaining_bytes - len(json.dumps(data)), 0)
+        return data
 
     formatters = shell.display_formatter.formatters
     base = type(formatters["application/json"])
     fields = {"format_type": mime_type, "__call__": format_within_budget, **attributes}
-    formatters[mime_type] = made = type("DataFormatter", (base,), fields)()
-    return made
+    formatters[mime_type] = formatter = type("DataFormatter", (base,), fields)()
+    return formatter

@@ -1,6 +1,7 @@
-"""What a kernel is told before it is handed out; sent as source, standard library only.
+"""Setup of a kernel of the embedded pool before its first run.
 
-It runs inside the fence in a namespace of its own, so the user's names stay theirs.
+It is sent as source and uses the standard library only. It runs in the sandbox in a namespace of
+its own, so that it adds no names to the user's.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ MAX_MESSAGE_CHARACTERS = 1 << 20
 
 
 def bound_messages(stream: Any, limit: int) -> None:
-    """Make a stream's class send at most `CHUNK` characters in one message, `limit` in one run.
+    """Bound the messages of a stream's class to `MAX_MESSAGE_CHARACTERS`, a run to `limit`.
 
-    Unbounded, one huge print becomes one huge message, which the host refuses, and an endless one
-    fills the session's memory faster than the host can read; a little more than the host's own
-    limit is enough for it to stop the run. Lone surrogates are escaped: Jupyter's JSON cannot
-    carry them and would drop the whole output.
+    Without it, one huge print becomes one huge message, which the host refuses. Endless output
+    fills the session's memory faster than the host can read it. The limit is above the host's
+    own, so that the host still notices the excess and stops the run. Lone surrogates are escaped,
+    because Jupyter's JSON cannot encode them and would drop the whole output.
+
+    Args:
+        stream: The kernel's standard output. Standard error has the same class.
+        limit: Largest number of characters to send in one run.
     """
-    kind = type(stream)
-    schedule_flush = kind._schedule_flush  # noqa: SLF001
+    stream_class = type(stream)
+    schedule_flush = stream_class._schedule_flush  # noqa: SLF001
     sent: dict[str, Any] = {"run": None, "characters": 0}
-    flush_buffers = kind._flush_buffers  # noqa: SLF001 - ipykernel has no public place for this
+    flush_buffers = stream_class._flush_buffers  # noqa: SLF001 - ipykernel has no public hook
 
     def flush_bounded(self: Any) -> Iterator[tuple[Any, str]]:
         for parent, text in flush_buffers(self):
@@ -43,17 +48,17 @@ def bound_messages(stream: Any, limit: int) -> None:
 
     def flush_early(self: Any) -> None:
         schedule_flush(self)
-        with self._buffer_lock:  # else the sending thread closes a buffer under our eyes
+        with self._buffer_lock:  # the sending thread could close a buffer meanwhile
             waiting = sum(buffer.tell() for buffer in self._buffers.values())
         if waiting > MAX_MESSAGE_CHARACTERS:
-            self.flush()  # waits: code that prints faster than it is sent fills its own memory
+            self.flush()  # it waits: else code that prints fast fills its own memory
 
-    kind._flush_buffers = flush_bounded  # noqa: SLF001
-    kind._schedule_flush = flush_early  # noqa: SLF001
+    stream_class._flush_buffers = flush_bounded  # noqa: SLF001
+    stream_class._schedule_flush = flush_early  # noqa: SLF001
 
 
 def refuse_input(*_: Any, **__: Any) -> str:
-    """Stand in for `input` and `getpass`: nobody is there to answer."""
+    """Replace `input` and `getpass`, because nobody can answer."""
     raise EOFError("input() is not available here: nobody can answer; put the value in the code")
 
 
@@ -61,19 +66,19 @@ def install(shell: Any, preload: list[str], limit: int, proxy_socket: str | None
     """Set up one kernel.
 
     Args:
-        shell: IPython's.
-        preload: Modules to import.
-        limit: Most characters that one run may put out.
-        way_out: The Unix socket of its proxy, where it has one.
+        shell: IPython's shell.
+        preload: Modules to import. A module that is not installed is skipped.
+        limit: Largest number of characters that one run may send.
+        proxy_socket: The Unix socket of the egress proxy, or None.
     """
     if proxy_socket is not None:
         start_proxy_relay(proxy_socket)
-        shell.cci_proxy_socket = proxy_socket  # for file transfers, which need no detour
+        shell.cci_proxy_socket = proxy_socket  # file transfers connect to it without the relay
     bound_messages(sys.stdout, limit)
-    shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 would keep all output in memory
+    shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
-    warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
-    warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
+    warnings.filterwarnings("ignore", "To exit: use")  # it is about a prompt that nobody sees
+    warnings.filterwarnings("ignore", "Output cache limit")  # IPython limits its own cache
     shell.run_line_magic("colors", "NoColor")
     register_data_formatters(shell)
     for name in preload:

@@ -1,7 +1,8 @@
-"""Where ordinary programs in a fenced session find their proxy; standard library only.
+"""A relay from a loopback port of the session to its egress proxy.
 
-The way out is a Unix socket, which no HTTP library asks for. So the kernel listens on the
-session's own loopback, carries bytes to that socket, and says so in the usual variables.
+The egress proxy is reached by a Unix socket, which no HTTP library supports. So the kernel
+listens on the session's own loopback interface and copies bytes to that socket. The usual
+variables (`HTTPS_PROXY` and others) name the port. Sent as source, standard library only.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy")
 
 
 def start_proxy_relay(path: str) -> None:
-    """Listen, and tell programs where.
+    """Start the relay and set the proxy variables for this process and its children.
 
     Args:
-        path: The Unix socket.
+        path: The Unix socket of the egress proxy.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
     for name in PROXY_VARIABLES:
         os.environ[name] = os.environ[name.upper()] = proxy
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost"  # the session's own servers
-    threading.Thread(target=_accept, args=(listener, path), daemon=True, name="outlet").start()
+    threading.Thread(target=_accept, args=(listener, path), daemon=True, name="proxy-relay").start()
 
 
 def _accept(listener: socket.socket, path: str) -> None:
@@ -48,7 +49,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     try:
         while count := source.recv_into(buffer):
             target.sendall(buffer[:count])
-    except OSError:  # one side is gone: whoever still sends must not wait for a reader
+    except OSError:  # one side has closed: the other must not wait for a reader
         ends, how = [source, target], socket.SHUT_RDWR
     else:
         ends, how = [target], socket.SHUT_WR

@@ -1,19 +1,22 @@
-"""What every pool teaches its sessions; sent as source, standard library only."""
+"""Bounded streams and file hashes, used by sessions of every pool and by the host.
+
+Sent as source, standard library only.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from typing import IO
 
-MAX_HASHED_FILE_BYTES = 16 << 20  # bytes of the largest file whose hash is told with a run
-MAX_HASHED_RUN_BYTES = 64 << 20  # bytes that are hashed for one run
+MAX_HASHED_FILE_BYTES = 16 << 20  # largest file that is hashed after a run
+MAX_HASHED_RUN_BYTES = 64 << 20  # of all files that are hashed after one run
 
 
 def select_files_to_hash(sizes: list[tuple[str, int]]) -> set[str]:
-    """Which files of a run are hashed: those that take no time that anybody would notice.
+    """Select the files of a run to hash: as many as take no noticeable time.
 
     Args:
-        sizes: Names and bytes.
+        sizes: Names and sizes in bytes.
     """
     remaining, chosen = MAX_HASHED_RUN_BYTES, set()
     for name, size in sizes:
@@ -24,12 +27,15 @@ def select_files_to_hash(sizes: list[tuple[str, int]]) -> set[str]:
 
 
 def compute_sha256(file: IO[bytes]) -> str:
-    """Hex digest of a file's first `MAX_HASHED_FILE_BYTES` bytes; it may grow while it is read."""
+    """Return the hex digest of a file's first `MAX_HASHED_FILE_BYTES` bytes.
+
+    The bound matters because the file may grow while it is read.
+    """
     return hashlib.sha256(file.read(MAX_HASHED_FILE_BYTES)).hexdigest()
 
 
 class StreamBuffer:
-    """The head of a stream and, once that is full, its latest part."""
+    """A bounded stream that keeps its head and, once that is full, its latest part."""
 
     def __init__(self, limit: int) -> None:
         self._head_remaining = limit * 3 // 4
@@ -39,7 +45,7 @@ class StreamBuffer:
         self.total = 0
 
     def add(self, text: str) -> None:
-        """Append a piece."""
+        """Append a chunk."""
         self.total += len(text)
         kept = text[: self._head_remaining]
         if kept:
@@ -54,7 +60,7 @@ class StreamBuffer:
         return self.total - sum(map(len, self._head)) - len(self._tail)
 
     def get_text(self) -> str:
-        """The whole stream, or head and tail with a line between that counts what is missing."""
+        """Return the stream. If it was too long, a line between head and tail counts the rest."""
         gap = (
             f"\n[... {self.dropped_characters:,} characters not kept ...]\n"
             if self.dropped_characters

@@ -1,4 +1,4 @@
-"""What a session pool must do. A new place to run code is one subclass of `SessionPool`."""
+"""The contract of a session pool: `SessionPool` and its `Capabilities`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ OutputHandler = Callable[[OutputEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a pool can do beyond running code; callers ask here, never by type.
+    """Abilities of a pool beyond running code. Read them instead of testing a pool's class.
+
+    Some pools know an ability only once they have reached their server. They replace this value
+    when they start or with the first call.
 
     Attributes:
         name: Short name for logs and traces: `local`, `platform`, ...
-        streams_output: `on_output` is called while the code runs.
+        streams_output: `on_output` is called while the code runs. `check_session_pool()` verifies
+            it. A pool where this is false may call `on_output` late or never.
         rich_results: Images, HTML and tables arrive as results.
-        lists_sessions: `list_sessions` tells every live session.
-        isolation: The fence around a session, in one line; empty when unknown.
-        outlives_app: Sessions go on when the pool object is closed, until someone ends them or
-            they were idle for long.
-        egress: Whether sessions reach hosts outside; None when only trying can tell.
+        lists_sessions: `list_sessions` returns every live session.
+        isolation: One line about the sandbox around a session. It is empty when unknown.
+        outlives_app: Sessions stay alive when the pool object is closed. They end when they are
+            deleted or were idle for long.
+        egress: True if sessions reach outside hosts. None if only an attempt can show it.
     """
 
     name: str = "pool"
@@ -39,11 +43,14 @@ class Capabilities:
 
 
 class SessionPool(ABC):
-    """Runs code in sessions named by an opaque identifier of 4 to 128 characters.
+    """A place that runs code in sessions. A new one is a subclass of this class.
 
-    A session is allocated by the first call that names it. Every method is called on one event
-    loop. Methods raise `PoolUnavailableError` when nothing was started, `PoolExhaustedError`
-    when no session is free, `AuthenticationError`, `ProtocolError`, and nothing foreign.
+    An opaque identifier of 4 to 128 characters names a session. The first call that names a
+    session allocates it. Every method is called on one event loop.
+
+    Methods raise `PoolUnavailableError` when nothing was started and `PoolExhaustedError` when
+    no session is free. They also raise `AuthenticationError` and `ProtocolError`, and no
+    exception of another library. `cci_plugins.testing.check_session_pool()` tests the contract.
     """
 
     capabilities: Capabilities = Capabilities()
@@ -58,27 +65,32 @@ class SessionPool(ABC):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
-        """Run code in a session, starting the session if need be; one run at a time in each.
+        """Run code in a session. A session runs one execution at a time.
 
-        A failure of the code, its time-out and the death of its kernel are told on the
-        `Execution`. Cancelling the call interrupts the code.
+        The returned `Execution` reports a failure of the code, its time-out and the death of its
+        kernel. Cancelling the call interrupts the code.
 
         Args:
-            session_id: The session.
+            session_id: The session. It is started if it does not exist.
             code: Python source of any length.
-            timeout: Longest run; then the code is interrupted, or else killed.
-            on_output: Told each piece of output, when the pool streams.
-            instance: `Execution.instance` of an earlier run, when the code needs what that run
-                left behind.
+            timeout: Longest run. The code is then interrupted, and killed if it does not stop.
+            on_output: Called with each chunk of output if the pool streams.
+            instance: `Execution.instance` of an earlier run. Give it when the code needs the
+                variables or files of that run.
 
         Raises:
-            SessionLostError: `retryable`: the session is not that instance any more, so the code
-                did not run.
+            SessionLostError: The session is no longer that instance, so the code did not run.
+                The error is `retryable`.
         """
 
     @abstractmethod
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
-        """Write a file into a session, whole or not at all, replacing one of that name.
+        """Write a whole file into a session, or nothing. Replace a file of the same name.
+
+        Args:
+            session_id: The session.
+            name: Path of the file, relative to the session's folder.
+            content: The bytes, in chunks of any size.
 
         Raises:
             UnsafeNameError: The name would leave the session's folder.
@@ -87,11 +99,11 @@ class SessionPool(ABC):
 
     @abstractmethod
     def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
-        """Read a file out of a session, in pieces.
+        """Read a file from a session in chunks.
 
         Raises:
             UnsafeNameError: The name would leave the session's folder.
-            SessionFileNotFoundError: There is no such regular file.
+            SessionFileNotFoundError: The session has no such regular file.
         """
 
     @abstractmethod
@@ -100,40 +112,42 @@ class SessionPool(ABC):
 
     @abstractmethod
     async def delete_file(self, session_id: str, name: str) -> None:
-        """Remove a file.
+        """Delete a file.
 
         Raises:
             UnsafeNameError: The name would leave the session's folder.
-            SessionFileNotFoundError: There is no such regular file.
+            SessionFileNotFoundError: The session has no such regular file.
         """
 
     @abstractmethod
     async def delete_session(self, session_id: str) -> None:
-        """End a session; one that is gone already is no error."""
+        """End a session. A session that does not exist is not an error."""
 
     @property
     def known_packages(self) -> tuple[str, ...]:
-        """Packages of the data analyst's that sessions surely have; no session is asked."""
+        """Preinstalled packages that sessions certainly have, found without asking a session."""
         return ()
 
     async def has_files_api(self, session_id: str) -> bool:
-        """Whether files move beside the session; else its own code moves them, in pieces.
+        """Return whether files move outside the session's code.
+
+        Where they do not, the session's own code moves them in chunks.
 
         Args:
-            session_id: A session; it may be allocated to find out.
+            session_id: A session. The pool may allocate it to find out.
         """
         del session_id
         return True
 
     async def list_sessions(self) -> list[SessionInfo]:
-        """List live sessions; empty where `Capabilities.lists_sessions` is False."""
+        """List live sessions. The list is empty if `Capabilities.lists_sessions` is false."""
         return []
 
     async def start(self) -> None:  # noqa: B027 - most pools need nothing
-        """Get ready before the first call; optional, `execute` does it when needed."""
+        """Prepare the pool before the first call. Optional: `execute` does it when needed."""
 
     async def aclose(self) -> None:  # noqa: B027 - the same
-        """End what the pool holds; it may be called twice."""
+        """Release what the pool holds. A second call does nothing."""
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -261,9 +261,12 @@ class PlatformSessionPool(RemoteSessionPool):
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
-        self.capabilities = replace(self.capabilities, streams_output=returns_full_results)
-        python_tool, launch = find_python_tool(tools), find_launch_tool(tools)
-        return _Server(mcp, rest, python_tool, returns_full_results, *launch)
+        launcher, requires_launch = find_launch_tool(tools)
+        # Only a gateway requires its own ids, and the sessions behind it may not stream.
+        streams_output = returns_full_results and not requires_launch
+        self.capabilities = replace(self.capabilities, streams_output=streams_output)
+        python_tool = find_python_tool(tools)
+        return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)
 
 
 def _build_auth(key: str | None, resource: PoolResource | None) -> AuthProvider:

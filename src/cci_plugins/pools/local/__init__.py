@@ -1,1 +1,1 @@
-"""The embedded pool: Jupyter kernels as fenced child processes of this application."""
+"""The embedded pool: Jupyter kernels as sandboxed child processes of this application."""

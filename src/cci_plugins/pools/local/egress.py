@@ -1,4 +1,4 @@
-"""Which hosts a fenced session may reach."""
+"""Egress rules: the hosts that a sandboxed session may reach."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ WEB_PORTS = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
 
 Egress = Literal["none", "all"] | Sequence[str]
-"""Which hosts a session may reach: none, all public ones, or names such as `pypi.org`,
+"""Hosts that a session may reach: none, all public ones, or names such as `pypi.org`,
 `*.blob.core.windows.net` and `127.0.0.1:10000`."""
 
 
 @dataclass(frozen=True, slots=True)
 class EgressRule:
-    """One host that is let through.
+    """One allowed host.
 
     Attributes:
-        host: A name, an address, or `*.` and a name for all below it.
-        ports: Ports that may be asked for.
+        host: A name, an address, or `*.` and a name for all its subdomains.
+        ports: The allowed ports.
     """
 
     host: str
     ports: frozenset[int] = WEB_PORTS
 
     def matches(self, host: str, port: int) -> bool:
-        """Whether this rule speaks of a host and port."""
+        """Return whether this rule allows a host and port."""
         is_subdomain = self.host.startswith("*.") and host.endswith(self.host[1:])
         return port in self.ports and (host == self.host or is_subdomain or self.host == "*")
 
     @property
     def is_exact(self) -> bool:
-        """One host is meant, so that its address may be private."""
+        """True if the rule names one host. Only then may its address be private."""
         return not self.host.startswith("*")
 
 
 def parse_egress_rules(egress: Egress) -> tuple[EgressRule, ...]:
-    """The rules that a setting means.
+    """Return the rules of a setting.
 
     Raises:
-        ConfigurationError: A host cannot be read.
+        ConfigurationError: A host is invalid.
     """
     if isinstance(egress, str):
         if egress not in {"none", "all"}:
@@ -55,7 +55,7 @@ def parse_egress_rules(egress: Egress) -> tuple[EgressRule, ...]:
 
 
 def describe_egress(egress: Egress) -> str:
-    """The way out in words, to be put behind those of a fence; empty when there is none."""
+    """Return a suffix for the description of a sandbox. It is empty without egress."""
     if isinstance(egress, str):
         return "" if egress == "none" else f"; egress by proxy to {egress}"
     return f"; egress by proxy to {', '.join(egress)}" if egress else ""
@@ -70,15 +70,22 @@ def _parse_rule(text: str) -> EgressRule:
         host, port, is_plain = "", None, False
     if not is_plain or not host or "*" in host.removeprefix("*."):
         raise ConfigurationError(
-            f"{text!r} is no host that sessions could be let through to",
-            hint="name hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
+            f"{text!r} is not a valid egress host",
+            hint="use hosts such as pypi.org, *.blob.core.windows.net or 127.0.0.1:10000",
         )
     return EgressRule(host, WEB_PORTS if port is None else frozenset({port}))
 
 
 def is_address_allowed(address: str, *, private: bool) -> bool:
-    """Whether a session may be connected to an address at all; metadata services never."""
-    found = parse_address(address)
-    if found is None or is_metadata(found) or found.is_multicast or found.is_unspecified:
+    """Return whether a session may connect to an address.
+
+    Metadata services are never allowed.
+
+    Args:
+        address: An IP address.
+        private: Whether private addresses are allowed.
+    """
+    parsed = parse_address(address)
+    if parsed is None or is_metadata(parsed) or parsed.is_multicast or parsed.is_unspecified:
         return False
     return private or is_public(address)

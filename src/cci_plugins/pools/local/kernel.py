@@ -1,4 +1,34 @@
-"""One Jupyter kernel behind its fence: run a cell, stop it, know when it died."""
+"""One Jupyter kernel in its sandbox: `Kernel` runs code, interrupts it and notices its death.
+
+The kernel runs untrusted code. That code can read the key of the messages and replace the
+sockets. So no message is trusted, and no call waits for the kernel without a limit.
+
+States of a kernel: starting (`start` connects and runs the setup code), idle, running (`_request`
+is set), dead (the process exited, `kill_reason` is set if `kill` ended it), closed. `close`
+releases tasks, sockets, egress proxy and sandbox. A dead kernel must be closed, too.
+
+States of a run (`_ExecuteRequest`): sent, then complete. It is complete when its reply and the
+idle status have arrived, or when the process exited. Reply and status use two channels, so either
+may come first. ZeroMQ can drop the idle status in a flood of output, so after the reply it is
+awaited for `IDLE_SECONDS` only. A run that is late, prints too much or is cancelled is
+interrupted: first by a message, after a second by one SIGINT, then the kernel is killed.
+`INTERRUPT_SECONDS` bounds all of it, and `RunOutcome` names the end.
+
+Who may call: one event loop, which also owns the ZeroMQ context. Calls of `run` must not overlap
+(`LocalSession.run_lock`). `kill` may be called at any time, `close` when no call needs the kernel.
+
+Order of messages: the first run waits until any message has arrived on the output channel.
+ZeroMQ drops what a kernel publishes before the subscription has reached it.
+
+What must never happen:
+- Code runs twice. Only `KernelExitedError` means that the code did not start. A later exit is
+  `RunOutcome.DIED`, because the code may have started.
+- A run waits for a reply that cannot come. The exit of the process completes the request, and
+  `_watch_connection` kills a kernel whose connection ZeroMQ closed.
+- A message of an earlier run counts for this one: both handlers compare the request's id.
+- A forged message raises into the loop: unsigned and malformed messages are ignored.
+- A second interrupt follows at once. It would hit the kernel's own code, which never replies then.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +45,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 
-from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.in_session.source import DATA_FORMAT_MODULES, build_session_source
 from cci_plugins.pools.base import OutputHandler
@@ -30,29 +60,30 @@ if TYPE_CHECKING:
 _SETUP_MODULES = (*DATA_FORMAT_MODULES, "in_session/proxy_relay.py", "in_session/kernel_setup.py")
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
-INTERRUPT_SECONDS = 5.0  # a loaded machine takes its time to unwind
+INTERRUPT_SECONDS = 5.0  # a loaded machine needs time to unwind the code's stack
 IDLE_SECONDS = 1.0
-MAX_MESSAGE_BYTES = 48 << 20
+MAX_MESSAGE_BYTES = 48 * MIB
+EXITED_BETWEEN_CALLS = "its process ended between two calls"
 
 
-class KernelGoneError(Exception):
-    """The kernel could not be told: nothing of this run was started."""
+class KernelExitedError(Exception):
+    """The kernel exited before it received the request. The code did not start."""
 
 
 class RunOutcome(StrEnum):
-    """How a run ended, as the kernel's side saw it."""
+    """The end of a run as the host observed it."""
 
     FINISHED = "finished"
-    INTERRUPTED = "interrupted"  # by us, and the kernel lives
-    KILLED = "killed"  # it did not stop when interrupted
-    DIED = "died"  # by itself, or by the watchdog
+    INTERRUPTED = "interrupted"  # by the host, and the kernel lives
+    KILLED = "killed"  # by the host, because it did not stop when interrupted
+    DIED = "died"  # by itself, or killed for using more than its limits
 
 
 def make_context() -> zmq.asyncio.Context:
-    """A ZeroMQ context that neither trusts nor waits for its peers.
+    """Create a ZeroMQ context that neither trusts nor waits for its peers.
 
-    A session's code can replace its sockets: never reconnect by path, never block in a send,
-    and drop a peer that sends more than `MAX_MESSAGE_BYTES` at once.
+    A session's code can replace its sockets. So the context never reconnects by path and never
+    blocks in a send. It drops a peer that sends more than `MAX_MESSAGE_BYTES` in one message.
     """
     context = zmq.asyncio.Context()
     context.setsockopt(zmq.RECONNECT_IVL, -1)
@@ -63,7 +94,7 @@ def make_context() -> zmq.asyncio.Context:
 
 
 class _ExecuteRequest:
-    """One execute request under way: complete when its reply and its idle status are here."""
+    """An execute request in progress. It is complete with its reply and its idle status."""
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
@@ -88,7 +119,7 @@ class _ExecuteRequest:
             self.collector.error = parse_error(content)
         self._finish_if_complete()
         if not self.is_complete:
-            # The idle message can get lost in a flood of output; the reply cannot.
+            # The idle message can get lost in a flood of output. The reply cannot.
             asyncio.get_running_loop().call_later(IDLE_SECONDS, self.finish)
 
     def _finish_if_complete(self) -> None:
@@ -96,7 +127,7 @@ class _ExecuteRequest:
             self.finish()
 
     def finish(self) -> None:
-        """Nothing more is to come: the reply is here, or the kernel is gone."""
+        """Mark the request complete: no further message is expected."""
         self.is_complete = True
         self._wake_up()
 
@@ -105,7 +136,7 @@ class _ExecuteRequest:
             self.waiter.set_result(None)
 
     async def wait_done(self, timeout: float) -> bool:
-        """Wait until it is complete, has put out too much, or the time (seconds) is over."""
+        """Wait until the run is complete, has too much output, or `timeout` seconds passed."""
         if not self.is_complete:
             loop = asyncio.get_running_loop()
             self.waiter = loop.create_future()
@@ -118,11 +149,11 @@ class _ExecuteRequest:
 
 
 class Kernel:
-    """A running kernel; make it with `await Kernel.start(...)`.
+    """A running kernel. Create it with `await Kernel.start(...)`.
 
     Attributes:
-        sandbox: Its fence and folder.
-        death: Why it was ended by us, in words, or None.
+        sandbox: Its sandbox and folder.
+        kill_reason: Why the host killed it, as a clause, or None.
     """
 
     def __init__(
@@ -158,14 +189,14 @@ class Kernel:
         """Connect to a launched kernel, wait until it answers, and set it up.
 
         Args:
-            sandbox: Where it was launched.
-            context: For its sockets.
-            limits: What the session may use.
-            preload: Modules that it imports.
-            rules: Hosts that it may reach, where its fence has a way out.
+            sandbox: The sandbox in which it was launched.
+            context: The context of its sockets.
+            limits: Limits of the session.
+            preload: Modules to import.
+            rules: Hosts that it may reach, if its sandbox supports an egress proxy.
 
         Raises:
-            PoolUnavailableError: It did not answer in time; it has been ended.
+            PoolUnavailableError: It did not answer in time or its setup failed. It has been ended.
         """
         kernel = cls(sandbox, context, limits)
         source = build_session_source(*_SETUP_MODULES)
@@ -183,16 +214,19 @@ class Kernel:
             with anyio.CancelScope(shield=True):
                 await kernel.close()
             if isinstance(error, TimeoutError):
-                raise PoolUnavailableError("a kernel did not start in time") from None
+                raise PoolUnavailableError(
+                    f"the kernel did not answer within {START_SECONDS} s",
+                    hint="try again when this machine is less busy",
+                ) from None
             raise
         if outcome is not RunOutcome.FINISHED or collector.error is not None:
             await kernel.close()
             reason = collector.error or f"it {outcome.value}"
-            raise PoolUnavailableError(f"a kernel could not be set up: {reason}")
+            raise PoolUnavailableError(f"the setup of the kernel failed: {reason}")
         return kernel
 
     def _start_egress_proxy(self, rules: tuple[EgressRule, ...]) -> str | None:
-        """Serve the session's proxy; where it finds it, or None when it shall have none."""
+        """Start the session's proxy. Return its path in the session, or None without egress."""
         egress_socket_path = self.sandbox.egress_socket_path() if rules else None
         if egress_socket_path is None:
             return None
@@ -203,12 +237,12 @@ class Kernel:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the kernel's process runs."""
+        """True while the kernel's process runs."""
         return not self._exit_task.done()
 
     @property
     def exit_status(self) -> int | None:
-        """Exit status of the kernel's process, 128 + n for signal n; None while it runs."""
+        """Exit status of the kernel's process, 128 + n for signal n. None while it runs."""
         return (
             self._exit_task.result()
             if self._exit_task.done() and not self._exit_task.cancelled()
@@ -227,12 +261,12 @@ class Kernel:
 
         Args:
             code: The source.
-            timeout: Seconds until the code is interrupted, and a little later killed.
-            on_output: Told each piece of output.
-            silent: Count nothing and keep no history.
+            timeout: Seconds until the code is interrupted. It is killed if it does not stop.
+            on_output: Called with each chunk of output.
+            silent: Whether to skip IPython's counter and history.
 
         Raises:
-            KernelGoneError: Nothing was started.
+            KernelExitedError: The code did not start.
         """
         collector = Collector(self._limits, on_output)
         request = self._request = _ExecuteRequest(collector)
@@ -242,14 +276,14 @@ class Kernel:
             )
         except zmq.Again:
             self._request = None
-            await self.kill("its process ended between two calls")
-            raise KernelGoneError from None
+            await self.kill(EXITED_BETWEEN_CALLS)
+            raise KernelExitedError from None
         if not self.is_alive:
-            request.finish()  # it died before it could be told
+            request.finish()  # it exited before `_on_exit` could complete this request
         try:
             return await self._await_end(request, timeout), collector
         except asyncio.CancelledError:
-            if not silent:  # a kernel that is only being set up is ended, not interrupted
+            if not silent:  # `start` closes a kernel whose setup was cancelled
                 with anyio.CancelScope(shield=True):
                     await self._interrupt_or_kill(request)
             raise
@@ -269,7 +303,7 @@ class Kernel:
         await asyncio.gather(self._exit_task, *self._readers, return_exceptions=True)
 
     async def kill(self, reason: str) -> None:
-        """End the kernel for a reason that its next caller is told."""
+        """End the kernel's process. The next caller is given the first `reason`."""
         self.kill_reason = self.kill_reason or reason
         await self.sandbox.kill()
 
@@ -283,14 +317,13 @@ class Kernel:
         return await self._interrupt_or_kill(request)
 
     async def _interrupt_or_kill(self, request: _ExecuteRequest) -> RunOutcome:
-        """Interrupt, and kill what does not stop."""
-        with suppress(zmq.Again):  # it is ending already
+        """Interrupt the code. Kill the kernel if it does not stop."""
+        with suppress(zmq.Again):  # it is exiting already
             self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
         deadline = time.monotonic() + INTERRUPT_SECONDS
         await request.wait_done(INTERRUPT_AGAIN_SECONDS)
         if not request.is_complete and request.collector.error is None:
-            # not at once: a second interrupt would hit the kernel's own code, which then never
-            # answers
+            # not at once: see "What must never happen"
             self.sandbox.interrupt()
         while not request.is_complete and time.monotonic() < deadline:  # a runaway wakes it early
             await request.wait_done(deadline - time.monotonic())
@@ -300,23 +333,28 @@ class Kernel:
         return RunOutcome.KILLED
 
     async def _wait_subscribed(self) -> None:
-        """Wait until the kernel's output reaches us: what is published before that is lost."""
+        """Wait until output arrives. ZeroMQ drops what is published before the subscription."""
         subscribed = asyncio.Event()
         self._on_first_message = subscribed.set
         while not subscribed.is_set():
             if not self.is_alive:
-                raise PoolUnavailableError(f"a kernel ended at its start ({self.exit_status})")
+                raise PoolUnavailableError(
+                    f"the kernel exited with status {self.exit_status} while it started"
+                )
             self._client.kernel_info()
             with anyio.move_on_after(0.1):
                 await subscribed.wait()
         self._on_first_message = None
 
     async def _watch_connection(self) -> None:
-        """End a kernel that ZeroMQ dropped for the size of a message: no reply would ever come."""
+        """Kill a kernel that ZeroMQ dropped for a message that is too large.
+
+        Its reply would never arrive.
+        """
         await self._monitor.recv_multipart()
         await asyncio.wait((self._exit_task,), timeout=IDLE_SECONDS)
         if self.is_alive:
-            await self.kill(f"it put out more than {MAX_MESSAGE_BYTES >> 20} MiB at once")
+            await self.kill(f"it sent more than {MAX_MESSAGE_BYTES // MIB} MiB of output at once")
 
     async def _read(self, channel: Any, handle: Callable[[str, str, dict[str, Any]], None]) -> None:
         while True:
@@ -324,14 +362,14 @@ class Kernel:
             try:
                 message = self._parse_message(frames)
             except (ValueError, TypeError, LookupError):
-                continue  # forged or broken: the session's own code wrote it
+                continue  # forged or malformed: the session's own code wrote it
             if message is not None:
                 handle(*message)
 
     def _parse_message(self, frames: list[bytes]) -> tuple[str, str, dict[str, Any]] | None:
-        """Kind, request id and content of a message, or None when its signature is wrong.
+        """Return the kind, request id and content of a message. None if its signature is wrong.
 
-        As `Session.deserialize` does it, without parsing dates that nobody reads here.
+        This does what `Session.deserialize` does, without parsing dates that nobody reads.
         """
         session = self._client.session
         _, (signature, *parts) = session.feed_identities(frames)
@@ -355,4 +393,4 @@ class Kernel:
 
     def _on_exit(self, _: object) -> None:
         if self._request is not None:
-            self._request.finish()  # the reply will never come
+            self._request.finish()  # the reply cannot arrive any longer

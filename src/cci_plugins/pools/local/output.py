@@ -1,4 +1,4 @@
-"""What one run put out: collected from Jupyter's messages, bounded while it streams."""
+"""The output of one run, collected from Jupyter's messages and bounded while it streams."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _DISPLAYS = (_MAIN, "display_data", "update_display_data")
 
 
 class Collector:
-    """Turns the messages of one run into streams, results and an error.
+    """A collector that turns the messages of one run into streams, results and an error.
 
-    Everything that arrives is written by untrusted code: nothing is taken on faith.
+    Untrusted code writes the messages. So the type of every value is checked.
 
     Attributes:
-        error: The exception that ended the code, once told.
-        runaway: More came out than a run may put out.
+        error: The exception that ended the code, once reported.
+        dropped_results: Number of displayed results that exceeded the limit.
     """
 
     def __init__(self, limits: SandboxLimits, on_output: OutputHandler | None) -> None:
@@ -37,7 +37,7 @@ class Collector:
         self.error: ErrorInfo | None = None
 
     def handle_message(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Take one message of the run."""
+        """Add one message of the run."""
         if kind == "stream":
             self._add_stream(content)
         elif kind in _DISPLAYS:
@@ -47,7 +47,7 @@ class Collector:
 
     @property
     def is_runaway(self) -> bool:
-        """Whether more came out than a run may put out."""
+        """True if the run produced more output than its limit."""
         return sum(buffer.total for buffer in self._streams.values()) > self._limits.runaway_bytes
 
     @property
@@ -67,7 +67,7 @@ class Collector:
 
     @property
     def results(self) -> tuple[Result, ...]:
-        """What was displayed so far."""
+        """Results displayed so far."""
         return tuple(self._results)
 
     def _add_stream(self, content: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Collector:
         try:
             self._on_output(event)
         except Exception:  # noqa: BLE001 - the host's callback may raise anything
-            logger.exception("on_output failed; the run goes on without it")
+            logger.exception("on_output failed, so the run continues without it")
             self._on_output = None
 
 

@@ -1,4 +1,4 @@
-"""The embedded pool: sessions as fenced kernels on this machine."""
+"""The embedded pool: sessions as sandboxed kernels on this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ try:
     from .egress import Egress, describe_egress, parse_egress_rules
     from .isolation import choose
     from .isolation.base import Isolation, KernelSpec, Sandbox
-    from .kernel import Kernel, KernelGoneError, make_context
+    from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError, make_context
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -51,22 +51,31 @@ READ_BYTES = 256 * 1024
 
 
 class LocalSessionPool(SessionPool):
-    """Sessions as fenced child processes of this application; the embedded default.
+    """The default pool: sessions as sandboxed child processes of this application.
 
-    Every session is one Jupyter kernel behind the strongest fence that holds on this machine.
-    Nothing of it outlives the application. It shares this machine's kernel: a fence for code a
-    model wrote, not for hostile tenants, who belong in Azure's Hyper-V sessions.
+    Every session is one Jupyter kernel in the strongest sandbox that holds on this machine.
+    Nothing of it outlives the application. Sessions share this machine's operating system kernel.
+    That suits code that a model wrote. For hostile tenants use Azure's Hyper-V sessions.
 
     Args:
-        isolation: `auto`, or a fence by name; `process` is no fence and never chosen by `auto`.
-        python: Interpreter of the sessions, with ipykernel; this application's own when None.
-        max_sessions: Most sessions at once.
-        ready_sessions: Kernels kept warm with `preload` imported where installed.
-        cooldown: A session unused for so long is ended, as in Azure.
-        limits: What one session may use.
-        preload: Modules that warm kernels have imported.
-        egress: Hosts that sessions may reach, through a proxy of ours: `none`, `all` that are
-            public, or names. Private addresses only where one host is named.
+        isolation: `auto`, or an isolation backend by name. `process` does not isolate, and `auto`
+            never chooses it.
+        python: Interpreter of the sessions, with ipykernel. None uses this application's own.
+        max_sessions: Largest number of sessions at once.
+        ready_sessions: Number of kernels to keep warm.
+        cooldown: Time after which an unused session is ended, as in Azure.
+        limits: Limits of each session.
+        preload: Modules that warm kernels import if they are installed.
+        egress: Hosts that sessions may reach through an egress proxy: `none`, `all` public ones,
+            or names. A private address is reached only if a rule names that one host.
+
+    Example:
+        ```python
+        pool = LocalSessionPool(max_sessions=4, cooldown=timedelta(minutes=5))
+        async with CodeInterpreter(pool) as interpreter:
+            execution = await interpreter.run_code("6 * 7")
+            assert execution.text == "42"
+        ```
     """
 
     capabilities = Capabilities(name="local", streams_output=True, lists_sessions=True)
@@ -98,7 +107,7 @@ class LocalSessionPool(SessionPool):
         self._start_lock = anyio.Lock()
         self._launch_limiter = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._tasks: list[asyncio.Task[None]] = []
-        self._closed = False
+        self._is_closed = False
 
     @property
     @override
@@ -111,7 +120,7 @@ class LocalSessionPool(SessionPool):
             return
         async with self._start_lock:
             if self._isolation is None:
-                if self._closed:
+                if self._is_closed:
                     raise PoolUnavailableError("this pool is closed", retryable=False)
                 isolation = await choose(self._isolation_name, self._build_spec())
                 self.capabilities = replace(
@@ -142,7 +151,7 @@ class LocalSessionPool(SessionPool):
             try:
                 kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
-            except KernelGoneError:  # it did not start, so it may
+            except KernelExitedError:  # the code did not start, so it may be sent again
                 kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
         name = "" if self._isolation is None else self._isolation.name
@@ -187,7 +196,7 @@ class LocalSessionPool(SessionPool):
 
     @override
     async def aclose(self) -> None:
-        self._closed = True
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -201,7 +210,7 @@ class LocalSessionPool(SessionPool):
     @asynccontextmanager
     async def _use_session(self, session_id: str) -> AsyncIterator[LocalSession]:
         await self.start()
-        if self._closed:
+        if self._is_closed:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         session = self._sessions.get(session_id) or self._allocate(session_id)
         session.active_calls += 1
@@ -218,7 +227,7 @@ class LocalSessionPool(SessionPool):
             wait = oldest + self._cooldown.total_seconds() - time.monotonic()
             raise PoolExhaustedError(
                 f"all {self._max_sessions} sessions of the embedded pool are in use",
-                hint="delete a session that is done, or raise CCI_SESSIONS",
+                hint="delete a session that you no longer need, or raise CCI_SESSIONS",
                 retry_after=max(wait, 0.0),
             )
         session = LocalSession(session_id, self._loss_reasons.pop(session_id, None))
@@ -226,11 +235,14 @@ class LocalSessionPool(SessionPool):
         return session
 
     async def _ensure_kernel(self, session: LocalSession, instance: str | None = None) -> Kernel:
-        """The session's kernel; a new one when there is none or it died since the last call.
+        """Return the session's kernel. Start a new one if it is missing or has died.
 
         Args:
-            session: Whose kernel.
-            instance: The instance that it must still be.
+            session: The session.
+            instance: The instance that the session must still be, or None.
+
+        Raises:
+            SessionLostError: The session was deleted, or it is no longer that instance.
         """
         async with session.start_lock:
             if session.is_ended:
@@ -240,9 +252,7 @@ class LocalSessionPool(SessionPool):
                     raise _build_replaced_error(session)
                 return session.kernel
             if session.kernel is not None:
-                session.loss_reason = (
-                    session.kernel.kill_reason or "its process ended between two calls"
-                )
+                session.loss_reason = session.kernel.kill_reason or EXITED_BETWEEN_CALLS
                 await session.close_kernel()
             try:
                 session.attach_kernel(kernel := await self._warm_pool.allocate())
@@ -263,22 +273,26 @@ class LocalSessionPool(SessionPool):
             return await Kernel.start(sandbox, self._context, self._limits, preload, self._rules)
 
     def _check_egress(self, isolation: Isolation) -> bool:
-        """Whether sessions reach any host.
+        """Return whether sessions reach any host.
 
         Raises:
-            IsolationError: They should, but this fence is either shut or no fence at all.
+            IsolationError: The isolation backend cannot enforce the egress rules.
         """
         if isolation.name == "process" and (not self._rules or self._egress == "all"):
             return True
         if self._rules and isolation.name != "bwrap":
             raise IsolationError(
-                f"egress cannot be limited to hosts by the fence {isolation.name}",
+                f"the isolation backend {isolation.name} cannot limit egress to hosts",
                 hint="install bubblewrap, or unset CCI_EGRESS",
             )
         return bool(self._rules)
 
     async def _launch(self, isolation: Isolation) -> Sandbox:
-        """Put up a fence; one that is half up is finished and ended when we are cancelled."""
+        """Launch a sandbox.
+
+        A launch cannot be interrupted halfway. If this call is cancelled, the launch is finished
+        and then its sandbox is killed.
+        """
         launch = asyncio.ensure_future(isolation.launch(self._build_spec()))
         try:
             return await asyncio.shield(launch)
@@ -288,13 +302,13 @@ class LocalSessionPool(SessionPool):
                 await launch.result().kill()
             raise
         except OSError as error:
-            raise PoolUnavailableError(f"a kernel could not be started: {error}") from error
+            raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
     def _build_spec(self) -> KernelSpec:
         return KernelSpec(self._python, token_hex(32), self._limits)
 
     def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:
-        """Every kernel that a session holds, and whether it is in use now."""
+        """Yield every kernel that a session holds, and whether it is in use now."""
         for session in self._sessions.values():
             if session.kernel is not None:
                 yield session.kernel, session.active_calls > 0

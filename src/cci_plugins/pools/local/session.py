@@ -1,4 +1,8 @@
-"""One session of the embedded pool: its kernel, its files, and what became of them."""
+"""One session of the embedded pool: its kernel, its files and its losses.
+
+A session outlives its kernels. When a kernel dies, the pool attaches a new one with the next call.
+`loss_reason` then explains the missing state in the notes of the next execution, once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,8 @@ from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
 
-from .folder.session_folder import SessionFolder, Stat
+from .folder.session_folder import SessionFolder
+from .folder.writer import Stat
 from .kernel import Kernel, RunOutcome
 from .output import Collector
 
@@ -26,16 +31,18 @@ MAX_REPORTED_FILES = 2_000
 
 
 class LocalSession:
-    """What the pool keeps of one session.
+    """The pool's record of one session.
 
     Attributes:
         id: Its identifier.
-        kernel: Its kernel; None before the first call and after a death.
-        instance: Names the kernel; another one after a death.
-        loss: Why earlier state is gone, until a run has told it.
-        turn: One run at a time.
-        starting: One start of a kernel at a time.
-        ended: It was deleted; calls that still wait for it must not start it again.
+        kernel: Its kernel. None before the first call and after a death.
+        instance: Identifier of the kernel. A new kernel has a new one.
+        loss_reason: Why earlier state is lost, until an execution has reported it.
+        run_lock: Held by the one run in progress.
+        start_lock: Held while a kernel is checked or started.
+        is_ended: It was deleted. Calls that still wait for it must not start it again.
+        active_calls: Number of calls in progress. An idle session has none.
+        last_used: Time of the last use, from `time.monotonic`.
     """
 
     def __init__(self, session_id: str, loss_reason: str | None = None) -> None:
@@ -52,12 +59,12 @@ class LocalSession:
         self._known_files: dict[str, Stat] = {}
 
     def touch(self) -> None:
-        """Note a use: the cooldown starts again."""
+        """Record a use. The cooldown starts again."""
         self.last_used = time.monotonic()
         self._accessed = datetime.now(UTC)
 
     def attach_kernel(self, kernel: Kernel) -> None:
-        """Take a fresh kernel."""
+        """Attach a new kernel."""
         self.kernel = kernel
         self.instance = token_hex(8)
         self._known_files = {}
@@ -74,13 +81,17 @@ class LocalSession:
             await kernel.close()
 
     def build_info(self, cooldown: timedelta) -> SessionInfo:
-        """What the pool tells of this session."""
+        """Build the public information about this session."""
         return SessionInfo(self.id, self._created, self._accessed, self._accessed + cooldown)
 
     async def execute(
         self, kernel: Kernel, code: str, timeout: timedelta, on_output: OutputHandler | None
     ) -> Execution:
-        """Run code in the kernel; call it with `turn` held."""
+        """Run code in the kernel. The caller holds `run_lock`.
+
+        Raises:
+            KernelExitedError: The code did not start.
+        """
         loss_reason = self.loss_reason
         started = time.perf_counter()
         outcome, output = await kernel.run(
@@ -111,23 +122,23 @@ class LocalSession:
         )
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
-        """The regular files, by name."""
+        """List the regular files by name."""
         return [_build_file_info(name, entry) for name, entry in sorted(folder.scan().items())]
 
     def _find_changed_files(self, folder: SessionFolder) -> tuple[FileInfo, ...]:
-        """Files that are new or not as they were when last looked at."""
-        now = folder.scan(limit=MAX_REPORTED_FILES)
-        before, self._known_files = self._known_files, now
+        """Return the files that are new or changed since the last call."""
+        after = folder.scan(limit=MAX_REPORTED_FILES)
+        before, self._known_files = self._known_files, after
         return tuple(
             _build_file_info(name, entry)
-            for name, entry in sorted(now.items())
+            for name, entry in sorted(after.items())
             if before.get(name) != entry
         )
 
     async def upload(
         self, folder: SessionFolder, name: str, content: AsyncIterator[bytes]
     ) -> FileInfo:
-        """Write a file, whole or not at all."""
+        """Write a whole file, or nothing."""
         writer = await anyio.to_thread.run_sync(folder.create, name)
         try:
             async for chunk in content:
@@ -146,7 +157,7 @@ def _build_file_info(name: str, entry: Stat) -> FileInfo:
 
 
 def _add_hashes(folder: SessionFolder, files: tuple[FileInfo, ...]) -> tuple[FileInfo, ...]:
-    """The files with their hashes, as far as that takes no time."""
+    """Return the files, with hashes for those that are small enough."""
     chosen = select_files_to_hash([(file.name, file.size) for file in files])
     return tuple(
         replace(file, sha256=_hash_file(folder, file.name)) if file.name in chosen else file
@@ -158,7 +169,7 @@ def _hash_file(folder: SessionFolder, name: str) -> str | None:
     try:
         with os.fdopen(folder.open_read(name), "rb") as file:
             return compute_sha256(file)
-    except (FileTransferError, OSError):  # gone since, or no file any more
+    except (FileTransferError, OSError):  # deleted or replaced since
         return None
 
 
@@ -177,12 +188,12 @@ def _build_notes(loss_reason: str | None, output: Collector) -> list[str]:
 def _classify_outcome(
     outcome: RunOutcome, output: Collector, kernel: Kernel, timeout: timedelta
 ) -> tuple[ExecutionStatus, ErrorInfo | None]:
-    """How the run ended, in the words of `Execution`."""
+    """Return the status and error of `Execution` for the end of a run."""
     trace = output.error.traceback if output.error else ""
     if outcome is RunOutcome.FINISHED:
         return "failed" if output.error else "succeeded", output.error
     if outcome is RunOutcome.DIED:
-        reason = kernel.kill_reason or describe_exit(kernel.exit_status)
+        reason = kernel.kill_reason or _describe_exit(kernel.exit_status)
         message = f"the session ended while the code ran: {reason}; variables and files are gone"
         return "died", ErrorInfo("SessionDied", message)
     stopped = (
@@ -191,14 +202,14 @@ def _classify_outcome(
         else "did not stop when interrupted, so the session was ended; variables and files are gone"
     )
     if output.is_runaway:
-        message = f"the code put out too much and {stopped}"
+        message = f"the code produced too much output and {stopped}"
         return "failed", ErrorInfo("OutputLimitExceeded", message, trace)
     message = f"the code ran longer than {timeout.total_seconds():g} s and {stopped}"
     return "timed_out", ErrorInfo("TimeoutError", message, trace)
 
 
-def describe_exit(status: int | None) -> str:
-    """Why a kernel's process ended, from its exit status (128 + n for signal n)."""
+def _describe_exit(status: int | None) -> str:
+    """Describe why a kernel's process ended by its exit status (128 + n for signal n)."""
     if status is None:
         return "its process ended"
     number = status - 128 if status > 128 else -status  # noqa: PLR2004 - the shell's convention

@@ -1,4 +1,4 @@
-"""Kernels kept warm, so that a new session answers at once."""
+"""The warm pool: kernels started in advance, so that a new session answers at once."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from .kernel import Kernel
 
 
 class WarmPool:
-    """Keeps `size` started kernels and replaces each one that is taken.
+    """A queue of `size` started kernels. Each allocated kernel is replaced in the background.
 
     Args:
-        size: How many to keep warm; 0 keeps none.
-        start: Starts one kernel; `warm=True` asks for one with libraries imported.
+        size: Number of kernels to keep warm. 0 keeps none.
+        start: Starts one kernel. `warm=True` asks for one with libraries imported.
     """
 
     def __init__(self, size: int, start: Callable[..., Awaitable[Kernel]]) -> None:
         self._size = size
         self._start = start
         self._tasks: deque[asyncio.Task[Kernel]] = deque()
-        self._closed = False
+        self._is_closed = False
 
     def fill(self) -> None:
-        """Start what is missing, in the background."""
-        while not self._closed and len(self._tasks) < self._size:
+        """Start the missing kernels in the background."""
+        while not self._is_closed and len(self._tasks) < self._size:
             self._tasks.append(asyncio.ensure_future(self._start(warm=True)))
 
     async def allocate(self) -> Kernel:
-        """A kernel for a new session: the warm one, or one started now."""
+        """Return a kernel for a new session: a warm one, or one started now."""
         while self._tasks:
             task = self._tasks.popleft()
             kernel = await self._await_kernel(task)
@@ -43,8 +43,8 @@ class WarmPool:
         return kernel
 
     async def close(self) -> None:
-        """End what is warm or warming."""
-        self._closed = True
+        """End every kernel that is warm or still starting."""
+        self._is_closed = True
         tasks, self._tasks = list(self._tasks), deque()
         for task in tasks:
             task.cancel()
@@ -56,10 +56,10 @@ class WarmPool:
         try:
             kernel = await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.done():  # our caller gave up: the kernel is still good for the next one
+            if not task.cancelled():  # only the caller was: the next one can use this kernel
                 self._tasks.appendleft(task)
             raise
-        except Exception as error:  # noqa: BLE001 - a fresh start tells the caller what is wrong
+        except Exception as error:  # noqa: BLE001 - a fresh start reports the reason to the caller
             logger.debug("a warm kernel did not start: %s", error)
             return None
         if kernel.is_alive:
@@ -67,11 +67,8 @@ class WarmPool:
         await kernel.close()
         return None
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     def list_ready_kernels(self) -> list[Kernel]:
-        """The kernels that are ready now."""
+        """List the kernels that have started. The benchmarks wait for them."""
         return [
             task.result()
             for task in self._tasks

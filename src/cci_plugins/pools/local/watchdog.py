@@ -1,4 +1,4 @@
-"""Keeps sessions within limits that no kernel feature holds for us: memory over all processes."""
+"""The watchdog over limits that the operating system does not enforce for a whole session."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from cci_plugins.errors import CodeInterpreterError
 from .kernel import Kernel
 
 BUSY_SECONDS = 0.2
-IDLE_ROUNDS = 25  # idle sessions are looked at every `BUSY_SECONDS * IDLE_ROUNDS`
+IDLE_ROUNDS = 25  # an idle session is measured every `BUSY_SECONDS * IDLE_ROUNDS`
 
 
 class Watchdog:
-    """Ends kernels whose session uses more memory or disk than its limits.
+    """A loop that kills kernels whose session uses more memory or disk than its limits.
+
+    The memory limit counts all processes of a session together. RLIMIT_AS bounds only one.
 
     Args:
-        limits: The bounds.
-        kernels: Gives each live kernel and whether it runs code now.
+        limits: The limits of each session.
+        iter_kernels: Yields each live kernel and whether its session is in use now.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Watchdog:
         self._iter_kernels = iter_kernels
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Check every kernel again and again until cancelled."""
         round_number = 0
         while True:
             await asyncio.sleep(BUSY_SECONDS)
@@ -47,7 +49,7 @@ class Watchdog:
         try:
             reason = await anyio.to_thread.run_sync(self._find_excess, kernel)
         except (OSError, CodeInterpreterError) as error:  # it ended meanwhile
-            logger.debug("a session could not be measured: %s", error)
+            logger.debug("cannot measure a session: %s", error)
             return
         if reason is not None:
             await kernel.kill(reason)
@@ -62,9 +64,9 @@ class Watchdog:
         disk, files = kernel.sandbox.folder.measure_usage()
         if disk > self._limits.disk_bytes:
             return (
-                f"its files took {disk // MIB:,} MiB, "
-                f"their limit is {self._limits.disk_bytes // MIB:,} MiB"
+                f"its files used {disk // MIB:,} MiB of disk, "
+                f"its limit is {self._limits.disk_bytes // MIB:,} MiB"
             )
         if files > self._limits.file_count:
-            return f"it made {files:,} files, their limit is {self._limits.file_count:,}"
+            return f"it created {files:,} files, its limit is {self._limits.file_count:,}"
         return None

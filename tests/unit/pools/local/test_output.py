@@ -1,4 +1,4 @@
-"""What one run puts out: bounded while it streams, nothing taken on faith."""
+"""Tests of the output of one run: it is bounded and every message is checked."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cci_plugins.pools.local.output import Collector
 LIMITS = SandboxLimits(stream_characters=100, result_bytes=50, runaway_bytes=1000)
 
 
-@given(pieces=st.lists(st.text(max_size=60), max_size=30), limit=st.integers(8, 200))
-def test_a_stream_keeps_head_and_tail_and_counts_the_rest(pieces: list[str], limit: int) -> None:
-    buffer, whole = StreamBuffer(limit), "".join(pieces)
-    for piece in pieces:
-        buffer.add(piece)
+@given(chunks=st.lists(st.text(max_size=60), max_size=30), limit=st.integers(8, 200))
+def test_a_stream_keeps_head_and_tail_and_counts_the_rest(chunks: list[str], limit: int) -> None:
+    buffer, whole = StreamBuffer(limit), "".join(chunks)
+    for chunk in chunks:
+        buffer.add(chunk)
     if len(whole) <= limit:
         assert buffer.get_text() == whole
         assert buffer.dropped_characters == 0
@@ -31,7 +31,7 @@ def test_a_stream_keeps_head_and_tail_and_counts_the_rest(pieces: list[str], lim
         assert buffer.dropped_characters == len(whole) - limit
 
 
-def test_more_than_a_run_may_put_out_is_runaway() -> None:
+def test_output_above_the_limit_is_runaway() -> None:
     collector = Collector(LIMITS, None)
     for _ in range(11):
         collector.handle_message("stream", {"name": "stdout", "text": "x" * 100})
@@ -39,7 +39,7 @@ def test_more_than_a_run_may_put_out_is_runaway() -> None:
     assert len(collector.stdout) < 200
 
 
-def test_results_beyond_the_limit_are_counted_not_kept() -> None:
+def test_results_above_the_limit_are_counted_but_not_kept() -> None:
     collector = Collector(LIMITS, None)
     for _ in range(3):
         collector.handle_message("display_data", {"data": {"text/plain": "x" * 30}})
@@ -58,20 +58,20 @@ def test_results_beyond_the_limit_are_counted_not_kept() -> None:
         ("unknown", {"data": {"text/plain": "x"}}),
     ],
 )
-def test_forged_messages_do_no_harm(kind: str, content: dict[str, Any]) -> None:
+def test_malformed_messages_are_ignored(kind: str, content: dict[str, Any]) -> None:
     collector = Collector(LIMITS, None)
     collector.handle_message(kind, content)
     assert (collector.stdout, collector.stderr, collector.results) == ("", "", ())
 
 
-def test_a_forged_error_is_read_as_text() -> None:
+def test_a_malformed_error_is_read_as_text() -> None:
     collector = Collector(LIMITS, None)
     collector.handle_message("error", {"ename": 1, "evalue": None, "traceback": [2, "line"]})
     assert collector.error is not None
     assert (collector.error.name, collector.error.traceback) == ("1", "line")
 
 
-def test_a_failing_listener_does_not_stop_the_run() -> None:
+def test_a_failing_output_handler_does_not_stop_the_run() -> None:
     calls: list[OutputEvent] = []
 
     def fail(event: OutputEvent) -> None:

@@ -1,1 +1,1 @@
-"""The folder of a session of the embedded pool."""
+"""The folder of an embedded session, as the host reads and writes it."""

@@ -1,4 +1,14 @@
-"""A session's files, reached by the host through descriptors that cannot leave the folder."""
+"""A session's folder, opened by the host through descriptors that cannot leave it.
+
+The session's code changes the folder while the host reads and writes it. So these rules hold:
+- A path is opened one component at a time, relative to a descriptor and with `O_NOFOLLOW`. A link
+  in any component is an error, however late it was put there.
+- Only regular files are opened, and with `O_NONBLOCK`. A FIFO would block the host otherwise.
+- A written file appears under its name whole or not at all. See `FolderWriter`.
+- Every walk is bounded in depth and number, because a session can create endless folders.
+- `close` may be called while another thread works here. `_duplicate` copies a descriptor under the
+  lock, so that no method uses a number that the system has given to another file meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +32,6 @@ from .writer import (
     translate_errors,
 )
 
-__all__ = ["CHUNK_BYTES", "MAX_DEPTH", "TEMPORARY_PREFIX", "FolderWriter", "SessionFolder", "Stat"]
-
 CHUNK_BYTES = 1024**2
 MAX_DEPTH = 32
 _DIRECTORY_FLAGS = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
@@ -31,10 +39,9 @@ _NON_BLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 class SessionFolder:
-    """Regular files below one directory that untrusted code writes to at the same time.
+    """Regular files below one directory that untrusted code changes at the same time.
 
-    Every step opens one component without following links; only regular files are opened, and
-    never in a way that waits. All methods are synchronous.
+    All methods are synchronous. Call them in a worker thread.
     """
 
     def __init__(
@@ -46,14 +53,15 @@ class SessionFolder:
         scratch: tuple[int, ...] = (),
         has_own_filesystems: bool = False,
     ) -> None:
-        """Take over a directory.
+        """Create the folder from open descriptors, which `close` closes.
 
         Args:
-            root: Its descriptor; `close` closes it.
-            owner: User and group id for what is created here, when not our own.
-            capacity: Bytes one file may have; None where the file system sets the bound.
-            scratch: Descriptors of the session's other folders, counted by `usage`, closed too.
-            whole_mounts: Each of them is a file system of its own, so `usage` need not walk.
+            root: Descriptor of the directory.
+            owner: User and group id of created files. None keeps those of this process.
+            capacity: Largest file in bytes. None leaves the limit to the file system.
+            scratch: Descriptors of the session's other directories, for `measure_usage`.
+            has_own_filesystems: True if each directory is a file system of its own. Then
+                `measure_usage` need not walk.
         """
         self._root, self._owner, self._capacity = root, owner, capacity
         self._descriptors = (root, *scratch)
@@ -62,11 +70,11 @@ class SessionFolder:
         self._lock = threading.Lock()
 
     def open_read(self, name: str) -> int:
-        """Open a regular file; the caller closes the descriptor.
+        """Open a regular file. The caller closes the descriptor.
 
         Raises:
             UnsafeNameError: The name would leave the folder.
-            SessionFileNotFoundError: There is no such regular file.
+            SessionFileNotFoundError: The folder has no such regular file.
         """
         folder, part = self._open_parent(name)
         try:
@@ -80,19 +88,19 @@ class SessionFolder:
         return file
 
     def read(self, name: str, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-        """Read a regular file in pieces; it is opened before the first piece is asked for.
+        """Read a regular file in chunks. It is opened at once, before the first chunk is read.
 
         Raises:
             UnsafeNameError: The name would leave the folder.
-            SessionFileNotFoundError: There is no such regular file.
+            SessionFileNotFoundError: The folder has no such regular file.
         """
         return _iter_chunks(os.fdopen(self.open_read(name), "rb", buffering=0), chunk_bytes)
 
     def stat(self, name: str) -> Stat:
-        """Size and times of a regular file.
+        """Return the size and times of a regular file.
 
         Raises:
-            SessionFileNotFoundError: There is no such regular file.
+            SessionFileNotFoundError: The folder has no such regular file.
         """
         file = self.open_read(name)
         try:
@@ -101,17 +109,17 @@ class SessionFolder:
             os.close(file)
 
     def create(self, name: str) -> FolderWriter:
-        """Start writing a file, making the folders above it.
+        """Start writing a file. Create the folders above it.
 
         Raises:
             UnsafeNameError: The name would leave the folder.
-            FileTransferError: The file cannot be made there.
+            FileTransferError: The file cannot be created there.
         """
         folder, part = self._open_parent(name, create=True)
         return FolderWriter(folder, part, name, capacity=self._capacity, owner=self._owner)
 
     def write(self, name: str, data: bytes) -> Stat:
-        """Write a whole file at once, replacing one of that name."""
+        """Write a whole file at once. Replace a file of the same name."""
         writer = self.create(name)
         try:
             writer.write(data)
@@ -120,11 +128,11 @@ class SessionFolder:
             writer.abort()
 
     def remove(self, name: str) -> None:
-        """Remove a file (or a link, never what it points to).
+        """Delete a file, or a link but never its target.
 
         Raises:
             UnsafeNameError: The name would leave the folder.
-            SessionFileNotFoundError: There is no such file.
+            SessionFileNotFoundError: The folder has no such file.
         """
         folder, part = self._open_parent(name)
         try:
@@ -134,21 +142,21 @@ class SessionFolder:
             os.close(folder)
 
     def scan(self, limit: int = 1000) -> dict[str, Stat]:
-        """Regular files by name, at most `limit` of them, to a depth of `MAX_DEPTH` folders."""
-        found: dict[str, Stat] = {}
+        """Return at most `limit` regular files by name, at most `MAX_DEPTH` folders deep."""
+        files: dict[str, Stat] = {}
         for name, status in self._walk(self._root):
             if status is not None and stat.S_ISREG(status.st_mode):
-                if len(found) >= limit:
+                if len(files) >= limit:
                     break
-                found[name] = Stat.from_stat(status)
-        return dict(sorted(found.items()))
+                files[name] = Stat.from_stat(status)
+        return dict(sorted(files.items()))
 
     def measure_usage(self, limit: int = 100_000) -> tuple[int, int]:
-        """Bytes to hold against the limit of the disk, and the number of files everywhere.
+        """Return the bytes that count against the disk limit, and the number of all files.
 
-        Where each place is a file system of its own, scratch space has its own bound, and only
-        the folder's bytes are told; otherwise scratch space counts as well. What cannot be
-        counted (too many, too deep, unreadable) makes the number `limit + 1`.
+        If each directory is a file system of its own, scratch space has its own limit and only
+        the folder's bytes are returned. Otherwise scratch space counts as well. Entries that
+        cannot be counted (too many, too deep, unreadable) make the number `limit + 1`.
         """
         if self._has_own_filesystems:
             states = self._stat_filesystems()
@@ -165,7 +173,7 @@ class SessionFolder:
         return size, count
 
     def measure_bytes(self) -> int:
-        """Bytes of every file of the session, where each place is a file system of its own."""
+        """Return the bytes of all files if each directory is a file system of its own."""
         return sum(map(_compute_used_bytes, self._stat_filesystems()))
 
     def _stat_filesystems(self) -> list[os.statvfs_result]:
@@ -175,7 +183,7 @@ class SessionFolder:
             return [os.fstatvfs(descriptor) for descriptor in self._descriptors]
 
     def close(self) -> None:
-        """Close every descriptor; calling it twice is no error."""
+        """Close every descriptor. A second call does nothing."""
         with self._lock:
             descriptors = () if self._closed else self._descriptors
             self._closed = True
@@ -183,38 +191,38 @@ class SessionFolder:
                 os.close(descriptor)
 
     def _duplicate(self, descriptor: int) -> int:
-        """A copy of a descriptor, which stays right when `close` is called in between."""
+        """Return a copy of a descriptor, which stays valid if `close` is called meanwhile."""
         with self._lock:
             if self._closed:
                 raise _build_ended_error()
             return os.dup(descriptor)
 
     def _open_parent(self, name: str, *, create: bool = False) -> tuple[int, str]:
-        """The folder of a name, as a new descriptor, and the name's last part."""
-        *above, part = validate_name(name).split("/")
+        """Return a new descriptor of a name's parent folder, and the name's last part."""
+        *parents, part = validate_name(name).split("/")
         with translate_errors(name):
             folder = self._duplicate(self._root)
-            for step in above:
+            for parent in parents:
                 try:
-                    deeper = self._open_subfolder(folder, step, create=create)
+                    subfolder = self._open_subfolder(folder, parent, create=create)
                 finally:
                     os.close(folder)
-                folder = deeper
+                folder = subfolder
         return folder, part
 
-    def _open_subfolder(self, folder: int, step: str, *, create: bool) -> int:
+    def _open_subfolder(self, folder: int, name: str, *, create: bool) -> int:
         if create:
             try:
-                os.mkdir(step, 0o755, dir_fd=folder)
+                os.mkdir(name, 0o755, dir_fd=folder)
             except FileExistsError:
                 create = False
-        entered = os.open(step, _DIRECTORY_FLAGS, dir_fd=folder)
+        subfolder = os.open(name, _DIRECTORY_FLAGS, dir_fd=folder)
         if create and self._owner is not None:
-            os.fchown(entered, *self._owner)
-        return entered
+            os.fchown(subfolder, *self._owner)
+        return subfolder
 
     def _walk(self, root: int) -> Iterator[tuple[str, os.stat_result | None]]:
-        """Every entry below a folder; the status is None for a folder that cannot be entered."""
+        """Yield every entry below a folder. A folder that cannot be entered has the status None."""
         root = self._duplicate(root)
         try:
             waiting: list[tuple[str, ...]] = [()]
@@ -229,7 +237,7 @@ class SessionFolder:
 
 
 def _iter_entries(root: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """What one folder holds, our own temporary files aside."""
+    """Yield the entries of one folder except the temporary files of unfinished writes."""
     try:
         folder = _descend(root, parts)
     except OSError:
@@ -249,16 +257,13 @@ def _iter_entries(root: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.s
 def _descend(root: int, parts: tuple[str, ...]) -> int:
     if len(parts) > MAX_DEPTH:
         raise OSError(errno.ENAMETOOLONG, "too deep")
-    folder = os.dup(root)
-    if not parts:
-        os.close(folder)
-        return os.open(".", _DIRECTORY_FLAGS, dir_fd=root)
+    folder = os.open(".", _DIRECTORY_FLAGS, dir_fd=root)  # a copy would share its read position
     for part in parts:
         try:
-            deeper = os.open(part, _DIRECTORY_FLAGS, dir_fd=folder)
+            subfolder = os.open(part, _DIRECTORY_FLAGS, dir_fd=folder)
         finally:
             os.close(folder)
-        folder = deeper
+        folder = subfolder
     return folder
 
 

@@ -1,4 +1,4 @@
-"""One file on its way into a session's folder, and what can go wrong with it."""
+"""The writer of one file in a session's folder, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Self
 from cci_plugins.errors import FileTooLargeError, FileTransferError, SessionFileNotFoundError
 
 TEMPORARY_PREFIX = ".cci-part-"
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; there, folder_paths.py takes over
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none and uses `path_folder.py`
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What tells one version of a file from the next; times in nanoseconds."""
+    """Values that differ between two versions of a file. Times are in nanoseconds."""
 
     size: int
     mtime_ns: int
@@ -28,14 +28,14 @@ class Stat:
 
     @classmethod
     def from_stat(cls, status: os.stat_result) -> Self:
-        """Take it from `os.stat`."""
+        """Build the value from the result of `os.stat`."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 class FolderWriter:
-    """A file on its way into a folder: seen whole after `commit`, or never.
+    """A file that is being written. It gets its name, and its whole content, with `commit`.
 
-    Used as a context manager it commits, or aborts when the block raised.
+    As a context manager it commits at the end of the block, or aborts if the block raised.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class FolderWriter:
         capacity: int | None,
         owner: tuple[int, int] | None,
     ) -> None:
-        """Open a temporary file beside the target.
+        """Open a temporary file next to the target.
 
         Args:
-            folder: Descriptor of the target's own folder; the writer closes it.
-            part: The target's last part.
+            folder: Descriptor of the target's parent folder. The writer closes it.
+            part: Last part of the target's name.
             name: The whole name, for messages.
-            capacity: Bytes the file may have.
-            owner: User and group id of the file, when not our own.
+            capacity: Largest size of the file in bytes, or None.
+            owner: User and group id of the file. None keeps those of this process.
         """
         self._folder, self._part, self._name, self._capacity = folder, part, name, capacity
         self._temporary_name = TEMPORARY_PREFIX + secrets.token_hex(8)
@@ -71,15 +71,15 @@ class FolderWriter:
         self._is_open = True
 
     def write(self, data: bytes) -> None:
-        """Add bytes.
+        """Append bytes.
 
         Raises:
-            FileTooLargeError: The folder is full, or the file would be larger than it may be.
+            FileTooLargeError: The disk is full, or the file would exceed its capacity.
         """
         self.size += len(data)
         if self._capacity is not None and self.size > self._capacity:
             raise FileTooLargeError(
-                f"{self._name!r} is larger than a session's folder may hold",
+                f"{self._name!r} is larger than {self._capacity:,} bytes, the limit of the session",
                 size=self.size,
                 limit=self._capacity,
             )
@@ -89,7 +89,7 @@ class FolderWriter:
                 view = view[os.write(self._file, view) :]
 
     def commit(self) -> Stat:
-        """Put the file in its place, replacing one of the same name."""
+        """Move the file to its name. Replace a file of the same name."""
         try:
             with translate_errors(self._name, self._folder, self.size):
                 os.replace(
@@ -106,7 +106,7 @@ class FolderWriter:
         return Stat.from_stat(status)
 
     def abort(self) -> None:
-        """Forget what was written; harmless after `commit`."""
+        """Discard the file. After `commit` this does nothing."""
         if self._is_open:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary_name, dir_fd=self._folder)
@@ -128,7 +128,7 @@ class FolderWriter:
 
 
 def build_not_found_error(name: str) -> SessionFileNotFoundError:
-    """The error for a file that is not there, or is not a regular file."""
+    """Build the error for a file that is missing or not a regular file."""
     return SessionFileNotFoundError(
         f"the session has no file {name!r}", hint="list the session's files to see their names"
     )
@@ -136,12 +136,17 @@ def build_not_found_error(name: str) -> SessionFileNotFoundError:
 
 @contextlib.contextmanager
 def translate_errors(name: str, folder: int | None = None, size: int = 0) -> Iterator[None]:
-    """Turn errors of the system into ours.
+    """Raise errors of the operating system as errors of this package.
 
     Args:
         name: The file, for messages.
-        folder: A descriptor on the same file system, to tell how large a full disk is.
-        size: Bytes that were to be written.
+        folder: A descriptor on the same file system. The error of a full disk reports its size.
+        size: Bytes that the file would have had.
+
+    Raises:
+        SessionFileNotFoundError: The file is missing or not a regular file.
+        FileTooLargeError: The disk is full.
+        FileTransferError: Any other error of the system.
     """
     try:
         yield
@@ -158,4 +163,4 @@ def translate_errors(name: str, folder: int | None = None, size: int = 0) -> Ite
                 limit=state.f_blocks * state.f_frsize,
                 hint="remove files, or raise SandboxLimits.disk_bytes",
             ) from error
-        raise FileTransferError(f"cannot reach {name!r}: {error.strerror}") from error
+        raise FileTransferError(f"cannot access {name!r}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""A folder that untrusted code changes at the same time stays closed around its files."""
+"""Tests of a session's folder that untrusted code changes at the same time."""
 
 # ruff: noqa: PTH208 - short blocking calls on local files
 
@@ -15,11 +15,8 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.pools.local.folder.path_folder import PathFolder
-from cci_plugins.pools.local.folder.session_folder import (
-    MAX_DEPTH,
-    TEMPORARY_PREFIX,
-    SessionFolder,
-)
+from cci_plugins.pools.local.folder.session_folder import MAX_DEPTH, SessionFolder
+from cci_plugins.pools.local.folder.writer import TEMPORARY_PREFIX
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors of directories")
 
@@ -29,13 +26,13 @@ def folder(request, tmp_path):
     root = tmp_path / "session"
     root.mkdir()
     if request.param == "path":
-        made = PathFolder(root)
+        opened = PathFolder(root)
     elif sys.platform == "win32":
         pytest.skip("needs descriptors of directories")
     else:
-        made = SessionFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY))
-    yield made
-    made.close()
+        opened = SessionFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -45,15 +42,15 @@ def root(folder, tmp_path):
 
 @pytest.fixture
 def strict(tmp_path):
-    """A folder by descriptor, whose guarantees hold against links."""
+    """A folder by descriptor, whose guarantees also hold against links."""
     root = tmp_path / "strict"
     root.mkdir()
-    made = SessionFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY), capacity=1000)
-    yield made, root
-    made.close()
+    opened = SessionFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY), capacity=1000)
+    yield opened, root
+    opened.close()
 
 
-def test_what_is_written_can_be_read(folder, root):
+def test_a_written_file_can_be_read(folder, root):
     state = folder.write("a/b/c.txt", b"hello")
     assert state.size == 5
     assert b"".join(folder.read("a/b/c.txt", chunk_bytes=2)) == b"hello"
@@ -61,7 +58,7 @@ def test_what_is_written_can_be_read(folder, root):
     assert (root / "a/b/c.txt").read_bytes() == b"hello"
 
 
-def test_a_file_is_seen_whole_or_not_at_all(folder, root):
+def test_a_file_becomes_visible_when_it_is_complete(folder, root):
     folder.write("f", b"old")
     with folder.create("f") as writer:
         writer.write(b"ne")
@@ -72,17 +69,17 @@ def test_a_file_is_seen_whole_or_not_at_all(folder, root):
 
 
 def test_an_aborted_file_leaves_nothing(folder, root):
-    def give_up():
+    def fail():
         with folder.create("f") as writer:
             writer.write(b"x")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        give_up()
+        fail()
     assert list(root.iterdir()) == []
 
 
-def test_aborting_twice_is_no_error(folder, root):
+def test_aborting_twice_does_nothing(folder, root):
     writer = folder.create("f")
     writer.write(b"x")
     writer.abort()
@@ -90,7 +87,7 @@ def test_aborting_twice_is_no_error(folder, root):
     writer.abort()
 
 
-def test_remove(folder):
+def test_a_removed_file_is_missing(folder):
     folder.write("f", b"x")
     folder.remove("f")
     with pytest.raises(SessionFileNotFoundError):
@@ -99,20 +96,20 @@ def test_remove(folder):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", "a/../../x", "a\\b", "a\0b"])
-def test_names_that_leave_the_folder_are_refused(folder, name):
-    for do in (folder.open_read, folder.remove, folder.create):
+def test_names_that_leave_the_folder_are_rejected(folder, name):
+    for call in (folder.open_read, folder.remove, folder.create):
         with pytest.raises(UnsafeNameError):
-            do(name)
+            call(name)
 
 
-def test_a_missing_file_is_said_to_be_missing(folder):
+def test_a_missing_file_raises_not_found(folder):
     folder.write("file", b"")
     for name in ("none", "none/none"):
         with pytest.raises(SessionFileNotFoundError):
             folder.open_read(name)
 
 
-def test_a_folder_is_no_file(folder):
+def test_a_folder_is_not_a_file(folder):
     folder.write("a/b", b"")
     with pytest.raises(SessionFileNotFoundError):
         folder.open_read("a")
@@ -127,14 +124,14 @@ def test_writing_below_a_file_or_over_a_folder_fails(folder):
     assert list(folder.scan()) == ["a/b"]
 
 
-def test_scan_is_bounded(folder):
+def test_a_scan_is_bounded(folder):
     for number in range(10):
         folder.write(f"{number}", b"")
     assert len(folder.scan(limit=4)) == 4
     assert len(folder.scan()) == 10
 
 
-def test_scan_tells_versions_apart(folder):
+def test_a_scan_distinguishes_versions_of_a_file(folder):
     folder.write("f", b"1")
     before = folder.scan()
     folder.write("f", b"2")
@@ -152,21 +149,21 @@ def test_usage_counts_bytes_and_files(folder):
 
 
 @posix
-def test_links_are_neither_read_nor_followed_nor_listed(strict, tmp_path):
+def test_links_are_not_read_followed_or_listed(strict, tmp_path):
     folder, root = strict
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("secret")
     (root / "file").symlink_to(outside / "secret")
-    (root / "way").symlink_to(outside)
-    for name in ("file", "way/secret"):
+    (root / "link").symlink_to(outside)
+    for name in ("file", "link/secret"):
         with pytest.raises(SessionFileNotFoundError):
             folder.open_read(name)
-    for name in ("way/new", "way/deep/new"):
+    for name in ("link/new", "link/deep/new"):
         with pytest.raises(FileTransferError):
             folder.write(name, b"x")
     with pytest.raises(SessionFileNotFoundError):
-        folder.remove("way/secret")
+        folder.remove("link/secret")
     assert folder.scan() == {}
     folder.remove("file")
     folder.write("file2", b"x")
@@ -186,7 +183,7 @@ def test_a_fifo_does_not_hang_the_host(strict):
 
 
 @posix
-def test_a_file_larger_than_the_folder_may_hold_is_refused(strict):
+def test_a_file_above_the_capacity_is_rejected(strict):
     folder, root = strict
     with pytest.raises(FileTooLargeError) as caught:
         folder.write("f", b"x" * 1001)
@@ -195,13 +192,13 @@ def test_a_file_larger_than_the_folder_may_hold_is_refused(strict):
 
 
 @posix
-def test_a_full_disk_is_said_to_be_full(strict, monkeypatch):
+def test_a_full_disk_raises_file_too_large(strict, monkeypatch):
     folder, root = strict
 
-    def full(*args):
+    def raise_disk_full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cci_plugins.pools.local.folder.writer.os.write", full)
+    monkeypatch.setattr("cci_plugins.pools.local.folder.writer.os.write", raise_disk_full)
     with pytest.raises(FileTooLargeError, match="disk is full"):
         folder.write("f", b"x")
     monkeypatch.undo()
@@ -209,7 +206,7 @@ def test_a_full_disk_is_said_to_be_full(strict, monkeypatch):
 
 
 @posix
-def test_what_is_too_deep_or_hidden_counts_as_too_much(strict):
+def test_entries_that_are_too_deep_count_as_too_many(strict):
     folder, root = strict
     (root / ("d/" * (MAX_DEPTH + 3))).mkdir(parents=True)
     folder.write("f", b"x")
@@ -225,7 +222,7 @@ def test_temporary_files_are_not_listed(strict):
 
 
 @posix
-def test_a_closed_folder_is_gone(strict):
+def test_a_closed_folder_raises_that_the_session_has_ended(strict):
     folder, _ = strict
     folder.close()
     folder.close()
@@ -237,7 +234,7 @@ def test_a_closed_folder_is_gone(strict):
 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can chown")
-def test_files_are_given_to_their_owner(tmp_path):
+def test_created_files_belong_to_the_owner(tmp_path):
     folder = SessionFolder(os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY), owner=(20_001, 20_002))
     folder.write("a/b", b"x")
     folder.close()
