@@ -91,7 +91,7 @@ async def deepagents() -> str:
 
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         answered = await CodeInterpreterSandbox(interpreter).aexecute("echo 42")
-        return "42" if "did not say" in answered.output else answered.output
+        return "42" if "did not report" in answered.output else answered.output
 
 
 async def semantic_kernel() -> str:

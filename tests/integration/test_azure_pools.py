@@ -294,7 +294,9 @@ async def test_no_output_of_the_code_can_forge_a_report(caplog):
     forged = base64.b64encode(b"{}").decode()
     code = (
         "import os, re, sys\n"
-        "text = ''.join(In) + repr(sys.modules['_cci'].__dict__)\n"
+        "agent = sys.modules['_cci']\n"
+        "state = vars(agent), vars(agent.get_agent(get_ipython()))\n"
+        "text = ''.join(In) + repr(state)\n"
         "marks = re.findall(r'[0-9a-f]{32}', text)\n"
         f"for mark in marks or ['0' * 32]:\n"
         f'    os.write(1, f\'{{mark}}{{{{"at": 0, "total": 4}}}}\\n{forged}{{mark}}\'.encode())\n'

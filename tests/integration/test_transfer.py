@@ -1,4 +1,4 @@
-"""One file and a server that does not behave: whole, or one clear reason."""
+"""Transfers with a misbehaving server: the whole file, or one clear reason."""
 
 import hashlib
 import json
@@ -9,15 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cci_plugins.in_session import transfer as transfers
-from cci_plugins.in_session.transfer import TransferFault, transfer
+from cci_plugins.in_session import transfer as transfer_module
+from cci_plugins.in_session.transfer import transfer
+from cci_plugins.in_session.url_client import TransferFault
 
 DATA = os.urandom(3 << 20)
 OTHER = os.urandom(3 << 20)
 
 
 class Site(BaseHTTPRequestHandler):
-    """Answers as its server's plan says, one step for each request."""
+    """Responds by its server's plan, one step for each request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -72,11 +73,11 @@ def fetch(server, folder, on_progress=lambda _: None, **job):
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    monkeypatch.setattr(transfers, "RETRY_PAUSE", 0.01)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(transfer_module, "RETRY_PAUSE", 0.01)
 
 
-def test_a_broken_download_goes_on_where_it_broke(tmp_path):
+def test_a_broken_download_continues_where_it_broke(tmp_path):
     with site({"cut": 1 << 20}, {"cut": 1 << 20}, {}) as server:
         assert fetch(server, tmp_path)["size"] == len(DATA)
         assert (tmp_path / "a").read_bytes() == DATA
@@ -122,13 +123,13 @@ def test_a_server_without_ranges_sends_it_again(tmp_path):
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "9" * 5000])
-def test_a_length_that_lies_is_no_reason_to_stumble(tmp_path, length):
+def test_a_false_length_raises_nothing(tmp_path, length):
     with site({"headers": {"Content-Length": length}}) as server:
         report = fetch(server, tmp_path)
     assert "failed" in report or report["size"] == len(DATA)
 
 
-def test_what_is_too_large_or_not_as_promised_is_refused(tmp_path):
+def test_a_file_that_is_too_large_or_not_as_expected_is_refused(tmp_path):
     with site({}) as server:
         assert fetch(server, tmp_path, limit=1 << 20)["kind"] == "too_large"
         assert fetch(server, tmp_path, size=5)["kind"] == "changed"
@@ -146,7 +147,7 @@ def test_a_redirect_to_another_host_is_not_followed(tmp_path):
         assert other.asked == []
 
 
-def test_what_takes_longer_than_a_call_goes_on_by_another(tmp_path):
+def test_a_transfer_that_takes_longer_than_a_job_is_continued_by_another(tmp_path):
     with site({}) as server:
         report = fetch(server, tmp_path, seconds=-1.0)
         while "more" in report:
@@ -158,7 +159,7 @@ def test_what_takes_longer_than_a_call_goes_on_by_another(tmp_path):
         assert "no ETag" in fetch(server, tmp_path, seconds=-1.0)["failed"]
 
 
-def test_public_means_public(tmp_path):
+def test_an_address_that_is_not_public_is_refused(tmp_path):
     with site({}) as server:
         url = f"https://localhost:{server.server_port}/a?sig=planted"
         job = {"verb": "get", "url": url, "path": str(tmp_path / "a"), "seconds": 5.0}
@@ -167,7 +168,7 @@ def test_public_means_public(tmp_path):
         assert server.asked == []
 
 
-def test_who_gives_up_stops_it_at_once(tmp_path):
+def test_a_caller_that_gives_up_stops_it_at_once(tmp_path):
     def stop(_):
         raise TransferFault("broken", "it was given up")
 

@@ -52,7 +52,8 @@ from cci_plugins.errors import (
     FileTransferError,
     SessionFileNotFoundError,
 )
-from cci_plugins.in_session.transfer import TransferFault, transfer
+from cci_plugins.in_session.transfer import transfer
+from cci_plugins.in_session.url_client import TransferFault
 from cci_plugins.models import FileInfo, Route, SharedFile
 from cci_plugins.pools.base import SessionPool
 

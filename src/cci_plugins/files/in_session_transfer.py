@@ -1,26 +1,47 @@
-"""Run a transfer inside of a session, by code that leaves no trace of its URL there."""
+"""File transfers that a session makes itself, between its folder and a URL.
+
+The pool only runs code here: no byte of the file passes through it. One transfer is a loop of
+calls, each with the same job and at most `CALL_SECONDS` long:
+
+    call -> `size`, `sha256`   done
+    call -> `failed`, `kind`   done, and the caller decides what the failure means
+    call -> `more`, `etag`     the time was over, and the next call continues there
+    call -> fault of the pool  unclear: the next call starts from the beginning
+
+Invariants:
+
+* A call may run twice, unlike code of the user. It moves one file to one place, and the file gets
+  its name when it is whole. A fault drops `more` and `etag`, since the part may be incomplete.
+* Tries and calls are bounded, since a session may answer `more` forever.
+* The URL is a secret. `in_session/transfer_main` removes the call from the session's memory before
+  it opens the connection, also when the transfer fails.
+* A report is untrusted. This module guarantees a JSON object. The caller checks its fields.
+"""
 
 from __future__ import annotations
 
-import base64
-import json
-import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
-from secrets import token_hex
 from typing import Any
 
 from cci_plugins.errors import ExecutionTimeoutError, FileTransferError, PoolError, SessionLostError
-from cci_plugins.in_session.source import build_session_source
-from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.in_session.marked_call import Program, ProgressParser, build_call
+from cci_plugins.models import OutputEvent
 from cci_plugins.pools.base import SessionPool
 
-CALL_SECONDS = 120.0  # of one call; longer transfers go on with another one
-GRACE_PERIOD = timedelta(seconds=60)
+CALL_SECONDS = 120.0
+GRACE_PERIOD = timedelta(seconds=60)  # for the answer, after a call's time is over
 MAX_TRIES = 3
-MAX_CALLS = 120  # four hours of them
-MAX_DIGITS = 18  # of a number of bytes
+MAX_CALLS = 120  # four hours
+_PROGRAM = Program(
+    "_cci_files",
+    (
+        "common/addresses.py",
+        "in_session/url_client.py",
+        "in_session/transfer.py",
+        "in_session/transfer_main.py",
+    ),
+)
 
 ProgressHandler = Callable[[int], object]
 
@@ -28,18 +49,20 @@ ProgressHandler = Callable[[int], object]
 async def transfer_in_session(
     pool: SessionPool, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
 ) -> dict[str, Any]:
-    """Have a session do a transfer; see `transfer.transfer` for jobs and reports.
-
-    A call whose answer is lost is made again: moving one file to one place twice is harmless.
+    """Run a transfer in a session.
 
     Args:
-        pool: Whose session.
-        session_id: Which.
-        job: `verb`, `url`, `name` in the session, and what else `transfer` knows.
-        told: Told the bytes that were moved so far.
+        pool: The session's pool.
+        session_id: The session.
+        job: A job of `in_session.transfer.transfer`, with the file's `name` in the session in
+            place of `path`, and without `seconds`.
+        on_progress: Called with the bytes that were moved so far.
+
+    Returns:
+        A report of `transfer`, unchecked.
 
     Raises:
-        FileTransferError: The session ended, or did not answer as it should.
+        FileTransferError: The session ended, sent no valid answer, or took too long.
     """
     job = {"seconds": CALL_SECONDS, **job}
     tries = 0
@@ -55,65 +78,25 @@ async def transfer_in_session(
         if "more" not in report:
             return report
         job |= {"more": report["more"], "etag": report.get("etag")}
-    raise FileTransferError("the session did not move the file in time")
+    raise FileTransferError(
+        f"the session did not move the file in time ({MAX_CALLS} calls of {CALL_SECONDS:g} seconds)"
+    )
 
 
 async def _call(
     pool: SessionPool, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
 ) -> dict[str, Any]:
-    marker = token_hex(16)
-    parser = _ProgressParser(marker, on_progress)
+    call = build_call(_PROGRAM, job)
+    parser = ProgressParser(call, on_progress)
+
+    def handle_output(event: OutputEvent) -> None:
+        if event.stream == "stdout":
+            parser.feed(event.text)
+
     limit = timedelta(seconds=job["seconds"]) + GRACE_PERIOD
-    execution = await pool.execute(
-        session_id, _build_code(marker, job), timeout=limit, on_output=parser.handle_output
-    )
-    return _parse_report(execution, marker)
-
-
-def _build_code(marker: str, job: dict[str, Any]) -> str:
-    """One expression that binds no name and has no value."""
-    call = f"[exec(ns['s'],ns),ns['main'](get_ipython(),{marker!r},__import__('json').loads({json.dumps(job)!r}))]"  # noqa: E501 - it is one line there
-    return (
-        f"(lambda ns:{call} and None)(dict(s=__import__('zlib').decompress("
-        f"__import__('base64').b64decode('{_pack_source()}')).decode(),__name__='_cci_files'))"
-    )
-
-
-@cache
-def _pack_source() -> str:
-    source = build_session_source(
-        "common/addresses.py", "in_session/transfer.py", "in_session/transfer_main.py"
-    )
-    return base64.b64encode(zlib.compress(source.encode(), 9)).decode()
-
-
-def _parse_report(execution: Execution, marker: str) -> dict[str, Any]:
-    """What was said between the last two marks."""
-    before, _, rest = execution.stdout.rpartition(marker)
-    text = before.rpartition(marker)[2]
-    try:
-        report = json.loads(text) if rest == "" or not rest.strip() else None
-    except (ValueError, RecursionError):  # what a session says need not be true
-        report = None
-    if isinstance(report, dict):
-        return report
-    why = execution.error.name if execution.error is not None else "it did not say how it went"
-    raise FileTransferError(f"the session could not move the file: {why}")
-
-
-class _ProgressParser:
-    """Hears how far a transfer has come."""
-
-    def __init__(self, marker: str, on_progress: ProgressHandler) -> None:
-        self._marker, self._on_progress, self._line = marker, on_progress, ""
-
-    def handle_output(self, event: OutputEvent) -> None:
-        """Take a piece of output."""
-        if event.stream != "stdout":
-            return
-        *lines, line = (self._line + event.text).split("\n")
-        self._line = line[: len(self._marker) + MAX_DIGITS + 1]
-        for line in lines:
-            number = line.removeprefix(self._marker)
-            if number != line and number.isdecimal() and len(number) <= MAX_DIGITS:
-                self._on_progress(int(number))
+    execution = await pool.execute(session_id, call.code, timeout=limit, on_output=handle_output)
+    answer = call.parse_answer(execution.stdout)
+    if answer is not None:
+        return answer.fields
+    reason = "it sent no valid answer" if execution.error is None else execution.error.name
+    raise FileTransferError(f"the session did not move the file: {reason}")

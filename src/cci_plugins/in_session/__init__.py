@@ -1,1 +1,1 @@
-"""All source that runs inside sessions; standard library only."""
+"""All source that runs inside sessions, by the standard library only, and the calls of it."""

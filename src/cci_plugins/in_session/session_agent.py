@@ -1,18 +1,16 @@
-"""What runs inside of a session whose pool answers in text only; standard library only.
+"""Session agent: the program that runs code where a pool returns text only.
 
-The client talks to it through code that it has run. It keeps what a run put out and displayed,
-and prints it in frames: a random marker of the call, a header, a piece of the report, the marker
-again. What is too long for one answer stays here until the client has fetched it.
+It keeps what a run prints and displays as a report. A report may be longer than what the pool
+returns at once, so the client fetches it in chunks. `pools/azure/text_sessions` is the client and
+explains the protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import os
-import re
 import shutil
 import signal
 import stat
@@ -24,124 +22,25 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.program_support import find_session_folder, write_answer
+from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
 from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
 
 MODULE_NAME = "_cci"
-FOLDER = Path("/mnt/data")
 STREAM_CHARACTERS = 6_000_000
-RESULT_CHARACTERS = 32 << 20
 MAX_FILES = 20_000
-COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-class CapturingStream(io.TextIOBase):
-    """Stands for `sys.stdout` or `sys.stderr` for good; keeps what a run writes.
-
-    It is put in once, since loggers hold on to the stream that they were made with.
-    """
-
-    encoding = "utf-8"
-
-    def __init__(self, original: Any) -> None:
-        self.original = original
-        self.capture_buffer: StreamBuffer | None = None
-        self._pid = os.getpid()
-
-    def write(self, text: str) -> int:
-        """Keep a piece during a run; pass it on at any other time."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if (
-            self.capture_buffer is None or os.getpid() != self._pid
-        ):  # a forked child keeps for nobody
-            self.original.write(text)
-        else:
-            self.capture_buffer.add(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush what is under this stream."""
-        self.original.flush()
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def fileno(self) -> int:
-        """The descriptor under this stream; what is written there goes to the pool."""
-        return int(self.original.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.original, name)
-
-
-class RunCapture:
-    """What one run put out."""
-
-    def __init__(self) -> None:
-        self.results: list[dict[str, Any]] = []
-        self.error: dict[str, str] | None = None
-        self.budget = RESULT_CHARACTERS
-        self.dropped = 0
-        self.timed_out = False
-
-    def add_result(self, data: dict[str, Any], *, is_main: bool) -> None:
-        """Keep something displayed."""
-        encoded = {kind: _encode_value(value) for kind, value in data.items() if value is not None}
-        size = sum(
-            len(value if isinstance(value, str) else repr(value)) for value in encoded.values()
-        )
-        if size > self.budget:
-            self.dropped += 1
-        elif encoded:
-            self.budget -= size
-            self.results.append({"data": encoded, "isMain": is_main})
-
-    def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
-        """Stand for `display_pub.publish`."""
-        self.add_result(data, is_main=False)
-
-    def add_main_result(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
-        """Stand for `displayhook.write_format_data`."""
-        self.add_result(data, is_main=True)
-
-    def set_error(self, kind: type[BaseException], value: object, lines: list[str]) -> None:
-        """Stand for `shell._showtraceback`."""
-        self.error = {
-            "name": kind.__name__,
-            "message": str(value),
-            "traceback": COLOURS.sub("", "\n".join(lines)),
-        }
-
-    def build_report(self, timeout: float) -> dict[str, Any]:
-        """What the report says of it."""
-        status = "succeeded" if self.error is None else "failed"
-        if self.timed_out:
-            status = "timed_out"
-            self.error = {
-                "name": "TimeoutError",
-                "message": f"the code ran longer than {timeout:g} s and was interrupted; "
-                "variables and files are kept",
-                "traceback": "" if self.error is None else self.error["traceback"],
-            }
-        note = f"{self.dropped} displayed results were too large to keep"
-        return {
-            "results": self.results,
-            "error": self.error,
-            "status": status,
-            "state": "kept",
-            "isolation": "",
-            "notes": [note] if self.dropped else [],
-        }
 
 
 class SessionAgent:
-    """The client's counterpart in the session.
+    """Runs code, keeps reports, and moves files in chunks.
+
+    Each public method answers one call, so it takes the call's marker first.
 
     Attributes:
         instance: Random name of this instance of the session.
@@ -151,15 +50,15 @@ class SessionAgent:
         self.instance = token_hex(8)
         self._shell = shell
         self._is_new = True
+        # By run. None: it must never begin. "": it began, and has no report now.
         self._reports: dict[str, str | None] = {}
         self._rejected_runs: set[str] = set()
-        if FOLDER.is_dir() and os.access(FOLDER, os.W_OK):
-            os.chdir(FOLDER)
-        self._folder = Path.cwd().resolve()
+        self._folder = find_session_folder(shell)
+        os.chdir(self._folder)
         self._out, self._err = CapturingStream(sys.stdout), CapturingStream(sys.stderr)
         sys.stdout, sys.stderr = self._out, self._err
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
-        warnings.filterwarnings("ignore", "Output cache limit")  # IPython's own affair
+        warnings.filterwarnings("ignore", "Output cache limit")  # about IPython's own cache
         with suppress(Exception):
             register_data_formatters(shell)
 
@@ -173,7 +72,7 @@ class SessionAgent:
         max_chars: int,
         instance: str | None,
     ) -> None:
-        """Run code once, unless this run was refused or another instance is asked for."""
+        """Run code once, unless this run was refused or another instance is expected."""
         if self._accept_run(marker, run, code, instance):
             with (
                 self._capture_run(run, timeout) as capture,
@@ -192,7 +91,7 @@ class SessionAgent:
         max_chars: int,
         instance: str | None,
     ) -> None:
-        """The same for code that awaits at its top level."""
+        """Run code that awaits at its top level, otherwise as `run`."""
         if self._accept_run(marker, run, code, instance):
             with self._capture_run(run, timeout) as capture:
                 task = asyncio.ensure_future(self._run_cell(code))
@@ -205,16 +104,16 @@ class SessionAgent:
             self.emit_report(marker, run, 0, max_chars)
 
     def resolve_run(self, marker: str, run: str) -> None:
-        """Say whether a run came to its end here; if it never began, it never will."""
+        """Report whether a run began. One that did not begin never will."""
         flags = {"replaced": True} if run in self._rejected_runs else {}
         began = self._reports.setdefault(run, None) is not None
-        self._print_frame(marker, {"began": began, **flags})
+        self._answer(marker, {"began": began, **flags})
 
     def emit_report(self, marker: str, run: str, at: int, length: int) -> None:
-        """Print a piece of a report."""
+        """Send a chunk of a report."""
         report = self._reports.get(run) or ""
         chunk = report[at : at + max(length, 0)]
-        self._print_frame(marker, {"at": at, "total": len(report)}, chunk)
+        self._answer(marker, {"at": at, "total": len(report)}, chunk)
 
     def list_files(self, marker: str, run: str, max_chars: int) -> None:
         """Report every regular file of the folder."""
@@ -223,7 +122,7 @@ class SessionAgent:
         self.emit_report(marker, run, 0, max_chars)
 
     def write(self, marker: str, name: str, run: str, at: int, data: str, *, is_last: bool) -> None:
-        """Append a piece to a file that takes its name with the last piece."""
+        """Write a chunk of a file, which gets its name with the last chunk."""
         part = self._folder / f"cci-{run}.part"
         try:
             with part.open("r+b" if at else "wb") as file:
@@ -236,40 +135,40 @@ class SessionAgent:
                 part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            self._print_frame(marker, {"failed": error.strerror or str(error)})
+            self._answer(marker, {"failed": error.strerror or str(error)})
         else:
-            self._print_frame(marker, {})
+            self._answer(marker, {})
 
     def read(self, marker: str, name: str, at: int, length: int) -> None:
-        """Print a piece of a file."""
+        """Send a chunk of a file."""
         try:
             with self._resolve_path(name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 file.seek(at)
                 chunk = base64.b64encode(file.read(length)).decode()
         except OSError:
-            self._print_frame(marker, {"missing": True})
+            self._answer(marker, {"missing": True})
         else:
-            self._print_frame(marker, {"at": at, "total": size}, chunk)
+            self._answer(marker, {"at": at, "total": size}, chunk)
 
     def remove(self, marker: str, name: str) -> None:
         """Remove a file."""
         try:
             self._resolve_path(name).unlink()
         except OSError:
-            self._print_frame(marker, {"missing": True})
+            self._answer(marker, {"missing": True})
         else:
-            self._print_frame(marker, {})
+            self._answer(marker, {})
 
     def wipe(self, marker: str) -> None:
-        """Forget variables, files and this object: where a pool cannot end a session."""
+        """Remove variables, files and this agent, where a pool cannot end a session."""
         for path in self._folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
         self._shell.reset(new_session=True)
-        self._print_frame(marker, {})
+        self._answer(marker, {})
         sys.stdout, sys.stderr = self._out.original, self._err.original
         sys.modules.pop(MODULE_NAME, None)
 
@@ -278,23 +177,23 @@ class SessionAgent:
         if instance not in {None, self.instance}:
             self._reports[run] = None
             self._rejected_runs.add(run)
-            self._print_frame(marker, {"replaced": True})
+            self._answer(marker, {"replaced": True})
         elif run in self._reports:
-            self._print_frame(marker, {"refused": True})
+            self._answer(marker, {"refused": True})
         else:
             return True
         return False
 
     @contextmanager
     def _capture_run(self, run: str, timeout: float) -> Iterator[RunCapture]:
-        """Keep what is put out and displayed, and make the report in the end."""
+        """Capture output and displays, and store the report at the end."""
         capture, shell, before = RunCapture(), self._shell, self._scan()
         self._reports[run] = ""  # it began, so it must not begin again
         self._out.capture_buffer, self._err.capture_buffer = out, err = (
             StreamBuffer(STREAM_CHARACTERS),
             StreamBuffer(STREAM_CHARACTERS),
         )
-        shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public place for this
+        shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public hook
         shell.display_pub.publish = capture.publish
         shell.displayhook.write_format_data = capture.add_main_result
         started = time.perf_counter()
@@ -303,7 +202,7 @@ class SessionAgent:
         finally:
             duration = time.perf_counter() - started
             self._out.capture_buffer = self._err.capture_buffer = None
-            del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001
+            del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
             del shell.displayhook.write_format_data
         after = self._scan()
         changed = [name for name in sorted(after) if before.get(name) != after[name]]
@@ -313,7 +212,8 @@ class SessionAgent:
             "stdout": out.get_text(),
             "stderr": err.get_text(),
             "files": [
-                self._describe_changed_file(name, after[name], name in hashed) for name in changed
+                self._describe_changed_file(name, after[name], is_hashed=name in hashed)
+                for name in changed
             ],
             "instance": self.instance,
             "duration": duration,
@@ -323,11 +223,11 @@ class SessionAgent:
 
     @contextmanager
     def _enforce_timeout(self, capture: RunCapture, timeout: float) -> Iterator[None]:
-        """Interrupt the code after its time, and again while it goes on."""
+        """Interrupt the code after its time, and every second while it continues."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(
             signal, "setitimer"
         ):
-            yield  # the pool's own limit is what is left
+            yield  # only the pool's own limit applies
             return
         armed = True
 
@@ -340,7 +240,7 @@ class SessionAgent:
         signal.setitimer(signal.ITIMER_REAL, timeout, 1.0)
         try:
             yield
-        except KeyboardInterrupt:  # it rang just when the code had ended
+        except KeyboardInterrupt:  # the timer fired just after the code had ended
             if not capture.timed_out:
                 raise
         finally:
@@ -363,7 +263,7 @@ class SessionAgent:
             shell.events.trigger("post_execute")
 
     def _record_error(self, capture: RunCapture, result: Any) -> None:
-        """Take an error that IPython showed in another way than by a traceback."""
+        """Record an error that IPython showed in another way than by a traceback."""
         error = result and (result.error_before_exec or result.error_in_exec)
         if capture.error is None and error is not None:
             capture.set_error(type(error), error, [])
@@ -372,17 +272,16 @@ class SessionAgent:
         text = json.dumps(report, default=str).encode()
         for old in self._reports:
             if self._reports[old]:
-                self._reports[old] = ""  # one report at a time is kept
+                self._reports[old] = ""  # only the latest report is kept
         self._reports[run] = base64.b64encode(zlib.compress(text, 6)).decode()
 
-    def _print_frame(self, marker: str, header: dict[str, Any], chunk: str = "") -> None:
-        fields = {"instance": self.instance, "new": self._is_new, **header}
+    def _answer(self, marker: str, fields: dict[str, Any], chunk: str = "") -> None:
+        fields = {"instance": self.instance, "new": self._is_new, **fields}
         self._is_new = False
-        self._out.original.write(f"{marker}{json.dumps(fields)}\n{chunk}{marker}")
-        self._out.original.flush()
+        write_answer(marker, fields, chunk, stream=self._out.original)
 
     def _rewrite_history(self, code: str) -> None:
-        """Put the user's code into the history in place of the client's."""
+        """Replace the client's code in the history by the user's."""
         with suppress(Exception):
             history = self._shell.history_manager
             history.input_hist_raw[-1] = history.input_hist_parsed[-1] = code
@@ -391,7 +290,7 @@ class SessionAgent:
             self._shell.user_ns["_i"] = code
 
     def _describe_changed_file(
-        self, name: str, stamp: tuple[int, int], is_hashed: bool
+        self, name: str, stamp: tuple[int, int], *, is_hashed: bool
     ) -> dict[str, Any]:
         info = _build_file_info(name, stamp)
         if is_hashed:
@@ -402,11 +301,11 @@ class SessionAgent:
     def _resolve_path(self, name: str) -> Path:
         path = (self._folder / name).resolve()
         if not path.is_relative_to(self._folder):
-            raise OSError(f"{name} leads out of the folder")
+            raise OSError(f"the name {name!r} leads out of the session's folder")
         return path
 
     def _scan(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every regular file."""
+        """Return size in bytes and time in nanoseconds of every regular file."""
         found: dict[str, tuple[int, int]] = {}
         for folder, _, names in os.walk(self._folder):
             for name in names:
@@ -421,15 +320,26 @@ class SessionAgent:
         return found
 
 
-def install(shell: Any) -> None:
-    """Put a guest into this session."""
-    sys.modules[MODULE_NAME] = SessionAgent(shell)  # type: ignore[assignment] # found there by every later call
+@cache
+def get_agent(shell: Any) -> SessionAgent:
+    """Return the session's agent, and create it for the first call."""
+    return SessionAgent(shell)
+
+
+def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
+    """Answer one call.
+
+    Args:
+        shell: IPython's shell.
+        marker: The marker of the answer.
+        job: `verb`, the name of a method, and its arguments.
+
+    Returns:
+        An awaitable for `run_async`, otherwise None.
+    """
+    return getattr(get_agent(shell), job.pop("verb"))(marker, **job)
 
 
 def _build_file_info(name: str, stamp: tuple[int, int]) -> dict[str, Any]:
     modified = datetime.fromtimestamp(stamp[1] / 1e9, UTC).isoformat()
     return {"name": name, "size": stamp[0], "mediaType": "", "modifiedAt": modified, "sha256": None}
-
-
-def _encode_value(value: Any) -> Any:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value

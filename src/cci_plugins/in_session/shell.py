@@ -1,28 +1,26 @@
-"""What a session is told to run a command or to find a path; standard library only."""
+"""Shell program: runs a command in the session, and finds and copies files by absolute paths."""
 
 from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.streams import StreamBuffer
 
-FOLDER = Path("/mnt/data")
 DRAIN_SECONDS = 0.5  # for the last output, once the shell has ended
 CHUNK_BYTES = 64 * 1024
 NO_SHELL = "this session has no POSIX shell; it runs Python only\n"
-NOT_FOUND, NOT_STARTED, TIMED_OUT = 127, 126, 124  # as shells and timeout(1) say it
+NOT_FOUND, NOT_STARTED, TIMED_OUT = 127, 126, 124  # as of shells and timeout(1)
 
 _ERRORS = {
     errno.ENOENT: "file_not_found",
@@ -38,26 +36,24 @@ _ERRORS = {
 
 
 def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
-    """Do a job in the session's folder; print what came of it between marks."""
-    folder = _find_folder(shell)
-    fields, text = _VERBS[job["verb"]](folder, job)
-    sys.stdout.write(f"{marker}{json.dumps(fields)}{marker}{text}{marker}")
-    sys.stdout.flush()
+    """Answer one call.
 
-
-def _find_folder(shell: Any) -> Path:
-    """Where the session's files lie; the code may have changed its working directory since."""
-    usual = FOLDER.is_dir() and os.access(FOLDER, os.W_OK)
-    return (FOLDER if usual else Path(getattr(shell, "starting_dir", "."))).resolve()
+    Args:
+        shell: IPython's shell.
+        marker: The marker of the answer.
+        job: `verb`, the name of a function below, and what it needs.
+    """
+    fields, text = _VERBS[job["verb"]](find_session_folder(shell), job)
+    write_answer(marker, fields, text)
 
 
 def run(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Run a command by the shell, in a process group that ends with the time."""
+    """Run a shell command in a process group, which is killed after `seconds`."""
     shell = shutil.which("bash") or shutil.which("sh")
     if os.name != "posix" or shell is None:
         return {"exit": NOT_FOUND}, NO_SHELL
     try:
-        process = subprocess.Popen(  # noqa: S603 - running what is asked is its job
+        process = subprocess.Popen(  # noqa: S603 - this program runs commands
             [shell, "-c", job["command"]],
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -67,7 +63,7 @@ def run(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
         )
     except (OSError, ValueError) as error:
         return {"exit": NOT_STARTED}, f"the command could not be started: {error}\n"
-    output = _OutputReader(process.stdout, job["characters"])  # type: ignore[arg-type]  # it is a pipe
+    output = _OutputReader(process.stdout, job["characters"])  # type: ignore[arg-type]  # a pipe, as asked for above
     try:
         code = process.wait(job["seconds"])
     except subprocess.TimeoutExpired:
@@ -77,7 +73,7 @@ def run(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
         _kill(process)
         raise
     text, dropped = output.finish()
-    # a signal's number as shells tell it
+    # Shells add a signal's number to 128. Popen returns it as a negative number.
     return {"exit": 128 - code if code < 0 else code, "dropped": dropped}, text
 
 
@@ -88,7 +84,11 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class _OutputReader:
-    """What a command puts out, bounded. What it left running may go on writing, unheard."""
+    """Reader of a command's output, within a limit.
+
+    It drains the pipe until every process has closed it. So what the command left running can go
+    on writing after `finish`, and that output is dropped.
+    """
 
     def __init__(self, pipe: IO[bytes], characters: int) -> None:
         self._pipe = pipe
@@ -107,7 +107,7 @@ class _OutputReader:
                         self._buffer.add(self._decode(chunk))
 
     def finish(self) -> tuple[str, int]:
-        """The text, and how many characters of it are missing."""
+        """Return the text, and the number of characters that were dropped."""
         self._reader.join(DRAIN_SECONDS)
         with self._lock:
             self._closed = True
@@ -116,7 +116,7 @@ class _OutputReader:
 
 
 def find_targets(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Where files to come would lie; the folders above them are made."""
+    """Find where files would be written, and create the folders above them."""
     return {
         "found": [_run_operation(_prepare_target, folder, Path(path)) for path in job["paths"]]
     }, ""
@@ -133,7 +133,7 @@ def _prepare_target(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def place(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Put files of the folder where they belong, each whole or not at all."""
+    """Copy files of the folder to their paths, each whole or not at all."""
     return {
         "found": [_run_operation(_place, folder / name, Path(path)) for name, path in job["pairs"]]
     }, ""
@@ -153,7 +153,7 @@ def _place(source: Path, path: Path) -> dict[str, Any]:
 
 
 def find_sources(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Where files to fetch lie."""
+    """Find files to read."""
     return {
         "found": [_run_operation(_check_source, folder, Path(path)) for path in job["paths"]]
     }, ""
@@ -170,7 +170,7 @@ def _check_source(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def collect(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Copy files into the folder, from where they can be read."""
+    """Copy files into the folder, so that the client can download them."""
     return {
         "found": [
             _run_operation(_collect, Path(path), folder / name) for path, name in job["pairs"]
@@ -188,7 +188,7 @@ def _collect(path: Path, target: Path) -> dict[str, Any]:
 
 
 def _describe_path(folder: Path, path: Path) -> dict[str, Any]:
-    """A path's name below the folder, if it is there."""
+    """Return a path's name below the folder, or None for a path outside."""
     inside = path.is_relative_to(folder)
     return {"name": path.relative_to(folder).as_posix() if inside else None}
 
@@ -199,7 +199,7 @@ def _run_operation(
     try:
         return operation(one, two)
     except OSError as error:
-        return {"error": _ERRORS.get(error.errno or 0) or error.strerror or "it failed"}
+        return {"error": _ERRORS.get(error.errno or 0) or error.strerror or "unknown error"}
     except (RuntimeError, ValueError):  # a loop of links, a null character
         return {"error": "invalid_path"}
 

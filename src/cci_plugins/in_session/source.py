@@ -1,4 +1,4 @@
-"""The source of modules that run inside of sessions, as they are sent there."""
+"""Source of the modules that run in sessions, in the form in which it is sent."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 from functools import cache
 from pathlib import Path
 
-# What shows tables and charts as data, the same in every session.
+# These show tables and charts as data. Every kind of session runs the same ones.
 DATA_FORMAT_MODULES = ("in_session/data.py", "in_session/tables.py", "in_session/charts.py")
 _PACKAGE_IMPORT = re.compile(r"^from cci_plugins[.\w]* import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 
 
 @cache
 def build_session_source(*modules: str) -> str:
-    """Python that makes the names of modules in the namespace it runs in.
+    """Build source that defines the names of modules in the namespace that runs it.
 
     Args:
-        modules: Their files, below the package's folder: `in_session/streams.py`.
+        *modules: Their files, below the package's folder, such as `in_session/streams.py`.
 
     Returns:
-        Source for `exec`; in a session there is no `cci_plugins` to import from.
+        Source for `exec`. It imports nothing of `cci_plugins`, which sessions do not have.
     """
     package = Path(__file__).parents[1]
     parts = [(package / name).read_text(encoding="utf-8") for name in modules]

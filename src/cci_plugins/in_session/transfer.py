@@ -1,212 +1,45 @@
-"""Move one file between a disk and a URL, whole or not at all; standard library only.
+"""Transfer of one file between a disk and a URL, whole or not at all.
 
-The same code works on this machine and, sent as source, inside of sessions. Nothing it says has
-the URL in it: neither its report nor its progress, and it raises nothing.
+The same code runs on this machine and, sent as source, in sessions. `transfer` returns failures as
+reports. Reports and progress never contain the URL, since the URL is a secret.
+
+A job has a time limit. When it is over, the report states how far the transfer came, and another
+job continues from there. A download continues only while the server's ETag stays the same. So parts
+of two versions of a file are never put together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import http.client
 import os
-import socket
-import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    ProxyHandler,
-    Request,
-    build_opener,
-)
 
-from cci_plugins.common.addresses import is_public
+from cci_plugins.in_session.url_client import CHUNK, TransferFault, UrlClient
 
-CHUNK = 1 << 20
-BLOCK = 32 << 20
-MAX_SINGLE_PUT = (
-    1 << 30
-)  # one request takes up to 5,000 MiB (learn.microsoft.com, Put Blob), unresumable
+BLOCK = 32 << 20  # bytes
+# One request may have 5,000 MiB (learn.microsoft.com, Put Blob), but it cannot be resumed.
+MAX_SINGLE_PUT = 1 << 30
 MAX_TRIES = 6
-RETRY_PAUSE = 0.25  # seconds, doubled after each try without any progress
-RESPONSE_TIMEOUT = 60.0  # seconds for an answer
-RETRYABLE_STATUSES = {408, 429, 500, 502, 503, 504}
-UNREACHABLE_ERRNOS = {
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.ECONNREFUSED,
-    errno.EAFNOSUPPORT,
-    errno.EACCES,
-    errno.EPERM,
-}
+RETRY_PAUSE = 0.25  # seconds, doubled after each try without progress
 
 ProgressHandler = Callable[[int], object]
 
 
-class TransferFault(Exception):  # noqa: N818 - never leaves this module
-    """Why a transfer cannot go on.
-
-    Attributes:
-        kind: `unreachable`, `broken`, `refused`, `missing`, `changed`, `too_large` or `disk`.
-        again: Another try may help.
-    """
-
-    def __init__(self, kind: str, message: str, *, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.retryable = retryable
-
-
-class SameHostRedirectHandler(HTTPRedirectHandler):
-    """Follows a redirect only to the host that was asked."""
-
-    def redirect_request(  # noqa: PLR0917 - as the base class has it
-        self,
-        req: Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> Request | None:
-        """Refuse by returning nothing: the caller sees the redirect as a status."""
-        asked, given = urlsplit(req.full_url), urlsplit(newurl)
-        if (asked.scheme, asked.netloc) != (given.scheme, given.netloc):
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class RestrictedConnection(http.client.HTTPSConnection):
-    """Connects as it was told: by a proxy's own socket, or to public addresses only."""
-
-    proxy_socket: str | None = None
-    public_only = False
-
-    def connect(self) -> None:
-        """Connect; a proxy resolves by itself and has its own rules."""
-        tunnel: str | None = self._tunnel_host  # type: ignore[attr-defined]  # set by the base class
-        if tunnel and self.proxy_socket is not None:
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(RESPONSE_TIMEOUT)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-            self.sock.connect(self.proxy_socket)
-            self._tunnel()  # type: ignore[attr-defined]  # of the base class
-        elif not tunnel and self.public_only:
-            self.sock = _connect_to_any(_resolve_public_addresses(self.host, self.port), self.port)
-        else:
-            super().connect()
-            return
-        context: ssl.SSLContext = self._context  # type: ignore[attr-defined]  # set by the base class
-        self.sock = context.wrap_socket(self.sock, server_hostname=tunnel or self.host)
-
-
-class RestrictedHttpsHandler(HTTPSHandler):
-    """Opens HTTPS by a kind of `RestrictedConnection`.
-
-    Args:
-        context: Which certificates are trusted.
-        way_out: The Unix socket of the proxy; reaching it directly spares every byte a detour.
-        public_only: Refuse addresses that are not public.
-    """
-
-    def __init__(
-        self, context: ssl.SSLContext, *, proxy_socket: str | None, public_only: bool
-    ) -> None:
-        super().__init__(context=context)
-        self._proxy_socket, self._public_only = proxy_socket, public_only
-
-    def https_open(self, req: Request) -> http.client.HTTPResponse:
-        """Open it."""
-        context = self._context  # type: ignore[attr-defined]  # set by the base class
-        return self.do_open(self._create_connection, req, context=context)
-
-    def _create_connection(self, host: str, **options: Any) -> RestrictedConnection:
-        connection = RestrictedConnection(host, **options)
-        connection.proxy_socket, connection.public_only = self._proxy_socket, self._public_only
-        return connection
-
-
-class UrlClient:
-    """One URL, and how it is reached.
-
-    Args:
-        url: An address with its signature.
-        ca: Certificates to trust beside the system's, in PEM.
-        public_only: Refuse addresses that are not public.
-        way_out: The Unix socket of the proxy, where there is one.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        ca: str | None = None,
-        public_only: bool = False,
-        proxy_socket: str | None = None,
-    ) -> None:
-        self._url = url
-        self.has_responded = False
-        context = ssl.create_default_context()
-        if ca:
-            context.load_verify_locations(cadata=ca)
-        handler = RestrictedHttpsHandler(
-            context, proxy_socket=proxy_socket, public_only=public_only
-        )
-        self._opener = build_opener(ProxyHandler(), handler, SameHostRedirectHandler())
-
-    def send(
-        self, method: str, headers: dict[str, str], data: Any = None, query: str = ""
-    ) -> http.client.HTTPResponse:
-        """Send one request; an answer that is no success is a fault."""
-        url = f"{self._url}{'&' if '?' in self._url else '?'}{query}" if query else self._url
-        try:
-            request = Request(url, data=data, headers=headers, method=method)  # noqa: S310 - http too
-            response: http.client.HTTPResponse = self._opener.open(
-                request, timeout=RESPONSE_TIMEOUT
-            )
-        except HTTPError as error:
-            with error:
-                fault = _build_refusal(error.code, error.headers.get("x-ms-error-code", ""))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            fault = _build_connection_fault(error, has_responded=self.has_responded)
-        else:
-            self.has_responded = True
-            return response
-        raise fault
-
-    def chunks(self, response: http.client.HTTPResponse) -> Iterator[memoryview]:
-        """What an answer carries; each piece is valid until the next."""
-        buffer = memoryview(bytearray(CHUNK))
-        while True:
-            try:
-                count = response.readinto(buffer)
-            except (OSError, http.client.HTTPException) as error:
-                fault = _build_connection_fault(error, has_responded=True)
-            else:
-                if not count:
-                    return
-                yield buffer[:count]
-                continue
-            raise fault
-
-
 class Download:
-    """Writes what a URL has into a file, which takes its name when it is whole.
+    """Download of a URL into a file, which gets its name when it is whole.
 
     Args:
-        link: Where it comes from.
-        path: Where it goes; what is there is replaced.
-        told: Told the bytes that have arrived.
-        limit: Most bytes to take.
-        until: When to stop and go on by another call, as `time.monotonic` counts.
+        client: The client of the URL.
+        path: The file. An existing one is replaced.
+        on_progress: Called with the bytes that have arrived.
+        limit: Most bytes to accept.
+        deadline: When to stop and let another job continue, by `time.monotonic`.
     """
 
     def __init__(
@@ -225,12 +58,12 @@ class Download:
         self._offset = 0
 
     def run(self, expected: dict[str, Any], etag: str | None, *, resumed: bool) -> dict[str, Any]:
-        """Fetch it all, or until the time is over.
+        """Fetch the whole file, or until the deadline.
 
         Args:
-            expected: `size` and `sha256`, where they are known.
-            etag: What the file was when an earlier call began.
-            resumed: An earlier call has left a part of it.
+            expected: `size` and `sha256`, or None for what is not known.
+            etag: The file's ETag when an earlier job began.
+            resumed: Whether an earlier job has left a part of the file.
         """
         self._etag = etag
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +99,7 @@ class Download:
 
     def _fetch_once(self, file: IO[bytes]) -> bool:
         headers = {}
-        if self._offset and self._etag:  # without an ETag it may be another file by now
+        if self._offset and self._etag:  # without an ETag it may be another version by now
             headers = {"Range": f"bytes={self._offset}-"}
             if not self._etag.startswith("W/"):
                 headers["If-Match"] = self._etag
@@ -277,15 +110,17 @@ class Download:
                 self._start_over(file)
             self._etag = response.headers.get("ETag")
             total = None if response.length is None else self._offset + response.length
-            for chunk in self._client.chunks(response):
+            for chunk in self._client.read_chunks(response):
                 if self._offset + len(chunk) > self._limit:
-                    raise TransferFault("too_large", f"it is larger than {self._limit:,} bytes")
+                    raise TransferFault(
+                        "too_large", f"the file is larger than {self._limit:,} bytes"
+                    )
                 file.write(chunk)
                 self._add_chunk(chunk)
                 if time.monotonic() > self._deadline:
                     if not self._etag:
                         raise TransferFault(
-                            "broken", "it takes too long, and its server has no ETag"
+                            "broken", "it takes too long, and the server sends no ETag"
                         )
                     return False
         if total is not None and self._offset < total:
@@ -304,30 +139,26 @@ class Download:
 
 
 class Upload:
-    """Sends a file to a blob's URL: in one request, or in blocks when that breaks.
+    """Upload of a file to a blob's URL, in one request, or in blocks if that breaks.
 
     Args:
-        link: Where it goes.
+        client: The client of the URL.
         path: The file.
-        told: Told the bytes that were sent.
-        until: When to stop and go on by another call, as `time.monotonic` counts.
+        on_progress: Called with the bytes that were sent.
+        deadline: When to stop and let another job continue, by `time.monotonic`.
     """
 
     def __init__(
         self, client: UrlClient, path: Path, on_progress: ProgressHandler, *, deadline: float
     ) -> None:
-        self._client, self._path, self._on_progress, self._deadline = (
-            client,
-            path,
-            on_progress,
-            deadline,
-        )
+        self._client, self._path = client, path
+        self._on_progress, self._deadline = on_progress, deadline
 
     def run(self, blocks: int | None) -> dict[str, Any]:
-        """Send it all, or until the time is over.
+        """Send the whole file, or until the deadline.
 
         Args:
-            blocks: Blocks that earlier calls have sent; None for the first call.
+            blocks: Blocks that earlier jobs have sent, or None for the first job.
         """
         size = self._path.stat().st_size
         if blocks is None and size <= MAX_SINGLE_PUT:
@@ -383,7 +214,7 @@ class Upload:
             self._client.send("PUT", headers | kind, data, query).close()
         finally:
             if isinstance(data, Generator):
-                data.close()  # with its file, wherever the sending stopped
+                data.close()  # and its file, even if sending stopped in the middle
 
     def _read(self, start: int, length: int, digest: Any = None) -> Generator[bytes]:
         with self._path.open("rb") as file:
@@ -398,17 +229,17 @@ class Upload:
 
 
 def transfer(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any]:
-    """Do what a job says.
+    """Run one job.
 
     Args:
-        job: `verb` (`get` or `put`), `url`, `path`, `seconds`, and, where they are known, `ca`,
-            `public_only`, `proxy_socket`, `limit`, `size`, `sha256`, and what an earlier call said with
-            `more`.
-        told: Told the bytes that were moved so far.
+        job: `verb` (`get` or `put`), `url`, `path` and `seconds`. Where they are known, also `ca`,
+            `public_only`, `proxy_socket`, `limit`, `size`, `sha256`. To continue an earlier job,
+            its `more` and `etag`.
+        on_progress: Called with the bytes that were moved so far.
 
     Returns:
-        `size` and `sha256`; or `more`, when the time was over; or `failed`, the reason, with its
-        `kind`.
+        `size` and `sha256` after success. `more` and, for a download, `etag` when the time was
+        over. `failed`, a sentence, and its `kind` after a failure.
     """
     deadline = time.monotonic() + job["seconds"]
     path = Path(job["path"])
@@ -431,7 +262,7 @@ def transfer(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any
     except TransferFault as fault:
         return {"failed": str(fault), "kind": fault.kind}
     except FileNotFoundError:
-        return {"failed": "there is no such file", "kind": "missing"}
+        return {"failed": "the file does not exist", "kind": "missing"}
     except OSError as error:
         return {"failed": os.strerror(error.errno or errno.EIO), "kind": "disk"}
 
@@ -447,52 +278,12 @@ def _encode_block_id(number: int) -> str:
 def _check_result(result: dict[str, Any], expected: dict[str, Any]) -> None:
     for what, value in expected.items():
         if value is not None and result[what] != value:
-            raise TransferFault("changed", f"its {what} is not what it should be")
-
-
-def _build_refusal(status: int, code: str) -> TransferFault:
-    message = f"the server answered {status} {code}".strip()
-    kinds = {404: "missing", 409: "changed", 412: "changed", 416: "changed"}
-    return TransferFault(
-        kinds.get(status, "refused"), message, retryable=status in RETRYABLE_STATUSES
-    )
-
-
-def _build_connection_fault(error: Exception, *, has_responded: bool) -> TransferFault:
-    """A fault of the connection, told by the kind of error alone: its text may have the URL."""
-    cause = error.reason if isinstance(error, URLError) else error
-    if isinstance(cause, TransferFault):
-        return cause
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return TransferFault("refused", "the server's certificate is not trusted here")
-    number = getattr(cause, "errno", None)
-    is_refused = (
-        isinstance(cause, (socket.gaierror, ConnectionRefusedError)) or number in UNREACHABLE_ERRNOS
-    )
-    tunnel = "Tunnel connection failed" in str(cause)
-    if not has_responded and (is_refused or tunnel):
-        return TransferFault("unreachable", "the host cannot be reached from here", retryable=True)
-    return TransferFault("broken", f"the connection broke ({type(cause).__name__})", retryable=True)
+            raise TransferFault("changed", f"its {what} is not the expected one")
 
 
 def _check_part(headers: Any, etag: str | None, offset: int) -> None:
-    """Refuse a part that would not fit to what is there."""
+    """Refuse a part that does not continue the bytes that have arrived."""
     if headers.get("ETag") != etag:
-        raise TransferFault("changed", "it was changed meanwhile")
+        raise TransferFault("changed", "the file changed during the transfer")
     if not headers.get("Content-Range", "").strip().startswith(f"bytes {offset}-"):
-        raise TransferFault("changed", "the server sent another part than it was asked for")
-
-
-def _connect_to_any(addresses: list[str], port: int) -> socket.socket:
-    for address in addresses[:-1]:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), RESPONSE_TIMEOUT)
-    return socket.create_connection((addresses[-1], port), RESPONSE_TIMEOUT)
-
-
-def _resolve_public_addresses(host: str, port: int) -> list[str]:
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(address[0]) for *_, address in infos]
-    if not all(map(is_public, addresses)):
-        raise TransferFault("refused", "the host's address is not public")
-    return addresses
+        raise TransferFault("changed", "the server sent a different part than requested")

@@ -1,37 +1,45 @@
-"""What a session is told to move a file by URL; standard library only.
+"""File transfer program: moves a file of the session by URL and removes all traces of the URL.
 
-The URL is in the code of the call, so that call is taken out of all that keeps code.
+The URL is a secret and part of the call's code. So the call is removed from everything in which
+IPython keeps code, and the job from memory.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import linecache
-import os
 import sys
 import time
 import urllib.parse
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cci_plugins.in_session.program_support import (
+    find_session_folder,
+    write_answer,
+    write_progress,
+)
 from cci_plugins.in_session.transfer import transfer
 
-FOLDER = Path("/mnt/data")
-PROGRESS_INTERVAL = 0.25  # seconds; whoever tells waits until it is sent
+PROGRESS_INTERVAL = 0.25  # seconds, since each report waits until it is sent
 
 
 def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
-    """Do a job for a name below the session's folder; print what came of it between two marks."""
+    """Answer one call with the report of a transfer.
+
+    Args:
+        shell: IPython's shell.
+        marker: The marker of the answer.
+        job: A job of `transfer`, with `name` below the session's folder in place of `path`.
+    """
     reported_at = time.monotonic()
 
     def report_progress(done: int) -> None:
         nonlocal reported_at
         if time.monotonic() - reported_at >= PROGRESS_INTERVAL:
             reported_at = time.monotonic()
-            _write_output(f"{marker}{done}\n")
+            write_progress(marker, done)
 
     with suppress(Exception):
         erase_call(shell, marker)
@@ -41,28 +49,28 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
         report = transfer(job, report_progress)
     except PermissionError:
         report = {"failed": "its name leads out of the session's folder", "kind": "disk"}
-    except BaseException as error:  # noqa: BLE001 - an interrupt; a traceback would show the frames
+    except BaseException as error:  # noqa: BLE001 - a traceback of an interrupt would show the URL
         report = {"failed": f"it was stopped ({type(error).__name__})", "kind": "broken"}
     job.clear()
-    # it remembers the parts of every URL
+    # It caches the parts of every URL.
     urllib.parse.clear_cache()  # type: ignore[attr-defined]  # typeshed leaves it out
-    gc.collect()  # frames and what was raised in them hold each other
-    _write_output(f"{marker}{json.dumps(report)}{marker}")
+    gc.collect()  # frames and the exceptions raised in them refer to each other
+    write_answer(marker, report)
 
 
 def erase_call(shell: Any, marker: str) -> None:
-    """Take the code that has this mark out of the history and out of what tracebacks read."""
+    """Remove the code that contains the marker from the history and from tracebacks' sources."""
     for name, entry in list(linecache.cache.items()):
         if len(entry) > 1 and any(marker in line for line in entry[2]):
             del linecache.cache[name]
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the one way to the caller's call
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the only way to IPython's own call
     while frame is not None:
         for value in list(frame.f_locals.values()):
             if type(value).__name__ == "ExecutionInfo" and marker in str(value.raw_cell):
                 value.raw_cell = value.transformed_cell = ""
         frame = frame.f_back
     if marker in getattr(shell, "_last_input_line", ""):
-        shell._last_input_line = ""  # noqa: SLF001 - IPython's, for its crash reports
+        shell._last_input_line = ""  # noqa: SLF001 - IPython keeps it for crash reports
     _erase_from_history(shell, shell.history_manager, marker)
     with suppress(Exception):
         content = shell.kernel.get_parent("shell")["content"]
@@ -70,13 +78,8 @@ def erase_call(shell: Any, marker: str) -> None:
             content["code"] = ""
 
 
-def _write_output(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def _erase_from_history(shell: Any, history: Any, marker: str) -> None:
-    """Leave the history as if nothing had run, so that the numbers are those of the user's runs."""
+    """Undo the history's last entry, so that its numbers are those of the user's runs."""
     lists = (history.input_hist_raw, history.input_hist_parsed)
     if not any(lines and marker in lines[-1] for lines in lists):
         return
@@ -92,9 +95,7 @@ def _erase_from_history(shell: Any, history: Any, marker: str) -> None:
 
 
 def _resolve_path(shell: Any, name: str) -> str:
-    """Where a name lies; the code may have changed its working directory since."""
-    usual = FOLDER.is_dir() and os.access(FOLDER, os.W_OK)
-    folder = (FOLDER if usual else Path(getattr(shell, "starting_dir", "."))).resolve()
+    folder = find_session_folder(shell)
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
         raise PermissionError(name)

@@ -1,4 +1,4 @@
-"""What a session says of a transfer is believed only as far as it can do no harm."""
+"""A session's report of a transfer is untrusted, so a false one does no harm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cci_plugins.files.file_transfer import (
     UnreachableError,
     _check_report,
 )
-from cci_plugins.files.in_session_transfer import _ProgressParser, transfer_in_session
+from cci_plugins.files.in_session_transfer import transfer_in_session
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, SessionPool
 
@@ -29,12 +29,12 @@ KEY = "cGxhbnRlZC1rZXktb2YtYW4tYWNjb3VudA=="
 
 
 class Hostile(SessionPool):
-    """Sessions that know the mark, as they can, and say what they like."""
+    """Sessions that know the marker, as they can, and print what they like."""
 
     capabilities = Capabilities(name="hostile")
 
-    def __init__(self, said: str, *, progress: str = "", size: int = 10) -> None:
-        self.said, self.progress, self.size, self.calls = said, progress, size, 0
+    def __init__(self, output: str, *, progress: str = "", size: int = 10) -> None:
+        self.output, self.progress, self.size, self.calls = output, progress, size, 0
 
     async def has_files_api(self, _):
         return False
@@ -44,7 +44,7 @@ class Hostile(SessionPool):
         marker = re.search(r"get_ipython\(\),'([0-9a-f]{32})'", code)[1]
         for text in self.progress.replace("MARK", marker).partition("\n"):
             on_output(OutputEvent("stdout", text))
-        return Execution(stdout=self.said.replace("MARK", marker))
+        return Execution(stdout=self.output.replace("MARK", marker))
 
     async def list_files(self, session_id):
         return [FileInfo("a", self.size)]
@@ -75,24 +75,24 @@ class Hostile(SessionPool):
 WRONG = [
     "",
     "MARK",
-    "MARK{}MARK",
-    "MARK[]MARK",
-    "MARK1MARK",
-    "MARKnullMARK",
-    'MARK{"size": "x", "sha256": "x"}MARK',
-    'MARK{"size": null, "sha256": null}MARK',
-    'MARK{"size": 1e999, "sha256": "x"}MARK',
-    'MARK{"size": NaN, "sha256": "x"}MARK',
-    f'MARK{{"size": true, "sha256": "{DIGEST}"}}MARK',
-    f'MARK{{"size": -1, "sha256": "{DIGEST}"}}MARK',
-    f'MARK{{"size": {10**30}, "sha256": "{DIGEST}"}}MARK',
-    f'MARK{{"size": {"9" * 5000}, "sha256": "{DIGEST}"}}MARK',
-    'MARK{"size": 5, "sha256": "../../etc"}MARK',
-    'MARK{"size": 5, "sha256": {"a": 1}}MARK',
-    'MARK{"failed": {"a": [1]}, "kind": ["missing"]}MARK',
-    'MARK{"failed": null}MARK',
-    f"MARK{'[' * 200_000}MARK",
-    "MARK" + '{"a":' * 100_000 + "MARK",
+    "MARK{}\nMARK",
+    "MARK[]\nMARK",
+    "MARK1\nMARK",
+    "MARKnull\nMARK",
+    'MARK{"size": "x", "sha256": "x"}\nMARK',
+    'MARK{"size": null, "sha256": null}\nMARK',
+    'MARK{"size": 1e999, "sha256": "x"}\nMARK',
+    'MARK{"size": NaN, "sha256": "x"}\nMARK',
+    f'MARK{{"size": true, "sha256": "{DIGEST}"}}\nMARK',
+    f'MARK{{"size": -1, "sha256": "{DIGEST}"}}\nMARK',
+    f'MARK{{"size": {10**30}, "sha256": "{DIGEST}"}}\nMARK',
+    f'MARK{{"size": {"9" * 5000}, "sha256": "{DIGEST}"}}\nMARK',
+    'MARK{"size": 5, "sha256": "../../etc"}\nMARK',
+    'MARK{"size": 5, "sha256": {"a": 1}}\nMARK',
+    'MARK{"failed": {"a": [1]}, "kind": ["missing"]}\nMARK',
+    'MARK{"failed": null}\nMARK',
+    f"MARK{'[' * 200_000}\nMARK",
+    "MARK" + '{"a":' * 100_000 + "\nMARK",
 ]
 
 
@@ -100,8 +100,8 @@ def storage():
     return blob.BlobStorage("store", "c", key=KEY)
 
 
-class Kept:
-    """A storage whose deletions go nowhere."""
+class RecordedDeletions:
+    """A storage whose deletions are only recorded."""
 
     def __init__(self, monkeypatch):
         self.deleted: list[str] = []
@@ -112,32 +112,32 @@ class Kept:
         monkeypatch.setattr(blob.BlobStorage, "delete", delete)
 
 
-@pytest.mark.parametrize("said", WRONG, ids=lambda said: ascii(said[:40]))
-async def test_a_report_that_is_none_is_one_plain_error(said, tmp_path, monkeypatch):
-    kept = Kept(monkeypatch)
+@pytest.mark.parametrize("output", WRONG, ids=lambda output: ascii(output[:40]))
+async def test_a_malformed_report_is_one_plain_error(output, tmp_path, monkeypatch):
+    deletions = RecordedDeletions(monkeypatch)
     bridge = FileTransfer(
-        Hostile(said), limits=Limits(inline_bytes=1), options=FileOptions(storage())
+        Hostile(output), limits=Limits(inline_bytes=1), options=FileOptions(storage())
     )
     with pytest.raises(FileTransferError):
         await bridge.download("s", "a", tmp_path / "a", lambda _: None)
-    assert len(kept.deleted) == 1
+    assert len(deletions.deleted) == 1
     assert not (tmp_path / "a").exists()
 
 
-async def test_a_file_that_is_larger_than_was_listed_is_not_taken(tmp_path, monkeypatch):
-    Kept(monkeypatch)
+async def test_a_file_that_is_larger_than_listed_is_refused(tmp_path, monkeypatch):
+    RecordedDeletions(monkeypatch)
     limits = Limits(inline_bytes=1, staged_bytes=1000)
-    said = f'MARK{{"size": 1001, "sha256": "{DIGEST}"}}MARK'
-    bridge = FileTransfer(Hostile(said), limits=limits, options=FileOptions(storage()))
+    output = f'MARK{{"size": 1001, "sha256": "{DIGEST}"}}\nMARK'
+    bridge = FileTransfer(Hostile(output), limits=limits, options=FileOptions(storage()))
     with pytest.raises(FileTooLargeError):
         await bridge.download("s", "a", tmp_path / "a", lambda _: None)
 
 
-async def test_a_session_that_says_it_is_cut_off_speaks_for_itself_only(tmp_path, monkeypatch):
-    Kept(monkeypatch)
-    said = 'MARK{"failed": "no way", "kind": "unreachable"}MARK'
+async def test_a_session_that_reports_no_network_changes_only_its_own_route(tmp_path, monkeypatch):
+    RecordedDeletions(monkeypatch)
+    output = 'MARK{"failed": "no way", "kind": "unreachable"}\nMARK'
     bridge = FileTransfer(
-        Hostile(said, size=1 << 40), limits=Limits(), options=FileOptions(storage())
+        Hostile(output, size=1 << 40), limits=Limits(), options=FileOptions(storage())
     )
     bridge._limits = Limits(staged_bytes=1 << 41)
     with pytest.raises(FileTooLargeError):
@@ -148,7 +148,7 @@ async def test_a_session_that_says_it_is_cut_off_speaks_for_itself_only(tmp_path
 
 
 async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
-    pool = Hostile('MARK{"more": 1}MARK')
+    pool = Hostile('MARK{"more": 1}\nMARK')
     with anyio.fail_after(60), pytest.raises(FileTransferError, match="in time"):
         await transfer_in_session(
             pool, "s", {"verb": "get", "url": "u", "name": "a"}, lambda _: None
@@ -156,24 +156,7 @@ async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
     assert pool.calls == in_session_transfer.MAX_CALLS
 
 
-async def test_progress_that_lies_is_bounded():
-    reported: list[int] = []
-    parser = _ProgressParser("m" * 32, reported.append)
-    for text in (
-        "m" * 32 + "9" * 5000 + "\n",
-        "m" * 32 + "\u0663\n",
-        "m" * 32 + "-1\n",
-        "x" * 1_000_000,
-        "\n" + "m" * 32,
-        "12",
-        "34\n",
-    ):
-        parser.handle_output(OutputEvent("stdout", text))
-        assert len(parser._line) < 100
-    assert reported == [3, 1234]
-
-
-def test_words_of_a_session_are_cut():
+def test_a_long_message_of_a_session_is_cut():
     with pytest.raises(FileTransferError) as caught:
         _check_report({"failed": "x" * 10_000}, "a")
     assert len(str(caught.value)) < 300
@@ -192,23 +175,23 @@ def test_words_of_a_session_are_cut():
         "\u00e9",
     ],
 )
-def test_what_is_no_account_is_not_shown(account):
+def test_an_invalid_account_is_not_shown(account):
     with pytest.raises(ConfigurationError) as caught:
         blob.BlobStorage(account, "c")
     assert "cGxhbnRl" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
 
 
-def test_a_key_that_is_none_is_said_at_once():
+def test_an_invalid_key_is_refused_at_once_and_not_shown():
     with pytest.raises(ConfigurationError) as caught:
         blob.BlobStorage("store", "c", key="planted, not a key!")
     assert "planted" not in str(caught.value)
 
 
-def test_no_size_makes_a_lifetime_stumble():
+def test_every_size_has_a_lifetime():
     for size in (-(10**40), -1, 0, 10**400):
         assert blob.MIN_LIFETIME <= blob.compute_lifetime(size) <= blob.MAX_LIFETIME
 
 
-def test_the_place_of_a_blob_is_not_a_path(tmp_path: Path):
+def test_a_storage_does_not_show_its_key(tmp_path: Path):
     assert "planted" not in repr(storage())
     assert KEY not in repr(storage())

@@ -1,1 +1,1 @@
-"""Shell commands and absolute paths of a session, by its own Python."""
+"""Shell commands and files by absolute paths, through a session's own Python."""

@@ -1,4 +1,8 @@
-"""Files of a session by absolute paths, also outside of its folder."""
+"""Files of a session by absolute paths, also outside of its folder.
+
+A file below the session's folder moves by its own name. Any other file moves through a temporary
+name in the folder, between which and its path the session copies it.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +22,15 @@ from .call import call_session
 CALL_TIMEOUT = timedelta(seconds=60)
 
 NotesHandler = Callable[[tuple[str, ...]], object]
-"""Told what happened to the session."""
+"""Called with the notes of a call, such as that the session was lost."""
 
 
 @dataclass(slots=True)
 class FileResult:
-    """What became of one file.
+    """Result for one file.
 
     Attributes:
-        path: As it was asked for.
+        path: The requested path.
         content: What was read.
         error: `file_not_found`, `is_directory`, `permission_denied`, `invalid_path`, or a sentence.
     """
@@ -39,12 +43,12 @@ class FileResult:
 async def write_files(
     session: Session, files: Sequence[tuple[str, bytes]], on_notes: NotesHandler
 ) -> list[FileResult]:
-    """Write files, making the folders above them; one that fails does not stop the others.
+    """Write files and create the folders above them. One that fails does not stop the others.
 
     Args:
-        session: Where to.
-        files: Absolute paths and what goes there.
-        told: Told of a loss, when there was one.
+        session: The session.
+        files: Absolute paths and their contents.
+        on_notes: Called with the notes of each call.
 
     Raises:
         CodeInterpreterError: As `Session.run_code`.
@@ -70,12 +74,12 @@ async def write_files(
 async def read_files(
     session: Session, paths: Sequence[str], on_notes: NotesHandler
 ) -> list[FileResult]:
-    """Read files; one that fails does not stop the others.
+    """Read files. One that fails does not stop the others.
 
     Args:
-        session: Where from.
+        session: The session.
         paths: Absolute paths.
-        told: Told of a loss, when there was one.
+        on_notes: Called with the notes of each call.
 
     Raises:
         CodeInterpreterError: As `Session.run_code`.
@@ -103,7 +107,7 @@ async def read_files(
 async def _find_names(
     session: Session, verb: str, files: list[FileResult], on_notes: NotesHandler
 ) -> list[str | None]:
-    """Each path's name below the session's folder, if it is there; errors go to the files."""
+    """Return each path's name below the session's folder, or None. Record errors on the files."""
     requested = [file for file in files if _check_absolute(file)]
     job = {"verb": verb, "paths": [file.path for file in requested]}
     found = await _request_results(session, job, requested, on_notes)
@@ -120,7 +124,7 @@ def _check_absolute(file: FileResult) -> bool:
 async def _copy(
     session: Session, verb: str, copies: list[tuple[str, str, FileResult]], on_notes: NotesHandler
 ) -> None:
-    """Copy within the session, from the first to the second."""
+    """Copy files within the session, from the first name to the second."""
     job = {"verb": verb, "pairs": [(source, target) for source, target, _ in copies]}
     await _request_results(session, job, [file for _, _, file in copies], on_notes)
 
@@ -128,13 +132,13 @@ async def _copy(
 async def _request_results(
     session: Session, job: dict[str, Any], files: list[FileResult], on_notes: NotesHandler
 ) -> list[dict[str, Any]]:
-    """What the session says about each file; it is not asked about none."""
+    """Return the session's result for each file, and record its errors."""
     if not files:
         return []
     title = f"{job['verb']} {', '.join(file.path for file in files)}"
     response = await call_session(session, title, job, CALL_TIMEOUT)
     on_notes(response.notes)
-    found = response.found(len(files))
+    found = response.get_path_results(len(files))
     for file, one in zip(files, found, strict=True):
         if one.get("error"):
             file.error = str(one["error"])
@@ -142,7 +146,7 @@ async def _request_results(
 
 
 def _get_direct_name(check: Callable[[str], str], name: str | None) -> str | None:
-    """The name, if the session's files may have it as it is."""
+    """Return the name if a session's file may have it unchanged, or None."""
     try:
         return name if name is not None and check(name) == name else None
     except UnsafeNameError:
@@ -163,7 +167,7 @@ async def _unstage(session: Session, staged: list[tuple[str, FileResult]]) -> No
 
 @contextmanager
 def _record_error(file: FileResult) -> Iterator[None]:
-    """Have a failure told on the file."""
+    """Record a failure on the file instead of raising it."""
     try:
         yield
     except SessionFileNotFoundError:
