@@ -1,4 +1,4 @@
-"""Our client as the conformance suite starts it: the server's URL is the last argument."""
+"""The client that the conformance suite starts. The server's URL is the last argument."""
 
 import os
 import sys

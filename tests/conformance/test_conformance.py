@@ -1,4 +1,4 @@
-"""The official suite, `@modelcontextprotocol/conformance`, against our server and our client."""
+"""The official suite `@modelcontextprotocol/conformance`, with our server and our client."""
 
 import shlex
 import sys
@@ -24,7 +24,7 @@ PNG = (
 )
 WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA="
 
-# Not run, since they ask for what a server of code sessions does not have: completion, logging,
+# The other scenarios need what a server of code sessions does not have: completion, logging,
 # prompts, resources, sampling, elicitation, progress, and MCP sessions with streams to resume.
 ON_OUR_TOOLS = ("server-initialize", "ping", "tools-list", "dns-rebinding-protection")
 ON_THE_SUITES_TOOLS = (
@@ -50,7 +50,7 @@ async def run_suite(node: str, *arguments: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr).decode()[-3000:]
 
 
-@pytest.mark.parametrize("execute_code", [False, True], ids=["platform", "friendly"])
+@pytest.mark.parametrize("execute_code", [False, True], ids=["platform", "execute_code"])
 @pytest.mark.parametrize("scenario", ON_OUR_TOOLS)
 async def test_our_server_passes(node, scenario, execute_code):
     async with serving(FakeSessionPool(), api_key=None, execute_code=execute_code) as url:
@@ -73,7 +73,7 @@ async def test_our_client_passes(node, scenario, tmp_path):
 
 
 class SuiteTools:
-    """The tools that the suite's scenarios call, behind our endpoint."""
+    """The tools that the suite's scenarios call, served by this package's endpoint."""
 
     def __init__(self, *_):
         from cci_plugins.server.mcp.tools import ToolCallResult

@@ -1,4 +1,4 @@
-"""A real server on loopback, in a thread with an event loop of its own."""
+"""A real server on loopback, on this event loop or in a thread with its own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,11 +20,11 @@ async def serving(pool: SessionPool, **options: Any):
     ready = anyio.Event()
     urls: list[str] = []
 
-    def tell(url: str) -> None:
+    def on_ready(url: str) -> None:
         urls.append(url)
         ready.set()
 
-    options = {"api_key": KEY, "port": 0, "on_ready": tell} | options
+    options = {"api_key": KEY, "port": 0, "on_ready": on_ready} | options
     async with pool, anyio.create_task_group() as tasks:
         tasks.start_soon(partial(serve, pool, **options))
         with anyio.fail_after(60):
@@ -35,7 +35,7 @@ async def serving(pool: SessionPool, **options: Any):
 
 @contextmanager
 def running_server(make_pool: Callable[[], SessionPool], **options: Any) -> Iterator[str]:
-    """The URL of the MCP endpoint; code of the server runs in another thread."""
+    """Run a server in another thread and yield the URL of its MCP endpoint."""
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(serving(portal.call(make_pool), **options)) as url,

@@ -1,4 +1,4 @@
-"""A server on standard input and output, where there is no `cci mcp` to start one."""
+"""A server on standard input and output, for environments without the command `cci mcp`."""
 
 import anyio
 

@@ -1,4 +1,4 @@
-"""`cci serve`, the real command, and `cci run` against it."""
+"""The real command `cci serve`, and `cci run` with its pool."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def serving(*arguments: str, cwd: Path, **more: str) -> Iterator[subprocess.Pope
 
 
 def read_until(process: subprocess.Popen[str], last: str) -> str:
-    """Data up to a line; `last` begins it."""
+    """Return standard output up to the line that begins with `last`."""
     assert process.stdout is not None
     text = ""
     while True:
@@ -124,9 +124,9 @@ def test_a_wrong_key_exits_with_4_and_a_dead_server_with_5(tmp_path: Path) -> No
         refused = run(facts | {"key": "not-the-key-of-this-server"}, "1", cwd=tmp_path)
         assert refused.returncode == 4, refused.stderr
         assert refused.stderr.startswith("error: ")
-    gone = run(facts, "1", cwd=tmp_path)
-    assert gone.returncode == 5, gone.stderr
-    assert "Traceback" not in gone.stderr
+    unreachable = run(facts, "1", cwd=tmp_path)
+    assert unreachable.returncode == 5, unreachable.stderr
+    assert "Traceback" not in unreachable.stderr
 
 
 def test_it_prints_what_to_paste_and_the_key_only_as_data(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_it_prints_what_to_paste_and_the_key_only_as_data(tmp_path: Path) -> Non
         assert status_of(endpoint[1], key[1]) == 200
         assert status_of(endpoint[1], "wrong") == 401
         process.send_signal(signal.SIGINT)
-        _, words = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, words
-    assert "isolation: " in words
-    assert key[1] not in words
+        _, stderr = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, stderr
+    assert "isolation: " in stderr
+    assert key[1] not in stderr
 
 
 def test_a_key_from_the_environment_is_used_and_not_repeated(tmp_path: Path) -> None:
@@ -158,13 +158,13 @@ def test_a_key_from_the_environment_is_used_and_not_repeated(tmp_path: Path) -> 
         assert 'KEY="$CCI_SERVE_KEY"' in data
         assert status_of(endpoint[1], key) == 200
         process.send_signal(signal.SIGTERM)
-        _, words = process.communicate(timeout=LIMIT)
+        _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
-    assert key not in data + words
+    assert key not in data + stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_everything_ends_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
+def test_every_process_ends_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
     with serving("--json", cwd=tmp_path) as process:
         run(ready(process), "--session", "alice", "x = 1", cwd=tmp_path)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -179,30 +179,30 @@ def test_an_address_that_is_taken_is_a_configuration_error(tmp_path: Path) -> No
     with serving("--json", cwd=tmp_path) as first:
         port = ready(first)["endpoint"].split(":")[2].split("/")[0]
         with serving("--port", port, cwd=tmp_path) as second:
-            _, words = second.communicate(timeout=LIMIT)
+            _, stderr = second.communicate(timeout=LIMIT)
     assert second.returncode == 3
-    assert words.splitlines()[-3:] == [
+    assert stderr.splitlines()[-3:] == [
         f"error: cannot listen on 127.0.0.1 port {port}: Address already in use",
         "",
-        "hint: choose another port; --port 0 takes a free one",
+        "hint: choose another port, or --port 0 for a free one",
     ]
 
 
 def test_a_weak_key_is_refused(tmp_path: Path) -> None:
     with serving("--api-key", "short", cwd=tmp_path) as process:
-        _, words = process.communicate(timeout=LIMIT)
+        _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
-    assert words.startswith("error: the key must have at least 16")
+    assert stderr.startswith("error: the key must have at least 16")
 
 
-def test_without_a_key_everyone_is_let_in_and_it_says_so(tmp_path: Path) -> None:
+def test_without_a_key_every_client_is_admitted_with_a_warning(tmp_path: Path) -> None:
     with serving("--json", "--no-key", cwd=tmp_path) as process:
         facts = ready(process)
         assert status_of(facts["endpoint"], "any") == 200
         assert run(facts, "40 + 2", cwd=tmp_path).stdout == "42\n"
         process.send_signal(signal.SIGTERM)
-        _, words = process.communicate(timeout=LIMIT)
-    assert "warning: no key is asked for: whoever reaches 127.0.0.1" in words
+        _, stderr = process.communicate(timeout=LIMIT)
+    assert "warning: no key is asked for: whoever reaches 127.0.0.1" in stderr
 
 
 @pytest.mark.parametrize(
@@ -216,25 +216,25 @@ def test_a_key_and_no_key_exclude_each_other(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], named: str
 ) -> None:
     with serving("--no-key", *arguments, cwd=tmp_path, **variables) as process:
-        _, words = process.communicate(timeout=LIMIT)
+        _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
-    assert words.startswith(f"error: --no-key excludes the {named}")
+    assert stderr.startswith(f"error: --no-key excludes the {named}")
 
 
 def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "no-such-python")
     with serving(cwd=tmp_path, CCI_PYTHON=missing) as process:
-        _, words = process.communicate(timeout=LIMIT)
+        _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
-    assert words.startswith(f"error: {missing} is not a Python interpreter that runs")
+    assert stderr.startswith(f"error: {missing} is not a Python interpreter that runs")
 
 
 def test_listening_for_others_warns(tmp_path: Path) -> None:
     with serving("--json", "--host", "0.0.0.0", cwd=tmp_path) as process:
         assert ready(process)["endpoint"].startswith("http://0.0.0.0:")
         process.send_signal(signal.SIGTERM)
-        _, words = process.communicate(timeout=LIMIT)
-    assert "warning: listening on 0.0.0.0" in words
+        _, stderr = process.communicate(timeout=LIMIT)
+    assert "warning: listening on 0.0.0.0" in stderr
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,9 @@ def test_listening_for_others_warns(tmp_path: Path) -> None:
     [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
     ids=" ".join,
 )
-def test_an_emulated_pool_prints_what_opens_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_emulated_pool_prints_the_variables_that_select_it(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
     with serving("--emulate", *arguments, cwd=tmp_path) as process:
         last = "export " + (
             "AZURE_SESSION_POOL_MCP_KEY" if arguments == ("platform",) else "CCI_ACCESS_TOKEN"
@@ -264,7 +266,7 @@ def test_an_emulated_pool_prints_what_opens_it(arguments: tuple[str, ...], tmp_p
     assert (tmp_path / "image-1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_gateway_stands_in_front_of_a_custom_pool(tmp_path: Path) -> None:
+def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
     with serving("--emulate", "custom", "--json", cwd=tmp_path) as behind:
         pool = ready(behind)
         variables = {
@@ -280,7 +282,7 @@ def test_a_gateway_stands_in_front_of_a_custom_pool(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         (("--fault-rate", "0.5"), "add --emulate"),
         (("--emulate", "platform", "--container", "executions"), "--emulate custom"),
@@ -291,10 +293,10 @@ def test_a_gateway_stands_in_front_of_a_custom_pool(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_options_that_do_not_fit_together_are_refused(
-    arguments: tuple[str, ...], words: str, tmp_path: Path
+    arguments: tuple[str, ...], expected: str, tmp_path: Path
 ) -> None:
     with serving(*arguments, cwd=tmp_path) as process:
         _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 3, stderr
-    assert words in stderr
+    assert expected in stderr
     assert "Traceback" not in stderr

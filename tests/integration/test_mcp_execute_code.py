@@ -1,4 +1,4 @@
-"""`execute_code` for MCP clients that people use, over HTTP and over stdio, with real kernels."""
+"""`execute_code` called by popular MCP clients over HTTP and stdio, with real kernels."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ pytest.importorskip("uvicorn")
 
 pytestmark = [
     pytest.mark.anyio,
-    # the clients' own use of their dependencies, not ours
+    # from the clients' own dependencies
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
@@ -69,7 +69,7 @@ def url():
 
 @pytest.fixture(scope="module")
 def plain_url():
-    """As `cci serve` is by default."""
+    """Run a server with the defaults of `cci serve`."""
     from cci_plugins.pools.local.pool import LocalSessionPool
 
     with running_server(LocalSessionPool, execute_code=True) as url:
@@ -115,11 +115,11 @@ async def run(client, code: str):
 
 
 @over_both
-async def test_the_tool_is_that_of_every_door(transport, url, tmp_path):
+async def test_the_tool_is_the_same_as_in_every_adapter(transport, url, tmp_path):
     with anyio.fail_after(60):
         async with client_over(transport, url, tmp_path) as client:
             listed = (await client.list_tools()).tools
-    assert [told.name for told in listed] == [execute_code.NAME, *PLATFORM]
+    assert [tool.name for tool in listed] == [execute_code.NAME, *PLATFORM]
     assert listed[0].description == build_description(
         execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, get_installed_packages()
     )
@@ -184,7 +184,7 @@ async def test_files_are_resources_and_answers_link_them(transport, url, tmp_pat
     "uri",
     ["sandbox:/mnt/data/none.csv", "sandbox:/mnt/data/%2e%2e%2fetc%2fpasswd", "file:///etc/passwd"],
 )
-async def test_a_resource_that_is_not_there_is_an_error(transport, uri, url, tmp_path):
+async def test_a_resource_that_does_not_exist_is_an_error(transport, uri, url, tmp_path):
     with anyio.fail_after(60):
         async with client_over(transport, url, tmp_path) as client:
             await run(client, "open('here.txt', 'w').write('1')")
@@ -194,7 +194,7 @@ async def test_a_resource_that_is_not_there_is_an_error(transport, uri, url, tmp
 
 
 @over_both
-async def test_a_dead_session_is_told_and_comes_back_empty(transport, url, tmp_path):
+async def test_a_dead_session_is_reported_and_replaced_by_an_empty_one(transport, url, tmp_path):
     with anyio.fail_after(90):
         async with client_over(transport, url, tmp_path) as client:
             await run(client, "x = 1")
@@ -227,7 +227,7 @@ async def test_two_clients_at_once_never_share_state(transport, url, tmp_path):
 
 
 @over_both
-async def test_the_platforms_tools_stand_beside_it(transport, url, tmp_path):
+async def test_the_platforms_tools_are_listed_with_it(transport, url, tmp_path):
     with anyio.fail_after(60):
         async with client_over(transport, url, tmp_path) as client:
             where = {"environmentId": f"beside-{transport}"}
@@ -304,7 +304,7 @@ async def test_openai_agents_clients_keep_a_session_and_images(plain_url, tmp_pa
                 assert answer.content[1].model_dump(by_alias=True)["mimeType"] == "image/png"
 
 
-def started(folder: Path, command: list[str] | None = None) -> subprocess.Popen[bytes]:
+def start_server(folder: Path, command: list[str] | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command or [sys.executable, *SERVER],
         cwd=folder,
@@ -323,11 +323,11 @@ def call(number: int, code: str) -> bytes:
 
 
 @pytest.mark.parametrize("ending", ["stdin", "signal", "stdin while code runs", "both"])
-def test_it_ends_with_its_client_and_takes_its_kernels_along(ending, tmp_path):
+def test_the_server_and_its_kernels_end_with_the_client(ending, tmp_path):
     psutil = pytest.importorskip("psutil")
     if ending == "signal" and SERVER[0] != "-m":
         pytest.skip("signals are the command's")
-    with started(tmp_path) as process:
+    with start_server(tmp_path) as process:
         try:
             process.stdin.write(INITIALIZE + call(2, "import os; os.getpid()"))
             process.stdin.flush()
@@ -370,10 +370,10 @@ run(WHAT, run_name="__main__")
 
 
 def test_only_the_protocol_is_on_standard_output(tmp_path):
-    """What a library or a child prints in the server itself does not break the client."""
+    """Output of a library or a child process in the server does not break the client."""
     what = "cci_plugins" if SERVER[0] == "-m" else SERVER[0]
     command = [sys.executable, "-c", NOISY.replace("WHAT", repr(what))]
-    with started(tmp_path, command) as process:
+    with start_server(tmp_path, command) as process:
         try:
             process.stdin.write(INITIALIZE + call(2, "print('out')"))
             process.stdin.flush()

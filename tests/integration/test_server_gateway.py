@@ -80,7 +80,9 @@ async def test_an_environment_of_one_replica_is_the_same_session_at_another():
 
 @pytest.mark.parametrize("tool", [RUN, RUN_SHELL])
 @pytest.mark.parametrize("given", ["session-1", "x" * 44, "", None, 7])
-async def test_an_environment_that_was_not_launched_runs_nothing_and_says_what_to_do(tool, given):
+async def test_an_environment_that_was_not_launched_runs_nothing_and_the_error_has_a_next_step(
+    tool, given
+):
     pool = FakeSessionPool()
     with anyio.fail_after(30):
         async with serving(pool, **signed()) as url, client(url) as http:
@@ -88,8 +90,8 @@ async def test_an_environment_that_was_not_launched_runs_nothing_and_says_what_t
             result = await call(http, tool, **where)
     assert result["isError"] is True
     assert result["content"][0]["text"] == (
-        "EnvironmentNotFound: The environment does not exist: its environmentId is not one that "
-        "this server gave. Call launchShell for one."
+        "EnvironmentNotFound: The environment does not exist: this server did not issue its "
+        "environmentId. Call launchShell for one."
     )
     assert pool.calls == []
 
@@ -107,7 +109,7 @@ async def test_an_environment_that_is_too_old_runs_nothing():
 
 
 @pytest.mark.parametrize(("method", "path"), REST)
-async def test_no_route_takes_an_unsigned_identifier(method, path):
+async def test_no_route_accepts_an_unsigned_identifier(method, path):
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(), **signed()) as url, client(url) as http:
             params = {"identifier": "session-1", "api-version": "2025-10-02-preview"}
@@ -116,7 +118,7 @@ async def test_no_route_takes_an_unsigned_identifier(method, path):
             assert (await http.get(url.replace("/mcp", "/health"))).status_code == 200
 
 
-async def test_the_rest_routes_beside_signed_environments_are_a_configuration_error():
+async def test_rest_routes_with_signed_environments_are_a_configuration_error():
     from cci_plugins.server import create_app
 
     options = signed() | {"rest": True}
@@ -125,7 +127,7 @@ async def test_the_rest_routes_beside_signed_environments_are_a_configuration_er
 
 
 @pytest.mark.parametrize("key", [KEY, None])
-async def test_too_many_requests_are_told_when_to_come_back(key):
+async def test_too_many_requests_are_refused_with_a_time_to_retry(key):
     with anyio.fail_after(30):
         options = {"api_key": key, "requests_per_minute": 3}
         async with serving(FakeSessionPool(), **options) as url, client(url) as http:
@@ -133,22 +135,22 @@ async def test_too_many_requests_are_told_when_to_come_back(key):
                 await launch(http)
             refused = await post(http, "launchShell")
             health = [(await http.get(url.replace("/mcp", "/health"))) for _ in range(5)]
-            async with client(url, "wrong") as stranger:
-                told = await post(stranger, "launchShell")
+            async with client(url, "wrong") as other:
+                unauthorized = await post(other, "launchShell")
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.headers["x-ms-error-code"] == "TooManyRequests"
     assert set(refused.json()) == {"code", "message"}
     assert {response.status_code for response in health} == {200}
-    assert told.status_code == (401 if key else 429)
+    assert unauthorized.status_code == (401 if key else 429)
 
 
 async def test_a_wrong_key_does_not_use_up_the_rate():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(), requests_per_minute=1) as url:
-            async with client(url, "wrong") as stranger:
+            async with client(url, "wrong") as other:
                 for _ in range(3):
-                    assert (await post(stranger, "launchShell")).status_code == 401
+                    assert (await post(other, "launchShell")).status_code == 401
             async with client(url) as http:
                 assert await launch(http)
 
@@ -157,12 +159,12 @@ async def test_a_wrong_key_does_not_use_up_the_rate():
 async def test_the_longest_body_is_an_option_on_every_route(size, status):
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(), body_bytes=1000) as url, client(url) as http:
-            room = "x" * (size - 200)
-            where = {"environmentId": "session-1", "pythonCode": room}
+            padding = "x" * (size - 200)
+            where = {"environmentId": "session-1", "pythonCode": padding}
             assert (await post(http, RUN, **where)).status_code == status
             params = {"identifier": "session-1", "api-version": "2025-10-02-preview"}
             executions = url.replace("/mcp", "/executions")
-            body = {"code": room + "x" * 150}
+            body = {"code": padding + "x" * 150}
             ran = await http.post(executions, params=params, json=body)
     assert ran.status_code == status
 

@@ -1,4 +1,4 @@
-"""The MCP endpoint as raw HTTP sees it."""
+"""The MCP endpoint over raw HTTP."""
 
 import json
 import time
@@ -25,7 +25,7 @@ HELLO = Execution(stdout="hi\n", results=(Result({"text/plain": "42"}, is_main=T
 
 
 class SlowPool(FakeSessionPool):
-    """Runs until it is cancelled, and tells both."""
+    """Runs until it is cancelled. Sets an event at the start and at the cancellation."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class SlowPool(FakeSessionPool):
 
 
 class FailingPool(FakeSessionPool):
-    """Raises what it was given."""
+    """Raises the given error from each run."""
 
     def __init__(self, error: Exception):
         super().__init__()
@@ -126,7 +126,7 @@ async def test_launching_mints_an_id_and_touches_no_session(name):
     assert pool.calls == []
 
 
-async def test_a_result_without_images_is_told_twice_and_whole_in_meta():
+async def test_a_result_without_images_comes_twice_and_complete_in_meta():
     result = await run(FakeSessionPool(HELLO))
     fields = result["structuredContent"]
     assert fields["stdout"] == "hi\n"
@@ -138,7 +138,7 @@ async def test_a_result_without_images_is_told_twice_and_whole_in_meta():
     assert result["isError"] is False
 
 
-async def test_beside_an_image_there_is_no_structured_content():
+async def test_an_answer_with_an_image_has_no_structured_content():
     image = Result({"image/png": PNG, "text/plain": "<Figure>"}, is_main=True)
     result = await run(FakeSessionPool(Execution(results=(image,))))
     assert "structuredContent" not in result
@@ -156,7 +156,7 @@ async def test_a_traceback_of_the_code_is_an_error_with_its_text():
     assert result["structuredContent"]["stderr"].endswith("ValueError: no")
 
 
-async def test_what_a_model_reads_is_bounded_and_what_our_client_reads_is_not():
+async def test_text_for_a_model_is_bounded_and_data_for_our_client_is_not():
     result = await run(FakeSessionPool(Execution(stdout="x" * 100_000)))
     assert len(result["structuredContent"]["stdout"]) <= 8_000
     assert "left out" in result["structuredContent"]["stdout"]
@@ -171,7 +171,7 @@ async def test_an_identifier_of_the_wrong_length_is_refused_by_its_code(identifi
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "soon", True])
-async def test_a_timeout_that_is_no_positive_number_is_refused(timeout):
+async def test_a_timeout_that_is_not_a_positive_number_is_refused(timeout):
     result = await run(FakeSessionPool(), timeoutSeconds=timeout)
     assert "timeoutSeconds" in result["content"][0]["text"]
 
@@ -199,7 +199,7 @@ async def test_an_unknown_tool_and_an_unknown_method_are_protocol_errors():
             assert answer["error"]["code"] in {-32601, -32602}
 
 
-async def test_a_client_that_leaves_stops_its_run():
+async def test_a_client_that_disconnects_stops_its_run():
     pool = SlowPool()
     with anyio.fail_after(30):
         async with serving(pool) as url:
@@ -218,7 +218,7 @@ async def test_a_client_that_leaves_stops_its_run():
 @pytest.mark.parametrize(
     "headers", [{}, {"x-ms-apikey": "wrong"}, {"authorization": f"Bearer {KEY}"}]
 )
-async def test_mcp_takes_the_key_and_nothing_else(headers):
+async def test_mcp_accepts_only_the_key(headers):
     with anyio.fail_after(30):
         async with serving(FakeSessionPool()) as url, httpx.AsyncClient(headers=headers) as http:
             response = await http.post(url, json=message("tools/list"))
@@ -268,7 +268,7 @@ async def test_a_taken_port_is_a_configuration_error():
                 await serve(FakeSessionPool(), port=port, api_key=KEY)
 
 
-async def test_stopping_does_not_wait_for_a_run_for_ever():
+async def test_stopping_waits_only_a_moment_for_a_run():
     pool = SlowPool()
     with anyio.fail_after(30):
         begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""The REST data plane in both its forms, as raw HTTP sees it."""
+"""The REST data plane in both its forms, over raw HTTP."""
 
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ IMAGE = Execution(results=(Result({"image/png": "iVBORw0KGgo="}),))
 
 
 class Rest(httpx.AsyncClient):
-    """A client of one session of a server that a test started."""
+    """HTTP client for one session of a server that a test started."""
 
     def __init__(self, url: str, version: str, **headers: str):
         super().__init__(
@@ -54,8 +54,7 @@ async def ask(pool, method: str, path: str, *, version: str = NEW, limits=None, 
 async def test_the_newer_form_of_a_run():
     response = await ask(FakeSessionPool(HELLO), "POST", "/executions", json={"code": "x"})
     assert response.status_code == 200
-    told = response.json()
-    assert told == {
+    assert response.json() == {
         "id": response.headers["operation-id"],
         "identifier": "session-1",
         "executionType": "Synchronous",
@@ -91,12 +90,12 @@ async def test_an_image_is_the_result_in_the_data_planes_form():
     assert response.json()["properties"]["result"] == image
 
 
-async def test_a_traceback_is_a_failed_run_and_no_failed_request():
+async def test_a_traceback_is_a_failed_run_but_not_a_failed_request():
     response = await ask(FakeSessionPool(RAISED), "POST", "/executions", json={"code": "x"})
-    told = response.json()
-    assert (response.status_code, told["status"]) == (200, "Failed")
-    assert told["error"] == {"error": {"code": "ValueError", "message": "no"}}
-    assert told["result"]["stderr"].endswith("ValueError: no")
+    answer = response.json()
+    assert (response.status_code, answer["status"]) == (200, "Failed")
+    assert answer["error"] == {"error": {"code": "ValueError", "message": "no"}}
+    assert answer["result"]["stderr"].endswith("ValueError: no")
 
 
 async def test_code_may_come_in_base64_and_keys_in_any_case():
@@ -106,7 +105,7 @@ async def test_code_may_come_in_base64_and_keys_in_any_case():
     assert pool.calls == [("session-1", "é = 1")]
 
 
-async def test_output_is_cut_at_the_length_asked_for():
+async def test_output_is_cut_at_the_requested_length():
     pool = FakeSessionPool(Execution(stdout="x" * 10_000))
     response = await ask(
         pool, "POST", "/executions", json={"code": "x", "outputStreamsMaxLength": 500}
@@ -117,16 +116,16 @@ async def test_output_is_cut_at_the_length_asked_for():
     assert len(response.json()["result"]["stdout"]) == 4096
 
 
-async def test_an_asynchronous_run_is_asked_for_until_it_ended():
+async def test_an_asynchronous_run_is_polled_until_its_end():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(HELLO)) as url, Rest(url, NEW) as http:
             body = {"code": "x", "executionType": "Asynchronous"}
             response = await http.post("/executions", json=body, headers={"operation-id": "run-7"})
             assert (response.status_code, response.json()["status"]) == (202, "NotStarted")
             assert "/executions/run-7?" in response.headers["operation-location"]
-            while (told := (await http.get("/executions/run-7")).json())["status"] != "Succeeded":
-                assert told["status"] in {"NotStarted", "Running"}
-            assert told["result"]["stdout"] == "63\n"
+            while (answer := (await http.get("/executions/run-7")).json())["status"] != "Succeeded":
+                assert answer["status"] in {"NotStarted", "Running"}
+            assert answer["result"]["stdout"] == "63\n"
             assert (await http.get("/executions/run-8")).status_code == 404
             other = {"identifier": "session-2"}
             assert (await http.get("/executions/run-7", params=other)).status_code == 404
@@ -160,22 +159,28 @@ async def test_identifier_and_api_version_are_required(params, code):
         {"json": {"code": 7}},
         {"json": {"code": "!", "codeInputType": "InlineBase64"}},
         {"json": {"code": "x", "timeoutInSeconds": -1}},
+        {"json": {"code": "x", "timeoutInSeconds": True}},
+        {"json": {"code": "x", "outputStreamsMaxLength": "500"}},
+        {"json": {"properties": {"code": "x", "executionType": 7}}},
+        {"json": {"shellCommand": 7}},
+        {"json": {"execCommandAndArgs": ["ls", 7]}},
+        {"json": {"shellCommand": "", "execCommandAndArgs": []}},
         {"json": ["code"]},
         {"content": b"{"},
     ],
 )
-async def test_a_body_that_makes_no_sense_is_a_bad_request(request_):
+async def test_an_invalid_body_is_a_bad_request(request_):
     response = await ask(FakeSessionPool(), "POST", "/executions", **request_)
     assert response.status_code == 400
     assert response.json()["error"]["code"] in {"SessionPropertiesMissing", "InvalidRequest"}
 
 
 async def test_a_full_pool_answers_429_in_the_flat_form():
-    class Full(FakeSessionPool):
+    class FullPool(FakeSessionPool):
         async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
             raise PoolExhaustedError("all 5 are in use", retry_after=7.2)
 
-    response = await ask(Full(), "POST", "/executions", json={"code": "x"})
+    response = await ask(FullPool(), "POST", "/executions", json={"code": "x"})
     assert (response.status_code, response.headers["retry-after"]) == (429, "7")
     assert response.json() == {"code": "SessionsCountExceedsLimit", "message": "all 5 are in use"}
 
@@ -183,7 +188,7 @@ async def test_a_full_pool_answers_429_in_the_flat_form():
 @pytest.mark.parametrize(
     "path", ["/executions", "/files", "/session", "/listSessions", "/metadata", "/no"]
 )
-async def test_nothing_of_the_data_plane_is_open_without_a_key(path):
+async def test_every_route_of_the_data_plane_needs_a_key(path):
     with anyio.fail_after(30):
         async with serving(FakeSessionPool()) as url, httpx.AsyncClient() as http:
             for headers in ({}, {"authorization": "Bearer wrong"}, {"x-ms-apikey": "wrong"}):
@@ -201,13 +206,13 @@ async def test_files_in_the_newer_form():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool()) as url, Rest(url, NEW) as http:
             file = {"file": ("übersicht 1.csv", b"a,b\r\n--1,2\r\n")}
-            told = (await http.post("/files", files=file)).json()
-            assert (told["name"], told["sizeInBytes"], told["directory"]) == (
+            answer = (await http.post("/files", files=file)).json()
+            assert (answer["name"], answer["sizeInBytes"], answer["directory"]) == (
                 "übersicht 1.csv",
                 12,
                 ".",
             )
-            assert told["contentType"] == "text/csv"
+            assert answer["contentType"] == "text/csv"
             await http.post("/files", files={"file": ("b.txt", b"b")}, params={"path": "sub/dir"})
             names = [file["name"] for file in (await http.get("/files")).json()["value"]]
             assert names == ["übersicht 1.csv"]
@@ -235,8 +240,8 @@ async def test_files_in_the_older_form():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool()) as url, Rest(url, OLD) as http:
             file = {"file": ("/mnt/data/a.txt", b"abc")}
-            told = (await http.post("/files/upload", files=file)).json()["value"][0]["properties"]
-            assert (told["filename"], told["size"]) == ("a.txt", 3)
+            answer = (await http.post("/files/upload", files=file)).json()["value"][0]["properties"]
+            assert (answer["filename"], answer["size"]) == ("a.txt", 3)
             listed = (await http.get("/files")).json()["value"]
             assert [entry["properties"]["filename"] for entry in listed] == ["a.txt"]
             assert (await http.get("/files/content/a.txt")).content == b"abc"
@@ -284,10 +289,12 @@ async def test_a_file_beyond_the_limit_is_refused_and_not_kept():
             b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nhalf',
         ),
         ("multipart/form-data; boundary=b", b"--b\r\nx: " + b"y" * 40_000),
+        ("multipart/form-data; boundary=" + "b" * 300, b"--" + b"b" * 300 + b"\r\n"),
+        ("multipart/form-data; boundary=", b"--\r\n"),
         ("application/json", b"{}"),
     ],
 )
-async def test_an_upload_that_is_no_whole_file_is_a_bad_request(content_type, body):
+async def test_an_upload_without_a_complete_file_is_a_bad_request(content_type, body):
     pool = FakeSessionPool()
     response = await ask(
         pool, "POST", "/files", content=body, headers={"content-type": content_type}
@@ -296,7 +303,7 @@ async def test_an_upload_that_is_no_whole_file_is_a_bad_request(content_type, bo
     assert await pool.list_files("session-1") == []
 
 
-async def test_an_upload_under_a_stale_content_type_is_understood():
+async def test_an_upload_with_a_stale_content_type_is_accepted():
     body = (
         b'--b7\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b7--\r\n'
     )
@@ -310,8 +317,8 @@ async def test_an_upload_under_a_stale_content_type_is_understood():
     assert (response.status_code, response.json()["sizeInBytes"]) == (200, 1)
 
 
-class Living(FakeSessionPool):
-    """Tells one session, and remembers what was deleted."""
+class LivePool(FakeSessionPool):
+    """Lists one session, and records which ones are deleted."""
 
     def __init__(self):
         super().__init__()
@@ -325,8 +332,8 @@ class Living(FakeSessionPool):
         self.deleted.append(session_id)
 
 
-async def test_sessions_are_told_and_ended():
-    pool = Living()
+async def test_sessions_are_listed_and_ended():
+    pool = LivePool()
     with anyio.fail_after(30):
         async with serving(pool) as url, Rest(url, NEW) as http:
             session = (await http.get("/session")).json()

@@ -1,4 +1,4 @@
-"""The frameworks' own clients of Azure session pools, unmodified, against a running server."""
+"""The frameworks' own clients of Azure session pools, unmodified, with a running server."""
 
 import io
 import json
@@ -51,8 +51,8 @@ def test_langchains_tool_executes_uploads_lists_and_downloads(endpoint, tmp_path
     local = tmp_path / "local.csv"
     local.write_text("a,b\n1,2\n")
     assert tool.upload_file(local_file_path=str(local)).full_path == "/mnt/data/local.csv"
-    told = tool.upload_file(data=io.BytesIO(b"12345"), remote_file_path="my data.txt")
-    assert (told.filename, told.size_in_bytes) == ("my data.txt", 5)
+    answer = tool.upload_file(data=io.BytesIO(b"12345"), remote_file_path="my data.txt")
+    assert (answer.filename, answer.size_in_bytes) == ("my data.txt", 5)
     assert tool.execute("open('/mnt/data/my data.txt').read()")["result"] == "12345"
     assert {file.filename for file in tool.list_files()} == {"local.csv", "my data.txt"}
     assert tool.download_file(remote_file_path="my data.txt").read() == b"12345"
@@ -66,7 +66,7 @@ async def test_semantic_kernels_tool_executes_uploads_lists_and_downloads(endpoi
     assert sessions is not None
     local = tmp_path / "local.csv"
     local.write_text("a,b\n1,2\n")
-    async with httpx.AsyncClient(transport=Plain(), timeout=30) as http:
+    async with httpx.AsyncClient(transport=PlainTransport(), timeout=30) as http:
         tool = plugins.SessionsPythonTool(
             pool_management_endpoint=endpoint.replace("http:", "https:"),
             auth_callback=lambda: KEY,
@@ -79,15 +79,15 @@ async def test_semantic_kernels_tool_executes_uploads_lists_and_downloads(endpoi
             await tool.execute_code("x = 41")
             assert "Stdout:\n42\n" in await tool.execute_code("print(x + 1)")
             assert "ZeroDivisionError" in await tool.execute_code("1/0")
-            told = await tool.upload_file(local_file_path=str(local))
-            assert (told.full_path, told.size_in_bytes) == ("/mnt/data/local.csv", 8)
+            answer = await tool.upload_file(local_file_path=str(local))
+            assert (answer.full_path, answer.size_in_bytes) == ("/mnt/data/local.csv", 8)
             assert [file.filename for file in await tool.list_files()] == ["local.csv"]
             data = await tool.download_file(remote_file_name="local.csv")
             assert data.read() == b"a,b\n1,2\n"
 
 
-class Plain(httpx.AsyncHTTPTransport):
-    """The tool takes https endpoints only; on loopback there is no certificate."""
+class PlainTransport(httpx.AsyncHTTPTransport):
+    """Send https as http. The tool accepts https only, and loopback has no certificate."""
 
     async def handle_async_request(self, request):
         request.url = request.url.copy_with(scheme="http")
@@ -95,15 +95,15 @@ class Plain(httpx.AsyncHTTPTransport):
 
 
 async def test_autogens_requests_by_their_shape(endpoint):
-    """AutoGen's ACADynamicSessionsCodeExecutor is not installed here; these are its requests."""
+    """AutoGen's ACADynamicSessionsCodeExecutor is not installed here. These are its requests."""
     params = {"api-version": "2024-02-02-preview", "identifier": "autogen-1"}
     headers = {"authorization": f"Bearer {KEY}"}
     code = "import os\nos.chdir('/mnt/data')\nprint('ok')"
     properties = {"codeInputType": "inline", "executionType": "synchronous", "code": code}
     async with httpx.AsyncClient(headers=headers, params=params, timeout=60) as http:
         ran = await http.post(f"{endpoint}code/execute", json={"properties": properties})
-        told = ran.json()["properties"]
-        assert (told["status"], told["stdout"], told["stderr"]) == ("Success", "ok\n", "")
+        answer = ran.json()["properties"]
+        assert (answer["status"], answer["stdout"], answer["stderr"]) == ("Success", "ok\n", "")
         form = {"file": ("a b.txt", b"abc", "application/octet-stream")}
         assert (await http.post(f"{endpoint}files/upload", files=form)).is_success
         names = [

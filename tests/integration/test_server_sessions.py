@@ -1,4 +1,4 @@
-"""MCP sessions as raw HTTP sees them: who gets one, and what it is good for."""
+"""MCP sessions over raw HTTP: which clients have one, and what they can do with it."""
 
 import json
 
@@ -27,7 +27,7 @@ def message(method: str, **params) -> dict:
 
 
 class Client:
-    """Posts JSON-RPC, in the name of an MCP session once it has begun one."""
+    """Posts JSON-RPC, in an MCP session after `begin`."""
 
     def __init__(self, url: str):
         self.http = httpx.AsyncClient(base_url=url, headers={"x-ms-apikey": KEY}, timeout=30)
@@ -49,8 +49,8 @@ class Client:
         return response.json()
 
     async def run(self, code: str = "x") -> dict:
-        told = await self.post("tools/call", name="execute_code", arguments={"code": code})
-        return told["result"]
+        answer = await self.post("tools/call", name="execute_code", arguments={"code": code})
+        return answer["result"]
 
     async def tools(self) -> list[str]:
         return [tool["name"] for tool in (await self.post("tools/list"))["result"]["tools"]]
@@ -60,8 +60,8 @@ def sessions_of(pool: FakeSessionPool) -> set[str]:
     return {session for session, _ in pool.calls}
 
 
-class Ending(FakeSessionPool):
-    """Remembers which sessions were ended."""
+class EndingPool(FakeSessionPool):
+    """Records which sessions were ended."""
 
     def __init__(self, *executions: Execution):
         super().__init__(*executions)
@@ -79,7 +79,7 @@ async def test_the_tool_is_listed_only_to_a_client_that_keeps_a_session():
             assert (await client.tools())[0] == "execute_code"
 
 
-async def test_without_a_session_the_tool_says_what_to_do_instead():
+async def test_without_a_session_the_tool_returns_an_error_with_the_next_step():
     pool = FakeSessionPool(HELLO)
     with anyio.fail_after(30):
         async with serving(pool, execute_code=True) as url, Client(url) as client:
@@ -97,13 +97,13 @@ async def test_by_default_a_server_is_like_a_session_pool():
             response = await client.http.post("", json=message("initialize"))
             assert SESSION not in response.headers
             assert "resources" not in response.json()["result"]["capabilities"]
-            client.http.headers[SESSION] = "anything"  # as it always was: not looked at
+            client.http.headers[SESSION] = "anything"  # ignored
             assert len(await client.tools()) == 3
-            told = await client.post("tools/call", name="execute_code", arguments={"code": "1"})
-            assert told["error"]["code"] == -32602
+            answer = await client.post("tools/call", name="execute_code", arguments={"code": "1"})
+            assert answer["error"]["code"] == -32602
 
 
-async def test_each_session_has_its_own_and_no_one_can_choose_one():
+async def test_each_mcp_session_has_its_own_session_and_cannot_choose_one():
     pool = FakeSessionPool(HELLO)
     with anyio.fail_after(30):
         async with (
@@ -127,7 +127,7 @@ async def test_each_session_has_its_own_and_no_one_can_choose_one():
 
 
 async def test_ending_a_session_ends_what_runs_in_it():
-    pool = Ending(HELLO)
+    pool = EndingPool(HELLO)
     with anyio.fail_after(30):
         async with serving(pool, execute_code=True) as url, Client(url) as client:
             assert (await client.http.request("DELETE", "")).status_code == 405
@@ -139,7 +139,7 @@ async def test_ending_a_session_ends_what_runs_in_it():
     assert pool.ended == sessions_of(pool) != set()
 
 
-async def test_a_session_that_had_to_leave_is_told():
+async def test_an_evicted_session_is_reported():
     pool = FakeSessionPool(HELLO)
     limits = Limits(live_sessions=1)
     with anyio.fail_after(30):
@@ -156,13 +156,13 @@ async def test_a_session_that_had_to_leave_is_told():
     assert "variables and files of earlier calls are gone" in text
 
 
-async def test_a_failure_of_the_pool_is_words_for_the_model():
-    class Full(FakeSessionPool):
+async def test_a_failure_of_the_pool_is_an_error_text_for_the_model():
+    class FullPool(FakeSessionPool):
         async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
             raise PoolExhaustedError("no session is free")
 
     with anyio.fail_after(30):
-        async with serving(Full(), execute_code=True) as url, Client(url) as client:
+        async with serving(FullPool(), execute_code=True) as url, Client(url) as client:
             await client.begin()
             result = await client.run()
             bad = await client.post("tools/call", name="execute_code", arguments={"code": 1})
@@ -171,13 +171,13 @@ async def test_a_failure_of_the_pool_is_words_for_the_model():
     assert bad["result"]["isError"]
 
 
-async def test_a_fault_of_the_server_itself_is_words_too():
-    class Broken(FakeSessionPool):
+async def test_a_fault_of_the_server_is_an_error_text_without_internals():
+    class BrokenPool(FakeSessionPool):
         async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
             raise ValueError("internal-detail")
 
     with anyio.fail_after(30):
-        async with serving(Broken(), execute_code=True) as url, Client(url) as client:
+        async with serving(BrokenPool(), execute_code=True) as url, Client(url) as client:
             await client.begin()
             result = await client.run()
     assert result["isError"]
@@ -187,25 +187,25 @@ async def test_a_fault_of_the_server_itself_is_words_too():
 async def test_discovery_without_a_handshake_is_refused_where_sessions_are_kept():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(), execute_code=True) as url, Client(url) as client:
-            told = await client.post("server/discover")
-    assert told["error"]["code"] == -32601
+            answer = await client.post("server/discover")
+    assert answer["error"]["code"] == -32601
 
 
-async def test_a_large_file_is_no_resource():
-    class Large(FakeSessionPool):
+async def test_a_large_file_is_not_readable_as_a_resource():
+    class LargeFilePool(FakeSessionPool):
         async def list_files(self, session_id):
             return [FileInfo("large.bin", 9 * 1024**2)]
 
     with anyio.fail_after(30):
-        async with serving(Large(HELLO), execute_code=True) as url, Client(url) as client:
+        async with serving(LargeFilePool(HELLO), execute_code=True) as url, Client(url) as client:
             await client.begin()
             await client.run()
-            told = await client.post("resources/read", uri="sandbox:/mnt/data/large.bin")
-    assert "9,437,184 bytes" in told["error"]["message"]
+            answer = await client.post("resources/read", uri="sandbox:/mnt/data/large.bin")
+    assert "9,437,184 bytes" in answer["error"]["message"]
 
 
-async def test_a_file_that_grew_since_it_was_listed_is_bounded_too():
-    class Growing(FakeSessionPool):
+async def test_a_file_that_grew_after_it_was_listed_is_bounded_too():
+    class GrowingFilePool(FakeSessionPool):
         async def list_files(self, session_id):
             return [FileInfo("grows.bin", 1)]
 
@@ -214,14 +214,14 @@ async def test_a_file_that_grew_since_it_was_listed_is_bounded_too():
                 yield bytes(1024**2)
 
     with anyio.fail_after(30):
-        async with serving(Growing(HELLO), execute_code=True) as url, Client(url) as client:
+        async with serving(GrowingFilePool(HELLO), execute_code=True) as url, Client(url) as client:
             await client.begin()
             await client.run()
-            told = await client.post("resources/read", uri="sandbox:/mnt/data/grows.bin")
-    assert "at most 8,388,608" in told["error"]["message"]
+            answer = await client.post("resources/read", uri="sandbox:/mnt/data/grows.bin")
+    assert "at most 8,388,608" in answer["error"]["message"]
 
 
-async def test_text_that_is_no_text_comes_as_bytes():
+async def test_a_text_file_that_is_not_utf8_comes_as_bytes():
     pool = FakeSessionPool(HELLO)
     with anyio.fail_after(30):
         async with serving(pool, execute_code=True) as url, Client(url) as client:
@@ -232,15 +232,15 @@ async def test_text_that_is_no_text_comes_as_bytes():
                 yield b"\xff\xfe"
 
             await pool.upload(next(iter(sessions_of(pool))), "a.txt", content())
-            told = await client.post("resources/read", uri="sandbox:/mnt/data/a.txt")
-    assert told["result"]["contents"][0] == {
+            answer = await client.post("resources/read", uri="sandbox:/mnt/data/a.txt")
+    assert answer["result"]["contents"][0] == {
         "uri": "sandbox:/mnt/data/a.txt",
         "mimeType": "text/plain",
         "blob": "//4=",
     }
 
 
-async def test_the_key_and_the_sessions_id_are_told_to_nobody(caplog):
+async def test_the_key_and_the_sessions_id_appear_in_no_answer_and_no_log(caplog):
     caplog.set_level("DEBUG")
     pool = FakeSessionPool(HELLO)
     asked = (
@@ -253,13 +253,13 @@ async def test_the_key_and_the_sessions_id_are_told_to_nobody(caplog):
         async with serving(pool, execute_code=True) as url, Client(url) as client:
             mcp_session = await client.begin()
             answers = [await client.http.post("", json=one) for one in asked]
-    told = [answer.text + str(answer.headers) for answer in answers]
-    told += [record.getMessage() for record in caplog.records if is_of_the_server(record.name)]
+    texts = [answer.text + str(answer.headers) for answer in answers]
+    texts += [record.getMessage() for record in caplog.records if is_of_the_server(record.name)]
     for secret in (KEY, mcp_session, *sessions_of(pool)):
-        assert not any(secret in text for text in told)
+        assert not any(secret in text for text in texts)
     assert sessions_of(pool)
 
 
 def is_of_the_server(logger: str) -> bool:
-    """Not the test's own client, which logs what it sends."""
+    """Return whether a logger is not one of the test's own client, which logs what it sends."""
     return not logger.startswith(("httpx", "httpcore"))

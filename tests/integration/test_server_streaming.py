@@ -1,4 +1,4 @@
-"""A call that streams: progress while the code runs, and then the reply."""
+"""Calls that stream: progress while the code runs, and then the reply."""
 
 import json
 from contextlib import asynccontextmanager
@@ -29,15 +29,15 @@ MINUTE = timedelta(minutes=1)
 
 
 class StepPool(FakeSessionPool):
-    """Prints what the test hands it, until it is told to end."""
+    """Calls the output handler for the test, until the test ends the run."""
 
     def __init__(self):
         super().__init__()
         self.started, self.ended, self.cancelled = (anyio.Event() for _ in range(3))
-        self.tell = None
+        self.emit = None
 
     async def execute(self, session_id, code, *, timeout, on_output=None, instance=None):
-        self.tell = on_output
+        self.emit = on_output
         self.started.set()
         try:
             await self.ended.wait()
@@ -76,15 +76,15 @@ async def streaming(url: str, message: dict):
 async def test_output_comes_while_the_code_runs_and_then_the_reply(token):
     pool = StepPool()
     with anyio.fail_after(30):
-        async with serving(pool) as url, streaming(url, body(token)) as told:
+        async with serving(pool) as url, streaming(url, body(token)) as received:
             await pool.started.wait()
-            pool.tell(OutputEvent("stdout", "one\n"))
-            first = await anext(told)
-            pool.tell(OutputEvent("stderr", "two\n"))
-            second = await anext(told)
+            pool.emit(OutputEvent("stdout", "one\n"))
+            first = await anext(received)
+            pool.emit(OutputEvent("stderr", "two\n"))
+            second = await anext(received)
             pool.ended.set()
-            reply = await anext(told)
-            assert [message async for message in told] == []
+            reply = await anext(received)
+            assert [message async for message in received] == []
     assert first == {
         "jsonrpc": "2.0",
         "method": "notifications/progress",
@@ -106,8 +106,8 @@ async def test_the_reply_is_the_same_as_without_progress():
         async with serving(FakeSessionPool(HELLO)) as url:
             async with client(url) as http:
                 plain = (await http.post("", json=body(None))).json()
-            async with streaming(url, body()) as told:
-                assert [message async for message in told][-1] == plain
+            async with streaming(url, body()) as received:
+                assert [message async for message in received][-1] == plain
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_the_reply_is_the_same_as_without_progress():
         (BOTH, {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}),
     ],
 )
-async def test_everyone_else_gets_one_json_body(accept, message):
+async def test_every_other_request_gets_one_json_body(accept, message):
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(HELLO)) as url, client(url, accept) as http:
             response = await http.post("", json=message)
@@ -130,27 +130,27 @@ async def test_everyone_else_gets_one_json_body(accept, message):
     assert response.json()["id"] == 7
 
 
-async def test_a_client_that_leaves_a_stream_stops_its_run():
+async def test_a_client_that_closes_a_stream_stops_its_run():
     pool = StepPool()
     with anyio.fail_after(30):
         async with serving(pool) as url:
-            async with streaming(url, body()) as told:
+            async with streaming(url, body()) as received:
                 await pool.started.wait()
-                pool.tell(OutputEvent("stdout", "one\n"))
-                await anext(told)
+                pool.emit(OutputEvent("stdout", "one\n"))
+                await anext(received)
             await pool.cancelled.wait()
 
 
-async def test_a_silent_run_gives_signs_of_life(monkeypatch):
+async def test_a_silent_run_sends_heartbeats(monkeypatch):
     from cci_plugins.server.mcp import progress
 
     monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.05)
     pool = StepPool()
     with anyio.fail_after(30):
-        async with serving(pool) as url, streaming(url, body()) as told:
-            beats = [(await anext(told))["params"] for _ in range(2)]
+        async with serving(pool) as url, streaming(url, body()) as received:
+            beats = [(await anext(received))["params"] for _ in range(2)]
             pool.ended.set()
-            *_, reply = [message async for message in told]
+            *_, reply = [message async for message in received]
     assert beats == [
         {"progressToken": "t-1", "progress": 1},
         {"progressToken": "t-1", "progress": 2},
@@ -166,8 +166,8 @@ async def test_stopping_ends_a_stream():
 
                 async def hang():
                     try:
-                        async with streaming(url, body()) as told:
-                            async for _ in told:
+                        async with streaming(url, body()) as received:
+                            async for _ in received:
                                 pass
                     except httpx.HTTPError:
                         pass
@@ -189,12 +189,12 @@ def mcp(url: str) -> McpClient:
     return McpClient(url, headers={"x-ms-apikey": KEY})
 
 
-async def test_our_client_hands_over_progress_before_the_reply():
+async def test_our_client_reports_progress_before_the_reply():
     pool = StepPool()
-    told: list[OutputEvent] = []
-    streamed = StreamedOutput(told.append)
+    events: list[OutputEvent] = []
+    streamed = StreamedOutput(events.append)
 
-    def take(params):
+    def on_progress(params):
         streamed(params)
         pool.ended.set()
 
@@ -203,14 +203,14 @@ async def test_our_client_hands_over_progress_before_the_reply():
             server = mcp(url)
 
             async def call():
-                answer = await server.call_tool(RUN, WHERE, timeout=MINUTE, on_progress=take)
+                answer = await server.call_tool(RUN, WHERE, timeout=MINUTE, on_progress=on_progress)
                 streamed.finish(load_execution(answer.meta[META_KEY], "session-1"))
 
             tasks.start_soon(call)
             await pool.started.wait()
-            pool.tell(OutputEvent("stdout", "hi"))
+            pool.emit(OutputEvent("stdout", "hi"))
         await server.aclose()
-    assert told == [
+    assert events == [
         OutputEvent("stdout", "hi"),
         OutputEvent("stdout", "\n"),
         OutputEvent("result", result=HELLO.results[0]),
@@ -251,25 +251,25 @@ async def test_a_real_kernel_streams_every_character_in_order(kernels):
         "print('\N{SNOWMAN}', file=sys.stderr)\n"
         "6 * 7"
     )
-    told: list[OutputEvent] = []
+    events: list[OutputEvent] = []
     counts: list[int] = []
-    streamed = StreamedOutput(told.append)
+    streamed = StreamedOutput(events.append)
 
-    def take(params):
+    def on_progress(params):
         counts.append(params["progress"])
         streamed(params)
 
     with anyio.fail_after(90):
         server = mcp(kernels)
         where = {"environmentId": "streams-1", "pythonCode": code}
-        answer = await server.call_tool(RUN, where, timeout=MINUTE, on_progress=take)
+        answer = await server.call_tool(RUN, where, timeout=MINUTE, on_progress=on_progress)
         await server.aclose()
     execution = load_execution(answer.meta[META_KEY], "streams-1")
-    live = "".join(event.text for event in told if event.stream == "stdout")
+    live = "".join(event.text for event in events if event.stream == "stdout")
     assert live == execution.stdout == "".join(f"{n} " for n in range(30))
-    assert "".join(event.text for event in told if event.stream == "stderr") == "\N{SNOWMAN}\n"
+    assert "".join(event.text for event in events if event.stream == "stderr") == "\N{SNOWMAN}\n"
     assert len(counts) > 2
     assert counts == sorted(set(counts))
-    before = len(told)
+    before = len(events)
     streamed.finish(execution)
-    assert told[before:] == [OutputEvent("result", result=execution.results[-1])]
+    assert events[before:] == [OutputEvent("result", result=execution.results[-1])]

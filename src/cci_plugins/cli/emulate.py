@@ -15,7 +15,7 @@ from cci_plugins.pools.base import SessionPool
 from . import console
 
 EmulatedKind = Literal["platform", "managed", "custom"]
-Container = Literal["ours", "executions"]
+Container = Literal["cci", "executions"]
 
 KindOption = Annotated[
     EmulatedKind | None,

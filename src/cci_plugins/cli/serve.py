@@ -101,7 +101,7 @@ def serve(
     if emulate is not None:
         if key is None:
             raise ConfigurationError("an emulated pool asks for a key", hint="leave --no-key out")
-        what = emulation.EmulationOptions(emulate, container or "ours", fault_rate, seed, key)
+        what = emulation.EmulationOptions(emulate, container or "cci", fault_rate, seed, key)
         anyio.run(_emulate, served_pool, what, listen_options, _ListeningInfo(display_key, as_json))
         return
 

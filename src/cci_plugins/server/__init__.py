@@ -1,4 +1,4 @@
-"""The door for everything else: MCP and the sessions' REST API over any session pool."""
+"""The server: MCP and the REST API of session pools over any session pool."""
 
 from cci_plugins.errors import ConfigurationError
 
@@ -10,7 +10,8 @@ try:
     from .mcp.stdio import serve_stdio
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
-        f"serving needs {missing.name}", hint='pip install "cci-plugins[serve]"'
+        f"the server needs {missing.name}, which is not installed",
+        hint='pip install "cci-plugins[serve]"',
     ) from missing
 
 __all__ = [

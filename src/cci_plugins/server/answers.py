@@ -1,4 +1,4 @@
-"""An execution in the words of the platform: the same fields for MCP and REST."""
+"""Executions in the platform's fields, the same for MCP and REST."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
 def sanitize_execution(execution: Execution) -> Execution:
-    """The execution without what JSON in UTF-8 cannot carry: lone surrogates, NaN, infinity."""
+    """Return the execution with lone surrogates, NaN and infinity replaced for JSON in UTF-8."""
     error = execution.error
     return replace(
         execution,
@@ -35,7 +35,7 @@ def sanitize_execution(execution: Execution) -> Execution:
 
 
 def sanitize_json(value: Any) -> Any:
-    """A JSON value with what cannot be sent replaced."""
+    """Return a JSON value with lone surrogates, NaN and infinity replaced."""
     if isinstance(value, str):
         try:
             value.encode()
@@ -51,7 +51,7 @@ def sanitize_json(value: Any) -> Any:
 
 
 def get_main_value(execution: Execution) -> Any:
-    """The value of the last expression as JSON; a plain literal as itself, else its text."""
+    """Return the value of the last expression: a plain literal as JSON, anything else as text."""
     for result in reversed(execution.results):
         if result.is_main:
             return _parse_value(result)
@@ -59,7 +59,7 @@ def get_main_value(execution: Execution) -> Any:
 
 
 def find_image(execution: Execution) -> dict[str, str] | None:
-    """The first image, as the data plane tells it: type, format and base64 data."""
+    """Return the first image in the data plane's form: type, format and base64 data."""
     for result in execution.results:
         for kind in IMAGE_TYPES:
             data = result.data.get(kind)
@@ -69,17 +69,17 @@ def find_image(execution: Execution) -> dict[str, str] | None:
 
 
 def find_images(execution: Execution) -> list[tuple[str, str]]:
-    """Every image: MIME type and base64, the best form of each."""
-    found = []
+    """Return the MIME type and base64 data of every image, each in its best form."""
+    images = []
     for result in execution.results:
         kind = next((kind for kind in IMAGE_TYPES if isinstance(result.data.get(kind), str)), None)
         if kind is not None:
-            found.append((kind, result.data[kind].replace("\n", "")))
-    return found
+            images.append((kind, result.data[kind].replace("\n", "")))
+    return images
 
 
-def format_error(execution: Execution) -> str:
-    """Standard error, and after it the traceback or what else ended the code."""
+def _format_error(execution: Execution) -> str:
+    """Return standard error, followed by the traceback or by what else ended the code."""
     error = execution.error
     if error is None:
         return execution.stderr
@@ -88,24 +88,19 @@ def format_error(execution: Execution) -> str:
 
 
 def build_run_fields(execution: Execution, limit: int, value: Any) -> dict[str, Any]:
-    """`stdout`, `stderr`, `executionResult` and the time of a run.
+    """Return `stdout`, `stderr`, `executionResult` and the duration of a run.
 
     Args:
         execution: The run.
-        limit: Most characters of each stream; a cut is marked where it is.
-        value: What to tell as the result.
+        limit: Most characters of each stream. A note stands where text was cut.
+        value: The result to report.
     """
     return {
         "stdout": clip(execution.stdout, limit),
-        "stderr": clip(format_error(execution), limit),
+        "stderr": clip(_format_error(execution), limit),
         "executionResult": value,
-        "executionTimeInMilliseconds": get_duration_milliseconds(execution),
+        "executionTimeInMilliseconds": round(execution.duration.total_seconds() * 1000),
     }
-
-
-def get_duration_milliseconds(execution: Execution) -> int:
-    """How long the code ran."""
-    return round(execution.duration.total_seconds() * 1000)
 
 
 def _parse_value(result: Result) -> Any:

@@ -1,4 +1,9 @@
-"""The ASGI application: every route, and the guard before them."""
+"""The ASGI application: middleware, routes and lifespan.
+
+A request passes `Guard` (host and key), then `Throttle` (rate), then `CancelOnDisconnect`, and
+reaches one of three kinds of routes: `/mcp`, the REST data plane, or `/health`. All of them call
+the same pool on the event loop that serves the application.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +21,10 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from .disconnect import CancelOnDisconnect
-from .guard import Guard
+from .guard import Guard, Throttle
+from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
-from .mcp.gate import McpCompatApp
 from .mcp.resources import FileResources
 from .mcp.sdk import BODY_BYTES, McpEndpoint
 from .mcp.sessions import McpSessions
@@ -28,7 +33,6 @@ from .rest.errors import HANDLERS
 from .rest.executions import ExecutionRoutes
 from .rest.files import FileRoutes
 from .rest.sessions import SessionRoutes
-from .throttle import Throttle
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -46,69 +50,84 @@ def create_app(
     requests_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> Starlette:
-    """Serve a pool: `/mcp`, the REST data plane beside it, and `/health`.
-
-    The pool is the caller's: started and closed there.
+    """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
     Args:
-        pool: Where code runs.
-        api_key: What clients must send as `x-ms-apikey`, or on the REST side as a bearer token;
-            None lets everyone in.
+        pool: Where code runs. The caller starts and closes it.
+        api_key: Key that clients send as `x-ms-apikey`, or to REST as a bearer token. None admits
+            every client.
         limits: The longest run, the largest upload, and how much a model may read.
-        hosts: Names by which a request may call this server, with or without a port, against
-            DNS rebinding; None allows every name.
-        environments: Which environment ids are given and taken; None takes any, as session
-            pools do.
-        rest: Serve the REST data plane too. Its routes take any session identifier, so they
-            cannot stand beside signed environments.
-        friendly: Offer what session pools of Azure do not: MCP sessions, each with a session of
-            the pool, `execute_code` in it, and its files as resources.
+        hosts: Host names that requests may use, against DNS rebinding. None allows every name.
+        environments: Issues and checks environment ids. None accepts any id, as Azure does.
+        rest: Serve the REST data plane too, which signed environments exclude.
+        execute_code: Offer what Azure's session pools do not: the tool `execute_code` in a session
+            for each MCP session, with the session's files as resources.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
-        requests_per_minute: Most requests of one key, or without a key of one address; None
-            sets no limit. `/health` does not count.
-        body_bytes: Longest body of a request, but for uploads, which `limits` bounds.
+        requests_per_minute: Most requests of one key, or without a key of one address. None sets
+            no limit. `/health` does not count.
+        body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
-        ConfigurationError: `rest` is asked for beside signed environments.
+        ConfigurationError: Signed environments exclude `rest`.
+
+    Example:
+        ```python
+        from cci_plugins.testing import FakeSessionPool
+
+        app = create_app(FakeSessionPool(), api_key="a long random key")  # for any ASGI server
+        ```
     """
-    if rest:
-        _check_rest_allowed(environments)
+    _check_rest_allowed(environments, rest=rest)
     limits = limits or Limits()
+    sessions = McpSessions(pool, limits) if execute_code else None
     tools: ToolProvider = PlatformTools(pool, limits, environments)
-    mcp_sessions = McpSessions(pool, limits) if execute_code else None
-    if mcp_sessions is not None:
-        tools = ExecuteCodeTools(tools, mcp_sessions, file_links=file_links)
-    resources = None if mcp_sessions is None else FileResources(mcp_sessions)
-    mcp = McpEndpoint(tools, body_bytes, resources)
+    if sessions is not None:
+        tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
+    mcp = McpEndpoint(tools, body_bytes, None if sessions is None else FileResources(sessions))
+    mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     executions = ExecutionRoutes(pool, limits, body_bytes)
-    mcp_routes = [
-        Route(path, McpCompatApp(mcp, body_bytes, mcp_sessions)) for path in ("/mcp", "/mcp/")
-    ]
-    data_plane = (
-        *executions.build_routes(),
-        *FileRoutes(pool, limits).build_routes(),
-        *SessionRoutes(pool).build_routes(),
-    )
+    routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
+    if rest:
+        routes += _build_rest_routes(pool, limits, executions)
     app = Starlette(
-        routes=[Route("/health", _get_health), *mcp_routes, *(data_plane if rest else ())],
+        routes=routes,
         exception_handlers=HANDLERS,
         middleware=[*_build_middleware(api_key, hosts, requests_per_minute)],
-        lifespan=_make_lifespan(executions, mcp, mcp_sessions),
+        lifespan=_make_lifespan(executions, mcp, sessions),
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
 
 
-def _check_rest_allowed(environments: Environments | None) -> None:
-    if environments is not None and not environments.accepts_any_id:
+def _check_rest_allowed(environments: Environments | None, *, rest: bool) -> None:
+    if rest and environments is not None and not environments.accepts_any_id:
         raise ConfigurationError(
-            "the REST routes take any session identifier, signed environments do not",
+            "the REST routes accept any session identifier, but signed environments do not",
             hint="pass rest=False",
         )
 
 
+def _build_rest_routes(
+    pool: SessionPool, limits: Limits, executions: ExecutionRoutes
+) -> Iterator[Route]:
+    yield from executions.build_routes()
+    yield from FileRoutes(pool, limits).build_routes()
+    yield from SessionRoutes(pool).build_routes()
+
+
+def _build_middleware(
+    api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
+) -> Iterator[Middleware]:
+    """Build the middleware, outermost first."""
+    yield Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts))
+    if requests_per_minute is not None:  # after the guard, so that only valid keys are counted
+        by_key = api_key is not None
+        yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
+    yield Middleware(CancelOnDisconnect)
+
+
 def _make_lifespan(
-    executions: ExecutionRoutes, mcp: McpEndpoint, mcp_sessions: McpSessions | None
+    executions: ExecutionRoutes, mcp: McpEndpoint, sessions: McpSessions | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -116,23 +135,12 @@ def _make_lifespan(
             try:
                 yield
             finally:
-                if mcp_sessions is not None:
-                    await mcp_sessions.aclose()
+                if sessions is not None:
+                    await sessions.aclose()
 
     return lifespan
 
 
-def _build_middleware(
-    api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
-) -> Iterator[Middleware]:
-    """What stands before the routes, the first one outermost."""
-    yield Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts))
-    if requests_per_minute is not None:  # behind the guard, so that it counts keys that are right
-        by_key = api_key is not None
-        yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
-    yield Middleware(CancelOnDisconnect)
-
-
 async def _get_health(_: Request) -> PlainTextResponse:
-    """The session image's own answer, so that its probes work with this server too."""
+    """Answer as Azure's session image does, so that its probes work here too."""
     return PlainTextResponse('"healthy"')

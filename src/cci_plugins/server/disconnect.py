@@ -1,4 +1,17 @@
-"""A client that leaves takes its run with it."""
+"""Cancellation of a run when its client disconnects.
+
+Two parts work together:
+
+1. `CancelOnDisconnect` watches the connection of each request. When the client disconnects before
+   the answer is complete, it cancels the request's task.
+2. The code of an MCP request runs in another task, one of the SDK, which until mcp 1.30 outlives a
+   cancelled request. So `run_with_cancel_scope` puts a cancel scope into a context variable, the
+   SDK's task enters it by `get_run_scope`, and the cancellation of the request cancels the scope.
+
+Only the run is cancelled at once. The answer is shielded and has a grace period to end by itself.
+An exception of the application leaves each task group as itself, never inside an exception group,
+so that the exception handlers recognise it.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +26,17 @@ _run_scope: ContextVar[anyio.CancelScope | None] = ContextVar("run_scope", defau
 
 
 def get_run_scope() -> anyio.CancelScope:
-    """What to run the code in: it is cancelled once the request's answer is."""
+    """Return the scope to run code in. It is cancelled together with the request."""
     return _run_scope.get() or anyio.CancelScope()
 
 
 async def run_with_cancel_scope(answer: Callable[[], Awaitable[None]]) -> None:
-    """Answer a request; when that is cancelled, cancel its run, and let the answer end by itself.
-
-    The run is in a task of the SDK, which until 1.30 outlives an answer that was cancelled.
-    """
-    run, shield_scope, done = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
+    """Answer a request. When that is cancelled, cancel its run and let the answer end by itself."""
+    run_scope, shield_scope, done = (
+        anyio.CancelScope(),
+        anyio.CancelScope(shield=True),
+        anyio.Event(),
+    )
     failure: Exception | None = None
 
     async def run_shielded() -> None:
@@ -30,18 +44,18 @@ async def run_with_cancel_scope(answer: Callable[[], Awaitable[None]]) -> None:
         with shield_scope:
             try:
                 await answer()
-            except Exception as error:  # noqa: BLE001 - raised again outside the group
+            except Exception as error:  # noqa: BLE001 - raised again outside the task group
                 failure = error
         done.set()
 
-    token = _run_scope.set(run)
+    token = _run_scope.set(run_scope)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_shielded)
             try:
                 await done.wait()
             finally:
-                run.cancel()
+                run_scope.cancel()
                 shield_scope.deadline = anyio.current_time() + _GRACE_SECONDS
     finally:
         _run_scope.reset(token)
@@ -50,13 +64,13 @@ async def run_with_cancel_scope(answer: Callable[[], Awaitable[None]]) -> None:
 
 
 class CancelOnDisconnect:
-    """ASGI middleware that cancels a request whose client went away before the answer."""
+    """ASGI middleware that cancels a request when its client disconnects before the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and watch the connection once the body is read."""
+        """Run the application, and watch the connection after the body is read."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -66,7 +80,7 @@ class CancelOnDisconnect:
             tasks.start_soon(exchange.watch, tasks.cancel_scope)
             try:
                 await self._app(scope, exchange.receive, exchange.send)
-            except Exception as error:  # noqa: BLE001 - raised again outside the group
+            except Exception as error:  # noqa: BLE001 - raised again outside the task group
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:
@@ -74,7 +88,11 @@ class CancelOnDisconnect:
 
 
 class _Exchange:
-    """One request and its answer, with the end of each seen."""
+    """One request and its answer.
+
+    It has only one reader of the connection at a time: the application until the body is read,
+    `watch` afterwards. From then on the application's `receive` waits for what `watch` finds.
+    """
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send

@@ -1,25 +1,32 @@
-"""Who may speak to this server: the right key, from no page that rebound a name."""
+"""Middleware that admits requests: the right host, the right key, and not too many."""
 
 from __future__ import annotations
 
 import hmac
+import math
+import time
 from urllib.parse import urlsplit
 
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .rest.errors import build_error_response
 
 OPEN_PATHS = frozenset({"/health"})
+_TOO_MANY_REQUESTS = "TooManyRequests"
 
 
 class Guard:
-    """ASGI middleware that checks Host, Origin and key before anything else is read.
+    """ASGI middleware that checks Host, Origin and key before it reads anything else.
 
     Args:
-        app: What is guarded.
-        api_key: The key, or None to let everyone in.
-        hosts: Names by which a request may call us, or None for any.
+        app: The protected application.
+        api_key: The key, or None to admit every client.
+        hosts: Names by which a request may address this server, or None for any name.
     """
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: tuple[str, ...] | None) -> None:
@@ -28,30 +35,23 @@ class Guard:
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        """Pass a request on, or refuse it."""
+        refusal = self._check(scope) if scope["type"] == "http" else None
+        await (self._app if refusal is None else refusal)(scope, receive, send)
+
+    def _check(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         path = scope["path"]
         if not self._is_host_allowed(headers):
-            refusal = build_error_response(
-                403, "HostNotAllowed", "This host or origin is not allowed."
-            )
-        elif path not in OPEN_PATHS and not self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
-            refusal = build_error_response(
-                401,
-                "Unauthorized",
-                "The request carries no valid key.",
-                {"www-authenticate": "Key"},
-            )
-        else:
-            await self._app(scope, receive, send)
-            return
-        await refusal(scope, receive, send)
+            message = "This host or origin is not allowed."
+            return build_error_response(403, "HostNotAllowed", message)
+        if path in OPEN_PATHS or self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
+            return None
+        message = "The request has no valid key. Send it in the header x-ms-apikey."
+        return build_error_response(401, "Unauthorized", message, {"www-authenticate": "Key"})
 
     def _is_host_allowed(self, headers: Headers) -> bool:
-        """Whether the Host, and the Origin a browser adds, are names of ours."""
+        """Return whether the Host, and the Origin that a browser adds, are allowed names."""
         if self._hosts is None:
             return True
         origin = headers.get("origin")
@@ -74,3 +74,43 @@ class Guard:
         if given is None and rest and scheme.lower() == "bearer":
             given = token.strip()
         return given is not None and hmac.compare_digest(given.encode(), self._key)
+
+
+class Throttle:
+    """ASGI middleware that refuses requests beyond a rate, counted over the last 60 seconds.
+
+    Each replica counts for itself, so several replicas admit as many times more.
+
+    Args:
+        app: The protected application.
+        requests_per_minute: Most requests of one client.
+        by_key: Count all clients together, since they share one key. Otherwise count each
+            address.
+    """
+
+    def __init__(self, app: ASGIApp, *, requests_per_minute: int, by_key: bool) -> None:
+        self._app = app
+        self._by_key = by_key
+        self._rate = RateLimitItemPerMinute(requests_per_minute)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer with status 429."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            client = "key" if self._by_key else (scope.get("client") or ("unknown",))[0]
+            if not await self._limiter.hit(self._rate, client):
+                await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _get_retry_after(self, client: str) -> int:
+        """Return the whole seconds until the next request is admitted."""
+        stats = await self._limiter.get_window_stats(self._rate, client)
+        return max(1, math.ceil(stats.reset_time - time.time()))
+
+    def _build_refusal(self, wait: int) -> JSONResponse:
+        """Return the data plane's 429, whose body has no `error` frame."""
+        code = _TOO_MANY_REQUESTS
+        message = f"More than {self._rate.amount} requests in a minute. Try again in {wait} s."
+        headers = {"x-ms-error-code": code, "retry-after": str(wait)}
+        return JSONResponse({"code": code, "message": message}, 429, headers)

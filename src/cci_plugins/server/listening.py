@@ -1,4 +1,8 @@
-"""A listening socket, and the server behind it until it is cancelled."""
+"""The HTTP server: a listening socket, and uvicorn on it until the task is cancelled.
+
+It installs no signal handlers, so it runs in any thread. A command that ends at Ctrl-C cancels the
+task itself.
+"""
 
 from __future__ import annotations
 
@@ -42,29 +46,35 @@ async def serve(
     requests_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> None:
-    """Serve a pool over HTTP until cancelled; then let running requests end for a moment.
-
-    No signal handler is touched, so this runs in any thread.
+    """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
     Args:
-        pool: Where code runs; started and closed by the caller.
+        pool: Where code runs. The caller starts and closes it.
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        api_key: What clients must send; None lets everyone in.
-        on_ready: Called with the URL of the MCP endpoint once requests are answered.
+        port: Port to listen on. 0 chooses a free port.
+        api_key: Key that clients must send. None admits every client.
+        on_ready: Called with the URL of the MCP endpoint when the server answers requests.
         limits: The longest run, the largest upload, and how much a model may read.
-        allowed_hosts: Further names by which this server may be called on a loopback address;
-            on any other address every name is allowed, since the key decides.
-        environments: Which environment ids are given and taken; None takes any.
-        rest: Serve the REST data plane too, which cannot be beside signed environments.
-        friendly: Offer `execute_code` too; see `create_app`.
-        file_links: Link the files that a run wrote in its answers.
+        allowed_hosts: More host names that requests may use, on a loopback address. On any other
+            address every name is allowed, since the key decides.
+        environments: Issues and checks environment ids. None accepts any id, as Azure does.
+        rest: Serve the REST data plane too, which signed environments exclude.
+        execute_code: Offer `execute_code` too, as in `create_app`.
+        file_links: Link the files that a run wrote in the answer of `execute_code`.
         requests_per_minute: Most requests of one key, or without a key of one address.
-        body_bytes: Longest body of a request, but for uploads, which `limits` bounds.
+        body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
-        ConfigurationError: The address cannot be listened on, or `rest` is asked for beside
-            signed environments.
+        ConfigurationError: The address is not available, or signed environments exclude `rest`.
+
+    Example:
+        ```python
+        from cci_plugins.testing import FakeSessionPool
+
+        async with FakeSessionPool() as pool:
+            with anyio.move_on_after(0.1):  # without it the server runs until it is cancelled
+                await serve(pool, port=0, api_key="a long random key", on_ready=print)
+        ```
     """
     hosts = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     app = create_app(
@@ -85,10 +95,16 @@ async def serve(
 async def serve_app(
     app: ASGIApp, *, host: str, port: int, on_ready: Callable[[str], None] | None = None
 ) -> None:
-    """Serve an application over HTTP until cancelled; see `serve`.
+    """Serve an application over HTTP until cancelled, as `serve` does.
+
+    Args:
+        app: The application.
+        host: Address to listen on.
+        port: Port to listen on. 0 chooses a free port.
+        on_ready: Called with the URL of the MCP endpoint when the server answers requests.
 
     Raises:
-        ConfigurationError: The address cannot be listened on.
+        ConfigurationError: The address is not available.
     """
     with _listen(host, port) as listener:
         config = uvicorn.Config(
@@ -107,7 +123,7 @@ async def serve_app(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, and with a word when it is ready."""
+    """uvicorn without its signal handlers, and with a callback when it is ready."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
         super().__init__(config)
@@ -132,7 +148,7 @@ async def _serve_until_cancelled(server: _Server, listener: socket.socket) -> No
             with anyio.CancelScope(shield=True):
                 await server.serve([listener])
             if not server.started:
-                raise ConfigurationError("the server could not start", hint="its log says why")
+                raise ConfigurationError("the server could not start", hint="read its log")
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(run)
@@ -171,7 +187,7 @@ def _listen(host: str, port: int) -> Generator[socket.socket]:
 def _build_listen_error(host: str, port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(
         f"cannot listen on {host} port {port}: {error.strerror or error}",
-        hint="choose another port; --port 0 takes a free one",
+        hint="choose another port, or --port 0 for a free one",
     )
 
 

@@ -1,4 +1,18 @@
-"""The ASGI application: who may come in, places and their cooldown, routes, and faults."""
+"""The ASGI application of an emulated pool.
+
+A request passes these steps in order, and the first that has an answer ends it:
+
+1. `_check_request` compares key or token, method and path with the kind of pool.
+2. A fault may be injected, only into requests that concern a session: handshakes stay intact. Some
+   faults answer at once, some break the connection, some change the answer of step 4.
+3. A session is allocated. The pool is full when `max_sessions` were used within the cooldown. A
+   session whose cooldown is over is deleted.
+4. The MCP endpoint of the platform answers, or this package's own server in the role of the
+   container.
+
+Uploads, downloads and the MCP calls of a custom pool stream through. All others are read whole, so
+that a fault can change them.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +49,16 @@ _BROKEN_LENGTH = 1_000_000
 
 
 class PoolFullError(Exception):
-    """No place is free."""
+    """All sessions of the pool are in use."""
 
 
 class Emulator:
-    """A pool of one kind, over a pool that runs the code.
+    """An emulated pool of one kind, over a pool that runs the code.
 
     Attributes:
-        key: The key of the MCP endpoint; changes when it is rotated.
-        told: How often each fault happened.
-        refused: How many requests had no valid key or token.
+        key: The current key of the MCP endpoint.
+        fault_counts: How often each fault happened.
+        refused_requests: How many requests had no valid key or token.
     """
 
     def __init__(
@@ -57,15 +71,15 @@ class Emulator:
         limits: Limits | None = None,
         hosts: Iterable[str] | None = None,
     ) -> None:
-        """Make the application.
+        """Build the application.
 
         Args:
-            pool: Where code runs; started and closed by the caller.
-            emulation: What to be like.
-            key: The key to begin with.
-            token: The bearer token that is let in.
+            pool: Where code runs. The caller starts and closes it.
+            emulation: The pool to emulate.
+            key: The first key of the MCP endpoint.
+            token: The bearer token that clients must send to REST.
             limits: The longest run and the largest upload.
-            hosts: Names by which a request may call this server; None allows every name.
+            hosts: Host names that requests may use. None allows every name.
         """
         limits = Limits() if limits is None else limits
         self.key = key
@@ -80,12 +94,12 @@ class Emulator:
         self._mcp = PlatformMcp(pool, emulation, self._allocate_session, limits)
 
     def rotate_key(self) -> str:
-        """Make a new key; the old one is refused from now on."""
+        """Create and return a new key. From now on the old one is refused."""
         self.key = token_urlsafe(32)
         return self.key
 
     async def drop_session(self, identifier: str) -> None:
-        """Replace a session by an empty one, without a word."""
+        """Replace a session by an empty one without notice to its client."""
         await self._pool.delete_session(identifier)
         self._mcp.forget(identifier)
 
@@ -104,7 +118,7 @@ class Emulator:
             await answer(scope, receive, send)
 
     def _check_request(self, scope: Scope, identifier: str) -> Response | None:
-        """The answer to a request that does not fit this kind of pool."""
+        """Return the refusal of a request that does not fit this kind of pool, or None."""
         kind, path = self._emulation.kind, scope["path"]
         headers = Headers(scope=scope)
         if path == "/mcp" and kind == "platform":
@@ -117,10 +131,10 @@ class Emulator:
             return None
         given = headers.get("authorization", "")
         is_managed_mcp = path == "/mcp" and kind == "managed"
-        wanted = f"Bearer {self._token}"
-        if is_managed_mcp or not hmac.compare_digest(given.encode(), wanted.encode()):
+        expected = f"Bearer {self._token}"
+        if is_managed_mcp or not hmac.compare_digest(given.encode(), expected.encode()):
             self.refused_requests += 1
-            return build_error_response(401, "Unauthorized", "The token is missing or not valid.")
+            return build_error_response(401, "Unauthorized", "The token is missing or invalid.")
         return self._check_route(kind, path, identifier)
 
     def _check_route(self, kind: str, path: str, identifier: str) -> Response | None:
@@ -131,7 +145,7 @@ class Emulator:
             or (executions_only and path in _PATHS_NOT_IN_IMAGE)
             or (self._emulation.old_form_only and path in _RUN_PATHS and path != _OLD_RUN_PATH)
         ):
-            return build_error_response(404, "NotFound", "There is nothing here.")
+            return build_error_response(404, "NotFound", "The path does not exist.")
         if kind == "custom" and not identifier:
             return build_error_response(400, "IdentifierMissing", "The query has no identifier.")
         return None
@@ -147,7 +161,7 @@ class Emulator:
     async def _handle_with_faults(
         self, scope: Scope, identifier: str, body: bytes | None, receive: Receive, send: Send
     ) -> Response | None:
-        """Answer with or without a fault; None when the connection breaks off."""
+        """Return an answer, with or without a fault. Return None if it was sent or broken off."""
         fault = (
             self._fault_injector.pick_fault()
             if body is not None and _is_session_request(scope, body)
@@ -179,7 +193,7 @@ class Emulator:
         return _to_events(answer) if as_events and scope["path"] == "/mcp" else answer
 
     async def _apply_fault(self, fault: str, identifier: str) -> Response | None:
-        """What happens before a request; the answer, when it is not handled any more."""
+        """Inject what comes before a request. Return an answer if the request ends with it."""
         if fault == "lost" and identifier:
             await self.drop_session(identifier)
         elif fault == "rotate":
@@ -188,7 +202,7 @@ class Emulator:
         return build_refusal(fault)
 
     async def _handle(self, scope: Scope, identifier: str, body: bytes) -> Response:
-        """The answer without a fault."""
+        """Return the answer without a fault."""
         try:
             if scope["path"] == "/mcp" and self._emulation.kind == "platform":
                 return await self._mcp.answer(body)
@@ -211,7 +225,7 @@ class Emulator:
         return await self._call_container(scope, body)
 
     async def _call_container(self, scope: Scope, body: bytes) -> Response:
-        """Have the container answer, with output cut as the data plane cuts it."""
+        """Return the container's answer, with output cut as the data plane cuts it."""
         if scope["path"] not in _RUN_PATHS:
             return await _collect(self._container, scope, body)
         try:
@@ -238,7 +252,7 @@ class Emulator:
         return PlainTextResponse(f"Session {identifier} in session pool emulated stopped.")
 
     async def _stream(self, scope: Scope, identifier: str, receive: Receive, send: Send) -> None:
-        """Files, and runs of our container, pass through in pieces."""
+        """Pass a request through to the container chunk by chunk."""
         try:
             await self._allocate_session(identifier)
         except PoolFullError:
@@ -248,7 +262,7 @@ class Emulator:
             await self._container(scope, receive, send)
 
     async def _allocate_session(self, identifier: str) -> None:
-        """Take or keep a session's place; after the cooldown it is free, and its state gone."""
+        """Allocate a session or prolong it, and delete the sessions whose cooldown is over."""
         now = time.monotonic()
         cooldown = self._emulation.cooldown.total_seconds()
         for other, used in list(self._last_used.items()):
@@ -263,14 +277,14 @@ class Emulator:
         self._last_used[identifier] = now
 
     async def _hang(self, receive: Receive) -> None:
-        """Say nothing until the client leaves."""
+        """Send no answer until the client disconnects or the time of a hang is over."""
         with anyio.move_on_after(self._emulation.hang.total_seconds()):
             while (await receive())["type"] != "http.disconnect":
                 pass
 
 
 def _is_session_request(scope: Scope, body: bytes) -> bool:
-    """Whether a request is for a session: faults leave handshakes alone."""
+    """Return whether a request concerns a session. Handshakes get no faults."""
     return scope["path"] in _RUN_PATHS or (scope["path"] == "/mcp" and b'"tools/call"' in body)
 
 
@@ -293,7 +307,7 @@ async def _read_body(receive: Receive) -> bytes:
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """A request whose body was read already."""
+    """Return a `receive` for a request whose body was already read."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -303,7 +317,7 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 
 
 async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
-    """What another application answers, in one piece."""
+    """Return the whole answer of another application."""
     start: dict[str, Any] = {}
     chunks: list[bytes] = []
 
@@ -326,7 +340,7 @@ async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
 
 
 def _to_events(answer: Response) -> Response:
-    """The same answer as server-sent events, with a comment before and its data in two lines."""
+    """Return an answer as server-sent events, with a comment first and its data in two lines."""
     if answer.status_code != 200:  # noqa: PLR2004
         return answer
     text = bytes(answer.body).decode().replace(', "', ',\n"', 1).replace(',"', ',\n"', 1)
@@ -335,7 +349,7 @@ def _to_events(answer: Response) -> Response:
 
 
 async def _break_connection(send: Send) -> None:
-    """Begin an answer that does not end: the server closes the connection under it."""
+    """Start an answer that does not end, so that the server closes the connection."""
     length = str(_BROKEN_LENGTH).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a pool, made to happen."""
+"""Faults between a client and a pool, injected on purpose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cci_plugins.server.answers import sanitize_json
 
 _HTML_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
-# Before anything was done, or after the code ran, with its reply lost: a name says which.
+# "-before" comes before anything is done. "-after" comes after the code ran, and loses its reply.
 FAULTS = (
     "429",
     "429-retry-after",
@@ -43,12 +43,12 @@ FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often what goes wrong.
+    """Rate and kinds of the faults to inject.
 
     Attributes:
-        rate: Share of the requests that meet a fault.
-        seed: Makes the same faults come again.
-        kinds: Which ones, out of `FAULTS`.
+        rate: Share of the requests that get a fault, from 0 to 1.
+        seed: Seed of the random choice. The same seed gives the same faults.
+        kinds: The faults to choose from, out of `FAULTS`.
     """
 
     rate: float = 0.0
@@ -57,26 +57,26 @@ class Faults:
 
 
 class FaultInjector:
-    """Draws the faults of one server.
+    """Random choice of the faults of one server.
 
     Attributes:
-        told: How often each fault happened.
+        fault_counts: How often each fault happened.
     """
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self._random = random.Random(faults.seed)  # noqa: S311 - it is to repeat itself
+        self._random = random.Random(faults.seed)  # noqa: S311 - it must be repeatable
         self.fault_counts: Counter[str] = Counter()
 
     def pick_fault(self) -> str | None:
-        """The fault of the next request."""
+        """Return the fault of the next request, or None."""
         if not self._faults.kinds or self._random.random() >= self._faults.rate:
             return None
         return self._random.choice(self._faults.kinds)
 
 
 def build_refusal(fault: str) -> Response | None:
-    """The answer of a fault that comes before anything is done."""
+    """Return the answer of a fault that comes before anything is done, or None."""
     if fault == "429":
         return _build_too_many_requests({})
     if fault == "429-retry-after":
@@ -89,7 +89,7 @@ def build_refusal(fault: str) -> Response | None:
 
 
 def corrupt_answer(fault: str, body: bytes) -> Response | None:
-    """What becomes of a good JSON answer; None for an answer that breaks off."""
+    """Return what a fault makes of a good JSON answer, or None to break the connection off."""
     if fault == "html-after":
         return HTMLResponse(_HTML_PAGE)
     if fault[:3].isdigit():
@@ -110,7 +110,7 @@ def _empty(_: dict[str, Any]) -> dict[str, Any]:
 
 
 def _change_run_fields(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """A JSON answer with the object that has `stdout` changed, wherever it is, also as text."""
+    """Return a JSON answer with the object that has `stdout` changed, and no copy as text."""
     if isinstance(value, dict):
         if "stdout" in value:
             return change(value)

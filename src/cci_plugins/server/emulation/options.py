@@ -1,4 +1,7 @@
-"""What to emulate. Where sources contradict each other on Azure's behaviour, it is an option."""
+"""Options of an emulated pool.
+
+Where sources contradict each other about Azure's behaviour, the behaviour is an option.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,29 @@ from .faults import Faults
 
 @dataclass(frozen=True, slots=True)
 class Emulation:
-    """One pool.
+    """Description of one emulated pool.
 
     Attributes:
-        kind: `platform`, the MCP server of a managed pool, with a key, and its REST API with a
-            token; `managed`, a managed pool without MCP; `custom`, a custom-container pool.
-        container: What is in the containers of a custom pool: our server, or an interpreter
-            that answers `/executions` only.
-        max_sessions: Places of the pool.
-        cooldown: A place stays taken for so long after the last request.
-        output_characters: Where output streams are cut; REST requests may ask for more.
+        kind: `platform` is the MCP server of a managed pool, with a key, and its REST API, with a
+            token. `managed` is a managed pool without MCP. `custom` is a custom-container pool.
+        container: What runs in the containers of a custom pool. `cci` is this package's server.
+            `executions` is an interpreter that answers `/executions` only.
+        max_sessions: Most sessions at a time.
+        cooldown: How long a session stays allocated after its last request.
+        output_characters: Length at which output streams are cut. REST requests may ask for more.
         launch_tool: Name of the tool that launches an environment.
-        unknown_environments: Whether an id that the pool did not give is a new, empty session, as
+        unknown_environments: Whether an id that the pool did not issue is a new, empty session, as
             observed, or an error, as documented.
-        latency: Waited before every answer.
-        errors: Whether a wrong key shows as an HTTP status or in a JSON-RPC error.
-        replies: Whether MCP answers as JSON or as server-sent events.
-        old_form_only: The REST API has `/code/execute`, not yet `/executions`.
-        hang: How long a hung request takes.
-        faults: What goes wrong.
+        latency: Delay before every answer.
+        errors: Whether a wrong key leads to an HTTP status or to a JSON-RPC error.
+        replies: Whether MCP answers by JSON or by server-sent events.
+        old_form_only: The REST API has `/code/execute`, but not `/executions`.
+        hang: Duration of a request that hangs.
+        faults: The faults to inject.
     """
 
     kind: Literal["platform", "managed", "custom"] = "platform"
-    container: Literal["ours", "executions"] = "ours"
+    container: Literal["cci", "executions"] = "cci"
     max_sessions: int = 10
     cooldown: timedelta = timedelta(minutes=5)
     output_characters: int = 4096

@@ -1,6 +1,6 @@
 """The MCP server of a managed pool, as its tutorials and users describe it.
 
-It is written by hand, since the SDK would be stricter here and laxer there than Azure's own
+It does not use the SDK, which is stricter than Azure's server in some places and laxer in others
 (learn.microsoft.com, Container Apps sessions, Python and shell MCP tutorials).
 """
 
@@ -15,11 +15,12 @@ from uuid import uuid4
 from starlette.responses import JSONResponse, Response
 
 from cci_plugins.common.limits import Limits
+from cci_plugins.in_session.shell_expression import build_shell_code
+from cci_plugins.mcp_client.failures import BAD_IDENTIFIER
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.server import identifiers
 from cci_plugins.server.answers import build_run_fields, get_main_value, sanitize_execution
 from cci_plugins.server.mcp.tools import RUN_PYTHON, RUN_SHELL
-from cci_plugins.server.shell import build_shell_code
+from cci_plugins.server.requests import check_identifier
 
 from .options import Emulation
 
@@ -29,7 +30,7 @@ _STRING_SCHEMA = {"type": "string"}
 
 
 class JsonRpcError(Exception):
-    """A JSON-RPC error."""
+    """A JSON-RPC error to answer with."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -37,12 +38,12 @@ class JsonRpcError(Exception):
 
 
 class PlatformMcp:
-    """Answers one JSON-RPC message at a time.
+    """The MCP endpoint, which answers one JSON-RPC message at a time.
 
     Args:
         pool: Where code runs.
         emulation: Names and bounds.
-        take: Takes the place of a session, or raises.
+        allocate_session: Allocates a session, or raises when the pool is full.
         limits: `execution_timeout` is the longest run.
     """
 
@@ -60,11 +61,11 @@ class PlatformMcp:
         self._launched_ids: set[str] = set()
 
     def forget(self, identifier: str) -> None:
-        """Know an environment no longer."""
+        """Remove an environment from those that were launched."""
         self._launched_ids.discard(identifier)
 
     async def answer(self, body: bytes) -> Response:
-        """The answer to a request or a notification."""
+        """Answer a request or a notification."""
         try:
             message = json.loads(body)
         except (ValueError, RecursionError):
@@ -114,12 +115,12 @@ class PlatformMcp:
             command = arguments.get("shellCommand", arguments.get("execCommandAndArgs"))
             code = build_shell_code(command) if isinstance(command, (str, list)) else None
         if not isinstance(code, str):
-            raise JsonRpcError(-32602, "There is nothing to run.")
+            raise JsonRpcError(-32602, "The arguments have no code or command to run.")
         return await self._run(arguments["environmentId"], code)
 
     async def _run(self, identifier: object, code: str) -> dict[str, Any]:
-        if (problem := identifiers.check_identifier(identifier)) is not None:
-            raise JsonRpcError(-32602, f"{identifiers.CODE}: {problem}")
+        if (problem := check_identifier(identifier)) is not None:
+            raise JsonRpcError(-32602, f"{BAD_IDENTIFIER}: {problem}")
         strict = self._emulation.unknown_environments == "error"
         if strict and identifier not in self._launched_ids:
             raise JsonRpcError(-32000, f"Environment not found: {identifier}")

@@ -1,1 +1,1 @@
-"""MCP over any pool, on the official SDK."""
+"""MCP over any pool, by the official SDK."""

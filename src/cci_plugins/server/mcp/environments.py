@@ -1,7 +1,7 @@
-"""Environment ids: how they are minted, and the session that each one stands for.
+"""Environment ids: how the server issues them, and which session each one stands for.
 
-A server that keeps no table can still tell its own ids from invented ones: an id carries what is
-needed and is signed, so every replica with the same secret takes it.
+The server keeps no table of the ids that it issued. A signed id carries all that is needed to check
+it, so every replica with the same secret accepts it, and nobody can invent one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Protocol
 from uuid import uuid4
 
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.server import identifiers
+from cci_plugins.mcp_client.failures import BAD_IDENTIFIER
+from cci_plugins.server.requests import check_identifier
 
 MAX_AGE = timedelta(days=7)
 MIN_SECRET_BYTES = 32
@@ -27,13 +28,16 @@ NOT_FOUND = "EnvironmentNotFound"
 _VERSION = 1
 _HEAD = struct.Struct(">BI12s")  # version, seconds since 1970, randomness
 _MAC_BYTES = 16
-# 33 bytes are 44 characters to the bit: without padding or spare bits an id has one spelling.
+# 33 bytes are exactly 44 characters of base64: no padding, no spare bits, so only one spelling.
 _ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{44}", re.ASCII)
 _ID_LABEL, _SESSION_LABEL = b"cci environment id\0", b"cci session identifier\0"
 
 
 class EnvironmentIdError(Exception):
-    """An environment id that is not taken; `code` and the text tell the model what is wrong."""
+    """An environment id that the server does not accept.
+
+    The model reads `code` and the message.
+    """
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -41,57 +45,64 @@ class EnvironmentIdError(Exception):
 
 
 class Environments(Protocol):
-    """Mints environment ids and maps each one to a session of the pool."""
+    """Issuer of environment ids, which maps each one to a session of the pool."""
 
     @property
     def accepts_any_id(self) -> bool:
-        """Whether clients may choose ids, so that these are session identifiers as they are."""
+        """Whether clients may choose ids. Then an id is the session identifier itself."""
         ...
 
     def mint(self) -> str:
-        """A new id; touches no session."""
+        """Issue a new id. No session is touched."""
         ...
 
     def resolve_session_id(self, environment_id: object) -> str:
-        """The session that an id stands for.
+        """Return the session identifier that an id stands for.
 
         Raises:
-            EnvironmentIdError: The id is not taken.
+            EnvironmentIdError: The id is not accepted.
         """
         ...
 
 
 class OpenEnvironments:
-    """Takes any id of 4 to 128 characters as the session identifier, as session pools do."""
+    """Environments that accept any id of 4 to 128 characters, as Azure's session pools do."""
 
     accepts_any_id = True
 
     def mint(self) -> str:
-        """A random UUID."""
+        """Issue a random UUID."""
         return str(uuid4())
 
     def resolve_session_id(self, environment_id: object) -> str:
-        """The id itself.
+        """Return the id itself.
 
         Raises:
-            EnvironmentIdError: It has the wrong length or form.
+            EnvironmentIdError: The id has the wrong length or form.
         """
-        if (problem := identifiers.check_identifier(environment_id)) is not None:
-            raise EnvironmentIdError(problem, identifiers.CODE)
+        if (problem := check_identifier(environment_id)) is not None:
+            raise EnvironmentIdError(problem, BAD_IDENTIFIER)
         return str(environment_id)
 
 
 class SignedEnvironments:
-    """Takes only ids that a replica with one of these secrets minted.
+    """Environments that accept only ids issued by a replica with one of these secrets.
 
-    The session's identifier is derived from the id by a second HMAC: whoever reads the pool's
-    logs has no id to use here, and a client cannot choose whose session it gets.
+    A second HMAC derives the session identifier from the id. So the identifiers in the pool's logs
+    are not valid ids here, and a client cannot choose whose session it gets.
 
     Args:
-        secrets: Random bytes, at least 32 of each. The first one signs, every one is taken;
-            so a new secret goes in front, and the old one leaves once its ids are too old.
-        max_age: How long after its launch an id is taken.
-        clock: Seconds since 1970.
+        secrets: Random bytes, at least 32 in each. The first one signs, and all of them verify. To
+            rotate, put a new secret first, and remove the old one when its ids are too old.
+        max_age: How long an id is accepted after it was issued.
+        clock: Returns the seconds since 1970.
+
+    Example:
+        ```python
+        environments = SignedEnvironments(b"at least 32 random bytes of yours")
+        session_id = environments.resolve_session_id(environments.mint())
+        assert session_id.startswith("cci-")
+        ```
     """
 
     accepts_any_id = False
@@ -104,33 +115,33 @@ class SignedEnvironments:
     ) -> None:
         if not secrets or min(map(len, secrets)) < MIN_SECRET_BYTES:
             raise ConfigurationError(
-                f"the secret that signs environment ids has fewer than {MIN_SECRET_BYTES} bytes",
-                hint="make one with: openssl rand -base64 48",
+                f"a secret that signs environment ids has fewer than {MIN_SECRET_BYTES} bytes",
+                hint="create one with: openssl rand -base64 48",
             )
         self._secrets = secrets
         self._max_age = max_age
         self._clock = clock
 
     def mint(self) -> str:
-        """An id of 44 characters of `[A-Za-z0-9_-]`, signed with the first secret."""
+        """Issue an id of 44 characters `[A-Za-z0-9_-]`, signed with the first secret."""
         head = _HEAD.pack(_VERSION, int(self._clock()), randomness.token_bytes(12))
         return urlsafe_b64encode(head + _compute_mac(self._secrets[0], head)).decode()
 
     def resolve_session_id(self, environment_id: object) -> str:
-        """The session derived from an id of ours.
+        """Return the session identifier that is derived from an id.
 
         Raises:
-            EnvironmentIdError: No secret signed the id, or it is too old.
+            EnvironmentIdError: None of the secrets signed the id, or the id is too old.
         """
         unknown = EnvironmentIdError(
-            "The environment does not exist: its environmentId is not one that this server gave.",
+            "The environment does not exist: this server did not issue its environmentId.",
             NOT_FOUND,
         )
         if not isinstance(environment_id, str) or not _ID_PATTERN.fullmatch(environment_id):
             raise unknown
         signed = urlsafe_b64decode(environment_id)
         head, mac = signed[: _HEAD.size], signed[_HEAD.size :]
-        # every secret is tried, so that the time does not tell which one it was
+        # try every secret, so that the duration does not reveal which one signed
         signers = [s for s in self._secrets if hmac.compare_digest(_compute_mac(s, head), mac)]
         version, issued, _ = _HEAD.unpack(head)
         if not signers or version != _VERSION:

@@ -1,4 +1,9 @@
-"""The output of a run as progress notifications: in batches, and a sign of life between them."""
+"""Output of a run as MCP progress notifications.
+
+The pool calls `add` for each chunk, and never waits. One task sends what is pending at most ten
+times in a second, and a heartbeat when a run prints nothing for long. A slow client slows down only
+that task. What it has not received when the run ends comes with the reply.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +27,16 @@ _MAX_MESSAGE_CHARACTERS = 200
 _TAIL_CHARACTERS = 4096
 
 Notify = Callable[[dict[str, Any]], Awaitable[None]]
-"""Sends a progress notification with these parameters, its token added."""
+"""Sends a progress notification with these parameters and adds its token."""
 
 
 @asynccontextmanager
 async def report_progress(notify: Notify) -> AsyncIterator[OutputHandler]:
-    """Tell the output of what runs inside; all of it is sent when this ends."""
+    """Report the output of the run inside this block. All of it is sent when the block ends.
+
+    Args:
+        notify: Sends one notification.
+    """
     progress = _ProgressReporter(notify)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(progress.send_until_done)
@@ -38,7 +47,7 @@ async def report_progress(notify: Notify) -> AsyncIterator[OutputHandler]:
 
 
 class _ProgressReporter:
-    """Collects output from the pool, and tells it at the client's pace.
+    """Buffer between the pool's output and a client's pace.
 
     Args:
         notify: Sends one notification.
@@ -53,10 +62,10 @@ class _ProgressReporter:
         self._wakeup, self._ended = anyio.Event(), anyio.Event()
 
     def add(self, event: OutputEvent) -> None:
-        """Keep a piece of text for the next notification; results come with the reply.
+        """Keep a chunk of text for the next notification. Results come with the reply.
 
-        Once a client lags too far behind, nothing more is taken: what it was told stays the
-        beginning of the output, and the reply has the rest.
+        When a client is too far behind, this drops everything further. So what the client received
+        stays the beginning of the output, and the reply has the rest.
         """
         if event.stream == "result" or not event.text or self._is_full:
             return
@@ -71,12 +80,12 @@ class _ProgressReporter:
         self._wakeup.set()
 
     def end(self) -> None:
-        """Send what is pending, and then no more."""
+        """Let the task send what is pending, then stop."""
         self._ended.set()
         self._wakeup.set()
 
     async def send_until_done(self) -> None:
-        """Send notifications until the end."""
+        """Send notifications until `end` is called."""
         try:
             while not self._ended.is_set():
                 with anyio.move_on_after(HEARTBEAT_SECONDS):
@@ -87,8 +96,8 @@ class _ProgressReporter:
                         await self._ended.wait()
             if self._pending:
                 await self._flush()
-        except Exception:  # noqa: BLE001 - the reply must not be lost for want of its notifications
-            logger.debug("progress cannot be told any more", exc_info=True)
+        except Exception:  # noqa: BLE001 - a failed notification must not lose the reply
+            logger.debug("cannot send progress to the client", exc_info=True)
 
     async def _flush(self) -> None:
         chunks: list[tuple[StreamName, str]] = [
@@ -101,13 +110,13 @@ class _ProgressReporter:
                 "message": _get_last_line(chunks[-1][1]),
                 "_meta": {OUTPUT_KEY: dump_output(chunks)},
             }
-        # MCP wants each value above the one before, so a sign of life counts as a character
+        # MCP requires each value to exceed the one before, so a heartbeat counts as a character
         self._count += sum(len(text) for _, text in chunks) or 1
         await self._notify({"progress": self._count} | params)
 
 
 def _get_last_line(text: str) -> str:
-    """The end of the output, as one line that any client may show."""
+    """Return the end of the output as one line that any client can show."""
     lines = clean(text[-_TAIL_CHARACTERS:]).split("\n")
     line = next((line for line in reversed(lines) if line.strip()), "")
     return line[-_MAX_MESSAGE_CHARACTERS:].strip()

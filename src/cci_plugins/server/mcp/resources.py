@@ -1,6 +1,6 @@
-"""The files of a client's session as MCP resources, `sandbox:/mnt/data/...`.
+"""Files of a client's session as MCP resources, `sandbox:/mnt/data/...`.
 
-The scheme is not `file:`, which clients take for a path on their own machine.
+The scheme is not `file:`, which clients would resolve on their own machine.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _MAX_LISTED = 1000
 
 
 class ResourceError(Exception):
-    """A resource that is not there or cannot be read; the text is for the client."""
+    """A resource that does not exist or cannot be read. The client sees the message."""
 
 
 class FileResources:
-    """Lists and reads the files of the session that a request belongs to.
+    """Files of the session that a request belongs to.
 
     Args:
-        conversations: The session of each MCP session.
-        largest: Bytes of the largest file that is read: an answer is one message in memory.
+        mcp_sessions: Maps each MCP session to a session of the pool.
+        max_bytes: Largest file that is read, since an answer is one message in memory.
     """
 
     def __init__(self, mcp_sessions: McpSessions, *, max_bytes: int = MAX_FILE_BYTES) -> None:
@@ -44,25 +44,28 @@ class FileResources:
         self._max_bytes = max_bytes
 
     async def list_resources(self) -> list[dict[str, Any]]:
-        """The files as `resources/list` tells them; none before the first run.
+        """Return the files in the form of `resources/list`, none before the first run.
 
         Raises:
-            ResourceError: The pool cannot tell.
+            ResourceError: The pool cannot list the files.
         """
         return [to_resource(file) for file in (await self._list_files())[:_MAX_LISTED]]
 
     async def read(self, uri: str) -> dict[str, Any]:
-        """The content of a file as `resources/read` tells it: text, or else base64.
+        """Return the content of a file in the form of `resources/read`: text, or else base64.
+
+        Args:
+            uri: The resource, as `list_resources` names it.
 
         Raises:
-            ResourceError: There is no such file, or it is too large.
+            ResourceError: The file does not exist, or it is too large.
         """
         name = _parse_name(uri)
-        found = [file for file in await self._list_files() if file.name == name]
-        if not found:
+        file = next((file for file in await self._list_files() if file.name == name), None)
+        if file is None:
             raise ResourceError(f"the session has no file {uri[:300]}")
-        if found[0].size > self._max_bytes:
-            raise self._build_too_large_error(found[0].size)
+        if file.size > self._max_bytes:
+            raise self._build_too_large_error(file.size)
         kind = guess_media_type(name)
         content = await self._download(name)
         fields = {"uri": uri, "mimeType": kind}
@@ -76,7 +79,7 @@ class FileResources:
     async def _list_files(self) -> list[FileInfo]:
         session = await self._mcp_sessions.get_current_session()
         if session is None or not session._was_used:
-            return []  # asking the pool would start a session
+            return []  # listing its files would start the session
         pool = await self._mcp_sessions._get_pool()
         try:
             return await pool.list_files(session.id)
@@ -86,7 +89,7 @@ class FileResources:
     async def _download(self, name: str) -> bytes:
         session = await self._mcp_sessions.get_current_session()
         if session is None:
-            raise ResourceError("this request belongs to no MCP session")
+            raise ResourceError("the request does not belong to an MCP session")
         file_transfer = await self._mcp_sessions._get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
@@ -97,19 +100,19 @@ class FileResources:
             return await anyio.to_thread.run_sync(path.read_bytes)
 
     def _check_size(self, done: int) -> None:
-        if done > self._max_bytes:  # it grew since it was listed
+        if done > self._max_bytes:  # the file grew after it was listed
             raise FileTooLargeError(
                 str(self._build_too_large_error(done)), size=done, limit=self._max_bytes
             )
 
     def _build_too_large_error(self, size: int) -> ResourceError:
         return ResourceError(
-            f"the file has {size:,} bytes; a resource has at most {self._max_bytes:,}"
+            f"the file has {size:,} bytes, but a resource has at most {self._max_bytes:,}"
         )
 
 
 def to_resource(file: FileInfo) -> dict[str, Any]:
-    """A file as a resource."""
+    """Return a file in the form of a resource."""
     name = sanitize_json(file.name)
     return {
         "uri": PREFIX + quote(name),
@@ -120,14 +123,14 @@ def to_resource(file: FileInfo) -> dict[str, Any]:
 
 
 def to_resource_link(file: FileInfo) -> dict[str, Any]:
-    """A file as a part of an answer, to be read as a resource."""
+    """Return a file as a block of an answer that links its resource."""
     return {"type": "resource_link"} | to_resource(file)
 
 
 def _parse_name(uri: str) -> str:
     try:
         if not uri.startswith(PREFIX):
-            raise ResourceError(f"resources begin with {PREFIX}")
+            raise ResourceError(f"unknown resource {uri[:300]}: resources begin with {PREFIX}")
         return validate_name(unquote(uri.removeprefix(PREFIX), errors="strict"))
     except (CodeInterpreterError, UnicodeDecodeError):
-        raise ResourceError("that is not the name of a file in the session") from None
+        raise ResourceError(f"{uri[:300]} is not the name of a file in the session") from None

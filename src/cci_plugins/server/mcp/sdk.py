@@ -1,8 +1,8 @@
-"""The official MCP SDK's server; the one module that knows how its two majors differ.
+"""The official MCP SDK's server, and the differences between its two major versions.
 
-1.x registers handlers that take the request and return a wrapped result; 2.x gets them in the
+1.x registers handlers that take the request and return a wrapped result. 2.x gets them in the
 constructor, with a context and bare parameters (github.com/modelcontextprotocol/python-sdk,
-docs/migration.md). No output schema is declared, since both would then validate every answer.
+docs/migration.md). No output schema is declared, because both would then validate every answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import mcp
@@ -21,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 
 from cci_plugins.mcp_client.progress import PROGRESS_METHOD
 from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
-from cci_plugins.server.version import get_server_version
 
 from .execute_code import ToolProvider
 from .progress import Notify, report_progress
@@ -35,11 +34,11 @@ INSTRUCTIONS = (
 )
 EXECUTE_CODE_INSTRUCTIONS = (
     "Call execute_code to run Python: variables and files stay for as long as this connection. "
-    "The session's files are resources. The other tools are for environments beside this one: "
+    "The session's files are resources. The other tools are for separate environments: "
 ) + INSTRUCTIONS
 BODY_BYTES = 4 * 1024**2
 _CLIENT_DISCONNECTED = ToolCallResult([{"type": "text", "text": "The client left."}], is_error=True)
-# What only one of the majors has is reached through Any: either may be installed.
+# Either major may be installed, so names that only one of them has are reached through Any.
 _sdk: Any = mcp
 _sdk_types: Any = types
 _sdk_server: Any = Server
@@ -47,12 +46,12 @@ _MAJOR = int(version("mcp").partition(".")[0])
 
 
 class McpEndpoint:
-    """An ASGI application that answers MCP's streamable HTTP, without MCP sessions.
+    """ASGI application that answers MCP's streamable HTTP, without MCP sessions.
 
     Args:
-        tools: What it offers.
+        tools: The tools that it offers.
         body_bytes: Longest body of a request.
-        resources: Files that it offers.
+        resources: The files that it offers, or None.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class McpEndpoint:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Answer requests for as long as this lasts."""
+        """Answer requests inside this block."""
         async with AsyncExitStack() as stack:
             for streams in (False, True):
                 server = make_server(self._tools, self._resources, streams=streams)
@@ -86,13 +85,14 @@ class McpEndpoint:
         """Answer one request.
 
         Args:
-            scope: Of ASGI, as the others.
-            receive: The request.
-            send: The answer.
-            streams: Answer by server-sent events, with progress before the reply; else by JSON.
+            scope: ASGI's scope.
+            receive: Reads the request.
+            send: Sends the answer.
+            streams: Answer by server-sent events, with progress before the reply. Otherwise
+                answer by one JSON body.
         """
         if streams not in self._managers:
-            raise RuntimeError("the application's lifespan has not begun")
+            raise RuntimeError("the application's lifespan has not started")
         manager = self._managers[streams]
         await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
 
@@ -106,20 +106,28 @@ def _make_manager(server: Any, body_bytes: int, *, streams: bool) -> StreamableH
 
 
 def make_server(tools: ToolProvider, resources: FileResources | None, *, streams: bool) -> Any:
-    """The SDK's server, of either major.
+    """Build the SDK's server, of whichever major version is installed.
 
     Args:
-        tools: What it offers.
-        resources: Files that it offers.
-        streams: Whether it tells the progress of a call, when a client asks for it.
+        tools: The tools that it offers.
+        resources: The files that it offers, or None.
+        streams: Report the progress of a call when a client asks for it.
     """
     options: dict[str, Any] = {
-        "version": get_server_version(),
+        "version": _get_version(),
         "instructions": INSTRUCTIONS if resources is None else EXECUTE_CODE_INSTRUCTIONS,
     }
     if _MAJOR > 1:
         return _make_server_2(tools, resources, options, streams=streams)
     return _make_server_1(tools, resources, options, streams=streams)
+
+
+def _get_version() -> str:
+    """Return this package's version, or `0` in a source tree that was never installed."""
+    try:
+        return version("cci-plugins")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _make_server_2(
@@ -176,12 +184,12 @@ _Handler = Callable[[Any], Awaitable[Any]]
 
 
 def _adapt_handler_2(answer: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-    """As 2.x calls it."""
+    """Return a handler with the signature of 2.x."""
     return lambda _context, params: answer(params)
 
 
 def _adapt_handler_1(answer: _Handler) -> _Handler:
-    """As 1.x calls it."""
+    """Return a handler with the signature of 1.x."""
 
     async def handle(request: Any) -> Any:
         return _sdk_types.ServerResult(await answer(request.params))
@@ -190,12 +198,12 @@ def _adapt_handler_1(answer: _Handler) -> _Handler:
 
 
 def _build_resource_handlers(resources: FileResources) -> dict[str, _Handler]:
-    """What answers each request for resources, from its parameters."""
+    """Return a handler for each request about resources. It takes the request's parameters."""
 
     async def list_resources(_params: Any) -> Any:
         with _convert_resource_errors():
-            list_resources = await resources.list_resources()
-        return types.ListResourcesResult.model_validate({"resources": list_resources})
+            files = await resources.list_resources()
+        return types.ListResourcesResult.model_validate({"resources": files})
 
     async def list_templates(_params: Any) -> Any:
         template = {"uriTemplate": PREFIX + "{+name}", "name": "A file of the session"}
@@ -214,7 +222,7 @@ def _build_resource_handlers(resources: FileResources) -> dict[str, _Handler]:
 
 
 def _build_notifier(context: Any, token: str | int | None) -> Notify | None:
-    """Sends progress on the stream of the request that a context belongs to."""
+    """Return what sends progress on the request's stream, or None if nobody asked for it."""
     if token is None:
         return None
 
@@ -261,7 +269,7 @@ def _convert_resource_errors() -> Generator[None]:
 
 
 def _build_unknown_tool_error(name: str) -> Exception:
-    """`Invalid params`, as the specification asks for a tool that there is not."""
+    """Return `Invalid params`, which the specification demands for an unknown tool."""
     return _build_rpc_error(f"Unknown tool: {name[:100]}")
 
 

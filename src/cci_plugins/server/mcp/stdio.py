@@ -38,14 +38,14 @@ async def serve_stdio(
 ) -> None:
     """Answer one client until standard input closes.
 
-    Standard output carries the protocol and nothing else: whatever this process prints
-    meanwhile goes to standard error.
+    Standard output carries the protocol and nothing else. Whatever this process prints meanwhile
+    goes to standard error.
 
     Args:
-        pool: Where code runs; started and closed by the caller.
+        pool: Where code runs. The caller starts and closes it.
         limits: The longest run, and how much a model may read.
         files: Where larger files are staged.
-        links: Whether answers link the files that a run wrote.
+        file_links: Link the files that a run wrote in the answer of `execute_code`.
     """
     limits = Limits() if limits is None else limits
     mcp_sessions = McpSessions(pool, limits, files=files)
@@ -70,10 +70,10 @@ async def _serve_client(server: Any) -> None:
 
 
 class _StdinLines:
-    """Lines of standard input, read by a thread that holds up neither a cancellation nor the end.
+    """Lines of standard input, read by a daemon thread.
 
-    A worker thread of the event loop would: the program could not end before its client closes
-    the pipe.
+    A worker thread of the event loop would block cancellation and exit: the program could not end
+    before its client closes the pipe.
     """
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -81,7 +81,7 @@ class _StdinLines:
         loop = asyncio.get_running_loop()
 
         def pump() -> None:
-            # a reader of its own: the interpreter takes sys.stdin's lock when it ends
+            # a separate reader, because the interpreter takes sys.stdin's lock at exit
             with os.fdopen(
                 os.dup(sys.stdin.fileno()), encoding="utf-8", errors="replace"
             ) as source:
@@ -90,7 +90,7 @@ class _StdinLines:
                         asyncio.run_coroutine_threadsafe(send.send(line), loop).result()
                     loop.call_soon_threadsafe(send.close)
                 except (anyio.BrokenResourceError, CancelledError, RuntimeError):
-                    return  # nobody listens any more
+                    return  # the event loop no longer reads
 
         threading.Thread(target=pump, name="cci-stdin", daemon=True).start()
         async with receive:
@@ -100,7 +100,7 @@ class _StdinLines:
 
 @contextmanager
 def _redirect_stdout() -> Generator[TextIOWrapper]:
-    """Standard output for the protocol alone; file descriptor 1 is standard error meanwhile."""
+    """Yield standard output for the protocol. File descriptor 1 is standard error meanwhile."""
     sys.stdout.flush()
     private = os.dup(1)
     os.dup2(2, 1)
@@ -110,5 +110,5 @@ def _redirect_stdout() -> Generator[TextIOWrapper]:
     finally:
         sys.stdout.flush()
         os.dup2(private, 1)
-        with suppress(BrokenPipeError):  # the rest of an answer that nobody reads
+        with suppress(BrokenPipeError):  # the client does not read the rest
             output.close()

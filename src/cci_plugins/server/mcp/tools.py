@@ -1,7 +1,7 @@
 """The three tools of the platform's MCP server, over any session pool.
 
-Names and arguments are those of the tutorials (learn.microsoft.com, Container Apps sessions with
-MCP); older names of `launchShell` are understood, and one of each is listed.
+Names and arguments follow the tutorials (learn.microsoft.com, Container Apps sessions with MCP).
+Calls may use the older names of `launchShell`. The list has each tool once.
 """
 
 from __future__ import annotations
@@ -10,24 +10,33 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.core.redacted_output import RedactingOutput, redact_execution
 from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
-from cci_plugins.server import identifiers
 from cci_plugins.server.answers import (
     build_run_fields,
     find_images,
     get_main_value,
     sanitize_execution,
 )
-from cci_plugins.server.shell import build_shell_code
+from cci_plugins.server.requests import (
+    MAX_IDENTIFIER_LENGTH,
+    MIN_IDENTIFIER_LENGTH,
+    RequestModel,
+    Text,
+    describe_invalid,
+)
+from cci_plugins.server.rest.errors import SERVER_FAULT
 
 from .environments import EnvironmentIdError, Environments, OpenEnvironments
 
@@ -39,7 +48,7 @@ ALIASES = {"launchShellEnvironment": LAUNCH, "launchPythonEnvironment": LAUNCH}
 
 @dataclass(frozen=True, slots=True)
 class ToolCallResult:
-    """The result of a tool call, in MCP's fields."""
+    """Result of a tool call, in MCP's fields."""
 
     content: list[dict[str, Any]]
     structured: dict[str, Any] | None = None
@@ -47,37 +56,57 @@ class ToolCallResult:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+class _RunArguments(RequestModel):
+    """Arguments that both tools take. `Environments` checks the id."""
+
+    environment_id: Any = None
+    timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class _PythonArguments(_RunArguments):
+    """Arguments of `runPythonCodeInRemoteEnvironment`."""
+
+    python_code: Text
+
+
+class _ShellArguments(_RunArguments):
+    """Arguments of `runShellCommandInRemoteEnvironment`."""
+
+    shell_command: Text | None = None
+    exec_command_and_args: list[Text] | None = None
+
+    @model_validator(mode="after")
+    def _check_one_command(self) -> Self:
+        if (self.shell_command is not None) == bool(self.exec_command_and_args):
+            raise ValueError(
+                "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
+            )
+        return self
+
+
 @dataclass(frozen=True, slots=True)
-class _CallOptions:
-    """What a call asks for beside its arguments.
+class CallOptions:
+    """Options of a call that are not arguments.
 
     Attributes:
-        instance: The instance of the session that it needs.
-        on_output: Told the output, where the pool streams.
+        instance: The instance of the session that the code needs, or None for any.
+        on_output: Called with each chunk of output, where the pool streams.
     """
 
     instance: str | None
     on_output: OutputHandler | None
 
 
-_Tool = Callable[[Mapping[str, Any], _CallOptions], Awaitable[ToolCallResult]]
-
-
-class BadArgumentsError(Exception):
-    """A call with arguments that do not fit; `code` and the text tell the model what to mend."""
-
-    def __init__(self, message: str, code: str = "InvalidArguments") -> None:
-        super().__init__(message)
-        self.code = code
+_Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
 
 
 class PlatformTools:
-    """Lists and calls the tools.
+    """The platform's tools for a pool.
 
     Args:
         pool: Where code runs.
         limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
-        environments: Which environment ids are given and taken.
+        environments: Issues and checks environment ids. None accepts any id.
     """
 
     def __init__(
@@ -93,7 +122,7 @@ class PlatformTools:
         }
 
     def list_tools(self) -> list[dict[str, Any]]:
-        """The tools as `tools/list` tells them."""
+        """Return the tools in the form of `tools/list`."""
         tools = _describe_tools(self._limits.execution_timeout.total_seconds())
         if not self._environments.accepts_any_id:
             next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
@@ -108,72 +137,64 @@ class PlatformTools:
         meta: Mapping[str, Any],
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
-        """Call a tool; None when there is none of that name.
+        """Call a tool. Return None when no tool has this name.
 
         Args:
-            name: The tool.
-            arguments: What it gets.
+            name: The tool's name, or an older name of it.
+            arguments: The call's arguments, not yet validated.
             meta: `_meta` of the request.
-            on_output: Told the output, where the pool streams.
+            on_output: Called with each chunk of output, where the pool streams.
         """
         tool = self._tools.get(ALIASES.get(name, name))
         if tool is None:
             return None
         try:
             instance = meta.get(executions.INSTANCE_KEY)
-            options = _CallOptions(instance if isinstance(instance, str) else None, on_output)
+            options = CallOptions(instance if isinstance(instance, str) else None, on_output)
             return await tool(arguments, options)
-        except BadArgumentsError as error:
-            return _build_failure(error.code, str(error))
+        except ValidationError as error:
+            return _build_failure("InvalidArguments", describe_invalid(error))
         except EnvironmentIdError as error:
             return _build_failure(error.code, f"{error} Call {LAUNCH} for one.")
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
             return _build_failure(dumped["code"], str(error), {failures.META_KEY: dumped})
-        except Exception:  # noqa: BLE001 - a fault of ours must not break the protocol
-            logger.exception("a tool failed in the server itself")
-            return _build_failure("InternalServerError", "The server failed; its log says why.")
+        except Exception:  # noqa: BLE001 - a fault of the server must not break the protocol
+            logger.exception("a tool failed because of a fault in the server")
+            return _build_failure("InternalServerError", SERVER_FAULT)
 
     async def _launch(self, *_: object) -> ToolCallResult:
         return _build_json_result({"environmentId": self._environments.mint()})
 
     async def _run_python(
-        self, arguments: Mapping[str, Any], options: _CallOptions
+        self, arguments: Mapping[str, Any], options: CallOptions
     ) -> ToolCallResult:
-        code = arguments.get("pythonCode")
-        if not isinstance(code, str):
-            raise BadArgumentsError("pythonCode must be the Python source, as text.")
-        execution = await self._execute(arguments, code, options)
+        call = _PythonArguments.model_validate(arguments)
+        execution = await self._execute(call, call.python_code, options)
         fields = _build_python_fields(execution, self._limits.output_characters)
         return _build_result(execution, fields)
 
     async def _run_shell(
-        self, arguments: Mapping[str, Any], options: _CallOptions
+        self, arguments: Mapping[str, Any], options: CallOptions
     ) -> ToolCallResult:
-        command, args = arguments.get("shellCommand"), arguments.get("execCommandAndArgs")
-        is_list = isinstance(args, list) and args and all(isinstance(arg, str) for arg in args)
-        if (not isinstance(command, str)) == (not is_list):
-            raise BadArgumentsError(
-                "Give either shellCommand, as text, or execCommandAndArgs, as a list of texts."
-            )
-        code = build_shell_code(command if isinstance(command, str) else list(args or []))
-        execution = await self._execute(arguments, code, options)
+        call = _ShellArguments.model_validate(arguments)
+        args = call.exec_command_and_args or []
+        code = build_shell_code(args if call.shell_command is None else call.shell_command)
+        execution = await self._execute(call, code, options)
         fields = _build_python_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1
         return _build_result(execution, fields | {"exitCode": exit_code}, failed=exit_code != 0)
 
-    async def _execute(
-        self, arguments: Mapping[str, Any], code: str, options: _CallOptions
-    ) -> Execution:
-        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
-        timeout = self._parse_timeout(arguments.get("timeoutSeconds"))
+    async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
+        session_id = self._environments.resolve_session_id(call.environment_id)
+        max_seconds = self._limits.execution_timeout.total_seconds()
         output = None if options.on_output is None else RedactingOutput(options.on_output)
         try:
             execution = await self._pool.execute(
                 session_id,
                 code,
-                timeout=timeout,
+                timeout=timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds)),
                 on_output=None if output is None else output.handle,
                 instance=options.instance,
             )
@@ -181,14 +202,6 @@ class PlatformTools:
             if output is not None:
                 output.finish()
         return sanitize_execution(redact_execution(execution))
-
-    def _parse_timeout(self, value: object) -> timedelta:
-        max_timeout = self._limits.execution_timeout
-        if value is None:
-            return max_timeout
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise BadArgumentsError("timeoutSeconds must be a number above 0.")
-        return timedelta(seconds=min(value, max_timeout.total_seconds()))
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
@@ -210,9 +223,9 @@ def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
 def _build_result(
     execution: Execution, fields: dict[str, Any], *, failed: bool = False
 ) -> ToolCallResult:
-    """Fields twice, structured and as text; beside an image only as text.
+    """Return the fields twice, structured and as text, or only as text next to an image.
 
-    Agent Framework drops the image when both are there (its `structured_first` default).
+    Agent Framework drops the image when both are present (its `structured_first` default).
     """
     images = [
         {"type": "image", "data": data, "mimeType": kind} for kind, data in find_images(execution)
@@ -239,8 +252,8 @@ def _build_failure(code: str, message: str, meta: dict[str, Any] | None = None) 
 def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
     environment = {
         "type": "string",
-        "minLength": identifiers.MIN_LENGTH,
-        "maxLength": identifiers.MAX_LENGTH,
+        "minLength": MIN_IDENTIFIER_LENGTH,
+        "maxLength": MAX_IDENTIFIER_LENGTH,
         "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task.",
     }
     limit = {

@@ -1,6 +1,6 @@
-"""Errors of the REST side, in the data plane's own form.
+"""Error answers in the data plane's own form.
 
-`{"error": {"code", "message", "traceId"}}` with the header `x-ms-error-code`
+The body is `{"error": {"code", "message", "traceId"}}`, with the header `x-ms-error-code`
 (github.com/microsoft/azure-container-apps issue 1665 quotes it).
 """
 
@@ -17,9 +17,11 @@ from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError
 from cci_plugins.mcp_client.failures import get_code_and_status
 
+SERVER_FAULT = "The server failed. Its log has the details."
+
 
 class RequestError(Exception):
-    """A request that cannot be served as it is.
+    """A request that the server refuses.
 
     Attributes:
         status: HTTP status.
@@ -35,7 +37,7 @@ class RequestError(Exception):
 def build_error_response(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error body with its status and headers."""
+    """Build an answer with an error body."""
     body = {"error": {"code": code, "message": message, "traceId": token_hex(16)}}
     return JSONResponse(body, status, {"x-ms-error-code": code, **(headers or {})})
 
@@ -51,7 +53,7 @@ async def _handle_pool_error(_: Request, error: Exception) -> Response:
     code, status = get_code_and_status(error)
     if isinstance(error, PoolExhaustedError):
         wait = 1 if error.retry_after is None else max(1, round(error.retry_after))
-        flat = {"code": code, "message": str(error)}  # the one error that comes without a frame
+        flat = {"code": code, "message": str(error)}  # the one error without a frame
         return JSONResponse(flat, status, {"x-ms-error-code": code, "retry-after": str(wait)})
     return build_error_response(status, code, str(error))
 
@@ -64,8 +66,8 @@ async def _handle_http_error(_: Request, error: Exception) -> Response:
 
 
 async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
-    logger.error("a request failed in the server itself", exc_info=error)
-    return build_error_response(500, "InternalServerError", "The server failed; its log says why.")
+    logger.error("a request failed because of a fault in the server", exc_info=error)
+    return build_error_response(500, "InternalServerError", SERVER_FAULT)
 
 
 HANDLERS = {

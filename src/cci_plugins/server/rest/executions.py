@@ -1,13 +1,11 @@
 """Runs over REST: at once or in the background, in the newer and the older form.
 
-Both forms as in learn.microsoft.com, Container Apps code interpreter sessions, and the
+Both forms follow learn.microsoft.com, Container Apps code interpreter sessions, and the
 DynamicSessions specification in github.com/Azure/azure-rest-api-specs.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,10 +32,9 @@ from cci_plugins.server.answers import (
     get_main_value,
     sanitize_execution,
 )
-from cci_plugins.server.shell import build_shell_code
 
 from .errors import RequestError
-from .requests import get_session_id, is_old_form, read_json_body
+from .requests import RunBody, get_session_id, is_old_form, read_run_body
 
 OLD_PATHS = ("/code/execute", "/python/execute", "/execute")
 DEFAULT_OUTPUT = 4096  # the data plane's own
@@ -46,7 +43,7 @@ _MAX_RECORDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class _RunRequest:
-    """What a request asks for."""
+    """One run, as a request asks for it."""
 
     code: str
     timeout: timedelta
@@ -56,7 +53,7 @@ class _RunRequest:
 
 
 class ExecutionRoutes:
-    """Runs code for REST clients.
+    """Routes that run code for REST clients.
 
     Args:
         pool: Where code runs.
@@ -73,7 +70,7 @@ class ExecutionRoutes:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Keep background runs for as long as this lasts."""
+        """Allow background runs inside this block, and cancel them at its end."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
@@ -83,7 +80,7 @@ class ExecutionRoutes:
                 tasks.cancel_scope.cancel()
 
     def build_routes(self) -> list[Route]:
-        """The routes of both forms."""
+        """Return the routes of both forms."""
         return [
             Route("/executions", self._execute, methods=["POST"]),
             Route("/executions/{id}", self._get_execution, methods=["GET"]),
@@ -92,9 +89,8 @@ class ExecutionRoutes:
 
     async def _execute(self, request: Request) -> Response:
         session_id = get_session_id(request)
-        run_request = _parse_run_request(
-            await read_json_body(request, self._body_bytes), self._limits
-        )
+        body = await read_run_body(request, self._body_bytes)
+        run_request = _build_run_request(body, self._limits)
         if is_old_form(request):
             execution = await self._run(session_id, run_request)
             return JSONResponse(_to_old_form(execution, run_request.limit))
@@ -112,9 +108,12 @@ class ExecutionRoutes:
         )
 
     async def _get_execution(self, request: Request) -> Response:
-        record = self._records.get((get_session_id(request), request.path_params["id"]))
+        run_id = request.path_params["id"]
+        record = self._records.get((get_session_id(request), run_id))
         if record is None:
-            raise RequestError(404, "ExecutionNotFound", "There is no such execution.")
+            raise RequestError(
+                404, "ExecutionNotFound", f"The session has no execution {run_id!r:.100}."
+            )
         return JSONResponse(record)
 
     async def _run_in_background(
@@ -144,39 +143,15 @@ class ExecutionRoutes:
             self._records.popitem(last=False)
 
 
-def _parse_run_request(fields: dict[str, Any], limits: Limits) -> _RunRequest:
-    command = fields.get("shellcommand") or fields.get("execcommandandargs")
+def _build_run_request(body: RunBody, limits: Limits) -> _RunRequest:
     max_seconds = limits.execution_timeout.total_seconds()
     return _RunRequest(
-        code=_parse_code(fields) if command is None else build_shell_code(command),
-        timeout=timedelta(
-            seconds=min(_parse_number(fields, "timeoutInSeconds", max_seconds), max_seconds)
-        ),
-        limit=int(_parse_number(fields, "outputStreamsMaxLength", DEFAULT_OUTPUT)),
-        in_background=str(fields.get("executiontype", "")).lower() == "asynchronous",
-        is_shell=command is not None,
+        code=body.build_code(),
+        timeout=timedelta(seconds=min(body.timeout_in_seconds or max_seconds, max_seconds)),
+        limit=int(body.output_streams_max_length or DEFAULT_OUTPUT),
+        in_background=(body.execution_type or "").lower() == "asynchronous",
+        is_shell=body.command is not None,
     )
-
-
-def _parse_code(fields: dict[str, Any]) -> str:
-    code = fields.get("code", fields.get("pythoncode"))
-    if not isinstance(code, str):
-        raise RequestError(400, "SessionPropertiesMissing", "The property 'code' is missing.")
-    if str(fields.get("codeinputtype", "")).lower() != "inlinebase64":
-        return code
-    try:
-        return b64decode(code, validate=True).decode()
-    except (Base64Error, ValueError):
-        raise RequestError(400, "InvalidRequest", "The code is no UTF-8 in base64.") from None
-
-
-def _parse_number(fields: dict[str, Any], name: str, default: float) -> float:
-    value = fields.get(name.lower())
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:  # noqa: PLR2004
-        raise RequestError(400, "InvalidRequest", f"{name} must be a number above 0.")
-    return value
 
 
 def _get_result_value(execution: Execution) -> Any:

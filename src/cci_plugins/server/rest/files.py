@@ -25,7 +25,7 @@ ROOT = "/mnt/data"
 
 
 class FileRoutes:
-    """Moves files for REST clients, in pieces.
+    """Routes that move files for REST clients, chunk by chunk.
 
     Args:
         pool: Where the sessions are.
@@ -37,7 +37,7 @@ class FileRoutes:
         self._limits = limits
 
     def build_routes(self) -> list[Route]:
-        """The routes of both forms; the api-version tells apart what looks alike."""
+        """Return the routes of both forms. The api-version decides where their paths are equal."""
         return [
             Route("/files", self._list, methods=["GET"]),
             Route("/files", self._upload, methods=["POST"]),
@@ -60,8 +60,7 @@ class FileRoutes:
     async def _upload(self, request: Request) -> Response:
         session_id = get_session_id(request)
         upload = FileUpload(request.headers.get("content-type", ""), aiter(request.stream()))
-        await upload.open()
-        name = _parse_name(request, upload.filename)
+        name = _parse_name(request, await upload.open())
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._limits.file_bytes + 4096:
             raise self._build_too_large_error(name, int(declared))
@@ -98,7 +97,7 @@ class FileRoutes:
 
     async def _stream_content(self, session_id: str, name: str) -> Response:
         chunks = _to_generator(self._pool.download(session_id, name))
-        first = await anext(chunks, b"")  # a missing file shows before the status is sent
+        first = await anext(chunks, b"")  # a missing file raises before the status is sent
         return StreamingResponse(_chain(first, chunks), media_type="application/octet-stream")
 
     async def _find_file(self, session_id: str, name: str) -> FileInfo:
@@ -133,7 +132,7 @@ async def _to_generator(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
 
 
 def _parse_name(request: Request, name: str) -> str:
-    """A file's name below the session's folder; clients may call it by its absolute path."""
+    """Return a file's name below the session's folder. Clients may send its absolute path."""
     if name.startswith((f"{ROOT}/", f"{ROOT[1:]}/")):
         name = name.removeprefix("/").removeprefix(f"{ROOT[1:]}/")
     folder = _parse_folder(request)
@@ -146,7 +145,9 @@ def _parse_folder(request: Request) -> str:
         path = path.removeprefix(ROOT)
     path = path.strip("/").removeprefix("./")
     if ".." in path.split("/"):
-        raise RequestError(400, "FilePathInvalid", "The path leaves the session's folder.")
+        raise RequestError(
+            400, "FilePathInvalid", f"The path {path[:200]!r} leaves the session's folder."
+        )
     return "" if path == "." else path
 
 

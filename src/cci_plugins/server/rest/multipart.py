@@ -1,66 +1,87 @@
-"""The first file of a `multipart/form-data` body, as a stream."""
+"""The first file of a `multipart/form-data` body, as a stream.
+
+Starlette's own parser cannot replace this module, for three reasons:
+
+- It stores the whole upload on the server's disk before the pool receives a byte, outside of the
+  session's disk quota. Here each chunk goes straight to the pool, as fast as the pool accepts it.
+- It returns the file's name only after its content. Here a bad name is refused before the content
+  is read.
+- It bounds neither the size of a file nor, with older releases of python-multipart, of a header.
+
+So this module drives python-multipart's parser itself. The parser calls back while a chunk is
+written to it. The callbacks ignore every part until one has a file name, and the rest after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from .errors import RequestError
 
 _MAX_HEADER_BYTES = 16 * 1024
-_MAX_BOUNDARY_BYTES = 200
-
-
-@dataclass(slots=True)
-class _Part:
-    """What the parser found so far of the first part that is a file."""
-
-    headers: dict[str, bytes] = field(default_factory=dict)
-    filename: str | None = None
-    data: list[bytes] = field(default_factory=list)
-    is_complete: bool = False
+_MAX_BOUNDARY_BYTES = 200  # RFC 2046 allows 70
 
 
 class FileUpload:
-    """A file on its way in.
+    """A file that a client uploads. `open` reads its name, then `content` its bytes.
 
-    Attributes:
-        filename: The name its part bears.
+    Args:
+        content_type: The request's header `Content-Type`.
+        stream: The request's body.
     """
 
     def __init__(self, content_type: str, stream: AsyncIterator[bytes]) -> None:
-        self.filename = ""
         self._content_type = content_type
         self._stream = stream
-        self._part = _Part()
-        self._name, self._value = b"", b""
+        self._headers: dict[bytes, bytes] = {}
+        self._header, self._value = b"", b""
+        self._filename: str | None = None
+        self._chunks: list[bytes] = []
+        self._is_complete = False
 
-    async def open(self) -> None:
-        """Read as far as the file's name.
+    async def open(self) -> str:
+        """Read as far as the file's name, and return it.
 
         Raises:
-            RequestError: The body is no multipart form, or has no file.
+            RequestError: The body is not a multipart form, or has no file.
         """
         first = await self._read_first_line()
         boundary = _find_boundary(self._content_type, first)
         self._parser = MultipartParser(boundary, self._build_callbacks())
         self._write(first)
-        read = len(first)
-        while self._part.filename is None:
+        size = len(first)
+        while self._filename is None:
             chunk = await anext(self._stream, None)
-            if chunk is None or read > _MAX_HEADER_BYTES:
+            if chunk is None or size > _MAX_HEADER_BYTES:
                 raise _build_no_file_error()
-            read += len(chunk)
+            size += len(chunk)
             self._write(chunk)
-        self.filename = self._part.filename
+        return self._filename
+
+    async def content(self) -> AsyncIterator[bytes]:
+        """Yield the file's bytes in chunks.
+
+        Raises:
+            RequestError: The body ends before the file does.
+        """
+        while True:
+            chunks, self._chunks = self._chunks, []
+            for chunk in chunks:
+                yield chunk
+            if self._is_complete:
+                return
+            following = await anext(self._stream, None)
+            if following is None:
+                raise RequestError(400, "InvalidRequest", "The body ended before the file did.")
+            self._write(following)
 
     async def _read_first_line(self) -> bytes:
-        """The beginning of the body, with its first line whole if it is not too long."""
+        """Return the beginning of the body, including its first line unless that is too long."""
         start = b""
         while b"\r\n" not in start and len(start) < _MAX_BOUNDARY_BYTES:
             chunk = await anext(self._stream, None)
@@ -69,86 +90,61 @@ class FileUpload:
             start += chunk
         return start
 
-    async def content(self) -> AsyncIterator[bytes]:
-        """The file's bytes, in pieces.
-
-        Raises:
-            RequestError: The body ends before the file does.
-        """
-        while True:
-            data, self._part.data = self._part.data, []
-            for chunk in data:
-                yield chunk
-            if self._part.is_complete:
-                return
-            following = await anext(self._stream, None)
-            if following is None:
-                raise RequestError(400, "InvalidRequest", "The upload ended before the file.")
-            self._write(following)
-
     def _write(self, chunk: bytes) -> None:
         try:
             self._parser.write(chunk)
-        except MultipartParseError:
+        except FormParserError:
             raise _build_no_file_error() from None
 
     def _build_callbacks(self) -> Any:
-        def slice_into(callback: Callable[[bytes], None]) -> Callable[[bytes, int, int], None]:
-            return lambda data, start, end: callback(data[start:end])
-
         return {
-            "on_part_begin": self._on_part_begin,
-            "on_header_field": slice_into(self._on_header_field),
-            "on_header_value": slice_into(self._on_header_value),
+            "on_part_begin": self._headers.clear,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
-            "on_part_data": slice_into(self._on_part_data),
+            "on_part_data": self._on_part_data,
             "on_part_end": self._on_part_end,
         }
 
-    def _on_part_begin(self) -> None:
-        self._part.headers = {}
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
 
-    def _on_header_field(self, chunk: bytes) -> None:
-        self._name += chunk
-
-    def _on_header_value(self, chunk: bytes) -> None:
-        self._value += chunk
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
 
     def _on_header_end(self) -> None:
-        self._part.headers[self._name.decode("latin-1").lower()] = self._value
-        self._name, self._value = b"", b""
+        self._headers[self._header.lower()] = self._value
+        self._header, self._value = b"", b""
 
     def _on_headers_finished(self) -> None:
-        if self._part.filename is None:
-            _, options = parse_options_header(self._part.headers.get("content-disposition", b""))
-            filename = options.get(b"filename")
-            if filename is not None:
-                self._part.filename = filename.decode("utf-8", "replace")
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        filename = options.get(b"filename")
+        if self._filename is None and filename is not None:
+            self._filename = filename.decode("utf-8", "replace")
 
-    def _on_part_data(self, chunk: bytes) -> None:
-        if self._part.filename is not None and not self._part.is_complete:
-            self._part.data.append(chunk)
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._filename is not None and not self._is_complete:
+            self._chunks.append(data[start:end])
 
     def _on_part_end(self) -> None:
-        if self._part.filename is not None:
-            self._part.is_complete = True
+        self._is_complete = self._filename is not None
 
 
 def _find_boundary(content_type: str, first: bytes) -> bytes:
-    """The boundary, from the header or, where a client lost that, from the body's first line.
+    """Return the boundary from the header, or else from the body's first line.
 
     Semantic Kernel's SessionsPythonTool keeps the `application/json` of an earlier run on its
     HTTP client and sends an upload under it.
     """
     kind, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if kind == b"multipart/form-data" and boundary:
-        return boundary
+    boundary = options.get(b"boundary", b"") if kind == b"multipart/form-data" else b""
     line, end, _ = first.partition(b"\r\n")
-    if line.startswith(b"--") and end and len(line) <= _MAX_BOUNDARY_BYTES:
-        return line[2:]
-    raise _build_no_file_error()
+    if not boundary and line.startswith(b"--") and end:
+        boundary = line[2:]
+    if not 0 < len(boundary) <= _MAX_BOUNDARY_BYTES:
+        raise _build_no_file_error()
+    return boundary
 
 
 def _build_no_file_error() -> RequestError:

@@ -1,4 +1,4 @@
-"""Sessions over REST: what is alive, the end of one, and what the pool runs."""
+"""Sessions over REST: list them, end one, and describe what the pool runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MANAGEMENT = "/.management"
 
 
 class SessionRoutes:
-    """Tells and ends sessions for REST clients.
+    """Routes that list and end sessions for REST clients.
 
     Args:
         pool: Where the sessions are.
@@ -35,7 +35,7 @@ class SessionRoutes:
         self._started_at = _format_time(datetime.now(UTC))
 
     def build_routes(self) -> list[Route]:
-        """The routes, with the `.management` ones of the conceptual documentation."""
+        """Return the routes, including `.management` from the conceptual documentation."""
         return [
             Route("/session", self._get, methods=["GET"]),
             Route("/session", self._delete, methods=["DELETE"]),
@@ -67,13 +67,13 @@ class SessionRoutes:
         is_old_form(request)
         skip = request.query_params.get("skip", "0")
         if not skip.isdecimal():
-            raise RequestError(400, "InvalidRequest", "skip must be a number.")
-        everything = sorted(await self._pool.list_sessions(), key=lambda s: s.identifier)
+            raise RequestError(400, "InvalidRequest", f"skip is not a number: {skip[:50]!r}.")
+        sessions = sorted(await self._pool.list_sessions(), key=lambda s: s.identifier)
         start = int(skip[:9])
-        page = [_to_json(session) for session in everything[start : start + PAGE_SIZE]]
-        has_more = len(everything) > start + PAGE_SIZE
+        page = [_to_json(session) for session in sessions[start : start + PAGE_SIZE]]
+        has_more = len(sessions) > start + PAGE_SIZE
         link = request.url.include_query_params(skip=start + PAGE_SIZE) if has_more else None
-        # `sessions` is the specification's name, `value` that of the documentation
+        # the specification calls the list `sessions`, the documentation `value`
         body = {"sessions": page, "value": page, "count": len(page)}
         return JSONResponse(body | {"nextLink": None if link is None else str(link)})
 
@@ -111,8 +111,8 @@ def _to_json(session: SessionInfo) -> dict[str, Any]:
 
 
 def _list_packages() -> list[dict[str, str]]:
-    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
-    return [{"name": name, "version": found[name]} for name in sorted(found, key=str.lower)]
+    versions = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    return [{"name": name, "version": versions[name]} for name in sorted(versions, key=str.lower)]
 
 
 def _format_time(time: datetime) -> str:

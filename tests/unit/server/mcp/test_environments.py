@@ -1,4 +1,4 @@
-"""Signed environment ids: made by any replica, taken by every replica, invented by nobody."""
+"""Signed environment ids: any replica issues them, and every replica accepts them."""
 
 import re
 from datetime import timedelta
@@ -45,13 +45,13 @@ def test_each_launch_is_another_environment_and_another_session():
     assert len(ids) == len({environments.resolve_session_id(one) for one in ids}) == 100
 
 
-def test_the_sessions_identifier_opens_nothing():
+def test_a_session_identifier_is_not_accepted_as_an_id():
     environments = SignedEnvironments(NEW)
     session_id = environments.resolve_session_id(environments.mint())
     assert refusal(environments, session_id).code == "EnvironmentNotFound"
 
 
-def test_no_single_letter_can_be_another():
+def test_an_id_with_one_changed_letter_is_refused():
     environments = SignedEnvironments(NEW)
     environment_id = environments.mint()
     for place in range(len(environment_id)):
@@ -59,7 +59,7 @@ def test_no_single_letter_can_be_another():
             refusal(environments, environment_id[:place] + letter + environment_id[place + 1 :])
 
 
-def test_an_id_with_less_or_more_is_refused():
+def test_a_shorter_or_longer_id_is_refused():
     environments = SignedEnvironments(NEW)
     environment_id = environments.mint()
     for length in range(len(environment_id)):
@@ -70,13 +70,13 @@ def test_an_id_with_less_or_more_is_refused():
 
 
 @given(st.text() | st.text(LETTERS, min_size=44, max_size=44) | st.none() | st.integers())
-def test_what_was_not_launched_is_refused(environment_id):
+def test_an_id_that_was_not_issued_is_refused(environment_id):
     error = refusal(SignedEnvironments(NEW), environment_id)
     assert error.code == "EnvironmentNotFound"
     assert "does not exist" in str(error)
 
 
-def test_another_secret_refuses():
+def test_an_id_signed_with_another_secret_is_refused():
     refusal(SignedEnvironments(NEW), SignedEnvironments(OLD).mint())
 
 
@@ -93,7 +93,7 @@ def test_a_secret_is_replaced_without_losing_an_environment():
     refusal(before, new)
 
 
-def test_an_id_is_taken_until_it_is_too_old():
+def test_an_id_is_accepted_until_it_is_too_old():
     now = 1_000_000.0
     environments = SignedEnvironments(NEW, max_age=timedelta(minutes=1), clock=lambda: now)
     environment_id = environments.mint()
@@ -109,7 +109,7 @@ def test_a_secret_that_can_be_guessed_is_a_configuration_error(secrets):
         SignedEnvironments(*secrets)
 
 
-def test_without_a_secret_any_identifier_of_a_session_is_taken():
+def test_without_a_secret_any_session_identifier_is_accepted():
     environments = OpenEnvironments()
     assert environments.resolve_session_id("my-own") == "my-own"
     assert environments.resolve_session_id(environments.mint())

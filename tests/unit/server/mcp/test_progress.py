@@ -1,4 +1,4 @@
-"""A run's output as notifications: whole, in order, seldom, and never silent for long."""
+"""Progress notifications of a run's output: complete, in order, batched, with heartbeats."""
 
 import anyio
 import anyio.lowlevel
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Client:
-    """Keeps what it is told; `hold()` makes it slow until `release()`."""
+    """Records notifications. `hold()` makes it slow until `release()`."""
 
     def __init__(self):
         self.received: list[dict] = []
@@ -49,7 +49,7 @@ class Client:
         return "".join(event.text for event in self.events)
 
 
-async def test_output_is_told_while_the_code_runs_and_counts_up():
+async def test_output_is_reported_while_the_code_runs_and_counts_up():
     client = Client()
     with anyio.fail_after(10):
         async with progress.report_progress(client.notify) as on_output:
@@ -67,7 +67,7 @@ async def test_output_is_told_while_the_code_runs_and_counts_up():
     ]
 
 
-async def test_many_pieces_are_one_notification_with_their_order():
+async def test_many_chunks_become_one_notification_in_order():
     client = Client()
     with anyio.fail_after(10):
         async with progress.report_progress(client.notify) as on_output:
@@ -82,7 +82,7 @@ async def test_many_pieces_are_one_notification_with_their_order():
     assert client.text == "first" + "".join(f"{n} " for n in range(1000)) + "oh" + "last"
 
 
-async def test_there_are_at_most_ten_in_a_second():
+async def test_there_are_at_most_ten_notifications_in_a_second():
     client = Client()
     with anyio.fail_after(10):
         begun = anyio.current_time()
@@ -93,7 +93,7 @@ async def test_there_are_at_most_ten_in_a_second():
         assert 2 <= len(client.received) <= 10 * (anyio.current_time() - begun) + 2
 
 
-async def test_silence_is_broken_by_signs_of_life(monkeypatch):
+async def test_a_silent_run_sends_heartbeats(monkeypatch):
     monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.01)
     client = Client()
     with anyio.fail_after(10):
@@ -107,15 +107,15 @@ async def test_silence_is_broken_by_signs_of_life(monkeypatch):
     assert counts == sorted(set(counts))
 
 
-async def test_a_run_that_says_nothing_sends_nothing():
+async def test_a_run_without_text_output_sends_nothing():
     client = Client()
     async with progress.report_progress(client.notify) as on_output:
         on_output(OutputEvent("result", result=Result({"text/plain": "42"})))
     assert client.received == []
 
 
-async def test_a_client_that_lags_gets_the_beginning(monkeypatch):
-    """What is pending stays bounded; the reply has the rest."""
+async def test_a_slow_client_receives_the_beginning(monkeypatch):
+    """What is pending stays bounded, and the reply has the rest."""
     monkeypatch.setattr(progress, "MAX_PENDING_CHARACTERS", 10)
     client = Client()
     client.hold()
@@ -150,7 +150,7 @@ async def test_the_message_is_one_clean_line():
     assert client.text == text
 
 
-async def test_what_json_cannot_carry_is_replaced():
+async def test_text_that_json_cannot_encode_is_replaced():
     client = Client()
     async with progress.report_progress(client.notify) as on_output:
         on_output(OutputEvent("stdout", "a\ud800b"))

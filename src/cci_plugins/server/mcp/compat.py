@@ -1,8 +1,11 @@
-"""What the platform's MCP endpoint forgives, before the SDK's stricter one.
+"""Adapter from what Azure's MCP endpoint accepts to what the SDK requires.
 
-Its published clients send no `Accept` and an `initialize` without parameters (learn.microsoft.com,
-Container Apps sessions, Python and shell MCP tutorials). There is no stream to GET. MCP sessions,
-where the server keeps them, are its own affair: the SDK behind it answers each request alone.
+Azure's published clients send no `Accept` and an `initialize` without parameters
+(learn.microsoft.com, Container Apps sessions, Python and shell MCP tutorials). GET opens no stream.
+
+The SDK answers each request alone. MCP sessions, where the server keeps them, are handled here:
+this module issues an id with the answer to `initialize`, refuses unknown ids, ends a session at
+DELETE, and sets `mcp_session_id` for the tools.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ class McpCompatApp:
     """ASGI application in front of the SDK's.
 
     Args:
-        mcp: The SDK's.
+        mcp: The SDK's application.
         body_bytes: Longest body of a request.
-        conversations: Gives MCP sessions; there are none when None.
+        mcp_sessions: Issues MCP sessions. None means that clients have none.
     """
 
     def __init__(
@@ -42,15 +45,13 @@ class McpCompatApp:
         self._mcp_sessions = mcp_sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what the SDK should not see, and complete what it would refuse."""
+        """Answer what the SDK must not see, and complete what the SDK would refuse."""
         mcp_session = None
         if self._mcp_sessions is not None:
             mcp_session = Headers(scope=scope).get(SESSION_HEADER)
             if mcp_session is not None and not self._mcp_sessions.is_active(mcp_session):
-                refused = build_error_response(
-                    404, "SessionNotFound", "Begin again with initialize."
-                )
-                await refused(scope, receive, send)
+                message = "The MCP session does not exist or has ended. Begin with initialize."
+                await build_error_response(404, "SessionNotFound", message)(scope, receive, send)
                 return
             if mcp_session is not None and scope["method"] == "DELETE":
                 await self._mcp_sessions.end(mcp_session)
@@ -61,7 +62,7 @@ class McpCompatApp:
             return
         body = await _read_body(receive, self._body_bytes)
         if body is None:
-            message = f"At most {self._body_bytes:,} bytes."
+            message = f"The body has more than {self._body_bytes:,} bytes."
             await build_error_response(413, "RequestTooLarge", message)(scope, receive, send)
             return
         await self._forward(scope, body, receive, send, mcp_session)
@@ -69,7 +70,7 @@ class McpCompatApp:
     async def _forward(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, mcp_session: str | None
     ) -> None:
-        """Let the SDK answer, in the name of an MCP session."""
+        """Let the SDK answer, as part of an MCP session if there is one."""
         if self._mcp_sessions is not None and (short := _parse_short_message(body)) is not None:
             if short.get("method") == "server/discover":
                 await _build_discovery_error(short)(scope, receive, send)
@@ -92,7 +93,7 @@ class McpCompatApp:
 
 
 def _add_session_header(mcp_session: str, send: Send) -> Send:
-    """Tell the client its new MCP session with the answer."""
+    """Add the header with the client's new MCP session to the answer."""
 
     async def send_with_header(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] == 200:  # noqa: PLR2004
@@ -104,15 +105,15 @@ def _add_session_header(mcp_session: str, send: Send) -> Send:
 
 
 def _build_discovery_error(message: dict[str, Any]) -> Response:
-    """To a client that asks whether it may do without a handshake: it would keep no session."""
+    """Refuse a client that asks to skip the handshake, since it would have no MCP session."""
     error = {"code": _METHOD_NOT_FOUND, "message": "Method not found: begin with initialize"}
     return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "error": error})
 
 
 def _requests_progress(scope: Scope, body: bytes) -> bool:
-    """Whether a client that reads event streams asks to be told of a call's progress.
+    """Return whether a client that reads event streams asks for the progress of a call.
 
-    Everyone else gets one JSON body: published clients pipe it to `jq`.
+    Every other client gets one JSON body: published clients pipe it to `jq`.
     """
     accepted = Headers(scope=scope).get("accept", "")
     if "text/event-stream" not in accepted or b'"progressToken"' not in body:
@@ -122,13 +123,16 @@ def _requests_progress(scope: Scope, body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     match message:
-        case {"method": "tools/call", "params": {"_meta": {"progressToken": str() | int() as it}}}:
-            return not isinstance(it, bool)
+        case {
+            "method": "tools/call",
+            "params": {"_meta": {"progressToken": str() | int() as token}},
+        }:
+            return not isinstance(token, bool)
     return False
 
 
 def _add_required_headers(scope: Scope) -> Scope:
-    """The scope with the `Accept` and `Content-Type` that the SDK insists on."""
+    """Return the scope with the `Accept` and `Content-Type` that the SDK requires."""
     scope = {**scope, "headers": [*scope["headers"]]}
     headers = MutableHeaders(scope=scope)
     del headers["content-length"]
@@ -139,7 +143,7 @@ def _add_required_headers(scope: Scope) -> Scope:
 
 
 async def _read_body(receive: Receive, max_bytes: int) -> bytes | None:
-    """The body, or None when it is too large."""
+    """Return the body, or None when it is too large."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -153,7 +157,7 @@ async def _read_body(receive: Receive, max_bytes: int) -> bytes | None:
 
 
 def _parse_short_message(body: bytes) -> dict[str, Any] | None:
-    """A message that is short enough for a handshake, or None."""
+    """Return a message that is short enough for a handshake, or None."""
     if len(body) > 4096:  # noqa: PLR2004 - a handshake is short
         return None
     try:
@@ -164,7 +168,7 @@ def _parse_short_message(body: bytes) -> dict[str, Any] | None:
 
 
 def _complete_initialize(body: bytes) -> bytes:
-    """`initialize` with the parameters that the SDK requires, where the client left them out."""
+    """Add the parameters of `initialize` that the SDK requires and the client left out."""
     if b'"initialize"' not in body:
         return body
     message = _parse_short_message(body)

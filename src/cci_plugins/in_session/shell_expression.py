@@ -1,8 +1,8 @@
-"""A shell command as Python code for a session."""
+"""A shell command as one Python expression, for sessions that take nothing but Python."""
 
 from __future__ import annotations
 
-# One expression, so that no name of the session is touched; its value is the exit code.
+# One expression leaves the names of the session alone. Its value is the exit code.
 _TEMPLATE = """\
 (lambda sub, sys, which: (lambda done: (
     sys.stdout.write(done.stdout.decode(errors="replace")),
@@ -14,6 +14,10 @@ _SHELL = ', shell=True, executable=which("bash") or "/bin/sh"'
 
 
 def build_shell_code(command: str | list[str]) -> str:
-    """Python that runs a command line by the shell, or a program with its arguments."""
+    """Return Python source that runs a command and evaluates to its exit code.
+
+    Args:
+        command: A command line for the shell, or a program and its arguments.
+    """
     shell = _SHELL if isinstance(command, str) else ""
     return _TEMPLATE.format(command=ascii(command), shell=shell)
