@@ -4,13 +4,13 @@ Two parts work together:
 
 1. `CancelOnDisconnect` watches the connection of each request. When the client disconnects before
    the answer is complete, it cancels the request's task.
-2. The code of an MCP request runs in another task, one of the SDK, which until mcp 1.30 outlives a
-   cancelled request. So `run_with_cancel_scope` puts a cancel scope into a context variable, the
-   SDK's task enters it by `get_run_scope`, and the cancellation of the request cancels the scope.
+2. The code of an MCP request runs in another task, one of the SDK. Until mcp 1.30 that task
+   outlives a cancelled request. So `run_with_cancel_scope` puts a cancel scope into a context
+   variable, and the SDK's task enters it by `get_run_scope`.
 
 Only the run is cancelled at once. The answer is shielded and has a grace period to end by itself.
-An exception of the application leaves each task group as itself, never inside an exception group,
-so that the exception handlers recognise it.
+An exception of the application leaves the task groups as itself, not in an exception group.
+Otherwise the exception handlers would not recognise it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Rules for requests that MCP, REST and the emulated pools share: identifiers and JSON."""
+"""Parts of requests that MCP, REST and the emulated pools share: bodies, JSON, identifiers."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError
 from pydantic.alias_generators import to_camel
+from starlette.types import Message, Receive
 
 MIN_IDENTIFIER_LENGTH, MAX_IDENTIFIER_LENGTH = 4, 128
 _MAX_SHOWN_CHARACTERS = 60
@@ -16,6 +17,28 @@ class RequestModel(BaseModel):
     """Base of what clients send as JSON: strict types, keys in camel case, other keys ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, alias_generator=to_camel)
+
+
+async def read_body(receive: Receive, max_bytes: int) -> bytes | None:
+    """Return the whole body of a request, or None when it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` for a request whose body was already read."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay
 
 
 def describe_invalid(error: ValidationError) -> str:

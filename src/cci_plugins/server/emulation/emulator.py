@@ -35,7 +35,8 @@ from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.server.app import create_app
 from cci_plugins.server.mcp.sdk import BODY_BYTES
-from cci_plugins.server.rest.errors import build_error_response
+from cci_plugins.server.requests import read_body, replay_body
+from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
 from .faults import FaultInjector, build_refusal, corrupt_answer
 from .options import Emulation
@@ -59,6 +60,14 @@ class Emulator:
         key: The current key of the MCP endpoint.
         fault_counts: How often each fault happened.
         refused_requests: How many requests had no valid key or token.
+
+    Args:
+        pool: Where code runs. The caller starts and closes it.
+        emulation: The pool to emulate.
+        key: The first key of the MCP endpoint.
+        token: The bearer token that clients must send to REST.
+        limits: The longest run and the largest upload.
+        hosts: Host names that requests may use. None allows every name.
     """
 
     def __init__(
@@ -71,16 +80,6 @@ class Emulator:
         limits: Limits | None = None,
         hosts: Iterable[str] | None = None,
     ) -> None:
-        """Build the application.
-
-        Args:
-            pool: Where code runs. The caller starts and closes it.
-            emulation: The pool to emulate.
-            key: The first key of the MCP endpoint.
-            token: The bearer token that clients must send to REST.
-            limits: The longest run and the largest upload.
-            hosts: Host names that requests may use. None allows every name.
-        """
         limits = Limits() if limits is None else limits
         self.key = key
         self.refused_requests = 0
@@ -110,12 +109,13 @@ class Emulator:
             return
         await anyio.sleep(self._emulation.latency.total_seconds())
         identifier = parse_qs(scope["query_string"].decode()).get("identifier", [""])[0]
-        answer = self._check_request(scope, identifier)
-        if answer is None:
-            body = None if scope["path"].startswith("/files") else await _read_body(receive)
-            answer = await self._handle_with_faults(scope, identifier, body, receive, send)
-        if answer is not None:
-            await answer(scope, receive, send)
+        answer: ASGIApp | None = self._check_request(scope, identifier)
+        if answer is None and scope["path"].startswith("/files"):
+            answer = await self._open_container(identifier)
+        elif answer is None and (body := await read_body(receive, BODY_BYTES)) is not None:
+            receive = replay_body(body, receive)
+            answer = await self._answer_with_faults(scope, identifier, body)
+        await (answer or build_too_large_response(BODY_BYTES))(scope, receive, send)
 
     def _check_request(self, scope: Scope, identifier: str) -> Response | None:
         """Return the refusal of a request that does not fit this kind of pool, or None."""
@@ -158,42 +158,30 @@ class Emulator:
         error = {"code": -32001, "message": "Unauthorized: invalid API key"}
         return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error})
 
-    async def _handle_with_faults(
-        self, scope: Scope, identifier: str, body: bytes | None, receive: Receive, send: Send
-    ) -> Response | None:
-        """Return an answer, with or without a fault. Return None if it was sent or broken off."""
-        fault = (
-            self._fault_injector.pick_fault()
-            if body is not None and _is_session_request(scope, body)
-            else None
-        )
+    async def _answer_with_faults(self, scope: Scope, identifier: str, body: bytes) -> ASGIApp:
+        """Return what answers a request, with or without a fault."""
+        fault = self._fault_injector.pick_fault() if _is_session_request(scope, body) else None
         if fault == "rotate" and self._emulation.kind != "platform":
             fault = None
-        if body is None:
-            await self._stream(scope, identifier, receive, send)
-            return None
         if fault is None and scope["path"] == "/mcp" and self._emulation.kind == "custom":
-            await self._stream(scope, identifier, _replay_body(body, receive), send)
-            return None
+            return await self._open_container(identifier)
         if fault is not None:
             self.fault_counts[fault] += 1
-            if fault in {"hang-before", "reset-before"}:
-                await (self._hang(receive) if fault == "hang-before" else _break_connection(send))
-                return None
             early = await self._apply_fault(fault, identifier or _parse_environment_id(body))
             if early is not None:
                 return early
         answer = await self._handle(scope, identifier, body)
         if fault is not None and fault.endswith("-after") and answer.status_code < 300:  # noqa: PLR2004
-            corrupted = corrupt_answer(fault, bytes(answer.body))
-            if corrupted is None:
-                await _break_connection(send)
-            return corrupted
+            return corrupt_answer(fault, bytes(answer.body)) or _break_connection
         as_events = fault == "sse" or self._emulation.replies == "sse"
         return _to_events(answer) if as_events and scope["path"] == "/mcp" else answer
 
-    async def _apply_fault(self, fault: str, identifier: str) -> Response | None:
+    async def _apply_fault(self, fault: str, identifier: str) -> ASGIApp | None:
         """Inject what comes before a request. Return an answer if the request ends with it."""
+        if fault == "hang-before":
+            return self._hang
+        if fault == "reset-before":
+            return _break_connection
         if fault == "lost" and identifier:
             await self.drop_session(identifier)
         elif fault == "rotate":
@@ -251,15 +239,14 @@ class Emulator:
         await self._pool.delete_session(identifier)
         return PlainTextResponse(f"Session {identifier} in session pool emulated stopped.")
 
-    async def _stream(self, scope: Scope, identifier: str, receive: Receive, send: Send) -> None:
-        """Pass a request through to the container chunk by chunk."""
+    async def _open_container(self, identifier: str) -> ASGIApp:
+        """Return the container, which streams, or a refusal when the pool is full."""
         try:
             await self._allocate_session(identifier)
         except PoolFullError:
             flat = {"code": "SessionsCountExceedsLimit", "message": "The pool is full."}
-            await JSONResponse(flat, 429)(scope, receive, send)
-        else:
-            await self._container(scope, receive, send)
+            return JSONResponse(flat, 429)
+        return self._container
 
     async def _allocate_session(self, identifier: str) -> None:
         """Allocate a session or prolong it, and delete the sessions whose cooldown is over."""
@@ -276,7 +263,7 @@ class Emulator:
             raise PoolFullError
         self._last_used[identifier] = now
 
-    async def _hang(self, receive: Receive) -> None:
+    async def _hang(self, _scope: Scope, receive: Receive, _send: Send) -> None:
         """Send no answer until the client disconnects or the time of a hang is over."""
         with anyio.move_on_after(self._emulation.hang.total_seconds()):
             while (await receive())["type"] != "http.disconnect":
@@ -288,32 +275,12 @@ def _is_session_request(scope: Scope, body: bytes) -> bool:
     return scope["path"] in _RUN_PATHS or (scope["path"] == "/mcp" and b'"tools/call"' in body)
 
 
-def _parse_environment_id(body: bytes | None) -> str:
+def _parse_environment_id(body: bytes) -> str:
     try:
-        arguments = json.loads(body or b"{}")["params"]["arguments"]
+        arguments = json.loads(body)["params"]["arguments"]
         return str(arguments["environmentId"])
     except (KeyError, TypeError, ValueError):
         return ""
-
-
-async def _read_body(receive: Receive) -> bytes:
-    chunks = bytearray()
-    while len(chunks) <= BODY_BYTES:
-        message = await receive()
-        chunks += message.get("body", b"")
-        if not message.get("more_body", False):
-            break
-    return bytes(chunks)
-
-
-def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` for a request whose body was already read."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return replay
 
 
 async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
@@ -332,7 +299,7 @@ async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
             chunks.append(message.get("body", b""))
 
     headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-    await app({**scope, "headers": headers}, _replay_body(body, wait), send)
+    await app({**scope, "headers": headers}, replay_body(body, wait), send)
     response = Response(b"".join(chunks), start["status"])
     given = [pair for pair in start["headers"] if pair[0] != b"content-length"]
     response.raw_headers = [*given, (b"content-length", str(len(response.body)).encode())]
@@ -348,7 +315,7 @@ def _to_events(answer: Response) -> Response:
     return Response(f": ping\n\nevent: message\n{data}\n", media_type="text/event-stream")
 
 
-async def _break_connection(send: Send) -> None:
+async def _break_connection(_scope: Scope, _receive: Receive, send: Send) -> None:
     """Start an answer that does not end, so that the server closes the connection."""
     length = str(_BROKEN_LENGTH).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]

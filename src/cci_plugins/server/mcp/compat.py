@@ -3,9 +3,12 @@
 Azure's published clients send no `Accept` and an `initialize` without parameters
 (learn.microsoft.com, Container Apps sessions, Python and shell MCP tutorials). GET opens no stream.
 
-The SDK answers each request alone. MCP sessions, where the server keeps them, are handled here:
-this module issues an id with the answer to `initialize`, refuses unknown ids, ends a session at
-DELETE, and sets `mcp_session_id` for the tools.
+The SDK answers each request alone. This module handles MCP sessions, where the server keeps them:
+
+- `initialize` creates a session, whose id comes in a header of the answer.
+- A request with an unknown or ended id is refused with status 404.
+- DELETE ends a session.
+- `mcp_session_id` names the session to the tools while the SDK answers.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from cci_plugins.server.rest.errors import build_error_response
+from cci_plugins.server.requests import read_body, replay_body
+from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
 from .sdk import McpEndpoint
 from .sessions import McpSessions, mcp_session_id
@@ -60,10 +64,9 @@ class McpCompatApp:
         if scope["method"] != "POST":
             await Response(status_code=405, headers={"allow": "POST"})(scope, receive, send)
             return
-        body = await _read_body(receive, self._body_bytes)
+        body = await read_body(receive, self._body_bytes)
         if body is None:
-            message = f"The body has more than {self._body_bytes:,} bytes."
-            await build_error_response(413, "RequestTooLarge", message)(scope, receive, send)
+            await build_too_large_response(self._body_bytes)(scope, receive, send)
             return
         await self._forward(scope, body, receive, send, mcp_session)
 
@@ -77,17 +80,11 @@ class McpCompatApp:
                 return
             if short.get("method") == "initialize":
                 send = _add_session_header(self._mcp_sessions.create_id(), send)
-        pending: list[Message] = [
-            {"type": "http.request", "body": _complete_initialize(body), "more_body": False}
-        ]
-
-        async def replay() -> Message:
-            return pending.pop() if pending else await receive()
-
+        receive = replay_body(_complete_initialize(body), receive)
         streams = _requests_progress(scope, body)
         token = mcp_session_id.set(mcp_session)
         try:
-            await self._mcp(_add_required_headers(scope), replay, send, streams=streams)
+            await self._mcp(_add_required_headers(scope), receive, send, streams=streams)
         finally:
             mcp_session_id.reset(token)
 
@@ -140,20 +137,6 @@ def _add_required_headers(scope: Scope) -> Scope:
         headers["accept"] = "application/json, text/event-stream"
     headers.setdefault("content-type", "application/json")
     return scope
-
-
-async def _read_body(receive: Receive, max_bytes: int) -> bytes | None:
-    """Return the body, or None when it is too large."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        chunks.append(chunk := message.get("body", b""))
-        size += len(chunk)
-        if size > max_bytes:
-            return None
-        if not message.get("more_body", False):
-            return b"".join(chunks)
 
 
 def _parse_short_message(body: bytes) -> dict[str, Any] | None:

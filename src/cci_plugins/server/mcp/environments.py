@@ -1,7 +1,7 @@
 """Environment ids: how the server issues them, and which session each one stands for.
 
-The server keeps no table of the ids that it issued. A signed id carries all that is needed to check
-it, so every replica with the same secret accepts it, and nobody can invent one.
+The server keeps no table of the ids that it issued. A signed id contains all that is needed to
+check it. So every replica with the same secret accepts it, and nobody can invent one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Output of a run as MCP progress notifications.
 
-The pool calls `add` for each chunk, and never waits. One task sends what is pending at most ten
-times in a second, and a heartbeat when a run prints nothing for long. A slow client slows down only
-that task. What it has not received when the run ends comes with the reply.
+The pool calls `add` for each chunk, and never waits. One task sends what is pending, at most ten
+times in a second. When a run prints nothing for long, the task sends a heartbeat. A slow client
+slows down only that task. The reply has all output, also what was not sent before.
 """
 
 from __future__ import annotations

@@ -42,6 +42,12 @@ def build_error_response(
     return JSONResponse(body, status, {"x-ms-error-code": code, **(headers or {})})
 
 
+def build_too_large_response(max_bytes: int) -> JSONResponse:
+    """Build the answer to a request whose body is too large."""
+    message = f"The body has more than {max_bytes:,} bytes."
+    return build_error_response(413, "RequestTooLarge", message)
+
+
 async def _handle_request_error(_: Request, error: Exception) -> Response:
     status, code = (error.status, error.code) if isinstance(error, RequestError) else (500, "")
     return build_error_response(status, code, str(error))

@@ -2,8 +2,8 @@
 
 Starlette's own parser cannot replace this module, for three reasons:
 
-- It stores the whole upload on the server's disk before the pool receives a byte, outside of the
-  session's disk quota. Here each chunk goes straight to the pool, as fast as the pool accepts it.
+- It stores the whole upload on the server's disk, outside of the session's disk quota. Here each
+  chunk goes straight to the pool, as fast as the pool accepts it.
 - It returns the file's name only after its content. Here a bad name is refused before the content
   is read.
 - It bounds neither the size of a file nor, with older releases of python-multipart, of a header.
