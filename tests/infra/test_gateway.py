@@ -133,7 +133,7 @@ def test_it_starts_answers_its_probes_and_asks_for_the_key(gateway: Gateway) -> 
     assert "runPythonCodeInRemoteEnvironment" in names
 
 
-def test_it_repeats_no_secret(gateway: Gateway) -> None:
+def test_it_never_prints_a_secret(gateway: Gateway) -> None:
     gateway.process.terminate()
     said, _ = gateway.process.communicate(timeout=LIMIT)
     assert [secret for secret in [TOKEN, *SECRETS.values()] if secret in gateway.url + said] == []

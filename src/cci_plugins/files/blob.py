@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
 import anyio
 
+from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -50,14 +49,6 @@ ROLES_HINT = (
     "give the identity the roles Storage Blob Data Contributor on the container and Storage Blob "
     "Delegator on the account"
 )
-
-
-class Credential(Protocol):
-    """A credential of azure-identity, blocking or asynchronous."""
-
-    def get_token(self, *scopes: str) -> Any:
-        """A token for these scopes, or an awaitable of one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +113,14 @@ class BlobStorage:
         account: str,
         container: str,
         *,
-        credential: Credential | None = None,
+        credential: TokenCredential | None = None,
         key: str | None = None,
         ip: str | None = None,
         ca_file: str | Path | None = None,
     ) -> None:
         self._address = AccountAddress.parse(account)
         self._container = container
-        self._credential = credential
+        self._credential = CachedCredential.wrap(credential)
         self._key = key
         if key is not None:
             know(key)
@@ -138,7 +129,6 @@ class BlobStorage:
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")
         self._client: BlobServiceClient | None = None
-        self._owned_credentials: list[Any] = []
         self._delegation: tuple[UserDelegationKey, datetime] | None = None
         self._delegation_lock = anyio.Lock()
 
@@ -219,9 +209,7 @@ class BlobStorage:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-        for credential in self._owned_credentials:
-            await credential.close()
-        self._owned_credentials = []
+        await self._credential.close()
 
     async def _get_delegation_key(self, until: datetime) -> UserDelegationKey:
         """One key for all signatures, as long as it lasts."""
@@ -259,22 +247,9 @@ class BlobStorage:
             if self._ca_file is not None:
                 options["connection_verify"] = str(self._ca_file)
             self._client = BlobServiceClient(
-                self._address.url, credential=self._key or self._get_credential(), **options
+                self._address.url, credential=self._key or self._credential, **options
             )
         return self._client
-
-    def _get_credential(self) -> Any:
-        if self._credential is not None:
-            return _AsyncCredential(self._credential)
-        try:
-            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 0.4 s, if needed
-        except ModuleNotFoundError as missing:
-            raise ConfigurationError(
-                "signing in to Azure needs azure-identity", hint='pip install "cci-plugins[azure]"'
-            ) from missing
-        credential = DefaultAzureCredential()
-        self._owned_credentials.append(credential)
-        return credential
 
 
 class StagedBlob:
@@ -303,29 +278,6 @@ class StagedBlob:
             link.forget()
 
 
-class _AsyncCredential:
-    """Any credential as an asynchronous one."""
-
-    def __init__(self, credential: Credential) -> None:
-        self._credential = credential
-
-    async def get_token(self, *scopes: str, **_: Any) -> Any:
-        get = self._credential.get_token
-        if inspect.iscoroutinefunction(get):
-            return await get(*scopes)
-        token = await anyio.to_thread.run_sync(partial(get, *scopes))
-        return await token if inspect.isawaitable(token) else token
-
-    async def close(self) -> None:
-        """The application owns it."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """The application owns it."""
-
-
 class _SdkErrorTranslator:
     """Turns the SDK's exceptions into ours; none of their words, which may have a signature."""
 
@@ -336,15 +288,13 @@ class _SdkErrorTranslator:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, AzureError):
+        if isinstance(error, AzureError | AuthenticationError):  # the latter from the sign-in
             raise _translate_error(error, self._operation) from None
 
 
-def _translate_error(error: AzureError, operation: str) -> Exception:
-    if isinstance(error, ClientAuthenticationError) or getattr(error, "status_code", 0) in {
-        401,
-        403,
-    }:
+def _translate_error(error: AzureError | AuthenticationError, operation: str) -> Exception:
+    signs_in = isinstance(error, ClientAuthenticationError | AuthenticationError)
+    if signs_in or getattr(error, "status_code", 0) in {401, 403}:
         code = getattr(error, "error_code", None) or "no sign-in"
         return AuthenticationError(
             f"the storage account refused to {operation}: {code}", hint=ROLES_HINT

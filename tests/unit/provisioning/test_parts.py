@@ -19,11 +19,11 @@ from cci_plugins.azure.failures import build_error, clean
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
 from cci_plugins.provisioning import Azure, Options, Progress, Run, resources
-from cci_plugins.provisioning.compare import matches
+from cci_plugins.provisioning.access import build_assignment_name
+from cci_plugins.provisioning.deployment_run import matches
 from cci_plugins.provisioning.dotenv import write_env
 from cci_plugins.provisioning.image import build_context
 from cci_plugins.provisioning.plan import list_resources
-from cci_plugins.provisioning.roles import build_assignment_name
 
 ROOT = Path(__file__).parents[3]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
@@ -53,7 +53,7 @@ def options(**more: Any) -> Options:
     ],
     ids=str,
 )
-def test_what_azure_would_not_take_is_refused_by_the_option_s_name(
+def test_options_that_azure_would_refuse_are_refused_by_name(
     more: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -61,14 +61,14 @@ def test_what_azure_would_not_take_is_refused_by_the_option_s_name(
     assert named in str(caught.value.hint)
 
 
-def test_the_suffix_is_always_the_same_for_a_group_and_another_for_another() -> None:
+def test_each_group_has_its_own_stable_suffix() -> None:
     assert options().suffix == options(resource_group="GROUP").suffix
     assert options().suffix != options(resource_group="other").suffix
     assert options(location="West US 2").location == "westus2"
     assert options(suffix="mine").suffix == "mine"
 
 
-def test_every_body_is_the_same_whenever_it_is_made_and_carries_the_tags() -> None:
+def test_bodies_are_reproducible_and_have_the_tags() -> None:
     given = options(kind="custom", gateway=True, tags={"team": "data", "cci-plugins": "fake"})
     first, second = list_resources(given, "image:1"), list_resources(given, "image:1")
     assert first == second
@@ -80,8 +80,8 @@ def test_every_body_is_the_same_whenever_it_is_made_and_carries_the_tags() -> No
     assert all(len(name) <= 63 for name in names)
 
 
-def test_the_storage_account_is_closed() -> None:
-    properties = resources.storage_account(options()).body["properties"]
+def test_the_storage_account_has_no_public_access() -> None:
+    properties = resources.build_storage_account(options()).body["properties"]
     assert properties == {
         "accessTier": "Hot",
         "allowCrossTenantReplication": False,
@@ -93,8 +93,8 @@ def test_the_storage_account_is_closed() -> None:
     }
 
 
-def test_a_body_with_a_secret_does_not_show_it() -> None:
-    app = resources.gateway(
+def test_the_repr_of_a_body_hides_its_secrets() -> None:
+    app = resources.build_gateway(
         options(kind="custom", gateway=True),
         "i",
         pool_endpoint="e",
@@ -105,7 +105,7 @@ def test_a_body_with_a_secret_does_not_show_it() -> None:
     assert "planted" not in repr(Azure(credential="planted"))
 
 
-def test_an_assignment_has_one_name() -> None:
+def test_an_assignment_has_one_stable_name() -> None:
     assert build_assignment_name("/a", "r", "p") == build_assignment_name("/a", "r", "p")
     assert build_assignment_name("/a", "r", "p") != build_assignment_name("/a", "r", "q")
     assert build_assignment_name("/a", "r", "p") != build_assignment_name("/a", "p", "r")
@@ -124,7 +124,7 @@ def test_an_assignment_has_one_name() -> None:
         ({"a": "x"}, {"a": "y"}, False),
     ],
 )
-def test_azure_may_spell_it_otherwise_but_not_mean_something_else(
+def test_another_spelling_matches_and_another_value_does_not(
     want: object,
     found: object,
     same: bool,  # noqa: FBT001 - a parameter of the test
@@ -132,7 +132,7 @@ def test_azure_may_spell_it_otherwise_but_not_mean_something_else(
     assert matches(want, found) is same
 
 
-def test_an_env_file_keeps_what_is_in_it(tmp_path: Path) -> None:
+def test_an_env_file_keeps_its_content(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("# a comment\nexport A='old'\nB=\nC = same\n\nOTHER=1")
     values = {"A": "new", "B": "new", "C": "same", "D": "new"}
@@ -147,7 +147,7 @@ def test_an_env_file_keeps_what_is_in_it(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == [".env"]
 
 
-def test_an_env_file_that_others_could_read_is_closed(tmp_path: Path) -> None:
+def test_an_env_file_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("A=1\n")
     path.chmod(0o644)
@@ -155,7 +155,7 @@ def test_an_env_file_that_others_could_read_is_closed(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_env_file_is_written_as_a_whole_or_not_at_all(
+def test_an_env_file_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / ".env"
@@ -171,7 +171,7 @@ def test_an_env_file_is_written_as_a_whole_or_not_at_all(
     assert [one.name for one in tmp_path.iterdir()] == [".env"]
 
 
-def test_what_up_writes_is_what_the_settings_read(
+def test_the_settings_read_the_file_that_up_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cci_plugins.provisioning import Deployment
@@ -190,7 +190,7 @@ def test_what_up_writes_is_what_the_settings_read(
         assert settings.resource_id == "/subscriptions/s/pool"
 
 
-def test_the_same_files_make_the_same_image(tmp_path: Path) -> None:
+def test_the_same_files_give_the_same_image(tmp_path: Path) -> None:
     first, again = build_context(None), build_context(None)
     assert (first.tag, first.archive) == (again.tag, again.archive)
     packages = tmp_path / "requirements.txt"
@@ -212,7 +212,7 @@ def test_the_same_files_make_the_same_image(tmp_path: Path) -> None:
         build_context(tmp_path / "missing.txt")
 
 
-def test_a_refusal_keeps_azure_s_words_and_no_secret() -> None:
+def test_an_error_keeps_the_message_of_azure_without_secrets() -> None:
     details = [{"code": "Inner", "message": "because of sig=abc%2F and Bearer abc.def.ghi"}]
     body = {"error": {"code": "Outer", "message": "It failed.", "details": details}}
     error = build_error("step", 400, body)
@@ -233,9 +233,9 @@ async def _works(on_progress: Any) -> int:
 
 
 @pytest.mark.anyio
-async def test_a_run_tells_and_then_has_a_result() -> None:
+async def test_a_run_yields_its_progress_and_then_has_a_result() -> None:
     run = Run(_works)
-    with pytest.raises(ProvisioningError, match="not ended"):
+    with pytest.raises(ProvisioningError, match="not finished"):
         _ = run.result
     assert [progress.message async for progress in run] == ["begins", "ends"]
     assert run.result == 42
@@ -243,7 +243,7 @@ async def test_a_run_tells_and_then_has_a_result() -> None:
 
 
 @pytest.mark.anyio
-async def test_leaving_the_loop_ends_the_work() -> None:
+async def test_leaving_the_loop_stops_the_work() -> None:
     ended = asyncio.Event()
 
     async def endless(on_progress: Any) -> None:
@@ -260,18 +260,18 @@ async def test_leaving_the_loop_ends_the_work() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_the_work_raises_is_raised_to_who_iterates() -> None:
+async def test_iterating_raises_the_exception_of_the_work() -> None:
     async def breaks(on_progress: Any) -> None:
         on_progress(Progress("one", "working", "begins"))
         raise ProvisioningError("no", hint="yes")
 
-    told = aiter(Run(breaks))
-    assert (await anext(told)).message == "begins"
+    events = aiter(Run(breaks))
+    assert (await anext(events)).message == "begins"
     with pytest.raises(ProvisioningError, match="no"):
-        await anext(told)
+        await anext(events)
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
+def test_without_the_extra_the_error_names_the_package_to_install() -> None:
     code = (
         "import sys; sys.modules['azure.mgmt.appcontainers.aio'] = None\n"
         "from cci_plugins.cli import main; main(['provision', 'show', '-g', 'group'])"
@@ -284,7 +284,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     )
 
 
-def test_the_command_line_loads_nothing_of_azure_before_it_is_needed() -> None:
+def test_the_command_line_imports_azure_only_when_needed() -> None:
     code = (
         "import sys; from cci_plugins.cli import app\n"
         "print([name for name in sys.modules if name.startswith(('azure', 'aiohttp'))])"

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import anyio
 import httpx
 
+from cci_plugins.azure import api_versions
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
@@ -34,9 +35,6 @@ from cci_plugins.models import Execution, FileInfo
 from .replies import read_rest
 from .retry import NoRouteError
 
-API_VERSION = "2025-10-02-preview"
-OLD_API_VERSION = "2024-02-02-preview"  # the last but one with /code/execute
-MANAGEMENT_API_VERSION = "2025-02-02-preview"
 OUTPUT_CHARACTERS = 2_000_000  # asked for; a pool may give less
 LONGEST_RUN = timedelta(seconds=220)  # of a managed pool
 READ_BYTES = 256 * 1024
@@ -113,7 +111,7 @@ class RestClient:
         Raises:
             NoRouteError: This is a managed pool.
         """
-        params = {"identifier": session_id, "api-version": MANAGEMENT_API_VERSION}
+        params = {"identifier": session_id, "api-version": api_versions.DATA_PLANE_MANAGEMENT}
         url = httpx.URL(f"{self._base}/.management/stopSession", params=params)
         async with self._send("POST", url):
             pass
@@ -184,11 +182,11 @@ class RestClient:
 
     def _build_url(self, route: str, session_id: str, **query: str) -> httpx.URL:
         given = {name: value for name, value in query.items() if value}
-        params = {"identifier": session_id, "api-version": API_VERSION, **given}
+        params = {"identifier": session_id, "api-version": api_versions.DATA_PLANE, **given}
         return httpx.URL(f"{self._base}/{route}", params=params)
 
     def _build_old_url(self, session_id: str) -> httpx.URL:
-        params = {"identifier": session_id, "api-version": OLD_API_VERSION}
+        params = {"identifier": session_id, "api-version": api_versions.DATA_PLANE_EXECUTE}
         return httpx.URL(f"{self._base}/code/execute", params=params)
 
     def _build_file_url(self, session_id: str, name: str, suffix: str = "") -> httpx.URL:
