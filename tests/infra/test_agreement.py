@@ -1,4 +1,4 @@
-"""`infra/main.bicep` and `cci provision up` make the same things."""
+"""`infra/main.bicep` and `cci provision up` create the same resources."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_templates_and_the_command_create_the_same(choice: dict[str, Any]) -
 
 
 def by_the_templates(made: Deployment) -> dict[str, Any]:
-    """What each resource is, by its id."""
+    """Return each resource of the templates by its id."""
     return {
         each.id: (each.api_version, plain(each.body))
         for each in made.resources
@@ -81,7 +81,10 @@ def by_the_templates(made: Deployment) -> dict[str, Any]:
 
 
 def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, Any]:
-    """The same; what Azure tells on the way is given as the templates' evaluator writes it."""
+    """Return each resource of the command by its id.
+
+    Values that only Azure knows are written as the templates' evaluator writes them.
+    """
     identity = "{" + resources.build_identity(options).name + ":properties."
     pool = resources.build_pool(options).name
     found = [
@@ -113,18 +116,18 @@ def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, 
 
 
 def login(made: Deployment) -> str:
-    """The registry's host name, which only Azure tells."""
+    """Return the registry's host name, which only Azure knows."""
     found: list[Resource] = made.of("Microsoft.ContainerRegistry/registries")
     return "{" + found[0].name + ":properties.loginServer}" if found else "none"
 
 
 def plain(value: Any, known: Mapping[str, str] | None = None) -> Any:
-    """A body without what differs from one deployment to the next."""
+    """Return a body without the parts that differ between deployments."""
     if isinstance(value, Mapping):
         return {
             name: plain(item, known)
             for name, item in value.items()
-            if name != "revisionSuffix"  # makes every deployment start the gateway anew
+            if name != "revisionSuffix"  # makes every deployment restart the gateway
         }
     if isinstance(value, list):
         return [plain(item, known) for item in value]

@@ -208,7 +208,7 @@ class FakeFoundry:
     async def _connection(self, request: Request, name: str) -> Response:
         if request.method == "GET":
             if name not in self.connections:
-                return _arm_error(404, "ResourceNotFound", f"There is no connection {name}.")
+                return _arm_error(404, "ResourceNotFound", f"The connection {name} was not found.")
             return JSONResponse(self._without_keys(name))
         if request.method == "DELETE":
             removed = self.connections.pop(name, None)

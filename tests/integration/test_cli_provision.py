@@ -229,7 +229,7 @@ def test_on_a_terminal_progress_is_shown_and_down_asks(cci: Command) -> None:
     code, err = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"y\n")
     assert code == 6
     assert "created storage account" in err
-    assert "creating session pool" in err  # beside the spinner
+    assert "creating session pool" in err  # next to the spinner
     code, err = at_a_terminal(cci, "down", *WHERE, "--polling", "0.01", answer=b"y\n")
     assert code == 0, err
     assert "remove these 2 resources" in err

@@ -67,7 +67,7 @@ class ArmClient:
         self._is_loopback = parts.hostname in _LOOPBACK_HOSTS
         if parts.scheme != "https" and not self._is_loopback:
             raise ConfigurationError(
-                f"Azure Resource Manager must be reached by https, not {parts.scheme or 'no scheme'}",
+                f"Azure Resource Manager must be reached by https, not {parts.scheme!r}",
                 hint="correct CCI_ARM_ENDPOINT",
             )
         self.scope = f"{self._endpoint}/.default"

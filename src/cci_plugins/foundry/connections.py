@@ -305,8 +305,8 @@ def _check_ownership(found: Any, target: str, name: str) -> None:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"a connection's name has 3 to 33 letters, digits, - and _, and begins with a letter or "
-            f"digit, unlike {name!r}",
+            f"{name!r} is not valid: a connection's name has 3 to 33 letters, digits, - and _, and "
+            "begins with a letter or digit",
             hint=f"leave it out for {NAME}",
         )
 

@@ -35,7 +35,7 @@ charts with matplotlib's savefig, since plt.show() shows nothing.
 their application fetches them. Give no sandbox: links.
 6. A call must end within 100 seconds. Nobody can answer input().
 7. If the code fails, read the traceback, correct the code and run it again. If an environment is \
-not found any more, call {LAUNCH} again and repeat the earlier steps.
+no longer found, call {LAUNCH} again and repeat the earlier steps.
 """
 
 

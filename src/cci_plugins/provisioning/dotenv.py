@@ -51,7 +51,7 @@ def write_env(path: Path, values: Mapping[str, str], *, replace: bool = False) -
 
 
 def _replace_file(path: Path, old: bytes, changes: Mapping[str, str]) -> None:
-    """Apply changes to a copy beside the file, then put the copy in its place."""
+    """Apply changes to a copy in the same folder, then replace the file by the copy."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     copy = Path(name)
     try:

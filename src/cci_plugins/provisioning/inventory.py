@@ -155,6 +155,4 @@ async def _read_deployment(
 
 def _normalize_type(kind: str) -> str:
     """Return a type in the case that this package uses."""
-    return next(
-        (name for name in REMOVAL_ORDER if name.lower() == kind.lower()), kind
-    )
+    return next((name for name in REMOVAL_ORDER if name.lower() == kind.lower()), kind)

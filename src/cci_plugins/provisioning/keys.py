@@ -39,7 +39,7 @@ async def rotate(options: Options, azure: Azure, on_progress: ProgressHandler) -
         on_progress: Called with each progress.
 
     Raises:
-        ProvisioningError: There is no key to replace, or a role is missing.
+        ProvisioningError: The pool has no key, or a role is missing.
         AuthenticationError: The sign-in failed.
     """
     pool = resources.build_pool(options)

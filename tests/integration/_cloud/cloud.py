@@ -512,7 +512,7 @@ class Cloud:
             return JSONResponse({"apiKey": self.key})
         if action.lower() == "fetchmcpservercredentials":
             return JSONResponse({"apiKey": self.key})
-        return _error(404, "NotFound", "There is no such action.")
+        return _error(404, "NotFound", "Unknown action.")
 
     def _missing_parent(  # noqa: PLR0911 - one answer for each lack
         self, path: str, kind: str, body: Any
@@ -532,7 +532,7 @@ class Cloud:
             return _error(400, "LocationNotAvailableForResourceType", message)
         environment = (body.get("properties") or {}).get("environmentId")
         if environment is not None and environment.lower() not in self.resources:
-            return _error(400, "ManagedEnvironmentNotFound", "There is no such environment.")
+            return _error(400, "ManagedEnvironmentNotFound", "The environment was not found.")
         wants_mcp = "mcpServerSettings" in (body.get("properties") or {})
         if wants_mcp and self.feature != "Registered":
             return _error(400, "FeatureNotRegistered", "SessionPoolsSupportMCP is missing.")
@@ -551,7 +551,7 @@ class Cloud:
 def _role(path: str) -> Response:
     name = path.rpartition("/")[2]
     if name not in values.ROLES:
-        return _error(404, "RoleDefinitionDoesNotExist", f"There is no role {name}.")
+        return _error(404, "RoleDefinitionDoesNotExist", f"The role {name} was not found.")
     role = values.ROLES[name]
     empty: dict[str, list[str]] = {
         "actions": [],

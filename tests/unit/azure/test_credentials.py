@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import httpx
 import pytest
 
 from cci_plugins.azure import credentials
-from cci_plugins.azure.credentials import Bearer, FetchedKey, ProviderAuth, StaticKey
+from cci_plugins.azure.credentials import (
+    Bearer,
+    CachedCredential,
+    FetchedKey,
+    ProviderAuth,
+    StaticKey,
+    decode_claims,
+)
+from cci_plugins.common import event_loop
 from cci_plugins.errors import AuthenticationError, ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -156,3 +168,120 @@ async def test_headers_are_set_on_each_request_and_never_shown_in_a_repr() -> No
         await client.get("http://127.0.0.1/")
         assert "planted" not in repr(client) + repr(auth) + repr(client.auth)
     assert seen == ["planted-key"]
+
+
+SCOPE = "https://example.org/.default"
+
+
+async def get_tokens(source: Any, count: int = 2) -> list[str]:
+    credential = CachedCredential(source)
+    return [(await credential.get_token(SCOPE)).token for _ in range(count)]
+
+
+async def get_later(scope: str) -> Token:
+    await anyio.lowlevel.checkpoint()
+    return Token(f"token for {scope}", int(time.time()) + 3600)
+
+
+class PlainWithAwaitable:
+    """A credential whose plain function returns an awaitable."""
+
+    def get_token(self, *scopes: str) -> Any:
+        return get_later(scopes[0])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        get_later,
+        partial(get_later),
+        lambda scope: Token(f"token for {scope}", int(time.time()) + 3600),
+        PlainWithAwaitable(),
+    ],
+    ids=["async function", "partial", "function", "method with awaitable"],
+)
+async def test_functions_and_awaitables_are_sources_of_tokens(source: Any) -> None:
+    assert await get_tokens(source) == [f"token for {SCOPE}"] * 2
+
+
+async def test_a_function_may_return_the_token_as_text() -> None:
+    calls = []
+
+    def get_token(scope: str) -> str:
+        calls.append(scope)
+        return "a-token"
+
+    assert await get_tokens(get_token, 5) == ["a-token"] * 5
+    assert calls == [SCOPE]
+
+
+async def test_an_adapter_is_not_wrapped_twice() -> None:
+    credential = CachedCredential(Credential())
+    assert CachedCredential.wrap(credential) is credential
+
+
+async def test_claims_of_a_service_skip_the_cache() -> None:
+    class Recorder(Credential):
+        def get_token(self, *scopes: str, **options: str) -> Token:  # type: ignore[override]
+            self.options = options
+            return super().get_token(*scopes)
+
+    source = Recorder()
+    credential = CachedCredential(source)
+    first = await credential.get_token(SCOPE)
+    second = await credential.get_token(SCOPE, claims="more", enable_cae=True)
+    assert (first.token, second.token) == ("token-1", "token-2")
+    assert source.options == {"claims": "more"}
+    assert (await credential.get_token(SCOPE)).token == "token-2"
+    assert (await credential.get_token(SCOPE, tenant_id="other")).token == "token-3"
+
+
+def test_an_asynchronous_credential_always_runs_on_the_loop_of_its_first_use() -> None:
+    loops = []
+
+    async def get_token(*_: str) -> Token:
+        loops.append(asyncio.get_running_loop())
+        return Token("token", int(time.time()))  # so that each call fetches one
+
+    credential = CachedCredential(get_token)
+
+    async def get_on_three_loops() -> asyncio.AbstractEventLoop:
+        await credential.get_token("first")
+        await event_loop.dispatch(credential.get_token, "second")
+        await anyio.to_thread.run_sync(anyio.run, credential.get_token, "third")
+        return asyncio.get_running_loop()
+
+    assert loops == []
+    home = anyio.run(get_on_three_loops)
+    assert loops == [home] * 3
+    event_loop.run_blocking(credential.get_token, "fourth")  # the first loop no longer runs
+    assert loops[3] is not home
+
+
+def test_loops_share_one_cache() -> None:
+    source = Credential()
+    credential = CachedCredential(source)
+    for _ in range(3):
+        anyio.run(credential.get_token, SCOPE)
+        event_loop.run_blocking(credential.get_token, SCOPE)
+    assert len(source.scopes) == 1
+
+
+async def test_only_a_default_credential_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    class Closable(Credential):
+        def close(self) -> None:
+            closed.append(self)
+
+    default, passed = Closable(), Closable()
+    monkeypatch.setattr(credentials, "create_default_credential", lambda: default)
+    for source in (None, passed):
+        async with CachedCredential(source) as credential:
+            await credential.get_token(SCOPE)
+    assert closed == [default]
+
+
+@pytest.mark.parametrize("token", ["", "a.b", "a.b.c", "a.bnVsbA.c"])
+def test_a_text_that_is_not_a_token_has_no_claims(token: str) -> None:
+    assert decode_claims(token) == {}
