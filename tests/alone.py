@@ -36,19 +36,23 @@ async def azure() -> str:
     from azure.identity import DefaultAzureCredential
 
     from cci_plugins.azure.credentials import create_default_credential
+    from cci_plugins.azure.options import Azure
+    from cci_plugins.azure.resource_manager import ArmClient
 
+    async with ArmClient(Azure(credential="token")) as arm:  # reads a pool's endpoint and key
+        assert (await arm.credential.get_token("scope")).token == "token"
     return (
         "42" if isinstance(create_default_credential(), DefaultAzureCredential) else "no credential"
     )
 
 
 async def provision() -> str:
-    from cci_plugins.azure.resource_manager import ArmClient
     from cci_plugins.provisioning import Azure, Options
+    from cci_plugins.provisioning.client import ProvisioningClient
 
     options = Options(subscription="0" * 8 + "-0000-0000-0000-" + "0" * 12, resource_group="g")
-    async with ArmClient(Azure(credential="token"), options.subscription) as arm:
-        return "42" if (await arm.sign_in.get_token("scope")).token == "token" else "no token"
+    async with ProvisioningClient(Azure(credential="token"), options.subscription) as arm:
+        return "42" if (await arm.credential.get_token("scope")).token == "token" else "no token"
 
 
 async def agent_framework() -> str:

@@ -94,12 +94,12 @@ class _Known:
     """A part of a resource: what the template says of it, or else a place that Azure fills."""
 
     place: str
-    said: Any
+    stated: Any
 
     def member(self, name: str) -> Any:
-        said = self.said.get(name) if isinstance(self.said, dict) else None
+        stated = self.stated.get(name) if isinstance(self.stated, dict) else None
         place = f"{self.place}.{name}"
-        return _Known(place, said) if said is None or isinstance(said, dict) else said
+        return _Known(place, stated) if stated is None or isinstance(stated, dict) else stated
 
     def __str__(self) -> str:
         return "{" + self.place + "}"
@@ -144,10 +144,10 @@ def parameters(path: Path) -> list[Parameter]:
     for declaration, decorators in _declarations(parse(path)):
         if declaration.type == "parameter_declaration":
             name, kind, *default = _named(declaration)
-            said = {_call_name(call): call for call in decorators}
-            about = said.get("description")
+            stated = {_call_name(call): call for call in decorators}
+            about = stated.get("description")
             words = None if about is None else _words(_arguments(about)[0])
-            secure = "secure" in said
+            secure = "secure" in stated
             found.append(Parameter(_text(name), _text(kind), words, secure, not default))
     return found
 
@@ -157,8 +157,8 @@ def described(path: Path) -> dict[str, str | None]:
     found = {}
     for declaration, decorators in _declarations(parse(path)):
         if declaration.type == "output_declaration":
-            said = {_call_name(call): _words(_arguments(call)[0]) for call in decorators}
-            found[_text(_named(declaration)[0])] = said.get("description")
+            stated = {_call_name(call): _words(_arguments(call)[0]) for call in decorators}
+            found[_text(_named(declaration)[0])] = stated.get("description")
     return found
 
 
@@ -233,10 +233,10 @@ class _Scope:
         body = self._conditional(rest[0])
         if body is None:
             return _Absent()
-        said = self._members(body, only={"params"})
+        stated = self._members(body, only={"params"})
         self._wait_for(body)
         path = self._path.parent / self._value(place)
-        return {"outputs": _Scope(path, said.get("params", {}), self._deployment).run()}
+        return {"outputs": _Scope(path, stated.get("params", {}), self._deployment).run()}
 
     def _resource_declaration(self, node: Node, _: list[Node]) -> Any:
         _, kind, *rest = _named(node)
@@ -246,16 +246,16 @@ class _Scope:
         self._wait_for(body)
         type_name, api_version = self._value(kind).split("@")
         members = self._members(body)
-        said = {name: members.get(name) for name in ("name", "parent", "scope")}
-        parent, scope = said["parent"], said["scope"]
-        name = said["name"] if parent is None else f"{parent['full name']}/{said['name']}"
+        stated = {name: members.get(name) for name in ("name", "parent", "scope")}
+        parent, scope = stated["parent"], stated["scope"]
+        name = stated["name"] if parent is None else f"{parent['full name']}/{stated['name']}"
         rest_of_it = {k: v for k, v in members.items() if k not in _ABOUT_THE_RESOURCE}
         resource = Resource(
             type_name, api_version, name, scope and scope["id"], _without_nulls(rest_of_it)
         )
         if "existing" not in {child.type for child in node.children}:
             self._deployment.resources.append(resource)
-        own = {"id": resource.id, "name": said["name"], "full name": name, "type": type_name}
+        own = {"id": resource.id, "name": stated["name"], "full name": name, "type": type_name}
         place = f"{name}:properties"
         return {
             **resource.body,

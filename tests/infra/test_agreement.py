@@ -1,4 +1,4 @@
-"""`infra/main.bicep` and `cci provision up` make the same things."""
+"""`infra/main.bicep` and `cci provision up` create the same resources."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from cci_plugins.provisioning import Options, resources
-from cci_plugins.provisioning.access import list_identity_roles, list_user_roles
+from cci_plugins.provisioning.access import (
+    build_assignment,
+    list_identity_roles,
+    list_user_roles,
+)
 from cci_plugins.provisioning.plan import list_resources
-from cci_plugins.provisioning.roles import build_assignment
 
 from .bicep import Deployment, Resource, deploy
 from .bicep_functions import GROUP
@@ -30,7 +33,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
-def test_the_templates_and_the_command_make_the_same(choice: dict[str, Any]) -> None:
+def test_the_templates_and_the_command_create_the_same(choice: dict[str, Any]) -> None:
     options = Options(
         subscription=SUBSCRIPTION,
         resource_group=NAME,
@@ -44,7 +47,7 @@ def test_the_templates_and_the_command_make_the_same(choice: dict[str, Any]) -> 
         principal_id=PRINCIPAL,
         **choice,
     )
-    image = resources.image(options, "1") if options.builds_image else ""
+    image = resources.build_image_name(options, "1") if options.builds_image else ""
     made = deploy(
         {
             "kind": options.kind,
@@ -68,7 +71,7 @@ def test_the_templates_and_the_command_make_the_same(choice: dict[str, Any]) -> 
 
 
 def by_the_templates(made: Deployment) -> dict[str, Any]:
-    """What each resource is, by its id."""
+    """Return each resource of the templates by its id."""
     return {
         each.id: (each.api_version, plain(each.body))
         for each in made.resources
@@ -78,9 +81,12 @@ def by_the_templates(made: Deployment) -> dict[str, Any]:
 
 
 def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, Any]:
-    """The same; what Azure tells on the way is given as the templates' evaluator writes it."""
-    identity = "{" + resources.identity(options).name + ":properties."
-    pool = resources.pool(options).name
+    """Return each resource of the command by its id.
+
+    Values that only Azure knows are written as the templates' evaluator writes them.
+    """
+    identity = "{" + resources.build_identity(options).name + ":properties."
+    pool = resources.build_pool(options).name
     found = [
         one
         for one in list_resources(options, image)
@@ -88,7 +94,7 @@ def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, 
     ]
     if options.gateway:
         found.append(
-            resources.gateway(
+            resources.build_gateway(
                 options,
                 image,
                 pool_endpoint="{" + pool + ":properties.poolManagementEndpoint}",
@@ -105,24 +111,24 @@ def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, 
         found.append(
             build_assignment(options, scope, role, f"{identity}principalId}}", "ServicePrincipal")
         )
-    told = {resources.login_server(options): login(made)}
-    return {one.id: (one.api_version, plain(one.body, told)) for one in found}
+    known = {resources.build_login_server(options): login(made)}
+    return {one.id: (one.api_version, plain(one.body, known)) for one in found}
 
 
 def login(made: Deployment) -> str:
-    """The registry's host name, which only Azure tells."""
+    """Return the registry's host name, which only Azure knows."""
     found: list[Resource] = made.of("Microsoft.ContainerRegistry/registries")
     return "{" + found[0].name + ":properties.loginServer}" if found else "none"
 
 
-def plain(value: Any, told: Mapping[str, str] | None = None) -> Any:
-    """A body without what differs from one deployment to the next."""
+def plain(value: Any, known: Mapping[str, str] | None = None) -> Any:
+    """Return a body without the parts that differ between deployments."""
     if isinstance(value, Mapping):
         return {
-            name: plain(item, told)
+            name: plain(item, known)
             for name, item in value.items()
-            if name != "revisionSuffix"  # makes every deployment start the gateway anew
+            if name != "revisionSuffix"  # makes every deployment restart the gateway
         }
     if isinstance(value, list):
-        return [plain(item, told) for item in value]
-    return (told or {}).get(value, value) if isinstance(value, str) else value
+        return [plain(item, known) for item in value]
+    return (known or {}).get(value, value) if isinstance(value, str) else value

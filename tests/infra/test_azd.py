@@ -54,13 +54,13 @@ def test_the_parameters_file_names_only_what_the_template_has() -> None:
     assert set(VALUES) <= {each.name for each in bicep.parameters(MAIN)}
 
 
-def test_no_secret_stands_in_the_parameters_file() -> None:
+def test_the_parameters_file_has_no_secret() -> None:
     for each in bicep.parameters(MAIN):
         if each.secure and each.name in VALUES:
             assert re.fullmatch(r"\$\{\w+\}", VALUES[each.name])
 
 
-def test_nothing_set_deploys_a_python_pool_with_storage() -> None:
+def test_the_defaults_deploy_a_python_pool_with_storage() -> None:
     made = deploy(values(AZURE_ENV_NAME="dev"))
     pool = made.one("Microsoft.App/sessionPools").body
     assert pool["properties"]["containerType"] == "PythonLTS"
@@ -69,7 +69,7 @@ def test_nothing_set_deploys_a_python_pool_with_storage() -> None:
     assert made.of("Microsoft.Storage/storageAccounts") != []
 
 
-def test_every_variable_arrives() -> None:
+def test_every_variable_reaches_its_parameter() -> None:
     made = deploy(
         values(
             AZURE_ENV_NAME="dev",

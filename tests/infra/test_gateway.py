@@ -111,12 +111,12 @@ def gateway(tmp_path: Any) -> Iterator[Gateway]:
 def _announced(process: subprocess.Popen[str]) -> str:
     """The endpoint that the gateway prints."""
     assert process.stdout is not None
-    said = []
+    printed = []
     for line in process.stdout:
         if line.startswith("{"):
             return str(json.loads(line)["endpoint"])
-        said.append(line)
-    raise AssertionError("".join(said))
+        printed.append(line)
+    raise AssertionError("".join(printed))
 
 
 def test_it_starts_answers_its_probes_and_asks_for_the_key(gateway: Gateway) -> None:
@@ -133,10 +133,11 @@ def test_it_starts_answers_its_probes_and_asks_for_the_key(gateway: Gateway) -> 
     assert "runPythonCodeInRemoteEnvironment" in names
 
 
-def test_it_repeats_no_secret(gateway: Gateway) -> None:
+def test_it_never_prints_a_secret(gateway: Gateway) -> None:
     gateway.process.terminate()
-    said, _ = gateway.process.communicate(timeout=LIMIT)
-    assert [secret for secret in [TOKEN, *SECRETS.values()] if secret in gateway.url + said] == []
+    printed, _ = gateway.process.communicate(timeout=LIMIT)
+    shown = gateway.url + printed
+    assert [secret for secret in [TOKEN, *SECRETS.values()] if secret in shown] == []
 
 
 def test_its_ports_are_the_image_s() -> None:

@@ -56,7 +56,7 @@ def test_every_parameter_is_in_the_table() -> None:
     assert set(table("Parameters")) == {each.name for each in bicep.parameters(MAIN)}
 
 
-def test_the_defaults_are_the_template_s() -> None:
+def test_the_table_has_the_template_s_defaults() -> None:
     plain = {name: row[0].strip("`") for name, row in table("Parameters").items()}
     for name, default in plain.items():
         source = re.search(rf"^param {name} \w+ = (.*)$", MAIN.read_text(), re.MULTILINE)
@@ -88,7 +88,7 @@ def test_every_role_is_in_the_table() -> None:
     assert shown == {(whom == PRINCIPAL, role) for role, _, whom in made}
 
 
-def test_the_names_are_those_that_are_made() -> None:
+def test_the_table_has_the_names_that_are_created() -> None:
     made = deploy(ALL | {"suffix": "suffix"})
     names = {part for resource in made.resources for part in resource.name.split("/")}
     for shown in re.findall(r"`(cci[\w<>-]*)`", README.split("## Before")[0]):

@@ -96,7 +96,7 @@ def test_a_file_that_is_not_well_formed_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_parameter_and_output_says_what_it_is(path: Any) -> None:
+def test_every_parameter_and_output_has_a_description(path: Any) -> None:
     silent = [each.name for each in bicep.parameters(path) if not each.description]
     silent += [name for name, words in bicep.described(path).items() if not words]
     assert silent == []
@@ -107,7 +107,7 @@ def test_only_the_parameters_of_the_modules_have_to_be_given() -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_every_choice_creates_what_it_says(choice: dict[str, Any]) -> None:
+def test_every_choice_creates_its_resources(choice: dict[str, Any]) -> None:
     made = deploy(choice)
     custom = choice["kind"] == "custom"
     pool = not custom or choice["image"] != ""
@@ -134,7 +134,7 @@ def test_every_choice_creates_what_it_says(choice: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_every_choice_assigns_the_roles_it_needs_and_no_other(choice: dict[str, Any]) -> None:
+def test_every_choice_assigns_exactly_the_roles_it_needs(choice: dict[str, Any]) -> None:
     made = deploy(choice)
     custom, storage = choice["kind"] == "custom", choice["deployStorage"]
     pool = not custom or choice["image"] != ""
@@ -156,7 +156,7 @@ def test_every_choice_assigns_the_roles_it_needs_and_no_other(choice: dict[str, 
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_every_resource_is_as_azure_describes_it(choice: dict[str, Any]) -> None:
+def test_every_resource_matches_azure_s_description(choice: dict[str, Any]) -> None:
     made = deploy(choice | {"mcpKey": "planted", "subnetId": "/a/subnet"})
     for resource in made.resources:
         specs.check(resource)
@@ -164,7 +164,7 @@ def test_every_resource_is_as_azure_describes_it(choice: dict[str, Any]) -> None
         specs.check_session_pool(pool)
 
 
-def test_what_azure_does_not_describe_is_noticed() -> None:
+def test_properties_that_azure_does_not_describe_are_noticed() -> None:
     from jsonschema import ValidationError
 
     made = deploy(ALL)
@@ -185,7 +185,7 @@ def test_what_azure_does_not_describe_is_noticed() -> None:
         specs.check(replace(app, body=app.body | {"properties": ingress}))
 
 
-def test_one_version_of_each_api() -> None:
+def test_each_api_has_one_version() -> None:
     made = deploy(ALL)
     assert {(r.type.partition("/")[0], r.api_version) for r in made.resources} == set(
         VERSIONS.items()
@@ -208,7 +208,7 @@ def test_the_shortest_and_the_longest_names_are_allowed(name: str, suffix: str) 
             assert specs.check(resource), resource
 
 
-def test_the_names_are_the_ones_of_the_table() -> None:
+def test_the_names_match_the_table() -> None:
     made = deploy(ALL | {"name": "cci", "suffix": "abc123"})
     whole = {r.type.rpartition("/")[2]: r.name for r in made.resources if "/" not in r.name}
     del whole["roleAssignments"]
@@ -223,7 +223,7 @@ def test_the_names_are_the_ones_of_the_table() -> None:
     }
 
 
-def test_everything_that_takes_tags_has_them() -> None:
+def test_every_resource_that_can_have_tags_has_them() -> None:
     made = deploy(ALL | {"name": "mine", "tags": {"owner": "me"}})
     tagged = {r.type for r in made.resources if r.body.get("tags")}
     assert all(
@@ -240,7 +240,7 @@ def test_everything_that_takes_tags_has_them() -> None:
     }
 
 
-def test_a_python_pool_is_closed_and_has_an_mcp_server() -> None:
+def test_a_python_pool_has_no_egress_and_has_an_mcp_server() -> None:
     properties = deploy().one("Microsoft.App/sessionPools").body["properties"]
     assert properties == {
         "containerType": "PythonLTS",
@@ -270,7 +270,7 @@ def test_a_custom_pool_keeps_its_identity_from_the_sessions() -> None:
     assert "env" not in template["containers"][0]
 
 
-def test_the_storage_is_closed_to_the_public_and_to_account_keys() -> None:
+def test_the_storage_has_no_public_access_and_no_account_keys() -> None:
     made = deploy()
     account = made.one("Microsoft.Storage/storageAccounts").body["properties"]
     assert account["allowBlobPublicAccess"] is False
@@ -288,7 +288,7 @@ def test_the_storage_is_closed_to_the_public_and_to_account_keys() -> None:
     }
 
 
-def test_no_account_key_opens_registry_or_foundry() -> None:
+def test_registry_and_foundry_accept_no_account_keys() -> None:
     made = deploy(ALL)
     registry = made.one("Microsoft.ContainerRegistry/registries").body["properties"]
     assert registry == {"adminUserEnabled": False, "anonymousPullEnabled": False}
@@ -296,7 +296,7 @@ def test_no_account_key_opens_registry_or_foundry() -> None:
     assert account["disableLocalAuth"] is True
 
 
-def test_a_subnet_is_used_where_one_is_given() -> None:
+def test_a_subnet_is_used_if_one_is_passed() -> None:
     def network(**more: str) -> Any:
         made = deploy({"kind": "custom"} | more)
         return made.one("Microsoft.App/managedEnvironments").body["properties"]
@@ -305,7 +305,7 @@ def test_a_subnet_is_used_where_one_is_given() -> None:
     assert network(subnetId="/s")["vnetConfiguration"] == {"infrastructureSubnetId": "/s"}
 
 
-def test_secrets_stand_only_where_azure_keeps_them_as_such() -> None:
+def test_secrets_are_only_in_fields_that_azure_treats_as_secrets() -> None:
     for kind in ("python", "custom"):
         made = deploy(ALL | PLANTED | {"kind": kind})
         for app in made.of("Microsoft.App/containerApps"):
@@ -321,7 +321,7 @@ def test_secrets_stand_only_where_azure_keeps_them_as_such() -> None:
         assert [secret for secret in PLANTED.values() if secret in rest] == []
 
 
-def test_new_secrets_are_made_where_none_are_given() -> None:
+def test_missing_secrets_are_created() -> None:
     def secrets() -> list[str]:
         app = deploy(ALL).one("Microsoft.App/containerApps")
         return [each["value"] for each in app.body["properties"]["configuration"]["secrets"]]
@@ -331,14 +331,14 @@ def test_new_secrets_are_made_where_none_are_given() -> None:
     assert all(len(value) == 36 for value in first)
 
 
-def test_every_deployment_starts_the_gateway_anew_so_that_it_sees_new_secrets() -> None:
+def test_every_deployment_restarts_the_gateway_so_that_it_reads_new_secrets() -> None:
     app = deploy(ALL | {"revision": "20261123000000"}).one("Microsoft.App/containerApps")
     assert app.body["properties"]["template"]["revisionSuffix"] == "r20261123000000"
     template = deploy(ALL).one("Microsoft.App/containerApps").body["properties"]["template"]
     assert re.fullmatch(r"r\d{14}", template["revisionSuffix"])
 
 
-def test_no_key_is_ever_read_and_every_secret_is_declared_as_one() -> None:
+def test_keys_are_never_read_and_secrets_are_declared_secure() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in FILES).lower()
     for word in ("listkeys", "listsecrets", "listcredentials", "fetchmcp", "deploymentscripts"):
         assert word not in text
@@ -378,7 +378,7 @@ def test_the_outputs_configure_the_package(kind: str, monkeypatch: Any, tmp_path
     assert settings.chosen_pool == {"python": "platform", "custom": "custom"}[kind]
 
 
-def test_a_dropped_mcp_server_is_no_endpoint() -> None:
+def test_a_dropped_mcp_server_leaves_the_endpoint_empty() -> None:
     source = (MAIN.parent / "modules" / "pool.bicep").read_text(encoding="utf-8")
     assert "pool.properties.?mcpServerSettings.?mcpServerEndpoint ?? ''" in source
 
@@ -406,7 +406,7 @@ def test_a_parameter_of_another_name_or_type_is_refused(wrong: dict[str, Any]) -
         deploy(wrong)
 
 
-def test_the_evaluator_notices_what_is_not_deployed(tmp_path: Any) -> None:
+def test_the_evaluator_notices_references_to_missing_resources(tmp_path: Any) -> None:
     (tmp_path / "part.bicep").write_text("output here string = 'x'\n")
     main = tmp_path / "main.bicep"
     main.write_text(

@@ -1,8 +1,8 @@
-"""Where Microsoft Foundry would stand: its Resource Manager side, its agents, and their runs.
+"""A fake Microsoft Foundry: its Resource Manager side, its agents, and their runs.
 
-It does as Foundry does: an agent's tool names a connection, and the service itself calls the MCP
-server that this leads to, with the connection's key. In place of a language model a script says
-what to call. What arrives at Resource Manager is held against the official description.
+As in Foundry, an agent's tool names a connection, and the service itself calls the MCP server of
+the connection, with its key. A script replaces the language model. Requests to Resource Manager
+are checked against the official description.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _EXPRESSION = "https://schema.management.azure.com/schemas/common/definitions.js
 
 @dataclass(frozen=True)
 class Call:
-    """What the scripted model wants to call."""
+    """A call that the scripted model wants to make."""
 
     tool: str
     arguments: dict[str, Any]
@@ -59,7 +59,7 @@ class Call:
 
 Turn = Generator[Call, str, str]
 Model = Callable[[str], Turn]
-"""Takes the user's words, yields calls and is sent what came out, returns its answer."""
+"""A function of the question that yields calls, receives their output, and returns the answer."""
 
 
 CHART = """
@@ -81,7 +81,7 @@ COLUMNS = {"penguins.csv": ("species", "body_mass_g")}
 
 
 def analyst(prompt: str) -> Turn:
-    """Does as the instructions say: a chart of a CSV file that is named, else a sum."""
+    """Follow the instructions: chart the CSV file of the question, or compute a sum."""
     given = re.search(r"environmentId (\S+)", prompt)
     if given is None:
         environment = json.loads((yield Call("launchShell", {})))["environmentId"]
@@ -92,19 +92,19 @@ def analyst(prompt: str) -> Turn:
         key, value = COLUMNS.get(file[0], ("month", "sales"))
         code = CHART.format(name=f"/mnt/data/{file[0]}", key=key, value=value)
     arguments = {"environmentId": environment, "pythonCode": code}
-    said = yield Call("runPythonCodeInRemoteEnvironment", arguments)
-    if said.startswith("denied"):
+    answer_text = yield Call("runPythonCodeInRemoteEnvironment", arguments)
+    if answer_text.startswith("denied"):
         return "The user did not want it to run."
-    return f"It is {json.loads(said)['stdout'].strip()}."
+    return f"It is {json.loads(answer_text)['stdout'].strip()}."
 
 
 class ToolFaultError(Exception):
-    """The MCP server cannot be used."""
+    """The MCP server is unusable."""
 
 
 @dataclass
 class _Waiting:
-    """A turn that waits for a yes or a no."""
+    """A turn that waits for approval."""
 
     turn: Turn
     tool: dict[str, Any]
@@ -117,13 +117,13 @@ class FakeFoundry:
     """One account with one project.
 
     Attributes:
-        model: Plays the language model.
-        connections: What was put, by name.
+        model: The scripted language model.
+        connections: Bodies of the connections, by name.
         agents: The definitions of each agent's versions.
-        asked: How often each operation was asked for.
-        faults: Answers to give instead, by operation.
-        prompts: What users said.
-        wrong: What was not as described.
+        asked: Number of requests of each operation.
+        faults: Answers to return instead, by operation.
+        prompts: The questions of users.
+        wrong: Requests that do not match the description.
         listed: The tools that the MCP server listed last.
     """
 
@@ -142,7 +142,7 @@ class FakeFoundry:
 
     @property
     def writes(self) -> int:
-        """Requests that changed a connection."""
+        """The number of requests that changed a connection."""
         return self.asked["PUT connection"] + self.asked["DELETE connection"]
 
     def app(self) -> Starlette:
@@ -187,7 +187,7 @@ class FakeFoundry:
         return await self._connection(request, path.rpartition("/")[2])
 
     def _subscriptions(self, request: Request) -> Response:
-        """Two pages, of which the second has the one with the account."""
+        """Return two pages. The second has the subscription with the account."""
         if "page" in request.query_params:
             return JSONResponse({"value": [{"subscriptionId": SUBSCRIPTION}]})
         following = f"{self.url}/subscriptions?api-version=2022-12-01&page=2"
@@ -208,18 +208,18 @@ class FakeFoundry:
     async def _connection(self, request: Request, name: str) -> Response:
         if request.method == "GET":
             if name not in self.connections:
-                return _arm_error(404, "ResourceNotFound", f"There is no connection {name}.")
+                return _arm_error(404, "ResourceNotFound", f"The connection {name} was not found.")
             return JSONResponse(self._without_keys(name))
         if request.method == "DELETE":
-            gone = self.connections.pop(name, None)
-            return Response(status_code=204 if gone is None else 200)
+            removed = self.connections.pop(name, None)
+            return Response(status_code=204 if removed is None else 200)
         body = await request.json()
         self.wrong += faults_of(name, body)
         self.connections[name] = body
         return JSONResponse(self._without_keys(name))
 
     def _without_keys(self, name: str) -> dict[str, Any]:
-        """A connection as Azure tells it: credentials never come back."""
+        """Return a connection as Azure does: without its credentials."""
         properties = {
             **self.connections[name]["properties"],
             "credentials": None,
@@ -233,17 +233,17 @@ class FakeFoundry:
 
     async def _list(self, request: Request) -> Response:
         return self._refusal(request) or JSONResponse(
-            {"value": [self._told(name) for name in self.connections]}
+            {"value": [self._read_connection(name) for name in self.connections]}
         )
 
     async def _get(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self.connections:
             return _error(404, "NotFound", f"Connection {name} does not exist.")
-        return self._refusal(request) or JSONResponse(self._told(name))
+        return self._refusal(request) or JSONResponse(self._read_connection(name))
 
-    def _told(self, name: str) -> dict[str, Any]:
-        """A connection as the project tells it, where the category has another name."""
+    def _read_connection(self, name: str) -> dict[str, Any]:
+        """Return a connection as the project does, with another name of the category."""
         return {
             "name": name,
             "id": f"{PROJECT_ID}/connections/{name}",
@@ -297,13 +297,13 @@ class FakeFoundry:
         self._expect("a key in the agent", "headers" not in tool)
 
     async def _agent(self, request: Request) -> Response:
-        return self._removed(request, self.agents, request.path_params["name"])
+        return self._remove(request, self.agents, request.path_params["name"])
 
     async def _version(self, request: Request) -> Response:
         versions = self.agents.get(request.path_params["name"], {})
-        return self._removed(request, versions, request.path_params["v"])
+        return self._remove(request, versions, request.path_params["v"])
 
-    def _removed(self, request: Request, those: dict[str, Any], name: str) -> Response:
+    def _remove(self, request: Request, those: dict[str, Any], name: str) -> Response:
         if (refusal := self._refusal(request)) is not None:
             return refusal
         if those.pop(name, None) is None:
@@ -311,7 +311,7 @@ class FakeFoundry:
         return JSONResponse({"object": "agent.deleted", "name": name, "deleted": True})
 
     def _refusal(self, request: Request) -> Response | None:
-        """What every operation of the project asks for: a token, and the version of its API."""
+        """Check the token and the API version, as every operation of the project does."""
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return _error(401, "unauthorized", "Access denied due to an invalid token.")
         is_openai = "/openai/v1/" in request.url.path
@@ -362,10 +362,10 @@ class FakeFoundry:
         self._expect("answer", answer["approval_request_id"] == waiting.request_id)
         async with self._server(waiting.tool) as server:
             if answer["approve"]:
-                said = await self._called(server, waiting.tool, waiting.call, output)
+                answer_text = await self._call(server, waiting.tool, waiting.call, output)
             else:
-                said = f"denied: {answer.get('reason')}"
-            step = next_of(waiting.turn, said)
+                answer_text = f"denied: {answer.get('reason')}"
+            step = next_of(waiting.turn, answer_text)
             return await self._go_on(server, waiting.tool, waiting.turn, step, output)
 
     async def _go_on(
@@ -376,7 +376,7 @@ class FakeFoundry:
         step: Call | str,
         output: list[dict[str, Any]],
     ) -> dict[str, Any]:
-        """Call what the model wants until it has answered, or somebody must be asked."""
+        """Make the model's calls until it answers or a call needs approval."""
         while isinstance(step, Call):
             if needs_approval(tool["require_approval"], step.tool):
                 request = {
@@ -388,7 +388,7 @@ class FakeFoundry:
                 response = _response([*output, request])
                 self._waiting[response["id"]] = _Waiting(turn, tool, step, request["id"])
                 return response
-            step = next_of(turn, await self._called(server, tool, step, output))
+            step = next_of(turn, await self._call(server, tool, step, output))
         part = {"type": "output_text", "text": step, "annotations": _links(step)}
         message = {
             "type": "message",
@@ -401,12 +401,12 @@ class FakeFoundry:
         self._ended.add(response["id"])
         return response
 
-    async def _called(
+    async def _call(
         self, server: Any, tool: dict[str, Any], call: Call, output: list[dict[str, Any]]
     ) -> str:
         if call.tool not in tool["allowed_tools"] or call.tool not in self.listed:
             raise ToolFaultError(f"Tool {call.tool} is not allowed.")
-        text, failed = await _answer_of(server, call)
+        text, failed = await _call_tool(server, call)
         output.append(
             {
                 "type": "mcp_call",
@@ -424,7 +424,7 @@ class FakeFoundry:
 
     @asynccontextmanager
     async def _server(self, tool: dict[str, Any]):
-        """The MCP server that the tool's connection leads to, opened by its key."""
+        """Open the MCP server of the tool's connection with its key."""
         import httpx
         from mcp import ClientSession
         from mcp.client.streamable_http import streamable_http_client
@@ -434,7 +434,10 @@ class FakeFoundry:
             raise ToolFaultError(f"Connection '{name}' can't be found in this workspace")
         properties = self.connections[name]["properties"]
         headers = properties["credentials"]["keys"]
-        async with _unwrapped(properties["target"]), httpx.AsyncClient(headers=headers) as http:
+        async with (
+            _translate_refusal(properties["target"]),
+            httpx.AsyncClient(headers=headers) as http,
+        ):
             async with streamable_http_client(properties["target"], http_client=http) as streams:
                 async with ClientSession(streams[0], streams[1]) as session:
                     await session.initialize()
@@ -445,8 +448,8 @@ class FakeFoundry:
             self.wrong.append(what)
 
 
-async def _answer_of(server: Any, call: Call) -> tuple[str, bool]:
-    """What a call gave, and whether it failed."""
+async def _call_tool(server: Any, call: Call) -> tuple[str, bool]:
+    """Return the output of a call, and whether it failed."""
     from mcp.shared.exceptions import McpError
 
     try:
@@ -459,8 +462,8 @@ async def _answer_of(server: Any, call: Call) -> tuple[str, bool]:
 
 
 @asynccontextmanager
-async def _unwrapped(url: str):
-    """The words in which Foundry tells that a server refuses it."""
+async def _translate_refusal(url: str):
+    """Translate a refusal of the server into Foundry's error text."""
     import httpx
 
     try:
@@ -485,16 +488,16 @@ async def _unwrapped(url: str):
         raise
 
 
-def next_of(turn: Turn, said: str | None) -> Call | str:
-    """The model's next call, or its answer."""
+def next_of(turn: Turn, answer_text: str | None) -> Call | str:
+    """Return the model's next call, or its answer."""
     try:
-        return next(turn) if said is None else turn.send(said)
+        return next(turn) if answer_text is None else turn.send(answer_text)
     except StopIteration as stop:
         return str(stop.value)
 
 
 def needs_approval(policy: Any, tool: str) -> bool:
-    """Whether somebody must be asked; always where nothing is said."""
+    """Return whether a call needs approval. It does unless the policy excludes it."""
     if isinstance(policy, str):
         return policy == "always"
     return tool not in policy.get("never", {}).get("tool_names", [])
@@ -541,7 +544,7 @@ def _arm_error(status: int, code: str, message: str) -> Response:
 
 
 def faults_of(name: str, body: dict[str, Any]) -> list[str]:
-    """How a connection differs from the official description."""
+    """Return the differences of a connection from the official description."""
     if SPEC is None:
         return []
     from jsonschema import Draft4Validator
@@ -571,7 +574,7 @@ def _described() -> dict[str, Any]:
 
 
 def _offline(value: Any) -> Any:
-    """References to the expressions of templates, which no request has, as a pattern."""
+    """Replace references to template expressions, which requests do not have, by a pattern."""
     if isinstance(value, dict):
         if str(value.get("$ref", "")).startswith(_EXPRESSION):
             return {"type": "string", "pattern": r"^\[([^\[].*)?\]$"}
@@ -585,9 +588,9 @@ class Running:
 
     Attributes:
         fake: Its state.
-        url: Where Resource Manager and the project are.
+        url: Address of Resource Manager and of the project.
         ca: The authority's certificate, as a file.
-        credential: Signs in.
+        credential: The sign-in.
     """
 
     fake: FakeFoundry
@@ -602,7 +605,7 @@ class Running:
 
 @contextmanager
 def serving_foundry(folder: Path, model: Model) -> Iterator[Running]:
-    """Serve a new project; whoever talks to it must trust `ca`."""
+    """Serve a new project. Clients must trust `ca`."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     ca, key, chain = folder / "ca.pem", folder / "key.pem", folder / "chain.pem"

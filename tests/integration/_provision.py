@@ -1,4 +1,4 @@
-"""Provisioning against the fake cloud: what the tests of it share."""
+"""Helpers for tests of provisioning against the fake cloud."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = "group"
 
 
 class Place(NamedTuple):
-    """A cloud, and how the code under test reaches it."""
+    """A fake cloud, and the `Azure` that reaches it."""
 
     running: Running
     azure: Azure
@@ -34,7 +34,7 @@ def options(**more: Any) -> Options:
 
 
 @contextmanager
-def placed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def open_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     with running(folder) as cloud:
         monkeypatch.setenv("SSL_CERT_FILE", str(cloud.ca))  # for the pool's own requests
         credential = cloud.credential()
@@ -53,17 +53,17 @@ def placed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         assert cloud.cloud.wrong == []
 
 
-async def told(run: Run[Any]) -> list[Progress]:
+async def collect_progress(run: Run[Any]) -> list[Progress]:
     return [progress async for progress in run]
 
 
-async def made(place: Place, wanted: Options, **more: Any) -> Deployment:
-    """A deployment, without its trial run."""
+async def deploy(place: Place, wanted: Options, **more: Any) -> Deployment:
+    """Deploy without the smoke test."""
     return await up(wanted, azure=place.azure, **({"try_out": False} | more)).finish()
 
 
 def names(cloud: Cloud) -> set[str]:
-    """Every resource but role assignments, as type and name."""
+    """Return every resource except role assignments, as type and name."""
     return {
         f"{one['type'].rpartition('/')[2]} {one['name']}"
         for one in cloud.resources.values()

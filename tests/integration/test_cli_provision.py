@@ -1,4 +1,4 @@
-"""`cci provision` as a command, signed in by a command line that stands where Azure's would."""
+"""`cci provision` as a command, signed in by a fake of Azure's command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps({{"accessToken": token, "expires_on": int(time.time()) + 3600}}
 
 
 class Command:
-    """The command, in a folder of its own."""
+    """The command, in its own folder."""
 
     def __init__(self, cloud: Running, folder: Path) -> None:
         self.cloud, self.folder = cloud.cloud, folder / "work"
@@ -74,7 +74,7 @@ class Command:
         )
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, data and words; what other users of the machine may see is kept too."""
+        """Return exit code, stdout and stderr. Record command lines that other users can see."""
         with self.start(*arguments) as process:
             while process.poll() is None:
                 self._look(process.pid)
@@ -118,34 +118,34 @@ async def test_up_show_rotate_and_down(cci: Command) -> None:
     env.write_text("OTHER=kept\n")
     async with emulated(LocalSessionPool(), partial(role_gate, cci.cloud), kind="platform") as pool:
         cci.cloud.data_plane = pool.url
-        code, out, words = await cci("up", *QUICK, "--json")
-        assert code == 0, words
+        code, out, err = await cci("up", *QUICK, "--json")
+        assert code == 0, err
         facts = json.loads(out)
         assert facts["environment"]["AZURE_SESSION_POOL_ENDPOINT"] == pool.url
-        assert "the pool ran 1+1" in words
+        assert "the pool ran 1+1" in err
         assert env.stat().st_mode & 0o777 == 0o600
         assert env.read_text().startswith("OTHER=kept\n")
-        code, out, words = await cci("run", "6 * 7", group="")
-        assert (code, out) == (0, "42\n"), words
+        code, out, err = await cci("run", "6 * 7", group="")
+        assert (code, out) == (0, "42\n"), err
         writes = len(cci.cloud.writes)
-        code, out, words = await cci("up", *QUICK)
-        assert code == 0, words
+        code, out, err = await cci("up", *QUICK)
+        assert code == 0, err
         assert len(cci.cloud.writes) == writes
         assert f"AZURE_SESSION_POOL_ENDPOINT={pool.url}\n" in out
         seen = "".join((*cci.seen, env.read_text()))
         assert [secret for secret in SECRETS if secret in seen] == []
         assert (await cci("up", *QUICK, "--write-key"))[0] == 0
         assert POOL_KEY in env.read_text()
-    code, out, words = await cci("show", *WHERE)
-    assert code == 0, words
+    code, out, err = await cci("show", *WHERE)
+    assert code == 0, err
     assert "session pool\tccipool" in out
     assert (await cci("rotate-key", *WHERE))[0] == 0
     assert cci.cloud.key == ROTATED_KEY
-    code, _, words = await cci("down", *WHERE)
+    code, _, err = await cci("down", *WHERE)
     assert code == 3
-    assert "add --yes" in words
-    code, out, words = await cci("down", *QUICK, "--json")
-    assert code == 0, words
+    assert "add --yes" in err
+    code, out, err = await cci("down", *QUICK, "--json")
+    assert code == 0, err
     assert json.loads(out)["left"] == []
     assert cci.cloud.resources == {}
     seen = "".join(cci.seen)
@@ -153,8 +153,8 @@ async def test_up_show_rotate_and_down(cci: Command) -> None:
 
 
 async def test_a_plan_changes_nothing(cci: Command) -> None:
-    code, out, words = await cci("up", *WHERE, "--kind", "custom", "--gateway", "--plan")
-    assert code == 0, words
+    code, out, err = await cci("up", *WHERE, "--kind", "custom", "--gateway", "--plan")
+    assert code == 0, err
     assert "+ session pool ccipool" in out
     assert "AcrPull for the identity" in out
     code, out, _ = await cci("up", *WHERE, "--plan", "--json")
@@ -162,21 +162,21 @@ async def test_a_plan_changes_nothing(cci: Command) -> None:
     assert cci.cloud.writes == []
 
 
-async def test_ctrl_c_says_how_to_go_on(cci: Command) -> None:
+async def test_ctrl_c_prints_how_to_continue(cci: Command) -> None:
     reached = anyio.Event()
-    loop_says = anyio.lowlevel.current_token()
+    loop_token = anyio.lowlevel.current_token()
     cci.cloud.on_write = lambda number: (
-        anyio.from_thread.run_sync(reached.set, token=loop_says) if number == 4 else None
+        anyio.from_thread.run_sync(reached.set, token=loop_token) if number == 4 else None
     )
     cci.cloud.looks = 3
     with cci.start("provision", "up", *QUICK, "--env-file", "x.env") as process:
         with anyio.fail_after(LIMIT):
             await reached.wait()
         process.send_signal(signal.SIGINT)
-        _, words = await anyio.to_thread.run_sync(process.communicate)
+        _, err = await anyio.to_thread.run_sync(process.communicate)
     assert process.returncode == 130
-    assert "run the same command again" in words
-    assert "Traceback" not in words
+    assert "run the same command again" in err
+    assert "Traceback" not in err
     assert not (cci.folder / "x.env").exists()
 
 
@@ -193,80 +193,80 @@ async def test_ctrl_c_says_how_to_go_on(cci: Command) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-async def test_what_is_wrong_with_the_options_is_said(
+async def test_wrong_options_are_named(
     cci: Command, arguments: tuple[str, ...], named: str
 ) -> None:
-    code, _, words = await cci(*arguments)
-    assert code == 3, words
-    assert named in words
-    assert "Traceback" not in words
+    code, _, err = await cci(*arguments)
+    assert code == 3, err
+    assert named in err
+    assert "Traceback" not in err
     assert cci.cloud.writes == []
 
 
 async def test_a_refusal_is_an_error_with_a_hint(cci: Command) -> None:
-    code, _, words = await cci("up", *QUICK, "--location", "mars")
+    code, _, err = await cci("up", *QUICK, "--location", "mars")
     assert code == 6
-    assert "hint: choose another region by --location" in words
+    assert "hint: choose another region by --location" in err
     cci.environment["PATH"] = "/nowhere"
-    code, _, words = await cci("show", *WHERE, "--subscription", SUBSCRIPTION)
+    code, _, err = await cci("show", *WHERE, "--subscription", SUBSCRIPTION)
     assert code == 4
-    assert "az login" in words
+    assert "az login" in err
 
 
-def test_on_a_terminal_it_asks_and_no_is_no(cci: Command) -> None:
-    code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
-    assert "+ session pool ccipool" in words
-    assert "Contributor on the resource group" in words
-    assert "make this?" in words
+def test_on_a_terminal_up_asks_and_no_stops_it(cci: Command) -> None:
+    code, err = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
+    assert "+ session pool ccipool" in err
+    assert "Contributor on the resource group" in err
+    assert "make this?" in err
     assert code == 130
     assert cci.cloud.writes == []
 
 
-def test_on_a_terminal_progress_is_shown_and_down_asks_too(cci: Command) -> None:
+def test_on_a_terminal_progress_is_shown_and_down_asks(cci: Command) -> None:
     cci.cloud.add_group(GROUP)
     cci.cloud.data_plane = "http://127.0.0.1:9"
     cci.cloud.faults.append(Fault("PUT", "managementpolicies", code="Stop"))
-    code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"y\n")
+    code, err = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"y\n")
     assert code == 6
-    assert "created storage account" in words
-    assert "creating session pool" in words  # beside the spinner
-    code, words = at_a_terminal(cci, "down", *WHERE, "--polling", "0.01", answer=b"y\n")
-    assert code == 0, words
-    assert "remove these 2 resources" in words
+    assert "created storage account" in err
+    assert "creating session pool" in err  # next to the spinner
+    code, err = at_a_terminal(cci, "down", *WHERE, "--polling", "0.01", answer=b"y\n")
+    assert code == 0, err
+    assert "remove these 2 resources" in err
     assert list(cci.cloud.resources) == [
         f"/subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}".lower()
     ]
 
 
 def at_a_terminal(cci: Command, *arguments: str, answer: bytes) -> tuple[int, str]:
-    """Run the command on a terminal of its own and answer its question."""
+    """Run the command on its own terminal and answer its question."""
     command = [sys.executable, "-m", "cci_plugins", "provision", *arguments]
-    ours, theirs = pty.openpty()
+    terminal, command_side = pty.openpty()
     process = subprocess.Popen(
         command,
         cwd=cci.folder,
         env={**cci.environment, "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=command_side,
+        stdout=command_side,
+        stderr=command_side,
         start_new_session=True,
     )
-    os.close(theirs)
+    os.close(command_side)
     guard = threading.Timer(LIMIT, process.kill)
     guard.start()
     seen, asked = b"", False
     try:
-        while piece := _read(ours):
-            seen += piece
+        while chunk := _read(terminal):
+            seen += chunk
             if not asked and b"? [y/N]" in seen:
                 asked = True
-                os.write(ours, answer)
+                os.write(terminal, answer)
         return process.wait(LIMIT), re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.decode())
     finally:
         guard.cancel()
         process.kill()
         process.wait(LIMIT)
-        os.close(ours)
+        os.close(terminal)
 
 
 def _read(terminal: int) -> bytes:

@@ -60,7 +60,7 @@ CSV = b"month,sales\nJan,3\nFeb,5\nMar,4\n"
 
 
 def model(prompt: str) -> Turn:
-    """Does as the instructions say: launch, run, go on with the variables, answer."""
+    """Follow the instructions: launch, run, continue with the variables, answer."""
     given = re.search(r"environmentId (\S+)", prompt)
     if given is None:
         environment = json.loads((yield Call(LAUNCH, {})))["environmentId"]
@@ -111,13 +111,13 @@ async def connection(project: Any, pool: Emulated) -> Any:
     return await foundry.connect(project, endpoint=f"{pool.url}/mcp", key=KEY)
 
 
-async def made(project: Any, connection: Any, **options: Any) -> Any:
+async def create_analyst(project: Any, connection: Any, **options: Any) -> Any:
     tool = foundry.code_interpreter_tool(connection, **options)
     return await foundry.create_agent("analyst", model=MODEL, tool=tool, project=project)
 
 
 class Host:
-    """Answers requests for approval, and remembers them."""
+    """An approver that records its requests."""
 
     def __init__(self, *verdicts: Decision) -> None:
         self.asked: list[ApprovalRequest] = []
@@ -153,7 +153,7 @@ async def test_a_project_is_connected_once_and_only_what_differs_is_written(
     assert running.fake.connections == {}
 
 
-def test_the_official_description_is_at_hand() -> None:
+def test_the_official_description_is_available() -> None:
     if SPEC is None:
         pytest.skip("the official descriptions are not at hand; bodies were not held against them")
 
@@ -171,7 +171,7 @@ async def test_a_project_is_found_by_its_endpoint_or_its_resource_id(running: Ru
     assert running.credential.asked[f"{running.url}/.default"] == 3  # one for each project
 
 
-async def test_a_pool_s_resource_tells_its_endpoint_and_its_key(
+async def test_endpoint_and_key_are_read_from_the_pool_s_resource(
     running: Running, project: Any, pool: Emulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [KEY]
@@ -190,7 +190,7 @@ async def test_a_pool_s_resource_tells_its_endpoint_and_its_key(
     assert (await foundry.connect(project, credential=running.credential)).change == "updated"
 
 
-async def test_a_custom_container_s_pool_is_connected_by_the_gateway(
+async def test_a_custom_container_pool_is_connected_through_the_gateway(
     running: Running, project: Any
 ) -> None:
     properties = {
@@ -205,7 +205,7 @@ async def test_a_custom_container_s_pool_is_connected_by_the_gateway(
     assert running.fake.writes == 0
 
 
-async def test_what_others_made_is_not_written_over(running: Running, project: Any) -> None:
+async def test_connections_of_others_are_not_overwritten(running: Running, project: Any) -> None:
     theirs = {
         "category": "RemoteTool",
         "authType": "CustomKeys",
@@ -236,12 +236,12 @@ async def test_what_others_made_is_not_written_over(running: Running, project: A
         ({"name": "a b"}, "a connection's name"),
         ({"endpoint": "http://pool.example/mcp"}, "without encryption"),
         ({"endpoint": "http://localhost.example/mcp"}, "without encryption"),
-        ({"key": "two words"}, "characters that none has"),
+        ({"key": "two words"}, "key or token is invalid"),
         ({"endpoint": None}, "AZURE_SESSION_POOL_MCP_ENDPOINT is missing"),
         ({"key": None}, "its key is missing"),
     ],
 )
-async def test_what_cannot_be_right_is_refused_before_anything_is_asked(
+async def test_invalid_arguments_are_refused_before_any_request(
     running: Running, project: Any, options: dict[str, Any], words: str
 ) -> None:
     given = {"endpoint": "https://pool.example/mcp", "key": KEY} | options
@@ -250,7 +250,7 @@ async def test_what_cannot_be_right_is_refused_before_anything_is_asked(
     assert running.fake.asked == {}
 
 
-async def test_refusals_of_azure_name_the_role_and_repeat_no_key(
+async def test_refusals_of_azure_name_the_role_and_do_not_repeat_the_key(
     running: Running, project: Any
 ) -> None:
     message = f"The client may not write; the body was {KEY}."
@@ -270,7 +270,7 @@ async def test_refusals_of_azure_name_the_role_and_repeat_no_key(
         await foundry.connect(project, **options)
 
 
-async def test_an_azure_that_is_not_there_is_told_as_that(running: Running) -> None:
+async def test_an_unreachable_azure_is_an_error(running: Running) -> None:
     lost = foundry.Project(
         resource_id=PROJECT_ID,
         credential=running.credential,
@@ -292,10 +292,10 @@ def _impatient(client: Any) -> Any:
 # agents
 
 
-async def test_an_agent_computes_in_the_pool_and_goes_on(
+async def test_an_agent_computes_in_the_pool_and_continues(
     running: Running, project: Any, connection: Any
 ) -> None:
-    agent = await made(project, connection)
+    agent = await create_analyst(project, connection)
     reply = await foundry.run(agent, "What is the total?")
     assert str(reply) == "The total is 42. Kept: True. See https://example.org/a"
     assert [call.tool for call in reply.calls] == [LAUNCH, RUN, RUN]
@@ -318,11 +318,11 @@ async def test_an_agent_computes_in_the_pool_and_goes_on(
 
 
 @pytest.mark.slow
-async def test_a_file_goes_in_and_a_chart_comes_out_beside_the_agent(
+async def test_an_application_exchanges_files_with_the_agent_s_environment(
     running: Running, project: Any, connection: Any, pool: Emulated, tmp_path: Path
 ) -> None:
     running.fake.model = analyst
-    agent = await made(project, connection)
+    agent = await create_analyst(project, connection)
     async with CodeInterpreter(pool.client()) as interpreter:
         environment = await foundry.open_environment(interpreter)
         await environment.files.upload(CSV, name="sales.csv")
@@ -340,7 +340,7 @@ async def test_a_file_goes_in_and_a_chart_comes_out_beside_the_agent(
 
 
 async def test_environments_of_a_gateway_are_shared_too(project: Any, tmp_path: Path) -> None:
-    """Its ids are signed, and it takes no others."""
+    """Share a gateway's environments: their ids are signed, and others are refused."""
     from cci_plugins.server import SignedEnvironments
 
     from ._server import KEY as GATEWAY_KEY
@@ -349,7 +349,7 @@ async def test_environments_of_a_gateway_are_shared_too(project: Any, tmp_path: 
     signed = SignedEnvironments(b"s" * 32)
     async with serving(LocalSessionPool(preload=()), environments=signed, rest=False) as url:
         connection = await foundry.connect(project, endpoint=url, key=GATEWAY_KEY)
-        agent = await made(project, connection)
+        agent = await create_analyst(project, connection)
         async with CodeInterpreter(PlatformSessionPool(url, key=GATEWAY_KEY)) as interpreter:
             environment = await foundry.open_environment(interpreter)
             await environment.files.upload(CSV, name="sales.csv")
@@ -362,10 +362,10 @@ async def test_environments_of_a_gateway_are_shared_too(project: Any, tmp_path: 
             assert {file.name for file in await found.files.list()} == {"n.txt", "one.txt"}
 
 
-async def test_the_host_is_asked_for_code_and_for_nothing_else(
+async def test_approval_is_requested_only_for_code(
     running: Running, project: Any, connection: Any
 ) -> None:
-    agent = await made(project, connection, require_approval="always")
+    agent = await create_analyst(project, connection, require_approval="always")
     policy = running.fake.agents["analyst"]["1"]["tools"][0]["require_approval"]
     assert (needs_approval(policy, RUN), needs_approval(policy, LAUNCH)) == (True, False)
     host = Host()
@@ -380,7 +380,7 @@ async def test_the_host_is_asked_for_code_and_for_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "reason"),
     [
         (Host(Decision("deny", reason="not today")), "not today"),
         (Host(Decision("deny")), "None"),
@@ -390,33 +390,33 @@ async def test_the_host_is_asked_for_code_and_for_nothing_else(
         ),
     ],
 )
-async def test_code_that_was_not_approved_does_not_run(
-    project: Any, connection: Any, host: Host, told: str
+async def test_denied_code_does_not_run(
+    project: Any, connection: Any, host: Host, reason: str
 ) -> None:
-    agent = await made(project, connection, require_approval="always")
+    agent = await create_analyst(project, connection, require_approval="always")
     reply = await foundry.run(agent, "What is the total?", approve=host)
-    assert reply.text == f"It was not run: denied: {told}"
+    assert reply.text == f"It was not run: denied: {reason}"
     assert [call.tool for call in reply.calls] == [LAUNCH]
 
 
-async def test_an_approver_that_fails_has_not_said_yes(project: Any, connection: Any) -> None:
+async def test_an_approver_that_raises_denies(project: Any, connection: Any) -> None:
     async def failing(_: ApprovalRequest) -> Decision:
         raise RuntimeError("no terminal")
 
-    agent = await made(project, connection, require_approval="always")
+    agent = await create_analyst(project, connection, require_approval="always")
     reply = await foundry.run(agent, "What is the total?", approve=failing)
     assert reply.text == "It was not run: denied: nobody could be asked"
 
 
-async def test_without_an_approver_nothing_that_needs_one_runs(
+async def test_code_that_needs_approval_does_not_run_without_an_approver(
     project: Any, connection: Any
 ) -> None:
-    agent = await made(project, connection, require_approval="always")
+    agent = await create_analyst(project, connection, require_approval="always")
     with pytest.raises(ConfigurationError, match="no approver"):
         await foundry.run(agent, "What is the total?")
 
 
-async def test_an_agent_that_asks_without_end_is_stopped(
+async def test_endless_requests_for_approval_are_stopped(
     running: Running, project: Any, connection: Any
 ) -> None:
     def endless(_: str) -> Turn:
@@ -425,25 +425,23 @@ async def test_an_agent_that_asks_without_end_is_stopped(
             yield Call(RUN, {"environmentId": environment, "pythonCode": "1"})
 
     running.fake.model = endless
-    agent = await made(project, connection, require_approval="always")
+    agent = await create_analyst(project, connection, require_approval="always")
     with pytest.raises(FoundryError, match="more than 3 times"):
         await foundry.run(agent, "Go on.", approve=Host(), rounds=3)
     assert running.fake.asked["POST response"] == 4
 
 
-async def test_a_call_that_the_pool_refuses_is_told_on_the_reply(
-    project: Any, connection: Any
-) -> None:
-    reply = await foundry.run(await made(project, connection), "This fails at first.")
+async def test_a_refused_call_is_an_error_on_the_reply(project: Any, connection: Any) -> None:
+    reply = await foundry.run(await create_analyst(project, connection), "This fails at first.")
     assert reply.text.startswith("The total is 42.")
     assert [call.error is None for call in reply.calls] == [True, False, True, True]
 
 
-async def test_a_key_that_was_rotated_is_told_with_what_to_do(
+async def test_a_rotated_key_is_an_error_with_a_hint(
     running: Running, project: Any, pool: Emulated
 ) -> None:
     stale = await foundry.connect(project, endpoint=f"{pool.url}/mcp", key="planted-old-key-0001")
-    agent = await made(project, stale)
+    agent = await create_analyst(project, stale)
     with pytest.raises(FoundryError, match=r"401 \(Unauthorized\)") as caught:
         await foundry.run(agent, "What is the total?")
     assert "cci foundry connect" in str(caught.value.hint)
@@ -464,7 +462,7 @@ async def test_a_key_that_was_rotated_is_told_with_what_to_do(
         (_error(500, "server_error", "Sorry."), FoundryError, "Sorry"),
     ],
 )
-async def test_failures_of_a_run_are_ours_and_nothing_is_sent_twice(
+async def test_failures_of_a_run_are_translated_and_never_repeated(
     running: Running, project: Any, answer: Any, kind: type, words: str
 ) -> None:
     agent = foundry.Agent("analyst", "1", project)
@@ -475,12 +473,12 @@ async def test_failures_of_a_run_are_ours_and_nothing_is_sent_twice(
     assert caught.value.retryable == (answer.status_code == 429)
 
 
-async def test_a_response_that_failed_and_one_that_never_comes_are_told(
+async def test_failed_and_missing_responses_are_errors(
     running: Running, project: Any, connection: Any
 ) -> None:
     from starlette.responses import JSONResponse
 
-    agent = await made(project, connection)
+    agent = await create_analyst(project, connection)
     failed = {"id": "r", "object": "response", "status": "failed", "output": []}
     error = {"code": "server_error", "message": "The model failed."}
     running.fake.faults["POST response"] = JSONResponse(failed | {"error": error})
@@ -504,12 +502,12 @@ async def test_a_response_that_failed_and_one_that_never_comes_are_told(
         await foundry.run(lost, "Are you there?")
 
 
-async def test_agents_are_refused_with_the_role_that_is_missing(
+async def test_a_refused_agent_names_the_missing_role(
     running: Running, project: Any, connection: Any
 ) -> None:
     running.credential.tokens["https://ai.azure.com/.default"] = "planted-token-of-nobody"
     with pytest.raises(AuthenticationError, match="invalid token") as caught:
-        await made(project, connection)
+        await create_analyst(project, connection)
     assert "Foundry User" in str(caught.value.hint)
 
     class Nobody:
@@ -518,12 +516,12 @@ async def test_agents_are_refused_with_the_role_that_is_missing(
 
     nobody = foundry.Project(running.endpoint, credential=Nobody(), ca_file=running.ca)
     with pytest.raises(AuthenticationError, match="signing in to Azure failed"):
-        await made(nobody, connection)
+        await create_analyst(nobody, connection)
     with pytest.raises(AuthenticationError, match="signing in to Azure failed"):
         await foundry.run(foundry.Agent("analyst", "1", nobody), "Are you there?")
 
 
-async def test_the_environment_names_what_is_not_given(
+async def test_environment_variables_replace_missing_arguments(
     running: Running, project: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigurationError, match="MCP_PROJECT_CONNECTION_ID is not set"):
@@ -553,7 +551,7 @@ async def test_the_environment_names_what_is_not_given(
         {"resource_id": POOL_ID},
     ],
 )
-def test_addresses_that_cannot_be_a_project_s_are_refused(where: dict[str, Any]) -> None:
+def test_invalid_project_addresses_are_refused(where: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="Foundry project"):
         foundry.Project(**where)
 
@@ -564,8 +562,8 @@ def test_the_blocking_functions_have_the_same_signatures_and_work(
     from cci_plugins.foundry import sync
 
     for name in sync.__all__:
-        ours, theirs = getattr(sync, name), getattr(foundry, name)
-        assert inspect.signature(ours) == inspect.signature(theirs), name
+        blocking, asynchronous = getattr(sync, name), getattr(foundry, name)
+        assert inspect.signature(blocking) == inspect.signature(asynchronous), name
     connection = sync.connect(project, endpoint="https://pool.example/mcp", key=KEY)
     tool = foundry.code_interpreter_tool(connection)
     agent = sync.create_agent("analyst", model=MODEL, tool=tool, project=project)
@@ -575,7 +573,7 @@ def test_the_blocking_functions_have_the_same_signatures_and_work(
     assert (sync.delete_agent(agent), sync.disconnect(project)) == (True, True)
 
 
-def test_replies_are_read_whatever_a_model_wrote() -> None:
+def test_replies_are_read_even_when_the_model_wrote_nonsense() -> None:
     from cci_plugins.foundry.replies import read_reply
 
     picture = "data:image/png;base64,iVBORw0KGgo="
@@ -594,7 +592,7 @@ def test_replies_are_read_whatever_a_model_wrote() -> None:
     assert read_reply([{"output": None}]).environment_id is None
 
 
-async def test_a_server_without_a_launch_tool_gives_no_environment(
+async def test_launching_needs_a_launch_tool(
     pool: Emulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pool.client() as client:
@@ -617,7 +615,7 @@ print(json.dumps({{"accessToken": token, "expires_on": int(time.time()) + 3600}}
 
 @pytest.fixture
 def signed_in(running: Running, tmp_path: Path) -> dict[str, str]:
-    """An environment with a command line that stands where Azure's would."""
+    """Return an environment with a command line in place of Azure's."""
     az = tmp_path / "az"
     az.write_text(AZ.format(python=sys.executable, arm=ARM_TOKEN, foundry=TOKEN))
     az.chmod(az.stat().st_mode | stat.S_IXUSR)
@@ -635,7 +633,7 @@ def signed_in(running: Running, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """The command, signed in."""
+    """Return the command, signed in."""
 
     def call(*arguments: str, **variables: str) -> tuple[int, str, str]:
         done = subprocess.run(
@@ -652,7 +650,7 @@ def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, s
 
 
 @pytest.mark.slow
-async def test_the_sample_charts_a_csv_and_hands_over_the_file(
+async def test_the_sample_charts_a_csv_and_saves_the_file(
     signed_in: dict[str, str], running: Running, pool: Emulated, tmp_path: Path
 ) -> None:
     running.fake.model = analyst
@@ -685,36 +683,36 @@ async def test_the_command_connects_and_disconnects_and_shows_no_key(
 
     endpoint = f"{pool.url}/mcp"
     where = {"AZURE_SESSION_POOL_MCP_ENDPOINT": endpoint, "AZURE_SESSION_POOL_MCP_KEY": KEY}
-    said = [await call("foundry", "connect", **where)]
+    done = [await call("foundry", "connect", **where)]
     connection_id = f"{PROJECT_ID}/connections/code-interpreter"
-    code, out, err = said[0]
+    code, out, err = done[0]
     assert (code, out) == (0, f'export MCP_PROJECT_CONNECTION_ID="{connection_id}"\n'), err
     assert "created" in err
     named = ["--endpoint", endpoint, "--project", PROJECT_ID, "--json"]
-    said.append(await call("foundry", "connect", *named, CCI_SERVE_KEY=KEY))
+    done.append(await call("foundry", "connect", *named, CCI_SERVE_KEY=KEY))
     facts = {"id": connection_id, "name": "code-interpreter", "endpoint": endpoint}
-    assert json.loads(said[1][1]) == facts | {"change": "unchanged"}
-    said.append(await call("foundry", "connect", "--endpoint", endpoint))
-    assert (said[2][0], "its key is not set" in said[2][2].replace("the endpoint's", "its")) == (
+    assert json.loads(done[1][1]) == facts | {"change": "unchanged"}
+    done.append(await call("foundry", "connect", "--endpoint", endpoint))
+    assert (done[2][0], "its key is not set" in done[2][2].replace("the endpoint's", "its")) == (
         3,
         True,
     )
-    said.append(await call("foundry", "connect", "--endpoint", endpoint, "--pool", POOL_ID))
-    assert said[3][0] == 3
+    done.append(await call("foundry", "connect", "--endpoint", endpoint, "--pool", POOL_ID))
+    assert done[3][0] == 3
     running.fake.faults["DELETE connection"] = _arm_error(409, "Conflict", f"In use: {KEY}")
-    said.append(await call("foundry", "disconnect"))
-    assert (said[4][0], "Conflict" in said[4][2]) == (6, True)
+    done.append(await call("foundry", "disconnect"))
+    assert (done[4][0], "Conflict" in done[4][2]) == (6, True)
     del running.fake.faults["DELETE connection"]
-    said.append(await call("foundry", "disconnect", "--json"))
-    assert json.loads(said[5][1]) == {"name": "code-interpreter", "removed": True}
-    said.append(await call("foundry", "disconnect"))
-    assert "there was none" in said[6][2]
-    everything = repr(said[:4] + said[5:])
+    done.append(await call("foundry", "disconnect", "--json"))
+    assert json.loads(done[5][1]) == {"name": "code-interpreter", "removed": True}
+    done.append(await call("foundry", "disconnect"))
+    assert "there was none" in done[6][2]
+    everything = repr(done[:4] + done[5:])
     for secret in (KEY, ARM_TOKEN, TOKEN):
         assert secret not in everything
 
 
-async def test_keys_and_tokens_show_nowhere(
+async def test_keys_and_tokens_are_never_shown(
     running: Running, project: Any, pool: Emulated, caplog: pytest.LogCaptureFixture
 ) -> None:
     from opentelemetry import trace
@@ -728,7 +726,7 @@ async def test_keys_and_tokens_show_nowhere(
     trace.set_tracer_provider(provider)
     with caplog.at_level(logging.DEBUG):
         connection = await foundry.connect(project, endpoint=f"{pool.url}/mcp", key=KEY)
-        agent = await made(project, connection)
+        agent = await create_analyst(project, connection)
         async with CodeInterpreter(pool.client()) as interpreter:
             environment = await foundry.open_environment(interpreter)
             reply = await foundry.run(agent, "What is the total?", environment=environment)
@@ -749,60 +747,60 @@ async def test_keys_and_tokens_show_nowhere(
         assert secret not in caplog.text
 
 
-async def test_the_doctor_finds_what_is_wrong_with_a_connection(
+async def test_the_doctor_finds_problems_of_a_connection(
     running: Running, project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = "https://pool.example/mcp"
     monkeypatch.setenv("CCI_ARM_ENDPOINT", running.url)
     monkeypatch.setenv("AZURE_AI_PROJECT_ID", PROJECT_ID)
-    found = await _diagnosed(running)
+    found = await _diagnose(running)
     assert found["foundry.project"].status == "ok"
     missing = found["foundry.connection"]
     assert (missing.status, missing.fix) == ("failed", "cci foundry connect")
     await foundry.connect(project, endpoint=endpoint, key=KEY)
-    assert (await _diagnosed(running))["foundry.connection"].status == "ok"
+    assert (await _diagnose(running))["foundry.connection"].status == "ok"
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", endpoint)
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", ROTATED)
-    rotated = (await _diagnosed(running))["foundry.connection"]
+    rotated = (await _diagnose(running))["foundry.connection"]
     assert (rotated.status, rotated.fix) == ("failed", "cci foundry connect")
     assert "has another key" in rotated.message
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", KEY)
-    assert (await _diagnosed(running))["foundry.connection"].status == "ok"
+    assert (await _diagnose(running))["foundry.connection"].status == "ok"
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "https://other.example/mcp")
-    assert "--replace" in (await _diagnosed(running))["foundry.connection"].fix
+    assert "--replace" in (await _diagnose(running))["foundry.connection"].fix
     monkeypatch.setenv("FOUNDRY_PROJECT_ENDPOINT", f"{running.url}/api/projects/other")
-    assert "two different" in (await _diagnosed(running))["foundry.project"].message
+    assert "two different" in (await _diagnose(running))["foundry.project"].message
     monkeypatch.delenv("FOUNDRY_PROJECT_ENDPOINT")
     running.fake.connections["code-interpreter"]["properties"]["category"] = "ApiKey"
-    assert "something else" in (await _diagnosed(running))["foundry.connection"].message
+    assert "something else" in (await _diagnose(running))["foundry.connection"].message
 
 
-async def test_the_doctor_finds_a_project_that_may_not_be_read(
+async def test_the_doctor_finds_a_project_without_read_access(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CCI_ARM_ENDPOINT", running.url)
     monkeypatch.setenv("AZURE_AI_PROJECT_ID", PROJECT_ID)
     running.fake.faults["GET project"] = _arm_error(403, "AuthorizationFailed", "You may not.")
-    found = await _diagnosed(running)
+    found = await _diagnose(running)
     assert found["foundry.project"].status == "failed"
     assert "role" in found["foundry.project"].fix
     assert found["foundry.connection"].status == "skipped"
 
 
-async def _diagnosed(running: Running) -> dict[str, Any]:
-    """What the checks of Foundry find; those of the pool have their own tests."""
+async def _diagnose(running: Running) -> dict[str, Any]:
+    """Return the findings of Foundry's checks. Those of the pool have their own tests."""
     from cci_plugins.doctor import context, findings
     from cci_plugins.doctor import foundry as checks
     from cci_plugins.doctor.engine import _run_check
 
     mask = findings.Mask(is_open=False)
-    made = context.Context(running.credential, mask, ca=running.ca, local_only=False)
-    made.done["auth.sign-in"] = findings.Finding("auth.sign-in", "ok", "")
+    checked = context.Context(running.credential, mask, ca=running.ca, local_only=False)
+    checked.done["auth.sign-in"] = findings.Finding("auth.sign-in", "ok", "")
     try:
         blocked_by: dict[str, str] = {}
         for check in checks.CHECKS:
-            made.done[check.id] = await _run_check(check, made, blocked_by, None)
+            checked.done[check.id] = await _run_check(check, checked, blocked_by, None)
     finally:
-        await made.aclose()
-    assert [secret for secret in (KEY, ROTATED, TOKEN) if secret in repr(made.done)] == []
-    return made.done
+        await checked.aclose()
+    assert [secret for secret in (KEY, ROTATED, TOKEN) if secret in repr(checked.done)] == []
+    return checked.done

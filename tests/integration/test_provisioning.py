@@ -1,4 +1,4 @@
-"""From nothing to a pool and back, by the real SDK, against a fake cloud."""
+"""Provisioning from nothing to a pool and back, with the real SDK, against a fake cloud."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._cloud import Fault, role_gate
 from ._cloud.cloud import EXECUTOR
 from ._cloud.values import IDENTITY_PRINCIPAL, POOL_KEY, ROTATED_KEY, SUBSCRIPTION, USER
 from ._emulated import emulated
-from ._provision import GROUP, Place, made, names, options, placed, told
+from ._provision import GROUP, Place, collect_progress, deploy, names, open_place, options
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ KINDS = [
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    with placed(tmp_path, monkeypatch) as found:
+    with open_place(tmp_path, monkeypatch) as found:
         yield found
 
 
@@ -58,10 +58,10 @@ def without_builds(found: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(("wanted", "expected"), KINDS)
-async def test_up_makes_everything_from_nothing_and_again_changes_nothing(
+async def test_up_creates_everything_and_a_second_run_changes_nothing(
     place: Place, wanted: dict[str, object], expected: set[str]
 ) -> None:
-    first = await made(place, options(**wanted))
+    first = await deploy(place, options(**wanted))
     assert without_builds(names(place.cloud)) == expected
     assert first.pool_endpoint == place.cloud.data_plane
     assert all(
@@ -70,14 +70,14 @@ async def test_up_makes_everything_from_nothing_and_again_changes_nothing(
         if "tags" in one
     )
     place.cloud.writes.clear()
-    second = await made(place, options(**wanted))
+    second = await deploy(place, options(**wanted))
     assert place.cloud.writes == []
     assert second.changed == ()
     assert second.environment() == first.environment()
 
 
 @pytest.mark.parametrize(("wanted", "expected"), KINDS)
-async def test_down_removes_what_up_made_and_leaves_what_others_made(
+async def test_down_removes_only_what_up_created(
     place: Place, wanted: dict[str, object], expected: set[str]
 ) -> None:
     cloud = place.cloud
@@ -92,7 +92,7 @@ async def test_down_removes_what_up_made_and_leaves_what_others_made(
     properties = {"principalId": USER, "roleDefinitionId": "/x/y/owner", "principalType": "User"}
     cloud._keep(role, "Microsoft.Authorization/roleAssignments", {"properties": properties})
     before = set(cloud.resources)
-    await made(place, options(**wanted))
+    await deploy(place, options(**wanted))
     done = await down(options(**wanted), azure=place.azure).finish()
     assert set(cloud.resources) == before
     assert sorted(done.left) == sorted(others)
@@ -101,26 +101,26 @@ async def test_down_removes_what_up_made_and_leaves_what_others_made(
     assert place.cloud.writes == []
 
 
-async def test_down_removes_the_group_it_made_once_it_is_empty(place: Place) -> None:
-    await made(place, options())
+async def test_down_removes_its_own_group_once_it_is_empty(place: Place) -> None:
+    await deploy(place, options())
     assert GROUP_ID.lower() in place.cloud.resources
     done = await down(options(), azure=place.azure).finish()
     assert place.cloud.resources == {}
     assert done.left == ()
 
 
-async def test_a_pool_of_that_name_that_is_not_ours_is_left_alone(place: Place) -> None:
+async def test_a_pool_of_the_same_name_without_the_tag_is_not_changed(place: Place) -> None:
     place.cloud.add_group(GROUP)
     place.cloud.add("Microsoft.App/sessionPools", f"ccipool{SUFFIX}", GROUP)
-    with pytest.raises(ProvisioningError, match="cci provision did not make it") as caught:
-        await made(place, options())
+    with pytest.raises(ProvisioningError, match="cci provision did not create it") as caught:
+        await deploy(place, options())
     assert "--suffix" in str(caught.value.hint)
     assert not any("sessionPools" in path for _, path in place.cloud.writes)
 
 
-async def test_show_says_what_is_there(place: Place) -> None:
+async def test_show_lists_what_exists(place: Place) -> None:
     assert (await show(options(), azure=place.azure).finish()).deployment is None
-    deployment = await made(place, options(kind="custom", gateway=True))
+    deployment = await deploy(place, options(kind="custom", gateway=True))
     found = await show(options(), azure=place.azure).finish()
     assert {one.kind for one in found.resources} == {
         "gateway",
@@ -137,13 +137,13 @@ async def test_show_says_what_is_there(place: Place) -> None:
     assert str(deployment.mcp_endpoint).startswith("https://cci-gateway-")
 
 
-async def test_a_plan_changes_nothing_and_names_all_that_up_makes(place: Place) -> None:
+async def test_a_plan_changes_nothing_and_names_all_that_up_creates(place: Place) -> None:
     wanted = options(kind="custom", gateway=True)
-    said = await plan(wanted, azure=place.azure).finish()
+    planned = await plan(wanted, azure=place.azure).finish()
     assert place.cloud.writes == []
-    assert {one.action for one in said.resources} == {"create"}
-    await made(place, wanted)
-    assert {one.resource.id.lower() for one in said.resources} == {
+    assert {one.action for one in planned.resources} == {"create"}
+    await deploy(place, wanted)
+    assert {one.resource.id.lower() for one in planned.resources} == {
         key
         for key, one in place.cloud.resources.items()
         if not one["type"].endswith(("roleAssignments", "taskRuns"))
@@ -154,17 +154,17 @@ async def test_a_plan_changes_nothing_and_names_all_that_up_makes(place: Place) 
     assert any("dollars a month" in line for line in again.billed)
 
 
-async def test_rotating_makes_a_new_key(place: Place) -> None:
-    await made(place, options())
+async def test_rotating_creates_a_new_key(place: Place) -> None:
+    await deploy(place, options())
     await rotate_key(options(), azure=place.azure).finish()
     assert place.cloud.key == ROTATED_KEY
-    await made(place, options(kind="custom", resource_group="other"))
+    await deploy(place, options(kind="custom", resource_group="other"))
     with pytest.raises(ProvisioningError, match="has no MCP server"):
         await rotate_key(options(resource_group="other"), azure=place.azure).finish()
 
 
 @pytest.mark.parametrize(("wanted", "expected"), KINDS)
-async def test_stopped_after_any_request_that_changed_something_the_next_run_goes_on(
+async def test_a_run_stopped_after_any_change_is_continued_by_the_next(
     place: Place, wanted: dict[str, object], expected: set[str]
 ) -> None:
     cloud, loop = place.cloud, asyncio.get_running_loop()
@@ -178,7 +178,7 @@ async def test_stopped_after_any_request_that_changed_something_the_next_run_goe
                     loop.call_soon_threadsafe(scope.cancel)
 
             cloud.on_write = reached
-            await made(place, options(**wanted))
+            await deploy(place, options(**wanted))
         if not scope.cancelled_caught:
             break
         stops += 1
@@ -192,44 +192,44 @@ async def test_stopped_after_any_request_that_changed_something_the_next_run_goe
     assert sorted(paths) == sorted(set(paths))  # nothing was made twice
 
 
-async def test_stopped_while_the_build_context_is_sent_it_is_sent_again(place: Place) -> None:
+async def test_an_interrupted_upload_of_the_build_context_is_repeated(place: Place) -> None:
     loop, scope = asyncio.get_running_loop(), anyio.CancelScope()
     place.cloud.tasks.on_upload = lambda: loop.call_soon_threadsafe(scope.cancel)
     with scope:
-        await made(place, options(kind="custom"))
+        await deploy(place, options(kind="custom"))
     assert scope.cancelled_caught
     place.cloud.tasks.on_upload = None
-    await made(place, options(kind="custom"))
+    await deploy(place, options(kind="custom"))
     assert place.cloud.tasks.builds == 1
 
 
-async def test_a_pool_that_failed_is_made_again(place: Place) -> None:
+async def test_a_pool_that_failed_is_created_again(place: Place) -> None:
     fault = Fault("PUT", "sessionpools", code="SessionPoolQuotaExceeded", times=1, later=True)
     place.cloud.faults.append(fault)
     with pytest.raises(ProvisioningError, match="SessionPoolQuotaExceeded") as caught:
-        await made(place, options())
+        await deploy(place, options())
     assert "quota" in str(caught.value.hint)
-    await made(place, options())
+    await deploy(place, options())
 
 
-async def test_an_option_that_changed_changes_the_pool_and_nothing_else(place: Place) -> None:
-    await made(place, options())
+async def test_a_changed_option_changes_only_the_pool(place: Place) -> None:
+    await deploy(place, options())
     place.cloud.writes.clear()
-    await made(place, options(max_sessions=20, egress=True))
+    await deploy(place, options(max_sessions=20, egress=True))
     assert [path.rpartition("/")[2] for _, path in place.cloud.writes] == [f"ccipool{SUFFIX}"]
-    await made(place, options(tags={"team": "data"}))
+    await deploy(place, options(tags={"team": "data"}))
     pool = place.cloud.of_type("Microsoft.App/sessionPools")[0]
     assert pool["tags"] == {"team": "data", "cci-plugins": "cci"}
 
 
-async def test_other_packages_are_another_image_and_go_into_the_pool(
+async def test_other_packages_build_another_image_for_the_pool(
     place: Place, tmp_path: Path
 ) -> None:
-    await made(place, options(kind="custom"))
+    await deploy(place, options(kind="custom"))
     first = place.cloud.of_type("Microsoft.App/sessionPools")[0]
     packages = tmp_path / "requirements.txt"
     packages.write_text("polars==1.32.3\n")
-    await made(place, options(kind="custom", requirements=packages))
+    await deploy(place, options(kind="custom", requirements=packages))
     second = place.cloud.of_type("Microsoft.App/sessionPools")[0]
     images = [
         one["properties"]["customContainerTemplate"]["containers"][0]["image"]
@@ -240,40 +240,40 @@ async def test_other_packages_are_another_image_and_go_into_the_pool(
     assert place.cloud.tasks.builds == 2
 
 
-async def test_a_build_that_fails_says_what_its_log_says_and_can_be_built_again(
+async def test_a_failed_build_shows_its_log_and_can_be_repeated(
     place: Place,
 ) -> None:
     place.cloud.tasks.fails = True
     with pytest.raises(ProvisioningError, match="No matching distribution found") as caught:
-        await made(place, options(kind="custom"))
+        await deploy(place, options(kind="custom"))
     assert "requirements.txt" in str(caught.value.hint)
     assert place.cloud.of_type("Microsoft.App/sessionPools") == []
     place.cloud.tasks.fails = False
-    await made(place, options(kind="custom"))
+    await deploy(place, options(kind="custom"))
     assert place.cloud.tasks.builds == 2
 
 
-async def test_an_image_that_is_given_is_not_built(place: Place) -> None:
+async def test_a_named_image_is_not_built(place: Place) -> None:
     wanted = options(kind="custom", image="mcr.microsoft.com/some/image:1")
-    await made(place, wanted)
+    await deploy(place, wanted)
     assert without_builds(names(place.cloud)) == PYTHON | {f"managedEnvironments cci-env-{SUFFIX}"}
 
 
-async def test_a_role_that_is_inherited_is_not_given_again(place: Place) -> None:
+async def test_an_inherited_role_is_not_assigned_again(place: Place) -> None:
     place.cloud.add_group(GROUP)
     role = f"{GROUP_ID}/providers/Microsoft.Authorization/roleAssignments/{USER}"
     properties = {"principalId": USER, "roleDefinitionId": f"/x/{EXECUTOR}"}
     place.cloud._keep(role, "Microsoft.Authorization/roleAssignments", {"properties": properties})
-    await made(place, options())
+    await deploy(place, options())
     pools = [path for _, path in place.cloud.writes if "sessionPools" in path]
     assert not any("roleAssignments" in path for path in pools)
 
 
 async def test_the_gateway_keeps_its_key_until_it_is_rotated(place: Place) -> None:
     wanted = {"kind": "custom", "gateway": True}
-    await made(place, options(**wanted))
+    await deploy(place, options(**wanted))
     (before,) = place.cloud._secrets.values()
-    await made(place, options(**wanted, tags={"team": "data"}))
+    await deploy(place, options(**wanted, tags={"team": "data"}))
     (after,) = place.cloud._secrets.values()
     assert before == after
     assert [one["name"] for one in before] == ["serve-key", "session-secret"]
@@ -293,16 +293,14 @@ async def test_the_gateway_keeps_its_key_until_it_is_rotated(place: Place) -> No
 
 
 @pytest.mark.parametrize("kind", ["python", "custom"])
-async def test_in_the_end_code_runs_in_the_new_pool(
-    place: Place, kind: Any, tmp_path: Path
-) -> None:
+async def test_up_runs_code_in_the_new_pool(place: Place, kind: Any, tmp_path: Path) -> None:
     emulation = "platform" if kind == "python" else "custom"
     path = tmp_path / ".env"
     gate = partial(role_gate, place.cloud)
     async with emulated(LocalSessionPool(), gate, kind=emulation) as pool:
         place.cloud.data_plane = pool.url
         run = up(options(kind=kind), azure=place.azure, env_file=path)
-        progress = await told(run)
+        progress = await collect_progress(run)
     assert progress[-1].message == "the pool ran 1+1"
     values = dict(line.split("=", 1) for line in path.read_text().splitlines())
     assert values == run.result.environment()
@@ -313,28 +311,28 @@ async def test_in_the_end_code_runs_in_the_new_pool(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_pool_that_does_not_run_code_is_told(place: Place) -> None:
+async def test_a_pool_that_does_not_run_code_is_an_error(place: Place) -> None:
     place.cloud.data_plane, place.cloud.role_uses = "http://127.0.0.1:9", 0
     azure = replace(place.azure, settling=timedelta(milliseconds=1))
     with pytest.raises(ProvisioningError, match="trial run"):
         await up(options(kind="custom"), azure=azure).finish()
 
 
-async def test_the_key_is_written_only_when_asked(place: Place, tmp_path: Path) -> None:
+async def test_the_key_is_written_only_on_request(place: Place, tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("# mine\nOTHER=1\nAZURE_STORAGE_CONTAINER=mine\n")
-    await made(place, options(), env_file=path)
+    await deploy(place, options(), env_file=path)
     assert POOL_KEY not in path.read_text()
     assert path.read_text().startswith("# mine\nOTHER=1\nAZURE_STORAGE_CONTAINER=mine\n")
-    await made(place, options(), env_file=path, write_key=True, replace_env=True)
+    await deploy(place, options(), env_file=path, write_key=True, replace_env=True)
     assert f"\nAZURE_SESSION_POOL_MCP_KEY={POOL_KEY}\n" in path.read_text()
     assert "\nAZURE_STORAGE_CONTAINER=cci-files\n" in path.read_text()
 
 
-async def test_throttling_is_waited_out(place: Place) -> None:
+async def test_throttled_requests_are_repeated(place: Place) -> None:
     for method, part in (("GET", "/providers/"), ("PUT", "sessionpools"), ("POST", "/register")):
         headers = {"Retry-After": "0"}
         fault = Fault(method, part, 429, "TooManyRequests", times=2, headers=headers)
         place.cloud.faults.append(fault)
-    await made(place, options())
+    await deploy(place, options())
     assert [fault.times for fault in place.cloud.faults] == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""Each lack and each refusal of Azure names what mends it; no secret is ever told."""
+"""Each refusal of Azure names its fix, and no secret is ever reported."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cci_plugins.errors import (
     ProvisioningError,
 )
 from cci_plugins.provisioning import down, up
-from cci_plugins.provisioning.subscriptions import find_only_subscription
+from cci_plugins.provisioning.inventory import find_only_subscription
 
 from ._cloud import Fault
 from ._cloud.values import SECRETS, SUBSCRIPTION
-from ._provision import GROUP, Place, made, options, placed
+from ._provision import GROUP, Place, deploy, open_place, options
 
 pytestmark = pytest.mark.anyio
 
@@ -33,12 +33,12 @@ ROLES = "Role Based Access Control Administrator"
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    with placed(tmp_path, monkeypatch) as found:
+    with open_place(tmp_path, monkeypatch) as found:
         yield found
 
 
 def forbidden(method: str, part: str, action: str) -> Fault:
-    """Azure's words for a role that is missing."""
+    """Build Azure's answer for a missing role."""
     message = (
         "The client 'me@example.org' with object id '2222' does not have authorization to perform "
         f"action '{action}' over scope '{SUB}/resourceGroups/{GROUP}' or the scope is invalid. If "
@@ -47,7 +47,7 @@ def forbidden(method: str, part: str, action: str) -> Fault:
     return Fault(method, part, 403, "AuthorizationFailed", message)
 
 
-LACKS: list[Any] = [
+REFUSALS: list[Any] = [
     (
         forbidden(
             "POST", "microsoft.features", "Microsoft.Features/providers/features/register/action"
@@ -163,36 +163,36 @@ LACKS: list[Any] = [
 
 
 @pytest.mark.parametrize(
-    ("fault", "named", "wanted"), LACKS, ids=lambda value: getattr(value, "part", "")
+    ("fault", "named", "wanted"), REFUSALS, ids=lambda value: getattr(value, "part", "")
 )
-async def test_what_is_missing_is_named_with_its_mend(
+async def test_a_refusal_names_the_fix(
     place: Place, fault: Fault, named: list[str], wanted: dict[str, Any]
 ) -> None:
     place.cloud.faults.append(fault)
     with pytest.raises(CodeInterpreterError) as caught:
-        await made(place, options(**wanted))
+        await deploy(place, options(**wanted))
     assert isinstance(caught.value, ProvisioningError | AuthenticationError)
     assert fault.code in str(caught.value)
-    for words in named:
-        assert words in str(caught.value.hint)
+    for text in named:
+        assert text in str(caught.value.hint)
     place.cloud.faults.clear()
-    await made(place, options(**wanted))  # and then it goes on
+    await deploy(place, options(**wanted))  # and then it continues
 
 
-async def test_a_region_without_session_pools_is_told(place: Place) -> None:
+async def test_a_region_without_session_pools_is_an_error(place: Place) -> None:
     with pytest.raises(ProvisioningError, match="not available") as caught:
-        await made(place, options(location="Mars North"))
+        await deploy(place, options(location="Mars North"))
     assert "--location" in str(caught.value.hint)
 
 
-async def test_a_subscription_that_is_not_there_is_told(place: Place) -> None:
+async def test_a_missing_subscription_is_an_error(place: Place) -> None:
     other = "99999999-0000-0000-0000-000000000009"
     with pytest.raises(ProvisioningError, match="SubscriptionNotFound") as caught:
-        await made(place, options(subscription=other))
+        await deploy(place, options(subscription=other))
     assert "az account list" in str(caught.value.hint)
 
 
-async def test_a_feature_that_waits_for_an_approval_is_told(place: Place) -> None:
+async def test_a_feature_that_waits_for_an_approval_is_an_error(place: Place) -> None:
     place.cloud.everything_registered()
     place.cloud.feature = "Registering"
     place.cloud._registering["feature"] = 10_000
@@ -201,64 +201,64 @@ async def test_a_feature_that_waits_for_an_approval_is_told(place: Place) -> Non
         await up(options(), azure=azure, try_out=False).finish()
     place.cloud.feature = "Pending"
     with pytest.raises(ProvisioningError, match="approval") as caught:
-        await made(place, options())
+        await deploy(place, options())
     assert "az feature register" in str(caught.value.hint)
 
 
-async def test_a_dropped_mcp_server_is_told_with_what_to_do(place: Place) -> None:
+async def test_a_dropped_mcp_server_is_an_error_with_a_hint(place: Place) -> None:
     place.cloud.drops_mcp = True
     with pytest.raises(ProvisioningError, match="dropped mcpServerSettings") as caught:
-        await made(place, options())
+        await deploy(place, options())
     assert "--location" in str(caught.value.hint)
     assert "AZURE_SESSION_POOL_ENDPOINT=" in str(caught.value.hint)
 
 
-async def test_a_custom_pool_has_no_mcp_server_and_says_so(place: Place) -> None:
-    deployment = await made(place, options(kind="custom"))
+async def test_a_note_explains_that_a_custom_pool_has_no_mcp_server(place: Place) -> None:
+    deployment = await deploy(place, options(kind="custom"))
     assert deployment.mcp_endpoint is None
     assert any("issues/822" in note and "--gateway" in note for note in deployment.notes)
 
 
-async def test_what_takes_too_long_says_what_to_do(place: Place) -> None:
+async def test_a_slow_step_is_an_error_with_a_hint(place: Place) -> None:
     place.cloud.looks = 100_000
     azure = replace(place.azure, patience=timedelta(milliseconds=200))
     with pytest.raises(ProvisioningError, match="longer than") as caught:
         await up(options(), azure=azure, try_out=False).finish()
-    assert "goes on from here" in str(caught.value.hint)
+    assert "continues from here" in str(caught.value.hint)
 
 
-async def test_a_sign_in_that_fails_says_so(place: Place) -> None:
+async def test_a_failed_sign_in_is_an_error_with_a_hint(place: Place) -> None:
     place.running.entra.refuses = True
     with pytest.raises(AuthenticationError, match="AADSTS7000215") as caught:
-        await made(place, options())
+        await deploy(place, options())
     assert "az login" in str(caught.value.hint)
 
 
 @pytest.mark.slow
-async def test_nobody_there_is_told(place: Place) -> None:
+async def test_an_unreachable_azure_is_an_error(place: Place) -> None:
     azure = replace(place.azure, endpoint="https://127.0.0.1:9", credential="a.token.given")
     with pytest.raises(ProvisioningError, match="cannot be reached"):
         await up(options(principal_id="22222222-0000-0000-0000-000000000001"), azure=azure).finish()
 
 
-async def test_a_token_that_does_not_say_who_needs_a_principal(place: Place) -> None:
+async def test_a_token_without_an_object_id_needs_a_principal(place: Place) -> None:
     azure = replace(place.azure, credential="no-claims")
-    with pytest.raises(ProvisioningError, match="does not say who it is") as caught:
+    with pytest.raises(ProvisioningError, match="does not name who is signed in") as caught:
         await up(options(), azure=azure).finish()
     assert "--principal-id" in str(caught.value.hint)
 
 
-async def test_one_subscription_is_taken_several_are_named(place: Place) -> None:
+async def test_a_single_subscription_is_used_and_several_are_listed(place: Place) -> None:
     assert await find_only_subscription(place.azure) == SUBSCRIPTION
     place.cloud.subscriptions.append(("9" * 8, "Production"))
     with pytest.raises(ConfigurationError, match="Development, Production"):
         await find_only_subscription(place.azure)
     place.cloud.subscriptions.clear()
-    with pytest.raises(ConfigurationError, match="no subscription"):
+    with pytest.raises(ConfigurationError, match="has no subscription"):
         await find_only_subscription(place.azure)
 
 
-async def test_no_secret_is_told_logged_or_left_in_a_file(
+async def test_no_secret_is_reported_logged_or_written_to_a_file(
     place: Place,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -281,7 +281,7 @@ async def test_no_secret_is_told_logged_or_left_in_a_file(
     ):
         place.cloud.faults = [fault]
         with pytest.raises(CodeInterpreterError) as caught:
-            await made(place, options(**BUILDS))
+            await deploy(place, options(**BUILDS))
         seen += [repr(caught.value), str(caught.value), str(caught.getrepr(showlocals=False))]
         place.cloud.tasks.fails = False
     out, err = capfd.readouterr()

@@ -1,1 +1,1 @@
-"""Azure once for everybody: credentials, Resource Manager, failures, API versions."""
+"""Foundation for everything that calls Azure: sign-in, Resource Manager, errors, API versions."""

@@ -1,7 +1,7 @@
-"""Which version of each API of Azure is spoken; every one stands here, and only here.
+"""The version of each Azure API that this package calls. No other module names a version.
 
-Microsoft.App has one for all its resources: the newest preview whose description is published and
-that still knows `mcpServerSettings`, which the stable versions have not.
+`APP` is one version for all resources of Microsoft.App. It is the newest preview with a published
+description that still has `mcpServerSettings`: the stable versions do not have that property.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ ROLES = "2022-04-01"
 RESOURCES = "2021-04-01"
 FEATURES = "2021-07-01"
 SUBSCRIPTIONS = "2022-12-01"
-COGNITIVE_SERVICES = "2025-12-01"
+COGNITIVE_SERVICES = "2025-12-01"  # the first stable one whose connections have `RemoteTool`
+
+# The data plane of session pools.
+DATA_PLANE = "2025-10-02-preview"
+DATA_PLANE_EXECUTE = "2024-02-02-preview"  # the second to last version with /code/execute
+DATA_PLANE_MANAGEMENT = "2025-02-02-preview"
 
 OF_TYPE = {
     "Microsoft.App/managedEnvironments": APP,

@@ -1,22 +1,25 @@
-"""What Azure's refusals mean, and what to do about each."""
+"""Errors of Azure: one parser of their bodies, and an exception with a next step for each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ProvisioningError
 from cci_plugins.redaction import REDACTED, redact
 
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_MANY_REQUESTS = 401, 403, 404, 409, 429
+SERVER_ERROR = 500
+
 _MAX_LENGTH = 600
-# Short ones too, which redaction lets pass in what code prints.
+# Short secrets too, which the redaction of output skips.
 _SECRET = re.compile(r"(?i)\b(?:sig|\w*key|password|token|secret)=[^&;\s\"']+|(?<=bearer )[\w.-]+")
 _ACTION = re.compile(r"perform action '([^']+)'")
 _SCOPE = re.compile(r"over scope '([^']+)'")
 
 _RBAC = "Role Based Access Control Administrator"
-# By the action that was refused: the role that has it, and where it is needed.
+# The refused action, the role that allows it, and where the role is needed. First match wins.
 _ROLE_OF_ACTION = (
     ("microsoft.authorization/roleassignments/", _RBAC, "the resource group"),
     ("microsoft.features/", "Contributor", "the subscription"),
@@ -34,11 +37,11 @@ _HINTS = {
     "locationnotavailable": "choose another region by --location, such as eastus",
     "invalidresourcelocation": "it exists in another region: use that --location, or a --suffix",
     "sessiontypenotsupportedinregion": "choose another region by --location, such as eastus",
-    "unmatchedprincipaltype": "name what it is: --principal-type ServicePrincipal",
-    "storageaccountalreadytaken": "its name is taken somewhere in Azure: choose a --suffix",
-    "alreadyinuse": "its name is taken somewhere in Azure: choose a --suffix",
-    "conflict": "something else changes it just now: run the same command again in a minute",
-    "requestdisallowedbypolicy": "a policy of the subscription forbids it: ask who owns the policy",
+    "unmatchedprincipaltype": "name the type: --principal-type ServicePrincipal",
+    "storageaccountalreadytaken": "the name is taken somewhere in Azure: choose a --suffix",
+    "alreadyinuse": "the name is taken somewhere in Azure: choose a --suffix",
+    "conflict": "another change is in progress: run the same command again in a minute",
+    "requestdisallowedbypolicy": "a policy of the subscription forbids it: ask the policy's owner",
     "scopelocked": "remove the lock: az lock list --resource-group GROUP; az lock delete --ids ID",
     "missingsubscriptionregistration": "run: az provider register --namespace Microsoft.App --wait",
     "invalidauthenticationtokentenant": "sign in to the subscription's tenant: "
@@ -48,47 +51,74 @@ _HINTS = {
 }
 
 
-def build_error(
-    step: str, status: int, body: object, *, register_command: str = ""
-) -> CodeInterpreterError:
-    """The exception for an answer that is none.
+class ArmError(ProvisioningError):
+    """A request to Azure Resource Manager that failed.
 
-    Args:
-        step: What was being done.
-        status: The HTTP status.
-        body: What was answered.
-        register: The command that does the same by hand, where another person may have to.
+    Attributes:
+        status: The HTTP status, or 0 without an answer.
     """
-    code, message = _parse_error(body)
-    text = f"{step}: {message or f'Azure answered {status}'}"
-    if status == 401:  # noqa: PLR2004 - HTTP
-        hint = _HINTS.get(code.lower(), "sign in: az login")
-        return AuthenticationError(text, hint=hint)
-    if status == 403 and code.lower() in {"authorizationfailed", "linkedauthorizationfailed"}:  # noqa: PLR2004
-        return ProvisioningError(
-            text, hint=_build_role_hint(message, register_command), code=code, step=step
-        )
-    return ProvisioningError(text, hint=_choose_hint(code), code=code, step=step)
+
+    status = 0
 
 
-def clean(text: str) -> str:
-    """Text of Azure's as it may be shown: without what looks like a secret, and not endless."""
-    text = _SECRET.sub(REDACTED, redact(" ".join(text.split())))
-    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
+class ErrorBody(NamedTuple):
+    """The parts of an error body of Azure.
+
+    Attributes:
+        code: Azure's code, or empty.
+        message: Azure's message without secrets, followed by the code. Empty for other bodies.
+    """
+
+    code: str
+    message: str
 
 
-def _parse_error(body: object) -> tuple[str, str]:
-    """Azure's code and message; details may know more."""
+def parse_error(body: object) -> ErrorBody:
+    """Read an error body: `{"error": {"code", "message", "details"}}`, or the inner object.
+
+    A detail often has the cause, so its message is added and its code is preferred.
+    """
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
-        return "", ""
+        return ErrorBody("", "")
     code, message = str(error.get("code") or ""), str(error.get("message") or "")
     for detail in _list_details(error):
         more = str(detail.get("message") or "")
         if more and more not in message:
             message = f"{message} {more}".strip()
             code = str(detail.get("code") or code)
-    return code, clean(f"{message} ({code})" if code else message)
+    return ErrorBody(code, clean(f"{message} ({code})".strip() if code else message))
+
+
+def build_error(
+    step: str, status: int, body: object, *, manual_command: str = ""
+) -> CodeInterpreterError:
+    """Build the exception for an HTTP status that is not a success.
+
+    Args:
+        step: The step that failed, in words.
+        status: The HTTP status.
+        body: The decoded JSON body, or None.
+        manual_command: A command for the same step, which somebody with more rights can run.
+    """
+    code, message = parse_error(body)
+    text = f"{step}: {message or f'Azure answered {status}'}"
+    if status == UNAUTHORIZED:
+        return AuthenticationError(text, hint=_HINTS.get(code.lower(), "sign in: az login"))
+    is_role_missing = code.lower() in {"authorizationfailed", "linkedauthorizationfailed"}
+    if status == FORBIDDEN and is_role_missing:
+        hint = _build_role_hint(message, manual_command)
+    else:
+        hint = _choose_hint(code)
+    error = ArmError(text, hint=hint, code=code, step=step)
+    error.status = status
+    return error
+
+
+def clean(text: str) -> str:
+    """Return a text of Azure's on one line, without secrets, and cut to 600 characters."""
+    text = _SECRET.sub(REDACTED, redact(" ".join(text.split())))
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 
 def _list_details(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -101,14 +131,14 @@ def _choose_hint(code: str) -> str:
     low = code.lower()
     if "quota" in low or "capacity" in low:
         return "choose another region by --location, or ask Azure for more quota"
-    return _HINTS.get(low, "correct it and run the same command again; it goes on from here")
+    return _HINTS.get(low, "fix the cause and run the same command again; it continues from here")
 
 
-def _build_role_hint(message: str, register_command: str) -> str:
+def _build_role_hint(message: str, manual_command: str) -> str:
     action = _ACTION.search(message)
     scope = _SCOPE.search(message)
     name = "" if action is None else action[1].lower()
     role, where = next((role, where) for part, role, where in _ROLE_OF_ACTION if part in name)
     at = where if scope is None else f"{where} (refused on {scope[1]})"
-    manual_hint = f", or have somebody run: {register_command}" if register_command else ""
+    manual_hint = f", or ask somebody to run: {manual_command}" if manual_command else ""
     return f"you need the role {role} on {at}{manual_hint}"

@@ -1,4 +1,4 @@
-"""How Azure Resource Manager is reached."""
+"""Address of Azure Resource Manager, sign-in and waiting times."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from datetime import timedelta
 from pathlib import Path
 
 from .credentials import TokenCredential
-from .pool_resource import ARM
+
+ARM = "https://management.azure.com"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Azure:
-    """How Azure is reached.
+    """Address, sign-in and waiting times for Azure Resource Manager.
 
     Attributes:
-        credential: A credential of azure-identity, or a token for Resource Manager;
+        credential: A credential of azure-identity, or a token for Resource Manager.
             `DefaultAzureCredential` when None.
-        endpoint: Resource Manager's address; another one in sovereign clouds.
-        polling: Between two looks at what takes long, where Azure names no time.
-        patience: How long one step may take.
-        settling: How long a new role may take until it is known everywhere.
-        ca: Certificate authorities to trust instead of the system's, as a file; the variable
+        endpoint: Resource Manager's address. Sovereign clouds have another one.
+        polling: Time between two looks at a long operation, where Azure names none.
+        patience: Longest duration of one step.
+        settling: Longest time until a new role is known everywhere.
+        ca: Certificate authorities to trust instead of the system's, as a file. The variable
             SSL_CERT_FILE does the same for the whole process.
     """
 

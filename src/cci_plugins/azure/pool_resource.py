@@ -1,27 +1,36 @@
-"""A session pool as Azure Resource Manager tells it: its endpoints and its key.
+"""A session pool in Azure Resource Manager: its MCP endpoint and its key.
 
-The MCP parts exist in preview versions of the API only (github.com/Azure/azure-rest-api-specs,
-Microsoft.App 2025-10-02-preview); their casing has changed more than once, so it is ignored.
+The MCP properties exist only in preview versions of the API (github.com/Azure/azure-rest-api-specs,
+Microsoft.App 2025-10-02-preview). Their case has changed more than once, so it is ignored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from cci_plugins.errors import AuthenticationError, ConfigurationError, ProtocolError
+from cci_plugins.errors import (
+    AuthenticationError,
+    CodeInterpreterError,
+    ConfigurationError,
+    PoolError,
+    PoolUnavailableError,
+    ProtocolError,
+)
 from cci_plugins.mcp_client.client import parse_endpoint_url
-from cci_plugins.mcp_client.failures import build_error_from_status
-from cci_plugins.mcp_client.http import make_http, map_transport_errors
 
-from .credentials import Bearer, ProviderAuth, TokenCredential
+from . import api_versions
+from .credentials import CachedCredential, TokenCredential
+from .failures import FORBIDDEN, NOT_FOUND, SERVER_ERROR, TOO_MANY_REQUESTS, ArmError
+from .options import ARM, Azure
+from .resource import lowercase_keys
 
-ARM = "https://management.azure.com"
-API_VERSION = "2025-10-02-preview"
+if TYPE_CHECKING:
+    from .resource_manager import ArmClient
+
 ROLE = "Container Apps SessionPools Contributor"
+_STEP = "session pool"
 _TIMEOUT_SECONDS = 30
 _ID = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.App/sessionPools/[^/]+",
@@ -35,10 +44,10 @@ class PoolResource:
     Args:
         resource_id: `/subscriptions/.../providers/Microsoft.App/sessionPools/<name>`.
         credential: A credential of azure-identity, or a token for Resource Manager.
-        endpoint: Resource Manager's address; another one in sovereign clouds.
+        endpoint: Resource Manager's address. Sovereign clouds have another one.
 
     Raises:
-        ConfigurationError: The id is not one of a session pool.
+        ConfigurationError: The id is not the id of a session pool.
     """
 
     def __init__(
@@ -48,28 +57,35 @@ class PoolResource:
         credential: TokenCredential | str | None = None,
         endpoint: str = ARM,
     ) -> None:
-        if not _ID.fullmatch(resource_id.rstrip("/")):
+        self._id = resource_id.rstrip("/")
+        if not _ID.fullmatch(self._id):
             raise ConfigurationError(
-                "this is not the resource id of a session pool",
+                f"{resource_id!r} is not the resource id of a session pool",
                 hint="az containerapp sessionpool show -n NAME -g GROUP --query id",
             )
-        endpoint = endpoint.rstrip("/")
-        self._url = parse_endpoint_url(f"{endpoint}{resource_id.rstrip('/')}")
-        self._http = make_http()
-        self._http.auth = ProviderAuth(Bearer(credential, f"{endpoint}/.default"))
+        parse_endpoint_url(endpoint)
+        self._azure = Azure(credential=CachedCredential.wrap(credential), endpoint=endpoint)
+        self._client: ArmClient | None = None
 
     def __repr__(self) -> str:
-        return f"PoolResource({self._url.path!r})"
+        return f"PoolResource({self._id!r})"
 
     async def fetch_mcp_endpoint(self) -> str:
-        """The pool's MCP endpoint.
+        """Return the pool's MCP endpoint.
 
         Raises:
-            ConfigurationError: The pool has none; the hint says what to use instead.
+            ConfigurationError: The pool has no MCP server. The hint names the alternative.
+            AuthenticationError: The sign-in failed, or the role is missing.
+            PoolError: Azure Resource Manager refused the request, or cannot be reached.
         """
-        properties = _lowercase_keys(_lowercase_keys(await self._call("GET", "")).get("properties"))
-        settings = _lowercase_keys(properties.get("mcpserversettings"))
-        endpoint = settings.get("mcpserverendpoint")
+        found = await self._call(lambda arm: arm.get(self._id, api_versions.APP, step=_STEP))
+        if found is None:
+            raise PoolError(
+                f"session pool: {self._id} does not exist",
+                hint="check AZURE_SESSION_POOL_RESOURCE_ID",
+            )
+        properties = lowercase_keys(found.get("properties"))
+        endpoint = lowercase_keys(properties.get("mcpserversettings")).get("mcpserverendpoint")
         if isinstance(endpoint, str) and endpoint:
             return endpoint
         management = properties.get("poolmanagementendpoint")
@@ -84,55 +100,59 @@ class PoolResource:
         raise ConfigurationError(
             "this pool's MCP server is not switched on",
             hint="set mcpServerSettings.isMcpServerEnabled by a PUT with api-version "
-            f"{API_VERSION}, or set AZURE_SESSION_POOL_ENDPOINT={management}",
+            f"{api_versions.APP}, or set AZURE_SESSION_POOL_ENDPOINT={management}",
         )
 
     async def fetch_key(self) -> str:
-        """The pool's key.
+        """Return the pool's key.
 
         Raises:
             ConfigurationError: The pool's MCP server is not switched on.
-            AuthenticationError: The role is missing.
+            AuthenticationError: The sign-in failed, or the role is missing.
+            PoolError: Azure Resource Manager refused the request, or cannot be reached.
         """
-        reply = await self._call("POST", "/fetchMcpServerCredentials")
-        key = _lowercase_keys(reply).get("apikey")
+        path = f"{self._id}/fetchMcpServerCredentials"
+        try:
+            answer = await self._call(lambda arm: arm.post(path, api_versions.APP, step=_STEP))
+        except _McpServerMissingError as error:
+            await self.fetch_mcp_endpoint()  # its error names the alternative
+            raise ProtocolError(str(error)) from None
+        key = lowercase_keys(answer).get("apikey")
         if not isinstance(key, str):
             raise ProtocolError("Azure Resource Manager answered without a key")
         return key
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
-    async def _call(self, method: str, action: str) -> Mapping[str, Any]:
-        url = self._url.copy_with(path=f"{self._url.path}{action}")
-        with map_transport_errors(starts_code=False):
-            response = await self._http.request(
-                method, url, params={"api-version": API_VERSION}, timeout=_TIMEOUT_SECONDS
-            )
-        if response.is_success:
-            return _parse_object(response)
-        if "SessionMCPServerNotEnabled" in response.text:
-            await self.fetch_mcp_endpoint()  # has the better words for it
-        error = build_error_from_status(
-            response.status_code, response.headers, response.content, starts_code=False
-        )
-        if isinstance(error, AuthenticationError):
-            raise AuthenticationError(f"Resource Manager: {error}", hint=f"assign the role {ROLE}")
-        raise error
+    async def _call(
+        self, call: Callable[[ArmClient], Coroutine[Any, Any, Mapping[str, Any] | None]]
+    ) -> Mapping[str, Any] | None:
+        if self._client is None:
+            from .resource_manager import ArmClient  # noqa: PLC0415 - heavy, and an extra
+
+            self._client = ArmClient(self._azure, read_timeout=_TIMEOUT_SECONDS)
+        try:
+            return await call(self._client)
+        except ArmError as error:
+            raise _translate_error(error) from None
 
 
-def _parse_object(response: httpx.Response) -> Mapping[str, Any]:
-    try:
-        value = response.json()
-    except ValueError:
-        value = None
-    if not isinstance(value, Mapping):
-        raise ProtocolError("Azure Resource Manager did not answer with a JSON object")
-    return value
+class _McpServerMissingError(ProtocolError):
+    """The pool has no MCP server, and so no key."""
 
 
-def _lowercase_keys(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(name).lower(): item for name, item in value.items()}
+def _translate_error(error: ArmError) -> CodeInterpreterError:
+    """Return the pool's exception for a failure. `RetryPolicy` decides by its class."""
+    if error.code == "SessionMCPServerNotEnabled":
+        return _McpServerMissingError(str(error))
+    if error.status == FORBIDDEN:
+        return AuthenticationError(str(error), hint=f"assign the role {ROLE}")
+    if error.status in {0, TOO_MANY_REQUESTS} or error.status >= SERVER_ERROR:
+        return PoolUnavailableError(str(error), hint=error.hint)
+    if error.status == NOT_FOUND:
+        return PoolError(str(error), hint="check AZURE_SESSION_POOL_RESOURCE_ID")
+    return ProtocolError(str(error), hint=error.hint)

@@ -1,4 +1,4 @@
-"""One resource as Azure Resource Manager takes it."""
+"""One resource as Azure Resource Manager expects it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A resource: where it is, and what it should be.
+    """A resource: its place in Azure, and its desired state.
 
     Attributes:
-        type: Such as `Microsoft.App/sessionPools`.
-        id: Its id in Resource Manager.
-        api_version: The API it is spoken of in.
-        body: What is sent to make it; may hold a secret.
+        type: Resource type, such as `Microsoft.App/sessionPools`.
+        id: Resource id.
+        api_version: API version of its requests.
+        body: Body of the request that creates it. It may hold a secret.
     """
 
     type: str
@@ -30,7 +30,7 @@ class Resource:
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """Its type in words, such as `session pool`."""
         return KIND_NAMES.get(self.type, self.type)
 
 
@@ -47,3 +47,13 @@ KIND_NAMES = {
     "Microsoft.Authorization/roleAssignments": "role assignment",
     "Microsoft.Resources/resourceGroups": "resource group",
 }
+
+
+def lowercase_keys(value: object) -> dict[str, Any]:
+    """Return a JSON object with its keys in lower case, or an empty one for any other value.
+
+    Azure changes the case of keys between API versions, so answers are read without it.
+    """
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(name).lower(): item for name, item in value.items()}

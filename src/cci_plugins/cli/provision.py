@@ -200,7 +200,7 @@ class _Target:
     def options(self, *, location: str | None = None, **more: Any) -> Options:
         """The options, complete."""
         from cci_plugins.provisioning import Options
-        from cci_plugins.provisioning.subscriptions import find_only_subscription
+        from cci_plugins.provisioning.inventory import find_only_subscription
 
         group = self._group or _ask_group()
         subscription = self._subscription or _run_async(lambda: find_only_subscription(self.azure))

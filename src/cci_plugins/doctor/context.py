@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cci_plugins.azure.claims import decode_claims
-from cci_plugins.azure.credentials import Bearer, TokenCredential
-from cci_plugins.azure.pool_resource import ARM
+from cci_plugins.azure.credentials import CachedCredential, TokenCredential, decode_claims
+from cci_plugins.azure.options import ARM
 from cci_plugins.common.settings import Settings
 from cci_plugins.core.interpreter import CodeInterpreter, build_file_options, build_pool
 from cci_plugins.errors import ConfigurationError
@@ -48,13 +47,12 @@ class Context:
     def __init__(
         self, credential: TokenCredential | None, mask: Mask, *, ca: Path | None, local_only: bool
     ) -> None:
-        self.credential = credential
+        self.credential = CachedCredential.wrap(credential)
         self.mask = mask
         self.ca = ca
         self.local_only = local_only
         self.done: dict[str, Finding] = {}
         self._stack = AsyncExitStack()
-        self._bearers: dict[str, Bearer] = {}
         self._responses: dict[str, Mapping[str, Any] | None] = {}
         self._arm: ArmClient | None = None
         self._versions: Mapping[str, Any] = {}
@@ -134,8 +132,7 @@ class Context:
         Raises:
             AuthenticationError: Signing in failed.
         """
-        bearer = self._bearers.setdefault(scope, Bearer(self.credential, scope))
-        return (await bearer.headers())["authorization"].removeprefix("Bearer ")
+        return str((await self.credential.get_token(scope)).token)
 
     async def principal(self) -> str:
         """The object id of who is signed in; empty when the token does not say."""
@@ -166,9 +163,7 @@ class Context:
                 raise SkipCheckError(f"looking into Azure needs more: {error.hint}") from None
             self._versions = vars(api_versions)
             azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self.ca)
-            self._arm = await self._stack.enter_async_context(
-                ArmClient(azure, self.subscription or "")
-            )
+            self._arm = await self._stack.enter_async_context(ArmClient(azure))
         return self._arm, str(self._versions[api])
 
     async def open_interpreter(self) -> CodeInterpreter:

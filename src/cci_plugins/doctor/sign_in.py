@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from cci_plugins.azure.claims import decode_claims
+from cci_plugins.azure.credentials import decode_claims
 from cci_plugins.errors import PoolUnavailableError
 
 from .check import Check

@@ -10,19 +10,18 @@ translated without their texts, which may contain a signature.
 from __future__ import annotations
 
 import base64
-import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import anyio
 
+from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
 from cci_plugins.common.urls import SecretUrl
@@ -57,14 +56,6 @@ ROLES_HINT = (
     "give the identity the roles Storage Blob Data Contributor on the container and Storage Blob "
     "Delegator on the account"
 )
-
-
-class Credential(Protocol):
-    """A credential of azure-identity, blocking or asynchronous."""
-
-    def get_token(self, *scopes: str) -> Any:
-        """Return a token for these scopes, or an awaitable of one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +135,14 @@ class BlobStorage:
         account: str,
         container: str,
         *,
-        credential: Credential | None = None,
+        credential: TokenCredential | None = None,
         key: str | None = None,
         ip: str | None = None,
         ca_file: str | Path | None = None,
     ) -> None:
         self._address = AccountAddress.parse(account)
         self._container = container
-        self._credential = credential
+        self._credential = CachedCredential.wrap(credential)
         self._key = key
         if key is not None:
             know(key)
@@ -160,7 +151,6 @@ class BlobStorage:
         self._ca_file = ca_file
         self.ca = None if ca_file is None else Path(ca_file).read_text(encoding="ascii")
         self._client: BlobServiceClient | None = None
-        self._owned_credentials: list[Any] = []
         self._delegation: tuple[UserDelegationKey, datetime] | None = None
         self._delegation_lock = anyio.Lock()
 
@@ -241,9 +231,7 @@ class BlobStorage:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-        for credential in self._owned_credentials:
-            await credential.close()
-        self._owned_credentials = []
+        await self._credential.close()
 
     async def _get_delegation_key(self, until: datetime) -> UserDelegationKey:
         """Return the key that all signatures share, and renew it before it expires."""
@@ -281,22 +269,9 @@ class BlobStorage:
             if self._ca_file is not None:
                 options["connection_verify"] = str(self._ca_file)
             self._client = BlobServiceClient(
-                self._address.url, credential=self._key or self._get_credential(), **options
+                self._address.url, credential=self._key or self._credential, **options
             )
         return self._client
-
-    def _get_credential(self) -> Any:
-        if self._credential is not None:
-            return _AsyncCredential(self._credential)
-        try:
-            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - it takes 0.4 s
-        except ModuleNotFoundError as missing:
-            raise ConfigurationError(
-                "signing in to Azure needs azure-identity", hint='pip install "cci-plugins[azure]"'
-            ) from missing
-        credential = DefaultAzureCredential()
-        self._owned_credentials.append(credential)
-        return credential
 
 
 class StagedBlob:
@@ -325,29 +300,6 @@ class StagedBlob:
             link.forget()
 
 
-class _AsyncCredential:
-    """An asynchronous form of any credential."""
-
-    def __init__(self, credential: Credential) -> None:
-        self._credential = credential
-
-    async def get_token(self, *scopes: str, **_: Any) -> Any:
-        get_token = self._credential.get_token
-        if inspect.iscoroutinefunction(get_token):
-            return await get_token(*scopes)
-        token = await anyio.to_thread.run_sync(partial(get_token, *scopes))
-        return await token if inspect.isawaitable(token) else token
-
-    async def close(self) -> None:
-        """Do nothing, because the application owns the credential."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-
 class _SdkErrorTranslator:
     """A context that translates the SDK's exceptions without their texts.
 
@@ -362,15 +314,13 @@ class _SdkErrorTranslator:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, AzureError):
+        if isinstance(error, AzureError | AuthenticationError):  # the latter from the sign-in
             raise _translate_error(error, self._operation) from None
 
 
-def _translate_error(error: AzureError, operation: str) -> Exception:
-    if isinstance(error, ClientAuthenticationError) or getattr(error, "status_code", 0) in {
-        401,
-        403,
-    }:
+def _translate_error(error: AzureError | AuthenticationError, operation: str) -> Exception:
+    signs_in = isinstance(error, ClientAuthenticationError | AuthenticationError)
+    if signs_in or getattr(error, "status_code", 0) in {401, 403}:
         code = getattr(error, "error_code", None) or "no sign-in"
         return AuthenticationError(
             f"the storage account refused to {operation}: {code}", hint=ROLES_HINT

@@ -1,8 +1,7 @@
 """Microsoft Foundry: an agent in the cloud that runs Python in your session pool.
 
 The agent calls the pool's MCP server itself, with the key that a connection of the Foundry
-project keeps. So there are two parts: `connect` once, then agents that have
-`code_interpreter_tool()`.
+project stores. So call `connect` once, then create agents with `code_interpreter_tool()`.
 """
 
 from cci_plugins.errors import ConfigurationError
@@ -14,7 +13,7 @@ try:
     from .project import Project
     from .replies import Annotation, DataFile, Reply, ToolCall
     from .tools import INSTRUCTIONS, code_interpreter_tool
-except ImportError as missing:  # not there, or too old
+except ImportError as missing:  # missing, or too old
     if (missing.name or "").startswith("cci_plugins"):
         raise
     raise ConfigurationError(

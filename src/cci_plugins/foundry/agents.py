@@ -1,4 +1,4 @@
-"""Agents of a Foundry project that run Python in the session pool: make, run, remove."""
+"""Agents of a Foundry project that run Python in the session pool: create, run, delete."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Agent:
     Attributes:
         name: Its name in the project.
         version: The version.
-        project: Where it is.
+        project: Its project.
     """
 
     name: str
@@ -52,20 +52,33 @@ async def create_agent(
     more_tools: Sequence[Tool] = (),
     project: Project | None = None,
 ) -> Agent:
-    """Make an agent that can run Python, or a new version of one.
+    """Create an agent that can run Python, or a new version of one.
 
     Args:
         name: Its name: letters, digits and hyphens.
-        model: The model's deployment; FOUNDRY_MODEL_DEPLOYMENT_NAME when None.
-        instructions: What it is for. How to run Python, `INSTRUCTIONS`, is added.
-        tool: What runs Python; `code_interpreter_tool()` when None.
+        model: Name of the model's deployment. FOUNDRY_MODEL_DEPLOYMENT_NAME when None.
+        instructions: Its task. `INSTRUCTIONS`, which explain how to run Python, are added.
+        tool: The tool that runs Python. `code_interpreter_tool()` when None.
         more_tools: Further tools.
-        project: The project; `Project.from_env()` when None.
+        project: The project. `Project.from_env()` when None.
+
+    Returns:
+        The new version.
 
     Raises:
         ConfigurationError: The model, the connection or the project is not named.
         AuthenticationError: A role is missing.
-        ProvisioningError: Azure did not do it.
+        ProvisioningError: Azure refused the request, or cannot be reached.
+
+    Example:
+        ```python
+        from cci_plugins.foundry import create_agent, run
+
+
+        async def ask(question: str) -> str:
+            agent = await create_agent("analyst", instructions="Answer with one number.")
+            return (await run(agent, question)).text
+        ```
     """
     model = model or Settings.read(check=False).foundry_model
     if model is None:
@@ -82,23 +95,23 @@ async def create_agent(
     )
     with translate_management_errors(f"agent {name}", role=USER):
         async with await project.client() as client:
-            made = await client.agents.create_version(agent_name=name, definition=definition)
-    return Agent(made.name, made.version, project)
+            created = await client.agents.create_version(agent_name=name, definition=definition)
+    return Agent(created.name, created.version, project)
 
 
 async def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
-    """Remove an agent's version, or the agent.
+    """Delete an agent's version, or the whole agent.
 
     Args:
-        agent: What `create_agent` gave.
-        all_versions: Remove every version.
+        agent: The agent that `create_agent` returned.
+        all_versions: Whether to delete every version.
 
     Returns:
-        Whether it was there.
+        Whether it existed.
 
     Raises:
         AuthenticationError: A role is missing.
-        ProvisioningError: Azure did not do it.
+        ProvisioningError: Azure refused the request, or cannot be reached.
     """
     with translate_management_errors(f"agent {agent.name}", role=USER):
         async with await agent.project.client() as client:
@@ -122,23 +135,26 @@ async def run(
     rounds: int = ROUNDS,
     timeout: timedelta = TIMEOUT,
 ) -> Reply:
-    """Ask an agent, and answer its requests for approval, until it has answered.
+    """Send a question to an agent, and answer its requests for approval until it replies.
 
-    Nothing is sent twice: a failure on the way may come after code has run.
+    No request is sent twice, because code may have run before a failure.
 
     Args:
-        agent: What `create_agent` gave.
+        agent: The agent that `create_agent` returned.
         prompt: The question.
-        approve: Asked before each run of code, where the tool requires it. A `Decision` that
-            edits the code is told to the model, which then asks for that code.
-        environment: Where the agent is to run its code; by default it launches its own.
-        previous: The reply that this goes on from.
-        rounds: How often the agent may come back for approval.
+        approve: Approver of each run of code, where the tool requires approval. If its `Decision`
+            edits the code, the model gets the edit as advice and asks again.
+        environment: The environment for the agent's code. By default the agent launches one.
+        previous: The reply that this question follows.
+        rounds: Most requests for approval.
         timeout: Longest wait for each response.
 
+    Returns:
+        The agent's reply.
+
     Raises:
-        ConfigurationError: The tool requires approval and there is no `approve`; or the agent
-            is not there.
+        ConfigurationError: The tool requires approval and there is no `approve`, or the agent
+            does not exist.
         AuthenticationError: A role is missing.
         FoundryError: The agent failed, or did not answer.
     """
@@ -164,12 +180,12 @@ async def run(
             next_input = [await _answer(request, approve) for request in requests]
             previous_id = response.id
     raise FoundryError(
-        f"the agent asked for approval more than {rounds} times", hint="give run() more rounds"
+        f"the agent asked for approval more than {rounds} times", hint="pass more rounds to run()"
     )
 
 
 async def _open_openai_client(stack: AsyncExitStack, project: Project) -> AsyncOpenAI:
-    """The project's OpenAI client, which sends nothing twice."""
+    """Open the project's OpenAI client, without retries."""
     with translate_management_errors("Foundry project", role=USER):
         projects = await stack.enter_async_context(await project.client())
     options: dict[str, Any] = {}
@@ -195,23 +211,23 @@ def _raise_for_failure(response: Mapping[str, Any]) -> None:
     error = response.get("error")
     if response.get("status") in {"failed", "cancelled"} or error:
         details = error if isinstance(error, Mapping) else {}
-        message = str(details.get("message") or f"its response is {response.get('status')}")
-        raise build_response_error(message, str(details.get("code") or ""))
+        message = details.get("message") or f"its response is {response.get('status')}"
+        raise build_response_error({"code": details.get("code"), "message": message})
 
 
 async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[str, Any]:
-    """The answer to one request for approval."""
+    """Build the answer to one request for approval."""
     arguments = parse_arguments(request)
     decision = Decision("allow")
     if not is_launch_tool(str(request.get("name") or "")):
         if approve is None:
             raise ConfigurationError(
                 "the agent's tool requires approval, but run() has no approver; no code ran",
-                hint="give run() approve=..., or the tool require_approval='never'",
+                hint="pass approve=... to run(), or require_approval='never' to the tool",
             )
         code = extract_code(arguments)
-        asked = ApprovalRequest(code, str(arguments.get("environmentId") or ""))
-        decision = _convert_edit(await _ask(approve, asked), code)
+        question = ApprovalRequest(code, str(arguments.get("environmentId") or ""))
+        decision = _convert_edit(await _ask(approve, question), code)
     answer: dict[str, Any] = {
         "type": "mcp_approval_response",
         "approval_request_id": request.get("id"),
@@ -221,7 +237,7 @@ async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[
 
 
 async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
-    """The approver's word; one that fails has not said yes."""
+    """Ask the approver. An exception counts as a denial."""
     try:
         return await approve(request)
     except Exception:  # noqa: BLE001 - the host's own code
@@ -230,7 +246,7 @@ async def _ask(approve: Approver, request: ApprovalRequest) -> Decision:
 
 
 def _convert_edit(decision: Decision, code: str) -> Decision:
-    """Foundry runs what was asked for or nothing, so an edit becomes advice to the model."""
+    """Turn an edit of the code into a denial with advice, because Foundry cannot edit a call."""
     if decision.verdict == "allow" and decision.code not in (None, code):
         return Decision(
             "deny", reason=f"the user wants exactly this code instead:\n{decision.code}"

@@ -1,7 +1,7 @@
 """The connection of a Foundry project to a session pool: its address and its key.
 
-Foundry's agents send the key to the pool; neither the agent nor its application sees it. Azure
-never tells a connection's key, so a fingerprint beside it says whether it is still the right one.
+Foundry sends the key to the pool. Neither the agent nor its application sees it. Azure never
+returns a connection's key, so a fingerprint in the metadata shows whether the key still matches.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _CATEGORY, _AUTH = "RemoteTool", "CustomKeys"
 _FINGERPRINT_FIELD = "cci-key-fingerprint"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
 _GATEWAY = (
-    "switch its MCP server on; in front of a custom container put the gateway, "
-    "cci serve --pool custom, and connect to that: cci foundry connect --endpoint URL"
+    "switch its MCP server on; for a custom container start the gateway, cci serve --pool custom, "
+    "and connect to that: cci foundry connect --endpoint URL"
 )
 
 
@@ -47,8 +47,8 @@ class Connection:
     Attributes:
         id: Its resource id, which an agent's tool needs.
         name: Its name in the project.
-        endpoint: The MCP endpoint it leads to.
-        change: What `connect` had to do.
+        endpoint: Its MCP endpoint.
+        change: The change that `connect` made.
     """
 
     id: str
@@ -59,13 +59,13 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ExistingConnection:
-    """A connection as it is in the project; its key is never told.
+    """A connection as it is in the project. Azure does not return its key.
 
     Attributes:
         id: Its resource id.
-        endpoint: Where it leads.
-        is_ours: Whether it is one to an MCP server that a key opens.
-        mark: The fingerprint of its key, where `connect` made it.
+        endpoint: Its endpoint.
+        is_mcp_connection: Whether it is for an MCP server with a key.
+        fingerprint: The fingerprint of its key, if `connect` wrote it.
     """
 
     id: str
@@ -74,7 +74,7 @@ class ExistingConnection:
     fingerprint: str | None
 
     def has_key(self, key: str) -> bool | None:
-        """Whether it has this key; None when only Azure knows."""
+        """Return whether it has this key, or None if only Azure knows."""
         return (
             None
             if self.fingerprint is None
@@ -83,20 +83,20 @@ class ExistingConnection:
 
 
 async def find_connection(project: Project, *, name: str = NAME) -> ExistingConnection | None:
-    """A project's connection of a name, or None.
+    """Return a project's connection by its name, or None.
 
     Raises:
         AuthenticationError: A role is missing.
-        ProvisioningError: Azure did not say.
+        ProvisioningError: Azure refused the request, or cannot be reached.
     """
-    place = await project.place()
+    location = await project.place()
     with translate_management_errors(f"connection {name}", role=OWNER):
-        async with project.management(place.subscription) as client:
-            found = await _get(client, place, name)
+        async with project.management(location.subscription) as client:
+            found = await _get(client, location, name)
     if found is None:
         return None
     kept = found.properties.metadata or {}
-    connection_id, target = f"{place.id}/connections/{name}", str(found.properties.target or "")
+    connection_id, target = f"{location.id}/connections/{name}", str(found.properties.target or "")
     return ExistingConnection(
         connection_id, target, _is_mcp_connection(found), kept.get(_FINGERPRINT_FIELD)
     )
@@ -112,34 +112,38 @@ async def connect(
     replace: bool = False,
     credential: TokenCredential | None = None,
 ) -> Connection:
-    """Give a project's agents a session pool; it may be called again at any time.
+    """Connect a project's agents to a session pool.
 
-    Without `endpoint`, `key` and `pool` the environment says which pool. It looks first and
-    writes only what differs, such as a key that was rotated.
+    You can call it again at any time. It reads the connection first and writes only what differs,
+    such as a key that was rotated. Without `endpoint`, `key` and `pool` the environment variables
+    name the pool.
 
     Args:
-        project: The project; `Project.from_env()` when None.
-        endpoint: The MCP endpoint: of a pool, or of the gateway, `cci serve --pool custom`.
+        project: The project. `Project.from_env()` when None.
+        endpoint: The MCP endpoint of a pool, or of the gateway `cci serve --pool custom`.
         key: The endpoint's key, sent as `x-ms-apikey`.
-        pool: The resource id of a pool, which tells its endpoint and its key.
+        pool: The resource id of a pool. Its endpoint and its key are read from Azure.
         name: The connection's name.
-        replace: Take over a connection of that name that leads elsewhere.
-        credential: Signs in to the pool's resource; as the project does when None.
+        replace: Whether to overwrite a connection of that name with another endpoint.
+        credential: The sign-in for the pool's resource. The project's when None.
+
+    Returns:
+        The connection.
 
     Raises:
         ConfigurationError: The pool has no MCP endpoint, or the name is taken.
         AuthenticationError: A role is missing.
-        ProvisioningError: Azure did not do it.
+        ProvisioningError: Azure refused the request, or cannot be reached.
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
     target, secret = await _resolve_target(project, endpoint, key, pool, credential)
-    place = await project.place()
-    connection_id = f"{place.id}/connections/{name}"
+    location = await project.place()
+    connection_id = f"{location.id}/connections/{name}"
     fingerprint = _compute_fingerprint(connection_id, secret)
     with translate_management_errors(f"connection {name}", role=OWNER):
-        async with project.management(place.subscription) as client:
-            found = await _get(client, place, name)
+        async with project.management(location.subscription) as client:
+            found = await _get(client, location, name)
             if found is not None and _is_up_to_date(found, target, fingerprint):
                 return Connection(connection_id, name, target, "unchanged")
             if found is not None and not replace:
@@ -147,7 +151,7 @@ async def connect(
             metadata = {} if found is None else dict(found.properties.metadata or {})
             body = _build_body(target, secret, metadata | {_FINGERPRINT_FIELD: fingerprint})
             await client.project_connections.create(
-                place.group, place.account, place.project, name, body
+                location.group, location.account, location.project, name, body
             )
     change: Literal["created", "updated"] = "created" if found is None else "updated"
     return Connection(connection_id, name, target, change)
@@ -159,31 +163,33 @@ async def disconnect(
     name: str = NAME,
     credential: TokenCredential | None = None,
 ) -> bool:
-    """Remove a connection; the pool and its key stay as they are.
+    """Delete a connection. The pool and its key stay as they are.
 
     Args:
-        project: The project; `Project.from_env()` when None.
+        project: The project. `Project.from_env()` when None.
         name: The connection's name.
-        credential: Signs in to Azure, where no project is given.
+        credential: The sign-in, if no project is passed.
 
     Returns:
-        Whether there was one.
+        Whether the connection existed.
 
     Raises:
         ConfigurationError: The connection of that name is for something else.
         AuthenticationError: A role is missing.
-        ProvisioningError: Azure did not do it.
+        ProvisioningError: Azure refused the request, or cannot be reached.
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
-    place = await project.place()
+    location = await project.place()
     with translate_management_errors(f"connection {name}", role=OWNER):
-        async with project.management(place.subscription) as client:
-            found = await _get(client, place, name)
+        async with project.management(location.subscription) as client:
+            found = await _get(client, location, name)
             if found is None:
                 return False
             _check_kind(found, name)
-            await client.project_connections.delete(place.group, place.account, place.project, name)
+            await client.project_connections.delete(
+                location.group, location.account, location.project, name
+            )
     return True
 
 
@@ -194,11 +200,13 @@ async def _resolve_target(
     pool: str | None,
     credential: TokenCredential | None,
 ) -> tuple[str, str]:
-    """The endpoint and the key to put into the connection."""
+    """Return the endpoint and the key for the connection."""
     if endpoint is None and key is None and pool is None:
         settings = Settings.read(check=False)
         endpoint, pool = settings.mcp_endpoint, settings.resource_id
-        if pool is None and settings.mcp_key is not None:  # else the pool knows its key best
+        if (
+            pool is None and settings.mcp_key is not None
+        ):  # else the key is read from the pool, where it is never outdated
             key = settings.mcp_key.get_secret_value()
     if pool is not None and (endpoint is None or key is None):
         pool_endpoint, pool_key = await _read_pool(
@@ -230,9 +238,11 @@ async def _read_pool(
         await resource.aclose()
 
 
-async def _get(client: Any, place: ProjectLocation, name: str) -> Any:
+async def _get(client: Any, location: ProjectLocation, name: str) -> Any:
     try:
-        return await client.project_connections.get(place.group, place.account, place.project, name)
+        return await client.project_connections.get(
+            location.group, location.account, location.project, name
+        )
     except ResourceNotFoundError as error:
         code = str(getattr(error.error, "code", "") or "")
         if code in {"ParentResourceNotFound", "ResourceGroupNotFound", "SubscriptionNotFound"}:
@@ -254,7 +264,7 @@ def _build_body(
 
 
 def _compute_fingerprint(connection_id: str, key: str) -> str:
-    """A fingerprint of a key, of use for one connection only."""
+    """Return a fingerprint of a key that only fits one connection."""
     return hashlib.sha256(f"{connection_id.lower()}\0{key}".encode()).hexdigest()[:16]
 
 
@@ -268,7 +278,7 @@ def _is_up_to_date(found: Any, target: str, fingerprint: str) -> bool:
 
 
 def _is_mcp_connection(found: Any) -> bool:
-    """Whether a connection is one to an MCP server, opened by a key."""
+    """Return whether a connection is for an MCP server with a key."""
     kind = (str(found.properties.category), str(found.properties.auth_type))
     return kind == (_CATEGORY, _AUTH)
 
@@ -276,37 +286,37 @@ def _is_mcp_connection(found: Any) -> bool:
 def _check_kind(found: Any, name: str) -> None:
     if not _is_mcp_connection(found):
         raise ConfigurationError(
-            f"the project's connection {name!r} is for something else", hint="give another --name"
+            f"the project's connection {name!r} is for something else", hint="choose another --name"
         )
 
 
 def _check_ownership(found: Any, target: str, name: str) -> None:
-    """Refuse to write over what somebody else made."""
+    """Refuse to overwrite a connection that `connect` did not create."""
     _check_kind(found, name)
     if found.properties.target != target and _FINGERPRINT_FIELD not in (
         found.properties.metadata or {}
     ):
         raise ConfigurationError(
             f"the project's connection {name!r} leads elsewhere, and was made by something else",
-            hint="give another --name, or --replace it",
+            hint="choose another --name, or add --replace",
         )
 
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            "a connection's name has 3 to 33 letters, digits, - and _, and begins with one of the "
-            "first two",
+            f"{name!r} is not valid: a connection's name has 3 to 33 letters, digits, - and _, and "
+            "begins with a letter or digit",
             hint=f"leave it out for {NAME}",
         )
 
 
 def _check_endpoint(endpoint: str) -> str:
-    """An address that may get the key: encrypted, unless it never leaves this machine."""
+    """Return an endpoint that may receive the key: https, or http on this machine."""
     url = parse_endpoint_url(endpoint.rstrip("/"))
     if url.scheme != "https" and not _is_loopback(url.host):
         raise ConfigurationError(
-            "the key must not travel without encryption", hint="give an https endpoint"
+            "the key must not be sent without encryption", hint="use an https endpoint"
         )
     return str(url)
 

@@ -1,7 +1,7 @@
-"""An environment of the pool, as seen by the application: files go in and out beside the agent.
+"""Environments of the pool, so that an application can exchange files with an agent's code.
 
-Foundry and its models only carry text, and pools cut it; but the environment in which an agent
-runs its code is a session of the pool, which the application can reach with the same key.
+Foundry and its models only transport text, and pools cut it. But the environment of an agent's
+code is a session of the pool, and the application can use that session with the same key.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where an agent runs its code.
+    """The environment in which an agent runs its code.
 
     Attributes:
         id: The environmentId, which a model has to pass.
-        files: What is in its `/mnt/data`: `upload`, `download`, `list`, `remove`.
+        files: Its files in `/mnt/data`: `upload`, `download`, `list`, `remove`.
     """
 
     id: str
@@ -29,7 +29,7 @@ class Environment:
     _interpreter: CodeInterpreter = field(repr=False)
 
     async def delete(self) -> None:
-        """End it now, where the pool can, and free its place."""
+        """End the environment now, if the pool supports that."""
         await event_loop.dispatch(self._delete)
 
     async def _delete(self) -> None:
@@ -39,15 +39,18 @@ class Environment:
 async def open_environment(
     interpreter: CodeInterpreter, environment_id: str | None = None
 ) -> Environment:
-    """An environment to give to an agent, or the one that it used.
+    """Open a new environment for an agent, or the one that it used.
 
     Args:
-        interpreter: Over the pool that the agent's connection leads to.
-        environment_id: `Reply.environment_id`; a new environment is launched when None.
+        interpreter: An interpreter on the pool of the agent's connection.
+        environment_id: `Reply.environment_id`. A new environment is launched when None.
+
+    Returns:
+        The environment. Pass it to `run`.
 
     Raises:
-        ConfigurationError: The interpreter is over another kind of pool.
-        PoolError: The pool gave none.
+        ConfigurationError: The interpreter uses another kind of pool.
+        PoolError: The pool did not launch an environment.
     """
     found = await event_loop.dispatch(_resolve_id, interpreter, environment_id)
     return Environment(found, SessionFiles(interpreter, found, _ignore_use), interpreter)
@@ -57,7 +60,7 @@ async def _resolve_id(interpreter: CodeInterpreter, environment_id: str | None) 
     pool = await interpreter._get_pool()
     if not isinstance(pool, PlatformSessionPool):
         raise ConfigurationError(
-            "an agent's environment is reached by the pool's MCP endpoint",
+            "an agent's environment needs a pool with an MCP endpoint",
             hint="set AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY",
         )
     if environment_id is None:
@@ -67,4 +70,4 @@ async def _resolve_id(interpreter: CodeInterpreter, environment_id: str | None) 
 
 
 def _ignore_use(_: int) -> None:
-    """Nobody counts the uses of an environment."""
+    """Ignore a use. Environments are not counted."""

@@ -1,4 +1,4 @@
-"""A Foundry project: where it is, and how to sign in to it."""
+"""A Foundry project: its addresses and its sign-in."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import httpx
 from azure.ai.projects.aio import AIProjectClient
 from azure.mgmt.cognitiveservices.aio import CognitiveServicesManagementClient
 
-from cci_plugins.azure.credentials import ProviderAuth, TokenCredential
-from cci_plugins.azure.pool_resource import ARM
+from cci_plugins.azure import api_versions
+from cci_plugins.azure.credentials import CachedCredential, TokenCredential
+from cci_plugins.azure.options import ARM, Azure
+from cci_plugins.azure.resource_manager import ArmClient
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
-from cci_plugins.mcp_client.http import make_http, map_transport_errors
 
 from .failures import OWNER, translate_management_errors
-from .sign_in import CachedCredential
 
-API_VERSION = "2025-12-01"  # the first stable one whose connections know the category RemoteTool
-_SUBSCRIPTIONS_VERSION = "2022-12-01"
 _ID = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
     r"/providers/Microsoft\.CognitiveServices/accounts/(?P<account>[^/]+)/projects/(?P<project>[^/]+)",
@@ -37,7 +36,7 @@ _HINT = (
 
 
 class ProjectLocation(NamedTuple):
-    """A project in Azure Resource Manager."""
+    """The place of a project in Azure Resource Manager."""
 
     subscription: str
     group: str
@@ -55,19 +54,26 @@ class ProjectLocation(NamedTuple):
 
 
 class Project:
-    """A Foundry project. Either address will do; the other one is asked for when it is needed.
+    """A Foundry project, by its endpoint or its resource id. The other one is looked up if needed.
 
-    It holds tokens but no connections, so there is nothing to close.
+    It caches tokens but holds no connections, so there is nothing to close.
 
     Args:
         endpoint: `https://<account>.services.ai.azure.com/api/projects/<project>`.
         resource_id: `/subscriptions/.../accounts/<account>/projects/<project>`.
-        credential: A credential of azure-identity; `DefaultAzureCredential` when None.
-        arm_endpoint: Azure Resource Manager's address; another one in sovereign clouds.
+        credential: A credential of azure-identity. `DefaultAzureCredential` when None.
+        arm_endpoint: Azure Resource Manager's address. Sovereign clouds have another one.
         ca_file: Certificates to trust instead of the system's, in PEM.
 
     Raises:
-        ConfigurationError: Neither address is given, or one cannot be right.
+        ConfigurationError: Neither address is passed, or one is invalid.
+
+    Example:
+        ```python
+        from cci_plugins.foundry import Project
+
+        project = Project("https://account.services.ai.azure.com/api/projects/project")
+        ```
     """
 
     def __init__(
@@ -82,17 +88,20 @@ class Project:
         if endpoint is None and resource_id is None:
             raise ConfigurationError("the Foundry project is not named", hint=_HINT)
         self._endpoint = None if endpoint is None else _check_endpoint(endpoint)
-        self._place = None if resource_id is None else _place(resource_id)
+        self._location = None if resource_id is None else _parse_resource_id(resource_id)
         self._arm = arm_endpoint.rstrip("/")
         self._ca = None if ca_file is None else fspath(ca_file)
         self.sign_in = CachedCredential(credential)
 
     @classmethod
     def from_env(cls, *, credential: TokenCredential | None = None) -> Self:
-        """The project that the environment names.
+        """Return the project that the environment variables name.
+
+        Args:
+            credential: A credential of azure-identity. `DefaultAzureCredential` when None.
 
         Raises:
-            ConfigurationError: It names none, or a value is not valid.
+            ConfigurationError: They do not name a project, or a value is invalid.
         """
         settings = Settings.read(check=False)
         return cls(
@@ -103,7 +112,7 @@ class Project:
         )
 
     def __repr__(self) -> str:
-        return f"Project({self._endpoint or (self._place and self._place.id)!r})"
+        return f"Project({self._endpoint or (self._location and self._location.id)!r})"
 
     @property
     def arm_endpoint(self) -> str:
@@ -111,22 +120,22 @@ class Project:
         return self._arm
 
     def management(self, subscription: str) -> CognitiveServicesManagementClient:
-        """A client of Resource Manager for this project's kind of resources; close it."""
+        """Open a client of Resource Manager for Foundry's resources. The caller closes it."""
         return CognitiveServicesManagementClient(
             self.sign_in,
             subscription,
             base_url=self._arm,
-            api_version=API_VERSION,
+            api_version=api_versions.COGNITIVE_SERVICES,
             credential_scopes=[f"{self._arm}/.default"],
             user_agent="cci-plugins",
             connection_verify=self._ca or True,
         )
 
     async def client(self) -> AIProjectClient:
-        """A client of the project itself; close it.
+        """Open a client of the project itself. The caller closes it.
 
         Raises:
-            ProvisioningError: The project is not there.
+            ProvisioningError: The project does not exist.
             AuthenticationError: Azure refused the sign-in.
         """
         return AIProjectClient(
@@ -137,46 +146,46 @@ class Project:
         )
 
     def tls(self) -> ssl.SSLContext | None:
-        """What an HTTP client is to trust; None for its default."""
+        """Return the certificates for an HTTP client, or None for its default."""
         return None if self._ca is None else ssl.create_default_context(cafile=self._ca)
 
     async def endpoint(self) -> str:
-        """The project's own address.
+        """Return the project's endpoint.
 
         Raises:
-            ProvisioningError: The project is not there.
+            ProvisioningError: The project does not exist, or has no endpoint.
             AuthenticationError: Azure refused the sign-in.
         """
         if self._endpoint is None:
-            place = await self.place()
+            location = await self.place()
             with translate_management_errors("Foundry project", role=OWNER):
-                async with self.management(place.subscription) as client:
+                async with self.management(location.subscription) as client:
                     found: Any = await client.projects.get(
-                        place.group, place.account, place.project
+                        location.group, location.account, location.project
                     )
             addresses = found.properties.endpoints or {}
             if _API_NAME not in addresses:
-                raise ProvisioningError("the Foundry project has no address", hint=_HINT)
+                raise ProvisioningError("the Foundry project has no endpoint", hint=_HINT)
             self._endpoint = _check_endpoint(addresses[_API_NAME])
         return self._endpoint
 
     async def place(self) -> ProjectLocation:
-        """Where the project is in Resource Manager; looked for by its endpoint if need be.
+        """Return the project's place in Resource Manager. Search by its endpoint if needed.
 
         Raises:
             ConfigurationError: No subscription of the sign-in has such a project.
             AuthenticationError: Azure refused the sign-in.
         """
-        if self._place is None:
-            async for subscription in self._subscriptions():
-                self._place = await self._find_location(subscription)
-                if self._place is not None:
-                    return self._place
+        if self._location is None:
+            for subscription in await self._list_subscriptions():
+                self._location = await self._find_location(subscription)
+                if self._location is not None:
+                    return self._location
             raise ConfigurationError(
                 "no subscription of this sign-in has the Foundry project",
-                hint="give its resource id: AZURE_AI_PROJECT_ID, or cci foundry connect --project",
+                hint="pass its resource id: AZURE_AI_PROJECT_ID, or cci foundry connect --project",
             )
-        return self._place
+        return self._location
 
     async def _find_location(self, subscription: str) -> ProjectLocation | None:
         wanted = httpx.URL(self._endpoint or "")
@@ -190,30 +199,30 @@ class Project:
                         return ProjectLocation(subscription, group, str(account.name), project)
         return None
 
-    async def _subscriptions(self) -> AsyncIterator[str]:
-        """Ids of the subscriptions that the sign-in sees."""
-        url: str | None = f"{self._arm}/subscriptions?api-version={_SUBSCRIPTIONS_VERSION}"
-        async with make_http(verify=self.tls() or True) as http:
-            http.auth = ProviderAuth(self.sign_in.bearer(f"{self._arm}/.default"))
-            while url is not None and url.startswith(f"{self._arm}/"):
-                with map_transport_errors(starts_code=False):
-                    response = await http.get(url, timeout=30)
-                if not response.is_success:
-                    raise AuthenticationError(
-                        f"Azure did not list the subscriptions ({response.status_code})",
-                        hint="sign in: az login; or give the project's resource id",
-                    )
-                page = response.json()
-                for item in page.get("value") or []:
-                    yield str(item["subscriptionId"])
-                url = page.get("nextLink")
+    async def _list_subscriptions(self) -> list[str]:
+        """Return the ids of the subscriptions that the sign-in can see."""
+        ca = None if self._ca is None else Path(self._ca)
+        azure = Azure(credential=self.sign_in, endpoint=self._arm, ca=ca)
+        async with ArmClient(azure) as arm:
+            try:
+                found = await arm.list_subscriptions()
+            except ProvisioningError as error:
+                raise AuthenticationError(
+                    f"Azure did not list the subscriptions: {error}",
+                    hint="sign in: az login; or pass the project's resource id",
+                ) from None
+        return [str(item["subscriptionId"]) for item in found]
 
 
 def parse_project(text: str, *, credential: TokenCredential | None = None) -> Project:
-    """The project that a person named by its endpoint or its resource id.
+    """Return the project for an endpoint or a resource id.
+
+    Args:
+        text: The endpoint or the resource id.
+        credential: A credential of azure-identity. `DefaultAzureCredential` when None.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: The text is neither of them.
     """
     arm = Settings.read(check=False).arm_endpoint
     if text.startswith("/"):
@@ -221,10 +230,12 @@ def parse_project(text: str, *, credential: TokenCredential | None = None) -> Pr
     return Project(text, credential=credential, arm_endpoint=arm)
 
 
-def _place(resource_id: str) -> ProjectLocation:
+def _parse_resource_id(resource_id: str) -> ProjectLocation:
     match = _ID.fullmatch(resource_id.rstrip("/"))
     if match is None:
-        raise ConfigurationError("this is not the resource id of a Foundry project", hint=_HINT)
+        raise ConfigurationError(
+            f"{resource_id!r} is not the resource id of a Foundry project", hint=_HINT
+        )
     return ProjectLocation(**match.groupdict())
 
 
@@ -239,7 +250,7 @@ def _check_endpoint(endpoint: str) -> str:
 
 
 def _has_address(account: Any, wanted: httpx.URL) -> bool:
-    """Whether an account answers at an address, under its own name or one of its endpoints."""
+    """Return whether an account has an address, by its own name or one of its endpoints."""
     properties = account.properties
     name = str(properties.custom_sub_domain_name or account.name).lower()
     if wanted.host.lower().partition(".")[0] == name:

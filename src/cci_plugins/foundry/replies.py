@@ -1,4 +1,4 @@
-"""What an agent's run gave: its text, the code it ran, and files that came as data URLs."""
+"""An agent's reply: its text, the code it ran, and files in data URLs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class ToolCall:
 
     Attributes:
         tool: The tool's name.
-        code: The Python, or the command, that it ran; empty for a launch.
-        environment_id: Where it ran, or what a launch gave.
-        output: What the model read.
-        stdout: What the code printed, where the pool tells it apart.
-        stderr: The same for errors and tracebacks.
-        error: Why the call failed, or None.
+        code: The Python code or the command that it ran. Empty for a launch.
+        environment_id: The environment that it used or launched.
+        output: The output that the model read.
+        stdout: Standard output of the code, if the pool reports it separately.
+        stderr: Standard error of the code, if the pool reports it separately.
+        error: The reason of a failure, or None.
     """
 
     tool: str
@@ -43,12 +43,12 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What the agent's text refers to.
+    """A reference in the agent's text.
 
     Attributes:
-        kind: Foundry's word for it, such as `url_citation` or `container_file_citation`.
+        kind: Foundry's name of the type, such as `url_citation` or `container_file_citation`.
         target: A URL, a file's id or its name.
-        details: All that Foundry tells.
+        details: Everything that Foundry returned.
     """
 
     kind: str
@@ -58,10 +58,10 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file that came within a text, as a data URL.
+    """A file from a data URL in a text.
 
     Attributes:
-        name: A name made up for it, with the ending of its type.
+        name: A generated name, with the extension of its type.
         media_type: Its type.
         data: Its bytes.
     """
@@ -73,13 +73,13 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the agent answered.
+    """The reply of an agent.
 
     Attributes:
-        text: Its words.
+        text: Its text.
         calls: Every call of the pool's tools, in order.
-        annotations: What the words refer to.
-        files: Files in data URLs of the words and of outputs; see `Environment` for the others.
+        annotations: References in the text.
+        files: Files in data URLs of the text and of outputs. See `Environment` for other files.
         status: `completed`, or `incomplete` when the model had to stop.
         id: Foundry's id of the response, for the next turn.
     """
@@ -96,13 +96,13 @@ class Reply:
 
     @property
     def environment_id(self) -> str | None:
-        """The environment that the agent used last; None when it ran nothing."""
+        """The environment that the agent used last, or None if it ran nothing."""
         used = [call.environment_id for call in self.calls if call.environment_id]
         return used[-1] if used else None
 
 
 def read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
-    """Put the responses of one turn together; the last one has the words."""
+    """Combine the responses of one turn. The last one has the text."""
     items = [item for response in responses for item in _list_items(response)]
     last = responses[-1]
     contents = [part for item in _list_items(last) for part in _iter_texts(item)]
@@ -121,18 +121,18 @@ def read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
 
 
 def list_approval_requests(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The calls that wait for a yes or a no."""
+    """Return the calls that wait for approval."""
     return [item for item in _list_items(response) if item.get("type") == APPROVAL]
 
 
 def parse_arguments(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments of a call; a model may write anything there."""
+    """Return the arguments of a call, or none if the model did not write a JSON object."""
     value = _parse_json(item.get("arguments"))
     return value if isinstance(value, Mapping) else {}
 
 
 def extract_code(arguments: Mapping[str, Any]) -> str:
-    """The code or the command among a call's arguments."""
+    """Return the code or the command among a call's arguments."""
     for name in _CODE_ARGUMENTS:
         value = arguments.get(name)
         if isinstance(value, list):
@@ -188,7 +188,7 @@ def _format_error(value: object) -> str | None:
 
 
 def _iter_files(texts: Sequence[str]) -> Iterator[DataFile]:
-    """The data URLs of texts, each once; one that was cut on its way is none."""
+    """Yield the files in the data URLs of texts, each once, without those that were cut."""
     seen: set[str] = set()
     for text in texts:
         for match in _DATA_URL.finditer(text):

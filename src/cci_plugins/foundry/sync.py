@@ -1,4 +1,4 @@
-"""The same functions without `await`."""
+"""Blocking versions of the functions, for code without `await`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connect(
     replace: bool = False,
     credential: TokenCredential | None = None,
 ) -> Connection:
-    """See `cci_plugins.foundry.connect`."""
+    """Call `cci_plugins.foundry.connect` and block until it returns."""
     return event_loop.run_blocking(
         lambda: connections.connect(
             project,
@@ -51,7 +51,7 @@ def disconnect(
     name: str = connections.NAME,
     credential: TokenCredential | None = None,
 ) -> bool:
-    """See `cci_plugins.foundry.disconnect`."""
+    """Call `cci_plugins.foundry.disconnect` and block until it returns."""
     return event_loop.run_blocking(
         lambda: connections.disconnect(project, name=name, credential=credential)
     )
@@ -66,7 +66,7 @@ def create_agent(
     more_tools: Sequence[Tool] = (),
     project: Project | None = None,
 ) -> Agent:
-    """See `cci_plugins.foundry.create_agent`."""
+    """Call `cci_plugins.foundry.create_agent` and block until it returns."""
     return event_loop.run_blocking(
         lambda: agents.create_agent(
             name,
@@ -80,7 +80,7 @@ def create_agent(
 
 
 def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
-    """See `cci_plugins.foundry.delete_agent`."""
+    """Call `cci_plugins.foundry.delete_agent` and block until it returns."""
     return event_loop.run_blocking(lambda: agents.delete_agent(agent, all_versions=all_versions))
 
 
@@ -94,7 +94,10 @@ def run(
     rounds: int = agents.ROUNDS,
     timeout: timedelta = agents.TIMEOUT,
 ) -> Reply:
-    """See `cci_plugins.foundry.run`; `approve` is awaited on the package's own event loop."""
+    """Call `cci_plugins.foundry.run` and block until it returns.
+
+    `approve` is awaited on the package's own event loop.
+    """
     return event_loop.run_blocking(
         lambda: agents.run(
             agent,

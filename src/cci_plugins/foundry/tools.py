@@ -1,4 +1,4 @@
-"""The tool that a Foundry agent has, and what tells its model how to use it."""
+"""The tool of a Foundry agent, and the instructions for its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
 RUN_SHELL = "runShellCommandInRemoteEnvironment"
 TOOLS = (LAUNCH, RUN_PYTHON)
-# Foundry takes the address from the connection, but wants one here.
+# Foundry reads the address from the connection, but requires one here.
 _PLACEHOLDER = "https://localhost"
 
 INSTRUCTIONS = f"""\
@@ -35,7 +35,7 @@ charts with matplotlib's savefig, since plt.show() shows nothing.
 their application fetches them. Give no sandbox: links.
 6. A call must end within 100 seconds. Nobody can answer input().
 7. If the code fails, read the traceback, correct the code and run it again. If an environment is \
-not found any more, call {LAUNCH} again and repeat the earlier steps.
+no longer found, call {LAUNCH} again and repeat the earlier steps.
 """
 
 
@@ -47,18 +47,19 @@ def code_interpreter_tool(
     allowed_tools: Sequence[str] = TOOLS,
     require_approval: Literal["always", "never"] = "never",
 ) -> MCPTool:
-    """The tool for an agent's definition, in `azure-ai-projects`' own type.
+    """Build the tool for an agent's definition, in the type of `azure-ai-projects`.
 
     Args:
-        connection: What `connect` gave, or a connection's id; MCP_PROJECT_CONNECTION_ID when None.
-        endpoint: The MCP endpoint, told to Foundry beside the connection.
-        label: How the server is called in the agent's replies.
-        allowed_tools: What the model may call. The shell tool is none of it unless it is named.
-        require_approval: `always` asks before code runs; to launch an environment runs none, and
-            is never asked for.
+        connection: The connection that `connect` returned, or its id. MCP_PROJECT_CONNECTION_ID
+            when None.
+        endpoint: The MCP endpoint. Foundry gets it in addition to the connection.
+        label: Name of the server in the agent's replies.
+        allowed_tools: Tools that the model may call. The shell tool must be named to be allowed.
+        require_approval: `always` asks before code runs. Launching an environment runs no code,
+            so it never needs approval.
 
     Raises:
-        ConfigurationError: No connection is given.
+        ConfigurationError: No connection is named.
 
     Example:
         ```python
@@ -87,7 +88,7 @@ def code_interpreter_tool(
 
 
 def is_launch_tool(name: str) -> bool:
-    """Whether a tool only launches an environment; its name has changed more than once."""
+    """Return whether a tool only launches an environment. Its name has changed more than once."""
     return name.lower().startswith("launch")
 
 

@@ -1,4 +1,4 @@
-"""From an empty resource group to a session pool that runs code, and back.
+"""Provisioning in Azure: from an empty resource group to a session pool that runs code, and back.
 
 ```python
 from cci_plugins.provisioning import Options, up
@@ -69,16 +69,17 @@ def up(
     replace_env: bool = False,
     try_out: bool = True,
 ) -> Run[Deployment]:
-    """Make what is missing for a session pool, and prove that it runs code.
+    """Create what is missing for a session pool, and prove that it runs code.
 
-    Every step looks first, so it can be run again at any time; after an interruption it goes on.
+    Every step reads the current state first. So you can run it again at any time, and after an
+    interruption it continues.
 
     Args:
         options: What to provision.
-        azure: How Azure is reached.
-        env_file: Where to write the settings that make this package use the pool.
-        write_key: Whether the pool's key is among them; it is fetched when needed otherwise.
-        replace_env: Whether values that the file has already are replaced.
+        azure: Address, sign-in and waiting times for Azure.
+        env_file: File for the settings that make this package use the pool.
+        write_key: Whether to write the pool's key too. Otherwise it is fetched when needed.
+        replace_env: Whether to replace values that the file already has.
         try_out: Whether to run `1+1` in the pool.
 
     Returns:
@@ -92,40 +93,52 @@ def up(
 
 
 def down(options: Options, *, azure: Azure | None = None) -> Run[Removed]:
-    """Remove what `up` made, by its tag, and nothing else.
+    """Remove what `up` created, by its tag, and nothing else.
 
     Args:
         options: What was provisioned.
-        azure: How Azure is reached.
+        azure: Address, sign-in and waiting times for Azure.
+
+    Returns:
+        The run: iterate it for its progress, then read `result`.
     """
     return Run(partial(remove, options, azure or Azure()))
 
 
 def show(options: Options, *, azure: Azure | None = None) -> Run[Inventory]:
-    """Look at what is there.
+    """List what exists.
 
     Args:
         options: What was provisioned.
-        azure: How Azure is reached.
+        azure: Address, sign-in and waiting times for Azure.
+
+    Returns:
+        The run: iterate it for its progress, then read `result`.
     """
     return Run(partial(read_inventory, options, azure or Azure()))
 
 
 def plan(options: Options, *, azure: Azure | None = None) -> Run[Plan]:
-    """Say what `up` would do, and what it would cost; nothing is changed.
+    """Report what `up` would do and what it would cost. Change nothing.
 
     Args:
         options: What to provision.
-        azure: How Azure is reached.
+        azure: Address, sign-in and waiting times for Azure.
+
+    Returns:
+        The run: iterate it for its progress, then read `result`.
     """
     return Run(partial(make_plan, options, azure or Azure()))
 
 
 def rotate_key(options: Options, *, azure: Azure | None = None) -> Run[None]:
-    """Make a new key for the pool's MCP endpoint.
+    """Replace the key of the pool's MCP endpoint.
 
     Args:
         options: What was provisioned.
-        azure: How Azure is reached.
+        azure: Address, sign-in and waiting times for Azure.
+
+    Returns:
+        The run: iterate it for its progress.
     """
     return Run(partial(rotate, options, azure or Azure()))

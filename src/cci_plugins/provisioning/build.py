@@ -1,4 +1,4 @@
-"""The image, built in the cloud: no Docker on this machine."""
+"""The build of the session image in the cloud, without Docker on this machine."""
 
 from __future__ import annotations
 
@@ -10,50 +10,56 @@ import aiohttp
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.failures import clean
-from cci_plugins.azure.resource import Resource
+from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.errors import ProvisioningError
 from cci_plugins.redaction import know
 
-from .compare import lower
 from .deployment_run import DeploymentRun, StepReporter
 from .image import BuildContext
-from .resources import image, registry, task_run
+from .resources import build_image_name, build_registry, build_task_run
 
 _STEP = "image"
 _LOG_TAIL_LINES = 15
 _UPLOAD_SECONDS = 600
+_OK_STATUS, _UPLOADED_STATUSES = 200, {200, 201}
 
 
 async def build(run: DeploymentRun, context: BuildContext) -> str:
-    """Build the image unless it is there, and wait for it.
+    """Build the image unless it exists, and wait for it.
 
-    The build is a task run named by the image's tag, so that a second look finds it.
+    The build is a task run named by the image's tag, so a later run finds it again.
+
+    Args:
+        run: The deployment.
+        context: Files, arguments and tag of the image.
 
     Returns:
         The image, with its registry and tag.
 
     Raises:
-        ProvisioningError: The build failed; the end of its log is in the message.
+        ProvisioningError: The build failed. The message has the end of its log.
     """
-    reporter, name = StepReporter(run.report, _STEP), image(run.options, context.tag)
-    wanted = task_run(run.options, context.tag, source="", arguments={})
+    reporter = StepReporter(run.report, _STEP)
+    name = build_image_name(run.options, context.tag)
+    wanted = build_task_run(run.options, context.tag, source="", arguments={})
     found = await run.wait_until_provisioned(wanted, reporter)
     if found is not None and _parse_status(found) == "succeeded":
-        reporter.report("kept", f"image {name} is there")
+        reporter.report("kept", f"image {name} exists")
         return name
     reporter.report("working", f"building image {name}; this takes 5 to 10 minutes")
-    source = await _send_context(run, context)
-    wanted = task_run(run.options, context.tag, source=source, arguments=context.arguments)
+    source = await _upload_context(run, context)
+    wanted = build_task_run(run.options, context.tag, source=source, arguments=context.arguments)
     await _run_build(run, reporter, wanted)
     run.changed.append(wanted.id)
     reporter.report("created", f"built image {name}")
     return name
 
 
-async def _send_context(run: DeploymentRun, context: BuildContext) -> str:
-    """Send the build context; the path it has in the registry."""
-    path = f"{registry(run.options).id}/listBuildSourceUploadUrl"
-    upload_target = lower(await run.arm.post(path, api_versions.REGISTRY_TASKS, step=_STEP))
+async def _upload_context(run: DeploymentRun, context: BuildContext) -> str:
+    """Upload the build context and return its path in the registry."""
+    path = f"{build_registry(run.options).id}/listBuildSourceUploadUrl"
+    answer = await run.arm.post(path, api_versions.REGISTRY_TASKS, step=_STEP)
+    upload_target = lowercase_keys(answer)
     link = str(upload_target.get("uploadurl"))
     know(link)
     await _upload(run, link, context.archive)
@@ -61,7 +67,7 @@ async def _send_context(run: DeploymentRun, context: BuildContext) -> str:
 
 
 async def _run_build(run: DeploymentRun, reporter: StepReporter, wanted: Resource) -> None:
-    """Start the task run and wait for it.
+    """Start the task run and wait until it ends.
 
     Raises:
         ProvisioningError: It failed.
@@ -73,7 +79,7 @@ async def _run_build(run: DeploymentRun, reporter: StepReporter, wanted: Resourc
         refusal = error
     found = await run.arm.get(wanted.id, wanted.api_version, step=_STEP)
     if refusal is not None and (found is None or not _parse_run_id(found)):
-        raise refusal  # it never began
+        raise refusal  # the build never started
     status = _parse_status(found or {})
     if refusal is not None or status != "succeeded":
         log = await _fetch_log(run, _parse_run_id(found or {}))
@@ -86,13 +92,14 @@ async def _run_build(run: DeploymentRun, reporter: StepReporter, wanted: Resourc
 
 
 async def _fetch_log(run: DeploymentRun, run_id: str) -> str:
-    """The end of a build's log; nothing when it cannot be had."""
-    path = f"{registry(run.options).id}/runs/{run_id}"
-    link = await run.arm.post(f"{path}/listLogSasUrl", api_versions.REGISTRY_TASKS, step=_STEP)
+    """Return the end of a build's log, or nothing if it cannot be read."""
+    path = f"{build_registry(run.options).id}/runs/{run_id}/listLogSasUrl"
+    answer = await run.arm.post(path, api_versions.REGISTRY_TASKS, step=_STEP)
+    link = str(lowercase_keys(answer).get("loglink"))
     try:
-        async with _open_http(run) as http, http.get(str(lower(link).get("loglink"))) as response:
+        async with _open_http(run) as http, http.get(link) as response:
             text = await response.text(errors="replace")
-            if response.status != 200:  # noqa: PLR2004 - HTTP
+            if response.status != _OK_STATUS:
                 return ""
     except (aiohttp.ClientError, TimeoutError):
         return ""
@@ -101,9 +108,9 @@ async def _fetch_log(run: DeploymentRun, run_id: str) -> str:
 
 
 async def _upload(run: DeploymentRun, url: str, archive: bytes) -> None:
-    """Send the build context. The URL lets everybody write there, so it is never repeated.
+    """Upload the build context. Anybody can write with the URL, so no message repeats it.
 
-    Not by the ARM client, which would send its token along, nor by httpx, which logs URLs.
+    The ARM client would send its token along, and httpx logs URLs, so neither is used here.
     """
     headers = {"x-ms-blob-type": "BlockBlob", "content-type": "application/gzip"}
     try:
@@ -114,13 +121,13 @@ async def _upload(run: DeploymentRun, url: str, archive: bytes) -> None:
             status = response.status
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ProvisioningError(
-            f"{_STEP}: the build context could not be sent ({type(error).__name__})",
+            f"{_STEP}: the upload of the build context failed ({type(error).__name__})",
             hint="check the network, and run the same command again",
             step=_STEP,
         ) from None
-    if status not in {200, 201}:
+    if status not in _UPLOADED_STATUSES:
         raise ProvisioningError(
-            f"{_STEP}: Azure did not take the build context ({status})",
+            f"{_STEP}: Azure refused the build context ({status})",
             hint="run the same command again",
             step=_STEP,
         )
@@ -136,12 +143,12 @@ def _open_http(run: DeploymentRun) -> aiohttp.ClientSession:
 
 
 def _parse_status(found: Mapping[str, Any]) -> str:
-    """How the run of a task run stands; as the resource says where it says nothing of the run."""
-    properties = lower(found.get("properties"))
-    run = lower(lower(properties.get("runresult")).get("properties"))
+    """Return the status of a task run's build, or else the provisioning state of the task run."""
+    properties = lowercase_keys(found.get("properties"))
+    run = lowercase_keys(lowercase_keys(properties.get("runresult")).get("properties"))
     return str(run.get("status") or properties.get("provisioningstate") or "").lower()
 
 
 def _parse_run_id(found: Mapping[str, Any]) -> str:
-    run = lower(lower(found.get("properties")).get("runresult"))
-    return str(lower(run.get("properties")).get("runid") or run.get("name") or "")
+    run = lowercase_keys(lowercase_keys(found.get("properties")).get("runresult"))
+    return str(lowercase_keys(run.get("properties")).get("runid") or run.get("name") or "")

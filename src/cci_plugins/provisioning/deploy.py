@@ -1,4 +1,10 @@
-"""From nothing to a pool that runs code: one step after the other, each looking first."""
+"""Deployment from nothing to a pool that runs code.
+
+The steps run in a fixed order: registrations, resource group, environment, registry, identity,
+image, pool, storage, roles, gateway, `.env` file, smoke test. Each one reads the current state and
+changes only what differs. So a run that was interrupted, or that failed, continues with the same
+command. What Azure reports after a change counts, not what it accepted.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.azure.resource import lowercase_keys
 from cci_plugins.common.settings import get_variable_name
 from cci_plugins.errors import ProvisioningError
 
 from . import resources
-from .access import assign, list_identity_roles, list_user_roles
+from .access import (
+    ACR_PULL,
+    Principal,
+    assign,
+    list_identity_roles,
+    list_user_roles,
+    resolve_principal,
+)
 from .build import build
-from .compare import lower
-from .deployment import Deployment, build_deployment
+from .client import ProvisioningClient
+from .deployment import Deployment, build_deployment, parse_gateway_url
 from .deployment_run import DeploymentRun
 from .dotenv import write_env
 from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
-from .principal import Principal, resolve_principal
 from .progress import ProgressHandler
 from .registration import register
-from .roles import ACR_PULL
 from .smoke_test import smoke_test
 
 _POOL_DURATION = "1 to 10 minutes, at times up to an hour"
@@ -33,13 +44,13 @@ _POOL_DURATION = "1 to 10 minutes, at times up to an hour"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostDeployOptions:
-    """What is done with a deployment in the end.
+    """Options for the steps after a deployment.
 
     Attributes:
-        env_file: Where the variables are written, if anywhere.
-        write_key: Whether the pool's key is among them.
-        replace_env: Whether values that the file has already are replaced.
-        try_out: Whether `1+1` is run in the pool.
+        env_file: File for the variables, if any.
+        write_key: Whether to write the pool's key too.
+        replace_env: Whether to replace values that the file already has.
+        try_out: Whether to run `1+1` in the pool.
     """
 
     env_file: Path | None = None
@@ -51,24 +62,33 @@ class PostDeployOptions:
 async def deploy(
     options: Options, azure: Azure, post_deploy: PostDeployOptions, on_progress: ProgressHandler
 ) -> Deployment:
-    """Make what is missing.
+    """Create what is missing.
+
+    Args:
+        options: What to provision.
+        azure: Address, sign-in and waiting times for Azure.
+        post_deploy: The steps after the deployment.
+        on_progress: Called with each progress.
+
+    Returns:
+        The pool and what belongs to it.
 
     Raises:
-        ProvisioningError: Azure refused a step, or took too long.
+        ProvisioningError: Azure refused a step, or it took too long.
         AuthenticationError: The sign-in failed.
         ConfigurationError: A file cannot be read or written.
     """
     context = build_context(options.requirements) if options.builds_image else None
-    async with ArmClient(azure, options.subscription) as arm:
+    async with ProvisioningClient(azure, options.subscription) as arm:
         run = DeploymentRun(options, azure, arm, on_progress)
-        who = await resolve_principal(options, arm)
+        user = await resolve_principal(options, arm)
         await _prepare(run)
         identity = await _ensure_identity(run)
         image = await _ensure_image(run, context, identity)
         pool = await _ensure_pool(run, image)
         await _ensure_storage(run)
         for role, scope in list_user_roles(options):
-            await assign(run, role, scope, who)
+            await assign(run, role, scope, user)
         deployment = await _read_back(run, pool)
         gateway = await _ensure_gateway(run, image, deployment, identity)
         deployment = replace(deployment, mcp_endpoint=gateway or deployment.mcp_endpoint)
@@ -77,29 +97,30 @@ async def deploy(
 
 
 async def _prepare(run: DeploymentRun) -> None:
-    pool = resources.pool(run.options)
-    there = await run.arm.get(pool.id, pool.api_version, step="session pool")
-    await register(run, force=there is None)
-    group = resources.resource_group(run.options)
+    pool = resources.build_pool(run.options)
+    existing = await run.arm.get(pool.id, pool.api_version, step="session pool")
+    await register(run, force=existing is None)
+    group = resources.build_resource_group(run.options)
     if await run.arm.get(group.id, group.api_version, step=group.kind) is None:
         await run.ensure(group)
 
 
 async def _ensure_identity(run: DeploymentRun) -> Mapping[str, Any]:
-    """The environment, the registry, and the identity's own ids."""
+    """Create environment, registry and identity, and return the identity's own ids."""
     options = run.options
     if options.kind == "custom":
-        await run.ensure(resources.environment(options), expected_duration="2 to 5 minutes")
+        environment = resources.build_environment(options)
+        await run.ensure(environment, expected_duration="2 to 5 minutes")
     if options.builds_image:
-        await run.ensure(resources.registry(options), expected_duration="a minute")
+        await run.ensure(resources.build_registry(options), expected_duration="a minute")
     if not (options.builds_image or options.gateway):
         return {}
-    found = await run.ensure(resources.identity(options))
-    properties = lower(found.get("properties"))
+    found = await run.ensure(resources.build_identity(options))
+    properties = lowercase_keys(found.get("properties"))
     if "principalid" not in properties:
         raise ProvisioningError(
-            "identity: Azure does not tell its ids yet",
-            hint="run the same command again; it goes on from here",
+            "identity: Azure does not report its ids yet",
+            hint="run the same command again; it continues from here",
             step="identity",
         )
     return properties
@@ -111,23 +132,23 @@ async def _ensure_image(
     if context is None:
         return run.options.image or ""
     puller = Principal(str(identity["principalid"]), "ServicePrincipal")
-    await assign(run, ACR_PULL, resources.registry(run.options).id, puller)
+    await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller)
     return await build(run, context)
 
 
 async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
-    wanted = resources.pool(run.options, image)
+    wanted = resources.build_pool(run.options, image)
     custom = run.options.builds_image
     await run.ensure(wanted, expected_duration=_POOL_DURATION, retry_role_propagation=custom)
-    # read back: what was accepted is not always what is there
+    # read back: Azure accepts properties that it drops later
     return await run.arm.get(wanted.id, wanted.api_version, step=wanted.kind) or {}
 
 
 async def _ensure_storage(run: DeploymentRun) -> None:
     if run.options.storage:
-        await run.ensure(resources.storage_account(run.options), expected_duration="a minute")
-        await run.ensure(resources.blob_container(run.options))
-        await run.ensure(resources.lifecycle_rule(run.options))
+        await run.ensure(resources.build_storage_account(run.options), expected_duration="a minute")
+        await run.ensure(resources.build_blob_container(run.options))
+        await run.ensure(resources.build_lifecycle_rule(run.options))
 
 
 async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
@@ -137,13 +158,13 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
         run.add_note(
             "session pool",
             "a custom pool has no MCP endpoint of its own: Azure drops mcpServerSettings there "
-            "(github.com/microsoft-foundry/foundry-samples/issues/822). This package needs none; "
-            "for Foundry and other MCP clients add --gateway",
+            "(github.com/microsoft-foundry/foundry-samples/issues/822). This package does not need "
+            "one. For Foundry and other MCP clients add --gateway",
         )
     if options.kind == "python" and deployment.mcp_endpoint is None:
         raise ProvisioningError(
-            "session pool: Azure made the pool and dropped mcpServerSettings, so it has no MCP "
-            "endpoint",
+            "session pool: Azure created the pool but dropped mcpServerSettings, so the pool has "
+            "no MCP endpoint",
             hint="run the same command again with another --location, such as eastus or "
             "swedencentral; or use the pool without MCP: "
             f"{get_variable_name('endpoint')}={deployment.pool_endpoint}",
@@ -156,35 +177,28 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
 async def _ensure_gateway(
     run: DeploymentRun, image: str, deployment: Deployment, identity: Mapping[str, Any]
 ) -> str | None:
-    """The MCP endpoint in front of a custom pool, with a key that stays what it was."""
+    """Create the gateway of a custom pool and return its MCP endpoint. It keeps its key."""
     options = run.options
     if not options.gateway:
         return None
+    principal = Principal(str(identity["principalid"]), "ServicePrincipal")
     for role, scope in list_identity_roles(options):
-        who = Principal(str(identity["principalid"]), "ServicePrincipal")
-        await assign(run, role, scope, who)
-    wanted = resources.gateway(
+        await assign(run, role, scope, principal)
+    wanted = resources.build_gateway(
         options,
         image,
         pool_endpoint=deployment.pool_endpoint,
         client_id=str(identity.get("clientid")),
         secrets=await fetch_gateway_secrets(run.arm, options),
     )
-    made = await run.ensure(wanted, expected_duration="1 to 2 minutes")
+    found = await run.ensure(wanted, expected_duration="1 to 2 minutes")
     run.add_note(
         "gateway",
         "its key is a secret of the container app: az containerapp secret show --name "
         f"{wanted.name} --resource-group {options.resource_group} "
         f"--secret-name {resources.SERVE_KEY}",
     )
-    return parse_gateway_url(made)
-
-
-def parse_gateway_url(found: Mapping[str, Any]) -> str | None:
-    """A gateway's MCP endpoint."""
-    configuration = lower(lower(found.get("properties")).get("configuration"))
-    host = lower(configuration.get("ingress")).get("fqdn")
-    return f"https://{host}/mcp" if host else None
+    return parse_gateway_url(found)
 
 
 async def _finish(
@@ -198,8 +212,8 @@ async def _finish(
         if kept:
             run.add_note(
                 "settings",
-                f"{post_deploy.env_file} says something else for {', '.join(kept)}, and was left so; "
-                "--replace-env changes it",
+                f"{post_deploy.env_file} has other values for {', '.join(kept)}, which were kept; "
+                "--replace-env replaces them",
             )
         else:
             run.add_note("settings", f"wrote the pool's settings to {post_deploy.env_file}")

@@ -1,4 +1,4 @@
-"""What there is in the end, and what an application needs to know of it."""
+"""The result of a deployment: the pool, and the settings for an application."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cci_plugins.azure.resource import lowercase_keys
 from cci_plugins.common.settings import get_variable_name
 
 from . import resources
-from .compare import lower
 from .options import Kind, Options
 
 
@@ -18,14 +18,14 @@ class Deployment:
     """A session pool and what belongs to it.
 
     Attributes:
-        kind: Which pool.
-        pool_id: Its id in Resource Manager.
+        kind: Kind of the pool.
+        pool_id: Resource id of the pool.
         pool_endpoint: Its management endpoint.
-        mcp_endpoint: Its MCP endpoint, or the gateway's; None when it has none.
-        storage_account: For files that cross by link, or None.
-        storage_container: In that account.
-        changed: Ids of what this run made or changed.
-        notes: What should be known.
+        mcp_endpoint: Its MCP endpoint, or the gateway's. None if it has neither.
+        storage_account: Storage account for file transfers by link, or None.
+        storage_container: Container in that account, or None.
+        changed: Ids of the resources that this run created or changed.
+        notes: Notes for the user, in the order they came up.
     """
 
     kind: Kind
@@ -38,7 +38,7 @@ class Deployment:
     notes: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """The variables that make this package use it; no secret is among them."""
+        """Return the variables that make this package use the pool. None of them is a secret."""
         values = {
             "pool": "platform" if self.kind == "python" else "custom",
             "endpoint": self.pool_endpoint,
@@ -50,23 +50,31 @@ class Deployment:
         return {get_variable_name(name): value for name, value in values.items() if value}
 
 
-def parse_endpoints(pool: Mapping[str, Any]) -> tuple[str, str | None]:
-    """A pool's management endpoint and its MCP endpoint, as Resource Manager tells them."""
-    properties = lower(pool.get("properties"))
-    mcp = lower(properties.get("mcpserversettings")).get("mcpserverendpoint")
-    return str(properties.get("poolmanagementendpoint") or ""), str(mcp) if mcp else None
-
-
 def build_deployment(
     options: Options, pool: Mapping[str, Any], *, kind: Kind, storage: bool
 ) -> Deployment:
-    """A deployment, from its pool as Resource Manager tells it."""
-    endpoint, mcp = parse_endpoints(pool)
+    """Build a deployment from its pool, as Resource Manager returned it.
+
+    Args:
+        options: What was provisioned.
+        pool: The pool's resource.
+        kind: Kind of the pool.
+        storage: Whether the storage account exists.
+    """
+    properties = lowercase_keys(pool.get("properties"))
+    mcp = lowercase_keys(properties.get("mcpserversettings")).get("mcpserverendpoint")
     return Deployment(
         kind=kind,
-        pool_id=str(pool.get("id") or resources.pool(options).id),
-        pool_endpoint=endpoint,
-        mcp_endpoint=mcp,
-        storage_account=resources.storage_account(options).name if storage else None,
+        pool_id=str(pool.get("id") or resources.build_pool(options).id),
+        pool_endpoint=str(properties.get("poolmanagementendpoint") or ""),
+        mcp_endpoint=str(mcp) if mcp else None,
+        storage_account=resources.build_storage_account(options).name if storage else None,
         storage_container=resources.BLOB_CONTAINER if storage else None,
     )
+
+
+def parse_gateway_url(found: Mapping[str, Any]) -> str | None:
+    """Return the MCP endpoint of a gateway's resource, or None if it has no address yet."""
+    configuration = lowercase_keys(lowercase_keys(found.get("properties")).get("configuration"))
+    host = lowercase_keys(configuration.get("ingress")).get("fqdn")
+    return f"https://{host}/mcp" if host else None

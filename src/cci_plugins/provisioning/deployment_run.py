@@ -1,7 +1,17 @@
-"""What every step has at hand, and the one way in which a resource is made."""
+"""One run of a deployment: shared state, and the only way in which a resource is created.
+
+`DeploymentRun.ensure` brings one resource to its desired state:
+
+1. Read it, and wait while an operation on it is in progress.
+2. Refuse to touch a resource of that name without this package's tag.
+3. Keep it if everything in the desired body matches. It may have more, because Azure adds defaults.
+4. Else send the whole body. Where it depends on a role that was just assigned, a refusal may only
+   mean that the role is not known everywhere yet, so the request is repeated for a while.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,18 +21,19 @@ from typing import Any
 import anyio
 
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource import Resource
-from cci_plugins.azure.resource_manager import ArmClient, has_terminal_state
+from cci_plugins.azure.resource import Resource, lowercase_keys
+from cci_plugins.azure.resource_manager import has_terminal_state
 from cci_plugins.errors import ProvisioningError
 
-from .compare import lower, matches
+from .client import ProvisioningClient
 from .options import Options
 from .progress import Progress, ProgressHandler, State
 from .resources import TAG
 
-_REPORT_SECONDS = 15.0  # seconds
-# What Azure does not send back: secrets, and what it only takes.
+_REPORT_SECONDS = 15.0
+# Azure accepts these properties and never returns them.
 _WRITE_ONLY = frozenset({"secrets"})
+_QUANTITY = re.compile(r"(\d+)\.0+(?=[A-Za-z]+$)")
 
 
 @dataclass(slots=True)
@@ -31,22 +42,22 @@ class DeploymentRun:
 
     Attributes:
         options: What to provision.
-        azure: How Azure is reached.
-        arm: Resource Manager.
-        tell: Takes the progress.
-        changed: Ids of what this run made or changed.
-        notes: What the user should know in the end.
+        azure: Address, sign-in and waiting times for Azure.
+        arm: Client of Resource Manager.
+        report: Called with each progress.
+        changed: Ids of the resources that this run created or changed.
+        notes: Notes for the user.
     """
 
     options: Options
     azure: Azure
-    arm: ArmClient
+    arm: ProvisioningClient
     report: ProgressHandler
     changed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add_note(self, step: str, message: str) -> None:
-        """Say something that is to be known, now and in the end."""
+        """Report a note now, and keep it for the result."""
         self.notes.append(message)
         self.report(Progress(step, "note", message))
 
@@ -58,16 +69,20 @@ class DeploymentRun:
         step: str = "",
         retry_role_propagation: bool = False,
     ) -> Mapping[str, Any]:
-        """Make a resource as it should be, when it is not so already.
+        """Create or change a resource, unless it is as it should be.
 
         Args:
-            resource: What it should be.
-            takes: How long it takes, in words.
-            step: What it is called in the progress.
-            settles: A refusal may come from a role that is not known everywhere yet.
+            resource: The desired state.
+            expected_duration: How long it takes, in words.
+            step: Its name in the progress. The kind of the resource by default.
+            retry_role_propagation: Whether a refusal may come from a role that is not known
+                everywhere yet.
+
+        Returns:
+            The resource, as Azure returned it.
 
         Raises:
-            ProvisioningError: Azure refused, or something of that name is not ours.
+            ProvisioningError: Azure refused, or the resource does not belong to this package.
         """
         step = step or resource.kind
         reporter = StepReporter(self.report, step)
@@ -75,21 +90,25 @@ class DeploymentRun:
         if found is not None:
             _check_ownership(resource, found, step)
             if is_up_to_date(resource, found):
-                reporter.report("kept", f"{step} {resource.name} is there")
+                reporter.report("kept", f"{step} {resource.name} exists")
                 return found
         verb = "creating" if found is None else "changing"
         duration = f"; this takes {expected_duration}" if expected_duration else ""
         reporter.report("working", f"{verb} {step} {resource.name}{duration}")
-        made = await self._put(resource, reporter, retry_role_propagation=retry_role_propagation)
+        answer = await self._put(resource, reporter, retry_role_propagation=retry_role_propagation)
         self.changed.append(resource.id)
         state: State = "created" if found is None else "updated"
         reporter.report(state, f"{state} {step} {resource.name}")
-        return made
+        return answer
 
     async def wait_until_provisioned(
         self, resource: Resource, reporter: StepReporter
     ) -> Mapping[str, Any] | None:
-        """What is there, once nothing is being done to it any more."""
+        """Return a resource once no operation on it is in progress, or None if it is missing.
+
+        Raises:
+            ProvisioningError: The operation takes longer than `Azure.patience`.
+        """
         deadline = time.monotonic() + self.azure.patience.total_seconds()
         while True:
             found = await self.arm.get(resource.id, resource.api_version, step=reporter.step)
@@ -98,7 +117,7 @@ class DeploymentRun:
             if time.monotonic() > deadline:
                 raise ProvisioningError(
                     f"{reporter.step} {resource.name} is still being changed",
-                    hint="run the same command again later; it goes on from here",
+                    hint="run the same command again later; it continues from here",
                     step=reporter.step,
                 )
             reporter.report_waiting()
@@ -107,7 +126,6 @@ class DeploymentRun:
     async def _put(
         self, resource: Resource, reporter: StepReporter, *, retry_role_propagation: bool
     ) -> Mapping[str, Any]:
-        """Send it; again for a while, where a role that was just given may not be known yet."""
         deadline = time.monotonic() + (
             self.azure.settling.total_seconds() if retry_role_propagation else 0
         )
@@ -124,7 +142,12 @@ class DeploymentRun:
 
 
 class StepReporter:
-    """The time one step takes, told now and then."""
+    """Progress of one step, with the time since it began.
+
+    Args:
+        on_progress: Called with each progress.
+        step: Name of the step.
+    """
 
     def __init__(self, on_progress: ProgressHandler, step: str) -> None:
         self.step = step
@@ -133,11 +156,12 @@ class StepReporter:
         self._last_report = self._start
 
     def report(self, state: State, message: str) -> None:
-        """Say what happened."""
-        self._on_progress(Progress(self.step, state, message, self._compute_elapsed()))
+        """Report a change of the step's state."""
+        elapsed = timedelta(seconds=time.monotonic() - self._start)
+        self._on_progress(Progress(self.step, state, message, elapsed))
 
     def report_waiting(self, until: str = "for Azure") -> None:
-        """Say now and then that it still lasts."""
+        """Report that the step still runs, at most once in 15 seconds."""
         now = time.monotonic()
         if now - self._last_report >= _REPORT_SECONDS:
             self._last_report = now
@@ -145,25 +169,47 @@ class StepReporter:
                 "waiting", f"{self.step}: waiting {until}, {now - self._start:.0f} s so far"
             )
 
-    def _compute_elapsed(self) -> timedelta:
-        return timedelta(seconds=time.monotonic() - self._start)
-
 
 def is_up_to_date(resource: Resource, found: Mapping[str, Any]) -> bool:
-    """Whether a resource is as it should be and did not fail."""
-    state = lower(found.get("properties")).get("provisioningstate")
+    """Return whether a resource has its desired state and its last operation did not fail."""
+    state = lowercase_keys(found.get("properties")).get("provisioningstate")
     return str(state).lower() not in {"failed", "canceled"} and matches(
         _drop_write_only(resource.body), found
     )
 
 
+def matches(wanted: object, found: object) -> bool:
+    """Return whether a JSON value has everything that is wanted. It may have more.
+
+    Azure returns names and values in another case, regions with spaces ("East US"), and
+    quantities without zeros ("2Gi" for "2.0Gi").
+    """
+    if isinstance(wanted, Mapping):
+        given = lowercase_keys(found)
+        return isinstance(found, Mapping) and all(
+            matches(value, given.get(name.lower())) for name, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(found, list)
+            and len(wanted) == len(found)
+            and all(matches(one, other) for one, other in zip(wanted, found, strict=True))
+        )
+    if isinstance(wanted, str) and isinstance(found, str):
+        return _normalize(wanted) == _normalize(found)
+    return wanted == found
+
+
 def has_owner_tag(found: Mapping[str, Any], name: str) -> bool:
-    """Whether we made a resource."""
-    return str(lower(found.get("tags")).get(TAG, "")) == name
+    """Return whether a resource has this package's tag with the given name."""
+    return str(lowercase_keys(found.get("tags")).get(TAG, "")) == name
+
+
+def _normalize(text: str) -> str:
+    return _QUANTITY.sub(r"\1", text.replace(" ", "").lower())
 
 
 def _drop_write_only(value: Any) -> Any:
-    """A body without what Azure never sends back."""
     if isinstance(value, Mapping):
         return {
             name: _drop_write_only(item) for name, item in value.items() if name not in _WRITE_ONLY
@@ -176,7 +222,7 @@ def _check_ownership(resource: Resource, found: Mapping[str, Any], step: str) ->
     is_group = resource.type.endswith("/resourceGroups")
     if isinstance(tags, Mapping) and not is_group and not has_owner_tag(found, str(tags[TAG])):
         raise ProvisioningError(
-            f"{step}: there is a {resource.name} already, and cci provision did not make it",
+            f"{step}: {resource.name} exists, and cci provision did not create it",
             hint="choose other names by --suffix or --name, or another --resource-group",
             step=step,
         )

@@ -1,38 +1,47 @@
-"""The `.env` file: what is in it stays, nobody else may read it."""
+"""Writer of the `.env` file. It keeps what the file has, and nobody else may read it."""
 
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import dotenv
+
 from cci_plugins.errors import ConfigurationError
 
-_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 _MODE = 0o600
 
 
 def write_env(path: Path, values: Mapping[str, str], *, replace: bool = False) -> list[str]:
-    """Put variables into a file; as a whole or not at all.
+    """Write variables into a file, all of them or none.
+
+    Comments, order, quotes, line ends and other variables stay as they are.
 
     Args:
-        path: The file, made when it is not there.
-        values: The variables. They are not quoted, so they hold no spaces or quotes.
-        replace: Whether they replace what the file says already.
+        path: The file. It is created if it is missing. A link stays a link.
+        values: The variables. They are not quoted, so they must not have spaces or quotes.
+        replace: Whether to replace values that the file already has.
 
     Returns:
-        Names that the file sets to something else, and that were left so.
+        Names that the file sets to another value, and that were kept.
 
     Raises:
         ConfigurationError: The file cannot be read or written.
     """
     try:
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
-        text, kept = _merge(old, values, replace=replace)
-        if text != old or (path.stat().st_mode & 0o777) != _MODE:
-            _write(path, text)
+        old = path.read_bytes() if path.exists() else b""
+        current = dotenv.dotenv_values(path, interpolate=False) if old else {}
+        other = [name for name, value in values.items() if current.get(name) not in (value, None)]
+        kept = [name for name in other if current[name] and not replace]
+        changes = {
+            name: value
+            for name, value in values.items()
+            if current.get(name) != value and name not in kept
+        }
+        if changes or not path.exists() or (path.stat().st_mode & 0o777) != _MODE:
+            _replace_file(path.resolve(), old, changes)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{path} cannot be written ({type(error).__name__})",
@@ -41,33 +50,20 @@ def write_env(path: Path, values: Mapping[str, str], *, replace: bool = False) -
     return kept
 
 
-def _merge(old: str, values: Mapping[str, str], *, replace: bool) -> tuple[str, list[str]]:
-    missing, kept, lines = dict(values), [], []
-    for line in old.splitlines():
-        match = _LINE.match(line)
-        name = match[1] if match else ""
-        if match is None or name not in values:
-            lines.append(line)
-            continue
-        missing.pop(name, None)
-        given = match[2].strip("'\"")
-        if given and given != values[name] and not replace:
-            kept.append(name)
-            lines.append(line)
-        else:
-            lines.append(line if given == values[name] else f"{name}={values[name]}")
-    lines += [f"{name}={value}" for name, value in missing.items()]
-    return "\n".join([*lines, ""]), kept
-
-
-def _write(path: Path, text: str) -> None:
-    path = path.resolve()  # a link stays one
+def _replace_file(path: Path, old: bytes, changes: Mapping[str, str]) -> None:
+    """Apply changes to a copy in the same folder, then replace the file by the copy."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    copy = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), _MODE)
-            file.write(text)
-        Path(name).replace(path)
+        with os.fdopen(handle, "wb") as file:
+            file.write(old)
+        for variable, value in changes.items():
+            dotenv.set_key(copy, variable, value, quote_mode="never")
+        if b"\r\n" in old:  # python-dotenv reads any line end and writes \n
+            text = copy.read_bytes().replace(b"\r\n", b"\n")
+            copy.write_bytes(text.replace(b"\n", b"\r\n"))
+        copy.chmod(_MODE)
+        copy.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
         raise

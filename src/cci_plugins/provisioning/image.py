@@ -1,7 +1,6 @@
-"""The build context of the session image, the same bytes for the same files.
+"""Build context of the session image: the same bytes for the same files.
 
-Its digest is the image's tag: other packages, another tag; so pools, which cache images by tag,
-notice.
+Its digest is the image's tag. Other packages give another tag, because pools cache images by tag.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _SKIPPED_FOLDERS = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".r
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What is sent to be built.
+    """Files, arguments and tag of an image to build.
 
     Attributes:
         archive: A `.tar.gz`.
@@ -43,10 +42,10 @@ class BuildContext:
 
 
 def build_context(requirements: Path | None) -> BuildContext:
-    """The session image's files, with these packages for its sessions.
+    """Pack the files of the session image, with the packages for its sessions.
 
     Args:
-        requirements: A `requirements.txt`; the package's own when None.
+        requirements: A `requirements.txt`. The package's own when None.
 
     Raises:
         ConfigurationError: The file cannot be read, or the package has no image to build.
@@ -57,7 +56,8 @@ def build_context(requirements: Path | None) -> BuildContext:
     root = source if is_source_tree else package
     if not (root / DOCKERFILE).is_file():
         raise ConfigurationError(
-            "this installation has no files of the session image", hint="give one by --image"
+            "this installation does not contain the files of the session image",
+            hint="name an image by --image",
         )
     files = dict(_iter_files(root, is_source_tree=is_source_tree))
     if requirements is not None:
@@ -87,7 +87,7 @@ def _read_requirements(path: Path) -> bytes:
             hint="name a requirements.txt by --requirements",
         ) from None
     if not _KERNEL_REQUIREMENT.search(text):
-        text = f"{text.rstrip()}\nipykernel\n"  # the server talks to it
+        text = f"{text.rstrip()}\nipykernel\n"  # the server needs it
     return text.encode()
 
 
@@ -105,7 +105,7 @@ def _iter_files(root: Path, *, is_source_tree: bool) -> Iterator[tuple[str, byte
 
 
 def _pack_archive(files: dict[str, bytes]) -> bytes:
-    """The files as `.tar.gz`, without times, owners or anything else of this machine."""
+    """Pack files as `.tar.gz`, without times, owners or anything else of this machine."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,

@@ -1,4 +1,4 @@
-"""What is there of what we make."""
+"""Inventory of what `cci provision` created."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource import KIND_NAMES
+from cci_plugins.azure.resource import KIND_NAMES, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.errors import ConfigurationError
 
 from . import resources
-from .compare import lower
-from .deploy import parse_gateway_url
-from .deployment import Deployment, build_deployment
+from .deployment import Deployment, build_deployment, parse_gateway_url
 from .deployment_run import has_owner_tag
 from .options import Options
 from .progress import Progress, ProgressHandler
@@ -22,13 +21,13 @@ from .progress import Progress, ProgressHandler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A resource that is there.
+    """A resource that exists.
 
     Attributes:
-        type: Such as `Microsoft.App/sessionPools`.
+        type: Resource type, such as `Microsoft.App/sessionPools`.
         name: Its name.
-        id: Its id in Resource Manager.
-        state: As Azure tells it.
+        id: Resource id.
+        state: Provisioning state, as Azure reports it.
     """
 
     type: str
@@ -38,24 +37,25 @@ class Found:
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """Its type in words, such as `session pool`."""
         return KIND_NAMES.get(_normalize_type(self.type), self.type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What there is.
+    """The resources that exist.
 
     Attributes:
-        resources: Everything with our tag, in the order in which it can be removed.
-        deployment: The pool and what an application needs to know of it, or None.
+        resources: Everything with this package's tag, in the order in which it can be removed.
+        deployment: The pool and its settings for an application, or None without a pool.
     """
 
     resources: tuple[Found, ...]
     deployment: Deployment | None
 
 
-# What stands on others goes first.
+_MAX_LISTED = 8
+# A resource comes before those that it depends on.
 REMOVAL_ORDER = (
     "Microsoft.App/containerApps",
     "Microsoft.App/sessionPools",
@@ -67,58 +67,85 @@ REMOVAL_ORDER = (
 
 
 async def list_group_resources(options: Options, arm: ArmClient) -> list[Mapping[str, Any]]:
-    """Everything in the resource group, ours or not."""
+    """Return every resource in the resource group, with or without this package's tag."""
     return await arm.list(
         f"{options.group_id}/resources", api_versions.RESOURCES, step="resource group"
     )
 
 
 async def list_owned_resources(options: Options, arm: ArmClient) -> list[Found]:
-    """What we made and is there, in the order in which it can be removed."""
+    """Return the resources with this package's tag, in the order in which they can be removed."""
     found = []
     for item in await list_group_resources(options, arm):
         kind = _normalize_type(str(item.get("type")))
         if kind in REMOVAL_ORDER and has_owner_tag(item, options.name):
             full = await arm.get(str(item["id"]), api_versions.OF_TYPE[kind], step=KIND_NAMES[kind])
             if full is not None:
-                state = lower(full.get("properties")).get("provisioningstate", "")
+                state = lowercase_keys(full.get("properties")).get("provisioningstate", "")
                 name = str(item["id"]).rpartition("/")[2]
                 found.append(Found(type=kind, name=name, id=str(item["id"]), state=str(state)))
     return sorted(found, key=lambda one: (REMOVAL_ORDER.index(one.type), one.name))
 
 
 async def read_inventory(options: Options, azure: Azure, on_progress: ProgressHandler) -> Inventory:
-    """Say what is there.
+    """List what exists.
+
+    Args:
+        options: What was provisioned.
+        azure: Address, sign-in and waiting times for Azure.
+        on_progress: Called with each progress.
 
     Raises:
-        ProvisioningError: Azure did not say.
+        ProvisioningError: Azure refused a request, or cannot be reached.
         AuthenticationError: The sign-in failed.
     """
-    async with ArmClient(azure, options.subscription) as arm:
-        on_progress(
-            Progress("show", "working", f"looking into resource group {options.resource_group}")
-        )
+    async with ArmClient(azure) as arm:
+        on_progress(Progress("show", "working", f"reading resource group {options.resource_group}"))
         found = await list_owned_resources(options, arm)
         return Inventory(
             resources=tuple(found), deployment=await _read_deployment(options, arm, found)
         )
 
 
+async def find_only_subscription(azure: Azure) -> str:
+    """Return the id of the one subscription that the sign-in can see.
+
+    Raises:
+        ConfigurationError: It can see none, or several.
+        ProvisioningError: Azure refused the request, or cannot be reached.
+        AuthenticationError: The sign-in failed.
+    """
+    async with ArmClient(azure) as arm:
+        found = await arm.list_subscriptions()
+    enabled = [one for one in found if str(one.get("state", "Enabled")).lower() == "enabled"]
+    if not enabled:
+        raise ConfigurationError(
+            "this sign-in has no subscription", hint="az login --tenant TENANT; az account list"
+        )
+    if len(enabled) > 1:
+        names = ", ".join(str(one.get("displayName")) for one in enabled[:_MAX_LISTED])
+        raise ConfigurationError(
+            f"this sign-in has {len(enabled)} subscriptions: {names}",
+            hint="name one by --subscription ID; az account list --output table",
+        )
+    return str(enabled[0]["subscriptionId"])
+
+
 async def _read_deployment(
     options: Options, arm: ArmClient, found: list[Found]
 ) -> Deployment | None:
-    wanted = resources.pool(options)
+    wanted = resources.build_pool(options)
     pool = await arm.get(wanted.id, wanted.api_version, step=wanted.kind)
     if pool is None:
         return None
-    kind = str(lower(pool.get("properties")).get("containertype", "")).lower()
+    kind = str(lowercase_keys(pool.get("properties")).get("containertype", "")).lower()
     names = {one.name for one in found}
     app = resources.build_gateway_secrets(options, {})
     deployment = build_deployment(
         options,
         pool,
         kind="custom" if kind == "customcontainer" else "python",
-        storage=resources.storage_account(options).name in names,
+        storage=resources.build_storage_account(options).name in names,
     )
     if app.name not in names:
         return deployment
@@ -127,5 +154,5 @@ async def _read_deployment(
 
 
 def _normalize_type(kind: str) -> str:
-    """A type as we spell it."""
+    """Return a type in the case that this package uses."""
     return next((name for name in REMOVAL_ORDER if name.lower() == kind.lower()), kind)

@@ -1,4 +1,4 @@
-"""What to provision, and how Azure is reached."""
+"""Options of a deployment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RULES = {
     "suffix": (re.compile(r"[a-z0-9]{3,8}"), "3 to 8 lower-case letters and digits"),
     "principal_id": (re.compile(r"|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "a GUID"),
 }
-_COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure takes
+_COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure accepts
 _MAX_SESSIONS = 600
 
 
@@ -34,28 +34,29 @@ class Options:
 
     Attributes:
         subscription: Id of the subscription.
-        resource_group: Name of the resource group; made when it is not there.
-        kind: `python`, a managed pool with the platform's MCP server; or `custom`, a pool of
+        resource_group: Name of the resource group. It is created if it is missing.
+        kind: `python`, a managed pool with the platform's MCP server, or `custom`, a pool of
             containers with your own packages.
         location: Region, by its short name.
-        name: Begins every resource's name, and is the value of the tag `cci-plugins`.
-        suffix: Ends every resource's name; by default six digits made from the group's id.
-        storage: Whether to make a storage account for files that cross by link.
-        gateway: Whether to make an MCP endpoint in front of a custom pool.
-        requirements: Packages of a custom pool's sessions, as a `requirements.txt`; the package's
+        name: First part of every resource's name, and value of the tag `cci-plugins`.
+        suffix: Last part of every resource's name. By default six digits derived from the
+            group's id.
+        storage: Whether to create a storage account for file transfers by link.
+        gateway: Whether to create an MCP endpoint in front of a custom pool.
+        requirements: Packages of a custom pool's sessions, as a `requirements.txt`. The package's
             own list when None.
-        image: An image to run in a custom pool's sessions; one is built when None.
+        image: An image for a custom pool's sessions. One is built when None.
         max_sessions: Most sessions at once.
-        ready_sessions: Sessions a custom pool keeps ready; they are billed.
-        cooldown: A session unused for so long is ended, 5 minutes to an hour.
+        ready_sessions: Sessions that a custom pool keeps ready. They are billed.
+        cooldown: A session ends after this time without use, 5 minutes to an hour.
         egress: Whether code in the sessions may reach the internet.
-        tags: Put on every resource.
-        principal_id: Object id of who may use the pool and the storage; who is signed in when
-            empty.
-        principal_type: What that is; found out when None.
+        tags: Tags of every resource.
+        principal_id: Object id of who may use the pool and the storage. The one who is signed in
+            when empty.
+        principal_type: Type of the principal. It is detected when None.
 
     Raises:
-        ConfigurationError: Azure would not take one of them.
+        ConfigurationError: Azure would not accept one of them.
     """
 
     subscription: str
@@ -82,9 +83,10 @@ class Options:
             digest = hashlib.sha256(self.group_id.lower().encode()).hexdigest()
             object.__setattr__(self, "suffix", digest[:6])
         for name, (rule, description) in _RULES.items():
-            if not rule.fullmatch(getattr(self, name)):
+            value = getattr(self, name)
+            if not rule.fullmatch(value):
                 raise ConfigurationError(
-                    f"{name} is not valid: it must be {description}",
+                    f"{name} {value!r} is invalid: it must be {description}",
                     hint=f"correct {_format_flag(name)}",
                 )
         self._check_numbers()
@@ -92,16 +94,20 @@ class Options:
 
     def _check_numbers(self) -> None:
         if not _COOLDOWN[0] <= self.cooldown <= _COOLDOWN[1]:
+            seconds = f"{self.cooldown.total_seconds():g}"
             raise ConfigurationError(
-                "the cooldown must be 300 to 3600 seconds", hint="correct --cooldown"
+                f"the cooldown must be 300 to 3600 seconds, not {seconds}",
+                hint="correct --cooldown",
             )
         if not 1 <= self.max_sessions <= _MAX_SESSIONS:
             raise ConfigurationError(
-                f"a pool has 1 to {_MAX_SESSIONS} sessions", hint="correct --max-sessions"
+                f"a pool has 1 to {_MAX_SESSIONS} sessions, not {self.max_sessions}",
+                hint="correct --max-sessions",
             )
         if self.kind == "custom" and not 0 < self.ready_sessions < self.max_sessions:
             raise ConfigurationError(
-                "a custom pool keeps at least one session ready, and fewer than its most",
+                f"a custom pool must keep 1 to {self.max_sessions - 1} sessions ready, "
+                f"not {self.ready_sessions}",
                 hint="correct --ready-sessions or --max-sessions",
             )
 
@@ -113,22 +119,22 @@ class Options:
         ):
             if given and self.kind != "custom":
                 raise ConfigurationError(
-                    f"--{name} is about a custom pool", hint="add --kind custom"
+                    f"--{name} applies only to a custom pool", hint="add --kind custom"
                 )
         if self.image is not None and self.requirements is not None:
             raise ConfigurationError(
-                "an image that is given is not built, so --requirements says nothing",
-                hint="drop --image or --requirements",
+                "--requirements has no effect with --image, because no image is built",
+                hint="remove --image or --requirements",
             )
 
     @property
     def subscription_id(self) -> str:
-        """The subscription, as Resource Manager names it."""
+        """The subscription's resource id."""
         return f"/subscriptions/{self.subscription}"
 
     @property
     def group_id(self) -> str:
-        """The resource group, as Resource Manager names it."""
+        """The resource group's resource id."""
         return f"{self.subscription_id}/resourceGroups/{self.resource_group}"
 
     @property

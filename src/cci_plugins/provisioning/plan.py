@@ -1,4 +1,4 @@
-"""What would be there, who must be allowed what, and what is billed; nothing is changed."""
+"""The plan of a deployment: resources, roles and costs. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from cci_plugins.azure.resource import Resource
 from cci_plugins.azure.resource_manager import ArmClient
 
 from . import resources
-from .access import list_identity_roles, list_user_roles
+from .access import Role, list_identity_roles, list_user_roles
 from .deployment_run import is_up_to_date
 from .image import build_context
 from .options import Options
 from .progress import Progress, ProgressHandler
 from .registration import FEATURE, list_providers
-from .roles import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """One resource.
+    """One resource of a plan.
 
     Attributes:
-        resource: What it should be.
-        action: What `up` would do.
+        resource: Its desired state.
+        action: What `up` would do: `create`, `update`, `keep` or `check`. `check` means that
+            this depends on a resource that does not exist yet.
     """
 
     resource: Resource
@@ -33,13 +33,13 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `up` would do.
+    """Everything that `up` would do.
 
     Attributes:
-        resources: Each resource, in the order they are made.
-        registrations: Providers and features of the subscription that have to be registered.
-        assignments: Roles that would be given, and on what.
-        needed: Roles that who runs it needs, and why.
+        resources: Each resource, in the order of their creation.
+        registrations: Providers and features that the subscription must have registered.
+        assignments: Roles that would be assigned, with their scopes.
+        needed: Roles that you need to run `up`, with the reason.
         billed: What costs money, and how.
     """
 
@@ -51,51 +51,58 @@ class Plan:
 
 
 def list_resources(options: Options, image: str) -> list[Resource]:
-    """Every resource but role assignments, in the order they are made.
+    """Return every resource except role assignments, in the order of their creation.
 
     Args:
         options: What to provision.
-        image: What runs in a custom pool's sessions.
+        image: Image of a custom pool's sessions.
     """
-    made = [resources.resource_group(options)]
+    found = [resources.build_resource_group(options)]
     if options.kind == "custom":
-        made.append(resources.environment(options))
+        found.append(resources.build_environment(options))
     if options.builds_image:
-        made.append(resources.registry(options))
+        found.append(resources.build_registry(options))
     if options.builds_image or options.gateway:
-        made.append(resources.identity(options))
-    made.append(resources.pool(options, image))
+        found.append(resources.build_identity(options))
+    found.append(resources.build_pool(options, image))
     if options.storage:
-        made += [
-            resources.storage_account(options),
-            resources.blob_container(options),
-            resources.lifecycle_rule(options),
+        found += [
+            resources.build_storage_account(options),
+            resources.build_blob_container(options),
+            resources.build_lifecycle_rule(options),
         ]
     if options.gateway:
-        made.append(resources.gateway(options, image, pool_endpoint="", client_id="", secrets={}))
-    return made
+        found.append(
+            resources.build_gateway(options, image, pool_endpoint="", client_id="", secrets={})
+        )
+    return found
 
 
 async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler) -> Plan:
-    """Look at what is there.
+    """Compare the options with what exists.
+
+    Args:
+        options: What to provision.
+        azure: Address, sign-in and waiting times for Azure.
+        on_progress: Called with each progress.
 
     Raises:
-        ProvisioningError: Azure did not say.
+        ProvisioningError: Azure refused a request, or cannot be reached.
         AuthenticationError: The sign-in failed.
     """
     planned, image = [], options.image or ""
     if options.builds_image:
-        image = resources.image(options, build_context(options.requirements).tag)
-    async with ArmClient(azure, options.subscription) as arm:
+        image = resources.build_image_name(options, build_context(options.requirements).tag)
+    async with ArmClient(azure) as arm:
         for resource in list_resources(options, image):
-            on_progress(Progress("plan", "working", f"looking for {resource.kind} {resource.name}"))
+            on_progress(Progress("plan", "working", f"reading {resource.kind} {resource.name}"))
             planned.append(Planned(resource=resource, action=await _choose_action(arm, resource)))
     return Plan(
         resources=tuple(planned),
         registrations=tuple(_list_registrations(options)),
         assignments=tuple(_list_assignments(options)),
         needed=tuple(_list_needed_roles(options)),
-        billed=tuple(billed(options)),
+        billed=tuple(_list_costs(options)),
     )
 
 
@@ -103,12 +110,10 @@ async def _choose_action(arm: ArmClient, resource: Resource) -> str:
     found = await arm.get(resource.id, resource.api_version, step=resource.kind)
     if found is None:
         return "create"
-    depends = resource.kind == "gateway"  # on what is known only when the rest is made
-    return (
-        "keep"
-        if is_up_to_date(resource, found) or resource.kind == "resource group"
-        else ("check" if depends else "update")
-    )
+    if is_up_to_date(resource, found) or resource.kind == "resource group":
+        return "keep"
+    # the gateway depends on values that only exist once the rest is created
+    return "check" if resource.kind == "gateway" else "update"
 
 
 def _list_registrations(options: Options) -> list[str]:
@@ -130,26 +135,28 @@ def _format_assignment(role: Role, scope: str, who: str) -> str:
 def _list_needed_roles(options: Options) -> list[str]:
     group = options.resource_group
     return [
-        f"Contributor on the resource group {group}, to make the resources",
-        "Contributor on the subscription, where the group or a registration is missing",
-        "Role Based Access Control Administrator on the resource group, to give the roles",
+        f"Contributor on the resource group {group}, to create the resources",
+        "Contributor on the subscription, if the group or a registration is missing",
+        "Role Based Access Control Administrator on the resource group, to assign the roles",
     ]
 
 
-def billed(options: Options) -> list[str]:
-    """What costs money, and how; prices are Azure's, and change."""
+def _list_costs(options: Options) -> list[str]:
+    """Return what costs money and how. Azure may change its prices."""
     if options.kind == "python":
-        lines = ["session pool: each session, by the hour it was allocated; nothing while idle"]
+        lines = [
+            "session pool: each session, by the hour while it is allocated; nothing while idle"
+        ]
     else:
         ready = options.ready_sessions
         lines = [
-            f"session pool: the machines under {ready} ready and all active sessions, all day",
+            f"session pool: the machines for {ready} ready and all active sessions, at all times",
             "  (a dedicated plan; in the order of 1,000 dollars a month)",
         ]
     if options.builds_image:
         lines.append("container registry: Basic, by the day; builds by the second")
     if options.gateway:
-        lines.append("gateway: one replica of half a core and 1 GiB, day and night")
+        lines.append("gateway: one replica with half a core and 1 GiB, at all times")
     if options.storage:
-        lines.append("storage account: by what is stored and moved; files go after a day")
+        lines.append("storage account: by stored and moved bytes; files are deleted after a day")
     return lines

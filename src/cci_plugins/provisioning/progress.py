@@ -1,4 +1,4 @@
-"""What a run tells while it works, and its result at the end."""
+"""Progress and result of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ State = Literal["working", "waiting", "created", "updated", "kept", "removed", "
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One thing that happened.
+    """One event of a run.
 
     Attributes:
-        step: What it is about: a stable name, such as `session pool`.
-        state: `working` when it begins, `waiting` while it lasts; `note` for what is to be known;
-            else how it ended.
+        step: Stable name of the step, such as `session pool`.
+        state: `working` at its start, `waiting` while it runs, `note` for a note to the user,
+            and else its outcome.
         message: One line for people.
-        elapsed: Since the step began.
+        elapsed: Time since the step began.
     """
 
     step: str
@@ -38,10 +38,13 @@ ProgressHandler = Callable[[Progress], None]
 
 
 class Run(Generic[T]):
-    """Work that tells its progress: iterate it, then read `result`; or just await `finish()`.
+    """Work that reports its progress: iterate it, then read `result`. Or await `finish()`.
 
-    It may be stopped at any time, by cancelling or by leaving the loop: what Azure has by then, the
-    next run finds.
+    You can stop it at any time, by cancelling it or by leaving the loop. The next run finds what
+    Azure has by then.
+
+    Args:
+        work: The work. It gets the function that takes each progress.
     """
 
     def __init__(self, work: Callable[[ProgressHandler], Awaitable[T]]) -> None:
@@ -50,25 +53,25 @@ class Run(Generic[T]):
 
     @property
     def result(self) -> T:
-        """What came out.
+        """The result of the work.
 
         Raises:
-            ProvisioningError: It has not ended.
+            ProvisioningError: The run is not finished.
         """
         if not self._result:
             raise ProvisioningError(
-                "this has not ended", hint="iterate it to its end, or await finish()"
+                "the run is not finished", hint="iterate it to its end, or await finish()"
             )
         return self._result[0]
 
     async def finish(self) -> T:
-        """Work to the end."""
+        """Run to the end and return the result."""
         async for _ in self:
             pass
         return self.result
 
     async def __aiter__(self) -> AsyncIterator[Progress]:
-        """Work, and tell."""
+        """Run, and yield each progress."""
         queue: asyncio.Queue[Progress | None] = asyncio.Queue()
         task = asyncio.ensure_future(self._work(queue.put_nowait))
         task.add_done_callback(lambda _: queue.put_nowait(None))

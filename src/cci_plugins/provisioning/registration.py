@@ -1,17 +1,17 @@
-"""What a subscription must have switched on before any of this can be made in it."""
+"""Providers and preview features that a subscription must have registered."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
 
 from cci_plugins.azure import api_versions
+from cci_plugins.azure.resource import lowercase_keys
 from cci_plugins.errors import ProvisioningError
 
-from .compare import lower
 from .deployment_run import DeploymentRun, StepReporter
 from .options import Options
 
@@ -20,7 +20,7 @@ APP = "Microsoft.App"
 
 
 def list_providers(options: Options) -> list[str]:
-    """The resource providers that are needed."""
+    """Return the resource providers that the options need."""
     needed = [APP]
     if options.builds_image:
         needed.append("Microsoft.ContainerRegistry")
@@ -31,24 +31,16 @@ def list_providers(options: Options) -> list[str]:
     return needed
 
 
-def build_feature_path(options: Options) -> str:
-    """The preview feature of the platform's MCP server, as Resource Manager names it."""
-    return (
-        f"{options.subscription_id}/providers/Microsoft.Features/providers/{APP}/features/{FEATURE}"
-    )
-
-
-def build_provider_path(options: Options, name: str) -> str:
-    """A resource provider, as Resource Manager names it."""
-    return f"{options.subscription_id}/providers/{name}"
-
-
 async def register(run: DeploymentRun, *, force: bool) -> None:
     """Register what is not registered.
 
     Args:
-        work: The run.
-        again: Whether to register Microsoft.App also when it is: that carries the feature over.
+        run: The deployment.
+        force: Whether to register Microsoft.App even if it is registered. That activates a newly
+            registered feature.
+
+    Raises:
+        ProvisioningError: Azure refused, an approval is missing, or it took too long.
     """
     if run.options.kind == "python":
         await _register_feature(run)
@@ -58,23 +50,25 @@ async def register(run: DeploymentRun, *, force: bool) -> None:
 
 
 async def _register_feature(run: DeploymentRun) -> None:
-    path, reporter = build_feature_path(run.options), StepReporter(run.report, f"feature {FEATURE}")
+    features = f"{run.options.subscription_id}/providers/Microsoft.Features/providers"
+    path = f"{features}/{APP}/features/{FEATURE}"
+    reporter = StepReporter(run.report, f"feature {FEATURE}")
     manual_command = f"az feature register --namespace {APP} --name {FEATURE}"
 
-    async def state() -> str | None:
+    async def read_state() -> str | None:
         found = await run.arm.get(path, api_versions.FEATURES, step=reporter.step)
         return None if found is None else _read_lower(found.get("properties"), "state")
 
-    now = await state()
-    if now is None:
+    state = await read_state()
+    if state is None:
         run.add_note(
-            reporter.step, f"Azure knows no feature {FEATURE} any more; going on without it"
+            reporter.step, f"Azure no longer has the feature {FEATURE}; continuing without it"
         )
         return
-    if now == "registered":
+    if state == "registered":
         reporter.report("kept", f"{reporter.step} is registered")
         return
-    if now not in {"registering", "pending"}:
+    if state not in {"registering", "pending"}:
         reporter.report("working", f"registering {reporter.step}; this takes up to half an hour")
         await run.arm.post(
             f"{path}/register",
@@ -83,25 +77,23 @@ async def _register_feature(run: DeploymentRun) -> None:
             manual_command=manual_command,
         )
         run.changed.append(path)
-    await _wait_until_registered(run, reporter, state, manual_command)
+    await _wait_until_registered(run, reporter, read_state, manual_command)
 
 
 async def _register_provider(run: DeploymentRun, name: str, *, force: bool) -> None:
-    path, reporter = (
-        build_provider_path(run.options, name),
-        StepReporter(run.report, f"provider {name}"),
-    )
+    path = f"{run.options.subscription_id}/providers/{name}"
+    reporter = StepReporter(run.report, f"provider {name}")
     manual_command = f"az provider register --namespace {name} --wait"
 
-    async def state() -> str | None:
+    async def read_state() -> str | None:
         found = await run.arm.get(path, api_versions.RESOURCES, step=reporter.step)
         return _read_lower(found, "registrationState")
 
-    now = await state()
-    if now == "registered" and not force:
+    state = await read_state()
+    if state == "registered" and not force:
         reporter.report("kept", f"{reporter.step} is registered")
         return
-    if now != "registering":
+    if state != "registering":
         reporter.report("working", f"registering {reporter.step}; this takes a minute")
         await run.arm.post(
             f"{path}/register",
@@ -110,24 +102,27 @@ async def _register_provider(run: DeploymentRun, name: str, *, force: bool) -> N
             manual_command=manual_command,
         )
         run.changed.append(path)
-    await _wait_until_registered(run, reporter, state, manual_command)
+    await _wait_until_registered(run, reporter, read_state, manual_command)
 
 
 async def _wait_until_registered(
-    run: DeploymentRun, reporter: StepReporter, state: Any, manual_command: str
+    run: DeploymentRun,
+    reporter: StepReporter,
+    read_state: Callable[[], Awaitable[str | None]],
+    manual_command: str,
 ) -> None:
     deadline = time.monotonic() + run.azure.patience.total_seconds()
-    while (now := await state()) != "registered":
-        if now == "pending":
+    while (state := await read_state()) != "registered":
+        if state == "pending":
             raise ProvisioningError(
-                f"{reporter.step} waits for an approval",
+                f"{reporter.step} is waiting for an approval",
                 hint=f"ask the subscription's owner to run: {manual_command}",
                 step=reporter.step,
             )
         if time.monotonic() > deadline:
             raise ProvisioningError(
                 f"{reporter.step} is still not registered",
-                hint="run the same command again later; Azure goes on with it",
+                hint="run the same command again later; Azure continues the registration",
                 step=reporter.step,
             )
         reporter.report_waiting()
@@ -136,4 +131,4 @@ async def _wait_until_registered(
 
 
 def _read_lower(found: Mapping[str, Any] | None, name: str) -> str:
-    return str(lower(found).get(name.lower(), "")).lower()
+    return str(lowercase_keys(found).get(name.lower(), "")).lower()

@@ -1,4 +1,4 @@
-"""Taking away what was made, and nothing else."""
+"""Removal of what `up` created, and of nothing else."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.azure.resource import lowercase_keys
 
 from . import resources
-from .compare import lower
+from .access import ROLE_ASSIGNMENT_TYPE, build_assignment_name
+from .client import ProvisioningClient
 from .deployment_run import StepReporter, has_owner_tag
 from .inventory import Found, list_group_resources, list_owned_resources
 from .options import Options
 from .progress import ProgressHandler
-from .roles import ROLE_ASSIGNMENT_TYPE, build_assignment_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """What `down` did.
+    """The result of `down`.
 
     Attributes:
-        removed: Ids of what is gone.
-        left: Ids of what is still in the resource group, because it was not made by us.
+        removed: Ids of the resources that were removed.
+        left: Ids of the resources that stay in the group, because `up` did not create them.
     """
 
     removed: tuple[str, ...]
@@ -33,37 +33,45 @@ class Removed:
 
 
 async def remove(options: Options, azure: Azure, on_progress: ProgressHandler) -> Removed:
-    """Remove what carries our tag; the resource group too, when we made it and it is empty.
+    """Remove everything with this package's tag, and the resource group if it is then empty.
+
+    The group is removed only if it has the tag too.
+
+    Args:
+        options: What was provisioned.
+        azure: Address, sign-in and waiting times for Azure.
+        on_progress: Called with each progress.
 
     Raises:
-        ProvisioningError: Azure refused a step, or took too long.
+        ProvisioningError: Azure refused a step, or it took too long.
         AuthenticationError: The sign-in failed.
     """
-    gone: list[str] = []
-    async with ArmClient(azure, options.subscription) as arm:
+    removed: list[str] = []
+    async with ProvisioningClient(azure, options.subscription) as arm:
         found = await list_owned_resources(options, arm)
         for one in found:
-            gone += await _remove_assignments(arm, on_progress, one, options)
+            removed += await _remove_assignments(arm, on_progress, one, options)
         for one in found:
             await _delete(arm, on_progress, one.kind, one.id, api_versions.OF_TYPE[one.type])
-            gone.append(one.id)
+            removed.append(one.id)
         listed = [str(item["id"]) for item in await list_group_resources(options, arm)]
-        known = {identifier.lower() for identifier in gone}  # Azure may list them for a while
+        known = {identifier.lower() for identifier in removed}  # Azure may still list them
         left = [identifier for identifier in listed if identifier.lower() not in known]
-        group = resources.resource_group(options)
-        there = await arm.get(group.id, group.api_version, step=group.kind)
-        if there is not None and has_owner_tag(there, options.name) and not left:
+        group = resources.build_resource_group(options)
+        existing = await arm.get(group.id, group.api_version, step=group.kind)
+        if existing is not None and has_owner_tag(existing, options.name) and not left:
             await _delete(arm, on_progress, group.kind, group.id, group.api_version)
-            gone.append(group.id)
-    return Removed(removed=tuple(gone), left=tuple(left))
+            removed.append(group.id)
+    return Removed(removed=tuple(removed), left=tuple(left))
 
 
 async def _remove_assignments(
-    arm: ArmClient, on_progress: ProgressHandler, one: Found, options: Options
+    arm: ProvisioningClient, on_progress: ProgressHandler, one: Found, options: Options
 ) -> list[str]:
-    """Role assignments on a resource that have the name which we give, so that we made them."""
-    gone = []
-    scope = f"{options.group_id}/providers/{one.type}/{one.name}"  # spelt as it was when named
+    """Remove the role assignments on a resource whose names show that `up` made them."""
+    removed = []
+    # the names are derived from the id with the case that `up` uses, which Azure may change
+    scope = f"{options.group_id}/providers/{one.type}/{one.name}"
     scopes = [scope]
     if one.type.endswith("/storageAccounts"):
         scopes.append(f"{scope}/blobServices/default/containers/{resources.BLOB_CONTAINER}")
@@ -77,19 +85,19 @@ async def _remove_assignments(
             identifier = str(item.get("id"))
             if _is_owned_assignment(scope, item):
                 await _delete(arm, on_progress, "role assignment", identifier, api_versions.ROLES)
-                gone.append(identifier)
-    return gone
+                removed.append(identifier)
+    return removed
 
 
 def _is_owned_assignment(scope: str, item: Mapping[str, Any]) -> bool:
-    properties = lower(item.get("properties"))
+    properties = lowercase_keys(item.get("properties"))
     role = str(properties.get("roledefinitionid", "")).rpartition("/")[2]
     name = build_assignment_name(scope, role, str(properties.get("principalid", "")))
     return str(item.get("id")).rpartition("/")[2].lower() == name
 
 
 async def _delete(
-    arm: ArmClient, on_progress: ProgressHandler, kind: str, identifier: str, version: str
+    arm: ProvisioningClient, on_progress: ProgressHandler, kind: str, identifier: str, version: str
 ) -> None:
     reporter, name = StepReporter(on_progress, kind), identifier.rpartition("/")[2]
     reporter.report("working", f"removing {kind} {name}")

@@ -1,4 +1,7 @@
-"""Each resource's id, API version and body, from the options alone; nothing else makes bodies."""
+"""Id, API version and body of each resource, from the options alone.
+
+No other module builds bodies. `infra/` must create the same resources, and a test compares both.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +27,23 @@ _HEALTH = {"httpGet": {"path": "/health", "port": PORT}}
 _COMMAND = ["/opt/cci/bin/cci", "serve", "--pool", "custom", "--host", "0.0.0.0", "--port", "6000"]  # noqa: S104 - in a container, behind its ingress
 
 
-def tags(options: Options) -> dict[str, str]:
-    """The tags of every resource; ours says whose it is, whatever the user's say."""
+def build_tags(options: Options) -> dict[str, str]:
+    """Return the tags of every resource. The user's tags cannot replace the owner tag."""
     return {**options.tags, TAG: options.name}
 
 
-def resource_group(options: Options) -> Resource:
-    """The group that holds everything."""
+def build_resource_group(options: Options) -> Resource:
+    """Build the resource group."""
     return Resource(
         type="Microsoft.Resources/resourceGroups",
         id=options.group_id,
         api_version=api_versions.RESOURCES,
-        body={"location": options.location, "tags": tags(options)},
+        body={"location": options.location, "tags": build_tags(options)},
     )
 
 
-def environment(options: Options) -> Resource:
-    """Where a custom pool's containers and the gateway live."""
+def build_environment(options: Options) -> Resource:
+    """Build the environment of a custom pool's containers and of the gateway."""
     profile = {"name": PROFILE, "workloadProfileType": PROFILE}
     return _build_tracked(
         options,
@@ -50,8 +53,8 @@ def environment(options: Options) -> Resource:
     )
 
 
-def registry(options: Options) -> Resource:
-    """Where the image is built and kept."""
+def build_registry(options: Options) -> Resource:
+    """Build the container registry that builds and stores the image."""
     return _build_tracked(
         options,
         "Microsoft.ContainerRegistry/registries",
@@ -63,8 +66,8 @@ def registry(options: Options) -> Resource:
     )
 
 
-def identity(options: Options) -> Resource:
-    """Who pulls the image, and who the gateway is."""
+def build_identity(options: Options) -> Resource:
+    """Build the identity that pulls the image and that the gateway signs in with."""
     return _build_tracked(
         options,
         "Microsoft.ManagedIdentity/userAssignedIdentities",
@@ -73,18 +76,20 @@ def identity(options: Options) -> Resource:
     )
 
 
-def image(options: Options, tag: str) -> str:
-    """The image that is built, with its registry."""
-    return f"{login_server(options)}/{REPOSITORY}:{tag}"
+def build_image_name(options: Options, tag: str) -> str:
+    """Return the name of the built image, with its registry and tag."""
+    return f"{build_login_server(options)}/{REPOSITORY}:{tag}"
 
 
-def task_run(options: Options, tag: str, *, source: str, arguments: Mapping[str, str]) -> Resource:
-    """The build of the image, in the cloud.
+def build_task_run(
+    options: Options, tag: str, *, source: str, arguments: Mapping[str, str]
+) -> Resource:
+    """Build the task run that builds the image in the cloud.
 
     Args:
         options: What to provision.
         tag: The image's tag.
-        source: Where the registry has the build context.
+        source: Path of the build context in the registry.
         arguments: The Dockerfile's build arguments.
     """
     request = {
@@ -103,23 +108,23 @@ def task_run(options: Options, tag: str, *, source: str, arguments: Mapping[str,
     }
     return Resource(
         type="Microsoft.ContainerRegistry/registries/taskRuns",
-        id=f"{registry(options).id}/taskRuns/{REPOSITORY}-{tag}",
+        id=f"{build_registry(options).id}/taskRuns/{REPOSITORY}-{tag}",
         api_version=api_versions.REGISTRY_TASKS,
         body={"properties": {"runRequest": request, "forceUpdateTag": source}},
     )
 
 
-def login_server(options: Options) -> str:
-    """The registry's host name."""
-    return f"{registry(options).name}.azurecr.io"
+def build_login_server(options: Options) -> str:
+    """Return the registry's host name."""
+    return f"{build_registry(options).name}.azurecr.io"
 
 
-def pool(options: Options, image: str = "") -> Resource:
-    """The session pool.
+def build_pool(options: Options, image: str = "") -> Resource:
+    """Build the session pool.
 
     Args:
         options: What to provision.
-        image: What runs in a custom pool's sessions.
+        image: Image of a custom pool's sessions.
     """
     lifecycle = {
         "lifecycleType": "Timed",
@@ -139,13 +144,13 @@ def pool(options: Options, image: str = "") -> Resource:
         properties["mcpServerSettings"] = {"isMcpServerEnabled": True}
     else:
         properties |= _build_custom_properties(options, image)
-        body |= _build_identity(options) if options.builds_image else {}
+        body |= _build_identity_block(options) if options.builds_image else {}
     name = f"{options.name}pool{options.suffix}"
     return _build_tracked(options, "Microsoft.App/sessionPools", name, body)
 
 
-def storage_account(options: Options) -> Resource:
-    """Where files cross by link: only by Microsoft Entra, never in public."""
+def build_storage_account(options: Options) -> Resource:
+    """Build the storage account for transfers by link, without keys or public access."""
     return _build_tracked(
         options,
         "Microsoft.Storage/storageAccounts",
@@ -166,18 +171,18 @@ def storage_account(options: Options) -> Resource:
     )
 
 
-def blob_container(options: Options) -> Resource:
-    """The one container of the storage account."""
+def build_blob_container(options: Options) -> Resource:
+    """Build the blob container of the storage account."""
     return Resource(
         type="Microsoft.Storage/storageAccounts/blobServices/containers",
-        id=f"{storage_account(options).id}/blobServices/default/containers/{BLOB_CONTAINER}",
+        id=f"{build_storage_account(options).id}/blobServices/default/containers/{BLOB_CONTAINER}",
         api_version=api_versions.STORAGE,
         body={"properties": {"publicAccess": "None"}},
     )
 
 
-def lifecycle_rule(options: Options) -> Resource:
-    """What was left behind is deleted after a day."""
+def build_lifecycle_rule(options: Options) -> Resource:
+    """Build the rule that deletes blobs after a day."""
     rule = {
         "enabled": True,
         "name": "delete-after-a-day",
@@ -189,13 +194,13 @@ def lifecycle_rule(options: Options) -> Resource:
     }
     return Resource(
         type="Microsoft.Storage/storageAccounts/managementPolicies",
-        id=f"{storage_account(options).id}/managementPolicies/default",
+        id=f"{build_storage_account(options).id}/managementPolicies/default",
         api_version=api_versions.STORAGE,
         body={"properties": {"policy": {"rules": [rule]}}},
     )
 
 
-def gateway(
+def build_gateway(
     options: Options,
     image: str,
     *,
@@ -203,14 +208,14 @@ def gateway(
     client_id: str,
     secrets: Mapping[str, str],
 ) -> Resource:
-    """An MCP endpoint in front of a custom pool.
+    """Build the gateway: an MCP endpoint in front of a custom pool.
 
     Args:
         options: What to provision.
-        image: The sessions' image, whose server it runs.
+        image: Image of the sessions. The gateway runs its server.
         pool_endpoint: The pool's management endpoint.
-        client_id: Of the identity it signs in with.
-        secrets: What its clients must send, and what its environment ids are signed with.
+        client_id: Client id of the identity that it signs in with.
+        secrets: The key that its clients send, and the secret that signs environment ids.
     """
     container = {
         "name": "gateway",
@@ -243,30 +248,30 @@ def gateway(
     if options.builds_image:
         configuration["registries"] = [_build_registry_credentials(options)]
     properties = {
-        "environmentId": environment(options).id,
+        "environmentId": build_environment(options).id,
         "workloadProfileName": PROFILE,
         "configuration": configuration,
         "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
     }
-    body = {**_build_identity(options), "properties": properties}
-    return _build_tracked(options, _GATEWAY, gateway_name(options), body)
+    body = {**_build_identity_block(options), "properties": properties}
+    return _build_tracked(options, _GATEWAY, build_gateway_name(options), body)
 
 
-def gateway_name(options: Options) -> str:
-    """The gateway's name."""
+def build_gateway_name(options: Options) -> str:
+    """Return the gateway's name."""
     return f"{options.name}-gateway-{options.suffix}"
 
 
 def build_gateway_secrets(options: Options, secrets: Mapping[str, str]) -> Resource:
-    """What is sent to change the gateway's secrets and nothing else.
+    """Build the change of the gateway's secrets and of nothing else.
 
     Args:
         options: What was provisioned.
-        secrets: All of them; Azure forgets those that are left out.
+        secrets: All secrets. Azure deletes those that are left out.
     """
     return Resource(
         type=_GATEWAY,
-        id=f"{options.group_id}/providers/{_GATEWAY}/{gateway_name(options)}",
+        id=f"{options.group_id}/providers/{_GATEWAY}/{build_gateway_name(options)}",
         api_version=api_versions.APP,
         body={"properties": {"configuration": {"secrets": _build_secrets(secrets)}}},
     )
@@ -290,14 +295,16 @@ def _build_custom_properties(options: Options, image: str) -> dict[str, Any]:
     pulling: dict[str, Any] = {}
     if options.builds_image:
         template["registryCredentials"] = _build_registry_credentials(options)
-        # None: the identity pulls the image, and no session can get a token of it
+        # lifecycle None: the identity pulls the image, and sessions cannot get its token
         pulling = {
-            "managedIdentitySettings": [{"identity": identity(options).id, "lifecycle": "None"}]
+            "managedIdentitySettings": [
+                {"identity": build_identity(options).id, "lifecycle": "None"}
+            ]
         }
     return {
         **pulling,
         "containerType": "CustomContainer",
-        "environmentId": environment(options).id,
+        "environmentId": build_environment(options).id,
         "customContainerTemplate": template,
         "scaleConfiguration": {
             "maxConcurrentSessions": options.max_sessions,
@@ -307,11 +314,11 @@ def _build_custom_properties(options: Options, image: str) -> dict[str, Any]:
 
 
 def _build_registry_credentials(options: Options) -> dict[str, str]:
-    return {"server": login_server(options), "identity": identity(options).id}
+    return {"server": build_login_server(options), "identity": build_identity(options).id}
 
 
-def _build_identity(options: Options) -> dict[str, Any]:
-    assigned: dict[str, Any] = {identity(options).id: {}}
+def _build_identity_block(options: Options) -> dict[str, Any]:
+    assigned: dict[str, Any] = {build_identity(options).id: {}}
     return {"identity": {"type": "UserAssigned", "userAssignedIdentities": assigned}}
 
 
@@ -320,5 +327,5 @@ def _build_tracked(options: Options, kind: str, name: str, body: dict[str, Any])
         type=kind,
         id=f"{options.group_id}/providers/{kind}/{name}",
         api_version=api_versions.OF_TYPE[kind],
-        body={"location": options.location, "tags": tags(options), **body},
+        body={"location": options.location, "tags": build_tags(options), **body},
     )

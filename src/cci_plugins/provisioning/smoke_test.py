@@ -1,15 +1,11 @@
-"""The proof that a new pool works: `1+1` in it."""
+"""Smoke test of a new pool: run `1+1` in it."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Any
 
 import anyio
 
-from cci_plugins.azure.options import Azure
-from cci_plugins.azure.resource_manager import ArmCredential
 from cci_plugins.core.interpreter import CodeInterpreter
 from cci_plugins.errors import (
     AuthenticationError,
@@ -30,10 +26,14 @@ _EXPECTED = "2"
 
 
 async def smoke_test(run: DeploymentRun, deployment: Deployment) -> None:
-    """Run `1+1`, again for a while where the role is not known everywhere yet.
+    """Run `1+1`, and repeat it for a while in case the role is not known everywhere yet.
+
+    Args:
+        run: The deployment.
+        deployment: The pool.
 
     Raises:
-        ProvisioningError: The pool does not run it.
+        ProvisioningError: The pool does not run the code.
     """
     reporter = StepReporter(run.report, _STEP)
     reporter.report("working", "running 1+1 in the pool; the first run takes up to a minute")
@@ -59,38 +59,23 @@ async def smoke_test(run: DeploymentRun, deployment: Deployment) -> None:
 
 
 async def _run_code(run: DeploymentRun, deployment: Deployment) -> str:
-    async with CodeInterpreter(
-        _open_pool(run.azure, run.arm.credential, deployment)
-    ) as interpreter:
+    async with CodeInterpreter(_open_pool(run, deployment)) as interpreter:
         execution = await interpreter.run_code("1+1")
     return execution.text
 
 
-def _open_pool(azure: Azure, arm_credential: ArmCredential, deployment: Deployment) -> SessionPool:
-    """The pool, with the same sign-in."""
-    credential, patience = _CrossLoopCredential(arm_credential), min(RETRY_WINDOW, azure.settling)
+def _open_pool(run: DeploymentRun, deployment: Deployment) -> SessionPool:
+    """Open the pool with the sign-in of the deployment."""
+    credential, patience = run.arm.credential, min(RETRY_WINDOW, run.azure.settling)
     if deployment.kind == "python":
         return PlatformSessionPool(
             deployment.mcp_endpoint,
             resource_id=deployment.pool_id,
             credential=credential,
-            arm_endpoint=azure.endpoint,
+            arm_endpoint=run.azure.endpoint,
             patience=patience,
         )
     return CustomSessionPool(deployment.pool_endpoint, credential=credential, patience=patience)
-
-
-class _CrossLoopCredential:
-    """The sign-in for the interpreter, whose event loop is another one, in another thread."""
-
-    def __init__(self, credential: ArmCredential) -> None:
-        self._credential = credential
-        self._loop = asyncio.get_running_loop()
-
-    def get_token(self, *scopes: str) -> Any:
-        """A token, asked for on the loop that the sign-in belongs to."""
-        future = asyncio.run_coroutine_threadsafe(self._credential.get_token(*scopes), self._loop)
-        return future.result()
 
 
 def _build_error(error: CodeInterpreterError) -> ProvisioningError:

@@ -1,6 +1,6 @@
-"""Where Azure itself would stand: Resource Manager, Entra, registry tasks, over HTTPS on loopback.
+"""A fake Azure: Resource Manager, Entra and registry tasks, over HTTPS on loopback.
 
-`Cloud` is the state and its faults, `running` serves it; see `cloud.py`.
+`Cloud` has the state and the faults, and `running` serves it. See `cloud.py`.
 """
 
 from .cloud import Cloud, Fault

@@ -1,7 +1,7 @@
-"""Azure Resource Manager as far as provisioning needs it: state, long operations, faults.
+"""A fake Azure Resource Manager for provisioning: state, long operations, faults.
 
-Nothing happens by the clock: what takes long takes so many looks, what is throttled is so for so
-many requests, and a role is unknown for so many uses. So tests are quick and the same every time.
+Nothing depends on time. A long operation takes a number of requests, throttling lasts for a number
+of requests, and a new role is unknown for a number of uses. So tests are quick and reproducible.
 """
 
 import re
@@ -31,7 +31,7 @@ SLOW = {
     "microsoft.containerregistry/registries/taskruns",
     "microsoft.storage/storageaccounts",
 }
-# What is asked by POST and changes nothing.
+# Actions by POST that change nothing.
 READS = ("fetchmcpservercredentials", "listsecrets", "listlogsasurl", "listbuildsourceuploadurl")
 LOCATIONS = ("eastus", "swedencentral", "northeurope", "westus2")
 PAGE = 3
@@ -41,17 +41,17 @@ EXECUTOR = "0fb8eba5-a2bb-4abe-b1c1-49dfad359bb0"
 
 @dataclass
 class Fault:
-    """What goes wrong: the answer to requests that fit.
+    """An error for requests that match.
 
     Attributes:
-        method: Of the request.
-        part: In its path, in lower case.
-        status: Of the answer.
+        method: Method of the request.
+        part: Part of its path, in lower case.
+        status: Status of the answer.
         code: Azure's code.
-        message: Azure's words.
-        times: How often; then it is over.
-        headers: Of the answer.
-        later: Whether the request is taken, and the operation behind it fails.
+        message: Azure's message.
+        times: Number of failures.
+        headers: Headers of the answer.
+        later: Whether the request is accepted, and its operation fails.
     """
 
     method: str
@@ -66,7 +66,7 @@ class Fault:
 
 @dataclass
 class Operation:
-    """Something that goes on."""
+    """An operation in progress."""
 
     looks: int
     target: str
@@ -80,19 +80,19 @@ class Cloud:
 
     Attributes:
         resources: Every resource by its id in lower case.
-        faults: What goes wrong.
-        writes: Each request that changed something: method and path.
-        requests: How many of each method.
-        wrong: What was asked otherwise than Azure's descriptions allow; must stay empty.
-        looks: How many looks a long operation takes.
-        registration_looks: The same of a registration.
-        role_uses: How often a new role is not known yet.
+        faults: Errors to return.
+        writes: Method and path of each request that changed something.
+        requests: Number of requests by method.
+        wrong: Requests that Azure's descriptions do not allow. It must stay empty.
+        looks: Requests until a long operation ends.
+        registration_looks: Requests until a registration ends.
+        role_uses: Uses of a new role until it is known.
         restarted: Revisions of container apps that were restarted.
-        subscription_state: Whether the subscription may be used.
-        regions: Where there are session pools, as people name them.
+        subscription_state: State of the subscription.
+        regions: Regions with session pools, by their display names.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
-        data_plane: Where the pools' data plane is.
-        on_write: Called after each write, with their number.
+        data_plane: Address of the pools' data plane.
+        on_write: Called after each write, with the number of writes.
     """
 
     def __init__(self) -> None:
@@ -124,17 +124,17 @@ class Cloud:
     # -- what tests ask and set
 
     def of_type(self, kind: str) -> list[dict[str, Any]]:
-        """Resources of a type."""
+        """Return the resources of a type."""
         return [one for one in self.resources.values() if one["type"].lower() == kind.lower()]
 
     def everything_registered(self) -> None:
-        """A subscription that was used before."""
+        """Register every provider and the feature."""
         self.feature = "Registered"
         for name in ("App", "ContainerRegistry", "ManagedIdentity", "Storage"):
             self.registered[f"microsoft.{name}".lower()] = "Registered"
 
     def add(self, kind: str, name: str, group: str, **more: Any) -> str:
-        """Something that others made."""
+        """Add a resource of somebody else."""
         identifier = (
             f"/subscriptions/{values.SUBSCRIPTION}/resourceGroups/{group}/providers/{kind}/{name}"
         )
@@ -142,7 +142,7 @@ class Cloud:
         return identifier
 
     def assign(self, role: str, scope: str) -> None:
-        """Give the signed-in user a role that is known everywhere."""
+        """Assign the signed-in user a role that is known everywhere."""
         kind = "Microsoft.Authorization/roleAssignments"
         name = f"{scope}/providers/{kind}/{uuid4()}"
         definition = f"/subscriptions/{values.SUBSCRIPTION}/providers/Microsoft.Authorization"
@@ -152,14 +152,14 @@ class Cloud:
         )
 
     def add_group(self, name: str, **tags: str) -> str:
-        """A resource group that others made."""
+        """Add a resource group of somebody else."""
         identifier = f"/subscriptions/{values.SUBSCRIPTION}/resourceGroups/{name}"
         kind = "Microsoft.Resources/resourceGroups"
         self._keep(identifier, kind, {"location": "eastus", "tags": tags, "properties": {}})
         return identifier
 
     def has_role(self, principal: str, role: str, scope: str) -> bool:
-        """Whether a role is known by now; each question brings that nearer."""
+        """Return whether a role is known. Each call counts as a use."""
         for one in self.of_type("Microsoft.Authorization/roleAssignments"):
             properties = one["properties"]
             at = one["id"].lower().partition("/providers/microsoft.authorization/")[0]
@@ -264,8 +264,8 @@ class Cloud:
             self.registered[name] = "Registered"
         state = self.registered.get(name, "NotRegistered")
         kind = {"resourceType": "sessionPools", "locations": self.regions}
-        told = {"namespace": name, "registrationState": state, "resourceTypes": [kind]}
-        return JSONResponse(told)
+        provider = {"namespace": name, "registrationState": state, "resourceTypes": [kind]}
+        return JSONResponse(provider)
 
     def _one_look_less(self, name: str) -> bool:
         self._registering[name] = self._registering.get(name, 0) - 1
@@ -346,7 +346,7 @@ class Cloud:
         return self._begin(key, kept, is_new=is_new)
 
     def _change(self, path: str, body: Any) -> Response:
-        """A container app's secrets: those that are not sent are forgotten."""
+        """Replace a container app's secrets. Those that are left out are deleted."""
         specs.check_change(body)
         found = self.resources.get(path.lower())
         if found is None:
@@ -382,7 +382,7 @@ class Cloud:
         return self._pull_error(kept)
 
     def _pull_error(self, kept: dict[str, Any]) -> dict[str, str] | None:
-        """A custom pool pulls its image, as its identity."""
+        """Return the error of a pool whose identity cannot pull its image."""
         template = kept["properties"].get("customContainerTemplate", {})
         credentials = template.get("registryCredentials")
         if credentials is None:
@@ -405,7 +405,7 @@ class Cloud:
         return None
 
     def _made(self, kept: dict[str, Any]) -> None:
-        """What Azure itself adds."""
+        """Add the properties that Azure itself sets."""
         properties, kind = kept["properties"], kept["type"].lower()
         if kind in SLOW:
             properties["provisioningState"] = "Succeeded"
@@ -443,7 +443,7 @@ class Cloud:
         if kind.lower() == "microsoft.app/managedenvironments":
             for one in self.resources.values():
                 if str(one["properties"].get("environmentId", "")).lower() == key:
-                    return _error(409, "ManagedEnvironmentInUse", "Something lives in it.")
+                    return _error(409, "ManagedEnvironmentInUse", "The environment is in use.")
         slow = kind.lower() in SLOW - {"microsoft.storage/storageaccounts"}
         if not slow and kind.lower() != "microsoft.resources/resourcegroups":
             self._forget(key)
@@ -512,7 +512,7 @@ class Cloud:
             return JSONResponse({"apiKey": self.key})
         if action.lower() == "fetchmcpservercredentials":
             return JSONResponse({"apiKey": self.key})
-        return _error(404, "NotFound", "There is no such action.")
+        return _error(404, "NotFound", "Unknown action.")
 
     def _missing_parent(  # noqa: PLR0911 - one answer for each lack
         self, path: str, kind: str, body: Any
@@ -532,7 +532,7 @@ class Cloud:
             return _error(400, "LocationNotAvailableForResourceType", message)
         environment = (body.get("properties") or {}).get("environmentId")
         if environment is not None and environment.lower() not in self.resources:
-            return _error(400, "ManagedEnvironmentNotFound", "There is no such environment.")
+            return _error(400, "ManagedEnvironmentNotFound", "The environment was not found.")
         wants_mcp = "mcpServerSettings" in (body.get("properties") or {})
         if wants_mcp and self.feature != "Registered":
             return _error(400, "FeatureNotRegistered", "SessionPoolsSupportMCP is missing.")
@@ -551,7 +551,7 @@ class Cloud:
 def _role(path: str) -> Response:
     name = path.rpartition("/")[2]
     if name not in values.ROLES:
-        return _error(404, "RoleDefinitionDoesNotExist", f"There is no role {name}.")
+        return _error(404, "RoleDefinitionDoesNotExist", f"The role {name} was not found.")
     role = values.ROLES[name]
     empty: dict[str, list[str]] = {
         "actions": [],
@@ -572,7 +572,7 @@ def _copy(value: Any) -> Any:
 
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
-    """As Azure shows it: never the value of a secret, and not quite as it was sent."""
+    """Return a resource as Azure does: without secrets, and with another spelling."""
     shown: dict[str, Any] = _copy(found)
     secrets = shown["properties"].get("configuration", {}).get("secrets")
     for one in secrets or []:
@@ -583,7 +583,7 @@ def _shown(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind_of(path: str) -> tuple[str, str]:
-    """The type of a resource by its id, and the action on it, if any."""
+    """Return the type of a resource by its id, and the action on it, if any."""
     match = _ID.fullmatch(path)
     if match is None:
         raise specs.NotAsDescribedError(f"path {path}")

@@ -1,4 +1,4 @@
-"""A pool's data plane lets in who has the role, once that is known everywhere."""
+"""A gate in front of a pool's data plane that requires a role, once it is known everywhere."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +12,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def role_gate(cloud: Cloud, app: App) -> App:
-    """The application, closed to who has a token but no role yet."""
+    """Return the application behind a check of the role."""
 
     async def gate(scope: Any, receive: Any, send: Any) -> None:
         headers = dict(scope.get("headers", []))

@@ -10,14 +10,14 @@ class Entra:
     """One tenant.
 
     Attributes:
-        refuses: Whether nobody gets in.
+        refuses: Whether every sign-in fails.
     """
 
     def __init__(self) -> None:
         self.refuses = False
 
     async def configuration(self, request: Request) -> Response:
-        """Where what is."""
+        """Return the endpoints."""
         base = f"https://{request.headers['host']}/{values.TENANT}"
         return JSONResponse(
             {
@@ -29,7 +29,7 @@ class Entra:
         )
 
     async def token(self, request: Request) -> Response:
-        """A token for a scope."""
+        """Return a token for a scope."""
         form = await request.form()
         if self.refuses or form.get("client_secret") != values.CLIENT_SECRET:
             description = "AADSTS7000215: Invalid client secret provided."

@@ -1,4 +1,4 @@
-"""The registry's builds: a link to send files to, runs, and their logs."""
+"""Builds of a registry: a link for the upload, runs, and their logs."""
 
 import io
 import tarfile
@@ -16,11 +16,11 @@ class RegistryTasks:
     """Builds of a registry.
 
     Attributes:
-        images: What was built, as `repository:tag`.
-        builds: How many runs began.
-        uploads: What was sent, by its path in the registry.
+        images: Built images, as `repository:tag`.
+        builds: Number of runs that started.
+        uploads: Uploaded files, by their path in the registry.
         fails: Whether builds fail.
-        on_upload: Called when a build context comes.
+        on_upload: Called when a build context arrives.
         requirements: The `requirements.txt` of the last build.
     """
 
@@ -34,7 +34,7 @@ class RegistryTasks:
         self.on_upload: Callable[[], object] | None = None
 
     def answer(self, path: str, action: str) -> Response:
-        """An action of a registry or of a run."""
+        """Answer an action of a registry or of a run."""
         if action == "listBuildSourceUploadUrl":
             name = f"source/202611230000/{uuid4().hex}.tar.gz"
             link = f"{self._cloud.url}/upload/{name}?sv=2026-10-06&sig={values.SIGNATURE}"
@@ -44,7 +44,7 @@ class RegistryTasks:
         return JSONResponse({"logLink": link})
 
     async def upload(self, request: Request) -> Response:
-        """Take a build context, by its link and no other credential."""
+        """Accept a build context by its link, without any other credential."""
         if request.query_params.get("sig") != values.SIGNATURE:
             return Response(status_code=403)
         if request.headers.get("authorization") or request.method != "PUT":
@@ -57,14 +57,14 @@ class RegistryTasks:
         return Response(status_code=201)
 
     async def log(self, request: Request) -> Response:
-        """The log of a build."""
+        """Return the log of a build."""
         if request.query_params.get("sig") != values.SIGNATURE:
             return Response(status_code=403)
         lines = ["Step 9/20 : RUN pip install", "ERROR: No matching distribution found for nopkg"]
         return PlainTextResponse("\n".join(lines))
 
     def error_of(self, kept: dict[str, Any]) -> dict[str, str] | None:
-        """Begin a run, and say how it will end."""
+        """Start a run, and return the error that it will end with."""
         self.builds += 1
         request = kept["properties"]["runRequest"]
         run = f"ca{self.builds}"
@@ -80,7 +80,7 @@ class RegistryTasks:
         return {"code": "TaskRunFailed", "message": f"Run {run} failed."}
 
     def built(self, kept: dict[str, Any]) -> None:
-        """A run ended well."""
+        """Mark a run as succeeded."""
         kept["properties"]["runResult"]["properties"]["status"] = "Succeeded"
         self.images |= set(kept["properties"]["runRequest"]["imageNames"])
 

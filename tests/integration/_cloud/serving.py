@@ -10,7 +10,7 @@ import trustme
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from .._azure import listening  # noqa: TID252 - tests are no package
+from .._azure import listening  # noqa: TID252 - the tests are not a package
 from . import values
 from .cloud import Cloud
 from .entra import Entra
@@ -23,7 +23,7 @@ class Running:
     Attributes:
         cloud: Its state.
         entra: Its directory.
-        url: Where Resource Manager and Entra are.
+        url: Address of Resource Manager and Entra.
         ca: The authority's certificate, as a file.
     """
 
@@ -33,7 +33,7 @@ class Running:
     ca: Path
 
     def credential(self) -> Any:
-        """The SDK's own credential, signed in here."""
+        """Return a credential of the SDK that signs in here."""
         from azure.identity import ClientSecretCredential
 
         return ClientSecretCredential(
@@ -48,7 +48,7 @@ class Running:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Running]:
-    """Serve a new cloud; whoever talks to it must trust `ca`, as by SSL_CERT_FILE."""
+    """Serve a new cloud. Clients must trust `ca`, for example by SSL_CERT_FILE."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     ca, key, chain = folder / "ca.pem", folder / "key.pem", folder / "chain.pem"

@@ -1,4 +1,4 @@
-"""Requests held against Azure's official descriptions, and against what its documents say."""
+"""Checks of requests against Azure's official descriptions and documents."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ FOLDER = next(
     ),
     None,
 )
-MISSING = "the official descriptions are not at hand"
+MISSING = "the official descriptions are not available"
 _EXPRESSION = "https://schema.management.azure.com/schemas/common/definitions.json"
 _APP = "Microsoft.App.2025-10-02-preview.schema.json"
 _POOLS = "SessionPools.2025-10-02-preview.openapi.json"
@@ -34,7 +34,7 @@ VERSIONS = {
     "microsoft.authorization/roleassignments": "2022-04-01",
     "microsoft.authorization/roledefinitions": "2022-04-01",
 }
-# Bodies of which there is no official copy here: what may be in them.
+# Allowed bodies of types without an official description here.
 _SHAPES: dict[str, Any] = {
     "microsoft.resources/resourcegroups": {"location": str, "tags": dict},
     "microsoft.managedidentity/userassignedidentities": {"location": str, "tags": dict},
@@ -92,7 +92,7 @@ class NotAsDescribedError(Exception):
 
 
 def check_version(kind: str, given: str) -> None:
-    """The API version of a type, as the fake cloud knows it; independent of the code's own list."""
+    """Check the API version of a type, against a list that is independent of the code's own."""
     kind = kind.lower()
     tasks = ("/taskruns", "/runs", "listbuildsourceuploadurl", "listlogsasurl")
     if any(part in kind for part in tasks):
@@ -103,7 +103,7 @@ def check_version(kind: str, given: str) -> None:
 
 
 def check_body(kind: str, name: str, body: Any) -> None:
-    """What is put."""
+    """Check the body of a PUT."""
     kind = kind.lower()
     if kind in _SHAPES:
         _check_shape(body, _SHAPES[kind], kind)
@@ -126,7 +126,7 @@ def check_body(kind: str, name: str, body: Any) -> None:
 
 
 def check_change(body: Any) -> None:
-    """What is sent to change a container app's secrets and nothing else."""
+    """Check the body of a change of a container app's secrets."""
     shape = {"properties": {"configuration": {"secrets": list}}}
     _check_shape(body, shape, "change of a container app")
 
@@ -148,7 +148,7 @@ def _pools() -> dict[str, Any]:
 
 
 def _offline(value: Any) -> Any:
-    """References to the expressions of templates, which no request has, as a pattern."""
+    """Replace references to template expressions, which requests do not have, by a pattern."""
     if isinstance(value, dict):
         if str(value.get("$ref", "")).startswith(_EXPRESSION):
             return {"type": "string", "pattern": r"^\[([^\[].*)?\]$"}
@@ -157,7 +157,7 @@ def _offline(value: Any) -> Any:
 
 
 def _numbers(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema says integer where the API's own description says number."""
+    """Allow numbers where the schema requires integers, as the API's own description does."""
     for name, definition in schema["definitions"].items():
         if name.endswith("Resources") and "cpu" in definition.get("properties", {}):
             definition["properties"]["cpu"] = {"type": "number"}
@@ -173,7 +173,7 @@ def _without_foreign(value: Any) -> Any:
 
 
 def _unknown(value: Any, schema: Any, definitions: dict[str, Any], at: str = "") -> list[str]:
-    """Names that a schema does not know, which schemas of this kind let pass."""
+    """Return names that a schema does not define. Such schemas allow them."""
     schema = _resolved(schema, definitions)
     found: list[str] = []
     if isinstance(value, dict) and "properties" in schema:
@@ -203,7 +203,7 @@ def _resolved(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 def _check_shape(value: Any, shape: Any, at: str) -> None:
     if isinstance(shape, dict):
         if not isinstance(value, dict):
-            raise NotAsDescribedError(f"{at} is no object")
+            raise NotAsDescribedError(f"{at} is not an object")
         for name, item in value.items():
             if name not in shape:
                 raise NotAsDescribedError(f"{at} has no {name}")

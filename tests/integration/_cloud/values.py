@@ -1,4 +1,4 @@
-"""Who is who in the fake cloud, and every secret it plants."""
+"""Ids of the fake cloud, and every secret that it plants."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ CLIENT = "33333333-0000-0000-0000-000000000001"
 IDENTITY_PRINCIPAL = "44444444-0000-0000-0000-000000000001"
 IDENTITY_CLIENT = "55555555-0000-0000-0000-000000000001"
 
-# Built-in roles, as far as anything asks for them (learn.microsoft.com, Azure built-in roles).
+# Built-in roles that the tests use (learn.microsoft.com, Azure built-in roles).
 ROLES: dict[str, dict[str, object]] = {
     "b24988ac-6180-42a0-ab88-20f7382dd24c": {
         "roleName": "Contributor",
@@ -53,7 +53,7 @@ def _part(value: dict[str, object]) -> str:
 
 
 def token(user: str = USER, kind: str = "user") -> str:
-    """A token for Resource Manager, as Entra makes them."""
+    """Build a token for Resource Manager in the form of Entra's tokens."""
     claims = {
         "aud": "https://management.azure.com",
         "iss": f"https://sts.windows.net/{TENANT}/",

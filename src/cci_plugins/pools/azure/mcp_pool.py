@@ -19,7 +19,8 @@ from cci_plugins.azure.credentials import (
     StaticKey,
     TokenCredential,
 )
-from cci_plugins.azure.pool_resource import ARM, PoolResource
+from cci_plugins.azure.options import ARM
+from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import AliasChoices, Field
 
+from cci_plugins.azure import api_versions
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
@@ -40,9 +41,6 @@ from cci_plugins.models import Execution, FileInfo
 from .replies import read_rest
 from .retry import NoRouteError
 
-API_VERSION = "2025-10-02-preview"
-OLD_API_VERSION = "2024-02-02-preview"  # still has /code/execute
-MANAGEMENT_API_VERSION = "2025-02-02-preview"
 OUTPUT_CHARACTERS = 2_000_000  # of one stream, in the request. A pool may return less.
 LONGEST_RUN = timedelta(seconds=220)  # limit of managed pools
 READ_BYTES = 256 * 1024
@@ -117,7 +115,7 @@ class RestClient:
         Raises:
             NoRouteError: The pool is a managed one.
         """
-        params = {"identifier": session_id, "api-version": MANAGEMENT_API_VERSION}
+        params = {"identifier": session_id, "api-version": api_versions.DATA_PLANE_MANAGEMENT}
         url = httpx.URL(f"{self._base}/.management/stopSession", params=params)
         async with self._send("POST", url):
             pass
@@ -193,12 +191,12 @@ class RestClient:
             pass
 
     def _build_url(self, route: str, session_id: str, **query: str) -> httpx.URL:
-        filled = {name: value for name, value in query.items() if value}
-        params = {"identifier": session_id, "api-version": API_VERSION, **filled}
+        given = {name: value for name, value in query.items() if value}
+        params = {"identifier": session_id, "api-version": api_versions.DATA_PLANE, **given}
         return httpx.URL(f"{self._base}/{route}", params=params)
 
     def _build_old_url(self, session_id: str) -> httpx.URL:
-        params = {"identifier": session_id, "api-version": OLD_API_VERSION}
+        params = {"identifier": session_id, "api-version": api_versions.DATA_PLANE_EXECUTE}
         return httpx.URL(f"{self._base}/code/execute", params=params)
 
     def _build_file_url(self, session_id: str, name: str, suffix: str = "") -> httpx.URL:
