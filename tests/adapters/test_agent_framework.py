@@ -338,7 +338,7 @@ async def test_a_file_that_cannot_be_mounted_is_no_path_for_the_model_to_read(
 
 def test_mounts_that_cannot_be_right_are_refused_at_once(folder: Path) -> None:
     make = partial(CodeInterpreterProvider, CodeInterpreter(FakeSessionPool()))
-    with pytest.raises(ConfigurationError, match="there is no file or folder"):
+    with pytest.raises(ConfigurationError, match="the file or folder does not exist"):
         make(file_mounts=folder / "missing.csv")
     with pytest.raises(UnsafeNameError):
         make(file_mounts=(folder / "sales.csv", "../sales.csv"))

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from cci_plugins import CodeInterpreter, Execution, Limits
 from cci_plugins.common import event_loop
-from cci_plugins.core import session_files
+from cci_plugins.core import session_handle
 from cci_plugins.core.session import REPLACED_NOTE
 from cci_plugins.errors import (
     CodeInterpreterError,
@@ -171,7 +171,7 @@ async def test_a_session_that_ended_gets_its_inputs_back_with_the_next_run() -> 
 
 
 async def test_more_bytes_than_are_kept_are_named_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_files, "MAX_KEPT_INPUT_BYTES", 3)
+    monkeypatch.setattr(session_handle, "MAX_KEPT_UPLOAD_BYTES", 3)
     pool = FakeSessionPool(Execution(state="lost"), Execution())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
@@ -228,7 +228,7 @@ async def test_files_that_must_not_pass_do_not(tmp_path: Path) -> None:
         with pytest.raises(FileTooLargeError) as caught:
             await files.upload(b"1234", name="a")
         assert (caught.value.size, caught.value.limit) == (4, 3)
-        with pytest.raises(FileTransferError, match="it needs a name"):
+        with pytest.raises(FileTransferError, match="the file needs a name"):
             await files.upload(b"1")
         with pytest.raises(FileTransferError, match="cannot read"):
             await files.upload(tmp_path / "missing.csv")
