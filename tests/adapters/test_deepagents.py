@@ -127,11 +127,11 @@ def test_glob_and_write_keep_the_contract_of_deepagents_0_7(
 async def test_a_command_has_its_output_in_order_its_exit_code_and_no_input(
     sandbox: CodeInterpreterSandbox,
 ) -> None:
-    said = await sandbox.aexecute(
+    response = await sandbox.aexecute(
         "pwd; cat; echo problem >&2; printf '\\xff\\360\\237\\230\\200'; exit 3"
     )
-    assert said.output == "/mnt/data\nproblem\n\N{REPLACEMENT CHARACTER}\N{GRINNING FACE}"
-    assert (said.exit_code, said.truncated) == (3, False)
+    assert response.output == "/mnt/data\nproblem\n\N{REPLACEMENT CHARACTER}\N{GRINNING FACE}"
+    assert (response.exit_code, response.truncated) == (3, False)
     assert (await sandbox.aexecute("kill -TERM $$")).exit_code == 128 + 15
     assert (await sandbox.aexecute("nowhere")).exit_code == 127
     assert (
@@ -139,15 +139,15 @@ async def test_a_command_has_its_output_in_order_its_exit_code_and_no_input(
     ).exit_code == 126  # longer than Linux takes
 
 
-async def test_too_much_output_is_cut_in_the_middle_and_told(
+async def test_too_much_output_is_cut_in_the_middle_with_a_note(
     sandbox: CodeInterpreterSandbox,
 ) -> None:
-    said = await sandbox.aexecute("seq 1 1000000; exit 2")
-    assert (said.exit_code, said.truncated) == (2, True)
-    assert len(said.output) < 1_000_100
-    assert said.output.startswith("1\n2\n")
-    assert said.output.endswith("999999\n1000000\n")
-    assert "characters not kept ...]" in said.output
+    response = await sandbox.aexecute("seq 1 1000000; exit 2")
+    assert (response.exit_code, response.truncated) == (2, True)
+    assert len(response.output) < 1_000_100
+    assert response.output.startswith("1\n2\n")
+    assert response.output.endswith("999999\n1000000\n")
+    assert "characters not kept ...]" in response.output
 
 
 async def test_a_time_out_ends_the_whole_command_and_keeps_the_session(
@@ -155,10 +155,10 @@ async def test_a_time_out_ends_the_whole_command_and_keeps_the_session(
 ) -> None:
     sandbox = CodeInterpreterSandbox(interpreter, session_key="time-out")
     await interpreter.session("time-out").run_code("kept = 1")
-    said = await sandbox.aexecute("echo begun; sleep 1234 | sleep 1234", timeout=1)
-    assert said.exit_code == 124
-    assert said.output.startswith("begun\n")
-    assert "1 seconds" in said.output
+    response = await sandbox.aexecute("echo begun; sleep 1234 | sleep 1234", timeout=1)
+    assert response.exit_code == 124
+    assert response.output.startswith("begun\n")
+    assert "1 seconds" in response.output
     assert (await sandbox.aexecute("pgrep -f '[s]leep 1234'")).output == ""
     assert (await interpreter.session("time-out").run_code("kept")).text == "1"
 
@@ -168,9 +168,9 @@ async def test_no_command_runs_longer_than_the_interpreters_limit() -> None:
     async with CodeInterpreter(LocalSessionPool(preload=()), limits=limits) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter)
         for timeout in (None, 0, 3600):
-            said = await sandbox.aexecute("sleep 60", timeout=timeout)
-            assert said.exit_code == 124
-            assert "1.8 seconds" in said.output
+            response = await sandbox.aexecute("sleep 60", timeout=timeout)
+            assert response.exit_code == 124
+            assert "1.8 seconds" in response.output
 
 
 async def test_cancelling_ends_the_command(sandbox: CodeInterpreterSandbox) -> None:
@@ -182,7 +182,7 @@ async def test_cancelling_ends_the_command(sandbox: CodeInterpreterSandbox) -> N
             await anyio.sleep(0.1)
 
 
-async def test_what_is_left_in_the_background_goes_on(sandbox: CodeInterpreterSandbox) -> None:
+async def test_a_background_process_goes_on(sandbox: CodeInterpreterSandbox) -> None:
     command = "(sleep 1; seq 1 100000; echo done > /tmp/done) & echo started"
     assert (await sandbox.aexecute(command)).output == "started\n"
     with anyio.fail_after(20):
@@ -190,7 +190,7 @@ async def test_what_is_left_in_the_background_goes_on(sandbox: CodeInterpreterSa
             await anyio.sleep(0.1)
 
 
-async def test_a_loss_is_told_and_written_files_are_put_back() -> None:
+async def test_a_loss_is_reported_and_written_files_are_restored() -> None:
     pool = LocalSessionPool(preload=())
     async with CodeInterpreter(pool) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter)
@@ -203,14 +203,14 @@ async def test_a_loss_is_told_and_written_files_are_put_back() -> None:
         await event_loop.dispatch(pool.delete_session, sandbox.id)
         listed = await sandbox.als("/mnt/data")
         assert [entry["path"] for entry in listed.entries or []] == ["/mnt/data/kept.txt"]
-        said = await sandbox.aexecute("cat kept.txt; ls -A /mnt/data")
-        assert said.output.startswith("[the pool replaced the session")
-        assert "uploaded again: kept.txt]" in said.output.partition("\n")[0]
-        assert said.output.endswith("\nkeptkept.txt\n")
+        response = await sandbox.aexecute("cat kept.txt; ls -A /mnt/data")
+        assert response.output.startswith("[the pool replaced the session")
+        assert "uploaded again: kept.txt]" in response.output.partition("\n")[0]
+        assert response.output.endswith("\nkeptkept.txt\n")
         assert (await sandbox.aexecute("cat kept.txt")).output == "kept"
 
 
-async def test_a_loss_that_a_transfer_met_first_is_told_too() -> None:
+async def test_a_loss_found_by_a_transfer_is_reported_too() -> None:
     pool = LocalSessionPool(preload=())
     async with CodeInterpreter(pool) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter)
@@ -221,8 +221,8 @@ async def test_a_loss_that_a_transfer_met_first_is_told_too() -> None:
             await sandbox.aexecute("true")
             await event_loop.dispatch(pool.delete_session, sandbox.id)
             await given
-            said = await sandbox.aexecute("echo on")
-            assert said.output.startswith("[the pool replaced the session")
+            response = await sandbox.aexecute("echo on")
+            assert response.output.startswith("[the pool replaced the session")
             assert (await sandbox.aexecute("echo on")).output == "on\n"
 
 
@@ -234,9 +234,9 @@ async def test_the_same_works_in_sessions_that_answer_in_text_only() -> None:
     async with emulated(LocalSessionPool(preload=())) as azure:
         async with CodeInterpreter(azure.client()) as interpreter:
             sandbox = CodeInterpreterSandbox(interpreter)
-            said = await sandbox.aexecute("echo out; echo err >&2; seq 1 50000; exit 4")
-            assert said.output == "out\nerr\n" + "".join(f"{n}\n" for n in range(1, 50_001))
-            assert (said.exit_code, said.truncated) == (4, False)
+            response = await sandbox.aexecute("echo out; echo err >&2; seq 1 50000; exit 4")
+            assert response.output == "out\nerr\n" + "".join(f"{n}\n" for n in range(1, 50_001))
+            assert (response.exit_code, response.truncated) == (4, False)
             for path in ("/mnt/data/in/a.bin", "/tmp/in/a.bin"):
                 (sent,) = await sandbox.aupload_files([(path, large)])
                 (got,) = await sandbox.adownload_files([path])
@@ -245,15 +245,15 @@ async def test_the_same_works_in_sessions_that_answer_in_text_only() -> None:
             assert (await sandbox.aexecute("sleep 60", timeout=1)).exit_code == 124
 
 
-async def test_a_command_that_ends_the_session_says_so(interpreter: CodeInterpreter) -> None:
+async def test_a_command_that_ends_the_session_is_reported(interpreter: CodeInterpreter) -> None:
     sandbox = CodeInterpreterSandbox(interpreter, session_key="death")
-    said = await sandbox.aexecute("kill -9 $PPID; sleep 5")
-    assert said.exit_code is None
-    assert "the command did not end by itself" in said.output
+    response = await sandbox.aexecute("kill -9 $PPID; sleep 5")
+    assert response.exit_code is None
+    assert "the command did not end by itself" in response.output
     assert (await sandbox.aexecute("echo back")).output.endswith("back\n")
 
 
-async def test_the_host_is_asked_before_each_command() -> None:
+async def test_the_approver_is_asked_before_each_command() -> None:
     asked: list[ApprovalRequest] = []
     verdicts = iter(
         [
@@ -272,24 +272,24 @@ async def test_the_host_is_asked_before_each_command() -> None:
 
     async with CodeInterpreter(LocalSessionPool(preload=()), approve=approve) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter, session_key="asked")
-        said = [await sandbox.aexecute("touch ran; echo asked") for _ in range(3)]
+        response = [await sandbox.aexecute("touch ran; echo asked") for _ in range(3)]
         left = await sandbox.aexecute("ls -A")
     assert asked[0] == ApprovalRequest("touch ran; echo asked", "asked")
-    assert "did not approve it: no" in said[0].output
-    assert said[1].output == "edited\n"
-    assert "nobody could be asked" in said[2].output
-    assert [one.exit_code for one in said] == [None, 0, None]
+    assert "did not approve it: no" in response[0].output
+    assert response[1].output == "edited\n"
+    assert "nobody could be asked" in response[2].output
+    assert [one.exit_code for one in response] == [None, 0, None]
     assert left.output == ""
 
 
-async def test_a_pool_that_fails_is_told_and_nothing_is_raised() -> None:
+async def test_a_failing_pool_is_reported_and_nothing_is_raised() -> None:
     class Broken(FakeSessionPool):
         async def execute(self, *_: Any, **__: Any) -> Execution:
             raise PoolUnavailableError("no session pool today")
 
     async with CodeInterpreter(Broken()) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter)
-        said = await sandbox.aexecute("true")
+        response = await sandbox.aexecute("true")
         (sent,) = await sandbox.aupload_files([("/mnt/data/a", b"")])
         (got,) = await sandbox.adownload_files(["/mnt/data/a"])
         written = await sandbox.awrite("/mnt/data/a", "")
@@ -300,14 +300,14 @@ async def test_a_pool_that_fails_is_told_and_nothing_is_raised() -> None:
             await sandbox.agrep("a", "/mnt/data"),
             await asyncio.to_thread(sandbox.ls, "/mnt/data"),
         ]
-    assert said.exit_code is None
+    assert response.exit_code is None
     errors = [one.error for one in (sent, got, written, *others)]
-    for text in (said.output, *errors):
+    for text in (response.output, *errors):
         assert "no session pool today" in str(text)
 
 
 @pytest.mark.parametrize("forged", ["", "MARK{}MARKx", 'MARK{"found": 3}MARKMARK', "MARK[MARKMARK"])
-async def test_an_answer_that_makes_no_sense_is_told(forged: str) -> None:
+async def test_an_invalid_answer_is_reported(forged: str) -> None:
     class Forging(FakeSessionPool):
         async def execute(self, session_id: str, code: str, **_: Any) -> Execution:
             mark = code.partition("(get_ipython(),'")[2][:32]
@@ -315,8 +315,8 @@ async def test_an_answer_that_makes_no_sense_is_told(forged: str) -> None:
 
     async with CodeInterpreter(Forging()) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter)
-        said = await sandbox.aexecute("true")
-        assert (said.exit_code, said.output) == (
+        response = await sandbox.aexecute("true")
+        assert (response.exit_code, response.output) == (
             None,
             "the session did not say how the command went",
         )
@@ -324,14 +324,16 @@ async def test_an_answer_that_makes_no_sense_is_told(forged: str) -> None:
         assert sent.error == "the session did not answer"
 
 
-async def test_a_signature_in_a_commands_output_is_covered(sandbox: CodeInterpreterSandbox) -> None:
+async def test_a_signature_in_a_commands_output_is_redacted(
+    sandbox: CodeInterpreterSandbox,
+) -> None:
     signature = "Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE%3D"
     url = (
         f"https://a.blob.core.windows.net/c/b?sv=2025-01-05&se=2026-01-01&sr=b&sp=r&sig={signature}"
     )
-    said = await sandbox.aexecute(f"echo '{url}'")
-    assert "a.blob.core.windows.net" in said.output
-    assert signature not in said.output
+    response = await sandbox.aexecute(f"echo '{url}'")
+    assert "a.blob.core.windows.net" in response.output
+    assert signature not in response.output
 
 
 async def test_each_thread_has_a_session_of_its_own(interpreter: CodeInterpreter) -> None:
@@ -351,7 +353,7 @@ async def test_each_thread_has_a_session_of_its_own(interpreter: CodeInterpreter
 
 
 class Steps(ScriptedModel):
-    """Calls one tool after the other, then says what the last one said."""
+    """Calls one tool after the other, then returns the result of the last one."""
 
     def __init__(self, *steps: tuple[str, dict[str, Any]]) -> None:
         super().__init__(Script(()))
@@ -392,10 +394,10 @@ async def test_an_agent_writes_a_file_runs_a_command_and_reads_the_result(
             agent = create_deep_agent(chat, backend=CodeInterpreterSandbox(interpreter))
             config: Any = {"configurable": {"thread_id": "agent"}}
             state = await agent.ainvoke({"messages": [("user", "Make it.")]}, config)
-    said = [message.text for message in state["messages"] if message.type == "tool"]
-    assert "written" in said[1]
-    assert "exit code 0" in said[1]
-    assert "42" in said[2]
+    response = [message.text for message in state["messages"] if message.type == "tool"]
+    assert "written" in response[1]
+    assert "exit code 0" in response[1]
+    assert "42" in response[2]
     session = interpreter.session("agent")
     assert {file.name for file in await session.files.list()} == {"make.py", "out.txt"}
     history = json.loads(session.notebook())["cells"]
