@@ -77,7 +77,7 @@ async def first_result() -> Ratio:
 
 async def _ready(interpreter: CodeInterpreter) -> None:
     """Wait until the pool has a warm kernel to hand out."""
-    pool = interpreter._pool
+    pool = interpreter._host.pool
     await interpreter.start()
     while not pool._warm_pool.list_ready_kernels():  # type: ignore[attr-defined]
         await asyncio.sleep(0.05)
@@ -103,7 +103,7 @@ async def memory() -> str:
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
         run = interpreter.session("plain").run_code
         await run("1", timeout=timedelta(seconds=30))
-        pool = interpreter._pool
+        pool = interpreter._host.pool
         kernel = next(iter(pool._sessions.values())).kernel  # type: ignore[attr-defined]
         plain = kernel.sandbox.measure_memory() >> 20
         await run(IMPORTS)

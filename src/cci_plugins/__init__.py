@@ -1,13 +1,13 @@
-"""A code interpreter for agents: Python in Azure Container Apps sessions, or on this machine.
+"""A code interpreter for agents, in Azure Container Apps sessions or on this machine.
 
     async with CodeInterpreter.local() as interpreter:
         execution = await interpreter.run_code("1 + 1")
         print(execution.text)
 
-Doors: `cci_plugins.agent_framework`, `cci_plugins.langchain`, `cci_plugins.openai_agents`,
-`cci_plugins.semantic_kernel`; any MCP client by `cci serve`.
-Without await: `cci_plugins.sync`. For your tests: `cci_plugins.testing`. Exceptions:
-`cci_plugins.errors`.
+Adapters: `cci_plugins.agent_framework`, `cci_plugins.deepagents`, `cci_plugins.langchain`,
+`cci_plugins.openai_agents`, `cci_plugins.semantic_kernel`. MCP clients use `cci mcp` or
+`cci serve`. The API without `await` is `cci_plugins.sync`. `cci_plugins.testing` helps your tests.
+Exceptions are in `cci_plugins.errors`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m cci_plugins`: the same as the command `cci`."""
+"""The command `cci`, run as `python -m cci_plugins`."""
 
 from __future__ import annotations
 

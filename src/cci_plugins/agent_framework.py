@@ -1,4 +1,4 @@
-"""Microsoft Agent Framework: a context provider for an agent, and the bare tool."""
+"""Adapter for Microsoft Agent Framework: a context provider for an agent, and the plain tool."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from .core.interpreter import CodeInterpreter
 from .core.mounts import FileMount, FileMountInput, Mounts
 from .errors import CodeInterpreterError, ConfigurationError
 from .pools.base import OutputHandler
-from .tools import execute_code as tool
-from .tools.images import ImageLimits, ImagePolicy, format_omitted, select_images
+from .tools import execute_code
+from .tools.execute_code import SessionKeyResolver, ToolReply
+from .tools.images import (
+    DEFAULT_LIMITS,
+    INTRODUCTION,
+    ImageLimits,
+    ImagePolicy,
+    move_images_to_user,
+    select_images,
+)
 from .tools.options import ToolOptions
 
 try:
@@ -38,16 +46,14 @@ except ModuleNotFoundError as missing:
 __all__ = ["CodeInterpreterProvider", "FileMount", "code_interpreter_tool"]
 
 ApprovalMode: TypeAlias = Literal["always_require", "never_require"]
-_LIMITS = ImageLimits()
 _NO_MOUNTS = Mounts(None)
-_INTRODUCTION = f"[images that {tool.NAME} displayed]"
-_IMAGE_MARKER = "cci_shown_after"  # marks images that go to the model as a message of the user
-_FILES = f"Files in the working directory of {tool.NAME}"
+_IMAGE_MARKER = "cci_shown_after"  # on images that belong into a message of the user
+_FILES = f"Files in the working directory of {execute_code.NAME}"
 _SHARED_SESSION_WARNING = (
     "the agent has no session, so all calls of this tool share one; pass "
     "`session=agent.create_session()` to `run`, or use `CodeInterpreterProvider`"
 )
-_MOUNT_FAILED = "The code was not run: the files it was to find could not be put into its session."
+_MOUNT_FAILED = "The code was not run: its files could not be copied into the session."
 
 
 def code_interpreter_tool(
@@ -56,20 +62,21 @@ def code_interpreter_tool(
     approval_mode: ApprovalMode = "never_require",
     images: Literal["reference", "inline"] = "reference",
     on_output: OutputHandler | None = None,
-    options: ToolOptions = tool.DEFAULT_OPTIONS,
+    options: ToolOptions = execute_code.DEFAULT_OPTIONS,
 ) -> FunctionTool:
-    """Make the tool `execute_code`, for an agent's `tools`.
+    """Create the tool `execute_code`, for an agent's `tools`.
 
-    The conversation is the one of `interpreter.use_session`, else the agent session; without
-    either all calls of this tool share a session, and a warning says so once. The first item of
+    The conversation is the one of `interpreter.use_session`, else the agent session. Without
+    either, all calls of this tool share a session, and one warning reports it. The first item of
     a result has the whole `Execution` as its `raw_representation`.
 
     Args:
-        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
-        approval_mode: Whether the framework asks its host before each call.
-        images: `inline` attaches charts to the result, for models that take images there.
-        on_output: Told each piece of output while code runs, in the context of the call.
-        options: How the tool is told to the model, and how much it may answer.
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
+        approval_mode: Whether the framework requests approval before each call.
+        images: `inline` attaches charts to the result, for models that accept images there.
+        on_output: Called with each chunk of output while the code runs, in the context of the
+            call.
+        options: Options for the tool's description and the size of its output.
 
     Example:
         ```python
@@ -79,30 +86,31 @@ def code_interpreter_tool(
         ```
     """
     adapter = _Adapter(interpreter, images=images, on_output=on_output, options=options)
-    return _build_tool(adapter, approval_mode, tool.build_description(options, interpreter))
+    return _build_tool(adapter, approval_mode, execute_code.build_description(options, interpreter))
 
 
 class CodeInterpreterProvider(ContextProvider):
-    """Gives an agent `execute_code` and tells it of the files that are there.
+    """Adds `execute_code` to an agent, and instructions that name the mounted files.
 
-    The conversation is the agent session; `interpreter.use_session` around a run names another
-    one, so that agents can share it. The options are those of the framework's own code-execution
-    packages.
+    The conversation is the agent session. `interpreter.use_session` around a run names another
+    one, so that agents can share it. The options have the names of the framework's own
+    code-execution packages.
 
     Args:
-        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
-        source_id: Names this provider among those of an agent.
-        approval_mode: Whether the framework asks its host before each call.
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
+        source_id: Identifies this provider among those of an agent.
+        approval_mode: Whether the framework requests approval before each call.
         file_mounts: Files and folders of this machine, copied into each session before its first
-            run: a path, or a pair of a path and the name it gets there.
-        images: How the model meets charts: `reference` names them, `inline` attaches them to the
-            result, `user_message` shows them in a message of the user after it.
-        max_output_files: Images attached to one result.
-        max_output_file_bytes: Bytes of one attached image.
-        max_output_total_bytes: Bytes of all images of one result.
-        on_output: Told each piece of output while code runs, in the context of the call.
-        options: How the tool is told to the model, and how much it may answer; its instructions
-            become the agent's.
+            run. Each is a path, or a pair of a path and its name in the session.
+        images: How the model sees charts. `reference` names them, `inline` attaches them to the
+            result, `user_message` moves them into a message of the user after it.
+        max_output_files: Most images attached to one result.
+        max_output_file_bytes: Most bytes of one attached image.
+        max_output_total_bytes: Most bytes of all images of one result.
+        on_output: Called with each chunk of output while the code runs, in the context of the
+            call.
+        options: Options for the tool's description and the size of its output. Its instructions
+            become instructions of the agent.
 
     Example:
         ```python
@@ -122,11 +130,11 @@ class CodeInterpreterProvider(ContextProvider):
         approval_mode: ApprovalMode = "never_require",
         file_mounts: FileMountInput | Sequence[FileMountInput] | None = None,
         images: ImagePolicy = "reference",
-        max_output_files: int = _LIMITS.count,
-        max_output_file_bytes: int = _LIMITS.image_bytes,
-        max_output_total_bytes: int = _LIMITS.total_bytes,
+        max_output_files: int = DEFAULT_LIMITS.count,
+        max_output_file_bytes: int = DEFAULT_LIMITS.image_bytes,
+        max_output_total_bytes: int = DEFAULT_LIMITS.total_bytes,
         on_output: OutputHandler | None = None,
-        options: ToolOptions = tool.DEFAULT_OPTIONS,
+        options: ToolOptions = execute_code.DEFAULT_OPTIONS,
     ) -> None:
         super().__init__(source_id)
         limits = ImageLimits(max_output_files, max_output_file_bytes, max_output_total_bytes)
@@ -139,7 +147,7 @@ class CodeInterpreterProvider(ContextProvider):
             limits=limits,
             mounts=mounts,
         )
-        description = tool.build_description(replace(options, instructions=""), interpreter)
+        description = execute_code.build_description(replace(options, instructions=""), interpreter)
         self._tool = _build_tool(adapter, approval_mode, description)
         self._instructions = [options.instructions] if options.instructions else []
         if mounts.names:
@@ -150,7 +158,7 @@ class CodeInterpreterProvider(ContextProvider):
     async def before_run(
         self, *, agent: Any, session: Any, context: SessionContext, state: dict[str, Any]
     ) -> None:
-        """Add the tool, and what the model must know, to one run."""
+        """Add the tool, and instructions for the model, to one run."""
         context.extend_tools(self.source_id, [self._tool])
         if self._instructions:
             context.extend_instructions(self.source_id, self._instructions)
@@ -159,7 +167,7 @@ class CodeInterpreterProvider(ContextProvider):
 
 
 class _Adapter:
-    """What runs behind the tool."""
+    """The implementation of the tool."""
 
     def __init__(
         self,
@@ -168,7 +176,7 @@ class _Adapter:
         images: ImagePolicy,
         on_output: OutputHandler | None,
         options: ToolOptions,
-        limits: ImageLimits = _LIMITS,
+        limits: ImageLimits = DEFAULT_LIMITS,
         mounts: Mounts = _NO_MOUNTS,
     ) -> None:
         self._interpreter = interpreter
@@ -177,13 +185,13 @@ class _Adapter:
         self._limits = limits
         self._mounts = mounts
         self._options = options
-        self._key_resolver = tool.SessionKeyResolver("agent-framework", _SHARED_SESSION_WARNING)
+        self._key_resolver = SessionKeyResolver("agent-framework", _SHARED_SESSION_WARNING)
 
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
         key = self._key_resolver.resolve(ctx.session and ctx.session.session_id)
         if not await self._mount(key):
-            return list(self._build_contents(tool.build_not_run_reply(_MOUNT_FAILED)))
-        reply = await tool.call(
+            return list(self._build_contents(execute_code.build_not_run_reply(_MOUNT_FAILED)))
+        reply = await execute_code.call(
             self._interpreter,
             code,
             session_key=key,
@@ -193,70 +201,59 @@ class _Adapter:
         return list(self._build_contents(reply))
 
     async def _mount(self, key: str) -> bool:
-        """Whether the files are there; what is wrong is for the host, not for the model."""
+        """Copy the mounted files. Return False on a failure, which only the log describes."""
         if not self._mounts.names:
             return True
         try:
-            interpreter = self._interpreter or tool.get_default_interpreter()
+            interpreter = self._interpreter or execute_code.get_default_interpreter()
             await self._mounts.copy_into(interpreter.session(key))
         except CodeInterpreterError as error:
             logger.warning("file_mounts: %s", error)
             return False
         return True
 
-    def _build_contents(self, reply: tool.ToolReply) -> Iterator[Content]:
+    def _build_contents(self, reply: ToolReply) -> Iterator[Content]:
         yield Content.from_text(reply.text, raw_representation=reply.execution)
         if self._images == "reference":
             return
         markers = {_IMAGE_MARKER: True} if self._images == "user_message" else {}
-        images, missing = select_images(reply.execution, self._limits)
+        images, note = select_images(reply.execution, self._limits)
         for image in images:
             yield Content.from_data(image.data, image.media_type, additional_properties={**markers})
-        if missing:
-            yield Content.from_text(format_omitted(missing))
+        if note:
+            yield Content.from_text(note)
 
 
 def _build_tool(adapter: _Adapter, approval_mode: ApprovalMode, description: str) -> FunctionTool:
     return FunctionTool(
-        name=tool.NAME,
+        name=execute_code.NAME,
         description=description,
         approval_mode=approval_mode,
         func=adapter.execute_code,
-        input_model=tool.PARAMETERS,
+        input_model=execute_code.PARAMETERS,
     )
 
 
 class _ImageMiddleware(ChatMiddleware):
-    """Moves the marked images of tool results into a message of the user, in the request only."""
+    """Moves marked images of tool results into a message of the user, in the request only."""
 
     @override
     async def process(self, context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-        context.messages = list(_move_images_to_user(context.messages))
+        context.messages = list(
+            move_images_to_user(
+                context.messages,
+                is_result=lambda message: message.role == "tool",
+                split_images=_split_images,
+                build_message=lambda images: Message("user", [INTRODUCTION, *images]),
+            )
+        )
         await call_next()
 
 
-def _move_images_to_user(messages: Sequence[Message]) -> Iterator[Message]:
-    """Messages with their images behind the last tool result of each turn, as the APIs want it."""
-    images: list[Content] = []
-    for message in messages:
-        if images and message.role != "tool":
-            yield _build_image_message(images)
-            images = []
-        found = [item for item in _iter_result_items(message) if _is_marked(item)]
-        images += found
-        yield _strip_images(message) if found else message
-    if images:
-        yield _build_image_message(images)
-
-
-def _build_image_message(images: Sequence[Content]) -> Message:
-    return Message("user", [_INTRODUCTION, *images])
-
-
-def _iter_result_items(message: Message) -> Iterator[Content]:
-    for content in message.contents:
-        if content.type == "function_result":
-            yield from content.items or ()
+def _split_images(message: Message) -> tuple[Message, list[Content]]:
+    results = [content for content in message.contents if content.type == "function_result"]
+    images = [item for result in results for item in result.items or () if _is_marked(item)]
+    return (_strip_images(message) if images else message), images
 
 
 def _is_marked(item: Content) -> bool:
@@ -264,7 +261,7 @@ def _is_marked(item: Content) -> bool:
 
 
 def _strip_images(message: Message) -> Message:
-    """A copy; the message itself is the history's."""
+    """Copy the message without its images. The message itself belongs to the history."""
     changed = copy(message)
     changed.contents = [_strip_result_images(content) for content in message.contents]
     return changed

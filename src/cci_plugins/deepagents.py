@@ -1,4 +1,4 @@
-"""Deep Agents: a sandbox backend, where an agent has its files and runs its commands."""
+"""Adapter for Deep Agents: a sandbox backend for an agent's files and commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
-from secrets import token_hex
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,14 +15,13 @@ from typing_extensions import override
 
 from .common import event_loop
 from .common.approval import ApprovalRequest
-from .common.log import logger
 from .core.interpreter import CodeInterpreter
 from .core.session import Session
-from .core.session_directory import current_key
 from .core.shell.command import CommandResult, run_command
 from .core.shell.files import FileResult, NotesHandler, read_files, write_files
 from .errors import CodeInterpreterError, ConfigurationError
 from .tools import execute_code
+from .tools.execute_code import SessionKeyResolver
 
 try:
     from deepagents.backends.protocol import (
@@ -42,19 +40,19 @@ except ModuleNotFoundError as missing:
 __all__ = ["CodeInterpreterSandbox"]
 
 _HELPERS = ("delete", "edit", "glob", "grep", "ls", "read", "write")
-_MIN_BROKEN_EXIT_CODE = 124  # and above: a time-out, no shell, a signal
+_MIN_BROKEN_EXIT_CODE = 124  # and above: a timeout, a missing shell, a signal
 _helper_failures: ContextVar[list[str] | None] = ContextVar("cci_deepagents_helping", default=None)
 
 
 class CodeInterpreterSandbox(BaseSandbox):
     """A session as the sandbox of a deep agent.
 
-    Commands run by the shell of the session, in its working directory `/mnt/data`. The conversation
-    is LangGraph's `thread_id`, so one object serves all threads, each with a session of its own.
+    The session's shell runs the commands, in its working directory `/mnt/data`. The conversation
+    is LangGraph's `thread_id`, so one object serves all threads, and each has its own session.
 
     Args:
-        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
-        session_key: The conversation of every call; when None that of `use_session`, else the
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
+        session_key: The conversation of every call. None means that of `use_session`, else the
             graph's thread, else one of this object.
 
     Example:
@@ -70,52 +68,73 @@ class CodeInterpreterSandbox(BaseSandbox):
     ) -> None:
         self._interpreter = interpreter
         self._session_key = session_key
-        self._fallback_key = f"deepagents-{token_hex(8)}"
+        self._key_resolver = SessionKeyResolver("deepagents")
         self._notices: WeakKeyDictionary[Session, list[str]] = WeakKeyDictionary()
 
     @property
     @override
     def id(self) -> str:
-        """The session's identifier in its pool; never the conversation's own name."""
+        """The session's identifier in its pool. It does not reveal the conversation's key."""
         return self._get_session().id
 
     @override
     def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
-        """Run a shell command, without standard input.
+        """Run a shell command without standard input. Nothing is raised.
 
         Args:
-            command: What the shell reads.
-            timeout: Seconds, at most `Limits.execution_timeout`, which None and 0 mean too.
+            command: The source text for the shell.
+            timeout: Seconds, at most `Limits.execution_timeout`. None and 0 mean this limit.
 
         Returns:
-            Standard output and error as they came, and the exit code: 124 after a time-out, None
-            when the session broke. Nothing is raised.
+            Standard output and error in the order they were written, and the exit code. It is 124
+            after a timeout, and None if the session failed.
         """
         return event_loop.run_blocking(self._execute, command, timeout)
 
     @override
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
-        """As `execute`, without blocking."""
+        """Run a shell command as `execute` does, without blocking.
+
+        Args:
+            command: The source text for the shell.
+            timeout: Seconds, as for `execute`.
+        """
         return await self._execute(command, timeout)
 
     @override
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
-        """Write files by absolute paths; those below `/mnt/data` are put back after a loss."""
+        """Write files to absolute paths. Those in `/mnt/data` are restored after a loss.
+
+        Args:
+            files: Pairs of a path and its content.
+        """
         return event_loop.run_blocking(self._upload, files)
 
     @override
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
-        """As `upload_files`, without blocking."""
+        """Write files as `upload_files` does, without blocking.
+
+        Args:
+            files: Pairs of a path and its content.
+        """
         return await self._upload(files)
 
     @override
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
-        """Read files by absolute paths."""
+        """Read files at absolute paths.
+
+        Args:
+            paths: The paths.
+        """
         return event_loop.run_blocking(self._download, paths)
 
     @override
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
-        """As `download_files`, without blocking."""
+        """Read files as `download_files` does, without blocking.
+
+        Args:
+            paths: The paths.
+        """
         return await self._download(paths)
 
     def _get_session(self) -> Session:
@@ -125,11 +144,8 @@ class CodeInterpreterSandbox(BaseSandbox):
         return self._interpreter or execute_code.get_default_interpreter()
 
     def _resolve_key(self) -> str:
-        explicit_key = self._session_key or current_key.get()
-        thread = (
-            None if explicit_key else (ensure_config().get("configurable") or {}).get("thread_id")
-        )
-        return explicit_key or (str(thread) if thread else self._fallback_key)
+        thread_id = (ensure_config().get("configurable") or {}).get("thread_id")
+        return self._key_resolver.resolve(thread_id, explicit_key=self._session_key)
 
     async def _execute(self, command: str, timeout: int | None) -> ExecuteResponse:
         response = await self._run_approved(command, timeout)
@@ -153,11 +169,11 @@ class CodeInterpreterSandbox(BaseSandbox):
                 max_timeout=interpreter.limits.execution_timeout,
             )
         except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
-            return ExecuteResponse(_log_failure("a command", error))
+            return ExecuteResponse(execute_code.log_failure("a command", error))
         return self._build_response(session, result)
 
     def _build_response(self, session: Session, result: CommandResult) -> ExecuteResponse:
-        """The result below what happened to the session; a helper's output is read by programs."""
+        """Build the response with the notices, except for a helper, which parses the output."""
         notices = self._get_notices(session)
         notices += result.notes
         output = result.output
@@ -167,7 +183,7 @@ class CodeInterpreterSandbox(BaseSandbox):
         return ExecuteResponse(output, result.exit_code, truncated=result.dropped_characters > 0)
 
     def _get_notices(self, session: Session) -> list[str]:
-        """What happened to the session and was not told yet."""
+        """Return the notices about a session that no response has contained yet."""
         return self._notices.setdefault(session, [])
 
     async def _upload(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
@@ -191,12 +207,12 @@ class CodeInterpreterSandbox(BaseSandbox):
             session = self._get_session()
             return await move(session, given, self._get_notices(session).extend)
         except Exception as error:  # noqa: BLE001 - the same
-            text = _log_failure("a transfer", error)
+            text = execute_code.log_failure("a transfer", error)
             return [FileResult(path, error=text) for path in paths]
 
     def _explain_failure(self, result: Any, failures: list[str]) -> Any:
-        """A helper's failure with what happened to the session; a success says nothing of it."""
-        if failures and not result.error:  # `ls` takes the answer of no session for an empty folder
+        """Add the session's notices to a helper's failure. A success has no place for them."""
+        if failures and not result.error:  # `ls` reads an empty answer as an empty folder
             result = type(result)(error=failures[0])
         with suppress(CodeInterpreterError):
             notices = self._get_notices(self._get_session())
@@ -209,30 +225,19 @@ class CodeInterpreterSandbox(BaseSandbox):
 async def _request_approval(
     interpreter: CodeInterpreter, command: str, session: Session
 ) -> str | ExecuteResponse:
-    """The command that may run, or what there is to say instead."""
+    """Return the command that may run, or the response to a denial."""
     if interpreter.approve is None:
         return command
-    try:
-        decision = await interpreter.approve(ApprovalRequest(command, session.key))
-    except Exception:  # noqa: BLE001 - the host's own code; one that fails has not said yes
-        logger.exception("the approver failed")
-        return ExecuteResponse("The command was not run: nobody could be asked.")
+    request = ApprovalRequest(command, session.key)
+    decision = await execute_code.ask_approver(interpreter.approve, request)
     if decision.verdict != "allow":
         reason = f": {decision.reason}" if decision.reason else ""
         return ExecuteResponse(f"The command was not run: the user did not approve it{reason}.")
     return command if decision.code is None else decision.code
 
 
-def _log_failure(what: str, error: Exception) -> str:
-    if isinstance(error, CodeInterpreterError):
-        logger.warning("%s failed: %s: %s", what, type(error).__name__, error)
-    else:
-        logger.error("%s failed unexpectedly", what, exc_info=error)
-    return execute_code.format_failure(error)
-
-
 def _wrap_helper(helper: Callable[..., Any]) -> Callable[..., Any]:
-    """A helper of `BaseSandbox` that reads what its own commands put out, and nothing else."""
+    """Wrap a helper of `BaseSandbox`, which parses the output of its own commands."""
     if inspect.iscoroutinefunction(helper):
 
         @functools.wraps(helper)
@@ -252,7 +257,7 @@ def _wrap_helper(helper: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _collect_failures() -> Iterator[list[str]]:
-    """Collects what a helper's commands said that did not come to their end."""
+    """Collect the output of a helper's commands that failed to run."""
     failures: list[str] = []
     token = _helper_failures.set(failures)
     try:

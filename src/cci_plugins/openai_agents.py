@@ -1,4 +1,4 @@
-"""OpenAI Agents SDK: a function tool for an agent's `tools`."""
+"""Adapter for the OpenAI Agents SDK: a function tool for an agent's `tools`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .errors import ConfigurationError
 from .models import Execution
 from .pools.base import OutputHandler
 from .tools import execute_code
-from .tools.images import ImageLimits, format_omitted, select_images
+from .tools.execute_code import SessionKeyResolver, ToolReply
+from .tools.images import INTRODUCTION, move_images_to_user, select_images
 from .tools.options import ToolOptions
 
 try:
@@ -39,14 +40,15 @@ _SHARED_SESSION_WARNING = (
     "`interpreter.use_session(...)`, or a context with a `session_id`"
 )
 _INVALID_ARGUMENTS = 'The code was not run: the arguments must be a JSON object {"code": "..."}.'
-_INTRODUCTION = f"[images that {execute_code.NAME} displayed]"
 
 
 class TextReply(str):
-    """A result as the model reads it, and for the host all of it; the SDK stores the text only.
+    """The text of a result for the model, with the whole result for the application.
+
+    The SDK stores the text only.
 
     Attributes:
-        execution: For the host.
+        execution: For the application.
         failed: The code raised, timed out or did not run.
     """
 
@@ -56,25 +58,29 @@ class TextReply(str):
     failed: bool
 
     @classmethod
-    def of(cls, reply: execute_code.ToolReply) -> Self:
-        """The text of a reply."""
+    def of(cls, reply: ToolReply) -> Self:
+        """Create the text of a reply.
+
+        Args:
+            reply: The reply of the tool.
+        """
         text = cls(reply.text)
         text.execution, text.failed = reply.execution, reply.failed
         return text
 
 
 class ImageReply(list[ToolOutputText | ToolOutputImage]):
-    """A result with images, and for the host all of it; the SDK stores text and images.
+    """A result with images for the model, with the whole result for the application.
+
+    The SDK stores text and images only.
 
     Attributes:
         text: For the model, within its budget.
-        execution: For the host.
+        execution: For the application.
         failed: The code raised, timed out or did not run.
     """
 
-    def __init__(
-        self, reply: execute_code.ToolReply, parts: list[ToolOutputText | ToolOutputImage]
-    ) -> None:
+    def __init__(self, reply: ToolReply, parts: list[ToolOutputText | ToolOutputImage]) -> None:
         super().__init__(parts)
         self.text = reply.text
         self.execution = reply.execution
@@ -93,24 +99,25 @@ def code_interpreter_tool(
     on_output: OutputHandler | None = None,
     options: ToolOptions = execute_code.DEFAULT_OPTIONS,
 ) -> FunctionTool:
-    """Make the tool `execute_code`.
+    """Create the tool `execute_code`.
 
-    The SDK tells a tool no conversation. It is, in this order: what `session_key` says, the one
-    of `interpreter.use_session`, `session_id`, `conversation_id` or `thread_id` of the run's
-    context (an attribute or a key), `RunConfig.group_id`. With none of them all calls of this
-    tool share a session, and a warning says so once.
+    The SDK does not pass a conversation to a tool. The tool uses the first of these: the result
+    of `session_key`, the session of `interpreter.use_session`, `session_id`, `conversation_id` or
+    `thread_id` of the run's context (an attribute or a key), `RunConfig.group_id`. Without any of
+    them all calls of this tool share a session, and one warning reports it.
 
-    A run item has a `TextReply` as its `output`, or an `ImageReply`: the whole `Execution` is its
-    `execution`.
+    The `output` of a run item is a `TextReply` or an `ImageReply`. Its `execution` is the whole
+    `Execution`.
 
     Args:
-        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
         needs_approval: Whether the SDK interrupts the run before each call, or a function of
-            context, arguments and call id that says so.
-        images: `inline` attaches charts to the result, for models that take images there.
-        session_key: Names the conversation of a run.
-        on_output: Told each piece of output while code runs, in the context of the call.
-        options: How the tool is told to the model, and how much it may answer.
+            context, arguments and call id that decides it.
+        images: `inline` attaches charts to the result, for models that accept images there.
+        session_key: Returns the conversation of a run.
+        on_output: Called with each chunk of output while the code runs, in the context of the
+            call.
+        options: Options for the tool's description and the size of its output.
 
     Example:
         ```python
@@ -136,7 +143,7 @@ def code_interpreter_tool(
 
 
 class _Adapter:
-    """What runs behind the tool."""
+    """The implementation of the tool."""
 
     def __init__(
         self,
@@ -152,9 +159,7 @@ class _Adapter:
         self._session_key = key
         self._on_output = on_output
         self._options = options
-        self._key_resolver = execute_code.SessionKeyResolver(
-            "openai-agents", _SHARED_SESSION_WARNING
-        )
+        self._key_resolver = SessionKeyResolver("openai-agents", _SHARED_SESSION_WARNING)
 
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _parse_code(arguments)
@@ -170,10 +175,10 @@ class _Adapter:
         return _attach_images(reply) if self._inline else TextReply.of(reply)
 
     def _resolve_key(self, context: ToolContext[Any]) -> str:
-        explicit_key = self._session_key and self._session_key(context)
-        group = context.run_config and context.run_config.group_id
-        return explicit_key or self._key_resolver.resolve(
-            next(_iter_conversation_ids(context.context), None), group
+        return self._key_resolver.resolve(
+            next(_iter_conversation_ids(context.context), None),
+            context.run_config and context.run_config.group_id,
+            explicit_key=self._session_key and self._session_key(context),
         )
 
 
@@ -186,59 +191,59 @@ def _parse_code(arguments: str) -> str | None:
 
 
 def _iter_conversation_ids(context: object) -> Iterator[str]:
-    """What a run's context calls its conversation."""
+    """Yield the identifiers of the conversation in a run's context, best first."""
     for name in _CONVERSATION_FIELDS:
         value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
         if isinstance(value, str | int | UUID) and value != "":
             yield str(value)
 
 
-def _attach_images(reply: execute_code.ToolReply) -> TextReply | ImageReply:
-    images, missing = select_images(reply.execution, ImageLimits())
-    if not images and not missing:
+def _attach_images(reply: ToolReply) -> TextReply | ImageReply:
+    images, note = select_images(reply.execution)
+    if not images and not note:
         return TextReply.of(reply)
     parts: list[ToolOutputText | ToolOutputImage] = [ToolOutputText(text=reply.text)]
     parts += [ToolOutputImage(image_url=image.data_uri) for image in images]
-    if missing:
-        parts.append(ToolOutputText(text=format_omitted(missing)))
+    if note:
+        parts.append(ToolOutputText(text=note))
     return ImageReply(reply, parts)
 
 
 def images_as_user_messages(data: CallModelData[Any]) -> ModelInputData:
-    """Show the images of tool results in a message of the user, where results are text only.
+    """Move the images of `execute_code` into a message of the user after each turn's results.
 
-    With Chat Completions the SDK drops images of tool results; with this as
-    `RunConfig.call_model_input_filter` the model sees those of `execute_code`. History and
-    sessions stay as they are.
+    With Chat Completions the SDK drops images of tool results. Pass this function as
+    `RunConfig.call_model_input_filter`, so that the model sees those of `execute_code`. History
+    and sessions stay as they are.
+
+    Args:
+        data: The input of one model call. It is not changed.
     """
-    return ModelInputData(
-        input=list(_move_images_to_user(data.model_data.input)),
-        instructions=data.model_data.instructions,
-    )
-
-
-def _move_images_to_user(items: list[Any]) -> Iterator[Any]:
-    """Items with their images behind the last result of each turn, as the APIs want it."""
+    items: list[Any] = data.model_data.input
     call_ids = {
-        each["call_id"]
-        for each in items
-        if each.get("name") == execute_code.NAME and "call_id" in each
+        item["call_id"]
+        for item in items
+        if item.get("name") == execute_code.NAME and "call_id" in item
     }
-    images: list[Any] = []
-    for item in items:
-        is_result = item.get("type") == "function_call_output"
-        if images and not is_result:
-            yield _build_image_message(images)
-            images = []
-        if is_result and item["call_id"] in call_ids and isinstance(item["output"], list):
-            images += [part for part in item["output"] if part["type"] == "input_image"]
-            text = [part for part in item["output"] if part["type"] != "input_image"]
-            yield {**item, "output": text}
-        else:
-            yield item
-    if images:
-        yield _build_image_message(images)
+
+    def split_images(item: Any) -> tuple[Any, list[Any]]:
+        if not _is_result(item) or item["call_id"] not in call_ids:
+            return item, []
+        if not isinstance(item["output"], list):
+            return item, []
+        images = [part for part in item["output"] if part["type"] == "input_image"]
+        rest = [part for part in item["output"] if part["type"] != "input_image"]
+        return {**item, "output": rest}, images
+
+    moved = move_images_to_user(
+        items, is_result=_is_result, split_images=split_images, build_message=_build_image_message
+    )
+    return ModelInputData(input=list(moved), instructions=data.model_data.instructions)
+
+
+def _is_result(item: Any) -> bool:
+    return bool(item.get("type") == "function_call_output")
 
 
 def _build_image_message(images: list[Any]) -> Any:
-    return {"role": "user", "content": [{"type": "input_text", "text": _INTRODUCTION}, *images]}
+    return {"role": "user", "content": [{"type": "input_text", "text": INTRODUCTION}, *images]}

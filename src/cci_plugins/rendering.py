@@ -1,4 +1,4 @@
-"""Text of an execution for a model: the documented path of `cci_plugins.core.rendering`."""
+"""The public path of `cci_plugins.core.rendering`: the text of an execution for a model."""
 
 from cci_plugins.core.rendering import clean, clip, render_text
 

@@ -1,4 +1,4 @@
-"""The same API without `await`: calls block while the package's own event loop works."""
+"""The same API without `await`. Calls block while the package's own event loop runs them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .common.urls import SecretUrl
 from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
-from .core.session_files import DEFAULT_SHARE_DURATION, ProgressHandler
-from .files.file_transfer import FileOptions
+from .core.session_files import DEFAULT_SHARE_DURATION
+from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
 from .pools.base import OutputHandler, SessionPool
@@ -33,7 +33,7 @@ __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
 
 
 class SessionFiles:
-    """See `cci_plugins.session_files.SessionFiles`; every method of it is here, blocking."""
+    """The blocking form of `cci_plugins.core.session_files.SessionFiles`, with the same methods."""
 
     def __init__(self, files: _session_files.SessionFiles) -> None:
         self._files = files
@@ -45,7 +45,7 @@ class SessionFiles:
         name: str | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
-        """Write a file into the session; `on_progress` is called in another thread."""
+        """Write a file into the session. `on_progress` is called in another thread."""
         return event_loop.run_blocking(
             lambda: self._files.upload(source, name=name, on_progress=on_progress)
         )
@@ -57,7 +57,7 @@ class SessionFiles:
         name: str | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> FileInfo:
-        """Have the session fetch a URL of yours; never pass one that a model wrote."""
+        """Have the session fetch a URL of yours. Never pass one that a model wrote."""
         return event_loop.run_blocking(
             lambda: self._files.fetch(url, name=name, on_progress=on_progress)
         )
@@ -85,7 +85,7 @@ class SessionFiles:
         overwrite: bool = False,
         on_progress: ProgressHandler | None = None,
     ) -> bytes | Path:
-        """Read a file out of the session: its bytes, or with `to` the path that was written."""
+        """Read a file out of the session. Return its bytes, or with `to` the written path."""
         if to is None:
             return event_loop.run_blocking(
                 lambda: self._files.download(name, on_progress=on_progress)
@@ -95,12 +95,12 @@ class SessionFiles:
         )
 
     def stream(self, name: str) -> Iterator[bytes]:
-        """Read a file out of the session in pieces."""
+        """Yield a file in chunks, once all of it has arrived on this machine."""
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = self.download(name, to=Path(folder, "content"))
             with path.open("rb") as file:
-                while piece := file.read(CHUNK):
-                    yield piece
+                while chunk := file.read(CHUNK):
+                    yield chunk
 
     def list(self) -> Sequence[FileInfo]:
         """List the session's files by name."""
@@ -111,7 +111,7 @@ class SessionFiles:
         return event_loop.run_blocking(self._files.remove, name)
 
     def share(self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION) -> SharedFile:
-        """Make a link for a person: whoever has it can read a copy of the file."""
+        """Create a link for a person. Anyone who has it can read a copy of the file."""
         return event_loop.run_blocking(lambda: self._files.share(name, expires_in=expires_in))
 
     def unshare(self, shared: SharedFile) -> None:
@@ -120,7 +120,7 @@ class SessionFiles:
 
 
 class Session:
-    """See `cci_plugins.Session`; every method of it is here, blocking."""
+    """The blocking form of `cci_plugins.Session`, with the same methods."""
 
     def __init__(self, session: _session.Session) -> None:
         self._session = session
@@ -133,7 +133,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether a run or a transfer is under way."""
+        """Whether a run or a transfer is in progress."""
         return self._session.busy
 
     def run_code(
@@ -143,11 +143,13 @@ class Session:
         timeout: timedelta | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
-        """Run code in this session; `on_output` is called in the calling thread."""
+        """Run code in this session. `on_output` is called in the calling thread."""
         if on_output is None:
-            return event_loop.run_blocking(self._session._run_on_loop, code, timeout, None)
+            return event_loop.run_blocking(lambda: self._session.run_code(code, timeout=timeout))
         events: SimpleQueue[OutputEvent | None] = SimpleQueue()
-        future = event_loop.submit(self._session._run_on_loop, code, timeout, events.put)
+        future = event_loop.submit(
+            lambda: self._session.run_code(code, timeout=timeout, on_output=events.put)
+        )
         future.add_done_callback(lambda _: events.put(None))
         try:
             while (event := events.get()) is not None:
@@ -158,16 +160,16 @@ class Session:
             raise
 
     def notebook(self) -> str:
-        """The session's history so far as a Jupyter notebook, in nbformat 4 JSON."""
+        """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._session.notebook()
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""
-        event_loop.run_blocking(self._session._delete_on_loop)
+        event_loop.run_blocking(self._session.delete)
 
 
 class CodeInterpreter:
-    """See `cci_plugins.CodeInterpreter`; every method of it is here, blocking.
+    """The blocking form of `cci_plugins.CodeInterpreter`, with the same methods.
 
     Example:
         ```python
@@ -204,7 +206,7 @@ class CodeInterpreter:
         files: FileOptions | None = None,
         egress: Egress = "none",
     ) -> Self:
-        """An interpreter over the embedded pool."""
+        """Create an interpreter over the embedded pool."""
         return cls._wrap(
             _interpreter.CodeInterpreter.local(
                 approve=approve, limits=limits, files=files, egress=egress
@@ -223,7 +225,7 @@ class CodeInterpreter:
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
     ) -> Self:
-        """An interpreter over a session pool in Azure Container Apps."""
+        """Create an interpreter over a session pool in Azure Container Apps."""
         return cls._wrap(
             _interpreter.CodeInterpreter.azure(
                 endpoint,
@@ -238,31 +240,31 @@ class CodeInterpreter:
 
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:
-        """An interpreter as the environment says."""
+        """Create the interpreter that the environment configures."""
         return cls._wrap(_interpreter.CodeInterpreter.from_env(approve=approve))
 
     @property
     def limits(self) -> Limits:
-        """The bounds this interpreter was made with."""
+        """Bounds of runs, files and sessions."""
         return self._async.limits
 
     def session(self, key: str | None = None) -> Session:
-        """The session of one conversation."""
+        """Return the session of a conversation."""
         return Session(self._async.session(key))
 
     @contextmanager
     def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
-        """Make a conversation's session the current one, for so many runs of a model."""
+        """Make a conversation's session the current one, for at most `max_runs` of a model."""
         with self._async.use_session(key, max_runs=max_runs) as session:
             yield Session(session)
 
     @property
     def known_packages(self) -> tuple[str, ...]:
-        """Packages of the data analyst's that the pool knows its sessions have, without asking."""
+        """Preinstalled packages that the pool can name without starting a session."""
         return self._async.known_packages
 
     def packages(self) -> Mapping[str, str]:
-        """What is installed in the sessions: versions by name, the best known packages first."""
+        """Return the installed packages with their versions, the best known packages first."""
         return event_loop.run_blocking(self._async.packages)
 
     def run_code(
@@ -276,15 +278,15 @@ class CodeInterpreter:
         return self.session().run_code(code, timeout=timeout, on_output=on_output)
 
     def start(self) -> None:
-        """Get the pool ready before the first call, so that the first call is fast."""
-        event_loop.run_blocking(self._async._get_pool)
+        """Start the pool now, so that the first call is fast."""
+        event_loop.run_blocking(self._async.start)
 
     def describe(self) -> str:
-        """Start the pool and say in one line what it is and what fences its sessions."""
+        """Start the pool and return one line: its name and the isolation of its sessions."""
         return event_loop.run_blocking(self._async.describe)
 
     def close(self) -> None:
-        """End every session and what the pool holds; calling it twice is no error."""
+        """End every session and close the pool. A second call does nothing."""
         event_loop.run_blocking(self._async.aclose)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""For your tests: a pool without processes, and the contract every pool must keep."""
+"""Helpers for your tests: a pool without processes, and the contract test of every pool."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["FakeSessionPool", "check_session_pool"]
 
 
 class FakeSessionPool(SessionPool):
-    """Answers from a script, keeps files in memory, and remembers what it was asked.
+    """A pool that returns scripted executions, keeps files in memory and records its calls.
 
     Args:
-        executions: Given back one after the other; the last one again and again.
+        *executions: Returned one after the other. The last one is repeated.
 
     Attributes:
         calls: `(session id, code)` of every run, in order.
@@ -95,13 +95,20 @@ LIMIT = timedelta(seconds=60)
 
 
 async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
-    """Hold a pool to the contract of `SessionPool`, with real code in sessions of its own.
+    """Check a pool against the contract of `SessionPool`, with real code in new sessions.
 
     Args:
-        pool: A pool that runs Python; started or not, and left open.
+        pool: A pool that runs Python. It need not be started, and is not closed.
 
     Returns:
-        Name of each check to None when it was kept, else what was wrong.
+        The name of each check, with None if it passed, else the reason why it failed.
+
+    Example:
+        ```python
+        async with LocalSessionPool() as pool:
+            report = await check_session_pool(pool)
+        assert set(report.values()) == {None}
+        ```
     """
     report: dict[str, str | None] = {}
     for check in _CHECKS:
@@ -131,7 +138,7 @@ async def _run(
 
 
 async def state_is_kept(pool: SessionPool, session_id: str) -> None:
-    """A variable is there in the next run."""
+    """Check that a variable is kept until the next run."""
     await _run(pool, session_id, "x = 41")
     execution = await _run(pool, session_id, "x + 1")
     _expect(condition=execution.text == "42", message=f"x + 1 gave {execution.text!r}")
@@ -139,7 +146,7 @@ async def state_is_kept(pool: SessionPool, session_id: str) -> None:
 
 
 async def sessions_are_apart(pool: SessionPool, session_id: str) -> None:
-    """A variable of one session is not in another."""
+    """Check that a variable of one session is not visible in another."""
     other = f"{session_id}-b"
     await _run(pool, session_id, "secret = 1")
     execution = await _run(pool, other, "'secret' in dir()")
@@ -148,7 +155,7 @@ async def sessions_are_apart(pool: SessionPool, session_id: str) -> None:
 
 
 async def an_error_is_a_result(pool: SessionPool, session_id: str) -> None:
-    """A traceback comes back on the execution, and the session lives on."""
+    """Check that a traceback is on the execution, and that the session goes on."""
     execution = await _run(pool, session_id, "print('before')\n1/0")
     _expect(condition=execution.error is not None, message="no error on the execution")
     name = execution.error.name if execution.error else ""
@@ -158,7 +165,7 @@ async def an_error_is_a_result(pool: SessionPool, session_id: str) -> None:
 
 
 async def streams_are_told_apart(pool: SessionPool, session_id: str) -> None:
-    """Standard output and error arrive apart, Unicode intact."""
+    """Check that standard output and error arrive separately, with Unicode intact."""
     code = "import sys\nprint('out \N{SNOWMAN}')\nprint('err', file=sys.stderr)"
     execution = await _run(pool, session_id, code)
     _expect(condition=execution.stdout == "out \N{SNOWMAN}\n", message=repr(execution.stdout))
@@ -184,24 +191,24 @@ async def output_streams_while_code_runs(pool: SessionPool, session_id: str) -> 
 
 
 async def a_time_out_is_a_result(pool: SessionPool, session_id: str) -> None:
-    """Code past its limit is stopped, and the execution says so."""
+    """Check that code beyond its limit is stopped, and that the execution reports it."""
     execution = await _run(
         pool, session_id, "import time\ntime.sleep(60)", timeout=timedelta(seconds=1)
     )
     _expect(condition=execution.status == "timed_out", message=str(execution.status))
     after = await _run(pool, session_id, "1 + 1")
-    _expect(condition=after.text == "2", message="the session does not run after a time-out")
+    _expect(condition=after.text == "2", message="the session does not run after a timeout")
 
 
 async def stdin_fails_at_once(pool: SessionPool, session_id: str) -> None:
-    """`input()` raises instead of waiting for ever."""
+    """Check that `input()` raises instead of waiting forever."""
     execution = await _run(pool, session_id, "input('name? ')")
     _expect(condition=execution.error is not None, message="input() did not fail")
     _expect(condition=execution.status == "failed", message=str(execution.status))
 
 
 async def images_arrive(pool: SessionPool, session_id: str) -> None:
-    """A displayed PNG is a result with its bytes, where the pool gives rich results."""
+    """Check that a displayed PNG is a result, if the pool returns rich results."""
     if not pool.capabilities.rich_results:
         return
     code = (
@@ -219,7 +226,7 @@ _OUT = b"A,B\n1,2\n"
 
 
 async def files_come_and_go(pool: SessionPool, session_id: str) -> None:
-    """A file written by either side is read by the other, listed and removed."""
+    """Check that each side can read, list and remove a file of the other."""
 
     async def content() -> AsyncIterator[bytes]:
         yield b"a,b\n"
@@ -244,13 +251,13 @@ async def files_come_and_go(pool: SessionPool, session_id: str) -> None:
 
 
 async def missing_files_are_named(pool: SessionPool, session_id: str) -> None:
-    """A missing file and an unsafe name each have their error."""
+    """Check the errors for a missing file and for an unsafe name."""
     await _raises(SessionFileNotFoundError, _read(pool, session_id, "missing.txt"))
     await _raises(UnsafeNameError, _read(pool, session_id, "../secret"))
 
 
 async def a_deleted_session_starts_anew(pool: SessionPool, session_id: str) -> None:
-    """Deleting ends the state; deleting again is no error."""
+    """Check that deleting ends the state, and that a second call is allowed."""
     await _run(pool, session_id, "x = 1")
     await pool.delete_session(session_id)
     await pool.delete_session(session_id)
@@ -259,7 +266,7 @@ async def a_deleted_session_starts_anew(pool: SessionPool, session_id: str) -> N
 
 
 async def a_replaced_session_is_noticed(pool: SessionPool, session_id: str) -> None:
-    """Code that needs a session which is gone does not run, where the pool can tell."""
+    """Check that code does not run in another instance than it needs, if the pool knows them."""
     first = await _run(pool, session_id, "x = 1")
     again = await pool.execute(session_id, "x", timeout=LIMIT, instance=first.instance or None)
     _expect(condition=again.text == "1", message="the known instance was refused")
@@ -273,7 +280,7 @@ async def a_replaced_session_is_noticed(pool: SessionPool, session_id: str) -> N
     else:
         _expect(condition=False, message="the code ran in another instance")
     after = await _run(pool, session_id, "import os; os.path.exists('ran')")
-    _expect(condition=after.text == "False", message="the code ran before the loss was told")
+    _expect(condition=after.text == "False", message="the code ran before the loss was reported")
 
 
 async def _read(pool: SessionPool, session_id: str, name: str) -> None:

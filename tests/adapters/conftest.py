@@ -193,7 +193,7 @@ ALL: dict[str, tuple[str, Ask]] = {
     "semantic-kernel": ("semantic_kernel", ask_semantic_kernel),
     "semantic-kernel-responses": ("semantic_kernel", ask_semantic_kernel_responses),
 }
-# The environment `mcp2` has not all of them; test_every_adapter.py imports each, so none is lost elsewhere.
+# The environment `mcp2` lacks some of them. Elsewhere test_every_adapter.py imports each one.
 FRAMEWORKS = {name: ask for name, (package, ask) in ALL.items() if find_spec(package)}
 
 

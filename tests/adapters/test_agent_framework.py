@@ -82,7 +82,7 @@ async def tool_of(provider: CodeInterpreterProvider) -> Any:
     return context.tools[0]
 
 
-async def test_the_host_finds_the_whole_execution_beside_the_text(scripted: Scripted) -> None:
+async def test_the_application_gets_the_whole_execution_with_the_text(scripted: Scripted) -> None:
     execution = Execution(stdout="x" * 20_000)
     model = scripted(("go", "1"))
     async with CodeInterpreter(FakeSessionPool(execution)) as interpreter:
@@ -181,8 +181,8 @@ async def test_attached_images_have_bounds(
         provider = CodeInterpreterProvider(interpreter, images="inline", **options)  # type: ignore[arg-type]
         contents = await invoke(await tool_of(provider))
     assert [content.media_type for content in contents if content.type == "data"] == kinds
-    told = [f"[images not attached, for their number or size: {missing}]"] if missing else []
-    assert [content.text for content in contents[1:] if content.type == "text"] == told
+    expected = [f"[images not attached, for their number or size: {missing}]"] if missing else []
+    assert [content.text for content in contents[1:] if content.type == "text"] == expected
 
 
 @pytest.mark.parametrize("data", [b"<html>", b"", b"\x89PNX"])
@@ -237,7 +237,7 @@ async def test_use_session_lets_agents_share_one_session(scripted: Scripted) -> 
     assert one == other != alone
 
 
-async def test_runs_without_a_session_do_not_meet(scripted: Scripted) -> None:
+async def test_runs_without_a_session_are_separate(scripted: Scripted) -> None:
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
         async with agent_of(scripted(("go", "1")), CodeInterpreterProvider(interpreter)) as agent:
@@ -262,7 +262,7 @@ async def test_a_bare_tool_without_a_session_warns_once(
     assert len({session_id for session_id, _ in pool.calls}) == 2
 
 
-async def test_arguments_that_are_none_are_told_to_the_model_and_run_nothing() -> None:
+async def test_invalid_arguments_are_reported_to_the_model_and_run_nothing() -> None:
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
         execute_code = code_interpreter_tool(interpreter)
@@ -282,7 +282,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-async def test_mounted_files_are_there_and_the_model_is_told_their_names(
+async def test_mounted_files_exist_and_the_instructions_name_them(
     folder: Path, warm: CodeInterpreter, scripted: Scripted
 ) -> None:
     code = (
@@ -321,7 +321,7 @@ async def test_files_are_mounted_once_in_each_session(folder: Path) -> None:
     assert pool.names == ["sales.csv", "sales.csv"]
 
 
-async def test_a_file_that_cannot_be_mounted_is_no_path_for_the_model_to_read(
+async def test_a_failed_mount_shows_no_host_path_to_the_model(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = FakeSessionPool()
@@ -336,23 +336,23 @@ async def test_a_file_that_cannot_be_mounted_is_no_path_for_the_model_to_read(
     assert pool.calls == []
 
 
-def test_mounts_that_cannot_be_right_are_refused_at_once(folder: Path) -> None:
+def test_invalid_mounts_are_refused_at_once(folder: Path) -> None:
     make = partial(CodeInterpreterProvider, CodeInterpreter(FakeSessionPool()))
-    with pytest.raises(ConfigurationError, match="there is no file or folder"):
+    with pytest.raises(ConfigurationError, match="the file or folder does not exist"):
         make(file_mounts=folder / "missing.csv")
     with pytest.raises(UnsafeNameError):
         make(file_mounts=(folder / "sales.csv", "../sales.csv"))
 
 
 @pytest.mark.slow
-async def test_output_is_told_while_the_code_runs(
+async def test_output_arrives_while_the_code_runs(
     warm: CodeInterpreter, scripted: Scripted
 ) -> None:
     events: list[OutputEvent] = []
     model = scripted(
         ("go", "print('first', flush=True); import time; time.sleep(0.3); print('last')")
     )
-    await ask_agent_framework(warm, model, "told", "go", on_output=events.append)
+    await ask_agent_framework(warm, model, "output", "go", on_output=events.append)
     assert [event.text for event in events if event.text.strip()][:1] == ["first\n"]
     assert len(events) > 1
-    await warm.session("told").delete()
+    await warm.session("output").delete()

@@ -139,7 +139,7 @@ async def test_a_command_has_its_output_in_order_its_exit_code_and_no_input(
     ).exit_code == 126  # longer than Linux takes
 
 
-async def test_too_much_output_is_cut_in_the_middle_and_marked_as_truncated(
+async def test_too_much_output_is_cut_in_the_middle_with_a_note(
     sandbox: CodeInterpreterSandbox,
 ) -> None:
     response = await sandbox.aexecute("seq 1 1000000; exit 2")
@@ -182,7 +182,7 @@ async def test_cancelling_ends_the_command(sandbox: CodeInterpreterSandbox) -> N
             await anyio.sleep(0.1)
 
 
-async def test_what_is_left_in_the_background_goes_on(sandbox: CodeInterpreterSandbox) -> None:
+async def test_a_background_process_goes_on(sandbox: CodeInterpreterSandbox) -> None:
     command = "(sleep 1; seq 1 100000; echo done > /tmp/done) & echo started"
     assert (await sandbox.aexecute(command)).output == "started\n"
     with anyio.fail_after(20):
@@ -210,7 +210,7 @@ async def test_a_loss_is_reported_and_written_files_are_restored() -> None:
         assert (await sandbox.aexecute("cat kept.txt")).output == "kept"
 
 
-async def test_a_loss_that_a_transfer_met_first_is_reported_too() -> None:
+async def test_a_loss_found_by_a_transfer_is_reported_too() -> None:
     pool = LocalSessionPool(preload=())
     async with CodeInterpreter(pool) as interpreter:
         sandbox = CodeInterpreterSandbox(interpreter)
@@ -253,7 +253,7 @@ async def test_a_command_that_ends_the_session_is_reported(interpreter: CodeInte
     assert (await sandbox.aexecute("echo back")).output.endswith("back\n")
 
 
-async def test_the_host_is_asked_before_each_command() -> None:
+async def test_the_approver_is_asked_before_each_command() -> None:
     asked: list[ApprovalRequest] = []
     verdicts = iter(
         [
@@ -282,7 +282,7 @@ async def test_the_host_is_asked_before_each_command() -> None:
     assert left.output == ""
 
 
-async def test_a_pool_that_fails_is_reported_and_nothing_is_raised() -> None:
+async def test_a_failing_pool_is_reported_and_nothing_is_raised() -> None:
     class Broken(FakeSessionPool):
         async def execute(self, *_: Any, **__: Any) -> Execution:
             raise PoolUnavailableError("no session pool today")
@@ -309,7 +309,7 @@ async def test_a_pool_that_fails_is_reported_and_nothing_is_raised() -> None:
 @pytest.mark.parametrize(
     "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\nMARK', "MARK[\nMARK"]
 )
-async def test_an_answer_that_makes_no_sense_is_an_error(forged: str) -> None:
+async def test_an_invalid_answer_is_reported(forged: str) -> None:
     class Forging(FakeSessionPool):
         async def execute(self, session_id: str, code: str, **_: Any) -> Execution:
             marker = code.partition("(get_ipython(),'")[2][:32]
@@ -355,7 +355,7 @@ async def test_each_thread_has_its_own_session(interpreter: CodeInterpreter) -> 
 
 
 class Steps(ScriptedModel):
-    """Calls one tool after the other, then replies with the last tool's answer."""
+    """Calls one tool after the other, then returns the result of the last one."""
 
     def __init__(self, *steps: tuple[str, dict[str, Any]]) -> None:
         super().__init__(Script(()))

@@ -1,4 +1,4 @@
-"""What every door keeps: one schema, one default interpreter, nothing raised, true parallelism."""
+"""Every adapter has one schema, one default interpreter, raises nothing and runs in parallel."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from semantic_kernel.connectors.ai.function_calling_utils import (
 )
 
 from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution
-from cci_plugins import agent_framework as agent_framework_door
-from cci_plugins import openai_agents as openai_agents_door
+from cci_plugins import agent_framework as agent_framework_adapter
+from cci_plugins import openai_agents as openai_agents_adapter
 from cci_plugins.common import event_loop
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from cci_plugins.testing import FakeSessionPool
-from cci_plugins.tools import execute_code as tool
+from cci_plugins.tools import execute_code
 
 
 async def through_langchain(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
@@ -45,23 +45,23 @@ async def through_semantic_kernel(interpreter: CodeInterpreter | None, key: str,
 
 
 async def through_agent_framework(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
-    execute_code = agent_framework_door.code_interpreter_tool(interpreter)
+    tool = agent_framework_adapter.code_interpreter_tool(interpreter)
     session = AgentSession(session_id=key)
-    context = FunctionInvocationContext(execute_code, {"code": code}, session)
-    (content,) = await execute_code.invoke(context=context)
+    context = FunctionInvocationContext(tool, {"code": code}, session)
+    (content,) = await tool.invoke(context=context)
     return str(content.text)
 
 
 async def through_openai_agents(interpreter: CodeInterpreter | None, key: str, code: str) -> str:
-    execute_code = openai_agents_door.code_interpreter_tool(interpreter)
+    tool = openai_agents_adapter.code_interpreter_tool(interpreter)
     arguments = dumps({"code": code})
     context = ToolContext(
-        {"session_id": key}, tool_name=tool.NAME, tool_call_id="1", tool_arguments=arguments
+        {"session_id": key}, tool_name=execute_code.NAME, tool_call_id="1", tool_arguments=arguments
     )
-    return str(await execute_code.on_invoke_tool(context, arguments))
+    return str(await tool.on_invoke_tool(context, arguments))
 
 
-DOORS = {
+ADAPTERS = {
     "agent-framework": through_agent_framework,
     "langchain": through_langchain,
     "openai-agents": through_openai_agents,
@@ -69,9 +69,9 @@ DOORS = {
 }
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Callable[..., Awaitable[str]]:
-    return DOORS[request.param]
+@pytest.fixture(params=ADAPTERS)
+def call_adapter(request: pytest.FixtureRequest) -> Callable[..., Awaitable[str]]:
+    return ADAPTERS[request.param]
 
 
 def schema_of_langchain() -> dict[str, Any]:
@@ -81,17 +81,17 @@ def schema_of_langchain() -> dict[str, Any]:
 
 def schema_of_semantic_kernel() -> dict[str, Any]:
     plugin = Kernel().add_plugin(CodeInterpreterPlugin(), "code_interpreter")
-    shown = kernel_function_metadata_to_function_call_format(plugin[tool.NAME].metadata)
+    shown = kernel_function_metadata_to_function_call_format(plugin[execute_code.NAME].metadata)
     function = dict(shown["function"])
     return {**function, "name": function["name"].removeprefix("code_interpreter-")}
 
 
 def schema_of_agent_framework() -> dict[str, Any]:
-    return dict(agent_framework_door.code_interpreter_tool().to_json_schema_spec()["function"])
+    return dict(agent_framework_adapter.code_interpreter_tool().to_json_schema_spec()["function"])
 
 
 def schema_of_openai_agents() -> dict[str, Any]:
-    shown = openai_agents_door.code_interpreter_tool()
+    shown = openai_agents_adapter.code_interpreter_tool()
     assert shown.strict_json_schema
     about = {"name": shown.name, "description": shown.description}
     return {**about, "parameters": shown.params_json_schema}
@@ -106,21 +106,21 @@ def schema_of_openai_agents() -> dict[str, Any]:
         schema_of_semantic_kernel,
     ],
 )
-def test_every_door_shows_the_same_tool(schema: Callable[[], dict[str, Any]]) -> None:
+def test_every_adapter_shows_the_same_tool(schema: Callable[[], dict[str, Any]]) -> None:
     shown = schema()
-    assert (shown["name"], shown["description"]) == (tool.NAME, tool.DESCRIPTION)
+    assert (shown["name"], shown["description"]) == (execute_code.NAME, execute_code.DESCRIPTION)
     parameters = {"additionalProperties": False, **shown["parameters"]}
-    assert parameters == tool.PARAMETERS
+    assert parameters == execute_code.PARAMETERS
 
 
 @pytest.fixture
 def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "_default", [])
+    monkeypatch.setattr(execute_code, "_default", [])
 
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_default")
-async def test_doors_without_an_interpreter_share_one_made_at_first_use(
+async def test_adapters_without_an_interpreter_share_one_created_at_first_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = FakeSessionPool()
@@ -131,15 +131,15 @@ async def test_doors_without_an_interpreter_share_one_made_at_first_use(
         return made[-1]
 
     monkeypatch.setattr(CodeInterpreter, "from_env", from_env)
-    doors = CodeInterpreterTool(), CodeInterpreterPlugin()
+    tools = CodeInterpreterTool(), CodeInterpreterPlugin()
     more = (
-        agent_framework_door.CodeInterpreterProvider(),
-        openai_agents_door.code_interpreter_tool(),
+        agent_framework_adapter.CodeInterpreterProvider(),
+        openai_agents_adapter.code_interpreter_tool(),
     )
-    assert doors
+    assert tools
     assert more
     assert made == []
-    for through in DOORS.values():
+    for through in ADAPTERS.values():
         await through(None, "alice", "1")
     assert len(made) == 1
     assert len({session_id for session_id, _ in pool.calls}) == 1
@@ -147,13 +147,15 @@ async def test_doors_without_an_interpreter_share_one_made_at_first_use(
 
 
 @pytest.mark.usefixtures("no_default")
-def test_threads_that_come_first_together_get_one_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_at_the_same_time_get_one_default_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(CodeInterpreter, "from_env", lambda: CodeInterpreter(FakeSessionPool()))
     together, found = threading.Barrier(8), list[CodeInterpreter]()
 
     def ask() -> None:
         together.wait(timeout=10)
-        found.append(tool.get_default_interpreter())
+        found.append(execute_code.get_default_interpreter())
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -166,33 +168,37 @@ def test_threads_that_come_first_together_get_one_default(monkeypatch: pytest.Mo
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_default")
-async def test_a_half_set_environment_is_a_sentence_and_no_exception(
-    door: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+async def test_a_half_configured_environment_is_a_sentence_not_an_exception(
+    call_adapter: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "https://example.invalid/mcp")
-    assert "AZURE_SESSION_POOL_MCP_KEY is not set" in await door(None, "alice", "1")
+    assert "AZURE_SESSION_POOL_MCP_KEY is not set" in await call_adapter(None, "alice", "1")
 
 
 @pytest.mark.anyio
-async def test_nothing_leaves_a_door_but_text(door: Callable[..., Awaitable[str]]) -> None:
+async def test_an_adapter_returns_text_and_raises_nothing(
+    call_adapter: Callable[..., Awaitable[str]],
+) -> None:
     class Broken(FakeSessionPool):
         async def execute(self, *_: object, **__: object) -> Execution:  # type: ignore[override]
             raise RuntimeError("sig=SECRET")
 
     async with CodeInterpreter(Broken()) as interpreter:
-        seen = await door(interpreter, "alice", "1")
+        seen = await call_adapter(interpreter, "alice", "1")
     assert "failed unexpectedly" in seen
     assert "SECRET" not in seen
 
 
 @pytest.mark.anyio
-async def test_an_approver_that_fails_has_not_said_yes(door: Callable[..., Awaitable[str]]) -> None:
+async def test_an_exception_of_the_approver_counts_as_a_denial(
+    call_adapter: Callable[..., Awaitable[str]],
+) -> None:
     async def approve(_: ApprovalRequest) -> Decision:
         raise ConnectionError("sig=SECRET")
 
     pool = FakeSessionPool()
     async with CodeInterpreter(pool, approve=approve) as interpreter:
-        seen = await door(interpreter, "alice", "1")
+        seen = await call_adapter(interpreter, "alice", "1")
     assert "was not run" in seen
     assert "SECRET" not in seen
     assert pool.calls == []
@@ -201,12 +207,12 @@ async def test_an_approver_that_fails_has_not_said_yes(door: Callable[..., Await
 @pytest.mark.anyio
 @pytest.mark.slow
 async def test_eight_conversations_run_in_parallel(
-    door: Callable[..., Awaitable[str]], warm: CodeInterpreter
+    call_adapter: Callable[..., Awaitable[str]], warm: CodeInterpreter
 ) -> None:
     keys = [f"parallel-{number}" for number in range(8)]
-    await asyncio.gather(*(door(warm, key, f"import time; mine = {key!r}") for key in keys))
+    await asyncio.gather(*(call_adapter(warm, key, f"import time; mine = {key!r}") for key in keys))
     code = "start = time.time(); time.sleep(1); print(start, time.time(), mine)"
-    seen = await asyncio.gather(*(door(warm, key, code) for key in keys))
+    seen = await asyncio.gather(*(call_adapter(warm, key, code) for key in keys))
     runs = [line.split() for line in seen]
     assert [mine for _, _, mine in runs] == keys
     assert max(float(start) for start, _, _ in runs) < min(float(end) for _, end, _ in runs)
@@ -215,7 +221,7 @@ async def test_eight_conversations_run_in_parallel(
 
 
 class Endless(FakeSessionPool):
-    """Runs until it is cancelled, and tells when; `began` is called when a run begins."""
+    """Runs until it is cancelled. `began` is called when a run begins."""
 
     def __init__(self, began: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
@@ -260,7 +266,9 @@ def test_interrupting_a_blocking_call_stops_the_code() -> None:
 
 
 @pytest.mark.anyio
-async def test_cancelling_a_call_stops_the_code(door: Callable[..., Awaitable[str]]) -> None:
+async def test_cancelling_a_call_stops_the_code(
+    call_adapter: Callable[..., Awaitable[str]],
+) -> None:
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
 
     async def tell() -> None:
@@ -268,7 +276,7 @@ async def test_cancelling_a_call_stops_the_code(door: Callable[..., Awaitable[st
 
     pool = Endless(tell)
     with anyio.fail_after(10):
-        task = asyncio.create_task(door(CodeInterpreter(pool), "alice", "1"))
+        task = asyncio.create_task(call_adapter(CodeInterpreter(pool), "alice", "1"))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -61,7 +61,7 @@ def living() -> Counter[str]:
     return Counter(name for name in modules if name.startswith(WATCHED))
 
 
-async def test_what_fifty_conversations_took_is_given_back(
+async def test_the_resources_of_fifty_conversations_are_released(
     ask: Ask, scripted: Callable[..., ScriptedModel]
 ) -> None:
     pool = FakeSessionPool(Execution(stdout="line of output\n" * 1_000))

@@ -156,19 +156,19 @@ async def test_many_files_are_listed_within_the_budget(fake: CodeInterpreter) ->
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_read_is_an_error_in_words(fake: CodeInterpreter) -> None:
+async def test_an_unreadable_file_is_an_error_in_words(fake: CodeInterpreter) -> None:
     read = tools_of(fake)["read_file"]
     with fake.use_session("odd") as session:
         await session.files.upload(b"\x89PNG\r\n\x1a\n\xff", name="chart.png")
         await session.files.upload(b"a\0b", name="zeros.txt")
         await session.files.upload(b"x" * (4 * 1024**2 + 1), name="huge.csv")
         await session.files.upload(b"one\n", name="one.txt")
-        said = {
+        messages = {
             name: await read.ainvoke(call("read_file", name=name, offset=1))
             for name in ("chart.png", "zeros.txt", "huge.csv", "one.txt", "../x", "none.txt")
         }
-    assert all(isinstance(one, ToolMessage) and one.status == "error" for one in said.values())
-    texts = {name: one.content for name, one in said.items()}
+    assert all(isinstance(one, ToolMessage) and one.status == "error" for one in messages.values())
+    texts = {name: one.content for name, one in messages.items()}
     assert texts["chart.png"] == (
         "chart.png is not text: image/png, 9 bytes; open it with execute_code"
     )
@@ -180,7 +180,7 @@ async def test_what_cannot_be_read_is_an_error_in_words(fake: CodeInterpreter) -
 
 
 @pytest.mark.anyio
-async def test_a_signature_in_a_file_is_covered(fake: CodeInterpreter) -> None:
+async def test_a_signature_in_a_file_is_redacted(fake: CodeInterpreter) -> None:
     signature = "Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmE%3D"
     url = f"https://a.blob.core.windows.net/c/b?sv=2025-01-05&sr=b&sp=r&sig={signature}"
     with fake.use_session("secret") as session:
@@ -191,7 +191,7 @@ async def test_a_signature_in_a_file_is_covered(fake: CodeInterpreter) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_pool_that_fails_is_an_error_in_words() -> None:
+async def test_a_failing_pool_is_an_error_in_words() -> None:
     class Broken(FakeSessionPool):
         async def list_files(self, session_id: str) -> list[FileInfo]:
             if session_id:
@@ -202,13 +202,13 @@ async def test_a_pool_that_fails_is_an_error_in_words() -> None:
         async def list_files(self, session_id: str) -> list[FileInfo]:
             raise ZeroDivisionError("secret detail")
 
-    for pool, told in ((Broken(), "no session pool today"), (Odd(), "failed unexpectedly")):
+    for pool, expected in ((Broken(), "no session pool today"), (Odd(), "failed unexpectedly")):
         async with CodeInterpreter(pool) as interpreter:
             tools = tools_of(interpreter)
             for name, arguments in (("list_files", {}), ("read_file", {"name": "a"})):
                 message = await tools[name].ainvoke(call(name, **arguments))
                 assert message.status == "error"
-                assert told in message.content
+                assert expected in message.content
                 assert "secret detail" not in message.content
 
 

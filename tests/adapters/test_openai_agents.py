@@ -128,10 +128,10 @@ async def test_images_can_follow_as_a_message_of_the_user(
 ) -> None:
     model = scripted(("go", "1"))
     async with CodeInterpreter(FakeSessionPool(PICTURE)) as interpreter:
-        said = await ask_openai_agents(
+        reply = await ask_openai_agents(
             interpreter, model, "a", "go", responses=responses, show=True, images="inline"
         )
-    assert said == "seen"
+    assert reply == "seen"
     _, body = model.requests[-1]
     *_, result, shown = body.get("messages") or body["input"]
     assert NAMED in json.dumps(result)
@@ -233,7 +233,7 @@ async def test_session_key_comes_first_and_use_session_second() -> None:
         assert used == [interpreter.session(key).id for key in ("alice", "carol")]
 
 
-async def test_an_unnamed_conversation_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unnamed_conversation_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "cci_plugins"):
         ids = await keys_used(FakeSessionPool(), context_of(None), context_of(object()))
     assert caplog.text.count("no conversation was named") == 1
@@ -241,7 +241,7 @@ async def test_an_unnamed_conversation_is_warned_of_once(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("arguments", ["", "{", "[]", "{}", '{"code": 1}', "null", '"1"'])
-async def test_arguments_that_are_none_are_told_and_run_nothing(arguments: str) -> None:
+async def test_invalid_arguments_are_reported_and_run_nothing(arguments: str) -> None:
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
         execute_code = code_interpreter_tool(interpreter)
@@ -265,17 +265,17 @@ async def test_a_session_of_the_sdk_keeps_text_and_no_python_objects(scripted: S
 
 
 @pytest.mark.slow
-async def test_output_is_told_while_the_code_runs(
+async def test_output_arrives_while_the_code_runs(
     warm: CodeInterpreter, scripted: Scripted
 ) -> None:
     events: list[OutputEvent] = []
     model = scripted(
         ("go", "print('first', flush=True); import time; time.sleep(0.3); print('last')")
     )
-    await ask_openai_agents(warm, model, "told", "go", on_output=events.append)
+    await ask_openai_agents(warm, model, "output", "go", on_output=events.append)
     assert [event.text for event in events if event.text.strip()][:1] == ["first\n"]
     assert len(events) > 1
-    await warm.session("told").delete()
+    await warm.session("output").delete()
 
 
 async def test_the_sdks_own_time_out_stops_the_code(scripted: Scripted) -> None:

@@ -16,7 +16,7 @@ from cci_plugins.tools.execute_code import NAME, ToolReply
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_result_is_text_for_the_model_and_an_execution_for_the_host() -> None:
+async def test_the_result_is_text_for_the_model_and_an_execution_for_the_application() -> None:
     async with CodeInterpreter(FakeSessionPool(Execution(stdout="42\n"))) as interpreter:
         kernel = Kernel()
         plugin = kernel.add_plugin(CodeInterpreterPlugin(interpreter), "code_interpreter")
@@ -37,7 +37,9 @@ async def test_the_hidden_argument_and_use_session_name_the_conversation() -> No
     assert len({session_id for session_id, _ in pool.calls}) == 1
 
 
-async def test_the_host_can_name_the_session_of_a_plugin(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_application_can_name_the_session_of_a_plugin(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
         plugin = CodeInterpreterPlugin(interpreter, session_key="team")
@@ -50,7 +52,7 @@ async def test_the_host_can_name_the_session_of_a_plugin(caplog: pytest.LogCaptu
     assert caplog.text == ""
 
 
-async def test_an_unnamed_conversation_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unnamed_conversation_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
         plugin, other = CodeInterpreterPlugin(interpreter), CodeInterpreterPlugin(interpreter)

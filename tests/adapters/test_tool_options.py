@@ -1,4 +1,4 @@
-"""What a host may say of the tool, the same at every door, in the requests that are really sent."""
+"""Options of the tool, the same in every adapter, in the requests that are really sent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def _langchain(*given: Any, on_output: Any = None, **options: Any) -> str:
     return await ask_langchain(*given, tool={"on_output": on_output, **options})
 
 
-DOORS: dict[str, Asks] = {
+ADAPTERS: dict[str, Asks] = {
     "agent-framework": ask_agent_framework,
     "langchain": _langchain,
     "openai-agents": ask_openai_agents,
@@ -39,9 +39,9 @@ DOORS: dict[str, Asks] = {
 }
 
 
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> Asks:
-    return DOORS[request.param]
+@pytest.fixture(params=ADAPTERS)
+def ask(request: pytest.FixtureRequest) -> Asks:
+    return ADAPTERS[request.param]
 
 
 def description_seen(model: ScriptedModel) -> str:
@@ -50,70 +50,72 @@ def description_seen(model: ScriptedModel) -> str:
 
 
 @pytest.mark.slow
-async def test_the_model_is_told_the_packages_that_the_embedded_pool_has(
-    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+async def test_the_description_names_the_packages_of_the_embedded_pool(
+    ask: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
     model = scripted(("go", "1"))
-    await door(warm, model, "known", "go")
-    said = description_seen(model)
-    assert said.startswith(execute_code.DESCRIPTION)
-    assert "Installed: numpy, pandas, " in said
+    await ask(warm, model, "known", "go")
+    description = description_seen(model)
+    assert description.startswith(execute_code.DESCRIPTION)
+    assert "Installed: numpy, pandas, " in description
     assert set(warm.known_packages) <= set(await warm.packages())
 
 
 @pytest.mark.slow
-async def test_packages_instructions_and_budget_are_the_hosts(
-    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+async def test_the_application_chooses_packages_instructions_and_budget(
+    ask: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
     model = scripted(("go", "print('x' * 5000)"))
     options = ToolOptions(
         packages=["mine"], instructions="Amounts are in euros.", output_characters=300
     )
-    await door(warm, model, "said", "go", options=options)
+    await ask(warm, model, "options", "go", options=options)
     assert f"{execute_code.DESCRIPTION} Installed: mine." in description_seen(model)
     assert "Amounts are in euros." in json.dumps(model.requests[0][1])
     assert len(result_seen(model)) <= 300
 
 
 @pytest.mark.slow
-async def test_runs_beyond_the_most_of_a_turn_are_not_run(
-    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+async def test_runs_beyond_the_budget_of_a_turn_are_not_run(
+    ask: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
     model = scripted(("go", "n = globals().get('n', 0) + 1\nn"))
-    key = f"turns-{door.__name__}"
+    key = f"turns-{ask.__name__}"
     with warm.use_session(key, max_runs=1) as session:
-        await door(warm, model, key, "go")
+        await ask(warm, model, key, "go")
         assert result_seen(model) == "1"
-        await door(warm, model, key, "go")
+        await ask(warm, model, key, "go")
         assert result_seen(model).startswith(
             "The code was not run: the runs of this turn are used up (1)"
         )
         assert (await session.run_code("n")).text == "1"  # the host's own run does not count
     with warm.use_session(key, max_runs=1):
-        await door(warm, model, key, "go")
+        await ask(warm, model, key, "go")
         assert result_seen(model) == "2"
 
 
 @pytest.mark.slow
-async def test_the_session_that_the_host_made_current_is_before_the_frameworks(
-    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+async def test_use_session_comes_before_the_frameworks_thread(
+    ask: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
     model = scripted(("go", "mine = 42"))
-    key = f"of-the-host-{door.__name__}"
-    given = key if door is ask_semantic_kernel else "of-the-framework"  # it names none
+    key = f"of-the-host-{ask.__name__}"
+    given = (
+        key if ask is ask_semantic_kernel else "of-the-framework"
+    )  # Semantic Kernel has no thread id
     with warm.use_session(key) as session:
-        await door(warm, model, given, "go")
+        await ask(warm, model, given, "go")
         assert (await session.run_code("mine")).text == "42"
 
 
 @pytest.mark.slow
-async def test_output_is_told_while_code_runs(
-    door: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
+async def test_output_arrives_while_code_runs(
+    ask: Asks, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
-    model = scripted(("go", "print('told')"))
-    told: list[OutputEvent] = []
-    await door(warm, model, "output", "go", on_output=told.append)
-    assert "".join(event.text for event in told) == "told\n"
+    model = scripted(("go", "print('output')"))
+    events: list[OutputEvent] = []
+    await ask(warm, model, "output", "go", on_output=events.append)
+    assert "".join(event.text for event in events) == "output\n"
 
 
 def _images(model: ScriptedModel, role: str) -> list[str]:
@@ -182,14 +184,16 @@ async def test_langchain_attaches_images_to_results_of_the_responses_api(
     assert output[1]["image_url"].startswith("data:image/png;base64,iVBORw0KGgo")
 
 
-async def test_packages_are_told_in_the_order_in_which_they_matter() -> None:
-    said = execute_code.build_description(ToolOptions(packages={"zlib": "1", "numpy": "2"}), None)
-    assert said.endswith("Installed: zlib, numpy.")
+async def test_packages_keep_the_given_order() -> None:
+    description = execute_code.build_description(
+        ToolOptions(packages={"zlib": "1", "numpy": "2"}), None
+    )
+    assert description.endswith("Installed: zlib, numpy.")
     many = ToolOptions(packages=[f"p{number}" for number in range(50)])
     assert execute_code.build_description(many, None).endswith("p39 and 10 more.")
 
 
-async def test_a_pool_that_knows_nothing_says_nothing() -> None:
+async def test_a_pool_without_known_packages_adds_no_sentence() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         assert (
             execute_code.build_description(ToolOptions(), interpreter) == execute_code.DESCRIPTION
@@ -204,10 +208,10 @@ def test_packages_without_await() -> None:
         assert found["ipykernel"]
 
 
-def test_bounds_that_cannot_be_are_refused() -> None:
+def test_invalid_bounds_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="at least 200"):
         ToolOptions(output_characters=10)
-    with pytest.raises(ConfigurationError, match="packages is a string"):
+    with pytest.raises(ConfigurationError, match=r"packages is a string \("):
         ToolOptions(packages="numpy")
     interpreter = CodeInterpreter(FakeSessionPool())
     with (
@@ -247,7 +251,7 @@ async def test_a_generator_may_leave_a_session_in_another_context() -> None:
         await asyncio.create_task(answering.aclose())  # as a web server does when a client leaves
 
 
-def test_the_first_of_two_versions_is_told(
+def test_the_first_of_two_versions_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder, version in (("first", "9.0"), ("second", "10.0")):
@@ -258,7 +262,7 @@ def test_the_first_of_two_versions_is_told(
         )
     monkeypatch.setattr(sys, "path", [str(tmp_path / name) for name in ("first", "second")])
     exec(packages.LIST_CODE, {})  # as a session does
-    assert packages.read(capsys.readouterr().out) == {"made-up": "9.0"}
+    assert packages.parse_packages(capsys.readouterr().out) == {"made-up": "9.0"}
 
 
 def test_images_of_a_tool_with_another_name_are_shown_too() -> None:

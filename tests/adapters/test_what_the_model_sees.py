@@ -26,7 +26,7 @@ PNG = (
 
 
 def result_seen(model: ScriptedModel) -> str:
-    """What the last request tells the model of its call, whose id must fit."""
+    """Return the result in the last request, after a check of its call id."""
     _, body = model.requests[-1]
     if "input" in body:
         output = next(item for item in body["input"] if item.get("type") == "function_call_output")
@@ -131,7 +131,7 @@ async def test_huge_output_is_bounded_and_counted(
     assert "characters left out" in seen
 
 
-async def test_a_lost_session_is_told(
+async def test_a_lost_session_is_reported(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
     model = scripted(("go", "import os; os._exit(1)"))

@@ -1,4 +1,4 @@
-"""Rules of the house that no other tool keeps."""
+"""Rules of the code that no linter checks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MAX_FUNCTION_LINES = 60
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "src")))
-def test_modules_and_functions_stay_small_and_say_what_they_are_for(path: Path) -> None:
+def test_modules_and_functions_are_small_and_modules_have_a_docstring(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     assert source.count("\n") <= MAX_MODULE_LINES
-    assert ast.get_docstring(tree), "the module does not say its job"
+    assert ast.get_docstring(tree), "the module has no docstring"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
@@ -48,7 +48,7 @@ def test_environment_names_are_spelt_in_settings_only() -> None:
     assert found == []
 
 
-def test_the_face_is_sorted_complete_and_importable() -> None:
+def test_the_public_names_are_sorted_complete_and_importable() -> None:
     assert cci_plugins.__all__ == sorted(cci_plugins.__all__)
     assert set(cci_plugins.__all__) == set(cci_plugins._LAZY_EXPORTS)
     for name in cci_plugins.__all__:
@@ -62,7 +62,7 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
         "import sys; before = set(sys.modules); import cci_plugins; "
         "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
-    # -S: what the environment's own .pth files import is not ours
+    # -S: without the imports of the environment's own .pth files
     run = subprocess.run(
         [
             sys.executable,
@@ -85,34 +85,20 @@ PAIRS = [
     (session_files.SessionFiles, sync.SessionFiles),
 ]
 RENAMED = {"aclose": "close"}
-INTERNAL = {
-    "_get_pool",
-    "bridge",
-    "run_at_home",
-    "delete_at_home",
-    "turn",
-    "put_back",
-    "forget",
-    "approve",
-}
 
 
 @pytest.mark.parametrize(("awaited", "blocking"), PAIRS)
-def test_the_sync_face_has_the_same_signatures(awaited: type, blocking: type) -> None:
-    public = {
-        name: RENAMED.get(name, name)
-        for name in vars(awaited)
-        if not name.startswith("_") and name not in INTERNAL
-    }
+def test_the_blocking_classes_have_the_same_signatures(awaited: type, blocking: type) -> None:
+    public = {name: RENAMED.get(name, name) for name in vars(awaited) if not name.startswith("_")}
     assert {name for name in vars(blocking) if not name.startswith("_")} == set(public.values())
     for name, renamed in public.items():
         if isinstance(vars(awaited)[name], property):
             continue
-        ours = inspect.signature(inspect.unwrap(getattr(blocking, renamed)))
-        theirs = inspect.signature(inspect.unwrap(getattr(awaited, name)))
-        assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
+        signature = inspect.signature(inspect.unwrap(getattr(blocking, renamed)))
+        expected = inspect.signature(inspect.unwrap(getattr(awaited, name)))
+        assert list(signature.parameters.values()) == list(expected.parameters.values()), name
 
 
-def test_both_faces_are_made_the_same_way() -> None:
-    made = inspect.signature(interpreter.CodeInterpreter).parameters
-    assert made == inspect.signature(sync.CodeInterpreter).parameters
+def test_both_interpreters_have_the_same_constructor() -> None:
+    expected = inspect.signature(interpreter.CodeInterpreter).parameters
+    assert expected == inspect.signature(sync.CodeInterpreter).parameters

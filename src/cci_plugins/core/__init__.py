@@ -1,1 +1,1 @@
-"""What an application holds: interpreter, session, its files, and what comes out of them."""
+"""The objects an application holds: the interpreter, its sessions and their files."""

@@ -1,53 +1,51 @@
-"""The object an application holds."""
+"""The object an application holds: a pool, and one session per conversation."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import anyio
-
 from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
 from cci_plugins.common.limits import Limits
-from cci_plugins.common.log import logger
 from cci_plugins.common.settings import Settings
-from cci_plugins.errors import CodeInterpreterError, ConfigurationError
-from cci_plugins.files.file_transfer import FileOptions, FileTransfer
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
 
+from .conversation import DEFAULT_KEY, RunBudget, current_budget, current_key
 from .session import Session
-from .session_directory import DEFAULT_KEY, RunBudget, SessionDirectory, current_budget, current_key
+from .session_directory import SessionDirectory
+from .session_host import SessionHost
 
 if TYPE_CHECKING:
     from cci_plugins.azure.credentials import TokenCredential
     from cci_plugins.pools.local.egress import Egress
 
 
-CLOSE_SECONDS = 10
-
-
 class CodeInterpreter:
-    """Runs Python for an agent, one session per conversation.
+    """Runs Python for an agent, with one session per conversation.
 
-    It may be called from any thread and any event loop: the work is carried to one loop of its
-    own. Close it with `aclose` or `async with`; at the latest it closes when the program ends.
+    You may call it from any thread and any event loop. Calls are dispatched to the package's own
+    event loop. Close it with `aclose` or `async with`. Otherwise it closes when the program ends.
 
     Args:
-        pool: Where code runs; closed with the interpreter.
-        approve: Asked before every run that a model starts.
-        limits: Every bound in one value.
-        session_secret: Makes session identifiers the same in every process that shares it; then
-            sessions of a remote pool are left alone when this interpreter closes. Random when
-            None: no other process can reach these sessions, so they end with it.
+        pool: Where code runs. It is closed with the interpreter.
+        approve: Called before every run that a model starts.
+        limits: Bounds of runs, files and sessions.
+        session_secret: Makes session identifiers the same in every process that shares it.
+            Sessions of a remote pool then survive this interpreter. If None, the secret is
+            random: no other process can reach these sessions, so they end with the interpreter.
         files: Where larger files are staged, and which URLs may be fetched.
+
+    Attributes:
+        approve: Called before every run that a model starts.
 
     Example:
         ```python
@@ -67,17 +65,8 @@ class CodeInterpreter:
         files: FileOptions | None = None,
     ) -> None:
         self.approve = approve
-        self._files = FileOptions() if files is None else files
-        self._file_transfer: FileTransfer | None = None
-        self._limits = Limits() if limits is None else limits
-        self._pool = pool
-        self._directory: SessionDirectory[Session] = SessionDirectory(
-            self._limits, secret=session_secret
-        )
-        self._start_lock: anyio.Lock | None = None
-        self._started = False
-        self._closed = False
-        self._has_shared_secret = session_secret is not None
+        self._host = SessionHost(pool, limits=limits, files=files)
+        self._directory = SessionDirectory(self._host, secret=session_secret)
 
     @classmethod
     def local(
@@ -88,13 +77,13 @@ class CodeInterpreter:
         files: FileOptions | None = None,
         egress: Egress = "none",
     ) -> Self:
-        """An interpreter over the embedded pool: no account, no Docker, no network.
+        """Create an interpreter over the embedded pool: no account, no Docker, no network.
 
         Args:
-            approve: Asked before every run that a model starts.
-            limits: Every bound in one value.
+            approve: Called before every run that a model starts.
+            limits: Bounds of runs, files and sessions.
             files: Where larger files are staged, and which URLs may be fetched.
-            egress: Hosts that sessions may reach; none unless they are named.
+            egress: Hosts that sessions may reach. By default they reach none.
 
         Raises:
             ConfigurationError: The extra `local` is not installed.
@@ -115,20 +104,20 @@ class CodeInterpreter:
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
     ) -> Self:
-        """An interpreter over a session pool in Azure Container Apps.
+        """Create an interpreter over a session pool in Azure Container Apps.
 
         Args:
-            endpoint: The pool's MCP endpoint, with a key; or else its management endpoint.
+            endpoint: The pool's MCP endpoint if you pass a key, else its management endpoint.
             key: The key of the MCP endpoint.
-            credential: A credential of azure-identity, or a token; `DefaultAzureCredential`
-                when None.
-            approve: Asked before every run that a model starts.
-            limits: Every bound in one value.
-            session_secret: Makes sessions reachable from other processes; see the class.
+            credential: A credential of azure-identity, or a token. None means
+                `DefaultAzureCredential`.
+            approve: Called before every run that a model starts.
+            limits: Bounds of runs, files and sessions.
+            session_secret: Makes sessions reachable from other processes, as in the class.
             files: Where larger files are staged, and which URLs may be fetched.
 
         Raises:
-            ConfigurationError: The endpoint, key or token cannot be right.
+            ConfigurationError: The endpoint, key or token is not valid.
         """
         pool: SessionPool
         if key is not None:
@@ -143,7 +132,10 @@ class CodeInterpreter:
 
     @classmethod
     def from_env(cls, *, approve: Approver | None = None) -> Self:
-        """An interpreter as the environment says: the embedded pool when nothing is configured.
+        """Create the interpreter that the environment configures, by default the embedded pool.
+
+        Args:
+            approve: Called before every run that a model starts.
 
         Raises:
             ConfigurationError: A value is not valid, or a pool is only half configured.
@@ -159,28 +151,26 @@ class CodeInterpreter:
 
     @property
     def limits(self) -> Limits:
-        """The bounds this interpreter was made with."""
-        return self._limits
+        """Bounds of runs, files and sessions."""
+        return self._host.limits
+
+    @property
+    def known_packages(self) -> tuple[str, ...]:
+        """Preinstalled packages that the pool can name without starting a session."""
+        return self._host.pool.known_packages
 
     def session(self, key: str | None = None) -> Session:
-        """The session of one conversation; nothing is started before its first call.
+        """Return the session of a conversation. Its first call starts it, not this one.
 
         Args:
-            key: The conversation, as the application names it: a thread id, a user id. None means
-                the current one of `use_session`, or a single default session.
+            key: The conversation, as the application names it, such as a thread id. None means
+                the current one of `use_session`, or else a single default session.
         """
-        self._check_open()
-        key = key or current_key.get() or DEFAULT_KEY
-        session, evicted = self._directory.get_or_create(key, partial(self._create_session, key))
-        for old in evicted:
-            event_loop.submit(self._delete_session, old)
+        self._host.check_open()
+        session, evicted = self._directory.get_or_create(key or current_key.get() or DEFAULT_KEY)
+        for handle in evicted:
+            event_loop.submit(self._directory.delete, handle)
         return session
-
-    def _create_session(self, key: str, was_evicted: bool) -> Session:  # noqa: FBT001 - the directory asks
-        on_delete = partial(self._directory.remove, key)
-        return Session(
-            self, key, self._directory.derive_id(key), on_delete, was_evicted=was_evicted
-        )
 
     @contextmanager
     def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
@@ -188,15 +178,17 @@ class CodeInterpreter:
 
         Args:
             key: The conversation.
-            max_runs: The most runs that a model may start before this is left, such as in one turn;
-                what it starts beyond is not run, and it is told so. The host's own runs do not
-                count. A bound around this one holds too; None leaves it at that.
+            max_runs: Most runs that a model may start within this context, such as in one turn.
+                Further code is not run, and the model reads why. The application's own runs do
+                not count. A limit of an outer context holds too. None adds no limit.
 
         Raises:
             ConfigurationError: `max_runs` is negative.
         """
         if max_runs is not None and max_runs < 0:
-            raise ConfigurationError("max_runs is negative", hint="give 0 or more, or None")
+            raise ConfigurationError(
+                f"max_runs is negative ({max_runs})", hint="pass 0 or more, or None"
+            )
         parent = current_budget.get()
         budget_token = current_budget.set(
             parent if max_runs is None else RunBudget(max_runs, parent)
@@ -209,18 +201,13 @@ class CodeInterpreter:
                 current_budget.reset(budget_token)
                 current_key.reset(token)
 
-    @property
-    def known_packages(self) -> tuple[str, ...]:
-        """Packages of the data analyst's that the pool knows its sessions have, without asking."""
-        return self._pool.known_packages
-
     async def packages(self) -> Mapping[str, str]:
-        """What is installed in the sessions: versions by name, the best known packages first.
+        """Return the installed packages with their versions, the best known packages first.
 
-        A session is started to find out, and ended again.
+        This starts a session and ends it again.
 
         Raises:
-            PoolError: The pool did not say.
+            PoolError: The pool failed.
         """
         session = self.session(f"packages-{token_hex(8)}")
         try:
@@ -236,78 +223,31 @@ class CodeInterpreter:
         timeout: timedelta | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
-        """Run code in the current session; see `Session.run_code`."""
+        """Run code in the current session, as `Session.run_code` does.
+
+        Args:
+            code: Python source.
+            timeout: Longest run. None means `Limits.execution_timeout`.
+            on_output: Called with each chunk of output while the code runs, on the caller's loop.
+        """
         return await self.session().run_code(code, timeout=timeout, on_output=on_output)
 
     async def start(self) -> None:
-        """Get the pool ready before the first call, so that the first call is fast.
+        """Start the pool now, so that the first call is fast.
 
         Raises:
-            IsolationError: This machine offers no fence.
+            IsolationError: This machine supports no isolation backend.
         """
-        await event_loop.dispatch(self._get_pool)
+        await self._host.dispatch(self._host.get_pool)
 
     async def describe(self) -> str:
-        """Start the pool and say in one line what it is and what fences its sessions."""
-        capabilities = (await event_loop.dispatch(self._get_pool)).capabilities
+        """Start the pool and return one line: its name and the isolation of its sessions."""
+        capabilities = (await self._host.dispatch(self._host.get_pool)).capabilities
         return ": ".join(part for part in (capabilities.name, capabilities.isolation) if part)
 
-    async def _get_pool(self) -> SessionPool:
-        """The started pool; for callers on the portal's loop."""
-        self._check_open()
-        if not self._started:
-            if self._start_lock is None:
-                self._start_lock = anyio.Lock()
-            async with self._start_lock:
-                if not self._started:
-                    await self._pool.start()
-                    event_loop.register_closer(self, self._close)
-                    self._started = True
-        return self._pool
-
-    async def _get_file_transfer(self) -> FileTransfer:
-        """What moves files; for callers on the portal's loop."""
-        pool = await self._get_pool()
-        if self._file_transfer is None:
-            self._file_transfer = FileTransfer(pool, limits=self._limits, options=self._files)
-        return self._file_transfer
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
-
     async def aclose(self) -> None:
-        """End every session and what the pool holds; calling it twice is no error."""
-        self._closed = True
-        await event_loop.dispatch(self._close)
-
-    async def _close(self) -> None:
-        event_loop.unregister_closer(self)
-        self._closed = True
-        sessions = self._directory.clear()
-        for session in sessions:
-            session.files._forget_inputs()
-        if self._pool.capabilities.outlives_app and not self._has_shared_secret:
-            await self._delete_sessions(sessions)
-        await self._pool.aclose()
-        if self._file_transfer is not None:
-            await self._file_transfer.aclose()
-
-    async def _delete_sessions(self, sessions: list[Session]) -> None:
-        """End the sessions of a remote pool, which would hold their places until the cooldown."""
-        with anyio.move_on_after(CLOSE_SECONDS):
-            async with anyio.create_task_group() as tasks:
-                for session in sessions:
-                    if session._was_used:
-                        tasks.start_soon(self._delete_session, session)
-
-    async def _delete_session(self, session: Session) -> None:
-        session.files._forget_inputs()
-        try:
-            if session.key not in self._directory:  # else it came back, and sees to it itself
-                await self._pool.delete_session(session.id)
-        except CodeInterpreterError as error:
-            logger.warning("could not end an idle session: %s", error)
+        """End every session and close the pool. A second call does nothing."""
+        await self._host.dispatch(self._directory.aclose)
 
     async def __aenter__(self) -> Self:
         return self
@@ -321,15 +261,20 @@ class CodeInterpreter:
         await self.aclose()
 
 
+def get_session_host(interpreter: CodeInterpreter) -> SessionHost:
+    """Return the internals of an interpreter, for other modules of this package."""
+    return interpreter._host  # noqa: SLF001 - the one way in, so that the class needs no public one
+
+
 def build_pool(
     settings: Settings, *, credential: TokenCredential | str | None = None
 ) -> SessionPool:
-    """The pool that settings ask for, not yet started.
+    """Build the pool that settings choose. It is not started.
 
     Args:
-        settings: What is wanted.
-        credential: Signs in to Azure where the settings have no token; `DefaultAzureCredential`
-            when None.
+        settings: Names the pool and its options.
+        credential: Signs in to Azure if the settings have no token. None means
+            `DefaultAzureCredential`.
     """
     given = settings.access_token
     token = credential if given is None else given.get_secret_value()
@@ -363,12 +308,12 @@ def build_pool(
 def build_file_options(
     settings: Settings, *, credential: TokenCredential | str | None = None
 ) -> FileOptions:
-    """How files move, as settings say.
+    """Build the options of file transfers from settings.
 
     Args:
-        settings: What is wanted.
-        credential: Signs in to Azure where the settings have no key; `DefaultAzureCredential`
-            when None, or when it is a token, which would be for something else.
+        settings: Names the storage and the hosts that may be fetched from.
+        credential: Signs in to Azure if the settings have no key. None means
+            `DefaultAzureCredential`, and so does a token, which is valid for the pool only.
 
     Raises:
         ConfigurationError: The storage is half configured, or the extra `azure` is missing.

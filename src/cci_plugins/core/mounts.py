@@ -1,4 +1,4 @@
-"""Files of this machine that each session gets before its first run."""
+"""Files of this machine that are copied into each session before its first run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from .session import Session
 
 
 class FileMount(NamedTuple):
-    """A file or folder of this machine, and its name in the session's working directory."""
+    """A file or folder of this machine, and its name in the session's working directory.
+
+    Attributes:
+        host_path: Path on this machine.
+        mount_path: Name in the session. A leading `/mnt/data` is ignored.
+    """
 
     host_path: str | Path
     mount_path: str
@@ -26,13 +31,15 @@ FileMountInput: TypeAlias = str | Path | tuple[str | Path, str] | FileMount
 
 
 class Mounts:
-    """The files, and the sessions that have them; a session puts them back after a loss itself.
+    """Mounted files, and the sessions that have them.
+
+    After a loss a session restores the files itself, as it does with every upload.
 
     Args:
-        mounts: A path, a pair of a path and the name it gets in the session, or several of them.
+        mounts: A path, a pair of a path and its name in the session, or a sequence of these.
 
     Raises:
-        ConfigurationError: A path is not there.
+        ConfigurationError: A path does not exist.
         UnsafeNameError: A name would leave the session's folder.
     """
 
@@ -42,14 +49,17 @@ class Mounts:
 
     @property
     def names(self) -> list[str]:
-        """What the files are called in a session."""
+        """The names of the files in a session."""
         return sorted(self._files)
 
     async def copy_into(self, session: Session) -> None:
-        """Copy the files into a session that has not got them yet.
+        """Copy the files into a session that does not have them yet.
+
+        Args:
+            session: The session.
 
         Raises:
-            FileTransferError: A file cannot be read, or does not fit.
+            FileTransferError: A file cannot be read, or it does not fit.
             PoolError: The pool failed.
         """
         if session in self._mounted_sessions:
@@ -62,9 +72,9 @@ class Mounts:
 def _iter_mounted_files(
     mounts: FileMountInput | Sequence[FileMountInput] | None,
 ) -> Iterator[tuple[str, Path]]:
-    """Each file by its name in the session; links are left out of folders."""
-    for host, given in _iter_pairs(mounts):
-        name = given.removeprefix("/mnt/data").strip("/")
+    """Yield each file and its name in the session. Links in folders are skipped."""
+    for host, mount_path in _iter_pairs(mounts):
+        name = mount_path.removeprefix("/mnt/data").strip("/")
         if host.is_file():
             yield validate_name(name or host.name), host
         elif host.is_dir():
@@ -73,7 +83,10 @@ def _iter_mounted_files(
                     relative_path = file.relative_to(host).as_posix()
                     yield validate_name(f"{name}/{relative_path}" if name else relative_path), file
         else:
-            raise ConfigurationError(f"there is no file or folder {host} to mount")
+            raise ConfigurationError(
+                f"cannot mount '{host}': the file or folder does not exist",
+                hint="pass the path of an existing file or folder",
+            )
 
 
 def _iter_pairs(
@@ -87,7 +100,7 @@ def _iter_pairs(
         yield Path(mounts[0]), mounts[1]
     else:
         for mount in mounts:
-            yield from _iter_pairs(mount)  # what is no pair holds mounts
+            yield from _iter_pairs(mount)  # anything that is not a pair is a sequence of mounts
 
 
 def _is_pair(mounts: object) -> TypeIs[tuple[str | Path, str]]:

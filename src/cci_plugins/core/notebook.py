@@ -1,4 +1,4 @@
-"""A session's history as a Jupyter notebook."""
+"""The history of a session as a Jupyter notebook."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from cci_plugins.models import Execution, Result
 
-MAX_BYTES = 16 * 1024**2
-MAX_CHARACTERS = 200_000
+MAX_BYTES = 16 * 1024**2  # characters of all cells, as JSON
+MAX_CHARACTERS = 200_000  # of one stream of one run
 
 
 class Notebook:
-    """The runs of one session; the oldest leave when they take more than `MAX_BYTES`.
+    """The runs of one session. The oldest are dropped beyond `MAX_BYTES`.
 
-    The format is nbformat 4.5 (nbformat.readthedocs.io), written without the package so that
-    keeping a history costs no dependency; tests hold it against `nbformat.validate`.
+    The format is nbformat 4.5 (nbformat.readthedocs.io). It is written without the package
+    `nbformat`, so that the history needs no dependency. Tests check it with `nbformat.validate`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Notebook:
             self._bytes -= len(self._cells.popleft())
 
     def to_json(self) -> str:
-        """The notebook file's text."""
+        """Return the text of the notebook file."""
         notebook = {
             "nbformat": 4,
             "nbformat_minor": 5,

@@ -1,4 +1,4 @@
-"""Executions and their output without secrets, even those that the session's own code printed."""
+"""Executions and their output without secrets, also those that the code itself printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cci_plugins.redaction import Redactor, redact, redact_value
 
 
 def redact_execution(execution: Execution) -> Execution:
-    """The execution as it may leave the package; the same one when there is nothing to cover."""
+    """Return the execution with secrets redacted, or the same object if it has none."""
     error = execution.error
     if error is not None:
         error = ErrorInfo(redact(error.name), redact(error.message), redact(error.traceback))
@@ -30,10 +30,10 @@ def _redact_result(result: Result) -> Result:
 
 
 class RedactingOutput:
-    """Hands output on without secrets, though its pieces may cut them.
+    """Forwards output with secrets redacted, even when a secret spans two chunks.
 
     Args:
-        handler: Who listens.
+        handler: Called with the redacted output.
     """
 
     def __init__(self, handler: OutputHandler) -> None:
@@ -41,7 +41,7 @@ class RedactingOutput:
         self._streams = {"stdout": Redactor(), "stderr": Redactor()}
 
     def handle(self, event: OutputEvent) -> None:
-        """Take a piece of output."""
+        """Forward a chunk of output, except its end if that may be the start of a secret."""
         if event.result is not None:
             self._handler(replace(event, result=_redact_result(event.result)))
         elif event.stream == "result":
@@ -50,7 +50,7 @@ class RedactingOutput:
             self._handler(OutputEvent(event.stream, text))
 
     def finish(self) -> None:
-        """Hand on what was held back."""
+        """Forward what was held back."""
         if text := self._streams["stdout"].finish():
             self._handler(OutputEvent("stdout", text))
         if text := self._streams["stderr"].finish():

@@ -1,4 +1,4 @@
-"""An execution as a model should read it: bounded, with no base64, no colours, no noise."""
+"""The text of an execution for a model: bounded, without base64, colours and control codes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _MIN_PART = 200
 
 
 def render_text(execution: Execution, budget: int) -> str:
-    """Write an execution for a model.
+    """Render an execution for a model.
 
-    In order: what was lost, standard output and error, results, the error, new files. Streams
-    are cut to head and tail with the count of what was left out; images are named, not shown.
+    The order is: notes about losses, standard output and error, results, the error, new files.
+    A long stream keeps its head and tail, with the count of omitted characters between them.
+    Images are named, not included.
 
     Args:
-        execution: What ran.
-        budget: Bounds the whole text, in characters.
+        execution: The run.
+        budget: Most characters of the whole text.
     """
     notes = [f"[{note}]" for note in _iter_notes(execution)]
     error = clip(_render_error(execution), int(budget * _ERROR_SHARE))
@@ -50,7 +51,12 @@ def clean(text: str) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """Head and tail of a text, with a line between that counts what was left out."""
+    """Cut a text to head and tail, with a line between them that counts the omitted characters.
+
+    Args:
+        text: Any text.
+        limit: Most characters of the result.
+    """
     if len(text) <= limit:
         return text
     marker = f"\n[... {len(text) - limit:,} of {len(text):,} characters left out ...]\n"
@@ -66,7 +72,7 @@ def _get_last_overwrite(line: str) -> str:
 
 
 def _replace_base64(match: re.Match[str]) -> str:
-    """Leave what is short, or too uniform to be encoded data: a ruler of dashes, `'x' * 5000`."""
+    """Name a blob by its length. Short or uniform text stays, such as `'x' * 5000`."""
     text = match[0]
     if len(text) < _LONG_BASE64 or len(set(text[:_LONG_BASE64])) < _BASE64_LETTERS:
         return text
@@ -82,7 +88,7 @@ def _iter_notes(execution: Execution) -> Iterator[str]:
 
 
 def _render_streams(execution: Execution, budget: int) -> list[str]:
-    """Both streams; a short one leaves its room to the other."""
+    """Render both streams. What a short one does not need is left to the other."""
     out = clean(execution.stdout).rstrip("\n")
     err = clean(execution.stderr).rstrip("\n")
     stderr_budget = min(len(err), max(budget // 3, budget - len(out)))
@@ -106,9 +112,9 @@ def _render_results(results: tuple[Result, ...]) -> Iterator[str]:
 
 
 def get_readable_text(result: Result) -> str | None:
-    """What a result says in words; None when it is only to be looked at.
+    """Return a result as text, or None if it can only be displayed.
 
-    The text of IPython's own display objects is the name of a class; their source says more.
+    The text of IPython's own display objects is only a class name. Their source is more useful.
     """
     text = result.text
     if text is not None and text.startswith(_DISPLAY_OBJECT):
@@ -122,7 +128,7 @@ def _render_error(execution: Execution) -> str:
     headline = f"{execution.error.name}: {execution.error.message}"
     trace = clean(execution.error.traceback).strip().lstrip("-\n")
     has_headline = trace.endswith(headline.strip()) or trace.rpartition("\n")[2].startswith(
-        f"{execution.error.name}: "  # a SyntaxError's message also names a file there is not
+        f"{execution.error.name}: "  # the message of a SyntaxError also names a file
     )
     return trace if has_headline else f"{trace}\n{headline}".strip()
 

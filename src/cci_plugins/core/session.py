@@ -1,26 +1,43 @@
-"""One conversation's session: run code, move files, end it."""
+"""The session of one conversation: run code, move files, end it.
+
+A pool may lose or replace a session at any time. `Session` makes this visible to the model, and
+never runs code twice. Its state between runs:
+
+- `_instance`: the pool's name for the instance of the last run. The next run requires it. If the
+  pool has another one, it raises a retryable `SessionLostError` and the code has not started.
+- `_has_lost_uploads`: the last run ended the session, or restoring its uploads failed half way.
+  The next run restores the uploads first.
+- `_loss_note`, `_notes`: what happened before the next execution, in the order of events. They
+  stay until a run returns, so a failed attempt in between does not hide them.
+- `_is_stale`: an earlier session of this key was evicted. The first run deletes what the pool may
+  still have, because the model is about to read that it is gone.
+
+After a loss the order is: restore uploads, run the code once without an instance, attach the notes.
+Runs and `delete` exclude each other. Everything private runs on the pool's event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextvars import copy_context
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 import anyio
 
-from cci_plugins.common import event_loop
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
 from .redacted_output import RedactingOutput, redact_execution
 from .rendering import render_text
-from .session_files import Owner, SessionFiles
+from .session_files import SessionFiles
+from .session_handle import SessionHandle
+from .session_host import bind_to_current_loop
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -31,38 +48,33 @@ REPLACED_NOTE = "the pool replaced the session; variables and files of earlier c
 
 
 class Session:
-    """One stateful Python session: variables and files last from run to run.
+    """A stateful Python session. Variables and files last from run to run.
 
-    Made by `CodeInterpreter.session`; one run at a time, further ones wait their turn.
+    `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
 
     Attributes:
         key: The conversation, as the application names it.
         id: The derived identifier that the pool knows.
         files: The session's files.
-        used: Something was asked of it, so it may be there in the pool.
     """
 
     def __init__(
         self,
-        owner: Owner,
-        key: str,
-        identifier: str,
-        on_delete: Callable[[], None],
+        handle: SessionHandle,
         *,
+        on_delete: Callable[[], object],
         was_evicted: bool = False,
     ) -> None:
-        self.key = key
-        self.id = identifier
-        self.files = SessionFiles(owner, identifier, self._use)
-        self._owner = owner
+        self.key = handle.key
+        self.id = handle.id
+        self.files = SessionFiles(handle)
+        self._handle = handle
         self._on_delete = on_delete
         self._is_stale = was_evicted
         self._loss_note = EVICTED_NOTE if was_evicted else None
         self._notes: list[str] = []
         self._instance: str | None = None
-        self._has_lost_inputs = False
-        self._use_count = 0
-        self._was_used = False
+        self._has_lost_uploads = False
         self._lock: anyio.Lock | None = None
         self._notebook = Notebook()
 
@@ -71,8 +83,8 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether a run or a transfer is under way."""
-        return self._use_count > 0
+        """Whether a run or a transfer is in progress."""
+        return self._handle.is_busy
 
     async def run_code(
         self,
@@ -81,23 +93,23 @@ class Session:
         timeout: timedelta | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
-        """Run code in this session and wait for its end.
+        """Run code in this session and wait until it ends.
 
-        An exception of the code, a time-out and a crash are told on the `Execution`
-        (`error`, `status`, `state`), not raised. Cancelling the call interrupts the code.
+        An exception of the code, a timeout and a crash are not raised. The `Execution` reports
+        them in `error`, `status` and `state`. Cancelling the call interrupts the code.
 
         Args:
-            code: Python source; IPython syntax such as `%timeit` works too.
-            timeout: Longest run; `Limits.execution_timeout` when None.
-            on_output: Called with each piece of output while the code runs, on the caller's loop.
+            code: Python source. IPython syntax such as `%timeit` works too.
+            timeout: Longest run. None means `Limits.execution_timeout`.
+            on_output: Called with each chunk of output while the code runs, on the caller's loop.
 
         Raises:
-            PoolUnavailableError: Nothing was started; the call may be made again.
+            PoolUnavailableError: Nothing was started. You can call again.
             PoolExhaustedError: No session is free.
-            PoolError: The pool failed; unless `retryable`, the code may have run.
-            ExecutionTimeoutError: The pool did not answer; the code may have run.
+            PoolError: The pool failed. Unless it is `retryable`, the code may have run.
+            ExecutionTimeoutError: The pool did not answer. The code may have run.
             AuthenticationError: The pool refused the key or the token.
-            IsolationError: This machine offers no fence.
+            IsolationError: This machine supports no isolation backend.
 
         Example:
             ```python
@@ -105,18 +117,23 @@ class Session:
             assert execution.text == "42"
             ```
         """
-        handler = None if on_output is None else _bind_to_current_loop(on_output)
-        return await event_loop.dispatch(self._run_on_loop, code, timeout, handler)
+        dispatch = self._handle.host.dispatch
+        if on_output is None:
+            return await dispatch(self._run, code, timeout, None)
+        try:
+            return await dispatch(self._run, code, timeout, bind_to_current_loop(on_output))
+        finally:
+            await asyncio.sleep(0)  # events that are queued on this loop come before the return
 
-    async def _run_on_loop(
+    async def _run(
         self, code: str, timeout: timedelta | None, on_output: OutputHandler | None
     ) -> Execution:
-        """`run_code`, for callers that are on the portal's loop already."""
-        limit = self._owner.limits.execution_timeout if timeout is None else timeout
-        async with _SessionLock(self):
-            pool = await self._owner._get_pool()
+        host = self._handle.host
+        limit = host.limits.execution_timeout if timeout is None else timeout
+        async with self._exclusive():
+            pool = await host.get_pool()
             if self._is_stale:
-                await pool.delete_session(self.id)  # what was told to be gone must be gone
+                await pool.delete_session(self.id)
                 self._is_stale = False
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
@@ -129,28 +146,29 @@ class Session:
                 execution = redact_execution(self._attach_notes(raw_execution))
                 record_execution(span, execution)
                 if is_content_capture_enabled():
-                    rendered = render_text(execution, self._owner.limits.output_characters)
-                    record_content(span, code, rendered)
+                    record_content(
+                        span, code, render_text(execution, host.limits.output_characters)
+                    )
         self._notebook.add(redact(code), execution)
         return execution
 
     async def _execute(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
-        """Run code once; after a loss in a new instance that has the inputs back."""
-        output = None if on_output is None else RedactingOutput(on_output)
-        handle = None if output is None else output.handle
+        if on_output is None:
+            return await self._execute_once(pool, code, limit, None)
+        output = RedactingOutput(on_output)
         try:
-            return await self._execute_once(pool, code, limit, handle)
+            return await self._execute_once(pool, code, limit, output.handle)
         finally:
-            if output is not None:
-                output.finish()
+            output.finish()
 
     async def _execute_once(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
-        if self._has_lost_inputs:
-            await self._restore_inputs()
+        """Run code once. If the session was replaced, run it in the new instance instead."""
+        if self._has_lost_uploads:
+            await self._restore_uploads()
         try:
             return await pool.execute(
                 self.id, code, timeout=limit, on_output=on_output, instance=self._instance
@@ -159,83 +177,51 @@ class Session:
             if not lost.retryable:
                 raise
             self._instance, self._loss_note = None, REPLACED_NOTE
-            await self._restore_inputs()
+            await self._restore_uploads()
             return await pool.execute(self.id, code, timeout=limit, on_output=on_output)
 
     def _attach_notes(self, execution: Execution) -> Execution:
-        """The execution with what happened to the session before it."""
+        """Return the execution with the notes about what happened before it."""
         loss, self._loss_note = self._loss_note, None
         notes, self._notes = self._notes, []
         self._instance = execution.instance or None
-        self._has_lost_inputs = execution.state == "lost" and not execution.instance
-        if loss is not None and execution.state != "lost":  # else the pool has said why itself
+        self._has_lost_uploads = execution.state == "lost" and not execution.instance
+        if loss is not None and execution.state != "lost":  # else the pool has given the reason
             notes = [loss, *notes]
         if loss is None and not notes:
             return execution
         state = execution.state if loss is None else "lost"
         return replace(execution, state=state, notes=(*execution.notes, *notes))
 
-    async def _restore_inputs(self) -> None:
-        """Upload again what was uploaded before, and note it for the next answer."""
-        self._has_lost_inputs = True  # until it is done
-        restored, missing = await self.files._restore_inputs()
-        self._has_lost_inputs = False
+    async def _restore_uploads(self) -> None:
+        self._has_lost_uploads = True  # until all of them are restored
+        restored, missing = await self._handle.restore_uploads()
+        self._has_lost_uploads = False
         if restored:
             self._notes.append(f"uploaded again: {', '.join(restored)}")
         if missing:
             self._notes.append(f"uploaded files are gone: {', '.join(missing)}; upload them again")
 
     def notebook(self) -> str:
-        """The session's history so far as a Jupyter notebook, in nbformat 4 JSON."""
+        """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._notebook.to_json()
 
     async def delete(self) -> None:
-        """End the session now and free its place in the pool; running it again starts anew."""
-        await event_loop.dispatch(self._delete_on_loop)
+        """End the session now and free its place in the pool. A later run starts a new one."""
+        await self._handle.host.dispatch(self._delete)
 
-    async def _delete_on_loop(self) -> None:
-        """`delete`, for callers that are on the portal's loop already."""
-        async with _SessionLock(self):
-            await (await self._owner._get_pool()).delete_session(self.id)
+    async def _delete(self) -> None:
+        async with self._exclusive():
+            await (await self._handle.host.get_pool()).delete_session(self.id)
             self._instance = None
-            self.files._forget_inputs()
+            self._handle.forget_uploads()
             self._on_delete()
 
-    def _use(self, change: int) -> None:
-        self._use_count += change
-        self._was_used = True
-
-    def _get_lock(self) -> anyio.Lock:
-        """The lock that lets one run in at a time; made on the portal's loop."""
-        if self._lock is None:
-            self._lock = anyio.Lock()
-        return self._lock
-
-
-class _SessionLock:
-    """Waiting for and holding a session's turn counts as using it."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def __aenter__(self) -> None:
-        self._session._use(1)  # noqa: SLF001 - same module, one job
-        try:
-            await self._session._get_lock().acquire()
-        except BaseException:
-            self._session._use(-1)  # noqa: SLF001
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._session._get_lock().release()
-        self._session._use(-1)  # noqa: SLF001
-
-
-def _bind_to_current_loop(handler: OutputHandler) -> OutputHandler:
-    """Hand events to the caller's loop and context, in order and before the call returns."""
-    loop, context = asyncio.get_running_loop(), copy_context()
-
-    def forward(event: OutputEvent) -> None:
-        loop.call_soon_threadsafe(handler, event, context=context)
-
-    return forward
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[None]:
+        """Wait until no other run is active. The wait also counts as use of the session."""
+        with self._handle.in_use():
+            if self._lock is None:
+                self._lock = anyio.Lock()
+            async with self._lock:
+                yield

@@ -1,4 +1,13 @@
-"""Which session belongs to which conversation."""
+"""The live sessions of a host by conversation key.
+
+The directory is bounded. A new session evicts those that were idle for `Limits.idle_session`, and
+the least recently used ones beyond `Limits.live_sessions`. A busy session and the newest one are
+never evicted. The caller deletes evicted sessions in the pool, because only it knows its loop.
+
+Identifiers are derived from the key and a secret, so nobody can guess one from the other. With a
+secret that the application shares between processes, each of them reaches the same sessions. The
+directory then leaves the sessions of a remote pool alone when it closes.
+"""
 
 from __future__ import annotations
 
@@ -7,130 +16,129 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from typing import Generic, Protocol, TypeVar
 
-from cci_plugins.common.limits import Limits
+import anyio
 
-DEFAULT_KEY = "default"
+from cci_plugins.common.log import logger
+from cci_plugins.errors import CodeInterpreterError
+
+from .session import Session
+from .session_handle import SessionHandle
+from .session_host import SessionHost
+
+CLOSE_SECONDS = 10
 _MAX_EVICTED_KEYS = 10_000
-
-current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
-
-
-class RunBudget:
-    """What a model may still run in one turn of a conversation; any thread may ask.
-
-    Args:
-        most: Runs.
-        around: The turn that this one is part of, whose runs these are too.
-    """
-
-    def __init__(self, max_runs: int, parent: RunBudget | None = None) -> None:
-        self.max_runs: int = max_runs if parent is None else min(max_runs, parent.max_runs)
-        self._parent = parent
-        self._runs = 0
-        self._guard = Lock()
-
-    def try_spend(self) -> bool:
-        """Whether one more run is allowed; then it counts."""
-        with self._guard:
-            if self._runs >= self.max_runs or (
-                self._parent is not None and not self._parent.try_spend()
-            ):
-                return False
-            self._runs += 1
-            return True
-
-
-current_budget: ContextVar[RunBudget | None] = ContextVar("cci_turn", default=None)
-
-
-class Entry(Protocol):
-    """What the directory keeps: anything that can say whether it is in use."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a run or a transfer is under way."""
-        ...
-
-
-E = TypeVar("E", bound=Entry)
 
 
 def derive_identifier(secret: bytes, key: str) -> str:
-    """A session identifier that no one can guess from the key, nor the key from it.
+    """Derive a session identifier. Neither it nor the key can be guessed from the other.
 
     Returns:
-        68 characters of `[a-z0-9-]`: inside Azure's rule of 4 to 128 safe characters
+        68 characters of `[a-z0-9-]`. Azure allows 4 to 128 safe characters
         (learn.microsoft.com, Container Apps sessions usage).
     """
     return "cci-" + hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()
 
 
-class SessionDirectory(Generic[E]):
-    """Maps conversation keys to sessions; bounded, least recently used and idle ones leave.
+@dataclass(slots=True)
+class _Entry:
+    session: Session
+    handle: SessionHandle
+    last_used: float = 0.0  # of the monotonic clock, in seconds
 
-    Any thread may call it.
+
+class SessionDirectory:
+    """A bounded table of sessions. Any thread may call every method that is not a coroutine.
+
+    Args:
+        host: The pool that the sessions live in. The directory closes it.
+        secret: Makes identifiers the same in every process that has it. Random if None.
     """
 
-    def __init__(self, limits: Limits, *, secret: bytes | None = None) -> None:
-        self._limits = limits
+    def __init__(self, host: SessionHost, *, secret: bytes | None = None) -> None:
+        self._host = host
         self._secret = secret or secrets.token_bytes(32)
-        self._entries: OrderedDict[str, tuple[E, float]] = OrderedDict()
-        self._evicted: OrderedDict[str, None] = OrderedDict()
+        self._has_shared_secret = secret is not None
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._evicted_keys: OrderedDict[str, None] = OrderedDict()
         self._guard = Lock()
+        host.close_at_exit = self.aclose
 
-    def derive_id(self, key: str) -> str:
-        """The pool identifier of a conversation."""
-        return derive_identifier(self._secret, key)
-
-    def get_or_create(self, key: str, create: Callable[[bool], E]) -> tuple[E, list[E]]:
-        """The entry of a key, made if need be, and the entries that had to leave for it.
+    def get_or_create(self, key: str) -> tuple[Session, list[SessionHandle]]:
+        """Return the session of a conversation, and the sessions evicted to make room for it.
 
         Args:
             key: The conversation.
-            make: Makes an entry; told whether an earlier one of this key had to leave.
         """
         with self._guard:
-            if key in self._entries:
-                entry = self._entries[key][0]
-            else:
-                was_evicted = key in self._evicted
-                self._evicted.pop(key, None)
-                entry = create(was_evicted)
-            self._entries[key] = (entry, time.monotonic())
+            entry = self._entries.get(key) or self._create_entry(key)
+            entry.last_used = time.monotonic()
+            self._entries[key] = entry
             self._entries.move_to_end(key)
-            return entry, list(self._evict_surplus())
+            return entry.session, list(self._evict_surplus())
 
-    def remove(self, key: str) -> None:
-        """Forget a key."""
+    def remove(self, key: str) -> SessionHandle | None:
+        """Forget a conversation. Return its session, if it has one."""
         with self._guard:
-            self._entries.pop(key, None)
+            entry = self._entries.pop(key, None)
+            return None if entry is None else entry.handle
 
-    def clear(self) -> list[E]:
-        """Forget every key, and return the entries."""
+    def was_used(self, key: str) -> bool:
+        """Return whether a conversation's session may exist in the pool."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.handle.was_used
+
+    async def delete(self, handle: SessionHandle) -> None:
+        """End an evicted or removed session in its pool. A failure is logged."""
+        handle.forget_uploads()
+        if handle.key in self._entries:
+            return  # its conversation is back, and deletes the old session before its first run
+        try:
+            await self._host.pool.delete_session(handle.id)
+        except CodeInterpreterError as error:
+            logger.warning("could not end a session: %s", error)
+
+    async def aclose(self) -> None:
+        """Forget every session, end those that would outlive the program, and close the host."""
+        self._host.refuse_calls()
         with self._guard:
-            entries = [entry for entry, _ in self._entries.values()]
+            handles = [entry.handle for entry in self._entries.values()]
             self._entries.clear()
-            return entries
+        for handle in handles:
+            handle.forget_uploads()
+        if self._host.pool.capabilities.outlives_app and not self._has_shared_secret:
+            await self._delete_all([handle for handle in handles if handle.was_used])
+        await self._host.aclose()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
+    async def _delete_all(self, handles: list[SessionHandle]) -> None:
+        """End sessions of a remote pool. Each would occupy its place until the cooldown."""
+        with anyio.move_on_after(CLOSE_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for handle in handles:
+                    tasks.start_soon(self.delete, handle)
 
-    def _evict_surplus(self) -> Iterator[E]:
-        """Idle entries, and the oldest beyond the bound; busy ones and the newest stay."""
-        idle_since = time.monotonic() - self._limits.idle_session.total_seconds()
+    def _create_entry(self, key: str) -> _Entry:
+        was_evicted = key in self._evicted_keys
+        self._evicted_keys.pop(key, None)
+        handle = SessionHandle(self._host, key, derive_identifier(self._secret, key))
+        on_delete = partial(self.remove, key)
+        return _Entry(Session(handle, on_delete=on_delete, was_evicted=was_evicted), handle)
+
+    def _evict_surplus(self) -> Iterator[SessionHandle]:
+        idle_since = time.monotonic() - self._host.limits.idle_session.total_seconds()
         for key in list(self._entries)[:-1]:
-            entry, last_used = self._entries[key]
-            if entry.busy:
+            entry = self._entries[key]
+            if entry.handle.is_busy:
                 continue
-            if last_used >= idle_since and len(self._entries) <= self._limits.live_sessions:
+            is_surplus = len(self._entries) > self._host.limits.live_sessions
+            if entry.last_used >= idle_since and not is_surplus:
                 break
             del self._entries[key]
-            self._evicted[key] = None
-            if len(self._evicted) > _MAX_EVICTED_KEYS:
-                self._evicted.popitem(last=False)
-            yield entry
+            self._evicted_keys[key] = None
+            if len(self._evicted_keys) > _MAX_EVICTED_KEYS:
+                self._evicted_keys.popitem(last=False)
+            yield entry.handle

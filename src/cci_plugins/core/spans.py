@@ -1,4 +1,4 @@
-"""Spans of executions; silent unless the host has set up OpenTelemetry."""
+"""OpenTelemetry spans of executions. Without a configured SDK they do nothing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 def start_execution_span(session_id: str, pool: str) -> Generator[Span]:
     """Trace one execution as an `execute_tool` span of the GenAI conventions.
 
-    Of the session only a hash is recorded, and neither code nor output unless `record_content` is
-    called (opentelemetry.io/docs/specs/semconv/gen-ai).
+    The span has a hash of the session's identifier. It has no code and no output unless
+    `record_content` is called (opentelemetry.io/docs/specs/semconv/gen-ai).
+
+    Args:
+        session_id: The session's identifier in its pool.
+        pool: The name of the pool.
     """
     from opentelemetry import trace
 
@@ -37,7 +41,7 @@ def start_execution_span(session_id: str, pool: str) -> Generator[Span]:
 
 
 def record_execution(span: Span, execution: Execution) -> None:
-    """Put how a run ended on its span: status and sizes, never content."""
+    """Record the status and the sizes of a run on its span, never its content."""
     span.set_attributes(
         {
             "cci.execution.status": execution.status,
@@ -53,12 +57,12 @@ def record_execution(span: Span, execution: Execution) -> None:
 
 
 def record_content(span: Span, code: str, result: str) -> None:
-    """Put on a span what ran and what a model reads of it, with secrets covered.
+    """Record the code of a run and the text that a model reads, with secrets redacted.
 
     Args:
-        span: Of the execution.
-        code: What ran.
-        result: What came out, within a model's budget.
+        span: The span of the execution.
+        code: The code that ran.
+        result: The rendered execution.
     """
     span.set_attributes(
         {

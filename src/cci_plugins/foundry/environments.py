@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cci_plugins.common import event_loop
-from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.interpreter import CodeInterpreter, get_session_host
 from cci_plugins.core.session_files import SessionFiles
+from cci_plugins.core.session_handle import SessionHandle
+from cci_plugins.core.session_host import SessionHost
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 
@@ -26,14 +27,14 @@ class Environment:
 
     id: str
     files: SessionFiles = field(repr=False)
-    _interpreter: CodeInterpreter = field(repr=False)
+    _host: SessionHost = field(repr=False)
 
     async def delete(self) -> None:
-        """End the environment now, if the pool supports that."""
-        await event_loop.dispatch(self._delete)
+        """End it now, where the pool can, and free its place."""
+        await self._host.dispatch(self._delete)
 
     async def _delete(self) -> None:
-        await (await self._interpreter._get_pool()).delete_session(self.id)
+        await (await self._host.get_pool()).delete_session(self.id)
 
 
 async def open_environment(
@@ -52,12 +53,13 @@ async def open_environment(
         ConfigurationError: The interpreter uses another kind of pool.
         PoolError: The pool did not launch an environment.
     """
-    found = await event_loop.dispatch(_resolve_id, interpreter, environment_id)
-    return Environment(found, SessionFiles(interpreter, found, _ignore_use), interpreter)
+    host = get_session_host(interpreter)
+    session_id = await host.dispatch(_resolve_id, host, environment_id)
+    return Environment(session_id, SessionFiles(SessionHandle(host, session_id, session_id)), host)
 
 
-async def _resolve_id(interpreter: CodeInterpreter, environment_id: str | None) -> str:
-    pool = await interpreter._get_pool()
+async def _resolve_id(host: SessionHost, environment_id: str | None) -> str:
+    pool = await host.get_pool()
     if not isinstance(pool, PlatformSessionPool):
         raise ConfigurationError(
             "an agent's environment needs a pool with an MCP endpoint",
@@ -67,7 +69,3 @@ async def _resolve_id(interpreter: CodeInterpreter, environment_id: str | None) 
         return await pool.launch()
     pool.adopt(environment_id)
     return environment_id
-
-
-def _ignore_use(_: int) -> None:
-    """Ignore a use. Environments are not counted."""

@@ -1,4 +1,4 @@
-"""LangChain: middleware for agents whose model takes text only in tool messages."""
+"""Middleware for agents whose model accepts only text in tool messages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["ImagesAsUserMessages"]
 
 
 class ImagesAsUserMessages(AgentMiddleware[Any, Any, Any]):
-    """Shows the images of `CodeInterpreterTool(images="inline")` in a message of the user.
+    """Moves the images of `CodeInterpreterTool(images="inline")` into a message of the user.
 
-    Chat Completions take text only in tool messages. What is changed is the request; the history
+    Chat Completions accept only text in tool messages. Only the request is changed. The history
     and its checkpoints stay as they are.
 
     Example:
@@ -45,7 +45,7 @@ class ImagesAsUserMessages(AgentMiddleware[Any, Any, Any]):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Move the images of one request."""
+        """Move the images of one request, then call the model."""
         return handler(request.override(messages=images_as_user_messages(request.messages)))
 
     @override
@@ -54,5 +54,5 @@ class ImagesAsUserMessages(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """Move the images of one request."""
+        """Move the images of one request, then call the model."""
         return await handler(request.override(messages=images_as_user_messages(request.messages)))

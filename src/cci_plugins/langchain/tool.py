@@ -1,11 +1,10 @@
-"""LangChain and LangGraph: a tool for `create_agent`, `ToolNode` or `bind_tools`."""
+"""The tool for LangChain and LangGraph: `create_agent`, `ToolNode` or `bind_tools`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from secrets import token_hex
 from typing import Any, Literal
 
 from langchain_core.messages import ToolMessage
@@ -16,12 +15,13 @@ from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from cci_plugins.common import event_loop
+from cci_plugins.core.conversation import DEFAULT_KEY
 from cci_plugins.core.interpreter import CodeInterpreter
-from cci_plugins.core.session_directory import current_key
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.tools import execute_code
-from cci_plugins.tools.images import ImageLimits, format_omitted, select_images
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.images import select_images
 from cci_plugins.tools.options import ToolOptions
 
 __all__ = ["CodeInterpreterTool"]
@@ -31,12 +31,13 @@ ToolOutput = tuple[Content | ToolMessage, Execution]
 _call_id: ContextVar[str | None] = ContextVar("cci_tool_call_id", default=None)
 
 
-def _generate_key() -> str:
-    return f"langchain-{token_hex(8)}"
+def create_fallback_key() -> str:
+    """Create the session key of a tool, for calls that belong to no thread."""
+    return SessionKeyResolver("langchain").fallback_key
 
 
 class CodeInput(BaseModel):
-    """What a model may pass, and nothing else."""
+    """The arguments of `execute_code`."""
 
     model_config = {"extra": "forbid"}
 
@@ -44,20 +45,22 @@ class CodeInput(BaseModel):
 
 
 class CodeInterpreterTool(BaseTool):
-    """Runs Python; the conversation is that of `use_session`, else LangGraph's `thread_id`.
+    """Runs Python in the session of the current conversation.
 
-    The message to the model is text within the budget of `Limits.output_characters`; its
-    `artifact` is the whole `Execution`, its `status` is `error` when the code failed. Output is
-    streamed while the code runs to LangGraph's stream modes `custom` and `tools`, as
+    The conversation is that of `use_session`, else LangGraph's `thread_id`. The message to the
+    model is text within the budget of `Limits.output_characters`. Its `artifact` is the whole
+    `Execution`, and its `status` is `error` if the code failed. While the code runs, its output is
+    streamed to LangGraph's stream modes `custom` and `tools`, as
     `{"tool": "execute_code", "stream": "stdout", "text": ...}`.
 
     Attributes:
-        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
-        images: `inline` attaches charts to the message, for models that take images in tool
-            messages; `ImagesAsUserMessages` shows them to the others.
-        options: How the tool is told to the model, and how much it may answer.
-        on_output: Told each piece of output while code runs, beside LangGraph's streams.
-        session_key: The conversation of calls that belong to no thread.
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
+        images: `inline` attaches charts to the message, for models that accept images in tool
+            messages. `ImagesAsUserMessages` moves them into a message of the user for the others.
+        options: Options for the tool's description and the size of its output.
+        on_output: Called with each chunk of output while the code runs, in addition to
+            LangGraph's streams.
+        session_key: The conversation of calls that belong to no thread. Random by default.
 
     Example:
         ```python
@@ -76,7 +79,7 @@ class CodeInterpreterTool(BaseTool):
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
     on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=_generate_key, exclude=True, repr=False)
+    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     @override
     def model_post_init(self, context: Any, /) -> None:
@@ -106,7 +109,7 @@ class CodeInterpreterTool(BaseTool):
 
     async def _call(
         self, code: str, config: RunnableConfig, graph: OutputHandler | None
-    ) -> execute_code.ToolReply:
+    ) -> ToolReply:
         return await execute_code.call(
             self.interpreter,
             code,
@@ -115,8 +118,8 @@ class CodeInterpreterTool(BaseTool):
             options=self.options,
         )
 
-    def _to_tool_output(self, reply: execute_code.ToolReply) -> ToolOutput:
-        """Content and artifact; a failure as a message, the only way to keep both and a status."""
+    def _to_tool_output(self, reply: ToolReply) -> ToolOutput:
+        """Return content and artifact. A failure is a message, to have both and a status."""
         content = reply.text if self.images == "reference" else _attach_images(reply)
         call_id = _call_id.get()
         if not reply.failed or call_id is None:
@@ -132,37 +135,36 @@ class CodeInterpreterTool(BaseTool):
 
 
 def resolve_key(config: RunnableConfig, fallback_key: str) -> str:
-    """The conversation: of `use_session`, else the graph's thread, else the tool's own."""
-    thread = (config.get("configurable") or {}).get("thread_id")
-    return current_key.get() or (str(thread) if thread else fallback_key)
+    """Return the session key: of `use_session`, else the graph's thread, else the fallback."""
+    resolver = SessionKeyResolver("langchain", fallback_key=fallback_key or DEFAULT_KEY)
+    return resolver.resolve((config.get("configurable") or {}).get("thread_id"))
 
 
-def _attach_images(reply: execute_code.ToolReply) -> Content:
-    """The text, and behind it the images as LangChain's own blocks."""
-    images, missing = select_images(reply.execution, ImageLimits())
-    if not images and not missing:
+def _attach_images(reply: ToolReply) -> Content:
+    """Return the text and after it the images, as LangChain's own blocks."""
+    images, note = select_images(reply.execution)
+    if not images and not note:
         return reply.text
-    text = f"{reply.text}\n{format_omitted(missing)}" if missing else reply.text
+    text = f"{reply.text}\n{note}" if note else reply.text
     blocks = [create_image_block(base64=one.base64, mime_type=one.media_type) for one in images]
     return [dict(create_text_block(text)), *(dict(block) for block in blocks)]
 
 
 def _combine_handlers(
-    one: OutputHandler | None, other: OutputHandler | None
+    first: OutputHandler | None, second: OutputHandler | None
 ) -> OutputHandler | None:
-    """Tells two listeners, where there are two."""
-    if one is None or other is None:
-        return one or other
+    if first is None or second is None:
+        return first or second
 
     def handle(event: OutputEvent) -> None:
-        one(event)
-        other(event)
+        first(event)
+        second(event)
 
     return handle
 
 
 class _CallIdContext:
-    """Keeps the id of the call for `_to_tool_output`; LangChain passes it no further than `run`."""
+    """Keeps the call id for `_to_tool_output`, because LangChain passes it to `run` only."""
 
     def __init__(self, call_id: str | None) -> None:
         self._call_id = call_id
@@ -175,7 +177,7 @@ class _CallIdContext:
 
 
 def _get_graph_handler(config: RunnableConfig) -> OutputHandler | None:
-    """Where a graph listens, when the tool runs inside one: stream modes `custom` and `tools`."""
+    """Return the handler for stream modes `custom` and `tools`, if the tool runs in a graph."""
     if "langgraph" not in sys.modules:
         return None
     from langgraph.config import get_stream_writer
@@ -198,7 +200,7 @@ def _get_graph_handler(config: RunnableConfig) -> OutputHandler | None:
 def _get_delta_emitter(
     config: RunnableConfig, write: Callable[[Any], None]
 ) -> Callable[[Any], None]:
-    """The stream mode `tools`, which LangGraph has since 1.2; elsewhere nothing happens."""
+    """Return the emitter of stream mode `tools`. Before LangGraph 1.2 it does nothing."""
     if "langgraph.prebuilt" not in sys.modules:
         return _ignore
     from langgraph.prebuilt import ToolRuntime
@@ -210,4 +212,4 @@ def _get_delta_emitter(
 
 
 def _ignore(_: object) -> None:
-    """Take a chunk that nobody listens to."""
+    """Drop a chunk."""

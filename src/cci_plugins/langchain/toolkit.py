@@ -1,8 +1,7 @@
-"""LangChain: the tool and its session's files, as a toolkit."""
+"""The toolkit for LangChain: `execute_code` and tools for the session's files."""
 
 from __future__ import annotations
 
-from secrets import token_hex
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
@@ -16,25 +15,21 @@ from cci_plugins.models import FileInfo
 from cci_plugins.tools import execute_code, files
 from cci_plugins.tools.options import ToolOptions
 
-from .tool import CodeInterpreterTool, resolve_key
+from .tool import CodeInterpreterTool, create_fallback_key, resolve_key
 
 __all__ = ["CodeInterpreterToolkit", "ListFilesTool", "ReadFileTool"]
 
 ToolOutput = tuple[str, tuple[FileInfo, ...]]
 
 
-def _generate_key() -> str:
-    return f"langchain-{token_hex(8)}"
-
-
 class ListInput(BaseModel):
-    """Nothing is for the model to say."""
+    """The arguments of `list_files`: none."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ReadInput(BaseModel):
-    """What a model may pass, and nothing else."""
+    """The arguments of `read_file`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,17 +38,17 @@ class ReadInput(BaseModel):
 
 
 class _FileTool(BaseTool):
-    """What the tools for files share.
+    """The base of the tools for files.
 
     Attributes:
-        interpreter: Whose sessions; `CodeInterpreter.from_env()` when None.
-        session_key: The conversation of calls that belong to no thread.
+        interpreter: Holds the sessions. None means `CodeInterpreter.from_env()`.
+        session_key: The conversation of calls that belong to no thread. Random by default.
     """
 
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=_generate_key, exclude=True, repr=False)
+    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     def _to_tool_output(self, reply: files.FilesReply) -> ToolOutput:
         if reply.failed:
@@ -62,7 +57,7 @@ class _FileTool(BaseTool):
 
 
 class ListFilesTool(_FileTool):
-    """Lists the session's files; the artifact is a tuple of `FileInfo`."""
+    """Lists the session's files. The artifact is a tuple of `FileInfo`."""
 
     name: str = files.LIST_NAME
     description: str = files.LIST_DESCRIPTION
@@ -83,7 +78,7 @@ class ListFilesTool(_FileTool):
 
 
 class ReadFileTool(_FileTool):
-    """Reads a text file of the session within the budget; the artifact names the file."""
+    """Reads a text file of the session within the budget. The artifact names the file."""
 
     name: str = files.READ_NAME
     description: str = files.READ_DESCRIPTION
@@ -106,13 +101,13 @@ class CodeInterpreterToolkit(BaseToolkit):
     """The tools `execute_code`, `list_files` and `read_file`, all for the same session.
 
     The conversation is LangGraph's `thread_id`, as with `CodeInterpreterTool`. To upload and
-    download, use `interpreter.session(thread_id).files`: no tool takes a path of your machine.
+    download, use `interpreter.session(thread_id).files`. No tool accepts a path of your machine.
 
     Attributes:
-        interpreter: Where to run; `CodeInterpreter.from_env()` when None.
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
         images: As with `CodeInterpreterTool`.
         options: As with `CodeInterpreterTool`.
-        session_key: The conversation of calls that belong to no thread.
+        session_key: The conversation of calls that belong to no thread. Random by default.
 
     Example:
         ```python
@@ -126,11 +121,11 @@ class CodeInterpreterToolkit(BaseToolkit):
     interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
-    session_key: str = Field(default_factory=_generate_key, exclude=True, repr=False)
+    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     @override
     def get_tools(self) -> list[BaseTool]:
-        """The tools, for `create_agent`, `ToolNode` or `bind_tools`."""
+        """Return the tools, for `create_agent`, `ToolNode` or `bind_tools`."""
         shared: dict[str, Any] = {
             "interpreter": self.interpreter,
             "session_key": self.session_key,

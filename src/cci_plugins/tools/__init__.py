@@ -1,1 +1,1 @@
-"""What a model may call, the same for every adapter."""
+"""The tools that a model may call, the same for every adapter."""

@@ -1,8 +1,24 @@
-"""The tool every door offers: one name, one description, one schema, one way to run it."""
+"""The tool `execute_code`: its name, description, schema, and the one way to run it.
+
+Every adapter runs it by `call`, and the MCP server by `call_in_session`. The steps have a fixed
+order, and the first that fails decides the reply:
+
+1. Find the interpreter and the session.
+2. Remove a Markdown fence around the code.
+3. Ask the approver, if the application has one. An exception counts as a denial.
+4. Spend one run of the budget. A denied run therefore costs nothing.
+5. Run the code once.
+6. Render the execution within the model's budget.
+
+Nothing is raised but cancellation, because an exception from a tool ends a LangChain run and
+becomes an empty sentence in Agent Framework. A failure becomes a short text that names no secret
+and no internals. The application finds it in the log and on `ToolReply.execution`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
 from threading import Lock
@@ -10,9 +26,10 @@ from typing import Any
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
 from cci_plugins.common.log import logger
+from cci_plugins.core.conversation import current_budget, current_key
 from cci_plugins.core.interpreter import CodeInterpreter
 from cci_plugins.core.rendering import render_text
-from cci_plugins.core.session_directory import current_budget, current_key
+from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
@@ -35,7 +52,7 @@ PARAMETERS: dict[str, Any] = {
     "additionalProperties": False,
 }
 
-# One complete Markdown fence around the whole, and nothing less (design decision 10).
+# One complete Markdown fence around the whole code, and nothing else (docs/decisions/0005).
 _FENCE = re.compile(
     r"\s*(?P<fence>`{3,}|~{3,})[ \t]*(?:python3?|py|ipython)?[ \t]*\r?\n"
     r"(?P<code>.*?)\r?\n?[ \t]*(?P=fence)\s*",
@@ -45,11 +62,11 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ToolReply:
-    """What a call gives back; as a string it is its text.
+    """The result of a call. As a string it is its text.
 
     Attributes:
         text: For the model, within its budget.
-        execution: For the host. When the code did not run it says so: its error is `NotRun`.
+        execution: For the application. If the code did not run, its error is `NotRun`.
         failed: The code raised, timed out or did not run.
     """
 
@@ -70,9 +87,9 @@ _default_lock = Lock()
 
 
 def get_default_interpreter() -> CodeInterpreter:
-    """The interpreter of every door that was given none: `CodeInterpreter.from_env()`, once.
+    """Return the interpreter of every adapter that was given none.
 
-    It closes when the program ends.
+    The first call creates it with `CodeInterpreter.from_env()`. It closes when the program ends.
 
     Raises:
         ConfigurationError: The environment is only half configured.
@@ -84,7 +101,7 @@ def get_default_interpreter() -> CodeInterpreter:
 
 
 def strip_fence(code: str) -> str:
-    """Remove one complete Markdown fence around the whole code; change nothing else."""
+    """Remove one complete Markdown fence around the whole code. Change nothing else."""
     match = _FENCE.fullmatch(code)
     if match is None or match["fence"] in match["code"]:
         return code
@@ -99,23 +116,52 @@ async def call(
     on_output: OutputHandler | None = None,
     options: ToolOptions = DEFAULT_OPTIONS,
 ) -> ToolReply:
-    """Approve, run, render; no exception but cancellation leaves here.
+    """Run the tool for an adapter. Nothing is raised but cancellation.
 
     Args:
-        interpreter: Where to run; `default_interpreter()` when None.
+        interpreter: Where to run. None means `get_default_interpreter()`.
         code: What the model wrote.
-        session_key: The conversation; None for the current one of `use_session`.
-        on_output: Told each piece of output while the code runs.
-        options: What the host says of the tool.
+        session_key: The conversation. None means the current one of `use_session`.
+        on_output: Called with each chunk of output while the code runs.
+        options: Options for the tool's description and the size of its output.
     """
     try:
         interpreter = interpreter or get_default_interpreter()
         session = interpreter.session(session_key)
+    except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
+        return build_not_run_reply(log_failure(NAME, error))
+    return await call_in_session(
+        session,
+        code,
+        output_characters=options.output_characters or interpreter.limits.output_characters,
+        approve=interpreter.approve,
+        on_output=on_output,
+    )
+
+
+async def call_in_session(
+    session: Session,
+    code: str,
+    *,
+    output_characters: int,
+    approve: Approver | None = None,
+    on_output: OutputHandler | None = None,
+    sanitize: Callable[[Execution], Execution] | None = None,
+) -> ToolReply:
+    """Approve the code, run it and render the result. Nothing is raised but cancellation.
+
+    Args:
+        session: Where to run.
+        code: What the model wrote.
+        output_characters: Most characters of the text.
+        approve: Called before the run.
+        on_output: Called with each chunk of output while the code runs.
+        sanitize: Applied to the execution before it is rendered.
+    """
+    try:
         source = strip_fence(code)
-        if interpreter.approve is not None:
-            decision = await _ask_approver(
-                interpreter.approve, ApprovalRequest(source, session.key)
-            )
+        if approve is not None:
+            decision = await ask_approver(approve, ApprovalRequest(source, session.key))
             if decision.verdict != "allow":
                 return build_not_run_reply(_format_denial(decision.reason))
             source = source if decision.code is None else decision.code
@@ -123,51 +169,57 @@ async def call(
         if budget is not None and not budget.try_spend():
             return build_not_run_reply(_BUDGET_SPENT.format(budget.max_runs))
         execution = await session.run_code(source, on_output=on_output)
-    except CodeInterpreterError as error:
-        logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
-        return build_not_run_reply(format_failure(error))
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
-        logger.exception("execute_code failed unexpectedly")
-        return build_not_run_reply(format_failure(error))
-    text = render_text(execution, options.output_characters or interpreter.limits.output_characters)
+        return build_not_run_reply(log_failure(NAME, error))
+    if sanitize is not None:
+        execution = sanitize(execution)
+    text = render_text(execution, output_characters)
     return ToolReply(text, execution, failed=execution.error is not None)
 
 
-async def _ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
-    """The approver's word; one that fails has not said yes."""
+async def ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
+    """Ask the approver. An exception counts as a denial."""
     try:
         return await approve(request)
-    except Exception:  # noqa: BLE001 - the host's own code
+    except Exception:  # noqa: BLE001 - the application's own code
         logger.exception("the approver failed")
         return Decision("deny", reason="nobody could be asked")
 
 
 def build_description(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
-    """The tool's description, with what the host says and what the pool is known to have."""
+    """Build the tool's description from the options and the pool's preinstalled packages."""
     known_packages = () if interpreter is None else interpreter.known_packages
     return tool_options.build_description(DESCRIPTION, options, known_packages)
 
 
 class SessionKeyResolver:
-    """Which session the calls of one tool belong to.
+    """Decides which session a tool call belongs to.
 
     Args:
-        door: Begins the key of those that belong to no conversation.
-        advice: What a host is told, once, when they do not.
-        own_key: The key of those, where the host named it; then there is no advice to give.
+        adapter: The first part of the fallback key.
+        warning: Logged once, when a call belongs to no conversation.
+        fallback_key: The key of such calls. If None, one is generated. If the application names
+            one, there is nothing to warn about.
+
+    Attributes:
+        fallback_key: The key of calls that belong to no conversation.
     """
 
     def __init__(self, adapter: str, warning: str = "", *, fallback_key: str | None = None) -> None:
         self.fallback_key = fallback_key or f"{adapter}-{token_hex(8)}"
         self._warning = "" if fallback_key else warning
 
-    def resolve(self, *candidates: object) -> str:
-        """The key: of `use_session`, else the first that the framework tells, else the tool's own.
+    def resolve(self, *candidates: object, explicit_key: str | None = None) -> str:
+        """Return the session key of a call.
+
+        The first of these that is not empty: the explicit key, the key of `use_session`, the
+        candidates, the fallback key.
 
         Args:
-            told: What the framework calls the conversation, best first; empty ones do not count.
+            *candidates: How the framework identifies the conversation, best first.
+            explicit_key: The key that the application gave for this call.
         """
-        for key in (current_key.get(), *candidates):
+        for key in (explicit_key, current_key.get(), *candidates):
             if key:
                 return str(key)
         if self._warning:
@@ -177,19 +229,30 @@ class SessionKeyResolver:
 
 
 def build_not_run_reply(text: str) -> ToolReply:
-    """A reply that says why the code did not run."""
+    """Build the reply for code that did not run.
+
+    Args:
+        text: The reason, for the model.
+    """
     error = ErrorInfo("NotRun", text)
     execution = Execution(error=error, status="failed", state="unknown")
     return ToolReply(text, execution, failed=True)
 
 
-def _format_denial(reason: str | None) -> str:
-    return f"The code was not run: the user did not approve it{': ' + reason if reason else ''}."
+def log_failure(action: str, error: Exception) -> str:
+    """Log a failure for the application, and return one short sentence for the model.
 
-
-def format_failure(error: Exception) -> str:
-    """One short sentence: a model needs to know what happened, not our internals."""
+    Args:
+        action: What failed, such as a tool's name.
+        error: The exception. Only the text of the package's own errors reaches the model.
+    """
     if not isinstance(error, CodeInterpreterError):
+        logger.error("%s failed unexpectedly", action, exc_info=error)
         return "The code interpreter failed unexpectedly; whether the code ran is unknown."
+    logger.warning("%s failed: %s: %s", action, type(error).__name__, error)
     advice = "It did not start; you may try again." if error.retryable else ""
     return f"The code interpreter could not run this: {error}. {advice}".strip()
+
+
+def _format_denial(reason: str | None) -> str:
+    return f"The code was not run: the user did not approve it{': ' + reason if reason else ''}."

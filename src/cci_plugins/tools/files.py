@@ -1,4 +1,4 @@
-"""A session's files for a model: what is there, and what a text file says; within its budget."""
+"""The tools `list_files` and `read_file`: a session's files, within the model's budget."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from anyio import to_thread
 
 from cci_plugins.common.limits import MIB
-from cci_plugins.common.log import logger
 from cci_plugins.core.interpreter import CodeInterpreter
 from cci_plugins.core.rendering import clean, clip
-from cci_plugins.errors import CodeInterpreterError, FileTransferError, SessionFileNotFoundError
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.models import FileInfo
 from cci_plugins.redaction import redact
 
@@ -26,18 +25,18 @@ READ_DESCRIPTION = (
 FILE_DESCRIPTION = "Path of the file, relative to the working directory."
 OFFSET_DESCRIPTION = "How many lines to skip."
 
-READ_BYTES = 4 * MIB  # of a file that is fetched to show a few thousand characters of it
+READ_BYTES = 4 * MIB  # a larger file is not downloaded to show a few thousand characters of it
 _FOLDER = "/mnt/data/"
 
 
 @dataclass(frozen=True, slots=True)
 class FilesReply:
-    """What a call gives back; as a string it is its text.
+    """The result of a call. As a string it is its text.
 
     Attributes:
         text: For the model, within its budget.
-        files: For the host: the files it is about.
-        failed: It could not be done.
+        files: For the application: the files of the call.
+        failed: The call failed.
     """
 
     text: str
@@ -51,11 +50,11 @@ class FilesReply:
 async def list_files(
     interpreter: CodeInterpreter | None, *, session_key: str | None = None
 ) -> FilesReply:
-    """List a session's files; no exception but cancellation leaves here.
+    """List a session's files. Nothing is raised but cancellation.
 
     Args:
-        interpreter: Whose session; `default_interpreter()` when None.
-        session_key: The conversation; None for the current one of `use_session`.
+        interpreter: Holds the session. None means `get_default_interpreter()`.
+        session_key: The conversation. None means the current one of `use_session`.
     """
     try:
         interpreter = interpreter or execute_code.get_default_interpreter()
@@ -74,13 +73,13 @@ async def read_file(
     offset: int = 0,
     session_key: str | None = None,
 ) -> FilesReply:
-    """Read a session's text file; no exception but cancellation leaves here.
+    """Read a session's text file. Nothing is raised but cancellation.
 
     Args:
-        interpreter: Whose session; `default_interpreter()` when None.
-        name: Path below the session's folder; with `/mnt/data/` before it, it is the same file.
-        offset: Lines to skip.
-        session_key: The conversation; None for the current one of `use_session`.
+        interpreter: Holds the session. None means `get_default_interpreter()`.
+        name: Path in the session's working directory. A leading `/mnt/data/` is ignored.
+        offset: Number of lines to skip.
+        session_key: The conversation. None means the current one of `use_session`.
     """
     try:
         interpreter = interpreter or execute_code.get_default_interpreter()
@@ -120,7 +119,7 @@ def _render_file(info: FileInfo, content: bytes, offset: int, budget: int) -> Fi
 
 
 def _fit_lines(lines: list[str], offset: int, budget: int, more: str) -> str:
-    """As many lines as fit and, when some do not, a last one that says so."""
+    """Join as many lines as fit. If some are left out, the last line is `more`, filled in."""
     remaining = max(budget - 2 * len(more), 1)
     selected: list[str] = []
     for line in lines[offset:]:
@@ -141,11 +140,5 @@ def _build_unreadable(info: FileInfo, what: str) -> FilesReply:
 
 
 def _build_failure(name: str, error: Exception) -> FilesReply:
-    if isinstance(error, CodeInterpreterError):
-        logger.warning("%s failed: %s: %s", name, type(error).__name__, error)
-    else:
-        logger.error("%s failed unexpectedly", name, exc_info=error)
-    is_transfer_error = isinstance(error, FileTransferError)
-    return FilesReply(
-        f"{error}." if is_transfer_error else execute_code.format_failure(error), failed=True
-    )
+    text = execute_code.log_failure(name, error)
+    return FilesReply(f"{error}." if isinstance(error, FileTransferError) else text, failed=True)

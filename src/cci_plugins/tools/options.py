@@ -1,4 +1,4 @@
-"""What a host may say of the tool, the same at every door."""
+"""Options of the tool, the same for every adapter."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ from dataclasses import dataclass
 
 from cci_plugins.errors import ConfigurationError
 
-_MIN_OUTPUT_CHARACTERS = 200  # characters in which an error can still be told
-_MAX_LISTED_PACKAGES = 40  # packages
+_MIN_OUTPUT_CHARACTERS = 200  # enough for an error message
+_MAX_LISTED_PACKAGES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolOptions:
-    """How the tool is told to the model, and how much it may answer.
+    """Options for the tool's description and the size of its output.
 
     Attributes:
-        packages: Packages to name in the tool's description, such as what
-            `await interpreter.packages()` gives; None names those of the data analyst's that the
-            pool knows it has, as the embedded pool does.
-        instructions: Further words for the model.
-        output_characters: Characters of one result that the model may read; `Limits` says it
-            when None.
+        packages: Packages to name in the tool's description, such as the names in
+            `await interpreter.packages()`. None names the preinstalled packages that the pool
+            reports, as the embedded pool does.
+        instructions: More text for the model.
+        output_characters: Most characters of one result. None means
+            `Limits.output_characters`.
 
     Raises:
-        ConfigurationError: The budget is too small to say anything, or `packages` is a string.
+        ConfigurationError: `output_characters` is too small, or `packages` is a string.
+
+    Example:
+        ```python
+        from cci_plugins import ToolOptions
+        from cci_plugins.langchain import CodeInterpreterTool
+
+        tool = CodeInterpreterTool(options=ToolOptions(packages=["numpy"], output_characters=4000))
+        assert tool.description.endswith("Installed: numpy.")
+        ```
     """
 
     packages: Collection[str] | None = None
@@ -32,22 +41,25 @@ class ToolOptions:
     output_characters: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.packages, str):  # its letters would be told
-            raise ConfigurationError("packages is a string", hint="give a list of names")
+        if isinstance(self.packages, str):  # else each letter would be a package
+            raise ConfigurationError(
+                f"packages is a string ({self.packages!r})", hint="pass a list of names"
+            )
         if self.output_characters is not None and self.output_characters < _MIN_OUTPUT_CHARACTERS:
             raise ConfigurationError(
-                f"output_characters must be at least {_MIN_OUTPUT_CHARACTERS}",
-                hint=f"give {_MIN_OUTPUT_CHARACTERS} or more, or None",
+                f"output_characters must be at least {_MIN_OUTPUT_CHARACTERS}, "
+                f"not {self.output_characters}",
+                hint=f"pass {_MIN_OUTPUT_CHARACTERS} or more, or None",
             )
 
 
 def build_description(base: str, options: ToolOptions, known: Collection[str]) -> str:
-    """A tool's description with what the host says.
+    """Build a tool's description.
 
     Args:
         base: What the tool does.
-        options: What the host says.
-        known: Packages that the pool knows it has.
+        options: Packages and instructions to add.
+        known: Preinstalled packages, named if the options name none.
     """
     names = list(known if options.packages is None else options.packages)
     more = (

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from cci_plugins import CodeInterpreter, Execution, Limits
 from cci_plugins.common import event_loop
-from cci_plugins.core import session_files
+from cci_plugins.core import session_handle
 from cci_plugins.core.session import REPLACED_NOTE
 from cci_plugins.errors import (
     CodeInterpreterError,
@@ -46,7 +46,7 @@ async def test_a_key_has_one_session_and_another_key_another() -> None:
     assert first == third != second
 
 
-async def test_identifiers_are_derived_and_do_not_tell_the_key() -> None:
+async def test_identifiers_are_derived_and_do_not_reveal_the_key() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         session = interpreter.session("alice@example.com&identifier=victim")
     assert re.fullmatch(r"cci-[0-9a-f]{64}", session.id)
@@ -70,7 +70,7 @@ async def test_use_session_names_the_current_session() -> None:
     assert pool.calls[0][0] == session.id != pool.calls[1][0]
 
 
-async def test_the_least_recently_used_session_leaves_beyond_the_bound() -> None:
+async def test_the_least_recently_used_session_is_evicted_beyond_the_bound() -> None:
     deleted: list[str] = []
 
     class Pool(FakeSessionPool):
@@ -110,7 +110,7 @@ async def test_runs_of_one_session_wait_for_each_other_and_sessions_do_not() -> 
 
 
 class ForgetfulPool(FakeSessionPool):
-    """Knows instances, and replaces a session when it is told to."""
+    """A pool with instances. A test can replace its session."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class ForgetfulPool(FakeSessionPool):
         return Execution(instance=str(self.number))
 
 
-async def test_a_replaced_session_gets_its_inputs_back_before_the_code_runs_once(
+async def test_a_replaced_session_gets_its_uploads_back_before_the_code_runs_once(
     tmp_path: Path,
 ) -> None:
     pool = ForgetfulPool()
@@ -159,7 +159,7 @@ async def test_a_replaced_session_gets_its_inputs_back_before_the_code_runs_once
     assert pool.story == ["upload bytes.csv", "upload kept.csv", "second", "third"]
 
 
-async def test_a_session_that_ended_gets_its_inputs_back_with_the_next_run() -> None:
+async def test_a_session_that_ended_gets_its_uploads_back_with_the_next_run() -> None:
     pool = FakeSessionPool(Execution(state="lost", status="died"), Execution())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
@@ -170,8 +170,10 @@ async def test_a_session_that_ended_gets_its_inputs_back_with_the_next_run() -> 
         assert [file.name for file in await session.files.list()] == ["sales.csv"]
 
 
-async def test_more_bytes_than_are_kept_are_named_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_files, "MAX_KEPT_INPUT_BYTES", 3)
+async def test_uploads_beyond_the_kept_bytes_are_named_as_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_handle, "MAX_KEPT_UPLOAD_BYTES", 3)
     pool = FakeSessionPool(Execution(state="lost"), Execution())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
@@ -182,7 +184,7 @@ async def test_more_bytes_than_are_kept_are_named_as_gone(monkeypatch: pytest.Mo
     assert notes == ("uploaded again: a.csv", "uploaded files are gone: b.csv; upload them again")
 
 
-async def test_a_loss_is_told_also_when_the_first_try_after_it_fails() -> None:
+async def test_a_loss_is_reported_also_if_the_first_attempt_after_it_fails() -> None:
     pool = ForgetfulPool()
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
@@ -204,7 +206,7 @@ async def test_a_loss_is_told_also_when_the_first_try_after_it_fails() -> None:
     assert pool.story == ["first", "second"]
 
 
-async def test_files_go_in_and_come_out(tmp_path: Path) -> None:
+async def test_files_are_uploaded_and_downloaded(tmp_path: Path) -> None:
     source = tmp_path / "data.csv"
     source.write_bytes(b"a,b\n" * 100_000)
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
@@ -218,7 +220,7 @@ async def test_files_go_in_and_come_out(tmp_path: Path) -> None:
             await files.download("data.csv")
 
 
-async def test_files_that_must_not_pass_do_not(tmp_path: Path) -> None:
+async def test_unsafe_large_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     async with CodeInterpreter(
         FakeSessionPool(), limits=Limits(file_bytes=3, pieces_bytes=3)
     ) as interpreter:
@@ -228,29 +230,29 @@ async def test_files_that_must_not_pass_do_not(tmp_path: Path) -> None:
         with pytest.raises(FileTooLargeError) as caught:
             await files.upload(b"1234", name="a")
         assert (caught.value.size, caught.value.limit) == (4, 3)
-        with pytest.raises(FileTransferError, match="it needs a name"):
+        with pytest.raises(FileTransferError, match="the file needs a name"):
             await files.upload(b"1")
         with pytest.raises(FileTransferError, match="cannot read"):
             await files.upload(tmp_path / "missing.csv")
 
 
 async def test_output_arrives_on_the_callers_loop() -> None:
-    heard: list[tuple[str, threading.Thread]] = []
+    seen: list[tuple[str, threading.Thread]] = []
 
     def listen(event: OutputEvent) -> None:
-        heard.append((event.text, threading.current_thread()))
+        seen.append((event.text, threading.current_thread()))
 
     async with CodeInterpreter(FakeSessionPool(Execution(stdout="out"))) as interpreter:
         await interpreter.run_code("1", on_output=listen)
-    assert "".join(text for text, _ in heard) == "out"
-    assert {thread for _, thread in heard} == {threading.current_thread()}
+    assert "".join(text for text, _ in seen) == "out"
+    assert {thread for _, thread in seen} == {threading.current_thread()}
 
 
 def test_output_arrives_in_the_calling_thread_without_await() -> None:
-    heard: list[threading.Thread] = []
+    seen: list[threading.Thread] = []
     with SyncCodeInterpreter(FakeSessionPool(Execution(stdout="out"))) as interpreter:
-        interpreter.run_code("1", on_output=lambda _: heard.append(threading.current_thread()))
-    assert set(heard) == {threading.current_thread()}
+        interpreter.run_code("1", on_output=lambda _: seen.append(threading.current_thread()))
+    assert set(seen) == {threading.current_thread()}
 
 
 def test_one_interpreter_serves_threads_and_many_loops() -> None:
@@ -293,7 +295,7 @@ async def test_cancelling_a_call_cancels_it_in_the_pool() -> None:
         assert await asyncio.to_thread(cancelled.wait, 5)
 
 
-async def test_a_closed_interpreter_says_so() -> None:
+async def test_a_closed_interpreter_raises() -> None:
     interpreter = CodeInterpreter(FakeSessionPool())
     session = interpreter.session("a")
     await interpreter.aclose()
@@ -349,7 +351,7 @@ async def test_context_variables_reach_the_pool() -> None:
     assert await event_loop.dispatch(read) == "here"
 
 
-async def test_a_session_tells_its_history_and_ends_when_asked() -> None:
+async def test_a_session_returns_its_history_and_can_be_deleted() -> None:
     deleted: list[str] = []
 
     class Pool(FakeSessionPool):
@@ -365,7 +367,7 @@ async def test_a_session_tells_its_history_and_ends_when_asked() -> None:
         assert interpreter.session("a") is not session
 
 
-def test_the_blocking_face_does_all_of_it(tmp_path: Path) -> None:
+def test_the_blocking_classes_do_all_of_it(tmp_path: Path) -> None:
     with SyncCodeInterpreter(FakeSessionPool(Execution(stdout="x"))) as interpreter:
         interpreter.start()
         assert interpreter.describe() == "fake"
@@ -397,7 +399,7 @@ async def test_idle_sessions_are_forgotten() -> None:
         assert (await again.run_code("1")).state == "kept"
 
 
-async def test_a_busy_session_stays_beyond_the_bound() -> None:
+async def test_a_busy_session_is_not_evicted() -> None:
     release = anyio.Event()
 
     class Pool(FakeSessionPool):

@@ -32,7 +32,7 @@ def test_every_kind_of_output_is_valid_nbformat() -> None:
     assert kinds == ["stream", "stream", "display_data", "execute_result", "error"]
 
 
-def test_the_oldest_runs_leave_beyond_the_bound() -> None:
+def test_the_oldest_runs_are_dropped_beyond_the_bound() -> None:
     notebook = Notebook()
     image = Result({"image/png": "A" * (MAX_BYTES // 3)})
     for number in range(5):

@@ -16,7 +16,7 @@ from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result
 BUDGET = Limits().output_characters
 
 
-def test_an_empty_run_says_so() -> None:
+def test_an_empty_run_is_rendered_as_no_output() -> None:
     assert render_text(Execution(), BUDGET) == "(no output)"
 
 
@@ -43,7 +43,7 @@ def test_a_loss_comes_first() -> None:
     assert render_text(execution, BUDGET).startswith("[the session was replaced]")
 
 
-def test_a_loss_without_a_note_is_told_all_the_same() -> None:
+def test_a_loss_without_a_note_is_reported_too() -> None:
     assert "gone" in render_text(Execution(state="lost"), BUDGET)
 
 
@@ -121,7 +121,7 @@ def test_many_files_are_summed_up(count: int) -> None:
     assert f"and {count - 20} more" in render_text(Execution(files=files), BUDGET)
 
 
-def test_a_syntax_error_is_told_once() -> None:
+def test_a_syntax_error_is_shown_once() -> None:
     trace = "  Cell In[1], line 1\n    def\n       ^\nSyntaxError: invalid syntax"
     error = ErrorInfo("SyntaxError", "invalid syntax (2766372415.py, line 1)", trace)
     assert render_text(Execution(error=error), BUDGET).count("SyntaxError") == 1

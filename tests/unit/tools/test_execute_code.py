@@ -1,6 +1,8 @@
-"""The one tool: fences, approval, and nothing raised."""
+"""The tool: Markdown fences, approval, and nothing raised."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +10,12 @@ from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, Execution
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.models import ErrorInfo
 from cci_plugins.testing import FakeSessionPool
-from cci_plugins.tools.execute_code import call, strip_fence
+from cci_plugins.tools.execute_code import (
+    SessionKeyResolver,
+    call,
+    call_in_session,
+    strip_fence,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +66,7 @@ async def test_an_edited_run_runs_as_edited() -> None:
     assert [code for _, code in pool.calls] == ["x = 2"]
 
 
-async def test_a_fault_of_the_place_is_one_sentence_for_the_model() -> None:
+async def test_a_failure_of_the_pool_is_one_sentence_for_the_model() -> None:
     class Down(FakeSessionPool):
         async def execute(self, *_: object, **__: object) -> Execution:  # type: ignore[override]
             raise PoolUnavailableError("the pool is down")
@@ -75,7 +82,7 @@ async def test_a_fault_of_the_place_is_one_sentence_for_the_model() -> None:
     )
 
 
-async def test_an_unexpected_fault_leaks_nothing() -> None:
+async def test_an_unexpected_failure_leaks_nothing() -> None:
     class Broken(FakeSessionPool):
         async def execute(self, *_: object, **__: object) -> Execution:  # type: ignore[override]
             raise RuntimeError("sig=SECRET")
@@ -93,3 +100,38 @@ async def test_a_failing_run_is_a_reply_with_its_execution() -> None:
     assert reply.failed
     assert reply.execution == failed
     assert "E: m" in reply.text
+
+
+async def test_a_session_runs_the_tool_with_its_own_approver_budget_and_sanitizer() -> None:
+    async def deny(_: ApprovalRequest) -> Decision:
+        return Decision("deny")
+
+    def sanitize(execution: Execution) -> Execution:
+        return replace(execution, stdout=execution.stdout.upper())
+
+    pool = FakeSessionPool(Execution(stdout="x"))
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        reply = await call_in_session(session, "1", output_characters=200, sanitize=sanitize)
+        denied = await call_in_session(session, "2", output_characters=200, approve=deny)
+        with interpreter.use_session("a", max_runs=0):
+            unpaid = await call_in_session(session, "3", output_characters=200)
+    assert (reply.text, reply.execution.stdout) == ("X", "X")
+    assert (denied.failed, unpaid.failed) == (True, True)
+    assert [code for _, code in pool.calls] == ["1"]
+
+
+async def test_a_session_key_is_the_explicit_one_then_the_current_one_then_the_frameworks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keys = SessionKeyResolver("adapter", "one session for all")
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        with interpreter.use_session("current"):
+            assert keys.resolve("thread", explicit_key="explicit") == "explicit"
+            assert keys.resolve("thread") == "current"
+    assert keys.resolve(None, "", 7) == "7"
+    assert caplog.text == ""
+    assert keys.resolve(None) == keys.resolve() == keys.fallback_key
+    assert keys.fallback_key.startswith("adapter-")
+    assert caplog.text.count("one session for all") == 1
+    assert SessionKeyResolver("adapter", "unused", fallback_key="own").resolve() == "own"

@@ -1,18 +1,14 @@
-"""`execute_code` for MCP clients: the tool of every door, in the session of the MCP session."""
+"""The tool `execute_code` for MCP clients, in the session of their MCP session."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from cci_plugins.common.log import logger
-from cci_plugins.core.rendering import render_text
-from cci_plugins.core.session import Session
-from cci_plugins.errors import CodeInterpreterError
-from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.server.answers import find_images, sanitize_execution
 from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import ToolReply
 from cci_plugins.tools.options import build_description
 
 from .resources import to_resource_link
@@ -28,10 +24,10 @@ _NO_SESSION = (
 
 
 class ToolProvider(Protocol):
-    """What an endpoint lists and calls."""
+    """The tools of an endpoint."""
 
     def list_tools(self) -> list[dict[str, Any]]:
-        """The tools as `tools/list` tells them."""
+        """Return the tools in the form of `tools/list`."""
         ...
 
     async def call(
@@ -41,18 +37,18 @@ class ToolProvider(Protocol):
         meta: Mapping[str, Any],
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
-        """Call a tool; None when there is none of that name."""
+        """Call a tool. Return None if no tool has this name."""
         ...
 
 
 class ExecuteCodeTools:
-    """`execute_code` before the platform's tools, for clients that keep an MCP session.
+    """`execute_code` in front of the platform's tools, for clients that keep an MCP session.
 
     Args:
         platform: The tools that take an environment id.
-        conversations: The session of each MCP session.
-        links: Whether an answer links the files that its run wrote. Clients that know no
-            resources hand a link to the model as a file, which not every model's API takes.
+        mcp_sessions: The session of each MCP session.
+        file_links: Whether an answer links the files that its run wrote. Clients without
+            resources pass a link to the model as a file, which not every model's API accepts.
     """
 
     def __init__(
@@ -63,7 +59,7 @@ class ExecuteCodeTools:
         self._file_links = file_links
 
     def list_tools(self) -> list[dict[str, Any]]:
-        """The tools as `tools/list` tells them."""
+        """Return the tools in the form of `tools/list`."""
         others = self._platform.list_tools()
         return others if mcp_session_id.get() is None else [self._describe_tool(), *others]
 
@@ -74,7 +70,7 @@ class ExecuteCodeTools:
         meta: Mapping[str, Any],
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
-        """Call a tool; None when there is none of that name."""
+        """Call a tool. Return None if no tool has this name."""
         if name != execute_code.NAME:
             return await self._platform.call(name, arguments, meta, on_output)
         code = arguments.get("code")
@@ -83,44 +79,37 @@ class ExecuteCodeTools:
         session = await self._mcp_sessions.get_current_session()
         if session is None:
             return _build_failure(_NO_SESSION)
-        return await self._run(session, execute_code.strip_fence(code), on_output)
-
-    async def _run(
-        self, session: Session, code: str, on_output: OutputHandler | None
-    ) -> ToolCallResult:
-        try:
-            execution = await session._run_on_loop(code, None, on_output)
-        except CodeInterpreterError as error:
-            logger.warning("execute_code failed: %s: %s", type(error).__name__, error)
-            return _build_failure(execute_code.format_failure(error))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not break the protocol
-            logger.exception("execute_code failed unexpectedly")
-            return _build_failure(execute_code.format_failure(error))
-        return self._build_result(sanitize_execution(execution))
+        reply = await execute_code.call_in_session(
+            session,
+            code,
+            output_characters=self._mcp_sessions.host.limits.output_characters,
+            on_output=on_output,
+            sanitize=sanitize_execution,
+        )
+        return self._build_result(reply)
 
     def _describe_tool(self) -> dict[str, Any]:
-        known = self._mcp_sessions.known_packages
+        known_packages = self._mcp_sessions.host.pool.known_packages
         return {
             "name": execute_code.NAME,
             "title": "Run Python",
             "description": build_description(
-                execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, known
+                execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, known_packages
             ),
             "inputSchema": execute_code.PARAMETERS,
             "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
         }
 
-    def _build_result(self, execution: Execution) -> ToolCallResult:
-        """Text within the model's budget, then images; nothing structured, see `mcp_tools`."""
-        text = render_text(execution, self._mcp_sessions.limits.output_characters)
-        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    def _build_result(self, reply: ToolReply) -> ToolCallResult:
+        """Build text within the budget, then images. Structured content would hide the images."""
+        content: list[dict[str, Any]] = [{"type": "text", "text": reply.text}]
         content += [
             {"type": "image", "data": data, "mimeType": kind}
-            for kind, data in find_images(execution)
+            for kind, data in find_images(reply.execution)
         ]
         if self._file_links:
-            content += [to_resource_link(file) for file in execution.files[:_MAX_LINKS]]
-        return ToolCallResult(content, is_error=execution.error is not None)
+            content += [to_resource_link(file) for file in reply.execution.files[:_MAX_LINKS]]
+        return ToolCallResult(content, is_error=reply.failed)
 
 
 def _build_failure(message: str) -> ToolCallResult:

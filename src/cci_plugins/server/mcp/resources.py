@@ -78,9 +78,9 @@ class FileResources:
 
     async def _list_files(self) -> list[FileInfo]:
         session = await self._mcp_sessions.get_current_session()
-        if session is None or not session._was_used:
+        if session is None or not self._mcp_sessions.was_used(session):
             return []  # listing its files would start the session
-        pool = await self._mcp_sessions._get_pool()
+        pool = await self._mcp_sessions.host.get_pool()
         try:
             return await pool.list_files(session.id)
         except CodeInterpreterError as error:
@@ -90,7 +90,7 @@ class FileResources:
         session = await self._mcp_sessions.get_current_session()
         if session is None:
             raise ResourceError("the request does not belong to an MCP session")
-        file_transfer = await self._mcp_sessions._get_file_transfer()
+        file_transfer = await self._mcp_sessions.host.get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
             try:

@@ -1,0 +1,38 @@
+"""The conversation that the current context belongs to: its key and its run budget."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from threading import Lock
+
+DEFAULT_KEY = "default"
+
+current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
+
+
+class RunBudget:
+    """The number of runs that a model may still start. Any thread may call it.
+
+    Args:
+        max_runs: Most runs.
+        parent: The budget around this one. Each run here also counts there.
+    """
+
+    def __init__(self, max_runs: int, parent: RunBudget | None = None) -> None:
+        self.max_runs: int = max_runs if parent is None else min(max_runs, parent.max_runs)
+        self._parent = parent
+        self._runs = 0
+        self._guard = Lock()
+
+    def try_spend(self) -> bool:
+        """Count one more run. Return False, and count nothing, if none is left."""
+        with self._guard:
+            if self._runs >= self.max_runs or (
+                self._parent is not None and not self._parent.try_spend()
+            ):
+                return False
+            self._runs += 1
+            return True
+
+
+current_budget: ContextVar[RunBudget | None] = ContextVar("cci_turn", default=None)

@@ -1,0 +1,160 @@
+"""The internals of one session that its public objects and its owner share.
+
+`Session` and `SessionFiles` are what an application holds. Behind them is one `SessionHandle`. The
+directory keeps it too, because it must know whether a session is busy and what to release.
+
+A pool may lose a session: after an idle time, a crash or a move to another machine. The handle
+therefore remembers each uploaded or fetched file, and `restore_uploads` sends them again before
+the next run. A file comes back only if its content is certainly the same:
+
+- A path is uploaded again if the file has not changed since.
+- Bytes are kept in memory, at most `MAX_KEPT_UPLOAD_BYTES` of one session. Beyond that only the
+  name is kept.
+- A URL is fetched again. If the digest differs, the file is deleted from the session.
+
+A file that cannot come back is reported by name once and then forgotten. Every coroutine runs on
+the pool's event loop. `is_busy` and `was_used` may be read from any thread.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+
+from cci_plugins.common.limits import MIB
+from cci_plugins.common.urls import SecretUrl
+from cci_plugins.errors import FileTransferError
+from cci_plugins.files.file_transfer import ProgressHandler
+from cci_plugins.files.source import UploadSource
+from cci_plugins.models import FileInfo
+
+from .session_host import SessionHost
+
+MAX_KEPT_UPLOAD_BYTES = 64 * MIB  # bytes in memory, of uploads that have no path to read again
+
+
+class SessionHandle:
+    """The identifier, the use and the uploads of one session.
+
+    Args:
+        host: The pool that the session lives in.
+        key: The conversation, as the application names it.
+        session_id: The identifier that the pool knows.
+
+    Attributes:
+        was_used: A run or a transfer was started, so the session may exist in the pool.
+    """
+
+    def __init__(self, host: SessionHost, key: str, session_id: str) -> None:
+        self.host = host
+        self.key = key
+        self.id = session_id
+        self.was_used = False
+        self._use_count = 0
+        self._uploads: dict[str, UploadSource | SecretUrl | None] = {}
+        self._digests: dict[str, str | None] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run or a transfer is in progress, or waits for its turn."""
+        return self._use_count > 0
+
+    @contextmanager
+    def in_use(self) -> Generator[None]:
+        """Mark the session as busy."""
+        self.was_used = True
+        self._use_count += 1
+        try:
+            yield
+        finally:
+            self._use_count -= 1
+
+    async def upload(
+        self, name: str, source: UploadSource, on_progress: ProgressHandler
+    ) -> FileInfo:
+        """Write a file into the session and remember it."""
+        try:
+            info = await self._send(name, source, on_progress)
+        except BaseException:
+            source.close()
+            raise
+        self._remember(name, source, info)
+        return info
+
+    async def fetch(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
+        """Have the session fetch a URL, and remember it."""
+        info = await self._fetch_url(url, name, on_progress)
+        self._remember(name, url, info)
+        return info
+
+    async def restore_uploads(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Send every remembered file to the session again.
+
+        Returns:
+            The names of restored files, and of files that could not be restored.
+        """
+        names = sorted(self._uploads)
+        missing = [name for name in names if not await self._restore(name)]
+        for name in missing:
+            self.forget_upload(name)
+        return [name for name in names if name not in missing], missing
+
+    def forget_upload(self, name: str) -> None:
+        """Forget a file, and release what was kept to restore it."""
+        source = self._uploads.pop(name, None)
+        self._digests.pop(name, None)
+        if isinstance(source, UploadSource):
+            source.close()
+
+    def forget_uploads(self) -> None:
+        """Forget every file."""
+        for name in list(self._uploads):
+            self.forget_upload(name)
+
+    def _remember(self, name: str, source: UploadSource | SecretUrl, info: FileInfo) -> None:
+        self.forget_upload(name)
+        kept_bytes = sum(
+            old.memory_bytes for old in self._uploads.values() if isinstance(old, UploadSource)
+        )
+        fits = (
+            not isinstance(source, UploadSource)
+            or kept_bytes + source.memory_bytes <= MAX_KEPT_UPLOAD_BYTES
+        )
+        self._uploads[name] = source if fits else None
+        self._digests[name] = info.sha256
+
+    async def _restore(self, name: str) -> bool:
+        source, digest = self._uploads[name], self._digests.get(name)
+        try:
+            if isinstance(source, SecretUrl):
+                info = await self._fetch_url(source, name, ignore_progress)
+            elif source is None or not await anyio.to_thread.run_sync(source.is_unchanged):
+                return False
+            else:
+                info = await self._send(name, source, ignore_progress)
+            if digest is not None and info.sha256 not in {digest, None}:
+                await (await self.host.get_pool()).delete_file(self.id, name)
+                return False
+        except FileTransferError:
+            return False
+        return True
+
+    async def _send(
+        self, name: str, source: UploadSource, on_progress: ProgressHandler
+    ) -> FileInfo:
+        with self.in_use():
+            file_transfer = await self.host.get_file_transfer()
+            return await file_transfer.upload(self.id, name, source, on_progress)
+
+    async def _fetch_url(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
+        file_transfer = await self.host.get_file_transfer()
+        with tempfile.TemporaryDirectory(prefix="cci-") as folder, self.in_use():
+            return await file_transfer.fetch(self.id, url, name, Path(folder), on_progress)
+
+
+def ignore_progress(_: int) -> None:
+    """Ignore the count of transferred bytes."""

@@ -1,0 +1,104 @@
+"""A pool of the interpreter and a pool of a server behind the same sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from typing_extensions import override
+
+from cci_plugins import Execution, Limits
+from cci_plugins.core.interpreter import CodeInterpreter, get_session_host
+from cci_plugins.core.session_directory import SessionDirectory
+from cci_plugins.core.session_host import SessionHost
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.models import OutputEvent
+from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
+from cci_plugins.testing import FakeSessionPool
+
+pytestmark = pytest.mark.anyio
+
+
+class RecordingPool(FakeSessionPool):
+    """Records where it is called, and emits output in several chunks."""
+
+    def __init__(self) -> None:
+        super().__init__(Execution())
+        self.threads: list[threading.Thread] = []
+        self.events: list[str] = []
+
+    @override
+    async def start(self) -> None:
+        self.events.append("start")
+
+    @override
+    async def aclose(self) -> None:
+        self.events.append("close")
+
+    @override
+    async def execute(self, session_id: str, code: str, **options: object) -> Execution:  # type: ignore[override]
+        self.threads.append(threading.current_thread())
+        on_output = options["on_output"]
+        if callable(on_output):
+            for text in "abc":
+                on_output(OutputEvent("stdout", text))
+        return Execution()
+
+
+async def test_an_interpreter_starts_and_closes_its_pool_on_the_packages_loop() -> None:
+    pool = RecordingPool()
+    async with CodeInterpreter(pool) as interpreter:
+        await interpreter.run_code("1")
+        await interpreter.run_code("1")
+        assert get_session_host(interpreter).pool is pool
+    assert pool.events == ["start", "close"]
+    assert threading.current_thread() not in pool.threads
+
+
+async def test_a_server_leaves_its_pool_to_the_caller_and_runs_on_its_own_loop() -> None:
+    pool = RecordingPool()
+    directory = SessionDirectory(SessionHost(pool, owns_pool=False))
+    session, evicted = directory.get_or_create("a")
+    assert (directory.was_used("a"), evicted) == (False, [])
+    await session.run_code("1")
+    assert directory.was_used("a")
+    await directory.aclose()
+    assert pool.events == []
+    assert pool.threads == [threading.current_thread()]
+    with pytest.raises(ConfigurationError, match="closed"):
+        await session.run_code("1")
+
+
+async def test_all_output_arrives_before_the_run_returns_on_the_same_loop() -> None:
+    directory = SessionDirectory(SessionHost(RecordingPool(), owns_pool=False))
+    session, _ = directory.get_or_create("a")
+    texts: list[str] = []
+    await session.run_code("1", on_output=lambda event: texts.append(event.text))
+    assert "".join(texts) == "abc"
+
+
+def test_all_output_arrives_before_a_blocking_run_returns() -> None:
+    with SyncCodeInterpreter(RecordingPool()) as interpreter:
+        texts: list[str] = []
+        for _ in range(20):
+            interpreter.run_code("1", on_output=lambda event: texts.append(event.text))
+    assert "".join(texts) == "abc" * 20
+
+
+async def test_an_evicted_session_is_returned_to_the_caller_who_deletes_it() -> None:
+    host = SessionHost(FakeSessionPool(), limits=Limits(live_sessions=1), owns_pool=False)
+    directory = SessionDirectory(host)
+    first, _ = directory.get_or_create("a")
+    _, evicted = directory.get_or_create("b")
+    assert [handle.id for handle in evicted] == [first.id]
+    assert directory.remove("a") is None
+    assert directory.remove("b") is not None
+    await directory.aclose()
+
+
+async def test_a_pool_is_started_once_for_calls_at_the_same_time() -> None:
+    pool = RecordingPool()
+    async with CodeInterpreter(pool) as interpreter:
+        await asyncio.gather(*(interpreter.start() for _ in range(5)))
+    assert pool.events == ["start", "close"]
