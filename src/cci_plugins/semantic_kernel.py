@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from .core.interpreter import CodeInterpreter
 from .errors import ConfigurationError
@@ -34,6 +34,7 @@ __all__ = ["CodeInterpreterPlugin", "images_as_user_messages"]
 
 Service = TypeVar("Service", bound=ChatCompletionClientBase)
 Prepare = Callable[..., Any]
+Code: TypeAlias = Annotated[str, execute_code.CODE_DESCRIPTION]
 
 _PREPARE = "_prepare_chat_history_for_request"
 _SHARED_SESSION_WARNING = (
@@ -87,7 +88,7 @@ class CodeInterpreterPlugin:
     @kernel_function(name=execute_code.NAME, description=execute_code.DESCRIPTION)
     async def execute_code(
         self,
-        code: Annotated[str, execute_code.CODE_DESCRIPTION],
+        code: Code,
         session_id: Annotated[
             str | None, "The conversation.", {"include_in_function_choices": False}
         ] = None,

@@ -329,7 +329,7 @@ async def test_a_shared_link_reads_one_copy_until_it_is_unshared(azurite):
         assert "bericht%20%C3%A4.txt" in headers["Content-Disposition"]
         await session.files.unshare(shared)
         assert azurite.blobs() == []
-        with pytest.raises(FileTransferError, match="at most a day"):
+        with pytest.raises(FileTransferError, match="at most 1 day"):
             await session.files.share("bericht ä.txt", expires_in=timedelta(days=2))
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
         with pytest.raises(ConfigurationError, match="needs storage"):
