@@ -128,7 +128,7 @@ async def test_a_link_grants_its_permission_until_it_expires(azurite):
                     await anyio.sleep(0.2)
             assert blob.name not in repr(storage)
         assert ask(read.reveal()) == 404
-        assert storage._credential.asked <= 2  # for the key and for the deletion
+        assert storage._credential._source.asked <= 2  # one for the key, one for the deletion
     finally:
         await storage.aclose()
 
