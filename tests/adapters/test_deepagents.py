@@ -307,7 +307,7 @@ async def test_a_pool_that_fails_is_reported_and_nothing_is_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\nMARK', "MARK[\nMARK"]
+    "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\n\nMARK', "MARK[\n\nMARK"]
 )
 async def test_an_answer_that_makes_no_sense_is_an_error(forged: str) -> None:
     class Forging(FakeSessionPool):
