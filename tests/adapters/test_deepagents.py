@@ -307,7 +307,7 @@ async def test_a_failing_pool_is_reported_and_nothing_is_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\nMARK', "MARK[\nMARK"]
+    "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\n\nMARK', "MARK[\n\nMARK"]
 )
 async def test_an_invalid_answer_is_reported(forged: str) -> None:
     class Forging(FakeSessionPool):
