@@ -217,7 +217,7 @@ def test_on_a_terminal_it_asks_and_no_is_no(cci: Command) -> None:
     code, words = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
     assert "+ session pool ccipool" in words
     assert "Contributor on the resource group" in words
-    assert "make this?" in words
+    assert "apply this plan?" in words
     assert code == 130
     assert cci.cloud.writes == []
 

@@ -202,7 +202,7 @@ def test_without_a_key_everyone_is_let_in_and_it_says_so(tmp_path: Path) -> None
         assert run(facts, "40 + 2", cwd=tmp_path).stdout == "42\n"
         process.send_signal(signal.SIGTERM)
         _, words = process.communicate(timeout=LIMIT)
-    assert "warning: no key is asked for: whoever reaches 127.0.0.1" in words
+    assert "warning: no key is required: anyone who reaches 127.0.0.1" in words
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_key_and_no_key_exclude_each_other(
     with serving("--no-key", *arguments, cwd=tmp_path, **variables) as process:
         _, words = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
-    assert words.startswith(f"error: --no-key excludes the {named}")
+    assert words.startswith(f"error: --no-key cannot be combined with the {named}")
 
 
 def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:

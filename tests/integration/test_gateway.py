@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LIMIT = timedelta(seconds=20)
 SECRET = b"a secret that every replica of the gateway has"
-CONTAINERS = ["ours", "executions"]
+CONTAINERS = ["cci", "executions"]
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ class Emulation:
     Attributes:
         kind: `platform`, the MCP server of a managed pool, with a key, and its REST API with a
             token; `managed`, a managed pool without MCP; `custom`, a custom-container pool.
-        container: What is in the containers of a custom pool: our server, or an interpreter
+        container: What is in the containers of a custom pool: `cci`, our server, or an interpreter
             that answers `/executions` only.
         max_sessions: Places of the pool.
         cooldown: A place stays taken for so long after the last request.
@@ -33,7 +33,7 @@ class Emulation:
     """
 
     kind: Literal["platform", "managed", "custom"] = "platform"
-    container: Literal["ours", "executions"] = "ours"
+    container: Literal["cci", "executions"] = "cci"
     max_sessions: int = 10
     cooldown: timedelta = timedelta(minutes=5)
     output_characters: int = 4096
