@@ -708,7 +708,7 @@ async def test_the_command_connects_and_disconnects_and_shows_no_key(
     said.append(await call("foundry", "disconnect", "--json"))
     assert json.loads(said[5][1]) == {"name": "code-interpreter", "removed": True}
     said.append(await call("foundry", "disconnect"))
-    assert "there was none" in said[6][2]
+    assert "does not exist" in said[6][2]
     everything = repr(said[:4] + said[5:])
     for secret in (KEY, ARM_TOKEN, TOKEN):
         assert secret not in everything
@@ -795,7 +795,7 @@ async def _diagnosed(running: Running) -> dict[str, Any]:
     from cci_plugins.doctor import foundry as checks
     from cci_plugins.doctor.engine import _run_check
 
-    mask = findings.Mask(is_open=False)
+    mask = findings.Mask(show_ids=False)
     made = context.Context(running.credential, mask, ca=running.ca, local_only=False)
     made.done["auth.sign-in"] = findings.Finding("auth.sign-in", "ok", "")
     try:
