@@ -155,7 +155,7 @@ def _(interpreter: CodeInterpreter, _: object) -> object:
     return interpreter.session().files.download("missing.csv")
 
 
-@happens("--isolation is about the embedded pool, but a session pool is configured")
+@happens("--isolation works only with the embedded pool, but a session pool is configured")
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "k" * 32)
