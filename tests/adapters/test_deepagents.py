@@ -366,11 +366,11 @@ class Steps(ScriptedModel):
         asked = apis.read_chat(body)
         done = sum(message["role"] == "tool" for message in body["messages"])
         if done == len(self._steps):
-            return apis.chat_reply(body["model"], None, None, asked.result)
+            return apis.build_chat_reply(body["model"], None, None, asked.result)
         name, arguments = self._steps[done]
         if name not in {tool["function"]["name"] for tool in body["tools"]}:
             raise apis.BadRequestError(f"no tool {name}")
-        reply = apis.chat_reply(body["model"], name, "", None)
+        reply = apis.build_chat_reply(body["model"], name, "", None)
         (call,) = reply["choices"][0]["message"]["tool_calls"]
         call["function"]["arguments"] = json.dumps(arguments)
         return reply
