@@ -14,7 +14,7 @@ from cci_plugins.errors import ConfigurationError
 from . import console
 
 if TYPE_CHECKING:
-    from cci_plugins.foundry import Project
+    from cci_plugins.foundry import Connection, Project
 
 app = typer.Typer(
     help="Connect a Microsoft Foundry project to a session pool, so that its agents run Python.",
@@ -84,6 +84,10 @@ def connect(
 
     with console.show_progress("connecting"):
         connection = anyio.run(work)
+    _print_connection(connection, as_json=as_json)
+
+
+def _print_connection(connection: Connection, *, as_json: bool) -> None:
     if as_json:
         facts = {
             "id": connection.id,
