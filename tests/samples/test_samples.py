@@ -140,7 +140,12 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
-    [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
+    [
+        ("platform",),
+        pytest.param(("managed",), marks=pytest.mark.full),
+        ("custom",),
+        pytest.param(("custom", "--container", "executions"), marks=pytest.mark.full),
+    ],
     ids=" ".join,
 )
 def test_the_demo_runs_unchanged_on_each_kind_of_azure_pool(
