@@ -774,7 +774,7 @@ async def test_the_doctor_finds_what_is_wrong_with_a_connection(
     assert "two different" in (await _diagnosed(running))["foundry.project"].message
     monkeypatch.delenv("FOUNDRY_PROJECT_ENDPOINT")
     running.fake.connections["code-interpreter"]["properties"]["category"] = "ApiKey"
-    assert "something else" in (await _diagnosed(running))["foundry.connection"].message
+    assert "is not an MCP connection" in (await _diagnosed(running))["foundry.connection"].message
 
 
 async def test_the_doctor_finds_a_project_that_may_not_be_read(
