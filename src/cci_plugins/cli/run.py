@@ -24,7 +24,11 @@ from .output import JsonLinesReporter, Reporter, StreamReporter, is_successful_e
 from .saving import Saver, insert_outputs, match_files
 from .source import Cell, RunInput, read_source
 
-_EXITS = {
+IsolationOption = Annotated[
+    IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
+]
+
+_EXIT_CODES = {
     "succeeded": ExitCode.OK,
     "failed": ExitCode.CODE_FAILED,
     "died": ExitCode.CODE_FAILED,
@@ -77,9 +81,7 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each execution as one line of JSON.")
     ] = False,
-    isolation: Annotated[
-        IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
-    ] = None,
+    isolation: IsolationOption = None,
 ) -> int:
     """Run Python in a session and show its output.
 
@@ -183,7 +185,7 @@ def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Executi
         )
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
-        code = ExitCode.OK if is_successful_exit(execution) else _EXITS[execution.status]
+        code = ExitCode.OK if is_successful_exit(execution) else _EXIT_CODES[execution.status]
         is_allowed_failure = cell.may_fail and execution.status == "failed"
         if code is not ExitCode.OK and not is_allowed_failure:
             return code

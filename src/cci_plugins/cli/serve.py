@@ -36,6 +36,7 @@ from cci_plugins.pools.base import SessionPool
 from . import client_setup, console
 from . import emulate as emulation
 from .emulate import EmulatedKind, EmulationOptions
+from .run import IsolationOption
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -76,9 +77,6 @@ RequestsPerMinuteOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
-]
-IsolationOption = Annotated[
-    IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
 ]
 FileLinksOption = Annotated[
     bool,
