@@ -109,21 +109,21 @@ def _apt_conf(tree: Path) -> Path:
 
 def _indexes() -> tuple[str | None, dict[str, str]]:
     """The certificates and environment by which pip reaches this machine's package index."""
-    told: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for name in _PIP_FILES:
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(Path(name).expanduser())
-        told |= {
+        variables |= {
             f"PIP_{word.upper().replace('-', '_')}": parser["global"][word]
             for word in _PIP_WORDS
             if parser.has_option("global", word)
         }
-    told |= {name: value for name, value in os.environ.items() if name in told or _reaches(name)}
-    told = {name: value for name, value in told.items() if "file:" not in value}
-    certificates = told.get("PIP_CERT")
+    variables |= {name: value for name, value in os.environ.items() if name in variables or _reaches(name)}
+    variables = {name: value for name, value in variables.items() if "file:" not in value}
+    certificates = variables.get("PIP_CERT")
     if certificates is not None:
-        told["PIP_CERT"] = f"{_HOST}/cert.pem"
-    return certificates, told
+        variables["PIP_CERT"] = f"{_HOST}/cert.pem"
+    return certificates, variables
 
 
 def _reaches(name: str) -> bool:
