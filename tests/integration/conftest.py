@@ -66,7 +66,7 @@ def spec_of(**limits: int):
 
 @pytest.fixture(scope="module")
 def sandboxed_kernel(anyio_backend) -> Callable[..., object]:
-    """Start a kernel in a sandbox: `async with sandboxed_kernel("bwrap", disk_bytes=...) as kernel`."""
+    """Start a kernel: `async with sandboxed_kernel("bwrap", disk_bytes=...) as kernel`."""
 
     @asynccontextmanager
     async def start(tier: str, **limits: int):
