@@ -118,7 +118,7 @@ class LocalSession:
             state="lost" if is_lost or loss_reason else "kept",
             duration=duration,
             dropped_characters=output.dropped_characters,
-            notes=tuple(_build_notes(loss_reason, output)),
+            notes=tuple(_build_notes(loss_reason, output, kernel.background_characters)),
         )
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
@@ -173,12 +173,17 @@ def _hash_file(folder: SessionFolder, name: str) -> str | None:
         return None
 
 
-def _build_notes(loss_reason: str | None, output: Collector) -> list[str]:
+def _build_notes(loss_reason: str | None, output: Collector, background: int) -> list[str]:
     notes = []
     if loss_reason is not None:
         notes.append(
             f"the session was replaced because {loss_reason}; "
             "variables and files of earlier calls are gone"
+        )
+    if background:
+        notes.append(
+            f"the output begins with {background:,} characters that threads or tasks of earlier "
+            "runs printed before this run"
         )
     if output.dropped_results:
         notes.append(f"{output.dropped_results} displayed results were too large to keep")
