@@ -27,3 +27,15 @@ class BackgroundOutput:
         with self._lock:
             buffers, self._buffers = self._buffers, {}
         return {name: buffer.get_text() for name, buffer in buffers.items()}
+
+
+def describe_background(count: int) -> str:
+    """Return the note on an execution that begins with output of the background.
+
+    Args:
+        count: Its characters.
+    """
+    return (
+        f"the output begins with {count:,} characters that threads or tasks of earlier runs "
+        "printed before this run"
+    )

@@ -128,6 +128,9 @@ class InterruptGuard:
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
     """Keep a `SystemExit` or `KeyboardInterrupt` of a background task from ending the loop."""
+    if getattr(loop, "cci_contains_exits", False):
+        return
+    loop.cci_contains_exits = True  # type: ignore[attr-defined]
     run_handle = asyncio.Handle._run  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio lets both through
 
     def run(self: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from cci_plugins.in_session.background_output import BackgroundOutput
 from cci_plugins.in_session.charts import register_data_formatters
-from cci_plugins.in_session.data import escape_surrogates
+from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.nested_loops import allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
@@ -48,7 +48,7 @@ class SessionStreams:
     own, so that the host still notices the excess and stops the run. Lone surrogates are escaped,
     because Jupyter's JSON cannot encode them and would drop the whole output.
 
-    Text of another run than the current one was written in the background. It waits for a run.
+    What is written between two runs waits for the next run of the user.
 
     Args:
         shell: IPython's shell.
@@ -58,7 +58,7 @@ class SessionStreams:
     def __init__(self, shell: Any, limit: int) -> None:
         self._shell = shell
         self._limit = limit
-        self._run: str | None = None
+        self._header: Any = None
         self._sent = 0
         self._background = BackgroundOutput()
         self._streams = (sys.stdout, sys.stderr)
@@ -74,6 +74,8 @@ class SessionStreams:
         set_parent, end_request = self._shell.set_parent, kernel.post_handler_hook
 
         def start_run(parent: Any) -> None:
+            for stream in self._streams:
+                vars(stream).pop("write", None)  # IPython left it there after the setup
             restore_streams(*self._streams, parent)
             set_parent(parent)
             adopt_streams(*self._shell.cci_streams)
@@ -81,7 +83,7 @@ class SessionStreams:
                 self._start_run(parent)
 
         def end_run() -> None:
-            self._run = None
+            self._header = None
             end_request()
 
         self._shell.set_parent, kernel.post_handler_hook = start_run, end_run
@@ -102,7 +104,7 @@ class SessionStreams:
 
     def _start_run(self, parent: Any) -> None:
         self.flush()
-        self._run, self._sent = parent["header"]["msg_id"], 0
+        self._header, self._sent = parent["header"], 0
         if parent.get("content", {}).get("silent") or is_own_call(parent["content"]["code"]):
             return
         texts = self._background.take()
@@ -149,10 +151,11 @@ class SessionStreams:
     def bound(self, stream: Any, parent: Any, text: str) -> Iterator[tuple[Any, str]]:
         """Yield the chunks of a text to send now."""
         safe = text if text.isascii() else escape_surrogates(text)
-        if self._run is None or parent.get("msg_id") != self._run:
-            if os.getpid() == stream._master_pid:  # noqa: SLF001 - a child has no later run
-                self._background.add(stream.name, safe)
-                return
+        is_child = os.getpid() != stream._master_pid  # noqa: SLF001 - it has no later run
+        if self._header is None and not is_child:
+            self._background.add(stream.name, safe)
+            return
+        parent = self._header or parent  # a task prints under the header of its first run
         for start in range(0, len(safe), MAX_MESSAGE_CHARACTERS):
             if self._sent <= self._limit:
                 self._sent += min(len(safe), MAX_MESSAGE_CHARACTERS)
@@ -175,17 +178,6 @@ def escape_messages(session: Any) -> None:
             return pack(escape_values(content))
 
     session.pack = pack_escaped
-
-
-def escape_values(value: Any) -> Any:
-    """Return a JSON value with lone surrogates escaped."""
-    if isinstance(value, str):
-        return escape_surrogates(value)
-    if isinstance(value, dict):
-        return {escape_values(name): escape_values(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [escape_values(item) for item in value]
-    return value
 
 
 def limit_memory(memory_bytes: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 SCRIPT_COMMENT = "# cci: script "
 MAX_FRAMES = 60  # of a traceback that is formatted, since IPython needs a millisecond for each
+_OWN_FILE = "<cci>"  # the name under which our own source is compiled
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -119,12 +120,14 @@ def bound_tracebacks(shell: Any) -> None:
 
 @contextmanager
 def cut_tracebacks(value: Any, trace: TracebackType | None) -> Iterator[int]:
-    """Cut long tracebacks of an exception and its causes. At the end they are whole again.
+    """Cut long tracebacks of an exception and its causes, and take our own frames out.
+
+    At the end they are whole again.
 
     Yields:
         The number of frames that are left out.
     """
-    cuts: list[tuple[TracebackType, TracebackType]] = []
+    links: list[tuple[TracebackType, TracebackType | None]] = []
     left_out, seen = 0, set()
     pending = [trace, value]
     while pending:
@@ -135,17 +138,19 @@ def cut_tracebacks(value: Any, trace: TracebackType | None) -> Iterator[int]:
         if isinstance(item, BaseException):
             pending += [item.__cause__, item.__context__, item.__traceback__]
             continue
-        nodes = list(iter_traceback(item))
+        first, *rest = iter_traceback(item)
+        nodes = [first, *(node for node in rest if node.tb_frame.f_code.co_filename != _OWN_FILE)]
         if len(nodes) > MAX_FRAMES:
-            head, tail = nodes[MAX_FRAMES // 2 - 1], nodes[-MAX_FRAMES // 2]
-            cuts.append((head, nodes[MAX_FRAMES // 2]))
-            head.tb_next = tail
             left_out += len(nodes) - MAX_FRAMES
+            nodes[MAX_FRAMES // 2 : -MAX_FRAMES // 2] = []
+        links += [(node, node.tb_next) for node in nodes]
+        for node, following in zip(nodes, [*nodes[1:], None], strict=True):
+            node.tb_next = following
     try:
         yield left_out
     finally:
-        for head, following in cuts:
-            head.tb_next = following
+        for node, following in links:
+            node.tb_next = following
 
 
 def iter_traceback(node: Any) -> Iterator[TracebackType]:
@@ -206,22 +211,32 @@ def find_script(code: str) -> list[str] | None:
     return None
 
 
+NO_DEBUGGER = "the debugger is not available here: nobody can type commands; print the values"
+
+
 def refuse_debugger() -> None:
     """Make debuggers that ask a person raise an error that explains it, not `BdbQuit`."""
-    for debugger in pdb.Pdb.__mro__:
-        if "do_EOF" in vars(debugger):
-            debugger.do_EOF = build_do_eof(vars(debugger)["do_EOF"])  # type: ignore[attr-defined]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise EOFError(NO_DEBUGGER)
+
+    pdb.set_trace = sys.breakpointhook = refuse
+    with suppress(Exception):
+        from IPython.core import debugger  # noqa: PLC0415 - sessions have IPython
+
+        debugger.set_trace = refuse
+    for base in pdb.Pdb.__mro__:  # such as `%debug`, which asks in the end
+        if "do_EOF" in vars(base):
+            base.do_EOF = build_do_eof(vars(base)["do_EOF"])  # type: ignore[attr-defined]
 
 
 def build_do_eof(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Build the debugger's answer to the end of its input."""
+    """Build a debugger's answer to the end of its input."""
 
     def do_eof(self: Any, argument: str) -> Any:
         if not self.use_rawinput:
             return original(self, argument)  # its commands came from a file
-        raise EOFError(
-            "the debugger is not available here: nobody can type commands; print the values"
-        )
+        raise EOFError(NO_DEBUGGER)
 
     return do_eof
 

@@ -18,6 +18,7 @@ import anyio
 
 from cci_plugins.common.file_names import guess_media_type
 from cci_plugins.errors import FileTransferError
+from cci_plugins.in_session.background_output import describe_background
 from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
@@ -181,10 +182,7 @@ def _build_notes(loss_reason: str | None, output: Collector, background: int) ->
             "variables and files of earlier calls are gone"
         )
     if background:
-        notes.append(
-            f"the output begins with {background:,} characters that threads or tasks of earlier "
-            "runs printed before this run"
-        )
+        notes.append(describe_background(background))
     if output.dropped_results:
         notes.append(f"{output.dropped_results} displayed results were too large to keep")
     return notes
