@@ -23,7 +23,7 @@ from .core.session_files import DEFAULT_SHARE_DURATION, ProgressHandler
 from .files.file_transfer import FileOptions
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
-from .pools.base import OutputHandler, SessionPool
+from .pools.base import Capabilities, OutputHandler, SessionPool
 
 if TYPE_CHECKING:
     from .azure.credentials import TokenCredential
@@ -260,6 +260,11 @@ class CodeInterpreter:
     def known_packages(self) -> tuple[str, ...]:
         """Packages of the data analyst's that the pool knows its sessions have, without asking."""
         return self._async.known_packages
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._async.capabilities
 
     def packages(self) -> Mapping[str, str]:
         """What is installed in the sessions: versions by name, the best known packages first."""

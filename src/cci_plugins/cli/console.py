@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
         return code
 
     OK = 0, "everything ran"
-    CODE_FAILED = 1, "the code that was run raised, or its process died"
+    CODE_FAILED = 1, "the code raised, or its process died; its own `sys.exit` status is passed on"
     USAGE = 2, "the command line asks for something that cannot be done; a file is missing"
     CONFIGURATION = 3, "a setting is missing or wrong, or this machine offers no isolation"
     AUTHENTICATION = 4, "Azure or the pool refused the sign-in or the key"

@@ -15,7 +15,8 @@ from cci_plugins.models import Execution, OutputEvent, Result
 from . import console
 from .saving import Saver
 
-_SUCCESSES = ("", "0", "None", "False")
+
+_SUCCESSES = ("", "None", "False")
 
 
 class Reporter(ABC):
@@ -114,6 +115,7 @@ def _to_dict(execution: Execution) -> dict[str, Any]:
         "stderr": execution.stderr,
         "error": error
         and {"name": error.name, "message": error.message, "traceback": error.traceback},
+        "exit_status": get_exit_status(execution),
         "files": [
             {"name": file.name, "size": file.size, "media_type": file.media_type}
             for file in execution.files
@@ -126,14 +128,23 @@ def _to_dict(execution: Execution) -> dict[str, Any]:
     }
 
 
-def is_successful_exit(execution: Execution) -> bool:
-    """Whether the code ended itself by `sys.exit()` with nothing wrong, as scripts do."""
+def get_exit_status(execution: Execution) -> int | None:
+    """Return the status of code that ended itself by `sys.exit`. None if it did not."""
     error = execution.error
-    return error is not None and error.name == "SystemExit" and error.message in _SUCCESSES
+    if execution.status == "succeeded":
+        return 0
+    if error is None or error.name != "SystemExit" or execution.status != "failed":
+        return None
+    if error.message in _SUCCESSES:
+        return 0
+    try:
+        return int(error.message) & 0xFF
+    except ValueError:
+        return 1
 
 
 def _print_error(execution: Execution, position: int | None) -> None:
-    if execution.error is None or is_successful_exit(execution):
+    if execution.error is None or get_exit_status(execution) == 0:
         return
     headline = f"{execution.error.name}: {execution.error.message}".strip()
     trace = execution.error.traceback.rstrip()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import tokenize
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cci_plugins.errors import FileTransferError
+from cci_plugins.errors import ConfigurationError, FileTransferError
+from cci_plugins.in_session.script_comment import append_script
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -40,25 +42,32 @@ class RunInput:
     notebook: NotebookNode | None = None
 
 
-def read_source(target: str) -> RunInput:
+def read_source(target: str, arguments: Sequence[str] = ()) -> RunInput:
     """Decide what an argument names, and read it.
 
     Args:
         target: `-` for standard input, a name that ends in `.py` or `.ipynb`, else code.
+        arguments: What the code finds in `sys.argv` behind its name.
 
     Raises:
+        ConfigurationError: A notebook takes no arguments.
         FileTransferError: The file is not there, cannot be read or is not what its name says.
     """
     if target == STDIN:
-        return RunInput((Cell(sys.stdin.read()),))
+        return RunInput((_build_script(sys.stdin.read(), STDIN, arguments),))
     if "\n" in target or not target.endswith((".py", ".ipynb")):
-        return RunInput((Cell(target),))
+        return RunInput((_build_script(target, "-c", arguments),))
+    if arguments and target.endswith(".ipynb"):
+        raise ConfigurationError(
+            f"{target} is a notebook, which takes no arguments",
+            hint="set the values in its first cell",
+        )
     path = Path(target)
     try:
         return (
             _read_notebook(path)
             if path.suffix == ".ipynb"
-            else RunInput((Cell(_read_script(path)),))
+            else RunInput((_build_script(_read_script(path), target, arguments, is_file=True),))
         )
     except OSError as error:
         raise FileTransferError(
@@ -67,6 +76,13 @@ def read_source(target: str) -> RunInput:
         ) from error
     except (SyntaxError, UnicodeDecodeError) as error:
         raise FileTransferError(f"{target} is not a Python file: {error}") from error
+
+
+def _build_script(code: str, name: str, arguments: Sequence[str], *, is_file: bool = False) -> Cell:
+    """Build the cell of a script. Its name and arguments follow the code as a comment."""
+    if not is_file and not arguments:
+        return Cell(code)
+    return Cell(append_script(code, [name, *arguments]))
 
 
 def _read_script(path: Path) -> str:

@@ -21,7 +21,7 @@ from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
 from .session import Session
 from .session_directory import DEFAULT_KEY, RunBudget, SessionDirectory, current_budget, current_key
@@ -213,6 +213,11 @@ class CodeInterpreter:
     def known_packages(self) -> tuple[str, ...]:
         """Packages of the data analyst's that the pool knows its sessions have, without asking."""
         return self._pool.known_packages
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._pool.capabilities
 
     async def packages(self) -> Mapping[str, str]:
         """What is installed in the sessions: versions by name, the best known packages first.

@@ -11,10 +11,13 @@ from datetime import timedelta
 import anyio
 
 from cci_plugins.common import event_loop
+from cci_plugins.common.code_text import check_code
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
+from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
@@ -92,6 +95,7 @@ class Session:
             on_output: Called with each piece of output while the code runs, on the caller's loop.
 
         Raises:
+            ConfigurationError: The code has a lone surrogate, so nothing was run.
             PoolUnavailableError: Nothing was started; the call may be made again.
             PoolExhaustedError: No session is free.
             PoolError: The pool failed; unless `retryable`, the code may have run.
@@ -105,6 +109,7 @@ class Session:
             assert execution.text == "42"
             ```
         """
+        check_code(code)
         handler = None if on_output is None else _bind_to_current_loop(on_output)
         return await event_loop.dispatch(self._run_on_loop, code, timeout, handler)
 
@@ -126,12 +131,13 @@ class Session:
                     if clean is error:
                         raise
                     raise clean from None
-                execution = redact_execution(self._attach_notes(raw_execution))
+                noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
+                execution = redact_execution(noted)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
                     rendered = render_text(execution, self._owner.limits.output_characters)
                     record_content(span, code, rendered)
-        self._notebook.add(redact(code), execution)
+        self._notebook.add(redact(remove_script(code)), execution)
         return execution
 
     async def _execute(

@@ -126,12 +126,13 @@ class InterruptGuard:
         }
 
 
-def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
+def contain_exits(loop: Any) -> None:
     """Keep a `SystemExit` or `KeyboardInterrupt` of a background task from ending the loop."""
     if getattr(loop, "cci_contains_exits", False):
         return
-    loop.cci_contains_exits = True  # type: ignore[attr-defined]
-    run_handle = asyncio.Handle._run  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio lets both through
+    loop.cci_contains_exits = True
+    handle_class: Any = asyncio.Handle
+    run_handle = handle_class._run  # noqa: SLF001 - asyncio lets both exceptions through
 
     def run(self: Any) -> None:
         try:
@@ -143,7 +144,7 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
                 {"message": f"a callback ended with {type(error).__name__}", "exception": error}
             )
 
-    asyncio.Handle._run = run  # type: ignore[attr-defined]  # noqa: SLF001
+    handle_class._run = run  # noqa: SLF001
 
 
 def interrupt_children() -> None:

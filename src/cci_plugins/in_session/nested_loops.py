@@ -24,14 +24,14 @@ def set_loop_aside(session_loop: Callable[[], Any]) -> Iterator[None]:
         return
     task = tasks.current_task(loop)
     if task is not None:
-        tasks._leave_task(loop, task)  # type: ignore[attr-defined]  # noqa: SLF001
+        tasks._leave_task(loop, task)  # noqa: SLF001
     events._set_running_loop(None)  # noqa: SLF001
     try:
         yield
     finally:
         events._set_running_loop(loop)  # noqa: SLF001
         if task is not None:
-            tasks._enter_task(loop, task)  # type: ignore[attr-defined]  # noqa: SLF001
+            tasks._enter_task(loop, task)  # noqa: SLF001
         asyncio.set_event_loop(loop)
 
 
@@ -56,8 +56,8 @@ def allow_nested_loops(session_loop: Callable[[], Any]) -> None:
     asyncio.run = runners.run = wrap(runners.run)
     if hasattr(runners, "Runner"):
         runners.Runner.run = wrap(runners.Runner.run)  # type: ignore[method-assign]
-    run_until_complete = base_events.BaseEventLoop.run_until_complete
-    run_forever = base_events.BaseEventLoop.run_forever
+    loop_class: Any = base_events.BaseEventLoop
+    run_until_complete, run_forever = loop_class.run_until_complete, loop_class.run_forever
 
     def run_nested(self: Any, future: Any) -> Any:
         if self is events._get_running_loop() and self is session_loop():  # noqa: SLF001
@@ -67,8 +67,8 @@ def allow_nested_loops(session_loop: Callable[[], Any]) -> None:
         with set_loop_aside(session_loop):
             return run_until_complete(self, future)
 
-    base_events.BaseEventLoop.run_until_complete = run_nested  # type: ignore[method-assign]
-    base_events.BaseEventLoop.run_forever = wrap_unless_running(run_forever, session_loop)  # type: ignore[method-assign]
+    loop_class.run_until_complete = run_nested
+    loop_class.run_forever = wrap_unless_running(run_forever, session_loop)
 
 
 def wrap_unless_running(

@@ -6,10 +6,10 @@ Each remedy is for the whole session, whatever pool it belongs to. `set_up_shell
 from __future__ import annotations
 
 import builtins
-import json
+import importlib
 import linecache
 import os
-import pdb
+import pdb  # noqa: T100 - to replace it
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +17,11 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-SCRIPT_COMMENT = "# cci: script "
+from cci_plugins.in_session.script_comment import find_script, remove_script
+
 MAX_FRAMES = 60  # of a traceback that is formatted, since IPython needs a millisecond for each
 _OWN_FILE = "<cci>"  # the name under which our own source is compiled
+_NO_STATUS = ("", "None", "False")  # the text of arguments that mean status 0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -34,6 +36,7 @@ def set_up_shell(shell: Any, folder: str) -> None:
         return
     shell.cci_is_set_up = True
     sys.argv[:] = [""]
+    sys.dont_write_bytecode = True  # it would be reported as files of the user
     add_own_folder(folder)
     allow_exits(shell)
     bound_tracebacks(shell)
@@ -81,11 +84,10 @@ def allow_exits(shell: Any) -> None:
     def show_traceback(*arguments: Any, **options: Any) -> None:
         error = sys.exc_info()[1]
         if not arguments and not options.get("exc_tuple") and isinstance(error, SystemExit):
-            if is_successful_exit(error):
-                return
-            if isinstance(error.code, str) and error.code.strip().lstrip("+-").isdecimal():
-                shown = SystemExit(repr(error.code))  # so that the text is not read as a status
-                options["exc_tuple"] = (SystemExit, shown, error.__traceback__)
+            if not is_successful_exit(error):
+                shown = SystemExit(describe_exit(error.code))
+                shell._showtraceback(SystemExit, shown, [f"SystemExit: {shown}"])  # noqa: SLF001
+            return
         show(*arguments, **options)
 
     run, show = shell.run_code, shell.showtraceback
@@ -96,6 +98,15 @@ def allow_exits(shell: Any) -> None:
         setattr(builtins, name, exiter)
     shell.ask_exit = ask_exit
     shell.run_code, shell.showtraceback = run_code, show_traceback
+
+
+def describe_exit(code: object) -> str:
+    """Return the argument of `sys.exit` as text that is a number only if it is the status."""
+    if isinstance(code, int):
+        return str(int(code))
+    text = str(code)
+    is_ambiguous = text in _NO_STATUS or text.strip().lstrip("+-").isdecimal()
+    return repr(text) if is_ambiguous else text
 
 
 def is_successful_exit(error: object) -> bool:
@@ -180,7 +191,7 @@ class ScriptNames:
         def cache_code(code: str, *arguments: Any, **options: Any) -> str:
             if self._name is None:
                 return str(cache(code, *arguments, **options))
-            lines = [f"{line}\n" for line in code.splitlines()]
+            lines = [f"{line}\n" for line in remove_script(code).splitlines()]
             linecache.cache[self._name] = (len(code), None, lines, self._name)
             return self._name
 
@@ -199,18 +210,6 @@ class ScriptNames:
         self._shell.user_ns["__file__"] = os.path.join(self._folder, file_name)  # noqa: PTH118
 
 
-def find_script(code: str) -> list[str] | None:
-    """Return name and arguments of the script that code comes from, or None."""
-    line = code.rstrip().rpartition("\n")[2]
-    if not line.startswith(SCRIPT_COMMENT):
-        return None
-    with suppress(ValueError, RecursionError):
-        words = json.loads(line.removeprefix(SCRIPT_COMMENT))
-        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
-            return words
-    return None
-
-
 NO_DEBUGGER = "the debugger is not available here: nobody can type commands; print the values"
 
 
@@ -221,10 +220,8 @@ def refuse_debugger() -> None:
         raise EOFError(NO_DEBUGGER)
 
     pdb.set_trace = sys.breakpointhook = refuse
-    with suppress(Exception):
-        from IPython.core import debugger  # noqa: PLC0415 - sessions have IPython
-
-        debugger.set_trace = refuse
+    if "IPython.core.debugger" in sys.modules:
+        sys.modules["IPython.core.debugger"].set_trace = refuse  # type: ignore[attr-defined]
     for base in pdb.Pdb.__mro__:  # such as `%debug`, which asks in the end
         if "do_EOF" in vars(base):
             base.do_EOF = build_do_eof(vars(base)["do_EOF"])  # type: ignore[attr-defined]
@@ -260,6 +257,5 @@ def build_enable_matplotlib(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def draw_figure(figure: Any) -> Any:
     """Return a figure as PNG where the code never imported pyplot, which would register it."""
-    from IPython.core.pylabtools import print_figure  # noqa: PLC0415 - sessions have IPython
-
-    return print_figure(figure, "png", base64=False)
+    tools: Any = importlib.import_module("IPython.core.pylabtools")
+    return tools.print_figure(figure, "png", base64=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 DATA_FORMAT_MODULES = ("in_session/data.py", "in_session/tables.py", "in_session/charts.py")
 # These make ordinary Python behave in IPython, in every kind of session.
 PLAIN_PYTHON_MODULES = (
+    "in_session/script_comment.py",
     "in_session/plain_python.py",
     "in_session/terminal_streams.py",
     "in_session/interrupts.py",

@@ -17,9 +17,9 @@ class TerminalStream:
     """Attributes and methods of a text stream of a terminal, for streams without a file."""
 
     encoding = "utf-8"
-    errors = "backslashreplace"
+    errors: str | None = "backslashreplace"
     mode = "w"
-    newlines = None
+    newlines: Any = None
     line_buffering = True
     write_through = False
     _is_closed = False

@@ -145,7 +145,10 @@ async def _ask_approver(approve: Approver, request: ApprovalRequest) -> Decision
 def build_description(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
     """The tool's description, with what the host says and what the pool is known to have."""
     known_packages = () if interpreter is None else interpreter.known_packages
-    return tool_options.build_description(DESCRIPTION, options, known_packages)
+    capabilities = None if interpreter is None else interpreter.capabilities
+    return tool_options.build_description(
+        DESCRIPTION, options, known_packages, capabilities=capabilities
+    )
 
 
 class SessionKeyResolver:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cci_plugins.errors import ConfigurationError
+from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.network_notes import NO_NETWORK
 
 _MIN_OUTPUT_CHARACTERS = 200  # characters in which an error can still be told
 _MAX_LISTED_PACKAGES = 40  # packages
@@ -41,13 +43,20 @@ class ToolOptions:
             )
 
 
-def build_description(base: str, options: ToolOptions, known: Collection[str]) -> str:
+def build_description(
+    base: str,
+    options: ToolOptions,
+    known: Collection[str],
+    *,
+    capabilities: Capabilities | None = None,
+) -> str:
     """A tool's description with what the host says.
 
     Args:
         base: What the tool does.
         options: What the host says.
         known: Packages that the pool knows it has.
+        capabilities: Abilities of the pool, if they are known.
     """
     names = list(known if options.packages is None else options.packages)
     more = (
@@ -56,4 +65,7 @@ def build_description(base: str, options: ToolOptions, known: Collection[str]) -
         else ""
     )
     packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
-    return " ".join(part for part in (base, packages, options.instructions.strip()) if part)
+    network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
+    return " ".join(
+        part for part in (base, network, packages, options.instructions.strip()) if part
+    )

@@ -104,7 +104,10 @@ class ExecuteCodeTools:
             "name": execute_code.NAME,
             "title": "Run Python",
             "description": build_description(
-                execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, known
+                execute_code.DESCRIPTION,
+                execute_code.DEFAULT_OPTIONS,
+                known,
+                capabilities=self._mcp_sessions.capabilities,
             ),
             "inputSchema": execute_code.PARAMETERS,
             "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},

@@ -13,7 +13,7 @@ from cci_plugins.core.session import Session
 from cci_plugins.core.session_directory import SessionDirectory
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
-from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.base import Capabilities, SessionPool
 
 from .environments import EnvironmentIdError, SignedEnvironments
 
@@ -55,6 +55,11 @@ class McpSessions:
     def known_packages(self) -> tuple[str, ...]:
         """Packages that code can import, as far as the pool knows."""
         return self._pool.known_packages
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool."""
+        return self._pool.capabilities
 
     async def _get_pool(self) -> SessionPool:
         """The started pool."""
