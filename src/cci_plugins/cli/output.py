@@ -90,6 +90,8 @@ class JsonLinesReporter(Reporter):
     @override
     def finish(self, execution: Execution, position: int | None) -> None:
         facts = _to_dict(execution)
+        if execution.error is not None and execution.error.name == "SystemExit":
+            facts["exit_status"] = get_exit_status(execution)
         facts["results"] = [self._result_to_dict(result) for result in execution.results]
         if position is not None:
             facts["cell"] = position
@@ -115,7 +117,6 @@ def _to_dict(execution: Execution) -> dict[str, Any]:
         "stderr": execution.stderr,
         "error": error
         and {"name": error.name, "message": error.message, "traceback": error.traceback},
-        "exit_status": get_exit_status(execution),
         "files": [
             {"name": file.name, "size": file.size, "media_type": file.media_type}
             for file in execution.files

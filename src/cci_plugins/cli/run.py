@@ -174,7 +174,7 @@ def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Executi
     """Run cell after cell up to the first that fails and may not."""
     for cell in job.source.cells:
         execution = session.run_code(
-            cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
+            cell.source, timeout=job.timeout, on_output=job.reporter.handle_output
         )
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)

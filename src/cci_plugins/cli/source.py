@@ -27,11 +27,18 @@ class Cell:
         code: Python source.
         may_fail: Go on when it raises (the notebook tag `raises-exception`).
         position: Its index among the notebook's cells; None outside of a notebook.
+        script: Name and arguments of the script. Empty for other code.
     """
 
     code: str
     may_fail: bool = False
     position: int | None = None
+    script: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The code to send, with the script's name and arguments."""
+        return append_script(self.code, self.script) if self.script else self.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +86,8 @@ def read_source(target: str, arguments: Sequence[str] = ()) -> RunInput:
 
 
 def _build_script(code: str, name: str, arguments: Sequence[str], *, is_file: bool = False) -> Cell:
-    """Build the cell of a script. Its name and arguments follow the code as a comment."""
-    if not is_file and not arguments:
-        return Cell(code)
-    return Cell(append_script(code, [name, *arguments]))
+    """Build the cell of a script, or of code that has arguments."""
+    return Cell(code, script=(name, *arguments) if is_file or arguments else ())
 
 
 def _read_script(path: Path) -> str:

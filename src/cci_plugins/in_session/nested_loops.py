@@ -1,4 +1,4 @@
-"""Support of `asyncio.run` beside top-level `await`.
+"""Support of `asyncio.run` in sessions that also await at the top level.
 
 A Jupyter kernel runs every cell on its event loop, where asyncio refuses to start another one.
 Here the kernel's loop is set aside while the other one runs, as for any code that blocks. A

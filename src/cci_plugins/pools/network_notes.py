@@ -10,8 +10,7 @@ from cci_plugins.models import Execution
 from .base import Capabilities
 
 NO_NETWORK = (
-    "There is no network and no pip in the sandbox: use installed packages and the files that are "
-    "there."
+    "The sandbox has neither network nor pip: use the installed packages and the given files."
 )
 _NO_MODULE = re.compile(r"No module named '?(?P<name>[\w.]+)")
 _LOOK_UP = re.compile(
