@@ -14,13 +14,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 from cci_plugins.in_session.background_output import BackgroundOutput
 from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.interrupts import InterruptGuard
+from cci_plugins.in_session.memory_limit import limit_memory
 from cci_plugins.in_session.nested_loops import allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder
@@ -35,7 +35,6 @@ from cci_plugins.in_session.wide_tables import show_wide_tables
 
 MAX_MESSAGE_CHARACTERS = 1 << 20
 BACKGROUND_MESSAGE = "cci_background"
-RESERVED_BYTES = 256 << 20  # address space that a kernel reserves and does not use, as a guess
 # Our programs import these later. A file of the user with such a name must not be found first.
 OWN_IMPORTS = ("ssl", "http.client", "urllib.request", "shutil", "subprocess", "secrets")
 
@@ -180,23 +179,6 @@ def escape_messages(session: Any) -> None:
     session.pack = pack_escaped
 
 
-def limit_memory(memory_bytes: int) -> None:
-    """Let an allocation beyond the session's memory raise `MemoryError`, where Linux can.
-
-    Without it, the host ends the session once the memory is used. Code may lift this limit.
-    """
-    with suppress(Exception):
-        import resource  # noqa: PLC0415 - Windows has none
-
-        reserved = RESERVED_BYTES
-        with suppress(OSError):  # Landlock hides /proc
-            fields = Path("/proc/self/statm").read_text().split()
-            _, resident, shared, _, _, data, *_ = map(int, fields)
-            reserved = (data - (resident - shared)) * resource.getpagesize()
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes + max(reserved, 0), hard))
-
-
 def refuse_input(*_: Any, **__: Any) -> str:
     """Replace `input` and `getpass`, because nobody can answer."""
     raise EOFError("input() is not available here: nobody can answer; put the value in the code")
@@ -233,4 +215,4 @@ def install(
         with suppress(ImportError):
             importlib.import_module(name)
     set_up_shell(shell, str(find_session_folder(shell)))
-    limit_memory(memory_bytes)
+    limit_memory(shell.kernel, memory_bytes)

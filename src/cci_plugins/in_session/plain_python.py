@@ -13,7 +13,7 @@ import pdb  # noqa: T100 - to replace it
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
