@@ -201,7 +201,8 @@ async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) 
         assert "the debugger is not available here" in stopped.error.message
     assert "Return the number of items" in (await run("len?")).stdout
     frame = await run(
-        "import pandas as pd\ndf = pd.DataFrame([range(40)], columns=[f'c{i}' for i in range(40)])\n"
+        "import pandas as pd\n"
+        "df = pd.DataFrame([range(40)], columns=[f'c{i}' for i in range(40)])\n"
         "print(df)\ndf"
     )
     assert "c19" in frame.stdout
