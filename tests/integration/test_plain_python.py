@@ -132,6 +132,7 @@ async def test_event_loops_can_be_run_where_code_also_awaits(run: Run) -> None:
     )
     assert describe(plain) == ("succeeded", "", "42 42\n")
     assert (await run("await task")).text == "42"
+    assert (await run("import anyio; anyio.run(main)")).text == "42"
 
 
 WAITING = [
@@ -266,3 +267,31 @@ async def test_a_missing_network_is_reported_where_the_pool_knows_it() -> None:
         assert (await interpreter.run_code("1/0")).notes == ()
     unknown = execute_code.build_description(execute_code.DEFAULT_OPTIONS, None)
     assert "network" not in unknown
+
+
+SHADOWS = (
+    "ssl",
+    "json",
+    "token",
+    "base64",
+    "zlib",
+    "asyncio",
+    "secrets",
+    "shutil",
+    "http",
+    "codecs",
+)
+
+
+async def test_files_that_shadow_the_standard_library_break_nothing_of_ours(
+    monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    for kind in ("embedded", "managed-foreign-kernel"):
+        with subtests.test(kind):
+            async with session_of(kind, monkeypatch) as run:
+                write = f"for name in {SHADOWS}: _ = open(name + '.py', 'w').write('1/0')"
+                assert (await run(write)).status == "succeeded"
+                assert (await run("1 + 1")).text == "2"
+                table = await run("import pandas as pd\npd.DataFrame({'a': [1]})")
+                assert table.results[0].table is not None
+                assert (await run("1/0")).status == "failed"

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 from cci_plugins.in_session.background_output import BackgroundOutput
@@ -21,7 +22,7 @@ from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
-from cci_plugins.in_session.nested_loops import allow_nested_loops
+from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
@@ -31,7 +32,7 @@ from cci_plugins.in_session.terminal_streams import (
     find_descriptor,
     restore_streams,
 )
-from cci_plugins.in_session.wide_tables import show_wide_tables
+from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MAX_MESSAGE_CHARACTERS = 1 << 20
 BACKGROUND_MESSAGE = "cci_background"
@@ -210,6 +211,7 @@ def install(
     register_data_formatters(shell)
     loop = asyncio.get_running_loop()
     allow_nested_loops(lambda: loop)
+    call_when_imported("anyio", partial(allow_in_anyio, lambda: loop))
     show_wide_tables()
     for name in (*OWN_IMPORTS, *preload):
         with suppress(ImportError):

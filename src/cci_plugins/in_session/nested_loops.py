@@ -84,3 +84,15 @@ def wrap_unless_running(
             return run_forever(self)
 
     return call
+
+
+def allow_in_anyio(session_loop: Callable[[], Any], anyio: Any) -> None:
+    """Let `anyio.run` start its own loop, too. It refuses by a check of its own."""
+    run = anyio.run
+
+    @functools.wraps(run)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with set_loop_aside(session_loop):
+            return run(*arguments, **options)
+
+    anyio.run = call

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
 from types import FrameType
@@ -35,13 +35,13 @@ from cci_plugins.in_session.interrupts import (
     interrupt_children_after,
     is_user_frame,
 )
-from cci_plugins.in_session.nested_loops import allow_nested_loops
+from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
 from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
 from cci_plugins.in_session.terminal_streams import adopt_streams, restore_streams
-from cci_plugins.in_session.wide_tables import show_wide_tables
+from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MODULE_NAME = "_cci"
 CHILD_SECONDS = 0.2  # from an interrupt until child processes are interrupted
@@ -80,6 +80,7 @@ class SessionAgent:
         with suppress(Exception):  # another kernel than IPython's may lack what it needs
             show_wide_tables()
             allow_nested_loops(self._find_loop)
+            call_when_imported("anyio", partial(allow_in_anyio, self._find_loop))
             if self._loop is not None:
                 contain_exits(self._loop)
             set_up_shell(shell, str(self._folder))
