@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cci_plugins.in_session.background_output import BackgroundOutput
@@ -24,7 +25,6 @@ from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
-from cci_plugins.in_session.program_support import find_session_folder
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
 from cci_plugins.in_session.terminal_streams import (
     TerminalStream,
@@ -216,5 +216,5 @@ def install(
     for name in (*OWN_IMPORTS, *preload):
         with suppress(ImportError):
             importlib.import_module(name)
-    set_up_shell(shell, str(find_session_folder(shell)))
+    set_up_shell(shell, str(Path.cwd()))
     limit_memory(shell.kernel, memory_bytes)

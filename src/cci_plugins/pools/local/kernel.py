@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from .egress_proxy import EgressProxy
 
 _SETUP_MODULES = (
-    "in_session/program_support.py",
     "in_session/streams.py",
     *DATA_FORMAT_MODULES,
     *PLAIN_PYTHON_MODULES,
