@@ -15,7 +15,7 @@ from cci_plugins.models import Execution, OutputEvent, Result
 from . import console
 from .saving import Saver
 
-_SUCCESS_MESSAGES = ("", "0", "None", "False")
+_SUCCESS_MESSAGES = ("", "None", "False")
 
 
 class Reporter(ABC):
@@ -94,6 +94,8 @@ class JsonLinesReporter(Reporter):
     @override
     def finish(self, execution: Execution, position: int | None) -> None:
         facts = _to_dict(execution)
+        if execution.error is not None and execution.error.name == "SystemExit":
+            facts["exit_status"] = get_exit_status(execution)
         facts["results"] = [self._result_to_dict(result) for result in execution.results]
         if position is not None:
             facts["cell"] = position
@@ -131,14 +133,23 @@ def _to_dict(execution: Execution) -> dict[str, Any]:
     }
 
 
-def is_successful_exit(execution: Execution) -> bool:
-    """Return whether the code called `sys.exit()` with a status of success, as scripts do."""
+def get_exit_status(execution: Execution) -> int | None:
+    """Return the status of code that called `sys.exit`. Return None for other code."""
     error = execution.error
-    return error is not None and error.name == "SystemExit" and error.message in _SUCCESS_MESSAGES
+    if execution.status == "succeeded":
+        return 0
+    if error is None or error.name != "SystemExit" or execution.status != "failed":
+        return None
+    if error.message in _SUCCESS_MESSAGES:
+        return 0
+    try:
+        return int(error.message) & 0xFF
+    except ValueError:
+        return 1
 
 
 def _print_error(execution: Execution, position: int | None) -> None:
-    if execution.error is None or is_successful_exit(execution):
+    if execution.error is None or get_exit_status(execution) == 0:
         return
     headline = f"{execution.error.name}: {execution.error.message}".strip()
     trace = execution.error.traceback.rstrip()

@@ -20,7 +20,7 @@ from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
-from .output import JsonLinesReporter, Reporter, StreamReporter, is_successful_exit
+from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
 from .saving import Saver, insert_outputs, match_files
 from .source import Cell, RunInput, read_source
 
@@ -54,6 +54,10 @@ def run(
     code: Annotated[
         str, typer.Argument(help="Python code, a .py script, a .ipynb notebook, or - for stdin.")
     ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- ARGUMENTS]", help="What the code finds in sys.argv."),
+    ] = None,
     session: Annotated[
         str | None,
         typer.Option(help="Name of the session. A served pool keeps its variables between calls."),
@@ -92,7 +96,7 @@ def run(
     """
     saver = Saver(output)
     job = _Job(
-        source=read_source(code),
+        source=read_source(code, arguments or ()),
         reporter=JsonLinesReporter(saver) if as_json else StreamReporter(saver),
         saver=saver,
         timeout=None if timeout is None else timedelta(seconds=timeout),
@@ -157,7 +161,7 @@ def _open_session(settings: Settings, name: str | None) -> Iterator[Session]:
             )
 
 
-def _run_job(job: _Job, session: Session) -> ExitCode:
+def _run_job(job: _Job, session: Session) -> int:
     for path in job.uploads:
         size = None if path.is_dir() else path.stat().st_size
         with console.show_transfer(f"uploading {path.name}", size) as on_progress:
@@ -171,23 +175,24 @@ def _run_job(job: _Job, session: Session) -> ExitCode:
     try:
         _download(job, session)
     except CodeInterpreterError as error:
-        if code is ExitCode.OK:
+        if code == ExitCode.OK:
             raise
         console.print_warning(str(error))
     return code
 
 
-def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> ExitCode:
+def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> int:
     """Run the cells in order, up to the first that fails without permission."""
     for cell in job.source.cells:
         execution = session.run_code(
-            cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
+            cell.source, timeout=job.timeout, on_output=job.reporter.handle_output
         )
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
-        code = ExitCode.OK if is_successful_exit(execution) else _EXIT_CODES[execution.status]
+        status = get_exit_status(execution)
+        code = _EXIT_CODES[execution.status] if status is None else status
         is_allowed_failure = cell.may_fail and execution.status == "failed"
-        if code is not ExitCode.OK and not is_allowed_failure:
+        if code != ExitCode.OK and not is_allowed_failure:
             return code
     return ExitCode.OK
 

@@ -17,7 +17,7 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
 from .conversation import DEFAULT_KEY, RunBudget, current_budget, current_key
 from .session import Session
@@ -200,6 +200,11 @@ class CodeInterpreter:
             with suppress(ValueError):  # a generator may end in another context
                 current_budget.reset(budget_token)
                 current_key.reset(token)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._host.pool.capabilities
 
     async def packages(self) -> Mapping[str, str]:
         """Return the installed packages with their versions, the best known packages first.

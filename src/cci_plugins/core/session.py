@@ -26,10 +26,13 @@ from datetime import timedelta
 
 import anyio
 
+from cci_plugins.common.code_text import check_code
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
+from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
@@ -104,6 +107,7 @@ class Session:
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
 
         Raises:
+            ConfigurationError: The code has a lone surrogate, so nothing was run.
             PoolUnavailableError: Nothing was started. You can call again.
             PoolExhaustedError: No session is free.
             PoolError: The pool failed. Unless it is `retryable`, the code may have run.
@@ -117,6 +121,7 @@ class Session:
             assert execution.text == "42"
             ```
         """
+        check_code(code)
         dispatch = self._handle.host.dispatch
         if on_output is None:
             return await dispatch(self._run, code, timeout, None)
@@ -143,13 +148,14 @@ class Session:
                     if clean is error:
                         raise
                     raise clean from None
-                execution = redact_execution(self._attach_notes(raw_execution))
+                noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
+                execution = redact_execution(noted)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
                     record_content(
                         span, code, render_text(execution, host.limits.output_characters)
                     )
-        self._notebook.add(redact(code), execution)
+        self._notebook.add(redact(remove_script(code)), execution)
         return execution
 
     async def _execute(

@@ -8,34 +8,45 @@ import os
 import re
 from typing import Any
 
+from cci_plugins.in_session.background_output import BackgroundOutput
+from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.streams import StreamBuffer
+from cci_plugins.in_session.terminal_streams import TerminalStream, find_descriptor
 
 RESULT_CHARACTERS = 32 << 20  # of all displays of one run
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class CapturingStream(io.TextIOBase):
-    """Replacement of `sys.stdout` or `sys.stderr` that keeps what a run writes.
+class CapturingStream(TerminalStream, io.TextIOBase):
+    """Replacement of `sys.stdout` or `sys.stderr` that keeps what is written.
 
     It is installed once for all runs, since loggers keep the stream that they were made with.
+
+    Args:
+        original: The kernel's stream, which leads to the pool.
+        name: `stdout` or `stderr`.
+        background: Keeps what is written while no run captures it.
     """
 
-    encoding = "utf-8"
-
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: Any, name: str, background: BackgroundOutput) -> None:
         self.original = original
+        self.name = f"<{name}>"
         self.capture_buffer: StreamBuffer | None = None
+        self._stream_name = name
+        self._background = background
         self._pid = os.getpid()
 
     def write(self, text: str) -> int:
-        """Keep a chunk during a run, and pass it on at any other time."""
+        """Keep a chunk for the run, or for the next one."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        # The buffer of a forked child would be lost with it.
-        if self.capture_buffer is None or os.getpid() != self._pid:
+        self.check_open()
+        if os.getpid() != self._pid:  # the buffer of a forked child would be lost with it
             self.original.write(text)
+        elif self.capture_buffer is None:
+            self._background.add(self._stream_name, escape_surrogates(text))
         else:
-            self.capture_buffer.add(text)
+            self.capture_buffer.add(escape_surrogates(text))
         return len(text)
 
     def flush(self) -> None:
@@ -47,8 +58,8 @@ class CapturingStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the original's descriptor. What is written there goes to the pool."""
-        return int(self.original.fileno())
+        """Return the descriptor. What is written there goes to the pool."""
+        return find_descriptor(self.original)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
@@ -66,7 +77,9 @@ class RunCapture:
 
     def add_result(self, data: dict[str, Any], *, is_main: bool) -> None:
         """Keep a display, as far as the budget allows."""
-        encoded = {kind: _encode_value(value) for kind, value in data.items() if value is not None}
+        encoded = escape_values(
+            {kind: _encode_value(value) for kind, value in data.items() if value is not None}
+        )
         size = sum(
             len(value if isinstance(value, str) else repr(value)) for value in encoded.values()
         )
@@ -88,8 +101,8 @@ class RunCapture:
         """Replace `shell._showtraceback`."""
         self.error = {
             "name": kind.__name__,
-            "message": str(value),
-            "traceback": COLOURS.sub("", "\n".join(lines)),
+            "message": escape_surrogates(str(value)),
+            "traceback": escape_surrogates(COLOURS.sub("", "\n".join(lines))),
         }
 
     def build_report(self, timeout: float) -> dict[str, Any]:

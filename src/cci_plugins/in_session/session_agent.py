@@ -22,17 +22,29 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
+from types import FrameType
 from typing import Any
 
+from cci_plugins.in_session.background_output import BackgroundOutput, describe_background
 from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.interrupts import (
+    contain_exits,
+    interrupt_children_after,
+    is_user_frame,
+)
+from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
+from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
 from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
+from cci_plugins.in_session.terminal_streams import adopt_streams, restore_streams
+from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MODULE_NAME = "_cci"
+CHILD_SECONDS = 0.2  # from an interrupt until child processes are interrupted
 STREAM_CHARACTERS = 6_000_000
 MAX_FILES = 20_000
 
@@ -55,12 +67,33 @@ class SessionAgent:
         self._rejected_runs: set[str] = set()
         self._folder = find_session_folder(shell)
         os.chdir(self._folder)
-        self._out, self._err = CapturingStream(sys.stdout), CapturingStream(sys.stderr)
-        sys.stdout, sys.stderr = self._out, self._err
+        self._background = BackgroundOutput()
+        self._out = CapturingStream(sys.stdout, "stdout", self._background)
+        self._err = CapturingStream(sys.stderr, "stderr", self._background)
+        self._loop = find_running_loop()
+        shell.cci_streams = (self._out, self._err)
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # about IPython's own cache
+        self.restore_streams()
         with suppress(Exception):
             register_data_formatters(shell)
+        with suppress(Exception):  # another kernel than IPython's may lack what it needs
+            show_wide_tables()
+            allow_nested_loops(self._find_loop)
+            call_when_imported("anyio", partial(allow_in_anyio, self._find_loop))
+            if self._loop is not None:
+                contain_exits(self._loop)
+            set_up_shell(shell, str(self._folder))
+
+    def restore_streams(self) -> None:
+        """Put the session's streams back, which the code of an earlier run may have replaced."""
+        parent = None
+        with suppress(Exception):
+            parent = self._shell.get_parent()
+        for stream in (self._out.original, self._err.original):
+            if parent is not None and hasattr(stream, "set_parent"):
+                stream.set_parent(parent)
+        restore_streams(self._out, self._err)
 
     def run(
         self,
@@ -95,11 +128,12 @@ class SessionAgent:
         if self._accept_run(marker, run, code, instance):
             with self._capture_run(run, timeout) as capture:
                 task = asyncio.ensure_future(self._run_cell(code))
-                await asyncio.wait({task}, timeout=timeout)
-                if not task.done():
-                    capture.timed_out = True
-                    task.cancel()
-                    await asyncio.wait({task})
+                with self._enforce_timeout(capture, timeout, task):
+                    await asyncio.wait({task}, timeout=timeout)
+                    while not task.done():
+                        capture.timed_out = True
+                        task.cancel()
+                        await asyncio.wait({task}, timeout=1.0)
                 self._record_error(capture, None if task.cancelled() else task.result())
             self.emit_report(marker, run, 0, max_chars)
 
@@ -169,7 +203,8 @@ class SessionAgent:
                 path.unlink(missing_ok=True)
         self._shell.reset(new_session=True)
         self._answer(marker, {})
-        sys.stdout, sys.stderr = self._out.original, self._err.original
+        adopt_streams(self._out.original, self._err.original)
+        self._shell.cci_streams = (self._out.original, self._err.original)
         sys.modules.pop(MODULE_NAME, None)
 
     def _accept_run(self, marker: str, run: str, code: str, instance: str | None) -> bool:
@@ -196,11 +231,13 @@ class SessionAgent:
         shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public hook
         shell.display_pub.publish = capture.publish
         shell.displayhook.write_format_data = capture.add_main_result
+        background = self._background.take()
         started = time.perf_counter()
         try:
             yield capture
         finally:
             duration = time.perf_counter() - started
+            self.restore_streams()
             self._out.capture_buffer = self._err.capture_buffer = None
             del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
             del shell.displayhook.write_format_data
@@ -209,8 +246,8 @@ class SessionAgent:
         hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
         report = capture.build_report(timeout)
         report |= {
-            "stdout": out.get_text(),
-            "stderr": err.get_text(),
+            "stdout": background.get("stdout", "") + out.get_text(),
+            "stderr": background.get("stderr", "") + err.get_text(),
             "files": [
                 self._describe_changed_file(name, after[name], is_hashed=name in hashed)
                 for name in changed
@@ -219,11 +256,21 @@ class SessionAgent:
             "duration": duration,
             "droppedCharacters": out.dropped_characters + err.dropped_characters,
         }
+        if background:
+            report["notes"].append(describe_background(sum(map(len, background.values()))))
         self._store_report(run, report)
 
     @contextmanager
-    def _enforce_timeout(self, capture: RunCapture, timeout: float) -> Iterator[None]:
-        """Interrupt the code after its time, and every second while it continues."""
+    def _enforce_timeout(
+        self, capture: RunCapture, timeout: float, task: asyncio.Future[Any] | None = None
+    ) -> Iterator[None]:
+        """Interrupt the code after its time, and every second while it continues.
+
+        Args:
+            capture: The run.
+            timeout: Its time in seconds.
+            task: The task of code that awaits. Its waiting is cancelled, only its own code raises.
+        """
         if threading.current_thread() is not threading.main_thread() or not hasattr(
             signal, "setitimer"
         ):
@@ -231,15 +278,16 @@ class SessionAgent:
             return
         armed = True
 
-        def interrupt(*_: Any) -> None:
-            if armed:
+        def interrupt(_: int, frame: FrameType | None) -> None:
+            if armed and (task is None or is_user_frame(frame, self._shell.user_ns)):
                 capture.timed_out = True
                 raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, timeout, 1.0)
         try:
-            yield
+            with interrupt_children_after(timeout + CHILD_SECONDS):
+                yield
         except KeyboardInterrupt:  # the timer fired just after the code had ended
             if not capture.timed_out:
                 raise
@@ -261,6 +309,10 @@ class SessionAgent:
             )
         finally:
             shell.events.trigger("post_execute")
+
+    def _find_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop on which the kernel runs its cells."""
+        return self._loop
 
     def _record_error(self, capture: RunCapture, result: Any) -> None:
         """Record an error that IPython showed in another way than by a traceback."""
@@ -337,7 +389,16 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
     Returns:
         An awaitable for `run_async`, otherwise None.
     """
-    return getattr(get_agent(shell), job.pop("verb"))(marker, **job)
+    agent = get_agent(shell)
+    agent.restore_streams()
+    return getattr(agent, job.pop("verb"))(marker, **job)
+
+
+def find_running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running event loop, or None."""
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None
 
 
 def _build_file_info(name: str, stamp: tuple[int, int]) -> dict[str, Any]:

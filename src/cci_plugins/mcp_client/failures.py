@@ -23,6 +23,7 @@ from typing import Any
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
+    ConfigurationError,
     ExecutionTimeoutError,
     FileTooLargeError,
     PoolError,
@@ -59,6 +60,7 @@ _CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
     (ExecutionTimeoutError, "ExecutionTimeout", 504),
     (AuthenticationError, "UpstreamUnauthorized", 502),
     (ProtocolError, "UpstreamProtocolError", 502),
+    (ConfigurationError, "InvalidCode", 400),
 )
 _DEFAULT_CODE = ("SessionPoolError", 500)
 

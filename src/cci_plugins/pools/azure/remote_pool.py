@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import AuthProvider
+from cci_plugins.common.code_text import check_code
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, SessionLostError
@@ -105,6 +106,7 @@ class RemoteSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
+        check_code(code)
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
             return await self._retry.call_with_retry(

@@ -17,6 +17,7 @@ from secrets import token_hex
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.code_text import check_code
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
@@ -31,6 +32,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.models import Execution, FileInfo, SessionInfo
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.pools.network_notes import add_network_note
 
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
@@ -100,6 +102,8 @@ class LocalSessionPool(SessionPool):
         self._preload = preload
         self._egress = egress
         self._rules = parse_egress_rules(egress)
+        if not self._rules and isolation != "process":  # every other backend closes the network
+            self.capabilities = replace(self.capabilities, egress=False)
         self._sessions: dict[str, LocalSession] = {}
         self._loss_reasons: OrderedDict[str, str] = OrderedDict()
         self._warm_pool = WarmPool(ready_sessions, self._start_kernel)
@@ -147,6 +151,7 @@ class LocalSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
+        check_code(code)
         async with self._use_session(session_id) as session, session.run_lock:
             try:
                 kernel = await self._ensure_kernel(session, instance)
@@ -155,7 +160,7 @@ class LocalSessionPool(SessionPool):
                 kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
         name = "" if self._isolation is None else self._isolation.name
-        return replace(execution, isolation=name)
+        return add_network_note(replace(execution, isolation=name), self.capabilities)
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:

@@ -18,6 +18,7 @@ import anyio
 
 from cci_plugins.common.file_names import guess_media_type
 from cci_plugins.errors import FileTransferError
+from cci_plugins.in_session.background_output import describe_background
 from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
@@ -118,7 +119,7 @@ class LocalSession:
             state="lost" if is_lost or loss_reason else "kept",
             duration=duration,
             dropped_characters=output.dropped_characters,
-            notes=tuple(_build_notes(loss_reason, output)),
+            notes=tuple(_build_notes(loss_reason, output, kernel.background_characters)),
         )
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
@@ -173,13 +174,15 @@ def _hash_file(folder: SessionFolder, name: str) -> str | None:
         return None
 
 
-def _build_notes(loss_reason: str | None, output: Collector) -> list[str]:
+def _build_notes(loss_reason: str | None, output: Collector, background: int) -> list[str]:
     notes = []
     if loss_reason is not None:
         notes.append(
             f"the session was replaced because {loss_reason}; "
             "variables and files of earlier calls are gone"
         )
+    if background:
+        notes.append(describe_background(background))
     if output.dropped_results:
         notes.append(f"{output.dropped_results} displayed results were too large to keep")
     return notes

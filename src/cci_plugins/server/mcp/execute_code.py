@@ -94,7 +94,10 @@ class ExecuteCodeTools:
             "name": execute_code.NAME,
             "title": "Run Python",
             "description": build_description(
-                execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, known_packages
+                execute_code.DESCRIPTION,
+                execute_code.DEFAULT_OPTIONS,
+                known_packages,
+                capabilities=self._mcp_sessions.host.pool.capabilities,
             ),
             "inputSchema": execute_code.PARAMETERS,
             "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
