@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from typing_extensions import override
 
@@ -186,6 +186,9 @@ class _Adapter:
         self._mounts = mounts
         self._options = options
         self._key_resolver = SessionKeyResolver("agent-framework", _SHARED_SESSION_WARNING)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it holds the interpreter and functions of the application
 
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
         key = self._key_resolver.resolve(ctx.session and ctx.session.session_id)

@@ -7,14 +7,16 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from copy import copy
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
 from .common import event_loop
 from .common.approval import ApprovalRequest
+from .common.durations import MAX_DURATION
 from .core.interpreter import CodeInterpreter
 from .core.session import Session
 from .core.shell.command import CommandResult, run_command
@@ -70,6 +72,10 @@ class CodeInterpreterSandbox(BaseSandbox):
         self._session_key = session_key
         self._key_resolver = SessionKeyResolver("deepagents")
         self._notices: WeakKeyDictionary[Session, list[str]] = WeakKeyDictionary()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a sandbox with the same interpreter and sessions."""
+        return copy(self)
 
     @property
     @override
@@ -165,7 +171,7 @@ class CodeInterpreterSandbox(BaseSandbox):
             result = await run_command(
                 session,
                 approved,
-                timeout=timedelta(seconds=timeout) if timeout and timeout > 0 else None,
+                timeout=_read_timeout(timeout),
                 max_timeout=interpreter.limits.execution_timeout,
             )
         except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
@@ -220,6 +226,12 @@ class CodeInterpreterSandbox(BaseSandbox):
                 result.error += f" [{'; '.join(notices)}]"
                 notices.clear()
         return result
+
+
+def _read_timeout(seconds: int | None) -> timedelta | None:
+    if not seconds or seconds < 0:
+        return None
+    return timedelta(seconds=min(seconds, MAX_DURATION.total_seconds()))
 
 
 async def _request_approval(

@@ -161,6 +161,9 @@ class _Adapter:
         self._options = options
         self._key_resolver = SessionKeyResolver("openai-agents", _SHARED_SESSION_WARNING)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it holds the interpreter and functions of the application
+
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _parse_code(arguments)
         if code is None:

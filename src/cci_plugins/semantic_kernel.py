@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from copy import copy
+from typing import Annotated, Any, Self, TypeVar
 
 from .core.interpreter import CodeInterpreter
 from .errors import ConfigurationError
@@ -83,6 +84,10 @@ class CodeInterpreterPlugin:
         vars(self)["execute_code"] = _copy_with_description(
             self.execute_code, execute_code.build_description(options, interpreter)
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a plugin with the same interpreter, sessions and functions."""
+        return copy(self)
 
     @kernel_function(name=execute_code.NAME, description=execute_code.DESCRIPTION)
     async def execute_code(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from .common import event_loop
 from .common.approval import Approver
+from .common.durations import Duration
 from .common.limits import Limits
 from .common.urls import SecretUrl
 from .core import interpreter as _interpreter
@@ -110,7 +110,7 @@ class SessionFiles:
         """Remove a file from the session."""
         return event_loop.run_blocking(self._files.remove, name)
 
-    def share(self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION) -> SharedFile:
+    def share(self, name: str, *, expires_in: Duration = DEFAULT_SHARE_DURATION) -> SharedFile:
         """Create a link for a person. Anyone who has it can read a copy of the file."""
         return event_loop.run_blocking(lambda: self._files.share(name, expires_in=expires_in))
 
@@ -125,11 +125,15 @@ class Session:
     def __init__(self, session: _session.Session) -> None:
         self._session = session
         self.key = session.key
-        self.id = session.id
         self.files = SessionFiles(session.files)
 
     def __repr__(self) -> str:
         return repr(self._session)
+
+    @property
+    def id(self) -> str:
+        """The derived identifier that the pool knows."""
+        return self._session.id
 
     @property
     def busy(self) -> bool:
@@ -140,7 +144,7 @@ class Session:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in this session. `on_output` is called in the calling thread."""
@@ -271,7 +275,7 @@ class CodeInterpreter:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in the current session."""
@@ -288,6 +292,14 @@ class CodeInterpreter:
     def close(self) -> None:
         """End every session and close the pool. A second call does nothing."""
         event_loop.run_blocking(self._async.aclose)
+
+    def __copy__(self) -> Self:
+        """Return the interpreter itself. Copies of a tool share its sessions."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the interpreter itself, as `__copy__` does."""
+        return self
 
     def __enter__(self) -> Self:
         return self

@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from secrets import token_hex
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
@@ -220,14 +221,15 @@ class CodeInterpreter:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in the current session, as `Session.run_code` does.
 
         Args:
             code: Python source.
-            timeout: Longest run. None means `Limits.execution_timeout`.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.execution_timeout`.
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
         """
         return await self.session().run_code(code, timeout=timeout, on_output=on_output)
@@ -248,6 +250,14 @@ class CodeInterpreter:
     async def aclose(self) -> None:
         """End every session and close the pool. A second call does nothing."""
         await self._host.dispatch(self._directory.aclose)
+
+    def __copy__(self) -> Self:
+        """Return the interpreter itself. Copies of a tool share its sessions."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the interpreter itself, as `__copy__` does."""
+        return self
 
     async def __aenter__(self) -> Self:
         return self

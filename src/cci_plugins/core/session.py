@@ -26,6 +26,7 @@ from datetime import timedelta
 
 import anyio
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.models import Execution
@@ -44,6 +45,10 @@ EVICTED_NOTE = (
     "this conversation was idle, or its session was needed for another one; "
     "variables and files of earlier calls are gone"
 )
+FORKED_NOTE = (
+    "this process was forked and has a session of its own; "
+    "variables and files of earlier calls are gone"
+)
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
@@ -54,7 +59,6 @@ class Session:
 
     Attributes:
         key: The conversation, as the application names it.
-        id: The derived identifier that the pool knows.
         files: The session's files.
     """
 
@@ -66,7 +70,6 @@ class Session:
         was_evicted: bool = False,
     ) -> None:
         self.key = handle.key
-        self.id = handle.id
         self.files = SessionFiles(handle)
         self._handle = handle
         self._on_delete = on_delete
@@ -82,6 +85,11 @@ class Session:
         return f"Session(id={self.id!r})"
 
     @property
+    def id(self) -> str:
+        """The derived identifier that the pool knows."""
+        return self._handle.id
+
+    @property
     def busy(self) -> bool:
         """Whether a run or a transfer is in progress."""
         return self._handle.is_busy
@@ -90,7 +98,7 @@ class Session:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in this session and wait until it ends.
@@ -100,10 +108,12 @@ class Session:
 
         Args:
             code: Python source. IPython syntax such as `%timeit` works too.
-            timeout: Longest run. None means `Limits.execution_timeout`.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.execution_timeout`.
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
 
         Raises:
+            ConfigurationError: The timeout is not a duration.
             PoolUnavailableError: Nothing was started. You can call again.
             PoolExhaustedError: No session is free.
             PoolError: The pool failed. Unless it is `retryable`, the code may have run.
@@ -117,11 +127,12 @@ class Session:
             assert execution.text == "42"
             ```
         """
+        limit = None if timeout is None else to_timedelta(timeout, "timeout")
         dispatch = self._handle.host.dispatch
         if on_output is None:
-            return await dispatch(self._run, code, timeout, None)
+            return await dispatch(self._run, code, limit, None)
         try:
-            return await dispatch(self._run, code, timeout, bind_to_current_loop(on_output))
+            return await dispatch(self._run, code, limit, bind_to_current_loop(on_output))
         finally:
             await asyncio.sleep(0)  # events that are queued on this loop come before the return
 
@@ -216,6 +227,12 @@ class Session:
             self._instance = None
             self._handle.forget_uploads()
             self._on_delete()
+
+    def reset_after_fork(self, *, is_lost: bool) -> None:
+        """Forget the runs of the parent process, in a forked child."""
+        self._lock = None
+        if is_lost and self._handle.was_used:
+            self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:

@@ -23,6 +23,7 @@ from threading import Lock
 
 import anyio
 
+from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
 
@@ -67,6 +68,8 @@ class SessionDirectory:
         self._evicted_keys: OrderedDict[str, None] = OrderedDict()
         self._guard = Lock()
         host.close_at_exit = self.aclose
+        if host.owns_pool:
+            event_loop.add_fork_hook(self)
 
     def get_or_create(self, key: str) -> tuple[Session, list[SessionHandle]]:
         """Return the session of a conversation, and the sessions evicted to make room for it.
@@ -80,6 +83,20 @@ class SessionDirectory:
             self._entries[key] = entry
             self._entries.move_to_end(key)
             return entry.session, list(self._evict_surplus())
+
+    def reset_after_fork(self) -> None:
+        """Start again with a new pool, in a forked child. Uploads are restored from the parent's.
+
+        With a random secret the child has sessions of its own, which end with it and not before.
+        """
+        self._guard = Lock()
+        survive = self._has_shared_secret and self._host.pool.capabilities.outlives_app
+        if not self._has_shared_secret:
+            self._secret = secrets.token_bytes(32)
+        self._host.reset_after_fork()
+        for key, entry in self._entries.items():
+            entry.session.reset_after_fork(is_lost=not survive)
+            entry.handle.reset(derive_identifier(self._secret, key))
 
     def remove(self, key: str) -> SessionHandle | None:
         """Forget a conversation. Return its session, if it has one."""

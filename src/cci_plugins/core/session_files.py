@@ -12,6 +12,7 @@ from typing import overload
 
 import anyio
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.file_names import normalize_new_name, parse_url_file_name, validate_name
 from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
@@ -46,8 +47,11 @@ class SessionFiles:
 
     def __init__(self, handle: SessionHandle) -> None:
         self._handle = handle
-        self._id = handle.id
         self._host = handle.host
+
+    @property
+    def _id(self) -> str:
+        return self._handle.id
 
     async def upload(
         self,
@@ -184,18 +188,19 @@ class SessionFiles:
         await self._host.dispatch(self._remove, validate_name(name))
 
     async def share(
-        self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION
+        self, name: str, *, expires_in: Duration = DEFAULT_SHARE_DURATION
     ) -> SharedFile:
         """Create a link for a person. Anyone who has it can read a copy of the file.
 
         Args:
             name: Its name in the session.
-            expires_in: How long the link works, at most one day.
+            expires_in: How long the link works, at most one day. A number means seconds.
 
         Raises:
             ConfigurationError: No storage is configured.
             FileTransferError: The time is too long, or the copy failed.
         """
+        expires_in = to_timedelta(expires_in, "expires_in", allow_zero=True)
         if not timedelta(0) < expires_in <= MAX_SHARE_DURATION:
             raise FileTransferError(
                 f"expires_in must be more than 0 and at most 1 day, not {expires_in}",

@@ -63,6 +63,10 @@ class SessionHandle:
         """Whether a run or a transfer is in progress, or waits for its turn."""
         return self._use_count > 0
 
+    def reset(self, session_id: str) -> None:
+        """Begin with a new session of another identifier, in a forked child."""
+        self.id, self.was_used, self._use_count = session_id, False, 0
+
     @contextmanager
     def in_use(self) -> Generator[None]:
         """Mark the session as busy."""

@@ -13,15 +13,16 @@ no session starts in a pool that is closing.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from dataclasses import replace
 from typing import TypeVar
 
 import anyio
 
 from cci_plugins.common import event_loop
 from cci_plugins.common.limits import Limits
+from cci_plugins.common.renewal import renew
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.pools.base import SessionPool
@@ -41,6 +42,7 @@ class SessionHost:
     Attributes:
         pool: Where code runs. It may not be started yet.
         limits: Bounds of runs and files.
+        owns_pool: Whether the host starts and closes the pool.
         close_at_exit: Called if the program ends before the host is closed.
     """
 
@@ -57,14 +59,14 @@ class SessionHost:
         self.close_at_exit: Callable[[], Awaitable[None]] = self.aclose
         self._files = FileOptions() if files is None else files
         self._file_transfer: FileTransfer | None = None
-        self._owns_pool = owns_pool
+        self.owns_pool = owns_pool
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
 
     async def dispatch(self, func: Callable[..., Awaitable[T]], *args: object) -> T:
         """Await `func(*args)` on the pool's event loop."""
-        if self._owns_pool:
+        if self.owns_pool:
             return await event_loop.dispatch(func, *args)
         return await func(*args)
 
@@ -98,6 +100,15 @@ class SessionHost:
         if self._is_closed:
             raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
 
+    def reset_after_fork(self) -> None:
+        """Replace the parent's pool by a new one, in a forked child."""
+        event_loop.keep_inherited(self.pool, self._file_transfer, self._files)
+        if self._start_lock is not None:  # the parent has started it, or tried to
+            self.pool = renew(self.pool)
+        if self._files.storage is not None:
+            self._files = replace(self._files, storage=renew(self._files.storage))
+        self._file_transfer, self._start_lock, self._is_started = None, None, False
+
     def refuse_calls(self) -> None:
         """Refuse every further call, before the sessions and the pool are closed."""
         self._is_closed = True
@@ -106,7 +117,7 @@ class SessionHost:
     async def aclose(self) -> None:
         """Close the file transfer, and the pool if the host owns it. A second call is allowed."""
         self.refuse_calls()
-        if self._owns_pool:
+        if self.owns_pool:
             await self.pool.aclose()
         if self._file_transfer is not None:
             await self._file_transfer.aclose()
@@ -118,7 +129,7 @@ def bind_to_current_loop(handler: Callable[[T], object]) -> Callable[[T], None]:
     Calls keep their order and have the caller's context variables. After the loop has closed they
     are dropped.
     """
-    loop, context = asyncio.get_running_loop(), copy_context()
+    loop, context = event_loop.get_running_loop(), copy_context()
 
     def forward(value: T) -> None:
         if not loop.is_closed():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import tempfile
+import weakref
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
@@ -119,10 +121,23 @@ class PathSource(UploadSource):
         return stat.st_size, stat.st_mtime_ns
 
 
+class _CopyFolder:
+    """A temporary folder that its own process deletes at last, and a forked child of it never."""
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="cci-")
+        self.cleanup = weakref.finalize(self, _remove_folder, self.name, os.getpid())
+
+
+def _remove_folder(name: str, pid: int) -> None:
+    if pid == os.getpid():
+        shutil.rmtree(name, ignore_errors=True)
+
+
 class SpooledSource(PathSource):
     """A temporary copy of content that could be read only once. Closing it deletes the copy."""
 
-    def __init__(self, folder: tempfile.TemporaryDirectory[str], path: Path) -> None:
+    def __init__(self, folder: _CopyFolder, path: Path) -> None:
         self._folder = folder
         super().__init__(path)
 
@@ -181,7 +196,7 @@ def _check_path(content: str | os.PathLike[str]) -> Path:
 def _open_path(path: Path, limit: int) -> UploadSource:
     if not os.path.isdir(path):  # noqa: PTH112 - unlike Path, it accepts a name that is too long
         return PathSource(path)
-    folder = tempfile.TemporaryDirectory(prefix="cci-")
+    folder = _CopyFolder()
     try:
         packed = Path(folder.name, "content")
         _zip_folder(path, packed, limit)
@@ -235,7 +250,7 @@ def check_folder_size(files: int, size: int, limit: int) -> None:
 
 
 async def _spool(content: Readable | AsyncIterable[bytes], limit: int) -> UploadSource:
-    folder = tempfile.TemporaryDirectory(prefix="cci-")
+    folder = _CopyFolder()
     path = Path(folder.name, "content")
     try:
         async with await anyio.open_file(path, "xb") as file:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from azure.ai.projects.models import Tool
 
 from cci_plugins.azure.credentials import TokenCredential
 from cci_plugins.common import event_loop
 from cci_plugins.common.approval import Approver
+from cci_plugins.common.durations import Duration
 
 from . import agents, connections
 from .agents import Agent
@@ -92,7 +92,7 @@ def run(
     environment: Environment | None = None,
     previous: Reply | None = None,
     rounds: int = agents.ROUNDS,
-    timeout: timedelta = agents.TIMEOUT,
+    timeout: Duration = agents.TIMEOUT,
 ) -> Reply:
     """Call `cci_plugins.foundry.run` and block until it returns.
 

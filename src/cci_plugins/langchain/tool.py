@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from langchain_core.messages import ToolMessage
 from langchain_core.messages.content import create_image_block, create_text_block
@@ -86,6 +86,11 @@ class CodeInterpreterTool(BaseTool):
         super().model_post_init(context)
         if self.description == execute_code.DESCRIPTION:
             self.description = execute_code.build_description(self.options, self.interpreter)
+
+    @override
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy the tool. The copy calls the same functions of the application."""
+        return super().__deepcopy__({id(self.on_output): self.on_output, **(memo or {})})
 
     @override
     def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from cci_plugins.common.renewal import Renewable
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
 
 OutputHandler = Callable[[OutputEvent], None]
@@ -42,7 +43,7 @@ class Capabilities:
     egress: bool | None = None
 
 
-class SessionPool(ABC):
+class SessionPool(Renewable, ABC):
     """A place that runs code in sessions. A new one is a subclass of this class.
 
     An opaque identifier of 4 to 128 characters names a session. The first call that names a
@@ -143,10 +144,10 @@ class SessionPool(ABC):
         """List live sessions. The list is empty if `Capabilities.lists_sessions` is false."""
         return []
 
-    async def start(self) -> None:  # noqa: B027 - most pools need nothing
+    async def start(self) -> None:
         """Prepare the pool before the first call. Optional: `execute` does it when needed."""
 
-    async def aclose(self) -> None:  # noqa: B027 - the same
+    async def aclose(self) -> None:
         """Release what the pool holds. A second call does nothing."""
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ and no internals. The application finds it in the log and on `ToolReply.executio
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ _BUDGET_SPENT = (
 )
 _default: list[CodeInterpreter] = []
 _default_lock = Lock()
+
+
+def _reset_default_lock() -> None:
+    global _default_lock  # noqa: PLW0603 - a thread of the parent process may hold it
+    _default_lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_default_lock)
 
 
 def get_default_interpreter() -> CodeInterpreter:

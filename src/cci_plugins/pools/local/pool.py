@@ -17,6 +17,7 @@ from secrets import token_hex
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
@@ -63,7 +64,8 @@ class LocalSessionPool(SessionPool):
         python: Interpreter of the sessions, with ipykernel. None uses this application's own.
         max_sessions: Largest number of sessions at once.
         ready_sessions: Number of kernels to keep warm.
-        cooldown: Time after which an unused session is ended, as in Azure.
+        cooldown: Time after which an unused session is ended, as in Azure, in seconds or as a
+            `timedelta`.
         limits: Limits of each session.
         preload: Modules that warm kernels import if they are installed.
         egress: Hosts that sessions may reach through an egress proxy: `none`, `all` public ones,
@@ -87,15 +89,21 @@ class LocalSessionPool(SessionPool):
         python: str | os.PathLike[str] | None = None,
         max_sessions: int = 32,
         ready_sessions: int = 1,
-        cooldown: timedelta = timedelta(minutes=30),
+        cooldown: Duration = timedelta(minutes=30),
         limits: SandboxLimits | None = None,
         preload: tuple[str, ...] = PRELOAD,
         egress: Egress = "none",
     ) -> None:
+        if max_sessions < 1 or ready_sessions < 0:
+            raise ConfigurationError(
+                f"max_sessions must be at least 1 and ready_sessions at least 0, "
+                f"not {max_sessions} and {ready_sessions}",
+                hint="pass a larger number",
+            )
         self._isolation_name: IsolationName = isolation
         self._python = Path(python or sys.executable)
         self._max_sessions = max_sessions
-        self._cooldown = cooldown
+        self._cooldown = to_timedelta(cooldown, "cooldown")
         self._limits = SandboxLimits() if limits is None else limits
         self._preload = preload
         self._egress = egress
@@ -108,6 +116,7 @@ class LocalSessionPool(SessionPool):
         self._launch_limiter = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
+        self._pid = os.getpid()
 
     @property
     @override
@@ -116,6 +125,12 @@ class LocalSessionPool(SessionPool):
 
     @override
     async def start(self) -> None:
+        if self._pid != os.getpid():
+            raise PoolUnavailableError(
+                "this pool belongs to the process that this one was forked from",
+                hint="make a new LocalSessionPool in this process",
+                retryable=False,
+            )
         if self._isolation is not None:
             return
         async with self._start_lock:
@@ -143,17 +158,18 @@ class LocalSessionPool(SessionPool):
         session_id: str,
         code: str,
         *,
-        timeout: timedelta,
+        timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
+        limit = to_timedelta(timeout, "timeout")
         async with self._use_session(session_id) as session, session.run_lock:
             try:
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, timeout, on_output)
+                execution = await session.execute(kernel, code, limit, on_output)
             except KernelExitedError:  # the code did not start, so it may be sent again
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, timeout, on_output)
+                execution = await session.execute(kernel, code, limit, on_output)
         name = "" if self._isolation is None else self._isolation.name
         return replace(execution, isolation=name)
 
@@ -316,7 +332,7 @@ class LocalSessionPool(SessionPool):
     async def _end_idle_sessions(self) -> None:
         cooldown = self._cooldown.total_seconds()
         while True:
-            await asyncio.sleep(min(cooldown / 4, 15))
+            await asyncio.sleep(max(0.05, min(cooldown / 4, 15)))
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 if session.active_calls == 0 and now - session.last_used > cooldown:
