@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeAlias
 from typing_extensions import override
 
 from .common.log import logger
-from .core.interpreter import CodeInterpreter
+from .core.interpreter import AnyInterpreter
 from .core.mounts import FileMount, FileMountInput, Mounts
 from .errors import CodeInterpreterError, ConfigurationError
 from .pools.base import OutputHandler
@@ -57,7 +57,7 @@ _MOUNT_FAILED = "The code was not run: its files could not be copied into the se
 
 
 def code_interpreter_tool(
-    interpreter: CodeInterpreter | None = None,
+    interpreter: AnyInterpreter | None = None,
     *,
     approval_mode: ApprovalMode = "never_require",
     images: Literal["reference", "inline"] = "reference",
@@ -124,7 +124,7 @@ class CodeInterpreterProvider(ContextProvider):
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None = None,
+        interpreter: AnyInterpreter | None = None,
         *,
         source_id: str = DEFAULT_SOURCE_ID,
         approval_mode: ApprovalMode = "never_require",
@@ -171,7 +171,7 @@ class _Adapter:
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None,
+        interpreter: AnyInterpreter | None,
         *,
         images: ImagePolicy,
         on_output: OutputHandler | None,
@@ -208,7 +208,7 @@ class _Adapter:
         if not self._mounts.names:
             return True
         try:
-            interpreter = self._interpreter or execute_code.get_default_interpreter()
+            interpreter = execute_code.get_interpreter(self._interpreter)
             await self._mounts.copy_into(interpreter.session(key))
         except CodeInterpreterError as error:
             logger.warning("file_mounts: %s", error)

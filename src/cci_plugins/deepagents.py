@@ -17,7 +17,8 @@ from typing_extensions import override
 from .common import event_loop
 from .common.approval import ApprovalRequest
 from .common.durations import MAX_DURATION
-from .core.interpreter import CodeInterpreter
+from .core.conversation import SessionKey
+from .core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from .core.session import Session
 from .core.shell.command import CommandResult, run_command
 from .core.shell.files import FileResult, NotesHandler, read_files, write_files
@@ -66,9 +67,9 @@ class CodeInterpreterSandbox(BaseSandbox):
     """
 
     def __init__(
-        self, interpreter: CodeInterpreter | None = None, *, session_key: str | None = None
+        self, interpreter: AnyInterpreter | None = None, *, session_key: SessionKey | None = None
     ) -> None:
-        self._interpreter = interpreter
+        self._interpreter = None if interpreter is None else unwrap_interpreter(interpreter)
         self._session_key = session_key
         self._key_resolver = SessionKeyResolver("deepagents")
         self._notices: WeakKeyDictionary[Session, list[str]] = WeakKeyDictionary()
@@ -147,7 +148,7 @@ class CodeInterpreterSandbox(BaseSandbox):
         return self._get_interpreter().session(self._resolve_key())
 
     def _get_interpreter(self) -> CodeInterpreter:
-        return self._interpreter or execute_code.get_default_interpreter()
+        return execute_code.get_interpreter(self._interpreter)
 
     def _resolve_key(self) -> str:
         thread_id = (ensure_config().get("configurable") or {}).get("thread_id")

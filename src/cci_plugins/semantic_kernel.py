@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from copy import copy
 from typing import Annotated, Any, Self, TypeVar
 
-from .core.interpreter import CodeInterpreter
+from .core.conversation import SessionKey
+from .core.interpreter import AnyInterpreter
 from .errors import ConfigurationError
 from .pools.base import OutputHandler
 from .tools import execute_code
@@ -68,11 +69,11 @@ class CodeInterpreterPlugin:
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None = None,
+        interpreter: AnyInterpreter | None = None,
         *,
         options: ToolOptions = execute_code.DEFAULT_OPTIONS,
         on_output: OutputHandler | None = None,
-        session_key: str | None = None,
+        session_key: SessionKey | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._options = options

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from .common import event_loop
 from .common.approval import Approver
@@ -19,6 +19,8 @@ from .common.urls import SecretUrl
 from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
+from .core.conversation import SessionKey
+from .core.interpreter import BlockingInterpreter, WrongWithError
 from .core.session_files import DEFAULT_SHARE_DURATION
 from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
@@ -172,7 +174,7 @@ class Session:
         event_loop.run_blocking(self._session.delete)
 
 
-class CodeInterpreter:
+class CodeInterpreter(BlockingInterpreter):
     """The blocking form of `cci_plugins.CodeInterpreter`, with the same methods.
 
     Example:
@@ -252,12 +254,12 @@ class CodeInterpreter:
         """Bounds of runs, files and sessions."""
         return self._async.limits
 
-    def session(self, key: str | None = None) -> Session:
+    def session(self, key: SessionKey | None = None) -> Session:
         """Return the session of a conversation."""
         return Session(self._async.session(key))
 
     @contextmanager
-    def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
+    def use_session(self, key: SessionKey, *, max_runs: int | None = None) -> Generator[Session]:
         """Make a conversation's session the current one, for at most `max_runs` of a model."""
         with self._async.use_session(key, max_runs=max_runs) as session:
             yield Session(session)
@@ -292,6 +294,16 @@ class CodeInterpreter:
     def close(self) -> None:
         """End every session and close the pool. A second call does nothing."""
         event_loop.run_blocking(self._async.aclose)
+
+    async def __aenter__(self) -> NoReturn:
+        """Refuse `async with`, in which calls would block the event loop."""
+        raise WrongWithError(
+            "this CodeInterpreter of cci_plugins.sync needs 'with', not 'async with'",
+            hint="write 'with', or 'from cci_plugins import CodeInterpreter'",
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing. Python looks for this method before it calls `__aenter__`."""
 
     def __copy__(self) -> Self:
         """Return the interpreter itself. Copies of a tool share its sessions."""

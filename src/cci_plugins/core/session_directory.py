@@ -42,7 +42,7 @@ def derive_identifier(secret: bytes, key: str) -> str:
         68 characters of `[a-z0-9-]`. Azure allows 4 to 128 safe characters
         (learn.microsoft.com, Container Apps sessions usage).
     """
-    return "cci-" + hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()
+    return "cci-" + hmac.new(secret, key.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
 @dataclass(slots=True)

@@ -13,7 +13,12 @@ from typing import overload
 import anyio
 
 from cci_plugins.common.durations import Duration, to_timedelta
-from cci_plugins.common.file_names import normalize_new_name, parse_url_file_name, validate_name
+from cci_plugins.common.file_names import (
+    normalize_new_name,
+    parse_url_file_name,
+    strip_folder,
+    validate_name,
+)
 from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.files.file_transfer import FileTransfer, ProgressHandler
@@ -36,6 +41,8 @@ MAX_SHARE_DURATION = timedelta(days=1)  # the storage's lifecycle rule deletes o
 
 class SessionFiles:
     """The files in a session's working directory, `/mnt/data`.
+
+    A file's name is its path below that folder. The whole path works, too.
 
     Example:
         ```python
@@ -145,7 +152,7 @@ class SessionFiles:
             FileTooLargeError: No route from the session accepts this size.
             FileTransferError: The file did not arrive, or the target cannot be written.
         """
-        name, report_progress = validate_name(name), _bind(on_progress)
+        name, report_progress = _check_name(name), _bind(on_progress)
         if to is None:
             with tempfile.TemporaryDirectory(prefix="cci-") as folder:
                 path = Path(folder, "content")
@@ -167,7 +174,7 @@ class SessionFiles:
         """
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
-            await self._host.dispatch(self._download, validate_name(name), path, ignore_progress)
+            await self._host.dispatch(self._download, _check_name(name), path, ignore_progress)
             async with await anyio.open_file(path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk
@@ -185,7 +192,7 @@ class SessionFiles:
         Raises:
             SessionFileNotFoundError: The session has no such file.
         """
-        await self._host.dispatch(self._remove, validate_name(name))
+        await self._host.dispatch(self._remove, _check_name(name))
 
     async def share(
         self, name: str, *, expires_in: Duration = DEFAULT_SHARE_DURATION
@@ -206,7 +213,7 @@ class SessionFiles:
                 f"expires_in must be more than 0 and at most 1 day, not {expires_in}",
                 hint="pass expires_in=timedelta(hours=1)",
             )
-        return await self._host.dispatch(self._share, validate_name(name), expires_in)
+        return await self._host.dispatch(self._share, _check_name(name), expires_in)
 
     async def unshare(self, shared: SharedFile) -> None:
         """Delete the copy that a link leads to.
@@ -264,7 +271,11 @@ class SessionFiles:
 def _require_name(name: str | None) -> str:
     if not name:
         raise FileTransferError("the file needs a name in the session", hint="pass name='data.csv'")
-    return name
+    return strip_folder(name)
+
+
+def _check_name(name: str) -> str:
+    return validate_name(strip_folder(name))
 
 
 def _is_in(name: str, folder: str) -> bool:

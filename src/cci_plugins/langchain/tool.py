@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from cci_plugins.common import event_loop
-from cci_plugins.core.conversation import DEFAULT_KEY
-from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.conversation import DEFAULT_KEY, SessionKey, is_named
+from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.tools import execute_code
@@ -74,12 +74,12 @@ class CodeInterpreterTool(BaseTool):
     description: str = execute_code.DESCRIPTION
     args_schema: ArgsSchema | None = CodeInput
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
 
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
     on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     @override
     def model_post_init(self, context: Any, /) -> None:
@@ -139,9 +139,10 @@ class CodeInterpreterTool(BaseTool):
         return message, reply.execution
 
 
-def resolve_key(config: RunnableConfig, fallback_key: str) -> str:
+def resolve_key(config: RunnableConfig, fallback_key: SessionKey) -> str:
     """Return the session key: of `use_session`, else the graph's thread, else the fallback."""
-    resolver = SessionKeyResolver("langchain", fallback_key=fallback_key or DEFAULT_KEY)
+    chosen = fallback_key if is_named(fallback_key) else DEFAULT_KEY
+    resolver = SessionKeyResolver("langchain", fallback_key=chosen)
     return resolver.resolve((config.get("configurable") or {}).get("thread_id"))
 
 

@@ -25,7 +25,7 @@ def test_a_number_means_seconds(given: timedelta | float) -> None:
     "given", [0, -1, float("nan"), float("inf"), True, "30", None, timedelta(0), timedelta.max]
 )
 def test_an_impossible_duration_is_an_error_that_names_the_argument(given: object) -> None:
-    with pytest.raises(ConfigurationError, match="^timeout must be") as caught:
+    with pytest.raises(ConfigurationError, match=r"^timeout must be") as caught:
         to_timedelta(given, "timeout")
     assert "timeout=" in str(caught.value.hint)
 
