@@ -9,11 +9,13 @@ never runs code twice. Its state between runs:
   The next run restores the uploads first.
 - `_loss_note`, `_notes`: what happened before the next execution, in the order of events. They
   stay until a run returns, so a failed attempt in between does not hide them.
-- `_is_stale`: an earlier session of this key was evicted. The first run deletes what the pool may
-  still have, because the model is about to read that it is gone.
+- `_deletions`: counts the calls of `delete`. A run that waited for its turn meanwhile is refused,
+  because it would run in another session than its caller knows.
 
 After a loss the order is: restore uploads, run the code once without an instance, attach the notes.
-Runs and `delete` exclude each other. Everything private runs on the pool's event loop.
+`delete` ends the run in progress (`_active_run`): in the pool, and after `STOP_SECONDS` by
+cancelling it here. The run returns that the session ended. Everything private runs on the pool's
+event loop.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import anyio
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.models import Execution
+from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.redaction import redact, redact_exception
 
@@ -49,7 +51,31 @@ FORKED_NOTE = (
     "this process was forked and has a session of its own; "
     "variables and files of earlier calls are gone"
 )
+DELETED_TEXT = "the session ended while the code ran: it was deleted; variables and files are gone"
+STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
+
+
+class _ActiveRun:
+    """The run in progress of a session.
+
+    Attributes:
+        scope: Cancels it.
+        done: Set when it has ended.
+        is_deleted: Its session was deleted.
+    """
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.is_deleted = False
+
+    async def end(self) -> None:
+        """Wait for the end of a run whose session is being deleted, and cancel it if it goes on."""
+        self.is_deleted = True
+        with anyio.move_on_after(STOP_SECONDS):
+            await self.done.wait()
+        self.scope.cancel()
 
 
 class Session:
@@ -73,12 +99,13 @@ class Session:
         self.files = SessionFiles(handle)
         self._handle = handle
         self._on_delete = on_delete
-        self._is_stale = was_evicted
         self._loss_note = EVICTED_NOTE if was_evicted else None
         self._notes: list[str] = []
         self._instance: str | None = None
         self._has_lost_uploads = False
         self._lock: anyio.Lock | None = None
+        self._active_run: _ActiveRun | None = None
+        self._deletions = 0
         self._notebook = Notebook()
 
     def __repr__(self) -> str:
@@ -141,11 +168,16 @@ class Session:
     ) -> Execution:
         host = self._handle.host
         limit = host.limits.execution_timeout if timeout is None else timeout
+        deletions = self._deletions
         async with self._exclusive():
+            if self._deletions != deletions:
+                raise SessionLostError(
+                    "the session was deleted while this call waited for it",
+                    hint="run the earlier steps again",
+                    retryable=True,
+                )
             pool = await host.get_pool()
-            if self._is_stale:
-                await pool.delete_session(self.id)
-                self._is_stale = False
+            await self._handle.begin()
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
                     raw_execution = await self._execute(pool, code, limit, on_output)
@@ -167,12 +199,29 @@ class Session:
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
         if on_output is None:
-            return await self._execute_once(pool, code, limit, None)
+            return await self._execute_unless_deleted(pool, code, limit, None)
         output = RedactingOutput(on_output)
         try:
-            return await self._execute_once(pool, code, limit, output.handle)
+            return await self._execute_unless_deleted(pool, code, limit, output.handle)
         finally:
             output.finish()
+
+    async def _execute_unless_deleted(
+        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
+        """Run code once, or until `delete` ends it."""
+        run = self._active_run = _ActiveRun()
+        try:
+            with run.scope:
+                return await self._execute_once(pool, code, limit, on_output)
+        except CodeInterpreterError:
+            if not run.is_deleted:
+                raise
+        finally:
+            self._active_run = None
+            run.done.set()
+        error = ErrorInfo("SessionDied", DELETED_TEXT)
+        return Execution(error=error, session_id=self.id, status="died", state="lost")
 
     async def _execute_once(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
@@ -218,13 +267,19 @@ class Session:
         return self._notebook.to_json()
 
     async def delete(self) -> None:
-        """End the session now and free its place in the pool. A later run starts a new one."""
+        """End the session now, with the code that runs in it. A later run starts a new one."""
         await self._handle.host.dispatch(self._delete)
 
     async def _delete(self) -> None:
+        pool = await self._handle.host.get_pool()
+        self._deletions += 1
+        if self._active_run is not None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._active_run.end)
+                await pool.delete_session(self.id)
         async with self._exclusive():
-            await (await self._handle.host.get_pool()).delete_session(self.id)
-            self._instance = None
+            await pool.delete_session(self.id)
+            self._instance, self._has_lost_uploads = None, False
             self._handle.forget_uploads()
             self._on_delete()
 

@@ -112,10 +112,10 @@ class SessionDirectory:
     async def delete(self, handle: SessionHandle) -> None:
         """End an evicted or removed session in its pool. A failure is logged."""
         handle.forget_uploads()
-        if handle.key in self._entries:
-            return  # its conversation is back, and deletes the old session before its first run
-        try:
-            await self._host.pool.delete_session(handle.id)
+        try:  # a conversation that is back ends the old session itself, before its first call
+            await self._host.end_session(
+                handle.id, is_needed=lambda: handle.key not in self._entries
+            )
         except CodeInterpreterError as error:
             logger.warning("could not end a session: %s", error)
 
@@ -141,7 +141,8 @@ class SessionDirectory:
     def _create_entry(self, key: str) -> _Entry:
         was_evicted = key in self._evicted_keys
         self._evicted_keys.pop(key, None)
-        handle = SessionHandle(self._host, key, derive_identifier(self._secret, key))
+        identifier = derive_identifier(self._secret, key)
+        handle = SessionHandle(self._host, key, identifier, is_stale=was_evicted)
         on_delete = partial(self.remove, key)
         return _Entry(Session(handle, on_delete=on_delete, was_evicted=was_evicted), handle)
 

@@ -226,6 +226,7 @@ class SessionFiles:
     async def _download(self, name: str, path: Path, report_progress: ProgressHandler) -> None:
         file_transfer = await self._host.get_file_transfer()
         with self._handle.in_use():
+            await self._handle.begin()
             try:
                 await file_transfer.download(self._id, name, path, report_progress)
             except SessionFileNotFoundError:
@@ -252,16 +253,19 @@ class SessionFiles:
 
     async def _list(self) -> Sequence[FileInfo]:
         with self._handle.in_use():
+            await self._handle.begin()
             return await (await self._host.get_pool()).list_files(self._id)
 
     async def _remove(self, name: str) -> None:
         with self._handle.in_use():
+            await self._handle.begin()
             await (await self._host.get_pool()).delete_file(self._id, name)
         self._handle.forget_upload(name)
 
     async def _share(self, name: str, expires_in: timedelta) -> SharedFile:
         file_transfer = await self._host.get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder, self._handle.in_use():
+            await self._handle.begin()
             return await file_transfer.share(self._id, name, expires_in, Path(folder))
 
     async def _unshare(self, shared: SharedFile) -> None:

@@ -63,6 +63,7 @@ class SessionHost:
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
+        self._ending: dict[str, anyio.Lock] = {}
 
     async def dispatch(self, func: Callable[..., Awaitable[T]], *args: object) -> T:
         """Await `func(*args)` on the pool's event loop."""
@@ -95,6 +96,25 @@ class SessionHost:
             self._file_transfer = FileTransfer(pool, limits=self.limits, options=self._files)
         return self._file_transfer
 
+    async def end_session(self, session_id: str, *, is_needed: Callable[[], bool]) -> None:
+        """End a session in the pool, one call at a time for each identifier.
+
+        Args:
+            session_id: The session.
+            is_needed: Asked when it is this call's turn.
+
+        Raises:
+            PoolError: The pool failed.
+        """
+        lock = self._ending.setdefault(session_id, anyio.Lock())
+        try:
+            async with lock:
+                if is_needed():
+                    await self.pool.delete_session(session_id)
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._ending.pop(session_id, None)
+
     def check_open(self) -> None:
         """Raise if the host is closed."""
         if self._is_closed:
@@ -108,6 +128,7 @@ class SessionHost:
         if self._files.storage is not None:
             self._files = replace(self._files, storage=renew(self._files.storage))
         self._file_transfer, self._start_lock, self._is_started = None, None, False
+        self._ending = {}
 
     def refuse_calls(self) -> None:
         """Refuse every further call, before the sessions and the pool are closed."""

@@ -204,7 +204,7 @@ class LocalSessionPool(SessionPool):
         self._loss_reasons.pop(session_id, None)
         session = self._sessions.pop(session_id, None)
         if session is not None:
-            await session.end()
+            await session.end("it was deleted")
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:
@@ -218,7 +218,7 @@ class LocalSessionPool(SessionPool):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._warm_pool.close()
         sessions, self._sessions = list(self._sessions.values()), {}
-        await asyncio.gather(*(session.end() for session in sessions))
+        await asyncio.gather(*(session.end("the pool was closed") for session in sessions))
         if self._isolation is not None:
             self._isolation = None
             self._context.destroy(linger=0)
@@ -271,11 +271,15 @@ class LocalSessionPool(SessionPool):
                 session.loss_reason = session.kernel.kill_reason or EXITED_BETWEEN_CALLS
                 await session.close_kernel()
             try:
-                session.attach_kernel(kernel := await self._warm_pool.allocate())
+                kernel = await self._warm_pool.allocate()
             except BaseException:
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
                 raise
+            if session.is_ended:  # while the kernel started
+                await kernel.close()
+                raise SessionLostError("the session was deleted while this call waited for it")
+            session.attach_kernel(kernel)
             if instance is not None:
                 raise _build_replaced_error(session)
             return kernel
@@ -344,7 +348,7 @@ class LocalSessionPool(SessionPool):
         if len(self._loss_reasons) > MAX_LOSS_REASONS:
             self._loss_reasons.popitem(last=False)
         try:
-            await session.end()
+            await session.end("it was not used")
         except CodeInterpreterError as error:
             logger.warning("an idle session did not end cleanly: %s", error)
 
