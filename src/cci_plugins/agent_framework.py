@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from typing_extensions import override
 
-from .common.log import logger
+from .common.log import describe_error, logger
 from .core.interpreter import AnyInterpreter
 from .core.mounts import FileMount, FileMountInput, Mounts
 from .errors import CodeInterpreterError, ConfigurationError
@@ -211,7 +211,7 @@ class _Adapter:
             interpreter = execute_code.get_interpreter(self._interpreter)
             await self._mounts.copy_into(interpreter.session(key))
         except CodeInterpreterError as error:
-            logger.warning("file_mounts: %s", error)
+            logger.warning("file_mounts: %s", describe_error(error))
             return False
         return True
 

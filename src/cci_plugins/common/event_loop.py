@@ -17,6 +17,7 @@ Invariants:
 * Cancelling the caller, also by Ctrl-C, cancels the call on the loop.
 * The thread starts with the first call. It ends at the exit of the interpreter, after the
   interpreters that are still open were closed, each within `EXIT_SECONDS`.
+* The loop holds no interpreter. One that nobody else holds is closed soon (`close_soon`).
 
 Forks: a child has no such thread, because a fork copies only the thread that called it. The
 child's first call therefore starts a loop and thread of its own. Objects that belong to the
@@ -31,9 +32,9 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakSet
 
 from cci_plugins.errors import ConfigurationError
@@ -57,6 +58,15 @@ class ForkAware(Protocol):
         ...
 
 
+class ClosedAtExit(Protocol):
+    """An object that holds what must be released before the process ends."""
+
+    @property
+    def close_at_exit(self) -> Callable[[], Awaitable[None]]:
+        """The function that closes it. It is called on the loop."""
+        ...
+
+
 class EventLoopThread:
     """The background thread of this process that runs the loop, and its portal."""
 
@@ -68,7 +78,8 @@ class EventLoopThread:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
-        self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._owners: WeakSet[ClosedAtExit] = WeakSet()
+        self._closing: set[asyncio.Task[None]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def get_portal(self) -> BlockingPortal:
@@ -109,27 +120,44 @@ class EventLoopThread:
 
             Finalize(None, self.stop, exitpriority=0)
 
-    def register_closer(self, owner: object, close: Callable[[], Awaitable[None]]) -> None:
-        """Call `close` on the loop when the process exits."""
-        self._closers[owner] = close
+    def add_owner(self, owner: ClosedAtExit) -> None:
+        """Close an owner when the process exits, unless nobody holds it any longer by then."""
+        self._owners.add(owner)
 
-    def unregister_closer(self, owner: object) -> None:
-        """Remove the closer of an owner that was closed already."""
-        self._closers.pop(owner, None)
+    def remove_owner(self, owner: ClosedAtExit) -> None:
+        """Forget an owner that was closed already."""
+        self._owners.discard(owner)
+
+    def close_soon(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Call `close` on the loop, without waiting. A finalizer may call this in any thread."""
+        if self._portal is None or self.loop is None:
+            return  # the loop has ended, and closed everything
+
+        def start() -> None:
+            task = asyncio.ensure_future(close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+        self.loop.call_soon_threadsafe(start)
 
     def stop(self) -> None:
         """Close what is still open and stop the loop. A second call does nothing."""
         if self._portal is None:
             return
         portal, self._portal = self._portal, None
-        for close in list(self._closers.values()):
+        for owner in list(self._owners):
             try:
-                portal.start_task_soon(close).result(EXIT_SECONDS)
+                portal.start_task_soon(owner.close_at_exit).result(EXIT_SECONDS)
             except Exception as error:  # noqa: BLE001 - the program exits, and its sandboxes with it
                 logger.debug("an interpreter did not close: %r", error)
+        portal.start_task_soon(self._wait_closed).result()
         portal.call(portal.stop, True)  # noqa: FBT003 - cancel what still runs
         if self._thread is not None:
             self._thread.join()
+
+    async def _wait_closed(self) -> None:
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=EXIT_SECONDS)
 
     def add_fork_hook(self, owner: ForkAware) -> None:
         """Call `owner.reset_after_fork()` in every forked child, as long as the owner lives."""
@@ -137,7 +165,7 @@ class EventLoopThread:
 
     def reset_after_fork(self) -> None:
         """Forget the parent's loop and thread, in a forked child."""
-        keep_inherited(self._thread, self._portal, self._closers, self.loop)
+        keep_inherited(self._thread, self._portal, self._closing, self.loop)
         self._clear()
         for owner in list(self._fork_hooks):
             owner.reset_after_fork()
@@ -149,8 +177,9 @@ def keep_inherited(*objects: object) -> None:
 
 
 _event_loop_thread = EventLoopThread()
-register_closer = _event_loop_thread.register_closer
-unregister_closer = _event_loop_thread.unregister_closer
+add_owner = _event_loop_thread.add_owner
+remove_owner = _event_loop_thread.remove_owner
+close_soon = _event_loop_thread.close_soon
 add_fork_hook = _event_loop_thread.add_fork_hook
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_event_loop_thread.reset_after_fork)

@@ -279,6 +279,7 @@ class Session:
                 await pool.delete_session(self.id)
         async with self._exclusive():
             await pool.delete_session(self.id)
+            self._handle.host.note_end(self.id)
             self._instance, self._has_lost_uploads = None, False
             self._handle.forget_uploads()
             self._on_delete()

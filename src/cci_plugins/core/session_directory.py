@@ -24,7 +24,7 @@ from threading import Lock
 import anyio
 
 from cci_plugins.common import event_loop
-from cci_plugins.common.log import logger
+from cci_plugins.common.log import describe_error, logger
 from cci_plugins.errors import CodeInterpreterError
 
 from .session import Session
@@ -68,6 +68,8 @@ class SessionDirectory:
         self._evicted_keys: OrderedDict[str, None] = OrderedDict()
         self._guard = Lock()
         host.close_at_exit = self.aclose
+        if self._has_shared_secret:
+            host.keep_sessions()
         if host.owns_pool:
             event_loop.add_fork_hook(self)
 
@@ -117,7 +119,7 @@ class SessionDirectory:
                 handle.id, is_needed=lambda: handle.key not in self._entries
             )
         except CodeInterpreterError as error:
-            logger.warning("could not end a session: %s", error)
+            logger.warning("could not end a session: %s", describe_error(error))
 
     async def aclose(self) -> None:
         """Forget every session, end those that would outlive the program, and close the host."""

@@ -76,6 +76,7 @@ class SessionHandle:
     def in_use(self) -> Generator[None]:
         """Mark the session as busy."""
         self.was_used = True
+        self.host.note_use(self.id)
         self._use_count += 1
         try:
             yield

@@ -17,8 +17,10 @@ and no internals. The application finds it in the log and on `ToolReply.executio
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
@@ -26,7 +28,7 @@ from threading import Lock
 from typing import Any
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
-from cci_plugins.common.log import logger
+from cci_plugins.common.log import describe_error, logger
 from cci_plugins.core.conversation import (
     SessionKey,
     current_budget,
@@ -37,7 +39,7 @@ from cci_plugins.core.conversation import (
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from cci_plugins.core.rendering import render_text
 from cci_plugins.core.session import Session
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
 
@@ -89,6 +91,7 @@ DEFAULT_OPTIONS = ToolOptions()
 _BUDGET_SPENT = (
     "The code was not run: the runs of this turn are used up ({}). Answer with what you have."
 )
+_logged_messages: deque[str] = deque(maxlen=100)
 _default: list[CodeInterpreter] = []
 _default_lock = Lock()
 
@@ -280,9 +283,20 @@ def log_failure(action: str, error: Exception) -> str:
     if not isinstance(error, CodeInterpreterError):
         logger.error("%s failed unexpectedly", action, exc_info=error)
         return "The code interpreter failed unexpectedly; whether the code ran is unknown."
-    logger.warning("%s failed: %s: %s", action, type(error).__name__, error)
+    is_repeated = isinstance(error, ConfigurationError) and not _is_new(str(error))
+    level = logging.DEBUG if is_repeated else logging.WARNING
+    text = describe_error(error)
+    logger.log(level, "%s failed: %s: %s", action, type(error).__name__, text)
     advice = "It did not start; you may try again." if error.retryable else ""
     return f"The code interpreter could not run this: {error}. {advice}".strip()
+
+
+def _is_new(message: str) -> bool:
+    """Return whether an error of the configuration was not logged yet."""
+    if message in _logged_messages:
+        return False
+    _logged_messages.append(message)
+    return True
 
 
 def _format_denial(reason: str | None) -> str:
