@@ -28,7 +28,7 @@ Suffix = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Polling = Annotated[
-    float, typer.Option(min=0.01, help="Seconds between two looks at what takes long.")
+    float, typer.Option(min=0.01, max=3600, help="Seconds between two looks at what takes long.")
 ]
 Location = Annotated[
     str | None, typer.Option("--location", "-l", help="Region; by default AZURE_LOCATION.")

@@ -56,7 +56,8 @@ def run(
         typer.Option(help="Session by name; a served pool keeps its variables between calls."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Longest run in seconds, of each cell.")
+        float | None,
+        typer.Option(min=0.1, max=31_536_000, help="Longest run in seconds, of each cell."),
     ] = None,
     upload: Annotated[
         list[Path] | None,

@@ -29,7 +29,8 @@ PROGRAMS = {
             asyncio.run(plugin.execute_code("1"))
         """,
         (
-            "execute_code failed: ConfigurationError: AZURE_SESSION_POOL_MCP_KEY is not set, but the "
+            "execute_code failed: ConfigurationError: "
+            "AZURE_SESSION_POOL_MCP_KEY is not set, but the "
             "rest of a session pool's settings is; set AZURE_SESSION_POOL_MCP_KEY, or unset the "
             "others to use the embedded pool"
         ),
@@ -42,7 +43,8 @@ PROGRAMS = {
             asyncio.run(plugin.execute_code("1"))
         """,
         (
-            "execute_code failed: ConfigurationError: the embedded pool needs jupyter_client.asynchronous; "
+            "execute_code failed: ConfigurationError: "
+            "the embedded pool needs jupyter_client.asynchronous; "
             'pip install "cci-plugins[local]"'
         ),
     ),
