@@ -70,8 +70,8 @@ class SessionFiles:
         """Write a file into the session.
 
         Args:
-            source: A path on this machine, the bytes, a binary file object, or an asynchronous
-                iterator of bytes. A folder arrives as a zip.
+            source: A path on this machine, the bytes, a binary file object, or a generator of
+                bytes, blocking or asynchronous. A folder arrives as a zip.
             name: Its name in the session. A path keeps its own file name.
             on_progress: Called with the number of bytes transferred so far.
 

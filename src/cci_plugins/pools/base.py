@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from cci_plugins.common.renewal import Renewable
+from cci_plugins.errors import FileTransferError
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
 
 OutputHandler = Callable[[OutputEvent], None]
@@ -41,6 +42,14 @@ class Capabilities:
     isolation: str = ""
     outlives_app: bool = False
     egress: bool | None = None
+
+
+def build_changed_error(name: str) -> FileTransferError:
+    """Build the error for a file that the session's code wrote to while it was downloaded."""
+    return FileTransferError(
+        f"{name!r} changed while it was downloaded",
+        hint="download it again when no code writes to it",
+    )
 
 
 class SessionPool(Renewable, ABC):
@@ -105,6 +114,7 @@ class SessionPool(Renewable, ABC):
         Raises:
             UnsafeNameError: The name would leave the session's folder.
             SessionFileNotFoundError: The session has no such regular file.
+            FileTransferError: The file changed between its first and its last chunk.
         """
 
     @abstractmethod

@@ -31,7 +31,12 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.models import Execution, FileInfo, SessionInfo
-from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.pools.base import (
+    Capabilities,
+    OutputHandler,
+    SessionPool,
+    build_changed_error,
+)
 
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
@@ -184,8 +189,11 @@ class LocalSessionPool(SessionPool):
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
             with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
+                before = _read_stamp(file.fileno())
                 while chunk := await anyio.to_thread.run_sync(file.read, READ_BYTES):
                     yield chunk
+                if before != _read_stamp(file.fileno()):
+                    raise build_changed_error(name)
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:
@@ -351,6 +359,12 @@ class LocalSessionPool(SessionPool):
             await session.end("it was not used")
         except CodeInterpreterError as error:
             logger.warning("an idle session did not end cleanly: %s", error)
+
+
+def _read_stamp(file: int) -> tuple[int, int]:
+    """Return the size and time of change, which stay the same until the file is written to."""
+    status = os.fstat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def _build_replaced_error(session: LocalSession) -> SessionLostError:
