@@ -32,7 +32,7 @@ from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.models import ErrorInfo, Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
@@ -140,7 +140,7 @@ class Session:
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
 
         Raises:
-            ConfigurationError: The timeout is not a duration.
+            ConfigurationError: The timeout is not a duration, or the code is too long.
             PoolUnavailableError: Nothing was started. You can call again.
             PoolExhaustedError: No session is free.
             PoolError: The pool failed. Unless it is `retryable`, the code may have run.
@@ -154,6 +154,7 @@ class Session:
             assert execution.text == "42"
             ```
         """
+        check_code_size(code)
         limit = None if timeout is None else to_timedelta(timeout, "timeout")
         dispatch = self._handle.host.dispatch
         if on_output is None:

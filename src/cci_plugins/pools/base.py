@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -9,9 +10,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from cci_plugins.common.limits import MIB
 from cci_plugins.common.renewal import Renewable
-from cci_plugins.errors import FileTransferError
+from cci_plugins.errors import ConfigurationError, FileTransferError
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
+
+MAX_CODE_BYTES = 47 * MIB  # below the limit of a message, which has a header too
+_MAX_ESCAPED_BYTES = 6  # of one character, in JSON
 
 OutputHandler = Callable[[OutputEvent], None]
 
@@ -42,6 +47,22 @@ class Capabilities:
     isolation: str = ""
     outlives_app: bool = False
     egress: bool | None = None
+
+
+def check_code_size(code: str) -> None:
+    """Refuse code that no pool takes: a kernel repeats it in a message of a bounded size.
+
+    Raises:
+        ConfigurationError: The code is too long. It did not run.
+    """
+    if len(code) * _MAX_ESCAPED_BYTES < MAX_CODE_BYTES:
+        return
+    size = len(json.dumps(code, ensure_ascii=False).encode(errors="surrogatepass"))
+    if size > MAX_CODE_BYTES:
+        raise ConfigurationError(
+            f"the code has {size:,} bytes as a message, and at most {MAX_CODE_BYTES:,} can be sent",
+            hint="upload the data as a file, and read it in the code",
+        )
 
 
 def build_changed_error(name: str) -> FileTransferError:

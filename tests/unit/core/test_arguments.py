@@ -60,3 +60,15 @@ async def test_the_wrong_one_of_with_and_async_with_names_the_right_class() -> N
     with pytest.raises(TypeError, match="needs 'with'"):
         async with blocking:
             pass
+
+
+async def test_code_that_is_too_long_is_refused_with_that_reason_before_it_runs() -> None:
+    pool = FakeSessionPool()
+    async with CodeInterpreter(pool) as interpreter:
+        for code in ("#" * 49_500_000, "\n" * 25_000_000):
+            with pytest.raises(ConfigurationError, match="the code has .* bytes") as caught:
+                await interpreter.run_code(code)
+            assert "upload the data as a file" in str(caught.value.hint)
+        assert pool.calls == []
+        await interpreter.run_code("#" * 40_000_000)
+        assert len(pool.calls) == 1

@@ -36,6 +36,7 @@ from cci_plugins.pools.base import (
     OutputHandler,
     SessionPool,
     build_changed_error,
+    check_code_size,
 )
 
 try:
@@ -167,6 +168,7 @@ class LocalSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
+        check_code_size(code)
         limit = to_timedelta(timeout, "timeout")
         async with self._use_session(session_id) as session, session.run_lock:
             try:
