@@ -63,7 +63,8 @@ def run(
         typer.Option(help="Name of the session. A served pool keeps its variables between calls."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Time limit of each cell in seconds.")
+        float | None,
+        typer.Option(min=0.1, max=31_536_000, help="Time limit of each cell in seconds."),
     ] = None,
     upload: Annotated[
         list[Path] | None,

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from cci_plugins.errors import UnsafeNameError
 
+SESSION_FOLDER = "/mnt/data/"
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
 _RESERVED = re.compile(
@@ -19,6 +20,22 @@ _DRIVE = re.compile(r"[a-z]:.*", re.IGNORECASE)  # on Windows it would leave the
 _BIDI_CONTROLS = re.compile(
     "[\u0080-\u009f\u202a-\u202e\u2066-\u2069]"
 )  # with them gpj.exe is displayed as exe.jpg
+
+
+def strip_folder(name: str) -> str:
+    """Return a file's name below the session's folder, also for its whole path there.
+
+    Args:
+        name: `data.csv`, or `/mnt/data/data.csv`.
+
+    Raises:
+        UnsafeNameError: It is not text.
+    """
+    if not isinstance(name, str):
+        raise UnsafeNameError(
+            f"a file name must be a str, not {type(name).__name__}", hint="pass 'data.csv'"
+        )
+    return name.removeprefix(SESSION_FOLDER) or name
 
 
 def validate_name(name: str) -> str:

@@ -177,13 +177,15 @@ class SessionAgent:
         """Send a chunk of a file."""
         try:
             with self._resolve_path(name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                before = os.fstat(file.fileno())
                 file.seek(at)
                 chunk = base64.b64encode(file.read(length)).decode()
+                after = os.fstat(file.fileno())
         except OSError:
             self._answer(marker, {"missing": True})
         else:
-            self._answer(marker, {"at": at, "total": size}, chunk)
+            stamps = [before.st_mtime_ns, after.st_mtime_ns]
+            self._answer(marker, {"at": at, "total": before.st_size, "stamps": stamps}, chunk)
 
     def remove(self, marker: str, name: str) -> None:
         """Remove a file."""

@@ -11,6 +11,7 @@ import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, ProviderAuth, TokenCredential
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, PoolError, PoolUnavailableError
@@ -61,8 +62,8 @@ class CustomSessionPool(RemoteSessionPool):
         *,
         credential: TokenCredential | str | None = None,
         limits: Limits | None = None,
-        margin: timedelta = MARGIN,
-        patience: timedelta = RETRY_WINDOW,
+        margin: Duration = MARGIN,
+        patience: Duration = RETRY_WINDOW,
     ) -> None:
         limits = Limits() if limits is None else limits
         self._endpoint = str(parse_endpoint_url(endpoint.rstrip("/")))

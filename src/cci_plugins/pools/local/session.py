@@ -70,10 +70,17 @@ class LocalSession:
         self.instance = token_hex(8)
         self._known_files = {}
 
-    async def end(self) -> None:
-        """End the session for good."""
+    async def end(self, reason: str) -> None:
+        """End the session for good, and the code that runs in it.
+
+        Args:
+            reason: Why, as a clause for the run that this ends.
+        """
         self.is_ended = True
-        await self.close_kernel()
+        kernel, self.kernel = self.kernel, None
+        if kernel is not None:
+            await kernel.kill(reason)
+            await kernel.close()
 
     async def close_kernel(self) -> None:
         """End the kernel, if there is one."""
