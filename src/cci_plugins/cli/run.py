@@ -169,9 +169,13 @@ def _run_job(job: _Job, session: Session) -> ExitCode:
 def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> ExitCode:
     """Run cell after cell up to the first that fails and may not."""
     for cell in job.source.cells:
-        execution = session.run_code(
-            cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
-        )
+        try:
+            execution = session.run_code(
+                cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
+            )
+        except BaseException:
+            job.reporter.abort()
+            raise
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
         code = ExitCode.OK if is_successful_exit(execution) else _EXITS[execution.status]

@@ -28,7 +28,7 @@ import anyio
 
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.models import Execution
+from cci_plugins.models import Execution, note_malformed_images
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.redaction import redact, redact_exception
 
@@ -143,7 +143,8 @@ class Session:
                     if clean is error:
                         raise
                     raise clean from None
-                execution = redact_execution(self._attach_notes(raw_execution))
+                noted = note_malformed_images(self._attach_notes(raw_execution))
+                execution = redact_execution(noted)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
                     record_content(

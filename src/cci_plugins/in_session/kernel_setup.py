@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.message_bounds import bound_kernel_messages
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
 
 MAX_MESSAGE_CHARACTERS = 1 << 20
@@ -74,6 +75,7 @@ def install(shell: Any, preload: list[str], limit: int, proxy_socket: str | None
     if proxy_socket is not None:
         start_proxy_relay(proxy_socket)
         shell.cci_proxy_socket = proxy_socket  # file transfers connect to it without the relay
+    bound_kernel_messages(shell, sys.stdout)
     bound_messages(sys.stdout, limit)
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input

@@ -30,10 +30,9 @@ from typing import Any
 from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
-from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
+from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
 
 MODULE_NAME = "_cci"
-STREAM_CHARACTERS = 6_000_000
 MAX_FILES = 20_000
 
 
@@ -53,6 +52,7 @@ class SessionAgent:
         # By run. None: it must never begin. "": it began, and has no report now.
         self._reports: dict[str, str | None] = {}
         self._rejected_runs: set[str] = set()
+        self._run_count = 0
         self._folder = find_session_folder(shell)
         os.chdir(self._folder)
         self._out, self._err = CapturingStream(sys.stdout), CapturingStream(sys.stderr)
@@ -187,37 +187,29 @@ class SessionAgent:
     @contextmanager
     def _capture_run(self, run: str, timeout: float) -> Iterator[RunCapture]:
         """Capture output and displays, and store the report at the end."""
-        capture, shell, before = RunCapture(), self._shell, self._scan()
+        capture, before = RunCapture(self._shell), self._scan()
         self._reports[run] = ""  # it began, so it must not begin again
-        self._out.capture_buffer, self._err.capture_buffer = out, err = (
-            StreamBuffer(STREAM_CHARACTERS),
-            StreamBuffer(STREAM_CHARACTERS),
-        )
-        shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public hook
-        shell.display_pub.publish = capture.publish
-        shell.displayhook.write_format_data = capture.add_main_result
+        self._run_count += 1
+        self._out.capture_buffer, self._err.capture_buffer = capture.stdout, capture.stderr
         started = time.perf_counter()
         try:
-            yield capture
+            with capture.replace_displays():
+                yield capture
         finally:
             duration = time.perf_counter() - started
             self._out.capture_buffer = self._err.capture_buffer = None
-            del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
-            del shell.displayhook.write_format_data
         after = self._scan()
         changed = [name for name in sorted(after) if before.get(name) != after[name]]
         hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
         report = capture.build_report(timeout)
         report |= {
-            "stdout": out.get_text(),
-            "stderr": err.get_text(),
             "files": [
                 self._describe_changed_file(name, after[name], is_hashed=name in hashed)
                 for name in changed
             ],
             "instance": self.instance,
             "duration": duration,
-            "droppedCharacters": out.dropped_characters + err.dropped_characters,
+            "executionCount": self._run_count,
         }
         self._store_report(run, report)
 

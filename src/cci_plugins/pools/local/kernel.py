@@ -101,6 +101,7 @@ class _ExecuteRequest:
         self.is_complete = False
         self.waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.msg_id = ""
+        self.reply: dict[str, Any] = {}
         self._has_reply = False
         self._is_idle = False
 
@@ -115,6 +116,7 @@ class _ExecuteRequest:
 
     def handle_reply(self, content: dict[str, Any]) -> None:
         self._has_reply = True
+        self.reply = content
         if content.get("status") == "error" and self.collector.error is None:
             self.collector.error = parse_error(content)
         self._finish_if_complete()
@@ -288,6 +290,7 @@ class Kernel:
                     await self._interrupt_or_kill(request)
             raise
         finally:
+            collector.finish(request.reply)
             self._request = None
 
     async def close(self) -> None:
