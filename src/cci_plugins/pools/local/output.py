@@ -50,7 +50,7 @@ class Collector:
             self.error = parse_error(content)
 
     def finish(self, reply: Mapping[str, Any]) -> None:
-        """Read what the reply of the run reports beside its status.
+        """Read the counts that the reply of the run reports.
 
         Call it when no more messages arrive. The output channel may lose messages in a flood, so
         the kernel's own counts are the true ones.
