@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests.integration._emulated import emulated
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
-from tests.integration._emulated import emulated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -65,6 +65,14 @@ plt.plot([3, 4])
 None
 """
 GLYPHS = "plt.title('\N{CJK UNIFIED IDEOGRAPH-4E2D}\N{CJK UNIFIED IDEOGRAPH-6587}')\nplt.show()"
+WIDE_FONT = """
+import matplotlib.font_manager as fonts, matplotlib.pyplot as plt
+path = next(one.fname for one in fonts.fontManager.ttflist if one.fname.endswith("DejaVuSans.ttf"))
+options = dict(style="normal", variant="normal", weight=400, stretch="normal", size="scalable")
+fonts.fontManager.ttflist.append(fonts.FontEntry(fname=path, name="Symbola", **options))
+plt.title("\N{ARABIC LETTER MEEM}", family="cmr10")
+plt.show()
+"""
 ORDER = """
 import sys
 print("first")
@@ -106,6 +114,8 @@ async def test_charts_are_shown_whatever_backend_the_code_names(
         assert [first.charts[0].series[0].y, second.charts[0].series[0].y] == [(1, 2), (3, 4)]
     assert count_images(await run(interpreter, "plt.plot([1])\nNone")) == 1
 
+    wide = await interpreter.session("fonts").run_code(WIDE_FONT)
+    assert wide.stderr == "", "the font of the text has no such character, but a wide font has"
     glyphs = await run(interpreter, GLYPHS)
     assert glyphs.stderr.count("Glyph") == 0
     assert glyphs.stderr == "" or "Fonts here: DejaVu" in glyphs.stderr
@@ -133,6 +143,36 @@ async def test_what_is_too_large_is_cut_and_counted_and_the_session_stays(
     flood = await session.run_code("print('x' * (300 << 20))")
     assert flood.dropped_characters == (300 << 20) + 1 - 6_000_000
     assert (await run(interpreter, "kept")).text == "1"
+
+
+async def test_a_box_plot_and_error_bars_are_data_of_their_own_kind(
+    interpreter: CodeInterpreter,
+) -> None:
+    execution = await run(interpreter, BOXES)
+    boxes, errors = execution.results[0].charts
+    (box,) = boxes.series
+    assert (box.kind, box.x) == ("box", ("a", "b"))
+    assert box.y[0] == {
+        "low": 1, "q1": 1.75, "median": 2.5, "q3": 4.75, "high": 4.75, "outliers": [10],
+    }  # fmt: skip
+    line, bars = errors.series
+    assert (line.kind, line.y, line.y_error) == ("errorbar", (3, 5), ([0.5, 0.5], [0.25, 0.25]))
+    assert (bars.kind, bars.x_error, bars.y_error) == ("bar", (), ([1.0, 1.0], [1.0, 1.0]))
+    assert (boxes.y_unit, boxes.y_scale, boxes.figure_title) == ("ms", "log", "Both")
+    assert (boxes.title, boxes.x_scale, errors.x_scale) == ("Left", "categorical", "linear")
+
+
+BOXES = """
+import matplotlib.pyplot as plt
+figure, (left, right) = plt.subplots(1, 2)
+left.boxplot([[1, 2, 3, 10], [2, 3, 4]])
+left.set_xticklabels(["a", "b"])
+left.set(title="Left", ylabel="time (ms)", yscale="log")
+right.errorbar([1, 2], [3, 5], yerr=[0.5, 0.25], capsize=3)
+right.bar([1, 2], [3, 5], yerr=1)
+figure.suptitle("Both")
+plt.show()
+"""
 
 
 async def test_a_malformed_image_is_a_note(interpreter: CodeInterpreter) -> None:

@@ -40,7 +40,13 @@ def test_outputs_without_an_order_are_complete() -> None:
 
 
 def test_outputs_follow_what_replaces_streams_and_results() -> None:
-    assert list_outputs(replace(EXECUTION, stdout="a\nb\nmore")) == ["a\n", "5", "e\n", "b\n", "more"]
+    assert list_outputs(replace(EXECUTION, stdout="a\nb\nmore")) == [
+        "a\n",
+        "5",
+        "e\n",
+        "b\n",
+        "more",
+    ]
     assert list_outputs(replace(EXECUTION, stdout="other")) == ["other", "e\n", "5"]
     assert list_outputs(replace(EXECUTION, results=())) == ["a\nb\n", "e\n"]
 
