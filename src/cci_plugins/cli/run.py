@@ -185,9 +185,13 @@ def _run_job(job: _Job, session: Session) -> int:
 def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> int:
     """Run the cells in order, up to the first that fails without permission."""
     for cell in job.source.cells:
-        execution = session.run_code(
-            cell.source, timeout=job.timeout, on_output=job.reporter.handle_output
-        )
+        try:
+            execution = session.run_code(
+                cell.source, timeout=job.timeout, on_output=job.reporter.handle_output
+            )
+        except BaseException:
+            job.reporter.abort()
+            raise
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
         status = get_exit_status(execution)

@@ -33,7 +33,7 @@ from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.script_comment import remove_script
-from cci_plugins.models import ErrorInfo, Execution
+from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
 from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.redaction import redact, redact_exception
@@ -193,6 +193,7 @@ class Session:
                         raise
                     raise clean from None
                 noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
+                noted = note_malformed_images(noted)
                 execution = redact_execution(noted)
                 record_execution(span, execution)
                 if is_content_capture_enabled():

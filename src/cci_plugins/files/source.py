@@ -178,12 +178,13 @@ async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
         FileTooLargeError: The content is larger.
         FileTransferError: The content cannot be read.
     """
-    if isinstance(content, (bytes, bytearray, memoryview)):
+    if isinstance(content, Buffer):
         source: UploadSource = BytesSource(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
         source = await anyio.to_thread.run_sync(_open_path, _check_path(content), limit)
     elif isinstance(content, (Readable, AsyncIterable, Iterable)):
-        source = await _spool(content, limit)
+        chunks = cast("Readable | AsyncIterable[Buffer] | Iterable[Buffer]", content)
+        source = await _spool(chunks, limit)
     else:
         raise FileTransferError(
             f"cannot upload a {type(content).__name__}",

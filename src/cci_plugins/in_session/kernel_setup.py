@@ -23,6 +23,7 @@ from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
+from cci_plugins.in_session.message_bounds import bound_kernel_messages
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
@@ -201,6 +202,7 @@ def install(
         start_proxy_relay(proxy_socket)
         shell.cci_proxy_socket = proxy_socket  # file transfers connect to it without the relay
     escape_messages(shell.kernel.session)
+    bound_kernel_messages(shell, sys.stdout)
     InterruptGuard(shell).install()
     SessionStreams(shell, limit).install()
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory

@@ -39,13 +39,12 @@ from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loo
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
-from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
+from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
 from cci_plugins.in_session.terminal_streams import adopt_streams, restore_streams
 from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MODULE_NAME = "_cci"
 CHILD_SECONDS = 0.2  # from an interrupt until child processes are interrupted
-STREAM_CHARACTERS = 6_000_000
 MAX_FILES = 20_000
 
 
@@ -65,6 +64,7 @@ class SessionAgent:
         # By run. None: it must never begin. "": it began, and has no report now.
         self._reports: dict[str, str | None] = {}
         self._rejected_runs: set[str] = set()
+        self._run_count = 0
         self._folder = find_session_folder(shell)
         os.chdir(self._folder)
         self._background = BackgroundOutput()
@@ -224,39 +224,33 @@ class SessionAgent:
     @contextmanager
     def _capture_run(self, run: str, timeout: float) -> Iterator[RunCapture]:
         """Capture output and displays, and store the report at the end."""
-        capture, shell, before = RunCapture(), self._shell, self._scan()
+        capture, before = RunCapture(self._shell), self._scan()
         self._reports[run] = ""  # it began, so it must not begin again
-        self._out.capture_buffer, self._err.capture_buffer = out, err = (
-            StreamBuffer(STREAM_CHARACTERS),
-            StreamBuffer(STREAM_CHARACTERS),
-        )
-        shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public hook
-        shell.display_pub.publish = capture.publish
-        shell.displayhook.write_format_data = capture.add_main_result
+        self._run_count += 1
+        self._out.capture_buffer, self._err.capture_buffer = capture.stdout, capture.stderr
         background = self._background.take()
+        for name, text in background.items():
+            getattr(capture, name).add(text)
         started = time.perf_counter()
         try:
-            yield capture
+            with capture.replace_displays():
+                yield capture
         finally:
             duration = time.perf_counter() - started
             self.restore_streams()
             self._out.capture_buffer = self._err.capture_buffer = None
-            del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
-            del shell.displayhook.write_format_data
         after = self._scan()
         changed = [name for name in sorted(after) if before.get(name) != after[name]]
         hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
         report = capture.build_report(timeout)
         report |= {
-            "stdout": background.get("stdout", "") + out.get_text(),
-            "stderr": background.get("stderr", "") + err.get_text(),
             "files": [
                 self._describe_changed_file(name, after[name], is_hashed=name in hashed)
                 for name in changed
             ],
             "instance": self.instance,
             "duration": duration,
-            "droppedCharacters": out.dropped_characters + err.dropped_characters,
+            "executionCount": self._run_count,
         }
         if background:
             report["notes"].append(describe_background(sum(map(len, background.values()))))

@@ -35,7 +35,12 @@ def compute_sha256(file: IO[bytes]) -> str:
 
 
 class StreamBuffer:
-    """A bounded stream that keeps its head and, once that is full, its latest part."""
+    """A bounded stream that keeps its head and, once that is full, its latest part.
+
+    Attributes:
+        total: Characters that were added.
+        lost: Characters that were sent but never arrived here.
+    """
 
     def __init__(self, limit: int) -> None:
         self._head_remaining = limit * 3 // 4
@@ -43,6 +48,7 @@ class StreamBuffer:
         self._head: list[str] = []
         self._tail = ""
         self.total = 0
+        self.lost = 0
 
     def add(self, text: str) -> None:
         """Append a chunk."""
@@ -57,13 +63,21 @@ class StreamBuffer:
     @property
     def dropped_characters(self) -> int:
         """Characters between head and tail that were not kept."""
-        return self.total - sum(map(len, self._head)) - len(self._tail)
+        return self.total + self.lost - sum(map(len, self._head)) - len(self._tail)
 
     def get_text(self) -> str:
         """Return the stream. If it was too long, a line between head and tail counts the rest."""
-        gap = (
-            f"\n[... {self.dropped_characters:,} characters not kept ...]\n"
-            if self.dropped_characters
-            else ""
-        )
-        return "".join(self._head) + gap + self._tail
+        return "".join(self._head) + self._format_gap() + self._tail
+
+    def get_lengths(self) -> tuple[int, int, int]:
+        """Return the lengths of head, gap and tail in the text."""
+        return sum(map(len, self._head)), len(self._format_gap()), len(self._tail)
+
+    def _format_gap(self) -> str:
+        dropped = self.dropped_characters
+        return format_gap(dropped) if dropped else ""
+
+
+def format_gap(dropped: int) -> str:
+    """Return the line that stands for characters that were not kept."""
+    return f"\n[... {dropped:,} characters not kept ...]\n"

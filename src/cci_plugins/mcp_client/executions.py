@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, Strict
 
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, Result, SessionState
+from cci_plugins.models import (
+    ErrorInfo,
+    Execution,
+    ExecutionStatus,
+    FileInfo,
+    Result,
+    SessionState,
+    build_order,
+    build_outputs,
+)
 
 from .wire_model import Text, Timestamp, WireModel
 
@@ -18,8 +27,12 @@ _MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could clai
 
 
 def dump_execution(execution: Execution) -> dict[str, Any]:
-    """Write an execution as JSON, without its session identifier, which the caller has."""
+    """Write an execution as JSON, without its session identifier, which the caller has.
+
+    The keys `order` and `executionCount` are optional, because older versions lack them.
+    """
     error = execution.error
+    more = {"order": build_order(execution), "executionCount": execution.execution_count}
     return {
         "stdout": execution.stdout,
         "stderr": execution.stderr,
@@ -35,7 +48,7 @@ def dump_execution(execution: Execution) -> dict[str, Any]:
         "isolation": execution.isolation,
         "droppedCharacters": execution.dropped_characters,
         "notes": list(execution.notes),
-    }
+    } | {key: value for key, value in more.items() if value}
 
 
 def load_execution(value: object, session_id: str) -> Execution:
@@ -51,10 +64,11 @@ def load_execution(value: object, session_id: str) -> Execution:
     hint = "install the same version of cci-plugins here and in the pool"
     run = _Execution.load(value, "execution", hint=hint)
     error = run.error
+    results = tuple(Result(result.data, result.is_main) for result in run.results)
     return Execution(
         stdout=run.stdout,
         stderr=run.stderr,
-        results=tuple(Result(result.data, result.is_main) for result in run.results),
+        results=results,
         error=None if error is None else ErrorInfo(error.name, error.message, error.traceback),
         files=tuple(file.build() for file in run.files),
         session_id=session_id,
@@ -65,6 +79,8 @@ def load_execution(value: object, session_id: str) -> Execution:
         isolation=run.isolation,
         dropped_characters=run.dropped_characters,
         notes=tuple(run.notes),
+        outputs=build_outputs(run.order, run.stdout, run.stderr, results),
+        execution_count=run.execution_count,
     )
 
 
@@ -110,6 +126,9 @@ class _File(WireModel):
         return FileInfo(self.name, self.size, self.media_type, self.modified_at, self.sha256)
 
 
+_Step = Annotated[tuple[Text, int], Strict(False)]  # noqa: FBT003 - pydantic's; JSON has lists
+
+
 class _Execution(WireModel):
     stdout: Text
     stderr: Text
@@ -123,3 +142,5 @@ class _Execution(WireModel):
     isolation: Text
     dropped_characters: int
     notes: list[Text]
+    order: list[_Step] = Field(default=[])  # older servers do not send it
+    execution_count: int | None = Field(default=None, ge=0)  # the same

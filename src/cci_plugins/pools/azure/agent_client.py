@@ -34,10 +34,10 @@ REPORT_BYTES = 256 * MIB  # of the same, unpacked
 _AGENT = Program(
     MODULE_NAME,
     (
-        "in_session/streams.py",
         *DATA_FORMAT_MODULES,
         *PLAIN_PYTHON_MODULES,
         "in_session/background_output.py",
+        "in_session/output_log.py",
         "in_session/run_capture.py",
         "in_session/session_agent.py",
     ),

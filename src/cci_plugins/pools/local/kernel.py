@@ -121,6 +121,7 @@ class _ExecuteRequest:
         self.msg_id = ""
         self.probe_id = ""
         self.background_characters = 0
+        self.reply: dict[str, Any] = {}
         self._has_reply = False
         self._is_idle = False
 
@@ -148,6 +149,7 @@ class _ExecuteRequest:
 
     def handle_reply(self, content: dict[str, Any]) -> None:
         self._has_reply = True
+        self.reply = content
         if content.get("status") == "error" and self.collector.error is None:
             self.collector.error = parse_error(content)
         self._finish_if_complete()
@@ -324,6 +326,7 @@ class Kernel:
             raise
         finally:
             self.background_characters = request.background_characters
+            collector.finish(request.reply)
             self._request = None
 
     async def close(self) -> None:

@@ -126,6 +126,8 @@ class LocalSession:
             state="lost" if is_lost or loss_reason else "kept",
             duration=duration,
             dropped_characters=output.dropped_characters,
+            outputs=output.build_outputs(),
+            execution_count=output.execution_count,
             notes=tuple(_build_notes(loss_reason, output, kernel.background_characters)),
         )
 
@@ -192,7 +194,7 @@ def _build_notes(loss_reason: str | None, output: Collector, background: int) ->
         notes.append(describe_background(background))
     if output.dropped_results:
         notes.append(f"{output.dropped_results} displayed results were too large to keep")
-    return notes
+    return [*notes, *output.notes]
 
 
 def _classify_outcome(
