@@ -30,11 +30,16 @@ from typing import Any
 from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
-from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
+from cci_plugins.in_session.streams import (
+    StreamBuffer,
+    compute_sha256,
+    select_files_to_hash,
+    select_files_to_report,
+)
 
 MODULE_NAME = "_cci"
 STREAM_CHARACTERS = 6_000_000
-MAX_FILES = 20_000
+MAX_FILES = 50_000  # as SandboxLimits.file_count
 
 
 class SessionAgent:
@@ -205,9 +210,12 @@ class SessionAgent:
             del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
             del shell.displayhook.write_format_data
         after = self._scan()
-        changed = [name for name in sorted(after) if before.get(name) != after[name]]
+        changed, notes = select_files_to_report(
+            {name: stamp[2] for name, stamp in after.items() if before.get(name) != stamp}
+        )
         hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
         report = capture.build_report(timeout)
+        report["notes"] += notes
         report |= {
             "stdout": out.get_text(),
             "stderr": err.get_text(),
@@ -290,7 +298,7 @@ class SessionAgent:
             self._shell.user_ns["_i"] = code
 
     def _describe_changed_file(
-        self, name: str, stamp: tuple[int, int], *, is_hashed: bool
+        self, name: str, stamp: tuple[int, int, int], *, is_hashed: bool
     ) -> dict[str, Any]:
         info = _build_file_info(name, stamp)
         if is_hashed:
@@ -304,9 +312,9 @@ class SessionAgent:
             raise OSError(f"the name {name!r} leads out of the session's folder")
         return path
 
-    def _scan(self) -> dict[str, tuple[int, int]]:
-        """Return size in bytes and time in nanoseconds of every regular file."""
-        found: dict[str, tuple[int, int]] = {}
+    def _scan(self) -> dict[str, tuple[int, int, int]]:
+        """Return size in bytes and times of change in nanoseconds of every regular file."""
+        found: dict[str, tuple[int, int, int]] = {}
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder, name)
@@ -314,7 +322,7 @@ class SessionAgent:
                     entry = path.lstat()
                     if stat.S_ISREG(entry.st_mode):
                         relative = path.relative_to(self._folder).as_posix()
-                        found[relative] = (entry.st_size, entry.st_mtime_ns)
+                        found[relative] = (entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns)
             if len(found) > MAX_FILES:
                 break
         return found
@@ -340,6 +348,6 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
     return getattr(get_agent(shell), job.pop("verb"))(marker, **job)
 
 
-def _build_file_info(name: str, stamp: tuple[int, int]) -> dict[str, Any]:
+def _build_file_info(name: str, stamp: tuple[int, int, int]) -> dict[str, Any]:
     modified = datetime.fromtimestamp(stamp[1] / 1e9, UTC).isoformat()
     return {"name": name, "size": stamp[0], "mediaType": "", "modifiedAt": modified, "sha256": None}

@@ -17,7 +17,7 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
 def sanitize_execution(execution: Execution) -> Execution:
-    """Return the execution with lone surrogates, NaN and infinity replaced for JSON in UTF-8."""
+    """Return the execution with lone surrogates escaped for JSON in UTF-8, and NaN as null."""
     error = execution.error
     return replace(
         execution,
@@ -35,12 +35,13 @@ def sanitize_execution(execution: Execution) -> Execution:
 
 
 def sanitize_json(value: Any) -> Any:
-    """Return a JSON value with lone surrogates, NaN and infinity replaced."""
+    """Return a JSON value with lone surrogates escaped, and NaN and infinity as None."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+            return joined.encode("utf-8", "backslashreplace").decode()
     elif isinstance(value, float):
         return value if math.isfinite(value) else None
     elif isinstance(value, Mapping):
@@ -112,7 +113,7 @@ def _parse_value(result: Result) -> Any:
             value = ast.literal_eval(text)
             if value is None or isinstance(value, (str, int, float, list, dict)):
                 json.dumps(value, allow_nan=False)
-                return value
+                return sanitize_json(value)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             pass
     return text

@@ -230,7 +230,11 @@ class LocalSessionPool(SessionPool):
                 hint="delete a session that you no longer need, or raise CCI_SESSIONS",
                 retry_after=max(wait, 0.0),
             )
-        session = LocalSession(session_id, self._loss_reasons.pop(session_id, None))
+        session = LocalSession(
+            session_id,
+            self._loss_reasons.pop(session_id, None),
+            max_files=self._limits.file_count,
+        )
         self._sessions[session_id] = session
         return session
 
