@@ -75,6 +75,8 @@ def serve(
     container: emulation.ContainerOption = None,
     fault_rate: emulation.FaultRateOption = 0,
     seed: emulation.SeedOption = 0,
+    sessions: emulation.SessionsOption = None,
+    cooldown: emulation.CooldownOption = None,
     requests_per_minute: Annotated[
         int | None,
         typer.Option(min=1, help="Most requests in a minute; 600 for a gateway."),
@@ -90,8 +92,8 @@ def serve(
     Prints the endpoint and what to paste into a client: environment variables for this package,
     and `mcp.json` for VS Code. Sessions of the embedded pool end with the server.
     """
-    emulation.check_options(emulate, container, fault_rate)
-    settings = Settings.read()
+    emulation.check_options(emulate, container, fault_rate, sessions=sessions, cooldown=cooldown)
+    settings = _allow_emulated(Settings.read(), sessions, cooldown)
     served_pool = _create_pool(settings, pool, isolation, emulate)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
@@ -101,7 +103,9 @@ def serve(
     if emulate is not None:
         if key is None:
             raise ConfigurationError("an emulated pool asks for a key", hint="leave --no-key out")
-        what = emulation.EmulationOptions(emulate, container or "cci", fault_rate, seed, key)
+        what = emulation.EmulationOptions(
+            emulate, container or "cci", fault_rate, seed, key, sessions, cooldown
+        )
         anyio.run(_emulate, served_pool, what, listen_options, _ListeningInfo(display_key, as_json))
         return
 
@@ -120,6 +124,16 @@ def serve(
             {} if requests_per_minute is None else options
         )
     anyio.run(_serve, served_pool, listen_options, on_ready, options)
+
+
+def _allow_emulated(settings: Settings, sessions: int | None, cooldown: float | None) -> Settings:
+    """Return settings under which the embedded pool keeps what the emulated one promises."""
+    return settings.model_copy(
+        update={
+            "sessions": max(settings.sessions, sessions or 0),
+            "cooldown": max(settings.cooldown, cooldown or 0),
+        }
+    )
 
 
 def _create_pool(
