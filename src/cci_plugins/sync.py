@@ -23,7 +23,7 @@ from .core.session_files import DEFAULT_SHARE_DURATION
 from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
-from .pools.base import OutputHandler, SessionPool
+from .pools.base import Capabilities, OutputHandler, SessionPool
 
 if TYPE_CHECKING:
     from .azure.credentials import TokenCredential
@@ -262,6 +262,11 @@ class CodeInterpreter:
     def known_packages(self) -> tuple[str, ...]:
         """Preinstalled packages that the pool can name without starting a session."""
         return self._async.known_packages
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._async.capabilities
 
     def packages(self) -> Mapping[str, str]:
         """Return the installed packages with their versions, the best known packages first."""

@@ -106,7 +106,8 @@ async def test_the_rest_api_lists_odd_names_and_shows_them_as_a_value(version: s
             assert run.status_code == 200, run.text
             value = run.json().get("properties") or run.json()["result"]
             value = value.get("executionResult", value.get("result"))
-            assert {"plain.csv", "caf\\udce9.csv"} <= {*value}, value
+            assert "plain.csv" in value, value
+            assert "caf\\udce9.csv" in value, value  # as Python shows it
             files = await http.get("/files")
             assert files.status_code == 200, files.text
             entries = [entry.get("properties", entry) for entry in files.json()["value"]]

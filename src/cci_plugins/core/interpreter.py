@@ -17,7 +17,7 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
 from .conversation import DEFAULT_KEY, RunBudget, current_budget, current_key
 from .session import Session
@@ -158,6 +158,11 @@ class CodeInterpreter:
     def known_packages(self) -> tuple[str, ...]:
         """Preinstalled packages that the pool can name without starting a session."""
         return self._host.pool.known_packages
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._host.pool.capabilities
 
     def session(self, key: str | None = None) -> Session:
         """Return the session of a conversation. Its first call starts it, not this one.

@@ -60,6 +60,7 @@ class SessionAgent:
         self._rejected_runs: set[str] = set()
         self._folder = find_session_folder(shell)
         os.chdir(self._folder)
+        os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._out, self._err = CapturingStream(sys.stdout), CapturingStream(sys.stderr)
         sys.stdout, sys.stderr = self._out, self._err
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees

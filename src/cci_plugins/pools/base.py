@@ -11,6 +11,7 @@ from typing import Self
 
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
 
+DATA_FOLDER = "/mnt/data"
 OutputHandler = Callable[[OutputEvent], None]
 
 
@@ -30,6 +31,8 @@ class Capabilities:
         isolation: One line about the sandbox around a session. It is empty when unknown.
         outlives_app: Sessions stay alive when the pool object is closed. They end when they are
             deleted or were idle for long.
+        folder: Path of a session's files as its code sees it. It is `.` if it differs from session
+            to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
     """
 
@@ -40,6 +43,7 @@ class Capabilities:
     isolation: str = ""
     outlives_app: bool = False
     egress: bool | None = None
+    folder: str = DATA_FOLDER
 
 
 class SessionPool(ABC):

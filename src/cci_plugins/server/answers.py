@@ -17,7 +17,7 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
 def sanitize_execution(execution: Execution) -> Execution:
-    """Return the execution with lone surrogates escaped for JSON in UTF-8, and NaN as null."""
+    """Return the execution with lone surrogates, NaN and infinity replaced for JSON in UTF-8."""
     error = execution.error
     return replace(
         execution,
@@ -35,13 +35,12 @@ def sanitize_execution(execution: Execution) -> Execution:
 
 
 def sanitize_json(value: Any) -> Any:
-    """Return a JSON value with lone surrogates escaped, and NaN and infinity as None."""
+    """Return a JSON value with lone surrogates, NaN and infinity replaced."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-            return joined.encode("utf-8", "backslashreplace").decode()
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     elif isinstance(value, float):
         return value if math.isfinite(value) else None
     elif isinstance(value, Mapping):
@@ -112,8 +111,8 @@ def _parse_value(result: Result) -> Any:
         try:
             value = ast.literal_eval(text)
             if value is None or isinstance(value, (str, int, float, list, dict)):
-                json.dumps(value, allow_nan=False)
-                return sanitize_json(value)
+                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+                return value
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             pass
     return text

@@ -189,7 +189,10 @@ async def ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
 def build_description(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
     """Build the tool's description from the options and the pool's preinstalled packages."""
     known_packages = () if interpreter is None else interpreter.known_packages
-    return tool_options.build_description(DESCRIPTION, options, known_packages)
+    capabilities = None if interpreter is None else interpreter.capabilities
+    return tool_options.build_description(
+        DESCRIPTION, options, known_packages, capabilities=capabilities
+    )
 
 
 class SessionKeyResolver:

@@ -31,10 +31,11 @@ from cci_plugins.errors import (
 )
 from cci_plugins.models import Execution, FileInfo, SessionInfo
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.pools.folder_notes import add_folder_note
 
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
-    from .isolation import choose
+    from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError, make_context
     from .session import LocalSession
@@ -100,6 +101,8 @@ class LocalSessionPool(SessionPool):
         self._preload = preload
         self._egress = egress
         self._rules = parse_egress_rules(egress)
+        if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
+            self.capabilities = replace(self.capabilities, folder=host_folder.get_folder())
         self._sessions: dict[str, LocalSession] = {}
         self._loss_reasons: OrderedDict[str, str] = OrderedDict()
         self._warm_pool = WarmPool(ready_sessions, self._start_kernel)
@@ -126,6 +129,7 @@ class LocalSessionPool(SessionPool):
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
+                    folder=isolation.folder,
                     egress=self._check_egress(isolation),
                 )
                 self._context = make_context()
@@ -155,7 +159,7 @@ class LocalSessionPool(SessionPool):
                 kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, timeout, on_output)
         name = "" if self._isolation is None else self._isolation.name
-        return replace(execution, isolation=name)
+        return add_folder_note(replace(execution, isolation=name), self.capabilities.folder)
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
