@@ -161,7 +161,8 @@ def _place(source: Path, path: Path) -> dict[str, Any]:
     path = path.resolve()
     part = path.with_name(source.name)
     try:
-        shutil.copyfile(source, part)
+        if part != source:  # else the source lies in the target's folder already
+            shutil.copyfile(source, part)
         if path.exists():
             shutil.copymode(path, part)
         part.replace(path)
