@@ -20,7 +20,7 @@ from .common.durations import MAX_DURATION
 from .core.conversation import SessionKey
 from .core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from .core.session import Session
-from .core.shell.command import CommandResult, run_command
+from .core.shell.command import CommandResult, remove_terminal_codes, run_command
 from .core.shell.files import FileResult, NotesHandler, read_files, write_files
 from .errors import CodeInterpreterError, ConfigurationError
 from .tools import execute_code
@@ -183,8 +183,9 @@ class CodeInterpreterSandbox(BaseSandbox):
         """Build the response with the notices, except for a helper, which parses the output."""
         notices = self._get_notices(session)
         notices += result.notes
-        output = result.output
-        if notices and _helper_failures.get() is None:
+        is_helper = _helper_failures.get() is not None  # it parses what it printed itself
+        output = result.output if is_helper else remove_terminal_codes(result.output)
+        if notices and not is_helper:
             output = f"[{'; '.join(notices)}]\n{output}"
             notices.clear()
         return ExecuteResponse(output, result.exit_code, truncated=result.dropped_characters > 0)

@@ -14,14 +14,19 @@ import typer
 
 from cci_plugins.common.settings import IsolationName, Settings
 from cci_plugins.core.interpreter import build_file_options, build_pool
-from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    ConfigurationError,
+    FileTransferError,
+    UnsafeNameError,
+)
 from cci_plugins.models import Execution
 from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
 from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
-from .saving import Saver, insert_outputs, match_files
+from .saving import Saver, insert_outputs, is_savable, match_files
 from .source import Cell, RunInput, read_source
 
 IsolationOption = Annotated[
@@ -207,8 +212,14 @@ def _download(job: _Job, session: Session) -> None:
         return
     files = session.files.list()
     sizes = {file.name: file.size for file in files}
-    names = [name for pattern in job.downloads for name in match_files(files, pattern)]
-    for name in dict.fromkeys(names):
+    names = dict.fromkeys(name for pattern in job.downloads for name in match_files(files, pattern))
+    safe_names = [name for name in names if is_savable(name)]
+    if skipped := [name for name in names if not is_savable(name)]:
+        text = f"skipped, because the names are not safe here: {', '.join(map(repr, skipped))}"
+        if not safe_names:
+            raise UnsafeNameError(text, hint="rename the files in the session")
+        console.print_warning(text)
+    for name in safe_names:
         with console.show_transfer(f"downloading {name}", sizes[name]) as on_progress:
             path = job.saver.save_file(
                 name,

@@ -12,8 +12,14 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cci_plugins.common.file_names import normalize_new_name
 from cci_plugins.common.image_data import decode_image
-from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, TargetExistsError
+from cci_plugins.errors import (
+    FileTransferError,
+    SessionFileNotFoundError,
+    TargetExistsError,
+    UnsafeNameError,
+)
 from cci_plugins.files.target import resolve_in_folder
 from cci_plugins.models import FileInfo, Result
 
@@ -82,6 +88,14 @@ class Saver:
         except OSError as error:
             raise FileTransferError(f"cannot write into {folder}: {error.strerror}") from error
         raise AssertionError("names never end")
+
+
+def is_savable(name: str) -> bool:
+    """Return whether this machine may have a file of this name."""
+    try:
+        return bool(normalize_new_name(name))
+    except UnsafeNameError:
+        return False
 
 
 def match_files(files: Sequence[FileInfo], pattern: str) -> list[str]:

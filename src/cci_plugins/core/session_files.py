@@ -14,13 +14,15 @@ import anyio
 
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.file_names import (
+    is_safe_name,
     normalize_new_name,
     parse_url_file_name,
     strip_folder,
     validate_name,
 )
+from cci_plugins.common.log import logger
 from cci_plugins.common.urls import SecretUrl
-from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, UnsafeNameError
 from cci_plugins.files.file_transfer import FileTransfer, ProgressHandler
 from cci_plugins.files.source import (
     CHUNK,
@@ -240,7 +242,8 @@ class SessionFiles:
         self, file_transfer: FileTransfer, files: Sequence[FileInfo], path: Path
     ) -> None:
         """Write the files of a session's folder into a zip."""
-        names = sorted({validate_name(info.name) for info in files})
+        names = sorted({info.name for info in files if is_safe_name(info.name)})
+        _report_skipped_files(sorted({info.name for info in files} - {*names}), is_all=not names)
         limit = file_transfer.max_file_bytes
         check_folder_size(len(names), sum(info.size for info in files), limit)
         part, size = path.with_name("member"), 0
@@ -284,6 +287,17 @@ def _check_name(name: str) -> str:
 
 def _is_in(name: str, folder: str) -> bool:
     return name.startswith(f"{folder.rstrip('/')}/")
+
+
+def _report_skipped_files(names: Sequence[str], *, is_all: bool) -> None:
+    """Warn about the files that a zip leaves out, because their names are not safe."""
+    if not names:
+        return
+    shown = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")  # noqa: PLR2004
+    text = f"the zip leaves out {len(names)} files whose names are not safe: {shown}"
+    if is_all:
+        raise UnsafeNameError(text, hint="rename them in the session")
+    logger.warning("%s", text)
 
 
 def _bind(on_progress: ProgressHandler | None) -> ProgressHandler:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.log import logger
 from cci_plugins.errors import FileTooLargeError, FileTransferError
 
 CHUNK = 256 * 1024
@@ -224,11 +225,22 @@ def _zip_folder(folder: Path, target: Path, limit: int) -> None:
         check_folder_size(len(files), sum(path.stat().st_size for path in files), limit)
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
             for path in files:
-                packed.write(path, path.relative_to(folder))
+                name = path.relative_to(folder).as_posix()
+                if _is_utf8(name):
+                    packed.write(path, name)
+                else:
+                    logger.warning("the zip leaves out %r: its name is not UTF-8", name)
     except FileTransferError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that is not text
         raise _build_read_error(folder, error) from error
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def check_folder_size(files: int, size: int, limit: int) -> None:

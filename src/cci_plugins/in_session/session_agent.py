@@ -39,13 +39,17 @@ from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loo
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
-from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
+from cci_plugins.in_session.streams import (
+    compute_sha256,
+    select_files_to_hash,
+    select_files_to_report,
+)
 from cci_plugins.in_session.terminal_streams import adopt_streams, restore_streams
 from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MODULE_NAME = "_cci"
 CHILD_SECONDS = 0.2  # from an interrupt until child processes are interrupted
-MAX_FILES = 20_000
+MAX_FILES = 50_000  # as SandboxLimits.file_count
 
 
 class SessionAgent:
@@ -67,6 +71,7 @@ class SessionAgent:
         self._run_count = 0
         self._folder = find_session_folder(shell)
         os.chdir(self._folder)
+        os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._background = BackgroundOutput()
         self._out = CapturingStream(sys.stdout, "stdout", self._background)
         self._err = CapturingStream(sys.stderr, "stderr", self._background)
@@ -240,9 +245,12 @@ class SessionAgent:
             self.restore_streams()
             self._out.capture_buffer = self._err.capture_buffer = None
         after = self._scan()
-        changed = [name for name in sorted(after) if before.get(name) != after[name]]
+        changed, notes = select_files_to_report(
+            {name: stamp[2] for name, stamp in after.items() if before.get(name) != stamp}
+        )
         hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
         report = capture.build_report(timeout)
+        report["notes"] += notes
         report |= {
             "files": [
                 self._describe_changed_file(name, after[name], is_hashed=name in hashed)
@@ -338,7 +346,7 @@ class SessionAgent:
             self._shell.user_ns["_i"] = code
 
     def _describe_changed_file(
-        self, name: str, stamp: tuple[int, int], *, is_hashed: bool
+        self, name: str, stamp: tuple[int, int, int], *, is_hashed: bool
     ) -> dict[str, Any]:
         info = _build_file_info(name, stamp)
         if is_hashed:
@@ -352,9 +360,9 @@ class SessionAgent:
             raise OSError(f"the name {name!r} leads out of the session's folder")
         return path
 
-    def _scan(self) -> dict[str, tuple[int, int]]:
-        """Return size in bytes and time in nanoseconds of every regular file."""
-        found: dict[str, tuple[int, int]] = {}
+    def _scan(self) -> dict[str, tuple[int, int, int]]:
+        """Return size in bytes and times of change in nanoseconds of every regular file."""
+        found: dict[str, tuple[int, int, int]] = {}
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder, name)
@@ -362,7 +370,7 @@ class SessionAgent:
                     entry = path.lstat()
                     if stat.S_ISREG(entry.st_mode):
                         relative = path.relative_to(self._folder).as_posix()
-                        found[relative] = (entry.st_size, entry.st_mtime_ns)
+                        found[relative] = (entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns)
             if len(found) > MAX_FILES:
                 break
         return found
@@ -397,6 +405,6 @@ def find_running_loop() -> asyncio.AbstractEventLoop | None:
     return None
 
 
-def _build_file_info(name: str, stamp: tuple[int, int]) -> dict[str, Any]:
+def _build_file_info(name: str, stamp: tuple[int, int, int]) -> dict[str, Any]:
     modified = datetime.fromtimestamp(stamp[1] / 1e9, UTC).isoformat()
     return {"name": name, "size": stamp[0], "mediaType": "", "modifiedAt": modified, "sha256": None}

@@ -15,6 +15,7 @@ from cci_plugins.common.renewal import Renewable
 from cci_plugins.errors import ConfigurationError, FileTransferError
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
 
+DATA_FOLDER = "/mnt/data"
 MAX_CODE_BYTES = 47 * MIB  # below the limit of a message, which has a header too
 _MAX_ESCAPED_BYTES = 6  # of one character, in JSON
 
@@ -37,6 +38,8 @@ class Capabilities:
         isolation: One line about the sandbox around a session. It is empty when unknown.
         outlives_app: Sessions stay alive when the pool object is closed. They end when they are
             deleted or were idle for long.
+        folder: Path of a session's files as its code sees it. It is `.` if it differs from session
+            to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
     """
 
@@ -47,6 +50,7 @@ class Capabilities:
     isolation: str = ""
     outlives_app: bool = False
     egress: bool | None = None
+    folder: str = DATA_FOLDER
 
 
 def check_code_size(code: str) -> None:

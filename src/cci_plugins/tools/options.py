@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.folder_notes import describe_folder
 from cci_plugins.pools.network_notes import NO_NETWORK
 
 _MIN_OUTPUT_CHARACTERS = 200  # enough for an error message
@@ -78,6 +79,6 @@ def build_description(
     )
     packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
     network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
-    return " ".join(
-        part for part in (base, network, packages, options.instructions.strip()) if part
-    )
+    folder = "" if capabilities is None else describe_folder(capabilities)
+    instructions = options.instructions.strip()
+    return " ".join(part for part in (base, folder, network, packages, instructions) if part)

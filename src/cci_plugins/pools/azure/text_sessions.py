@@ -61,7 +61,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.in_session.marked_call import Answer
-from cci_plugins.mcp_client.executions import load_execution, load_file
+from cci_plugins.mcp_client.executions import check_file, check_files, load_execution, load_file
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import ErrorInfo, Execution, FileInfo
 from cci_plugins.pools.base import build_changed_error
@@ -160,7 +160,7 @@ class TextSessions:
         )
         report = await self._agent.fetch_report(session_id, run, answer)
         try:
-            return [_add_media_type(load_file(file)) for file in report]
+            return [_add_media_type(check_file(load_file(file))) for file in report]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProtocolError("the session sent a malformed list of files") from error
 
@@ -208,7 +208,7 @@ class TextSessions:
             return _build_unreported_execution(sent, answer, session_id)
         try:
             report = await self._agent.fetch_report(session_id, run, answer)
-            execution = load_execution(report, session_id)
+            execution = check_files(load_execution(report, session_id))
         except CodeInterpreterError as error:  # even if the error is `retryable`, the code ran
             kind = ProtocolError if isinstance(error, ProtocolError) else PoolError
             raise kind(f"the code ran, but its output is lost: {error}") from error

@@ -39,11 +39,12 @@ from cci_plugins.pools.base import (
     build_changed_error,
     check_code_size,
 )
+from cci_plugins.pools.folder_notes import add_folder_note
 from cci_plugins.pools.network_notes import add_network_note
 
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
-    from .isolation import choose
+    from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError, make_context
     from .session import LocalSession
@@ -118,6 +119,8 @@ class LocalSessionPool(SessionPool):
         self._rules = parse_egress_rules(egress)
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
+        if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
+            self.capabilities = replace(self.capabilities, folder=host_folder.get_folder())
         self._sessions: dict[str, LocalSession] = {}
         self._loss_reasons: OrderedDict[str, str] = OrderedDict()
         self._warm_pool = WarmPool(ready_sessions, self._start_kernel)
@@ -151,6 +154,7 @@ class LocalSessionPool(SessionPool):
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
+                    folder=isolation.folder,
                     egress=self._check_egress(isolation),
                 )
                 self._context = make_context()
@@ -183,7 +187,8 @@ class LocalSessionPool(SessionPool):
                 kernel = await self._ensure_kernel(session, instance)
                 execution = await session.execute(kernel, code, limit, on_output)
         name = "" if self._isolation is None else self._isolation.name
-        return add_network_note(replace(execution, isolation=name), self.capabilities)
+        execution = add_network_note(replace(execution, isolation=name), self.capabilities)
+        return add_folder_note(execution, self.capabilities.folder)
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
@@ -261,7 +266,11 @@ class LocalSessionPool(SessionPool):
                 hint="delete a session that you no longer need, or raise CCI_SESSIONS",
                 retry_after=max(wait, 0.0),
             )
-        session = LocalSession(session_id, self._loss_reasons.pop(session_id, None))
+        session = LocalSession(
+            session_id,
+            self._loss_reasons.pop(session_id, None),
+            max_files=self._limits.file_count,
+        )
         self._sessions[session_id] = session
         return session
 
