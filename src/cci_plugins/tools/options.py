@@ -67,5 +67,5 @@ def build_description(
     packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
     network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
     return " ".join(
-        part for part in (base, network, packages, options.instructions.strip()) if part
+        part for part in (base, packages, network, options.instructions.strip()) if part
     )
