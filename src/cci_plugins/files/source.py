@@ -183,7 +183,7 @@ async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
     elif isinstance(content, (str, os.PathLike)):
         source = await anyio.to_thread.run_sync(_open_path, _check_path(content), limit)
     elif isinstance(content, (Readable, AsyncIterable, Iterable)):
-        source = await _spool(content, limit)
+        source = await _spool(cast("Any", content), limit)
     else:
         raise FileTransferError(
             f"cannot upload a {type(content).__name__}",

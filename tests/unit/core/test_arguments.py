@@ -66,7 +66,7 @@ async def test_code_that_is_too_long_is_refused_with_that_reason_before_it_runs(
     pool = FakeSessionPool()
     async with CodeInterpreter(pool) as interpreter:
         for code in ("#" * 49_500_000, "\n" * 25_000_000):
-            with pytest.raises(ConfigurationError, match="the code has .* bytes") as caught:
+            with pytest.raises(ConfigurationError, match=r"the code has .* bytes") as caught:
                 await interpreter.run_code(code)
             assert "upload the data as a file" in str(caught.value.hint)
         assert pool.calls == []
