@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from copy import copy
+from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
-from .core.interpreter import CodeInterpreter
+from .core.conversation import SessionKey
+from .core.interpreter import AnyInterpreter
 from .errors import ConfigurationError
 from .pools.base import OutputHandler
 from .tools import execute_code
@@ -34,6 +36,7 @@ __all__ = ["CodeInterpreterPlugin", "images_as_user_messages"]
 
 Service = TypeVar("Service", bound=ChatCompletionClientBase)
 Prepare = Callable[..., Any]
+Code: TypeAlias = Annotated[str, execute_code.CODE_DESCRIPTION]
 
 _PREPARE = "_prepare_chat_history_for_request"
 _SHARED_SESSION_WARNING = (
@@ -67,11 +70,11 @@ class CodeInterpreterPlugin:
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None = None,
+        interpreter: AnyInterpreter | None = None,
         *,
         options: ToolOptions = execute_code.DEFAULT_OPTIONS,
         on_output: OutputHandler | None = None,
-        session_key: str | None = None,
+        session_key: SessionKey | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._options = options
@@ -84,10 +87,14 @@ class CodeInterpreterPlugin:
             self.execute_code, execute_code.build_description(options, interpreter)
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a plugin with the same interpreter, sessions and functions."""
+        return copy(self)
+
     @kernel_function(name=execute_code.NAME, description=execute_code.DESCRIPTION)
     async def execute_code(
         self,
-        code: Annotated[str, execute_code.CODE_DESCRIPTION],
+        code: Code,
         session_id: Annotated[
             str | None, "The conversation.", {"include_in_function_choices": False}
         ] = None,

@@ -217,7 +217,7 @@ def test_on_a_terminal_up_asks_and_no_stops_it(cci: Command) -> None:
     code, err = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
     assert "+ session pool ccipool" in err
     assert "Contributor on the resource group" in err
-    assert "make this?" in err
+    assert "apply this plan?" in err
     assert code == 130
     assert cci.cloud.writes == []
 

@@ -251,25 +251,26 @@ class CachedCredential:
         get_token: Callable[..., Any] = getattr(source, "get_token", source)
         call = partial(get_token, *scopes, **(options if _accepts_options(get_token) else {}))
         if inspect.iscoroutinefunction(get_token):
-            token = await self._run_on_home_loop(call)
+            token = call()
         else:
             token = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
-            if inspect.isawaitable(token):
-                token = await self._run_on_home_loop(partial(_return, token))
+        if inspect.isawaitable(token):
+            token = await self._await_on_home_loop(token)
         if isinstance(token, str):
             return _Token(token, int(decode_claims(token).get("exp") or time.time()))
         result: AccessToken = token
         return result
 
-    async def _run_on_home_loop(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Await a call of an asynchronous credential on the loop that its connections belong to."""
+    async def _await_on_home_loop(self, token: Awaitable[Any]) -> Any:
+        """Await a token on the loop that an asynchronous credential's connections belong to."""
         here = asyncio.get_running_loop()
         if self._home_loop is None or not self._home_loop.is_running():
             self._home_loop = here
         if self._home_loop is here:
-            return await call()
-        future = asyncio.run_coroutine_threadsafe(_await(call), self._home_loop)
-        return await asyncio.wrap_future(future)
+            return await token
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(_await(token), self._home_loop)
+        )
 
 
 class AuthProvider(ABC):
@@ -440,9 +441,5 @@ def _accepts_options(get_token: Callable[..., Any]) -> bool:
     return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
 
 
-async def _await(call: Callable[[], Awaitable[Any]]) -> Any:
-    return await call()
-
-
-def _return(value: Awaitable[Any]) -> Awaitable[Any]:
-    return value
+async def _await(value: Awaitable[Any]) -> Any:
+    return await value

@@ -44,16 +44,20 @@ class SessionHandle:
         host: The pool that the session lives in.
         key: The conversation, as the application names it.
         session_id: The identifier that the pool knows.
+        is_stale: An earlier session of this key was evicted. The first call ends it.
 
     Attributes:
         was_used: A run or a transfer was started, so the session may exist in the pool.
     """
 
-    def __init__(self, host: SessionHost, key: str, session_id: str) -> None:
+    def __init__(
+        self, host: SessionHost, key: str, session_id: str, *, is_stale: bool = False
+    ) -> None:
         self.host = host
         self.key = key
         self.id = session_id
         self.was_used = False
+        self._is_stale = is_stale
         self._use_count = 0
         self._uploads: dict[str, UploadSource | SecretUrl | None] = {}
         self._digests: dict[str, str | None] = {}
@@ -63,15 +67,32 @@ class SessionHandle:
         """Whether a run or a transfer is in progress, or waits for its turn."""
         return self._use_count > 0
 
+    def reset(self, session_id: str) -> None:
+        """Begin with a new session of another identifier, in a forked child."""
+        self._is_stale = self._is_stale and session_id == self.id
+        self.id, self.was_used, self._use_count = session_id, False, 0
+
     @contextmanager
     def in_use(self) -> Generator[None]:
         """Mark the session as busy."""
         self.was_used = True
+        self.host.note_use(self.id)
         self._use_count += 1
         try:
             yield
         finally:
             self._use_count -= 1
+
+    async def begin(self) -> None:
+        """End the earlier session of this key in the pool, before the first call of any kind.
+
+        The model is about to read that its variables and files are gone. What is uploaded from
+        now on stays.
+        """
+        await self.host.get_pool()
+        if self._is_stale:
+            await self.host.end_session(self.id, is_needed=lambda: self._is_stale)
+            self._is_stale = False
 
     async def upload(
         self, name: str, source: UploadSource, on_progress: ProgressHandler
@@ -147,12 +168,14 @@ class SessionHandle:
         self, name: str, source: UploadSource, on_progress: ProgressHandler
     ) -> FileInfo:
         with self.in_use():
+            await self.begin()
             file_transfer = await self.host.get_file_transfer()
             return await file_transfer.upload(self.id, name, source, on_progress)
 
     async def _fetch_url(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         file_transfer = await self.host.get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder, self.in_use():
+            await self.begin()
             return await file_transfer.fetch(self.id, url, name, Path(folder), on_progress)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cci_plugins.in_session.background_output import BackgroundOutput
+from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.message_bounds import (
     MAX_NOTES,
     bound_forms,
@@ -17,34 +19,43 @@ from cci_plugins.in_session.message_bounds import (
     cut_text,
 )
 from cci_plugins.in_session.output_log import OutputLog, StreamWriter
+from cci_plugins.in_session.terminal_streams import TerminalStream, find_descriptor
 
 RESULT_CHARACTERS = 32 << 20  # of all displays of one run
 STREAM_CHARACTERS = 6_000_000
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class CapturingStream(io.TextIOBase):
-    """Replacement of `sys.stdout` or `sys.stderr` that keeps what a run writes.
+class CapturingStream(TerminalStream, io.TextIOBase):
+    """Replacement of `sys.stdout` or `sys.stderr` that keeps what is written.
 
     It is installed once for all runs, since loggers keep the stream that they were made with.
+
+    Args:
+        original: The kernel's stream, which leads to the pool.
+        name: `stdout` or `stderr`.
+        background: Keeps what is written while no run captures it.
     """
 
-    encoding = "utf-8"
-
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: Any, name: str, background: BackgroundOutput) -> None:
         self.original = original
+        self.name = f"<{name}>"
         self.capture_buffer: StreamWriter | None = None
+        self._stream_name = name
+        self._background = background
         self._pid = os.getpid()
 
     def write(self, text: str) -> int:
-        """Keep a chunk during a run, and pass it on at any other time."""
+        """Keep a chunk for the run, or for the next one."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        # The buffer of a forked child would be lost with it.
-        if self.capture_buffer is None or os.getpid() != self._pid:
+        self.check_open()
+        if os.getpid() != self._pid:  # the buffer of a forked child would be lost with it
             self.original.write(text)
+        elif self.capture_buffer is None:
+            self._background.add(self._stream_name, escape_surrogates(text))
         else:
-            self.capture_buffer.add(text)
+            self.capture_buffer.add(escape_surrogates(text))
         return len(text)
 
     def flush(self) -> None:
@@ -56,8 +67,8 @@ class CapturingStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the original's descriptor. What is written there goes to the pool."""
-        return int(self.original.fileno())
+        """Return the descriptor. What is written there goes to the pool."""
+        return find_descriptor(self.original)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
@@ -129,8 +140,8 @@ class RunCapture:
         """Replace `shell._showtraceback`."""
         self.error = {
             "name": kind.__name__,
-            "message": cut_text(str(value)),
-            "traceback": COLOURS.sub("", "\n".join(bound_traceback(lines))),
+            "message": escape_surrogates(cut_text(str(value))),
+            "traceback": escape_surrogates(COLOURS.sub("", "\n".join(bound_traceback(lines)))),
         }
 
     def build_report(self, timeout: float) -> dict[str, Any]:
@@ -165,7 +176,9 @@ class RunCapture:
 
     def _encode_forms(self, data: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Return the forms that fit as JSON values, and their characters."""
-        forms = {kind: _encode_value(value) for kind, value in data.items() if value is not None}
+        forms = escape_values(
+            {kind: _encode_value(value) for kind, value in data.items() if value is not None}
+        )
         forms, notes = bound_forms(forms)
         if len(self._notes) < MAX_NOTES:
             self._notes += notes

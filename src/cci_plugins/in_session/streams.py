@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import IO
 
+MAX_REPORTED_FILES = 2_000  # that one run changed
 MAX_HASHED_FILE_BYTES = 16 << 20  # largest file that is hashed after a run
 MAX_HASHED_RUN_BYTES = 64 << 20  # of all files that are hashed after one run
 
@@ -24,6 +25,21 @@ def select_files_to_hash(sizes: list[tuple[str, int]]) -> set[str]:
             remaining -= size
             chosen.add(name)
     return chosen
+
+
+def select_files_to_report(times: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Select the newest of the files that a run changed.
+
+    Args:
+        times: Names and times of change.
+
+    Returns:
+        The names in order, at most `MAX_REPORTED_FILES`, and a note if files are left out.
+    """
+    names = sorted(times, key=times.__getitem__, reverse=True)[:MAX_REPORTED_FILES]
+    left_out = len(times) - len(names)
+    note = f"{left_out:,} older files that the run changed are not reported; list them all"
+    return sorted(names), [note] if left_out else []
 
 
 def compute_sha256(file: IO[bytes]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
+from cci_plugins.common.file_names import escape_name
+from cci_plugins.errors import ProtocolError
 from cci_plugins.models import (
     ErrorInfo,
     Execution,
@@ -23,6 +26,7 @@ from .wire_model import Text, Timestamp, WireModel
 META_KEY = "cci_plugins/execution"
 SIGNED_KEY = "cci_plugins/signed_environments"  # on a launch tool: it accepts no other ids
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
+_MAX_SIZE = 2**62
 _MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could claim to exceed
 
 
@@ -84,6 +88,29 @@ def load_execution(value: object, session_id: str) -> Execution:
     )
 
 
+def check_files(execution: Execution) -> Execution:
+    """Return the execution with its file names checked and escaped.
+
+    Raises:
+        ProtocolError: A name is not a path below the session's folder.
+    """
+    return replace(execution, files=tuple(map(check_file, execution.files)))
+
+
+def check_file(file: FileInfo) -> FileInfo:
+    """Return the file with its name escaped, as every pool lists it.
+
+    Raises:
+        ProtocolError: The name is not a path below the session's folder.
+    """
+    if not {"", ".", ".."}.isdisjoint(file.name.split("/")):
+        raise ProtocolError(
+            f"the pool returned an invalid file name ({file.name[:100]!a}): "
+            "it is not a path below the session's folder"
+        )
+    return replace(file, name=escape_name(file.name))
+
+
 def load_file(value: object) -> FileInfo:
     """Read the description of a file, in the form that `dump_execution` writes.
 
@@ -117,7 +144,7 @@ class _Error(WireModel):
 
 class _File(WireModel):
     name: Text
-    size: int
+    size: int = Field(ge=0, le=_MAX_SIZE)
     media_type: Text
     modified_at: Timestamp
     sha256: Text | None
@@ -140,7 +167,7 @@ class _Execution(WireModel):
     state: SessionState
     duration: float = Field(ge=0, le=_MAX_SECONDS)  # seconds
     isolation: Text
-    dropped_characters: int
+    dropped_characters: int = Field(ge=0)
     notes: list[Text]
     order: list[_Step] = Field(default=[])  # older servers do not send it
     execution_count: int | None = Field(default=None, ge=0)  # the same

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from cci_plugins.common.durations import convert_durations
 from cci_plugins.errors import ConfigurationError
 
 Kind = Literal["python", "custom"]
@@ -78,6 +79,7 @@ class Options:
     principal_type: PrincipalType | None = None
 
     def __post_init__(self) -> None:
+        convert_durations(self, "cooldown")
         object.__setattr__(self, "location", self.location.replace(" ", "").lower())
         if not self.suffix:
             digest = hashlib.sha256(self.group_id.lower().encode()).hexdigest()

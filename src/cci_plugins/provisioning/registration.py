@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import anyio
 
@@ -42,93 +41,96 @@ async def register(run: DeploymentRun, *, force: bool) -> None:
     Raises:
         ProvisioningError: Azure refused, an approval is missing, or it took too long.
     """
+    subscription = run.options.subscription_id
     if run.options.kind == "python":
-        await _register_feature(run)
-    for name in list_providers(run.options):
-        needs_force = force and name == APP and run.options.kind == "python"
-        await _register_provider(run, name, force=needs_force)
-
-
-async def _register_feature(run: DeploymentRun) -> None:
-    features = f"{run.options.subscription_id}/providers/Microsoft.Features/providers"
-    path = f"{features}/{APP}/features/{FEATURE}"
-    reporter = StepReporter(run.report, f"feature {FEATURE}")
-    manual_command = f"az feature register --namespace {APP} --name {FEATURE}"
-
-    async def read_state() -> str | None:
-        found = await run.arm.get(path, api_versions.FEATURES, step=reporter.step)
-        return None if found is None else _read_lower(found.get("properties"), "state")
-
-    state = await read_state()
-    if state is None:
-        run.add_note(
-            reporter.step, f"Azure no longer has the feature {FEATURE}; continuing without it"
+        features = f"{subscription}/providers/Microsoft.Features/providers"
+        feature = _Registration(
+            name=f"feature {FEATURE}",
+            path=f"{features}/{APP}/features/{FEATURE}",
+            version=api_versions.FEATURES,
+            manual_command=f"az feature register --namespace {APP} --name {FEATURE}",
+            expected_duration="up to half an hour",
+            is_optional=True,
         )
+        await _register(run, feature)
+    for name in list_providers(run.options):
+        provider = _Registration(
+            name=f"provider {name}",
+            path=f"{subscription}/providers/{name}",
+            version=api_versions.RESOURCES,
+            manual_command=f"az provider register --namespace {name} --wait",
+            expected_duration="a minute",
+        )
+        needs_force = force and name == APP and run.options.kind == "python"
+        await _register(run, provider, force=needs_force)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Registration:
+    """A feature or a provider.
+
+    Attributes:
+        is_optional: Whether Azure may no longer have it. That is not an error.
+    """
+
+    name: str
+    path: str
+    version: str
+    manual_command: str
+    expected_duration: str
+    is_optional: bool = False
+
+
+async def _register(run: DeploymentRun, wanted: _Registration, *, force: bool = False) -> None:
+    reporter = StepReporter(run.report, wanted.name)
+    state = await _read_state(run, wanted)
+    if state is None:
+        run.add_note(wanted.name, f"Azure no longer has the {wanted.name}; continuing without it")
         return
-    if state == "registered":
-        reporter.report("kept", f"{reporter.step} is registered")
+    if state == "registered" and not force:
+        reporter.report("kept", f"{wanted.name} is registered")
         return
     if state not in {"registering", "pending"}:
-        reporter.report("working", f"registering {reporter.step}; this takes up to half an hour")
-        await run.arm.post(
-            f"{path}/register",
-            api_versions.FEATURES,
-            step=reporter.step,
-            manual_command=manual_command,
+        reporter.report(
+            "working", f"registering {wanted.name}; this takes {wanted.expected_duration}"
         )
-        run.changed.append(path)
-    await _wait_until_registered(run, reporter, read_state, manual_command)
-
-
-async def _register_provider(run: DeploymentRun, name: str, *, force: bool) -> None:
-    path = f"{run.options.subscription_id}/providers/{name}"
-    reporter = StepReporter(run.report, f"provider {name}")
-    manual_command = f"az provider register --namespace {name} --wait"
-
-    async def read_state() -> str | None:
-        found = await run.arm.get(path, api_versions.RESOURCES, step=reporter.step)
-        return _read_lower(found, "registrationState")
-
-    state = await read_state()
-    if state == "registered" and not force:
-        reporter.report("kept", f"{reporter.step} is registered")
-        return
-    if state != "registering":
-        reporter.report("working", f"registering {reporter.step}; this takes a minute")
         await run.arm.post(
-            f"{path}/register",
-            api_versions.RESOURCES,
-            step=reporter.step,
-            manual_command=manual_command,
+            f"{wanted.path}/register",
+            wanted.version,
+            step=wanted.name,
+            manual_command=wanted.manual_command,
         )
-        run.changed.append(path)
-    await _wait_until_registered(run, reporter, read_state, manual_command)
+        run.changed.append(wanted.path)
+    await _wait_until_registered(run, wanted, reporter)
 
 
 async def _wait_until_registered(
-    run: DeploymentRun,
-    reporter: StepReporter,
-    read_state: Callable[[], Awaitable[str | None]],
-    manual_command: str,
+    run: DeploymentRun, wanted: _Registration, reporter: StepReporter
 ) -> None:
     deadline = time.monotonic() + run.azure.patience.total_seconds()
-    while (state := await read_state()) != "registered":
+    while (state := await _read_state(run, wanted)) != "registered":
         if state == "pending":
             raise ProvisioningError(
-                f"{reporter.step} is waiting for an approval",
-                hint=f"ask the subscription's owner to run: {manual_command}",
-                step=reporter.step,
+                f"{wanted.name} is waiting for an approval",
+                hint=f"ask the subscription's owner to run: {wanted.manual_command}",
+                step=wanted.name,
             )
         if time.monotonic() > deadline:
             raise ProvisioningError(
-                f"{reporter.step} is still not registered",
+                f"{wanted.name} is still not registered",
                 hint="run the same command again later; Azure continues the registration",
-                step=reporter.step,
+                step=wanted.name,
             )
         reporter.report_waiting()
         await anyio.sleep(run.azure.polling.total_seconds())
-    reporter.report("created", f"{reporter.step} is registered")
+    reporter.report("created", f"{wanted.name} is registered")
 
 
-def _read_lower(found: Mapping[str, Any] | None, name: str) -> str:
-    return str(lowercase_keys(found).get(name.lower(), "")).lower()
+async def _read_state(run: DeploymentRun, wanted: _Registration) -> str | None:
+    """Return the state in lower case, or None if Azure does not have the optional feature."""
+    found = await run.arm.get(wanted.path, wanted.version, step=wanted.name)
+    if found is None and wanted.is_optional:
+        return None
+    values = lowercase_keys(found)
+    feature = lowercase_keys(values.get("properties"))
+    return str(feature.get("state") or values.get("registrationstate") or "").lower()

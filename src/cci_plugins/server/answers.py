@@ -101,7 +101,7 @@ def _parse_value(result: Result) -> Any:
         try:
             value = ast.literal_eval(text)
             if value is None or isinstance(value, (str, int, float, list, dict)):
-                json.dumps(value, allow_nan=False)
+                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
                 return value
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             pass

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cci_plugins.common.limits import MIB, SandboxLimits
+from cci_plugins.pools.base import DATA_FOLDER
 
 from .base import KernelSpec
 
 SOCKETS = tuple(f"k-{number}" for number in range(1, 6))
+SESSION_FOLDER = "SESSION_FOLDER"  # in a session: the absolute path of its files
 LOCAL_PATH = "/usr/local/bin:/usr/bin:/bin"
 # Files of the host that programs read: the dynamic loader, fonts, time zone, certificates, types.
 SYSTEM_FILES = (
@@ -54,15 +56,19 @@ class SandboxOptions:
     other_threads: int = 0
 
 
-def build_environment(home: str, scratch: str, python: str) -> dict[str, str]:
+def build_environment(
+    home: str, scratch: str, python: str, data: str = DATA_FOLDER
+) -> dict[str, str]:
     """Build every environment variable of a session. Nothing is inherited.
 
     Args:
         home: The session's home folder.
         scratch: Its folder for temporary files.
         python: The path of its interpreter.
+        data: The folder of its files.
     """
     return {
+        SESSION_FOLDER: data,
         "PATH": f"{python.rpartition('/')[0]}:{LOCAL_PATH}",
         "HOME": home,
         "USER": "session",

@@ -105,7 +105,7 @@ class WindowsSandbox(Sandbox):
             )
         )
         environment = build_environment(
-            str(base / "home"), str(base / "tmp"), interpreter.executable
+            str(base / "home"), str(base / "tmp"), interpreter.executable, str(base / "data")
         )
         environment |= {
             name: os.environ[name] for name in _REQUIRED_VARIABLES if name in os.environ

@@ -50,7 +50,7 @@ _OLDEST_VERSION, _SIZED_TMPFS, _NO_NESTED_NAMESPACES = (0, 5), (0, 7), (0, 8)
 _LIMITS_BY_NAMESPACE = (5, 14)  # the first Linux that counts RLIMIT_NPROC by user namespace
 _PLAIN_UID = 1000
 _SHARED_BYTES, _HOME_BYTES, _SOCKET_BYTES = 128 * MIB, 64 * MIB, MIB
-_BOOT_FILES = ("boot.py", "lockdown.py")
+_BOOT_FILES = ("boot.py", "lockdown.py", "child_output.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ def _build_parent_arguments(folders: tuple[str, ...]) -> list[str]:
 
 
 def _build_environment_arguments(interpreter: Interpreter) -> list[str]:
-    values = build_environment(HOME, SCRATCH, interpreter.executable)
+    values = build_environment(HOME, SCRATCH, interpreter.executable, DATA)
     return [part for name, value in values.items() for part in ("--setenv", name, value)]
 
 
