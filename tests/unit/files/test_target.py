@@ -349,6 +349,7 @@ async def test_a_folder_is_packed_without_names_that_are_not_utf_8(tmp_path, cap
     source.close()
 
 
+@pytest.mark.anyio
 async def test_a_folder_that_cannot_be_read_is_refused(tmp_path, temporary, monkeypatch):
     scan = os.scandir
 
