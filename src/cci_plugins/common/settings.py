@@ -42,7 +42,8 @@ def _define_number(default: float | None, name: str, *, doc: str) -> Any:
     return Field(
         default=default,
         validation_alias=AliasChoices(name),
-        description=f"{doc}. A number from {lowest:g} to {highest}, and the largest means no limit in practice",
+        description=f"{doc}. A number from {lowest:g} to {highest}, "
+        "and the largest means no limit in practice",
         ge=lowest,
         le=highest,
         allow_inf_nan=False,
