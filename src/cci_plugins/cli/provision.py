@@ -21,7 +21,7 @@ from .progress_view import show_run_progress
 from .provision_output import deployment_to_dict, inventory_to_dict, plan_to_dict, print_plan
 
 if TYPE_CHECKING:
-    from cci_plugins.provisioning import Azure, Deployment, Inventory, Options, Plan, Run
+    from cci_plugins.provisioning import Azure, Deployment, Inventory, Options, Plan, Removed, Run
 
 T = TypeVar("T")
 
@@ -107,13 +107,15 @@ def down(
     resource_group: opts.Group = None,
     name: opts.Name = "cci",
     suffix: opts.Suffix = "",
+    env_file: opts.EnvFile = Path(".env"),
     yes: opts.Yes = False,
     as_json: opts.AsJson = False,
     polling: opts.Polling = opts.POLLING,
 ) -> None:
     """Remove what `up` made, with everything in it; nothing else.
 
-    The resource group goes too when `up` made it and nothing else is in it.
+    The resource group goes too when `up` made it and nothing else is in it. Settings that name
+    the removed pool are removed from the file.
     """
     from cci_plugins import provisioning
 
@@ -126,8 +128,8 @@ def down(
         _require_confirmation(
             f"remove these {len(found.resources)} resources and all that is in them?"
         )
-    done = _run_with_progress(provisioning.down(wanted, azure=target.azure))
-    _print(asdict(done), as_json=as_json, print_text=lambda: _print_removed(done.left))
+    done = _run_with_progress(provisioning.down(wanted, azure=target.azure, env_file=env_file))
+    _print(asdict(done), as_json=as_json, print_text=lambda: _print_removed(done))
 
 
 @app.command()
@@ -292,6 +294,12 @@ def _print_inventory(found: Inventory) -> None:
         console.write_stdout(f"{name}={value}\n")
 
 
-def _print_removed(left: tuple[str, ...]) -> None:
-    if left:
-        console.print_message(f"{len(left)} resources of the group were not made by this, and stay")
+def _print_removed(done: Removed) -> None:
+    if done.unset:
+        console.print_message(f"removed from the settings: {', '.join(done.unset)}")
+    if not done.left:
+        return
+    console.print_message("these resources of the group belong to something else and stay:")
+    for identifier in done.left:
+        kind, _, name = identifier.rpartition("/")
+        console.print_message(f"- {kind.partition('/providers/')[2]} {name}", style="")

@@ -132,7 +132,7 @@ async def _ensure_image(
     if context is None:
         return run.options.image or ""
     puller = Principal(str(identity["principalid"]), "ServicePrincipal")
-    await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller)
+    await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller, required=True)
     return await build(run, context)
 
 
@@ -165,8 +165,8 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
         raise ProvisioningError(
             "session pool: Azure created the pool but dropped mcpServerSettings, so the pool has "
             "no MCP endpoint",
-            hint="run the same command again with another --location, such as eastus or "
-            "swedencentral; or use the pool without MCP: "
+            hint="make another pool beside it: add --suffix OTHER and --location REGION, such as "
+            "swedencentral; or use this pool without MCP: "
             f"{get_variable_name('endpoint')}={deployment.pool_endpoint}",
             code="McpServerSettingsDropped",
             step="session pool",
@@ -183,7 +183,7 @@ async def _ensure_gateway(
         return None
     principal = Principal(str(identity["principalid"]), "ServicePrincipal")
     for role, scope in list_identity_roles(options):
-        await assign(run, role, scope, principal)
+        await assign(run, role, scope, principal, required=role is ACR_PULL)
     wanted = resources.build_gateway(
         options,
         image,

@@ -47,6 +47,7 @@ class DeploymentRun:
         report: Called with each progress.
         changed: Ids of the resources that this run created or changed.
         notes: Notes for the user.
+        unassigned: Ids of the roles that could not be assigned, each with the command for it.
     """
 
     options: Options
@@ -55,6 +56,7 @@ class DeploymentRun:
     report: ProgressHandler
     changed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unassigned: list[tuple[str, str]] = field(default_factory=list)
 
     def add_note(self, step: str, message: str) -> None:
         """Report a note now, and keep it for the result."""

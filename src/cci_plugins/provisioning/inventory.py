@@ -46,7 +46,8 @@ class Inventory:
     """The resources that exist.
 
     Attributes:
-        resources: Everything with this package's tag, in the order in which it can be removed.
+        resources: Everything that `up` creates for these options and that has this package's tag,
+            in the order in which it can be removed.
         deployment: The pool and its settings for an application, or None without a pool.
     """
 
@@ -74,17 +75,35 @@ async def list_group_resources(options: Options, arm: ArmClient) -> list[Mapping
 
 
 async def list_owned_resources(options: Options, arm: ArmClient) -> list[Found]:
-    """Return the resources with this package's tag, in the order in which they can be removed."""
-    found = []
+    """Return the resources of this deployment, in the order in which they can be removed.
+
+    A resource belongs to it by its computed name. The tag alone does not count, because other
+    deployments and copied tags have it too.
+    """
+    found, own_ids = [], list_own_ids(options)
     for item in await list_group_resources(options, arm):
         kind = _normalize_type(str(item.get("type")))
-        if kind in REMOVAL_ORDER and has_owner_tag(item, options.name):
+        is_own = str(item.get("id")).lower() in own_ids and has_owner_tag(item, options.name)
+        if kind in REMOVAL_ORDER and is_own:
             full = await arm.get(str(item["id"]), api_versions.OF_TYPE[kind], step=KIND_NAMES[kind])
             if full is not None:
                 state = lowercase_keys(full.get("properties")).get("provisioningstate", "")
                 name = str(item["id"]).rpartition("/")[2]
                 found.append(Found(type=kind, name=name, id=str(item["id"]), state=str(state)))
     return sorted(found, key=lambda one: (REMOVAL_ORDER.index(one.type), one.name))
+
+
+def list_own_ids(options: Options) -> set[str]:
+    """Return the ids, in lower case, of all resources that `up` may create for these options."""
+    built = (
+        resources.build_environment(options),
+        resources.build_registry(options),
+        resources.build_identity(options),
+        resources.build_pool(options),
+        resources.build_storage_account(options),
+        resources.build_gateway_secrets(options, {}),
+    )
+    return {one.id.lower() for one in built}
 
 
 async def read_inventory(options: Options, azure: Azure, on_progress: ProgressHandler) -> Inventory:

@@ -335,6 +335,9 @@ class Cloud:
         is_new = key not in self.resources
         if not is_new and self._busy(key):
             return _error(409, "Conflict", "Another operation is in progress.")
+        fixed = None if is_new else self._fixed(self.resources[key], body)
+        if fixed is not None:
+            return fixed
         if not is_new and kind.lower().endswith("roleassignments"):
             return _error(409, "RoleAssignmentExists", "The role assignment already exists.")
         kept = self._keep(path, kind, body)
@@ -344,6 +347,19 @@ class Cloud:
             self._made(kept)
             return JSONResponse(_shown(kept), 201 if is_new else 200)
         return self._begin(key, kept, is_new=is_new)
+
+    def _fixed(self, found: dict[str, Any], body: Any) -> Response | None:
+        """Refuse a change of what cannot change in place."""
+        location = str(body.get("location", found.get("location")))
+        if location != found.get("location"):
+            message = f"The resource '{found['name']}' already exists in '{found['location']}'."
+            return _error(409, "InvalidResourceLocation", message)
+        for name in ("containerType", "environmentId"):
+            old, new = (one.get("properties", {}).get(name) for one in (found, body))
+            if old is not None and str(old).lower() != str(new).lower():
+                self.wrong.append(f"PUT {found['id']}: {name} cannot change")
+                return _error(400, "PropertyChangeNotAllowed", f"{name} cannot change.")
+        return None
 
     def _change(self, path: str, body: Any) -> Response:
         """Replace a container app's secrets. Those that are left out are deleted."""
