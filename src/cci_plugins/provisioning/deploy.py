@@ -29,9 +29,10 @@ from .access import (
 )
 from .build import build
 from .client import ProvisioningClient
-from .deployment import Deployment, build_deployment, parse_gateway_url
+from .deployment import Deployment, build_deployment, parse_gateway_url, read_back_pool
 from .deployment_run import DeploymentRun
 from .dotenv import write_env
+from .existing import Existing, build_pool_change, complete_options
 from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
@@ -78,13 +79,15 @@ async def deploy(
         AuthenticationError: The sign-in failed.
         ConfigurationError: A file cannot be read or written.
     """
-    context = build_context(options.requirements) if options.builds_image else None
     async with ProvisioningClient(azure, options.subscription) as arm:
+        existing = await complete_options(options, arm)
+        options = existing.options
+        context = build_context(options.requirements) if existing.needs_build else None
         run = DeploymentRun(options, azure, arm, on_progress)
         user = await resolve_principal(options, arm)
         await _prepare(run)
         identity = await _ensure_identity(run)
-        image = await _ensure_image(run, context, identity)
+        image = await _ensure_image(run, existing, context, identity)
         pool = await _ensure_pool(run, image)
         await _ensure_storage(run)
         for role, scope in list_user_roles(options):
@@ -127,21 +130,30 @@ async def _ensure_identity(run: DeploymentRun) -> Mapping[str, Any]:
 
 
 async def _ensure_image(
-    run: DeploymentRun, context: BuildContext | None, identity: Mapping[str, Any]
+    run: DeploymentRun,
+    existing: Existing,
+    context: BuildContext | None,
+    identity: Mapping[str, Any],
 ) -> str:
-    if context is None:
+    if not run.options.builds_image:
         return run.options.image or ""
     puller = Principal(str(identity["principalid"]), "ServicePrincipal")
     await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller, required=True)
-    return await build(run, context)
+    if context is not None:
+        return await build(run, context)
+    run.add_note("image", "the pool keeps its image; --requirements FILE builds another one")
+    return existing.built_image or ""
 
 
 async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
     wanted = resources.build_pool(run.options, image)
-    custom = run.options.builds_image
-    await run.ensure(wanted, expected_duration=_POOL_DURATION, retry_role_propagation=custom)
-    # read back: Azure accepts properties that it drops later
-    return await run.arm.get(wanted.id, wanted.api_version, step=wanted.kind) or {}
+    await run.ensure(
+        wanted,
+        expected_duration=_POOL_DURATION,
+        retry_role_propagation=run.options.builds_image,
+        change=build_pool_change(wanted) if run.options.kind == "custom" else None,
+    )
+    return await read_back_pool(run, wanted)
 
 
 async def _ensure_storage(run: DeploymentRun) -> None:

@@ -11,6 +11,7 @@ from cci_plugins.azure.resource_manager import ArmClient
 from . import resources
 from .access import Role, list_identity_roles, list_user_roles
 from .deployment_run import is_up_to_date
+from .existing import complete_options, list_changes
 from .image import build_context
 from .options import Options
 from .progress import Progress, ProgressHandler
@@ -24,11 +25,13 @@ class Planned:
     Attributes:
         resource: Its desired state.
         action: What `up` would do: `create`, `update`, `keep` or `check`. `check` means that
-            this depends on a resource that does not exist yet.
+            this depends on a resource that does not exist yet, or that it cannot be read.
+        changes: What would change, such as `maxConcurrentSessions 50 → 10`.
     """
 
     resource: Resource
     action: str
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +93,16 @@ async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler
         ProvisioningError: Azure refused a request, or cannot be reached.
         AuthenticationError: The sign-in failed.
     """
-    planned, image = [], options.image or ""
-    if options.builds_image:
-        image = resources.build_image_name(options, build_context(options.requirements).tag)
+    planned = []
     async with ArmClient(azure) as arm:
+        existing = await complete_options(options, arm)
+        options = existing.options
+        image = existing.built_image or options.image or ""
+        if existing.needs_build:
+            image = resources.build_image_name(options, build_context(options.requirements).tag)
         for resource in list_resources(options, image):
             on_progress(Progress("plan", "working", f"reading {resource.kind} {resource.name}"))
-            planned.append(Planned(resource=resource, action=await _choose_action(arm, resource)))
+            planned.append(await _plan_resource(arm, resource))
     return Plan(
         resources=tuple(planned),
         registrations=tuple(_list_registrations(options)),
@@ -106,14 +112,16 @@ async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler
     )
 
 
-async def _choose_action(arm: ArmClient, resource: Resource) -> str:
+async def _plan_resource(arm: ArmClient, resource: Resource) -> Planned:
     found = await arm.get(resource.id, resource.api_version, step=resource.kind)
     if found is None:
-        return "create"
+        return Planned(resource=resource, action="create")
     if is_up_to_date(resource, found) or resource.kind == "resource group":
-        return "keep"
-    # the gateway depends on values that only exist once the rest is created
-    return "check" if resource.kind == "gateway" else "update"
+        return Planned(resource=resource, action="keep")
+    if resource.kind == "gateway":  # it depends on values that exist once the rest is created
+        return Planned(resource=resource, action="check")
+    changes = tuple(list_changes(resource.body, found))
+    return Planned(resource=resource, action="update", changes=changes)
 
 
 def _list_registrations(options: Options) -> list[str]:

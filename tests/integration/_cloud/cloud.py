@@ -362,11 +362,18 @@ class Cloud:
         return None
 
     def _change(self, path: str, body: Any) -> Response:
-        """Replace a container app's secrets. Those that are left out are deleted."""
-        specs.check_change(body)
+        """Change a pool, or replace a container app's secrets: those left out are deleted."""
         found = self.resources.get(path.lower())
         if found is None:
             return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+        if "/sessionpools/" in path.lower():
+            specs.check_pool_change(body)
+            if self._busy(path.lower()):
+                return _error(409, "Conflict", "Another operation is in progress.")
+            properties = {**found["properties"], **_copy(body.get("properties", {}))}
+            found |= {**{k: v for k, v in body.items() if k != "properties"}, "properties": properties}
+            return self._begin(path.lower(), found, is_new=False)
+        specs.check_change(body)
         secrets = body["properties"]["configuration"]["secrets"]
         self._secrets[path.lower()] = secrets
         name = uuid4().hex
