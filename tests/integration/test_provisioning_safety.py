@@ -13,7 +13,7 @@ import pytest
 
 from cci_plugins.errors import ProvisioningError
 from cci_plugins.pools.local.pool import LocalSessionPool
-from cci_plugins.provisioning import down, show, up
+from cci_plugins.provisioning import Options, down, plan, show, up
 
 from ._cloud import Fault, role_gate
 from ._cloud.cloud import EXECUTOR
@@ -147,3 +147,120 @@ async def test_the_remedy_for_a_dropped_mcp_server_works(place: Place) -> None:
     assert "--suffix" in str(caught.value.hint)
     place.cloud.drops_mcp = False
     await deploy(place, options(location="swedencentral", suffix="other"))
+
+
+def get_pool(place: Place) -> dict[str, Any]:
+    (pool,) = place.cloud.of_type("Microsoft.App/sessionPools")
+    return pool
+
+
+async def test_options_that_are_left_out_keep_what_a_custom_pool_has(
+    place: Place, tmp_path: Path
+) -> None:
+    packages = tmp_path / "requirements.txt"
+    packages.write_text("polars==1.32.3\n")
+    first = options(
+        kind="custom",
+        gateway=True,
+        requirements=packages,
+        max_sessions=50,
+        ready_sessions=3,
+        cooldown=timedelta(minutes=20),
+        egress=True,
+        tags={"team": "data"},
+        location="swedencentral",
+    )
+    await deploy(place, first)
+    place.cloud.writes.clear()
+    await deploy(place, options())
+    assert place.cloud.writes == []
+    planned = await plan(options(max_sessions=60), azure=place.azure).finish()
+    (change,) = [one for one in planned.resources if one.action == "update"]
+    assert change.changes == ("maxConcurrentSessions 50 → 60",)
+    assert planned.location == "swedencentral"
+    before = get_pool(place)["properties"]["customContainerTemplate"]
+    await deploy(place, options(max_sessions=60))
+    assert [(method, path.rpartition("/")[2]) for method, path in place.cloud.writes] == [
+        ("PATCH", f"ccipool{first.suffix}")
+    ]
+    assert get_pool(place)["tags"] == {"team": "data", "cci-plugins": "cci"}
+    assert get_pool(place)["properties"]["customContainerTemplate"] == before
+    assert get_pool(place)["properties"]["scaleConfiguration"] == {
+        "maxConcurrentSessions": 60,
+        "readySessionInstances": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"kind": "custom"}, {"kind": "python"}, "kind custom"),
+        ({"kind": "python"}, {"kind": "custom"}, "kind python"),
+        ({}, {"location": "swedencentral"}, "location eastus"),
+    ],
+)
+async def test_what_cannot_change_in_place_is_refused_before_anything_is_written(
+    place: Place, first: dict[str, Any], second: dict[str, Any], named: str
+) -> None:
+    await deploy(place, options(**first))
+    place.cloud.writes.clear()
+    for run in (
+        plan(options(**second), azure=place.azure),
+        up(options(**second), azure=place.azure),
+    ):
+        with pytest.raises(ProvisioningError, match=named) as caught:
+            await run.finish()
+        assert "--suffix" in str(caught.value.hint)
+        assert "cci provision down" in str(caught.value.hint)
+    assert place.cloud.writes == []
+    await deploy(place, options(**second, suffix="other"))  # one way out
+    await down(options(), azure=place.azure).finish()  # and the other
+    await deploy(place, options(**second))
+
+
+async def test_an_interrupted_deployment_continues_in_its_region(place: Place) -> None:
+    place.cloud.faults.append(Fault("PUT", "sessionpools/", 400, "Stop"))
+    with pytest.raises(ProvisioningError):
+        await deploy(place, options(kind="custom", location="swedencentral"))
+    place.cloud.faults.clear()
+    place.cloud.writes.clear()
+    with pytest.raises(ProvisioningError, match="location swedencentral"):
+        await deploy(place, options(kind="custom", location="eastus"))
+    assert place.cloud.writes == []
+    await deploy(place, options(kind="custom"))
+    assert get_pool(place)["location"] == "swedencentral"
+
+
+async def test_endpoints_that_azure_names_late_are_waited_for(place: Place) -> None:
+    place.cloud.late_endpoints = 4
+    deployment = await deploy(place, options())
+    assert deployment.mcp_endpoint == f"{place.cloud.data_plane}/mcp"
+
+
+async def test_properties_that_azure_does_not_return_cause_no_write(place: Place) -> None:
+    place.cloud.hides = {"probes", "managedIdentitySettings", "lifecycleType"}
+    await deploy(place, options(kind="custom"))
+    place.cloud.writes.clear()
+    await deploy(place, options(kind="custom"))
+    assert place.cloud.writes == []
+
+
+async def test_a_plan_without_a_sign_in_has_what_the_options_say(place: Place) -> None:
+    place.running.entra.refuses = True
+    planned = await plan(options(kind="custom"), azure=place.azure).finish()
+    assert {one.action for one in planned.resources} == {"check"}
+    assert any("not signed in" in note for note in planned.notes)
+    assert any("dollars a month" in line for line in planned.billed)
+
+
+def test_options_know_which_of_them_were_given() -> None:
+    wanted = options(max_sessions=20, egress=False)
+    assert wanted.given == {"max_sessions", "egress"}
+    assert (wanted.kind, wanted.location, wanted.ready_sessions) == ("python", "eastus", 1)
+    assert wanted.with_values(location="westus2").given == wanted.given
+    assert wanted == Options(
+        **{
+            name: getattr(wanted, name)
+            for name in ("subscription", "resource_group", "max_sessions")
+        }
+    )

@@ -80,11 +80,11 @@ async def deploy(
         ConfigurationError: A file cannot be read or written.
     """
     async with ProvisioningClient(azure, options.subscription) as arm:
+        user = await resolve_principal(options, arm)
         existing = await complete_options(options, arm)
         options = existing.options
         context = build_context(options.requirements) if existing.needs_build else None
         run = DeploymentRun(options, azure, arm, on_progress)
-        user = await resolve_principal(options, arm)
         await _prepare(run)
         identity = await _ensure_identity(run)
         image = await _ensure_image(run, existing, context, identity)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import anyio
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.options import Azure
@@ -55,7 +60,9 @@ class Inventory:
     deployment: Deployment | None
 
 
+UNKNOWN_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 _MAX_LISTED = 8
+_CLI_SECONDS = 20
 # A resource comes before those that it depends on.
 REMOVAL_ORDER = (
     "Microsoft.App/containerApps",
@@ -126,8 +133,40 @@ async def read_inventory(options: Options, azure: Azure, on_progress: ProgressHa
         )
 
 
-async def find_only_subscription(azure: Azure) -> str:
+async def find_subscription(azure: Azure) -> str:
+    """Return the default subscription of Azure's command line, or the only one.
+
+    Raises:
+        ConfigurationError: The sign-in can see none, or several without a default.
+        ProvisioningError: Azure refused the request, or cannot be reached.
+        AuthenticationError: The sign-in failed.
+    """
+    return await find_only_subscription(azure, default=await read_default_subscription())
+
+
+async def read_default_subscription() -> str | None:
+    """Return the default subscription of Azure's command line, if it is installed and has one."""
+    az = shutil.which("az")
+    if az is None:
+        return None
+    try:
+        with anyio.fail_after(_CLI_SECONDS):
+            done = await anyio.run_process(
+                [az, "account", "show", "--output", "json"], check=False, stderr=subprocess.DEVNULL
+            )
+        found = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, TimeoutError, ValueError):
+        return None
+    identifier = found.get("id") if isinstance(found, dict) else None
+    return identifier if isinstance(identifier, str) else None
+
+
+async def find_only_subscription(azure: Azure, *, default: str | None = None) -> str:
     """Return the id of the one subscription that the sign-in can see.
+
+    Args:
+        azure: Address and sign-in.
+        default: A subscription that is returned if the sign-in can see it.
 
     Raises:
         ConfigurationError: It can see none, or several.
@@ -141,6 +180,8 @@ async def find_only_subscription(azure: Azure) -> str:
         raise ConfigurationError(
             "this sign-in has no subscription", hint="az login --tenant TENANT; az account list"
         )
+    if default in {str(one["subscriptionId"]) for one in enabled}:
+        return str(default)
     if len(enabled) > 1:
         names = ", ".join(str(one.get("displayName")) for one in enabled[:_MAX_LISTED])
         raise ConfigurationError(

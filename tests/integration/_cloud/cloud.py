@@ -90,6 +90,8 @@ class Cloud:
         restarted: Revisions of container apps that were restarted.
         subscription_state: State of the subscription.
         regions: Regions with session pools, by their display names.
+        late_endpoints: Number of reads until a new pool names its endpoints.
+        hides: Properties of a pool that are kept and never returned.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Address of the pools' data plane.
         on_write: Called after each write, with the number of writes.
@@ -107,6 +109,8 @@ class Cloud:
         self.looks = 2
         self.registration_looks = 2
         self.role_uses = 2
+        self.late_endpoints = 0
+        self.hides: set[str] = set()
         self.drops_mcp = False
         self.data_plane = "https://pool.invalid"
         self.url = ""
@@ -324,7 +328,13 @@ class Cloud:
         found = self.resources.get(key)
         if found is None:
             return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
-        return JSONResponse(_shown(found))
+        shown = _shown(found)
+        if kind.lower() == "microsoft.app/sessionpools":
+            _hide(shown["properties"], self.hides)
+            if self.late_endpoints > 0:
+                self.late_endpoints -= 1
+                _hide(shown["properties"], {"poolManagementEndpoint", "mcpServerEndpoint"})
+        return JSONResponse(shown)
 
     def _put(self, path: str, kind: str, body: Any) -> Response:
         key = path.lower()
@@ -371,7 +381,10 @@ class Cloud:
             if self._busy(path.lower()):
                 return _error(409, "Conflict", "Another operation is in progress.")
             properties = {**found["properties"], **_copy(body.get("properties", {}))}
-            found |= {**{k: v for k, v in body.items() if k != "properties"}, "properties": properties}
+            found |= {
+                **{k: v for k, v in body.items() if k != "properties"},
+                "properties": properties,
+            }
             return self._begin(path.lower(), found, is_new=False)
         specs.check_change(body)
         secrets = body["properties"]["configuration"]["secrets"]
@@ -586,6 +599,14 @@ def _role(path: str) -> Response:
     return JSONResponse(
         {"id": path, "properties": {"roleName": role["roleName"], "permissions": [permission]}}
     )
+
+
+def _hide(value: Any, names: set[str]) -> None:
+    for item in value if isinstance(value, list) else list(value.values()):
+        if isinstance(item, (dict, list)):
+            _hide(item, names)
+    for name in names if isinstance(value, dict) else ():
+        value.pop(name, None)
 
 
 def _copy(value: Any) -> Any:
