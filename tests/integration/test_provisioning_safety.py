@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from cci_plugins.errors import ProvisioningError
+from cci_plugins.errors import ConfigurationError, ProvisioningError
 from cci_plugins.pools.local.pool import LocalSessionPool
 from cci_plugins.provisioning import Options, down, plan, show, up
 
@@ -264,3 +265,33 @@ def test_options_know_which_of_them_were_given() -> None:
             for name in ("subscription", "resource_group", "max_sessions")
         }
     )
+
+
+async def test_a_subscription_that_may_not_build_images_gets_a_second_way(place: Place) -> None:
+    refusal = Fault("PUT", "taskruns", 403, "TasksOperationsNotAllowed", "ACR Tasks are refused.")
+    place.cloud.faults.append(refusal)
+    with pytest.raises(ProvisioningError, match="may not build images") as caught:
+        await deploy(place, options(kind="custom"))
+    hint = str(caught.value.hint)
+    assert "docker build" in hint
+    assert "--image cciacr" in hint
+    archive = anyio.Path(hint.partition("- < ")[2].partition(" ")[0])
+    assert (await archive.stat()).st_size > 0
+    await archive.unlink()
+
+
+async def test_a_rate_limit_of_docker_hub_is_named(place: Place) -> None:
+    place.cloud.tasks.fails = True
+    place.cloud.tasks.log_text = (
+        "toomanyrequests: You have reached your unauthenticated pull rate limit"
+    )
+    with pytest.raises(ProvisioningError, match="the build ended") as caught:
+        await deploy(place, options(kind="custom"))
+    assert "--base" in str(caught.value.hint)
+
+
+def test_the_gateway_is_refused_in_an_image_that_does_not_have_it() -> None:
+    image = "mcr.microsoft.com/k8se/services/codeinterpreter:0.9.18-python3.12"
+    with pytest.raises(ConfigurationError, match="gateway cannot run") as caught:
+        options(kind="custom", gateway=True, image=image)
+    assert "--requirements" in str(caught.value.hint)

@@ -360,8 +360,7 @@ class Cloud:
 
     def _fixed(self, found: dict[str, Any], body: Any) -> Response | None:
         """Refuse a change of what cannot change in place."""
-        location = str(body.get("location", found.get("location")))
-        if location != found.get("location"):
+        if body.get("location", found.get("location")) != found.get("location"):
             message = f"The resource '{found['name']}' already exists in '{found['location']}'."
             return _error(409, "InvalidResourceLocation", message)
         for name in ("containerType", "environmentId"):
@@ -381,11 +380,9 @@ class Cloud:
             if self._busy(path.lower()):
                 return _error(409, "Conflict", "Another operation is in progress.")
             properties = {**found["properties"], **_copy(body.get("properties", {}))}
-            found |= {
-                **{k: v for k, v in body.items() if k != "properties"},
-                "properties": properties,
-            }
-            return self._begin(path.lower(), found, is_new=False)
+            changed = {**found, **_copy(body), "properties": properties}
+            self.resources[path.lower()] = changed
+            return self._begin(path.lower(), changed, is_new=False)
         specs.check_change(body)
         secrets = body["properties"]["configuration"]["secrets"]
         self._secrets[path.lower()] = secrets
