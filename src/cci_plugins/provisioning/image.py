@@ -23,7 +23,9 @@ from .resources import DOCKERFILE
 REQUIREMENTS = "infra/container/requirements.txt"
 _KERNEL_REQUIREMENT = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
 _SOURCE_FILES = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "snapshots", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
+_SKIPPED_FOLDERS = frozenset(
+    {"__pycache__", "snapshots", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
+)
 
 
 @dataclass(frozen=True, slots=True)
