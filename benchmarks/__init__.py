@@ -1,1 +1,1 @@
-"""Measurements as ratios against a peer or a floor, taken in the same run."""
+"""Benchmarks as ratios against another program or a lower bound, measured in the same run."""

@@ -1,9 +1,10 @@
-"""Pools in the manner of Azure: the gateway, the helper in sessions, many conversations."""
+"""Benchmarks of emulated Azure pools: gateway, text-only sessions, many conversations."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 
 import httpx
 
@@ -19,44 +20,46 @@ CONVERSATIONS = 64
 CALLS = 4
 
 
-async def ratios() -> list[Ratio]:
-    return [await gateway(), await helper(), await many_conversations()]
+async def measure() -> list[Ratio]:
+    return [await measure_gateway(), await measure_agent(), await measure_many_conversations()]
 
 
-async def gateway() -> Ratio:
-    """`1+1` through the gateway against the custom-container pool behind it."""
+async def measure_gateway() -> Ratio:
+    """Compare `1+1` through the gateway with the custom-container pool behind it."""
     with serving("--emulate", "custom") as (url, token):
         endpoint = url.removesuffix("/mcp")
         variables = {"AZURE_SESSION_POOL_ENDPOINT": endpoint, "CCI_ACCESS_TOKEN": token}
         key = "the-key-of-the-gateway"
-        with serving("--pool", "custom", CCI_SERVE_KEY=key, **variables) as (front, _):
-            through = PlatformSessionPool(front, key=key)
+        with serving("--pool", "custom", CCI_SERVE_KEY=key, **variables) as (gateway_url, _):
+            gateway = PlatformSessionPool(gateway_url, key=key)
             direct = CustomSessionPool(endpoint, credential=token)
-            ours, theirs = await _compared(through, direct)
+            ours, theirs = await _measure_pools(gateway, direct)
     return Ratio("1+1 through the gateway", ours, theirs, "the custom pool itself", 1.5)
 
 
-async def helper() -> Ratio:
-    """`1+1` on a pool that answers in text only against a container of ours."""
+async def measure_agent() -> Ratio:
+    """Compare `1+1` by the session agent in a text-only pool with the cci-plugins container."""
     with serving("--emulate", "custom") as (url, token):
-        whole = CustomSessionPool(url.removesuffix("/mcp"), credential=token)
+        container = CustomSessionPool(url.removesuffix("/mcp"), credential=token)
         with serving("--emulate", "platform") as (text_url, key):
-            text = PlatformSessionPool(text_url, key=key)
-            ours, theirs = await _compared(text, whole)
-    return Ratio("1+1 by the helper in a text-only session", ours, theirs, "our container", 1.5)
+            text_only = PlatformSessionPool(text_url, key=key)
+            ours, theirs = await _measure_pools(text_only, container)
+    return Ratio(
+        "1+1 by the agent in a text-only session", ours, theirs, "the cci-plugins container", 1.5
+    )
 
 
-async def _compared(ours: SessionPool, theirs: SessionPool) -> tuple[float, float]:
-    async with CodeInterpreter(ours) as mine, CodeInterpreter(theirs) as other:
+async def _measure_pools(ours: SessionPool, theirs: SessionPool) -> tuple[float, float]:
+    async with CodeInterpreter(ours) as ours_open, CodeInterpreter(theirs) as theirs_open:
 
         async def run(interpreter: CodeInterpreter) -> None:
             assert (await interpreter.run_code("1+1")).text == "2"
 
-        return await in_turns(lambda: run(mine), lambda: run(other), rounds=100)
+        return await in_turns(lambda: run(ours_open), lambda: run(theirs_open), rounds=100)
 
 
-async def many_conversations() -> Ratio:
-    """Milliseconds per call with 64 conversations at once, against raw requests to the same."""
+async def measure_many_conversations() -> Ratio:
+    """Compare the time of a call, with 64 conversations at once, with raw POST requests."""
     with serving(CCI_SESSIONS="200", CCI_READY_SESSIONS="0") as (url, key):
         async with CodeInterpreter(PlatformSessionPool(url, key=key)) as interpreter:
 
@@ -79,11 +82,11 @@ async def many_conversations() -> Ratio:
 
                 await asyncio.gather(*map(post, range(CONVERSATIONS)))
 
-                async def all_of(one: object) -> None:
-                    await asyncio.gather(*map(one, range(CONVERSATIONS)))  # type: ignore[arg-type]
+                async def run_all(talk: Callable[[int], Awaitable[None]]) -> None:
+                    await asyncio.gather(*map(talk, range(CONVERSATIONS)))
 
                 ours, theirs = await in_turns(
-                    lambda: all_of(converse), lambda: all_of(post), rounds=5, warm=1
+                    lambda: run_all(converse), lambda: run_all(post), rounds=5, warm=1
                 )
     calls = CONVERSATIONS * CALLS
     name = f"a call, {CONVERSATIONS} conversations at once ({1000 * calls / ours:.0f} a second)"

@@ -1,4 +1,4 @@
-"""The embedded pool against a bare Jupyter kernel."""
+"""Comparison of the embedded pool with a bare Jupyter kernel."""
 
 from __future__ import annotations
 
@@ -17,44 +17,48 @@ from .measure import Ratio, in_turns
 IMPORTS = "import numpy, pandas, matplotlib.pyplot"
 
 
-async def cold_kernel() -> AsyncKernelManager:
+async def measure() -> list[Ratio]:
+    return [await measure_round_trip(), await measure_first_result(), await measure_concurrency()]
+
+
+async def start_bare_kernel() -> AsyncKernelManager:
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
     await manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False"])
     return manager
 
 
-async def round_trip() -> Ratio:
-    """`1+1` through the LangChain tool against `execute_interactive` of `jupyter_client`."""
-    manager = await cold_kernel()
+async def measure_round_trip() -> Ratio:
+    """Compare `1+1` by the LangChain tool with `execute_interactive` of `jupyter_client`."""
+    manager = await start_bare_kernel()
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready()
 
-    async def bare() -> None:
+    async def run_bare() -> None:
         await client.execute_interactive("1+1", output_hook=lambda _: None)
 
     async with CodeInterpreter(LocalSessionPool()) as interpreter:
         tool = CodeInterpreterTool(interpreter=interpreter)
         await tool.ainvoke({"code": "1"})
-        await _ready(interpreter)  # else the next warm kernel's imports are measured too
+        await _wait_for_warm_kernel(interpreter)  # so that its imports are not measured
 
-        async def through_tool() -> None:
+        async def call_tool() -> None:
             assert await tool.ainvoke({"code": "1+1"}) == "2"
 
-        ours, theirs = await in_turns(through_tool, bare, rounds=200)
+        ours, theirs = await in_turns(call_tool, run_bare, rounds=200)
     client.stop_channels()
     await manager.shutdown_kernel(now=True)
     return Ratio("1+1 by CodeInterpreterTool.ainvoke", ours, theirs, "bare jupyter_client", 1.25)
 
 
-async def first_result() -> Ratio:
-    """First result in a new session with a ready kernel against a cold `ipykernel`."""
+async def measure_first_result() -> Ratio:
+    """Compare the first result of a new session with a warm kernel and with a new `ipykernel`."""
     ours, theirs = [], []
     pool = LocalSessionPool(ready_sessions=1)
     async with CodeInterpreter(pool) as interpreter:
         for turn in range(5):
             started = time.perf_counter()
-            manager = await cold_kernel()
+            manager = await start_bare_kernel()
             client = manager.client()
             client.start_channels()
             await client.wait_for_ready()
@@ -62,7 +66,7 @@ async def first_result() -> Ratio:
             theirs.append((time.perf_counter() - started) * 1000)
             client.stop_channels()
             await manager.shutdown_kernel(now=True)
-            await _ready(interpreter)
+            await _wait_for_warm_kernel(interpreter)
             started = time.perf_counter()
             await interpreter.session(f"new-{turn}").run_code(f"{IMPORTS}\n1+1")
             ours.append((time.perf_counter() - started) * 1000)
@@ -75,31 +79,30 @@ async def first_result() -> Ratio:
     )
 
 
-async def _ready(interpreter: CodeInterpreter) -> None:
-    """Wait until the pool has a warm kernel to hand out."""
+async def _wait_for_warm_kernel(interpreter: CodeInterpreter) -> None:
     pool = interpreter._host.pool
     await interpreter.start()
     while not pool._warm_pool.list_ready_kernels():  # type: ignore[attr-defined]
         await asyncio.sleep(0.05)
 
 
-async def at_once(sessions: int = 16) -> Ratio:
-    """Sixteen sessions sleeping half a second each, against one: do they run side by side?"""
+async def measure_concurrency(count: int = 16) -> Ratio:
+    """Compare many sessions that each sleep half a second with one such session."""
     code = "import time; time.sleep(0.5)"
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0, preload=())) as interpreter:
-        held = [interpreter.session(f"user-{number}") for number in range(sessions)]
-        await asyncio.gather(*(session.run_code("1") for session in held))
+        sessions = [interpreter.session(f"user-{number}") for number in range(count)]
+        await asyncio.gather(*(session.run_code("1") for session in sessions))
         started = time.perf_counter()
-        await held[0].run_code(code)
+        await sessions[0].run_code(code)
         one = (time.perf_counter() - started) * 1000
         started = time.perf_counter()
-        await asyncio.gather(*(session.run_code(code) for session in held))
+        await asyncio.gather(*(session.run_code(code) for session in sessions))
         many = (time.perf_counter() - started) * 1000
-    return Ratio(f"{sessions} sessions at once", many, one, "one session", 2.0)
+    return Ratio(f"{count} sessions at once", many, one, "one session", 2.0)
 
 
-async def memory() -> str:
-    """What a ready session costs, for the notes below the table."""
+async def measure_memory() -> str:
+    """Return the memory of a session, for the notes below the table."""
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
         run = interpreter.session("plain").run_code
         await run("1", timeout=timedelta(seconds=30))
@@ -108,4 +111,4 @@ async def memory() -> str:
         plain = kernel.sandbox.measure_memory() >> 20
         await run(IMPORTS)
         full = kernel.sandbox.measure_memory() >> 20
-        return f"memory of a session: {plain} MiB, {full} MiB with {IMPORTS[7:]}"
+        return f"Memory of a session: {plain} MiB, {full} MiB with {IMPORTS[7:]}"

@@ -1,4 +1,4 @@
-"""Files through a real Azurite: by blob staging against plain httpx, and by every route."""
+"""Benchmarks of file transfer with a real Azurite: blob staging, and every other route."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ MB = 1_000_000
 CHUNK = 1 << 20
 LARGE = 500
 SMALLER = (1, 10, 50)
-ROOM = SandboxLimits(
+LIMITS = SandboxLimits(
     memory_bytes=2048 << 20, disk_bytes=640 << 20, file_bytes=600 << 20, address_space_bytes=4 << 30
 )
-SPEED = 1 / 0.8
-GROWTH = 64
+SPEED_AIM = 1 / 0.8
+MAX_GROWTH_MB = 64
 
 
 @dataclass(frozen=True)
-class Routed:
-    """How fast files of one size went by one route, in megabytes a second."""
+class RouteSpeed:
+    """Speed of one route for files of one size, in megabytes a second."""
 
     size: int
     route: str
@@ -48,96 +48,109 @@ class Routed:
 
 @dataclass
 class Times:
-    """Seconds of each round."""
+    """Duration of each round in seconds."""
 
     up: list[float] = field(default_factory=list)
     down: list[float] = field(default_factory=list)
 
 
-async def measure() -> tuple[list[Ratio], list[Routed]]:
+async def measure() -> tuple[list[Ratio], list[RouteSpeed]]:
     with tempfile.TemporaryDirectory(prefix="cci-bench-") as folder:
-        home = Path(folder)
-        with running_azurite(home) as azurite:
-            ratios = await against_httpx(azurite, home)
-            return ratios, [routed async for routed in by_every_route(azurite, home)]
+        path = Path(folder)
+        with running_azurite(path) as azurite:
+            ratios = await measure_blob_staging(azurite, path)
+            return ratios, [speed async for speed in measure_routes(azurite, path)]
 
 
-async def against_httpx(azurite: Azurite, home: Path, rounds: int = 3) -> list[Ratio]:
-    """A large file up and down by blob staging, against PUT and GET of the same bytes."""
-    source, target = _file(home, LARGE), home / "out.bin"
+async def measure_blob_staging(azurite: Azurite, folder: Path, rounds: int = 3) -> list[Ratio]:
+    """Compare a large file's way by blob staging with PUT and GET of the same bytes."""
+    source, target = _create_file(folder, LARGE), folder / "out.bin"
     storage, plain = azurite.storage(), Times()
-    ours, host, inside = Times(), Peak([os.getpid()]), Peak([])
-    async with staging(azurite) as session:
-        await _there_and_back(session, _file(home, 1), target, Times())  # opens and imports it all
-        inside.processes = _kernel()
+    ours, host, inside = Times(), MemoryPeak([os.getpid()]), MemoryPeak([])
+    async with open_staging_session(azurite) as session:
+        await _transfer(session, _create_file(folder, 1), target, Times())  # opens and imports
+        inside.processes = _find_session_processes()
         for turn in range(rounds):
             for which in (0, 1) if turn % 2 else (1, 0):
                 if which:
-                    with host.watched(), inside.watched():
-                        route = await _there_and_back(session, source, target, ours)
+                    with host.watch(), inside.watch():
+                        route = await _transfer(session, source, target, ours)
                     assert route == "blob"
                 else:
-                    await _plain(azurite, storage, source, target, plain)
+                    await _transfer_by_httpx(azurite, storage, source, target, plain)
     await storage.aclose()
     both = 1000 * statistics.median(map(sum, zip(plain.up, plain.down, strict=True)))
     up, down = (1000 * statistics.median(times) for times in (ours.up, ours.down))
-    what, bound = "plain httpx PUT and GET", "its bound"
+    peer, bound = "plain httpx PUT and GET", "its bound"
     size = f"{LARGE} MB"
     return [
-        Ratio(f"{size} into a session by blob ({_speed(up)} MB/s)", up, both, what, SPEED),
-        Ratio(f"{size} out of a session by blob ({_speed(down)} MB/s)", down, both, what, SPEED),
-        Ratio("... memory growth of the program (MB)", host.growth, GROWTH, bound, 1.0),
-        Ratio("... memory growth of the session (MB)", inside.growth, GROWTH, bound, 1.0),
+        Ratio(f"{size} into a session by blob ({_get_speed(up)} MB/s)", up, both, peer, SPEED_AIM),
+        Ratio(
+            f"{size} out of a session by blob ({_get_speed(down)} MB/s)",
+            down,
+            both,
+            peer,
+            SPEED_AIM,
+        ),
+        Ratio("... memory growth of the program (MB)", host.growth, MAX_GROWTH_MB, bound, 1.0),
+        Ratio("... memory growth of the session (MB)", inside.growth, MAX_GROWTH_MB, bound, 1.0),
     ]
 
 
-async def by_every_route(azurite: Azurite, home: Path, rounds: int = 3) -> AsyncIterator[Routed]:
-    """Smaller files by the pool's files API, in pieces through code, and by blob staging."""
-    target = home / "out.bin"
-    async with embedded() as endpoint, pieces() as piecewise, staging(azurite) as staged:
-        sessions = {"endpoint": endpoint, "pieces": piecewise, "blob": staged}
+async def measure_routes(
+    azurite: Azurite, folder: Path, rounds: int = 3
+) -> AsyncIterator[RouteSpeed]:
+    """Measure smaller files by the pool's files API, in pieces through code, and by blob."""
+    target = folder / "out.bin"
+    async with (
+        open_embedded_session() as endpoint,
+        open_text_only_session() as pieces,
+        open_staging_session(azurite) as blob,
+    ):
+        sessions = {"endpoint": endpoint, "pieces": pieces, "blob": blob}
         for session in sessions.values():
-            await _there_and_back(session, _file(home, 1), target, Times())
+            await _transfer(session, _create_file(folder, 1), target, Times())
         for size in SMALLER:
-            source = _file(home, size)
+            source = _create_file(folder, size)
             times = {route: Times() for route in sessions}
             for turn in range(rounds):
                 for route in sorted(sessions, reverse=turn % 2 == 1):
                     if route == "pieces" and turn:
-                        continue  # once is enough: it takes minutes
-                    taken = await _there_and_back(sessions[route], source, target, times[route])
-                    assert taken == route, (taken, route)
-            for route, taken in times.items():
-                up, down = (size / statistics.median(part) for part in (taken.up, taken.down))
-                yield Routed(size, route, up, down)
+                        continue  # one round is enough, since it takes minutes
+                    used = await _transfer(sessions[route], source, target, times[route])
+                    assert used == route, (used, route)
+            for route, durations in times.items():
+                up = size / statistics.median(durations.up)
+                down = size / statistics.median(durations.down)
+                yield RouteSpeed(size, route, up, down)
 
 
 @asynccontextmanager
-async def staging(azurite: Azurite) -> AsyncIterator[Session]:
-    """A session that reaches Azurite, and whose files are all staged there."""
-    pool = LocalSessionPool(egress=(azurite.host,), ready_sessions=0, limits=ROOM)
+async def open_staging_session(azurite: Azurite) -> AsyncIterator[Session]:
+    """Open a session that reaches Azurite and stages all its files there."""
+    pool = LocalSessionPool(egress=(azurite.host,), ready_sessions=0, limits=LIMITS)
     files = FileOptions(azurite.storage(), stage_from=0)
     async with CodeInterpreter(pool, files=files) as interpreter:
         yield interpreter.session("files")
 
 
 @asynccontextmanager
-async def embedded() -> AsyncIterator[Session]:
-    """A session as it is by default."""
+async def open_embedded_session() -> AsyncIterator[Session]:
+    """Open a session of the embedded pool with default settings."""
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
         yield interpreter.session("files")
 
 
 @asynccontextmanager
-async def pieces() -> AsyncIterator[Session]:
-    """A session of a pool that has no files API and no storage."""
+async def open_text_only_session() -> AsyncIterator[Session]:
+    """Open a session of a pool without a files API and without storage."""
     with serving("--emulate", "platform") as (url, key):
         async with CodeInterpreter(PlatformSessionPool(url, key=key)) as interpreter:
             yield interpreter.session("files")
 
 
-async def _there_and_back(session: Session, source: Path, target: Path, times: Times) -> str | None:
-    """Move a file into a session and out of it; the route it took."""
+async def _transfer(session: Session, source: Path, target: Path, times: Times) -> str | None:
+    """Upload a file to a session, download it again, and return the route."""
     started = time.perf_counter()
     info = await session.files.upload(source)
     middle = time.perf_counter()
@@ -148,10 +161,10 @@ async def _there_and_back(session: Session, source: Path, target: Path, times: T
     return info.route
 
 
-async def _plain(
+async def _transfer_by_httpx(
     azurite: Azurite, storage: BlobStorage, source: Path, target: Path, times: Times
 ) -> None:
-    """What anybody would write: one PUT, one GET, streamed, by the same kind of SAS."""
+    """Transfer a file as anyone would: one streamed PUT and GET, by the same kind of SAS."""
     async with storage.staged(LARGE * MB) as blob:
         put, get = await blob.link("cw"), await blob.link("r")
 
@@ -175,21 +188,21 @@ def _put(client: httpx.Client, url: str, source: Path) -> None:
 def _get(client: httpx.Client, url: str, target: Path) -> None:
     with client.stream("GET", url) as answer, target.open("wb") as file:
         answer.raise_for_status()
-        for piece in answer.iter_raw(CHUNK):
-            file.write(piece)
+        for chunk in answer.iter_raw(CHUNK):
+            file.write(chunk)
 
 
 def _read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            yield piece
+        while chunk := file.read(CHUNK):
+            yield chunk
 
 
-class Peak:
-    """The most that processes' own memory grew while it was watched, in megabytes.
+class MemoryPeak:
+    """Highest growth of the memory of some processes while it was watched, in megabytes.
 
-    Files of a session lie in memory too, but are none of its processes': only anonymous pages
-    are counted.
+    Only anonymous pages count, since the files of a session lie in memory too but belong to
+    none of its processes.
     """
 
     def __init__(self, processes: list[int]) -> None:
@@ -197,49 +210,54 @@ class Peak:
         self.growth = 0.0
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        before, over = self._now(), threading.Event()
+    def watch(self) -> Iterator[None]:
+        start, end = self._measure(), threading.Event()
 
-        def look() -> None:
-            while not over.wait(0.02):
-                self.growth = max(self.growth, (self._now() - before) / MB)
+        def sample() -> None:
+            while not end.wait(0.02):
+                self.growth = max(self.growth, (self._measure() - start) / MB)
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=sample)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            end.set()
             thread.join()
 
-    def _now(self) -> int:
-        return sum(map(_anonymous, self.processes))
+    def _measure(self) -> int:
+        return sum(map(_measure_anonymous_memory, self.processes))
 
 
-def _anonymous(process: int) -> int:
+def _measure_anonymous_memory(process: int) -> int:
     for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def _kernel() -> list[int]:
-    """The processes of the one session there is: those below this one that are fenced."""
-    below, waiting = [], [os.getpid()]
-    while waiting:
-        found = list_children(waiting.pop())
-        below += found
-        waiting += found
-    return [pid for pid in below if _is_fenced(pid)]
+def _find_session_processes() -> list[int]:
+    """Return the sandboxed descendants of this process, which belong to the only session."""
+    descendants, unvisited = [], [os.getpid()]
+    while unvisited:
+        children = list_children(unvisited.pop())
+        descendants += children
+        unvisited += children
+    return [pid for pid in descendants if _is_sandboxed(pid)]
 
 
-def _is_fenced(process: int) -> bool:
+def _is_sandboxed(process: int) -> bool:
     return b"/run/cci/" in Path(f"/proc/{process}/cmdline").read_bytes()
 
 
-def _file(home: Path, size: int) -> Path:
-    """A file of so many megabytes that does not compress."""
-    path = home / f"{size}.bin"
+def _create_file(folder: Path, size: int) -> Path:
+    """Create a file of random bytes, which do not compress.
+
+    Args:
+        folder: Folder of the file.
+        size: Size in megabytes.
+    """
+    path = folder / f"{size}.bin"
     if not path.exists():
         with path.open("wb") as file:
             for _ in range(size):
@@ -247,5 +265,5 @@ def _file(home: Path, size: int) -> Path:
     return path
 
 
-def _speed(milliseconds: float) -> int:
+def _get_speed(milliseconds: float) -> int:
     return round(LARGE * 1000 / milliseconds)

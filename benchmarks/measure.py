@@ -1,4 +1,4 @@
-"""Timing two things in turns, so that what slows the machine slows both."""
+"""Timing of two calls in turns, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Call = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Ratio:
-    """One result: ours against theirs, in milliseconds, and what is aimed for."""
+    """Result of one benchmark: two times in milliseconds, and the highest ratio that is fine."""
 
     name: str
     ours: float
@@ -25,12 +25,12 @@ class Ratio:
         return self.ours / self.theirs
 
     @property
-    def kept(self) -> bool:
+    def is_kept(self) -> bool:
         return self.value <= self.aim
 
 
 async def in_turns(ours: Call, theirs: Call, *, rounds: int, warm: int = 5) -> tuple[float, float]:
-    """Median milliseconds of each, called alternately."""
+    """Call both alternately and return their median times in milliseconds."""
     for _ in range(warm):
         await ours()
         await theirs()

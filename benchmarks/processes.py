@@ -1,4 +1,4 @@
-"""Servers in processes of their own."""
+"""Servers in separate processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def serving(*arguments: str, **variables: str) -> Iterator[tuple[str, str]]:
-    """A `cci serve` of its own process; gives its MCP address and key."""
+    """Run `cci serve` in a separate process, and yield its MCP endpoint and key."""
     command = [sys.executable, "-m", "cci_plugins", "serve", "--port", "0", "--json", *arguments]
     environment = os.environ | variables
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -1,4 +1,4 @@
-"""A served pool: our client against a raw POST and against the frameworks' MCP clients."""
+"""Comparison of this package's client with raw requests and with the frameworks' MCP clients."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ RUN = "runPythonCodeInRemoteEnvironment"
 ARGUMENTS = {"environmentId": "bench-session", "pythonCode": "1+1"}
 
 
-async def against_all(rounds: int = 100) -> list[Ratio]:
+async def measure(rounds: int = 100) -> list[Ratio]:
     with serving() as (url, key):
         pool = PlatformSessionPool(url, key=key)
         async with CodeInterpreter(pool) as interpreter:
             tool = CodeInterpreterTool(interpreter=interpreter)
 
-            async def ours() -> None:
+            async def call_tool() -> None:
                 assert await tool.ainvoke({"code": "1+1"}) == "2"
 
             return [
-                await against_post(ours, url, key, rounds),
-                await against_adapters(ours, url, key, rounds // 3),
-                await against_semantic_kernel(ours, url, key, rounds),
+                await compare_with_post(call_tool, url, key, rounds),
+                await compare_with_langchain_adapters(call_tool, url, key, rounds // 3),
+                await compare_with_semantic_kernel(call_tool, url, key, rounds),
             ]
 
 
-async def against_post(ours: Call, url: str, key: str, rounds: int) -> Ratio:
+async def compare_with_post(call_tool: Call, url: str, key: str, rounds: int) -> Ratio:
     call = {"name": RUN, "arguments": ARGUMENTS}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
     headers = {"x-ms-apikey": key, "Accept": "application/json, text/event-stream"}
@@ -43,23 +43,27 @@ async def against_post(ours: Call, url: str, key: str, rounds: int) -> Ratio:
         async def post() -> None:
             (await client.post(url, json=body)).raise_for_status().json()
 
-        mine, theirs = await in_turns(ours, post, rounds=rounds)
-    return Ratio("1+1 on a served pool", mine, theirs, "raw JSON-RPC POST", 1.2)
+        ours, theirs = await in_turns(call_tool, post, rounds=rounds)
+    return Ratio("1+1 on a served pool", ours, theirs, "raw JSON-RPC POST", 1.2)
 
 
-async def against_adapters(ours: Call, url: str, key: str, rounds: int) -> Ratio:
+async def compare_with_langchain_adapters(
+    call_tool: Call, url: str, key: str, rounds: int
+) -> Ratio:
     connection = {"transport": "streamable_http", "url": url, "headers": {"x-ms-apikey": key}}
     tools = await MultiServerMCPClient({"cci": connection}).get_tools()  # type: ignore[dict-item]
     run = next(tool for tool in tools if tool.name == RUN)
-    mine, theirs = await in_turns(ours, lambda: run.ainvoke(ARGUMENTS), rounds=rounds)
-    return Ratio("1+1 on a served pool", mine, theirs, "langchain-mcp-adapters default", 0.25)
+    ours, theirs = await in_turns(call_tool, lambda: run.ainvoke(ARGUMENTS), rounds=rounds)
+    return Ratio("1+1 on a served pool", ours, theirs, "langchain-mcp-adapters default", 0.25)
 
 
-async def against_semantic_kernel(ours: Call, url: str, key: str, rounds: int) -> Ratio:
+async def compare_with_semantic_kernel(call_tool: Call, url: str, key: str, rounds: int) -> Ratio:
     plugin = MCPStreamableHttpPlugin(name="cci", url=url, headers={"x-ms-apikey": key})
     async with plugin:
         kernel = Kernel()
         run = kernel.add_plugin(plugin)[RUN]
-        given = KernelArguments(**ARGUMENTS)  # type: ignore[arg-type] # plain strings
-        mine, theirs = await in_turns(ours, lambda: kernel.invoke(run, given), rounds=rounds)
-    return Ratio("1+1 on a served pool", mine, theirs, "Semantic Kernel MCP plugin", 1.0)
+        arguments = KernelArguments(**ARGUMENTS)  # type: ignore[arg-type] # plain strings
+        ours, theirs = await in_turns(
+            call_tool, lambda: kernel.invoke(run, arguments), rounds=rounds
+        )
+    return Ratio("1+1 on a served pool", ours, theirs, "Semantic Kernel MCP plugin", 1.0)

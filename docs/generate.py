@@ -1,4 +1,4 @@
-"""Generator of the pages that the code itself knows best.
+"""Generator of the reference pages, which it makes from the code.
 
 `python docs/generate.py` writes them. `python docs/generate.py --check` names the stale ones.
 """
@@ -96,16 +96,16 @@ def _layer_rows(layers: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _rule(contract: dict[str, Any]) -> tuple[str, str]:
-    ours = re.compile(r"cci_plugins\.")
-    names = [ours.sub("", name) for name in contract.get("forbidden_modules", ())]
+    package = re.compile(r"cci_plugins\.")
+    names = [package.sub("", name) for name in contract.get("forbidden_modules", ())]
     return f"{contract['name']}.", ", ".join(f"`{name}`" for name in names)
 
 
 def _cli() -> Iterator[str]:
     group: Any = typer.main.get_command(app)
     yield from ("# The command line", "", NOTICE, "")
-    yield "The command is `cci`; `cci-plugins` is the same, and so is `python -m cci_plugins`."
-    yield "Data goes to stdout, messages go to stderr. `NO_COLOR` turns colours off."
+    yield "The command is `cci`. `cci-plugins` and `python -m cci_plugins` are the same command."
+    yield "Data goes to stdout, and messages go to stderr. `NO_COLOR` turns colours off."
     yield from ("", *_table(("Option", "What it does"), _options(group)))
     for name, command in sorted(_commands(group)):
         arguments = " ".join(
@@ -161,8 +161,8 @@ def _settings() -> Iterator[str]:
     yield from ("# Settings", "", NOTICE, "")
     yield "`CodeInterpreter.from_env()`, every framework tool made without an argument, and the"
     yield "command line read these environment variables, also from a file `.env` in the current"
-    yield "folder. Nothing set means: the embedded pool, with the defaults below. Half a"
-    yield "configuration is an error; it never falls back to the embedded pool."
+    yield "folder. With no variable set, they use the embedded pool, with the defaults below."
+    yield "If only half of a pool is configured, they raise an error."
     yield from ("", *_table(("Variable", "Default", "What it does"), map(_setting, _fields())))
 
 
@@ -180,9 +180,9 @@ def _setting(field: Any) -> tuple[str, str, str]:
 def _errors() -> Iterator[str]:
     yield from ("# Errors", "", NOTICE, "")
     yield "Every exception of the package is in `cci_plugins.errors` and is a"
-    yield "`CodeInterpreterError`. Each has a `hint`, the next thing to try or `None`, and"
-    yield "`retryable`, true when nothing was started so that the call may be made again."
-    yield "A traceback of the code that ran is not an exception: it is `Execution.error`."
+    yield "`CodeInterpreterError`. Its `hint` is the next thing to try, or `None`. Its `retryable`"
+    yield "is true if nothing was started, so that you may repeat the call. If the code in the"
+    yield "session raises, you get no exception. Its traceback is in `Execution.error`."
     rows = (
         (
             f"`{kind.__name__}`",

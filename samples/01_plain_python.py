@@ -1,4 +1,4 @@
-"""Run code, keep state, move files. Needs nothing but `pip install "cci-plugins[local]"`."""
+"""Code, variables and files in a session. Needs only `pip install "cci-plugins[local]"`."""
 
 import asyncio
 from pathlib import Path

@@ -27,7 +27,7 @@ async def main() -> None:
         files = session.files
 
         sent = await files.upload(DATA / "penguins.csv", on_progress=lambda n: print(n, "bytes"))
-        print(sent.name, "went by", sent.route)
+        print(sent.name, "took the route", sent.route)
         print((await files.upload(DATA)).name, "is the folder as a zip")
 
         (await session.run_code(CODE)).raise_for_error()

@@ -1,4 +1,4 @@
-"""A LangChain agent; `thread_id` is the conversation. Set OPENAI_API_KEY."""
+"""A LangChain agent whose `thread_id` names the conversation. Set OPENAI_API_KEY."""
 
 import asyncio
 import os

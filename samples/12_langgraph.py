@@ -1,4 +1,4 @@
-"""The tool in a graph of your own; its output streams while the code runs."""
+"""A graph of your own with the tool, which streams output while the code runs."""
 
 import asyncio
 import os

@@ -1,4 +1,7 @@
-"""A Semantic Kernel agent; a plugin is told no thread id, so the host names the session."""
+"""A Semantic Kernel agent. Set OPENAI_API_KEY.
+
+Semantic Kernel passes no thread id to a plugin, so the program names the session.
+"""
 
 import asyncio
 import os

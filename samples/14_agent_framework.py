@@ -1,4 +1,4 @@
-"""An Agent Framework agent; the agent session is the conversation. Set OPENAI_API_KEY."""
+"""An Agent Framework agent whose session is the conversation. Set OPENAI_API_KEY."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An agent of the OpenAI Agents SDK that asks before code runs. Set OPENAI_API_KEY."""
+"""An agent of the OpenAI Agents SDK that asks you before code runs. Set OPENAI_API_KEY."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 from cci_plugins import CodeInterpreter
 from cci_plugins.openai_agents import code_interpreter_tool
 
-QUIET = RunConfig(tracing_disabled=True)  # else the SDK sends traces to OpenAI
+QUIET = RunConfig(tracing_disabled=True)  # otherwise the SDK sends traces to OpenAI
 
 
 async def answer(agent: Agent[Any], question: str, session: SQLiteSession) -> str:

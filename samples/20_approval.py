@@ -1,4 +1,4 @@
-"""Ask before code runs: the same hook under every framework."""
+"""An approver that asks you before code runs. It works with every framework."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from cci_plugins.langchain import CodeInterpreterTool
 async def ask(request: ApprovalRequest) -> Decision:
     print(request.code)
     allowed = await asyncio.to_thread(input, "run it? [y/N] ") == "y"
-    return Decision("allow" if allowed else "deny", reason=None if allowed else "they said no")
+    return Decision("allow" if allowed else "deny", reason=None if allowed else "the user refused")
 
 
 async def main() -> None:

@@ -1,4 +1,4 @@
-"""Test an agent without a sandbox and without a network."""
+"""A test of an agent that needs no sandbox and no network."""
 
 import asyncio
 

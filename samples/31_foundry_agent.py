@@ -1,8 +1,7 @@
-"""A Foundry agent analyses a CSV in your session pool, makes a bar chart and hands over the file.
+"""A Foundry agent that analyses a CSV in your session pool and saves a bar chart as a file.
 
-Needs `pip install "cci-plugins[foundry]"`, `az login`, and in the environment
-FOUNDRY_PROJECT_ENDPOINT, FOUNDRY_MODEL_DEPLOYMENT_NAME and the pool's
-AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY.
+Run `pip install "cci-plugins[foundry]"` and `az login`. Set FOUNDRY_PROJECT_ENDPOINT,
+FOUNDRY_MODEL_DEPLOYMENT_NAME, AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ QUESTION = (
 
 
 async def main() -> None:
-    connection = await foundry.connect()  # the pool's address and key, into the project
+    connection = await foundry.connect()  # puts the pool's address and key into the project
     tool = foundry.code_interpreter_tool(connection)
     agent = await foundry.create_agent("penguin-analyst", tool=tool)
     try:

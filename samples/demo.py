@@ -1,4 +1,4 @@
-"""`make demo`: a LangGraph agent and a Semantic Kernel agent analyse real data in the sandbox."""
+"""`make demo`: a LangGraph and a Semantic Kernel agent that analyse real data in a sandbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cci_plugins import CodeInterpreter, Execution, Session
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from samples import penguins
-from samples.models import langchain_model, model, semantic_kernel_service
+from samples.models import open_langchain_model, open_semantic_kernel_service, serve_model
 
 DATA = Path(__file__).with_name("data") / "penguins.csv"
 OUTPUT = Path("demo-output")
@@ -33,26 +33,26 @@ INSTRUCTIONS = (
 
 
 class Report:
-    """Prints what happens and saves what comes out of one agent's session."""
+    """Prints the progress of one agent, and saves the charts and the notebook of its session."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.charts = 0
         self.good = True
-        self.seen: list[float] = []
+        self.computed: list[float] = []
 
     def show(self, label: str, text: str) -> None:
         print(f"\n{label}\n{textwrap.indent(text.strip(), '    ')}", flush=True)
 
-    def question(self, text: str) -> None:
+    def show_question(self, text: str) -> None:
         self.show("question", text)
-        self.seen = []
+        self.computed = []
 
-    def result(self, text: str, execution: Execution) -> None:
+    def show_result(self, text: str, execution: Execution) -> None:
         where = ", ".join(filter(None, (execution.isolation, execution.state)))
-        self.show(f"what came out ({where})", text)
+        self.show(f"result ({where})", text)
         if execution.error is None:
-            self.seen += numbers(text)
+            self.computed += find_numbers(text)
         for result in execution.results:
             if result.png is not None:
                 self.charts += 1
@@ -60,11 +60,11 @@ class Report:
                 path.write_bytes(result.png)
                 print(f"\nsaved the chart: {path}")
 
-    def answer(self, text: str) -> None:
-        """An answer is good when it quotes a number that came out of the session for it."""
+    def show_answer(self, text: str) -> None:
+        """Print an answer. It is good if it quotes a number that the session computed for it."""
         self.show("final answer", text)
-        told = numbers(text)
-        self.good &= any(math.isclose(a, b, rel_tol=0.005) for a in told for b in self.seen)
+        quoted = find_numbers(text)
+        self.good &= any(math.isclose(a, b, rel_tol=0.005) for a in quoted for b in self.computed)
 
     def finish(self, session: Session) -> bool:
         path = OUTPUT / f"{self.name}.ipynb"
@@ -73,17 +73,17 @@ class Report:
         return self.good and self.charts > 0
 
 
-def numbers(text: str) -> list[float]:
+def find_numbers(text: str) -> list[float]:
     return [float(each.replace(",", "")) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
 
-def headline(text: str) -> None:
+def print_headline(text: str) -> None:
     print(f"\n{'=' * 88}\n{text}\n{'=' * 88}", flush=True)
 
 
 async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> bool:
-    """Two questions in one conversation; `thread_id` names it."""
-    headline("LangGraph agent with CodeInterpreterTool")
+    """Ask two questions in one conversation, which `thread_id` names."""
+    print_headline("LangGraph agent with CodeInterpreterTool")
     report, session = Report("langgraph"), interpreter.session("langgraph-demo")
     await session.files.upload(DATA)
     agent = create_agent(
@@ -94,25 +94,25 @@ async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> 
     )
     config = {"configurable": {"thread_id": session.key}}
     for turn in (penguins.HEAVIEST, penguins.DIFFERENCE):
-        report.question(turn.question)
+        report.show_question(turn.question)
         question = {"messages": [("user", turn.question)]}
         async for update in agent.astream(question, config, stream_mode="updates"):
             for node in update.values():
                 for message in node["messages"]:
                     if isinstance(message, ToolMessage):
-                        report.result(message.text, message.artifact)
+                        report.show_result(message.text, message.artifact)
                     elif isinstance(message, AIMessage) and message.tool_calls:
                         report.show("the model asks to run", message.tool_calls[0]["args"]["code"])
                     elif isinstance(message, AIMessage):
-                        report.answer(message.text)
+                        report.show_answer(message.text)
     return report.finish(session)
 
 
 async def semantic_kernel_agent(
     interpreter: CodeInterpreter, service: ChatCompletionClientBase
 ) -> bool:
-    """The same with Semantic Kernel; `use_session` names the conversation."""
-    headline("Semantic Kernel agent with CodeInterpreterPlugin")
+    """Ask two questions in one conversation, which `use_session` names."""
+    print_headline("Semantic Kernel agent with CodeInterpreterPlugin")
     report, session = Report("semantic-kernel"), interpreter.session("semantic-kernel-demo")
     await session.files.upload(DATA)
     agent = ChatCompletionAgent(
@@ -127,30 +127,30 @@ async def semantic_kernel_agent(
             if isinstance(item, FunctionCallContent):
                 report.show("the model asks to run", item.to_kernel_arguments()["code"])
             elif isinstance(item, FunctionResultContent):
-                report.result(str(item.result), item.result.execution)
+                report.show_result(str(item.result), item.result.execution)
 
     thread = ChatHistoryAgentThread(thread_id=session.key)
     with interpreter.use_session(session.key):
         for turn in (penguins.CORRELATION, penguins.PREDICTION):
-            report.question(turn.question)
+            report.show_question(turn.question)
             async for response in agent.invoke(
                 turn.question, thread=thread, on_intermediate_message=watch
             ):
-                report.answer(str(response))
+                report.show_answer(str(response))
     return report.finish(session)
 
 
 async def main() -> int:
     started = time.monotonic()
-    with model(penguins.SCRIPT) as which:
+    with serve_model(penguins.SCRIPT) as description:
         async with CodeInterpreter.from_env() as interpreter:
             pool = await interpreter.describe()
-            print(f"model:     {which}\npool:      {pool}")
-            async with langchain_model() as chat, semantic_kernel_service() as service:
+            print(f"model:     {description}\npool:      {pool}")
+            async with open_langchain_model() as chat, open_semantic_kernel_service() as service:
                 good = await langgraph_agent(interpreter, chat)
                 good = await semantic_kernel_agent(interpreter, service) and good
-    verdict = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
-    headline(f"{verdict}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
+    outcome = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
+    print_headline(f"{outcome}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
     return 0 if good else 1
 
 

@@ -1,4 +1,4 @@
-"""The model behind the samples: OpenAI or Azure OpenAI when configured, else the scripted one."""
+"""The model behind the samples: OpenAI or Azure OpenAI if configured, else the scripted one."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ AZURE = ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_CHAT_DEP
 
 
 def is_azure() -> bool:
-    """Whether the Azure OpenAI variables are set; half of them is an error."""
+    """Return whether the Azure OpenAI variables are set. Exit if only some of them are."""
     missing = [name for name in AZURE if not os.environ.get(name)]
     if 0 < len(missing) < len(AZURE):
-        sys.exit(f"error: Azure OpenAI is half configured\n\nhint: set {', '.join(missing)}")
+        sys.exit(f"error: Azure OpenAI is only half configured\n\nhint: set {', '.join(missing)}")
     return not missing
 
 
-def deployment() -> str:
-    """The name of the model's deployment on Azure."""
+def get_deployment() -> str:
+    """Return the name of the model's deployment on Azure."""
     return os.environ["AZURE_OPENAI_CHAT_DEPLOYMENT_NAME"]
 
 
 @contextmanager
-def model(script: Script) -> Iterator[str]:
-    """Make a model reachable, and say which it is."""
+def serve_model(script: Script) -> Iterator[str]:
+    """Make a model reachable, and yield a description of it."""
     if is_azure():
-        yield f"Azure OpenAI, deployment {deployment()}"
+        yield f"Azure OpenAI, deployment {get_deployment()}"
     elif os.environ.get("OPENAI_API_KEY"):
         yield f"OpenAI, {MODEL}"
     else:
         with ScriptedModel(script) as server:
             local = {"OPENAI_API_KEY": "none-needed", "OPENAI_BASE_URL": server.url}
-            if getproxies():  # which would look for 127.0.0.1 on their own machine
+            if getproxies():  # a proxy would look for 127.0.0.1 on its own machine
                 local |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
             with patch.dict(os.environ, local):
                 yield "scripted (set OPENAI_API_KEY or the AZURE_OPENAI_* variables for a real one)"
 
 
 @asynccontextmanager
-async def langchain_model() -> AsyncIterator[BaseChatModel]:
-    """The model as LangChain wants it; its connections close at the end."""
+async def open_langchain_model() -> AsyncIterator[BaseChatModel]:
+    """Yield the model for LangChain, and close its connections at the end."""
     async with DefaultAsyncHttpxClient() as http:
         if is_azure():
             version = os.environ.get("OPENAI_API_VERSION", "2024-10-21")
             yield AzureChatOpenAI(
-                azure_deployment=deployment(), api_version=version, http_async_client=http
+                azure_deployment=get_deployment(), api_version=version, http_async_client=http
             )
         else:
             yield ChatOpenAI(model=MODEL, http_async_client=http)
 
 
 @asynccontextmanager
-async def semantic_kernel_service() -> AsyncIterator[ChatCompletionClientBase]:
-    """The model as Semantic Kernel wants it; its connections close at the end."""
+async def open_semantic_kernel_service() -> AsyncIterator[ChatCompletionClientBase]:
+    """Yield the model for Semantic Kernel, and close its connections at the end."""
     if is_azure():
-        service = AzureChatCompletion(deployment_name=deployment())
+        service = AzureChatCompletion(deployment_name=get_deployment())
         async with service.client:
             yield service
     else:
@@ -76,8 +76,8 @@ async def semantic_kernel_service() -> AsyncIterator[ChatCompletionClientBase]:
 
 
 @asynccontextmanager
-async def openai_client() -> AsyncIterator[AsyncOpenAI]:
-    """The client of the `openai` package; on Azure its model is the deployment's name."""
+async def open_openai_client() -> AsyncIterator[AsyncOpenAI]:
+    """Yield the client of the `openai` package. Use it with the model of `get_model_name`."""
     if is_azure():
         version = os.environ.get("OPENAI_API_VERSION", "2025-04-01-preview")
         async with AsyncAzureOpenAI(api_version=version) as client:
@@ -87,6 +87,6 @@ async def openai_client() -> AsyncIterator[AsyncOpenAI]:
             yield client
 
 
-def model_name() -> str:
-    """What requests call the model."""
-    return deployment() if is_azure() else MODEL
+def get_model_name() -> str:
+    """Return the model's name in requests. On Azure, that is the deployment's name."""
+    return get_deployment() if is_azure() else MODEL

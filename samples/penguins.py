@@ -1,4 +1,4 @@
-"""The demo's questions, and the script of the model that stands in when there is no key."""
+"""The demo's questions, and the script of the model that the demo uses without a key."""
 
 from __future__ import annotations
 

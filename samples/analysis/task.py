@@ -1,4 +1,4 @@
-"""What every framework's agent is given here, and what is kept of its work."""
+"""The task that each framework's agent gets, and the code that saves its files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cci_plugins import CodeInterpreter, Session
-from samples.models import model
+from samples.models import serve_model
 from samples.scripted_model import Script, Turn
 
 DATA = Path(__file__).parents[1] / "data" / "penguins.csv"
@@ -34,13 +34,13 @@ SCRIPT = Script(
 Answer = Callable[[CodeInterpreter, Session], Awaitable[str]]
 
 
-def shown(text: object) -> None:
-    """Print what the model was shown."""
-    print(f"the model was shown:\n{text}\n")
+def show_tool_text(text: object) -> None:
+    """Print the tool's text for the model."""
+    print(f"the tool returned:\n{text}\n")
 
 
 async def analyse(name: str, answer: Answer) -> None:
-    """Put the file in, let the agent work, and save what it made."""
+    """Upload the data, let the agent work, and save the files that it created."""
     async with CodeInterpreter.from_env() as interpreter:
         session = interpreter.session(name)
         await session.files.upload(DATA)
@@ -52,7 +52,7 @@ async def analyse(name: str, answer: Answer) -> None:
 
 
 def main(name: str, answer: Answer) -> None:
-    """Run it with the model that is configured, else the scripted one."""
-    with model(SCRIPT) as which:
-        print("model:", which)
+    """Run the task with the configured model, or else with the scripted one."""
+    with serve_model(SCRIPT) as description:
+        print("model:", description)
         asyncio.run(analyse(name, answer))

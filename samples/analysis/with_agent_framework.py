@@ -5,14 +5,14 @@ from agent_framework.openai import OpenAIChatClient
 
 from cci_plugins import CodeInterpreter, Session
 from cci_plugins.agent_framework import CodeInterpreterProvider
-from samples.analysis.task import INSTRUCTIONS, QUESTION, main, shown
-from samples.models import model_name, openai_client
+from samples.analysis.task import INSTRUCTIONS, QUESTION, main, show_tool_text
+from samples.models import get_model_name, open_openai_client
 
 
 async def answer(interpreter: CodeInterpreter, session: Session) -> str:
-    async with openai_client() as client:
+    async with open_openai_client() as client:
         agent = Agent(
-            OpenAIChatClient(model=model_name(), async_client=client),
+            OpenAIChatClient(model=get_model_name(), async_client=client),
             instructions=INSTRUCTIONS,
             context_providers=[CodeInterpreterProvider(interpreter)],
         )
@@ -20,7 +20,7 @@ async def answer(interpreter: CodeInterpreter, session: Session) -> str:
     for message in reply.messages:
         for content in message.contents:
             if content.type == "function_result":
-                shown(content.result)
+                show_tool_text(content.result)
     return str(reply)
 
 

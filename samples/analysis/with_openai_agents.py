@@ -6,22 +6,22 @@ from agents import Agent, OpenAIResponsesModel, RunConfig, Runner, ToolCallOutpu
 
 from cci_plugins import CodeInterpreter, Session
 from cci_plugins.openai_agents import code_interpreter_tool
-from samples.analysis.task import INSTRUCTIONS, QUESTION, main, shown
-from samples.models import model_name, openai_client
+from samples.analysis.task import INSTRUCTIONS, QUESTION, main, show_tool_text
+from samples.models import get_model_name, open_openai_client
 
-QUIET = RunConfig(tracing_disabled=True)  # else the SDK sends traces to OpenAI
+QUIET = RunConfig(tracing_disabled=True)  # otherwise the SDK sends traces to OpenAI
 
 
 async def answer(interpreter: CodeInterpreter, session: Session) -> str:
-    async with openai_client() as client:
-        model = OpenAIResponsesModel(model_name(), client)
+    async with open_openai_client() as client:
+        model = OpenAIResponsesModel(get_model_name(), client)
         tools: Any = [code_interpreter_tool(interpreter)]
         agent: Agent[Any] = Agent("analyst", INSTRUCTIONS, model=model, tools=tools)
         context = {"session_id": session.key}
         result = await Runner.run(agent, QUESTION, context=context, run_config=QUIET)
     for item in result.new_items:
         if isinstance(item, ToolCallOutputItem):
-            shown(item.output)
+            show_tool_text(item.output)
     return str(result.final_output)
 
 

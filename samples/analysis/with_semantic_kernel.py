@@ -5,18 +5,18 @@ from semantic_kernel.contents import ChatMessageContent, FunctionResultContent
 
 from cci_plugins import CodeInterpreter, Session
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
-from samples.analysis.task import INSTRUCTIONS, QUESTION, main, shown
-from samples.models import semantic_kernel_service
+from samples.analysis.task import INSTRUCTIONS, QUESTION, main, show_tool_text
+from samples.models import open_semantic_kernel_service
 
 
 async def show(message: ChatMessageContent) -> None:
     for item in message.items:
         if isinstance(item, FunctionResultContent):
-            shown(item.result)
+            show_tool_text(item.result)
 
 
 async def answer(interpreter: CodeInterpreter, session: Session) -> str:
-    async with semantic_kernel_service() as service:
+    async with open_semantic_kernel_service() as service:
         plugins = [CodeInterpreterPlugin(interpreter)]
         agent = ChatCompletionAgent(service=service, instructions=INSTRUCTIONS, plugins=plugins)
         thread = ChatHistoryAgentThread(thread_id=session.key)

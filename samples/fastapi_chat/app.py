@@ -1,4 +1,4 @@
-"""The chat back end: one session per conversation, and a signed token names the conversation."""
+"""The chat back end, with one session for each conversation. A signed token names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.langchain import CodeInterpreterTool
-from samples.models import langchain_model
+from samples.models import open_langchain_model
 
 LARGEST = 10 * 1024 * 1024  # bytes of a file, in and out
 STATUSES = {UnsafeNameError: 400, FileTooLargeError: 413, PoolUnavailableError: 503}
@@ -34,8 +34,8 @@ SECRET = os.environ.get("CHAT_SECRET", "").encode() or secrets.token_bytes(32)
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One interpreter and one agent for all users."""
-    async with CodeInterpreter.from_env() as interpreter, langchain_model() as model:
+    """Create one interpreter and one agent for all users."""
+    async with CodeInterpreter.from_env() as interpreter, open_langchain_model() as model:
         tools = [CodeInterpreterTool(interpreter=interpreter)]
         app.state.interpreter = interpreter
         app.state.agent = create_agent(model, tools=tools, checkpointer=InMemorySaver())
@@ -45,75 +45,77 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="Chat with a code interpreter", lifespan=lifespan)
 
 
-def signature(conversation: str) -> str:
+def sign(conversation: str) -> str:
     return hmac.new(SECRET, conversation.encode(), hashlib.sha256).hexdigest()
 
 
-def authenticated(authorization: Annotated[str, Header()] = "") -> str:
-    """The conversation a token was signed for; nobody can name another's."""
+def read_conversation(authorization: Annotated[str, Header()] = "") -> str:
+    """Return the conversation that the token was signed for, so that nobody can name another."""
     conversation, _, signed = authorization.removeprefix("Bearer ").partition(".")
-    if not hmac.compare_digest(signature(conversation).encode(), signed.encode()):
+    if not hmac.compare_digest(sign(conversation).encode(), signed.encode()):
         raise HTTPException(401, "The token is missing or was not issued here.")
     return conversation
 
 
-Conversation = Annotated[str, Depends(authenticated)]
+Conversation = Annotated[str, Depends(read_conversation)]
 
 
 class Question(BaseModel):
-    """What a user asks."""
+    """A question of a user."""
 
     text: str = Field(min_length=1, max_length=20_000)
 
 
 @app.exception_handler(CodeInterpreterError)
-async def failed(_: Request, error: CodeInterpreterError) -> JSONResponse:
+async def report_failure(_: Request, error: CodeInterpreterError) -> JSONResponse:
     status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 502)
     return JSONResponse({"detail": str(error)}, status_code=status)
 
 
 @app.post("/conversations", status_code=201)
 async def start() -> dict[str, str]:
-    """Begin a conversation. Put your login in front of this."""
+    """Start a conversation. Put your login in front of this."""
     conversation = secrets.token_hex(16)
-    return {"token": f"{conversation}.{signature(conversation)}"}
+    return {"token": f"{conversation}.{sign(conversation)}"}
 
 
 @app.post("/chat")
 async def chat(question: Question, conversation: Conversation) -> StreamingResponse:
-    """Answer by server-sent events: `output` while code runs, then `answer` or `error`."""
-    return StreamingResponse(events(question.text, conversation), media_type="text/event-stream")
+    """Answer with server-sent events: `output` while code runs, then `answer` or `error`."""
+    return StreamingResponse(
+        stream_events(question.text, conversation), media_type="text/event-stream"
+    )
 
 
-async def events(text: str, conversation: str) -> AsyncIterator[str]:
+async def stream_events(text: str, conversation: str) -> AsyncIterator[str]:
     config = {"configurable": {"thread_id": conversation}}
     last: Any = None
     try:
-        asked = {"messages": [("user", text)]}
+        question = {"messages": [("user", text)]}
         async for mode, chunk in app.state.agent.astream(
-            asked, config, stream_mode=["custom", "values"]
+            question, config, stream_mode=["custom", "values"]
         ):
             if mode == "custom":
-                yield event("output", chunk["text"])
+                yield format_event("output", chunk["text"])
             else:
                 last = chunk["messages"][-1]
-        yield event("answer", last.text)
-    except Exception as error:  # noqa: BLE001  (the status was sent; the stream must tell)
-        yield event("error", f"The agent failed: {type(error).__name__}")
+        yield format_event("answer", last.text)
+    except Exception as error:  # noqa: BLE001  (the status was sent already, so the stream reports it)
+        yield format_event("error", f"The agent failed: {type(error).__name__}")
 
 
-def event(kind: str, text: str) -> str:
+def format_event(kind: str, text: str) -> str:
     return f"event: {kind}\ndata: {json.dumps(text)}\n\n"
 
 
 @app.put("/files/{name}", status_code=201)
 async def upload(name: str, request: Request, conversation: Conversation) -> dict[str, Any]:
-    """Put the request's body into the session, if it is not too large."""
+    """Upload the request's body into the session, unless it is too large."""
     content = bytearray()
-    async for piece in request.stream():
-        content += piece
+    async for chunk in request.stream():
+        content += chunk
         if len(content) > LARGEST:
-            raise HTTPException(413, f"A file may have {LARGEST} bytes.")
+            raise HTTPException(413, f"A file may have at most {LARGEST} bytes.")
     session = app.state.interpreter.session(conversation)
     sent = await session.files.upload(bytes(content), name=name)
     return {"name": sent.name, "size": sent.size}
@@ -121,13 +123,13 @@ async def upload(name: str, request: Request, conversation: Conversation) -> dic
 
 @app.get("/files/{name:path}")
 async def download(name: str, conversation: Conversation) -> Response:
-    """Hand a file of the session over, as a download and never as a page."""
+    """Return a file of the session, as a download and never as a page."""
     files = app.state.interpreter.session(conversation).files
     found = next((file for file in await files.list() if file.name == name), None)
     if found is None:
-        raise HTTPException(404, "There is no such file in this conversation.")
+        raise HTTPException(404, "This conversation has no such file.")
     if found.size > LARGEST:
-        raise HTTPException(413, f"A file may have {LARGEST} bytes.")
+        raise HTTPException(413, f"A file may have at most {LARGEST} bytes.")
     content = await files.download(name)
     headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
     return Response(content, media_type="application/octet-stream", headers=headers)

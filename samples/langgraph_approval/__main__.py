@@ -1,7 +1,8 @@
 """A graph that asks before code runs: `python -m samples.langgraph_approval`.
 
-A node interrupts the graph with the code; the checkpointer keeps the state until a person answers
-`a` (approve), `e` (edit) or `r` (reject); days later too, when it is kept outside of the process.
+A node interrupts the graph with the code. The checkpointer keeps the state until a person answers
+`a` (approve), `e` (edit) or `r` (reject). If it keeps the state outside the process, the answer may
+come days later.
 """
 
 import asyncio
@@ -15,37 +16,38 @@ from langgraph.types import Command, interrupt
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.langchain import CodeInterpreterTool
-from samples.models import langchain_model, model
+from samples.models import open_langchain_model, serve_model
 from samples.scripted_model import Script, Turn
 
 QUESTION = "What is 2 to the power of 100?"
-SCRIPT = Script((Turn(QUESTION, "print(2 ** 100)", r"(?P<n>\d+)", "The tool says {n}."),))
+SCRIPT = Script((Turn(QUESTION, "print(2 ** 100)", r"(?P<n>\d+)", "The tool returned {n}."),))
 
 
 async def review(state: MessagesState) -> Command[Literal["tools", "think"]]:
-    """Hand each call to a person; the same message id puts an edited call in the old one's place.
+    """Show each call to a person, and return the calls that the person approved or edited.
 
-    All calls go into one interrupt, and nothing runs before it: the node starts anew on resuming.
+    An edited call replaces the old one, because its message has the same id. All calls go into one
+    interrupt, and nothing runs before it, because the node runs again from its start on resuming.
     """
-    asked = state["messages"][-1]
-    assert isinstance(asked, AIMessage)
-    decisions = interrupt([call["args"]["code"] for call in asked.tool_calls])
+    request = state["messages"][-1]
+    assert isinstance(request, AIMessage)
+    decisions = interrupt([call["args"]["code"] for call in request.tool_calls])
     if any(decision["type"] == "reject" for decision in decisions):
         refusals = [
             ToolMessage("A person rejected this code.", tool_call_id=call["id"], status="error")
-            for call in asked.tool_calls
+            for call in request.tool_calls
         ]
         return Command(goto="think", update={"messages": refusals})
     calls = [
         {**call, "args": {"code": decision.get("code", call["args"]["code"])}}
-        for call, decision in zip(asked.tool_calls, decisions, strict=True)
+        for call, decision in zip(request.tool_calls, decisions, strict=True)
     ]
-    edited = asked.model_copy(update={"tool_calls": calls})
+    edited = request.model_copy(update={"tool_calls": calls})
     return Command(goto="tools", update={"messages": [edited]})
 
 
 def build(chat: Any, interpreter: CodeInterpreter) -> Any:
-    """The graph: think, review, tools, and think again."""
+    """Build the graph: think, review, tools, and think again."""
     tools = [CodeInterpreterTool(interpreter=interpreter)]
     thinker = chat.bind_tools(tools)
 
@@ -63,7 +65,7 @@ def build(chat: Any, interpreter: CodeInterpreter) -> Any:
 
 
 def decide(code: str) -> dict[str, str]:
-    """Ask on the terminal; what is not understood is a rejection."""
+    """Ask on the terminal. Any other answer is a rejection."""
     answer = input(f"{code}\n[a]pprove, [e]dit or [r]eject? ")
     if answer == "e":
         return {"type": "edit", "code": input("code instead: ")}
@@ -71,7 +73,7 @@ def decide(code: str) -> dict[str, str]:
 
 
 async def main() -> None:
-    async with CodeInterpreter.from_env() as interpreter, langchain_model() as chat:
+    async with CodeInterpreter.from_env() as interpreter, open_langchain_model() as chat:
         graph = build(chat, interpreter)
         alice = {"configurable": {"thread_id": "alice"}}
         state = await graph.ainvoke({"messages": [("user", QUESTION)]}, alice)
@@ -83,5 +85,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with model(SCRIPT):
+    with serve_model(SCRIPT):
         asyncio.run(main())

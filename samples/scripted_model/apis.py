@@ -1,4 +1,4 @@
-"""Chat Completions and Responses: read a request, write a reply, refuse what the API refuses."""
+"""The requests and replies of Chat Completions and Responses, with the same refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from secrets import token_hex
 from typing import Any
 
-from .script import Asked
+from .script import ModelRequest
 
 SYSTEM = {"developer", "system"}
 ROLES = {"assistant", "user", *SYSTEM}
@@ -19,15 +19,15 @@ class BadRequestError(ValueError):
 
 
 def text_of(content: Any) -> str:
-    """The text of a message, given as a string or as parts."""
+    """Return the text of a message, which is a string or a list of parts."""
     if isinstance(content, str):
         return content
     parts = [part.get("text", "") for part in content or [] if isinstance(part, dict)]
     return "".join(parts)
 
 
-def tool_name(tools: Any) -> str | None:
-    """The name of the one tool that takes code."""
+def find_tool_name(tools: Any) -> str | None:
+    """Return the name of the tool that takes code, or None."""
     for tool in tools or []:
         function = tool.get("function", tool)
         if tool.get("type") != "function" or not function.get("name"):
@@ -37,8 +37,8 @@ def tool_name(tools: Any) -> str | None:
     return None
 
 
-def read_chat(body: dict[str, Any]) -> Asked:
-    """Read a Chat Completions request; tool messages must answer the calls that were made."""
+def read_chat(body: dict[str, Any]) -> ModelRequest:
+    """Read a Chat Completions request. Its tool messages must answer its calls."""
     messages = body.get("messages")
     if not messages or not body.get("model"):
         raise BadRequestError("model and messages are required")
@@ -49,23 +49,23 @@ def read_chat(body: dict[str, Any]) -> Asked:
             if message.get("tool_call_id") not in waiting:
                 raise BadRequestError("a tool message must answer a tool call before it")
             waiting.remove(message["tool_call_id"])
-            _only_text(message["content"])
+            _require_text(message["content"])
             result = text_of(message["content"])
             continue
         if waiting:
             raise BadRequestError("tool calls must be followed by a tool message each")
         if message["role"] not in ROLES:
             raise BadRequestError(f"no such role: {message['role']}")
-        question, result = _said(message, question, result)
+        question, result = _update_question(message, question, result)
         waiting = {call["id"] for call in message.get("tool_calls") or []}
     if waiting:
         raise BadRequestError("tool calls must be followed by a tool message each")
     systems = [text_of(one["content"]) for one in messages if one["role"] in SYSTEM]
-    return Asked(question, tool_name(body.get("tools")), result, "\n".join(systems))
+    return ModelRequest(question, find_tool_name(body.get("tools")), result, "\n".join(systems))
 
 
-def input_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
-    """The whole conversation of a Responses request: what was kept of it, and what is new."""
+def collect_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
+    """Return all items of a Responses request: the stored ones and the new ones."""
     items = body.get("input")
     if not items or not body.get("model"):
         raise BadRequestError("model and input are required")
@@ -76,8 +76,8 @@ def input_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
     return [*kept.get(earlier, []), *items]
 
 
-def read_responses(body: dict[str, Any], items: list[Any]) -> Asked:
-    """Read a Responses request; outputs must answer the calls that were made."""
+def read_responses(body: dict[str, Any], items: list[Any]) -> ModelRequest:
+    """Read a Responses request. Its outputs must answer its calls."""
     waiting: set[str] = set()
     question, result = "", None
     for item in items:
@@ -89,30 +89,38 @@ def read_responses(body: dict[str, Any], items: list[Any]) -> Asked:
             waiting.remove(item["call_id"])
             result = text_of(item["output"])
         else:
-            question, result = _said(item, question, result)
+            question, result = _update_question(item, question, result)
     if waiting:
         raise BadRequestError(f"no tool output found for function call {min(waiting)}")
-    return Asked(question, tool_name(body.get("tools")), result, body.get("instructions") or "")
+    return ModelRequest(
+        question, find_tool_name(body.get("tools")), result, body.get("instructions") or ""
+    )
 
 
-def _said(message: dict[str, Any], question: str, result: str | None) -> tuple[str, str | None]:
-    """The last question, and what the tool answered, after one more message."""
+def _update_question(
+    message: dict[str, Any], question: str, result: str | None
+) -> tuple[str, str | None]:
+    """Return the last question and the tool's result, after one more message."""
     if message.get("role") == "assistant":
         return question, None
-    if message.get("role") == "user" and result is None:  # else it belongs to the tool's answer
+    if (
+        message.get("role") == "user" and result is None
+    ):  # otherwise it belongs to the tool's result
         return text_of(message["content"]), None
     return question, result
 
 
-def _only_text(content: Any) -> None:
-    """Chat Completions takes images from users only."""
+def _require_text(content: Any) -> None:
+    """Raise an error for images, which Chat Completions accepts from users only."""
     parts = [] if isinstance(content, str) else content or []
     if any(part.get("type") != "text" for part in parts):
         raise BadRequestError("image URLs are only allowed for messages with role 'user'")
 
 
-def chat_reply(model: str, tool: str | None, code: str | None, text: str | None) -> dict[str, Any]:
-    """A Chat Completions reply."""
+def build_chat_reply(
+    model: str, tool: str | None, code: str | None, text: str | None
+) -> dict[str, Any]:
+    """Build a Chat Completions reply."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if code is not None:
         function = {"name": tool, "arguments": json.dumps({"code": code})}
@@ -129,10 +137,10 @@ def chat_reply(model: str, tool: str | None, code: str | None, text: str | None)
     }
 
 
-def responses_reply(
+def build_responses_reply(
     model: str, tool: str | None, code: str | None, text: str | None
 ) -> dict[str, Any]:
-    """A Responses reply."""
+    """Build a Responses reply."""
     item: dict[str, Any] = {"id": f"item_{token_hex(8)}", "status": "completed"}
     if code is not None:
         arguments = json.dumps({"code": code})

@@ -1,4 +1,4 @@
-"""What the scripted model says: one piece of code per question, an answer read off its result."""
+"""The script of a model: code for each question, and an answer taken from the code's result."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Turn:
-    """One question the model knows.
+    """One question that the model can answer.
 
     Attributes:
         question: Part of the user's question, or of the agent's instructions.
-        code: What the model asks the tool to run.
-        found: Pattern with named groups that must occur in what the tool answers.
-        answer: The model's answer, with those groups as fields; never a number of its own.
+        code: Code that the model passes to the tool.
+        found: Pattern with named groups. It must match in the tool's result.
+        answer: The model's answer, with those groups as fields. It has no numbers of its own.
     """
 
     question: str
@@ -24,8 +24,8 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request asks, in either API: the last question, and what the tool answered to it."""
+class ModelRequest:
+    """A request in either API: the last question, and the tool's result for it."""
 
     question: str
     tool: str | None
@@ -39,15 +39,15 @@ class Script:
 
     turns: tuple[Turn, ...]
 
-    def reply(self, asked: Asked) -> tuple[str | None, str | None]:
-        """The code to run, or else the answer."""
-        told = f"{asked.instructions}\n{asked.question}"
-        turn = next((turn for turn in self.turns if turn.question in told), None)
+    def reply(self, request: ModelRequest) -> tuple[str | None, str | None]:
+        """Return the code to run, or else the answer."""
+        text = f"{request.instructions}\n{request.question}"
+        turn = next((turn for turn in self.turns if turn.question in text), None)
         if turn is None:
-            return None, f"I have no script for this question: {asked.question}"
-        if asked.result is None:
+            return None, f"I have no script for this question: {request.question}"
+        if request.result is None:
             return turn.code, None
-        match = re.search(turn.found, asked.result)
+        match = re.search(turn.found, request.result)
         if match is None:
-            return None, "I could not find my answer in what the tool said."
+            return None, "I could not find my answer in the tool's result."
         return None, turn.answer.format(**match.groupdict())

@@ -1,4 +1,4 @@
-"""The HTTP side, on a free loopback port, in a thread of its own."""
+"""The HTTP server of the scripted model, on a free loopback port, in its own thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from . import apis
 from .script import Script
-from .streams import chat_events, responses_events
+from .streams import build_chat_events, build_responses_events
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
@@ -20,10 +20,10 @@ BAD_REQUEST = (apis.BadRequestError, AttributeError, KeyError, TypeError, ValueE
 
 
 class ScriptedModel:
-    """A model server for one script; use it in a `with` statement.
+    """A model server for one script. Use it in a `with` statement.
 
     Attributes:
-        url: The base URL, as `OPENAI_BASE_URL` wants it.
+        url: The base URL, in the form of `OPENAI_BASE_URL`.
         requests: Path and body of every request, in order.
     """
 
@@ -52,16 +52,16 @@ class ScriptedModel:
         self._thread.join()
 
     def reply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request."""
+        """Return the reply to one request."""
         self.requests.append((path, body))
         chat = path == CHAT
-        items = [] if chat else apis.input_items(body, self._kept)
-        asked = apis.read_chat(body) if chat else apis.read_responses(body, items)
-        code, text = self.script.reply(asked)
-        if code is not None and asked.tool is None:
+        items = [] if chat else apis.collect_items(body, self._kept)
+        request = apis.read_chat(body) if chat else apis.read_responses(body, items)
+        code, text = self.script.reply(request)
+        if code is not None and request.tool is None:
             raise apis.BadRequestError("the script wants to run code, but no tool was offered")
-        write = apis.chat_reply if chat else apis.responses_reply
-        reply = write(body["model"], asked.tool, code, text)
+        write = apis.build_chat_reply if chat else apis.build_responses_reply
+        reply = write(body["model"], request.tool, code, text)
         if not chat and body.get("store") is not False:
             self._kept[reply["id"]] = [*items, *reply["output"]]
         return reply
@@ -76,7 +76,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that hang up."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,9 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path not in {CHAT, RESPONSES}:
-            self._send(404, _error(f"unknown path: {self.path}"))
+            self._send(404, _build_error(f"unknown path: {self.path}"))
         elif not self.headers.get("Authorization", "").startswith("Bearer "):
-            self._send(401, _error("no API key"))
+            self._send(401, _build_error("no API key"))
         else:
             self._answer(data)
 
@@ -97,15 +97,15 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(data)
             reply = self.server.model.reply(self.path, body)
         except BAD_REQUEST as error:
-            self._send(400, _error(str(error)))
+            self._send(400, _build_error(str(error)))
             return
         if not body.get("stream"):
             self._send(200, reply)
         elif self.path == CHAT:
             usage = (body.get("stream_options") or {}).get("include_usage", False)
-            self._send_text(200, EVENTS, "".join(chat_events(reply, usage=usage)))
+            self._send_text(200, EVENTS, "".join(build_chat_events(reply, usage=usage)))
         else:
-            self._send_text(200, EVENTS, "".join(responses_events(reply)))
+            self._send_text(200, EVENTS, "".join(build_responses_events(reply)))
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         self._send_text(status, "application/json", json.dumps(body))
@@ -119,8 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing on stderr."""
+        """Write nothing to stderr."""
 
 
-def _error(message: str) -> dict[str, Any]:
+def _build_error(message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "invalid_request_error", "code": None}}

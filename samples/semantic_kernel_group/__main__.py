@@ -1,8 +1,8 @@
 """A group of agents that share one session: `python -m samples.semantic_kernel_group`.
 
-One of Semantic Kernel's orchestrations lets them speak in turn: the first loads the data, the
-second goes on with its variables. Its runtime calls the agents from a task of its own, where
-`use_session` is not heard, so the plugin names the session. It needs `pip install protobuf`.
+One of Semantic Kernel's orchestrations calls them in turn. The first agent loads the data, and the
+second continues with its variables. The runtime calls the agents from its own task, where
+`use_session` has no effect, so the plugin names the session. Run `pip install protobuf` first.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from semantic_kernel.contents import ChatMessageContent
 from cci_plugins import CodeInterpreter
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from samples.analysis.task import DATA
-from samples.models import model, semantic_kernel_service
+from samples.models import open_semantic_kernel_service, serve_model
 from samples.scripted_model import Script, Turn
 
 LOAD = "Load penguins.csv as the DataFrame `penguins` and count its rows."
@@ -43,12 +43,12 @@ SCRIPT = Script(
 
 
 def show(message: ChatMessageContent) -> None:
-    if message.content:  # else it calls a function
+    if message.content:  # otherwise it calls a function
         print(f"{message.name}: {message.content}")
 
 
 async def main() -> None:
-    async with CodeInterpreter.from_env() as interpreter, semantic_kernel_service() as service:
+    async with CodeInterpreter.from_env() as interpreter, open_semantic_kernel_service() as service:
         await interpreter.session("team").files.upload(DATA)
         plugins = [CodeInterpreterPlugin(interpreter, session_key="team")]
         parts = {"loader": LOAD, "analyst": ANALYSE}
@@ -72,5 +72,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with model(SCRIPT):
+    with serve_model(SCRIPT):
         asyncio.run(main())

@@ -307,7 +307,7 @@ async def test_a_failing_pool_is_reported_and_nothing_is_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\nMARK', "MARK[\nMARK"]
+    "forged", ["", "MARK{}\nx", "MARK{}MARKx", 'MARK{"found": 3}\n\nMARK', "MARK[\n\nMARK"]
 )
 async def test_an_invalid_answer_is_reported(forged: str) -> None:
     class Forging(FakeSessionPool):
@@ -366,11 +366,11 @@ class Steps(ScriptedModel):
         asked = apis.read_chat(body)
         done = sum(message["role"] == "tool" for message in body["messages"])
         if done == len(self._steps):
-            return apis.chat_reply(body["model"], None, None, asked.result)
+            return apis.build_chat_reply(body["model"], None, None, asked.result)
         name, arguments = self._steps[done]
         if name not in {tool["function"]["name"] for tool in body["tools"]}:
             raise apis.BadRequestError(f"no tool {name}")
-        reply = apis.chat_reply(body["model"], name, "", None)
+        reply = apis.build_chat_reply(body["model"], name, "", None)
         (call,) = reply["choices"][0]["message"]["tool_calls"]
         call["function"]["arguments"] = json.dumps(arguments)
         return reply

@@ -20,7 +20,7 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One block: its language, its text, and where it stands."""
+    """One block: its language, its text, and its page and line."""
 
     kind: str
     text: str
@@ -28,7 +28,7 @@ class Block:
 
 
 def blocks(*kinds: str) -> list[Block]:
-    """Every block of these languages; of any when none is named."""
+    """Return every block of these languages, or of all languages."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

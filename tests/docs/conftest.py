@@ -1,4 +1,4 @@
-"""Documentation runs in an empty folder, without settings of this machine."""
+"""Fixtures that run documentation in an empty folder, without settings of this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _foundry(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
-    """What stands in for Microsoft Foundry, around the blocks that are about it."""
+    """Serve a fake Microsoft Foundry for the blocks that use it."""
     spec = getattr(request.node, "callspec", None)
     block = None if spec is None else spec.params.get("block")
     if isinstance(block, Block) and block.kind == "python" and "foundry" in block.text:

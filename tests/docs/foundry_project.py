@@ -17,7 +17,7 @@ from cci_plugins import LocalSessionPool
 
 @contextmanager
 def foundry_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Serve both; only how to sign in, and which certificate to trust, is put in from outside."""
+    """Serve both. Only the sign-in and the trusted certificate are replaced."""
     project = pytest.importorskip("cci_plugins.foundry.project")
 
     def from_env(_: type, **__: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The pages keep their form, and the generated ones are fresh."""
+"""Links, lists and generated parts of the pages agree with the code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_readme_installs_by_line_12_and_shows_a_result_by_line_20() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: object) -> None:
+def test_links_between_pages_point_to_existing_files(page: object) -> None:
     for target, _ in _LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 

@@ -1,4 +1,4 @@
-"""Every Python block of the documentation runs and prints what it says it prints."""
+"""Every Python block of the documentation runs and prints the lines after its `# ->`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
 def scripted_model() -> Any:
-    """A chat model that asks for `6 * 7` once and then says what came out."""
+    """Return a chat model that calls the tool with `6 * 7` once, and answers with the result."""
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.messages import AIMessage, ToolMessage
     from langchain_core.outputs import ChatGeneration, ChatResult
@@ -58,14 +58,14 @@ def scripted_model() -> Any:
 
 @pytest.fixture
 def served_model() -> Iterator[ScriptedModel]:
-    """The same over HTTP, for frameworks that bring their own client."""
+    """Serve such a model over HTTP, for frameworks that have their own client."""
     turn = Turn("6 * 7", "6 * 7", r"(?P<n>\d+)", "It is {n}.")
     with ScriptedModel(Script((turn,))) as model:
         yield model
 
 
 def docstring_examples() -> list[Any]:
-    """Examples of every module's docstrings, each with its module's name."""
+    """Return the examples of all docstrings, each with its module's name."""
     found = []
     for path in sorted((ROOT / "src").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
@@ -74,14 +74,14 @@ def docstring_examples() -> list[Any]:
     return found
 
 
-def promised(source: str) -> list[str]:
-    """Lines that a block says it prints, each after `# ->`."""
+def expected_output(source: str) -> list[str]:
+    """Return the lines that a block should print, each after `# ->`."""
     return re.findall(r"^ *# -> ?(.*)$", source, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Variables that name a real Azurite."""
+    """Return variables that name a real Azurite."""
     for module in ("trustme", "azure.storage.blob"):
         pytest.importorskip(module)
     from tests.integration._azurite import CONTAINER, KEY, running_azurite
@@ -96,7 +96,7 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
-def test_a_block_prints_what_it_says(
+def test_a_block_prints_its_expected_output(
     block: Block,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -116,7 +116,7 @@ def test_a_block_prints_what_it_says(
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
     exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out.splitlines() == promised(block.text)
+    assert capsys.readouterr().out.splitlines() == expected_output(block.text)
 
 
 @pytest.mark.anyio
@@ -137,7 +137,7 @@ async def test_an_example_in_a_docstring_runs(
 
 
 def names_for(module: str, source: str) -> dict[str, Any]:
-    """What an example may take for granted: its own module, the face, and what it is about."""
+    """Return the names that an example may use: its module, the package and test objects."""
     names = {name: getattr(cci_plugins, name) for name in cci_plugins.__all__}
     names |= vars(importlib.import_module(module))
     if "model" in source:

@@ -1,4 +1,4 @@
-"""Every shell block of the documentation: sessions are replayed, other commands exist."""
+"""Every shell block of the documentation runs, or contains commands that exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KNOWN = re.compile(
 
 
 def transcript(block: Block) -> list[tuple[str, str]]:
-    """Commands of a block and what each printed."""
+    """Return the commands of a block and the output of each."""
     parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
     assert parts[0] == "", f"{block.place} does not begin with a command"
     return [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts[1:]]
@@ -31,7 +31,7 @@ def transcript(block: Block) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `cci` and `python` as this interpreter has them."""
+    """Return a folder with `cci` and `python` that run this interpreter."""
     folder = tmp_path_factory.mktemp("bin")
     for name, arguments in (("cci", "-m cci_plugins "), ("python", "")):
         program = folder / name
@@ -41,7 +41,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.place)
-def test_a_session_prints_what_it_says(block: Block, path: Path, tmp_path: Path) -> None:
+def test_a_transcript_prints_its_expected_output(block: Block, path: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}", "NO_COLOR": "1"}
     for command, expected in transcript(block):
         done = subprocess.run(
@@ -59,7 +59,7 @@ def test_a_session_prints_what_it_says(block: Block, path: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.place)
-def test_a_command_names_what_exists(block: Block) -> None:
+def test_a_command_names_existing_extras_and_targets(block: Block) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
@@ -73,9 +73,9 @@ def test_a_command_names_what_exists(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.place)
-def test_json_is_json(block: Block) -> None:
+def test_a_json_block_is_valid_json(block: Block) -> None:
     json.loads(block.text)
 
 
-def test_every_block_is_of_a_kind_that_is_tested() -> None:
+def test_every_block_has_a_language_that_is_tested() -> None:
     assert {block.kind for block in blocks()} <= {"python", "console", "sh", "json", "text"}

@@ -1,4 +1,4 @@
-"""Every heading of the troubleshooting page is the text of an error that really happens."""
+"""Every heading of the troubleshooting page is the text of an error that a test causes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def interpreter() -> Iterator[CodeInterpreter]:
 
 
 def without(module: str, code: str) -> str:
-    """What a process says that lacks a module."""
+    """Return the stderr of a process that lacks a module."""
     hidden = f"import sys; sys.modules[{module!r}] = None; {code}"
     done = subprocess.run(
         [sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=False
@@ -155,7 +155,7 @@ def _(interpreter: CodeInterpreter, _: object) -> object:
     return interpreter.session().files.download("missing.csv")
 
 
-@happens("--isolation is about the embedded pool, but a session pool is configured")
+@happens("--isolation works only with the embedded pool, but a session pool is configured")
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "k" * 32)
@@ -219,6 +219,7 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
 @happens("the storage account refused to ...: ...")
 def _(*_: object) -> object:
     core = pytest.importorskip("azure.core.exceptions")
+    pytest.importorskip("azure.storage.blob")
     blob = pytest.importorskip("cci_plugins.files.blob")
 
     class NoCredential:
@@ -254,7 +255,7 @@ def _(*_: object) -> object:
 
 
 def with_foundry(ask: Callable[..., Awaitable[object]]) -> object:
-    """What a project tells; `ask` gets the module, how to make a `Project`, and the fake."""
+    """Return what `ask` returns for the module, a factory of `Project`, and the fake project."""
     foundry = pytest.importorskip("cci_plugins.foundry")
     with tempfile.TemporaryDirectory() as folder:
         with serving_foundry(Path(folder), analyst) as running:
@@ -327,11 +328,11 @@ def test_every_heading_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
-def test_the_error_happens_with_these_words(
+def test_the_error_has_the_text_of_the_heading(
     heading: str, interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try:
-        said = str(CASES[heading](interpreter, monkeypatch))
+        text = str(CASES[heading](interpreter, monkeypatch))
     except CodeInterpreterError as error:
-        said = str(error)
-    assert re.search(re.escape(heading).replace(r"\.\.\.", ".+"), said), said
+        text = str(error)
+    assert re.search(re.escape(heading).replace(r"\.\.\.", ".+"), text), text

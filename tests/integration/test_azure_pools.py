@@ -299,7 +299,8 @@ async def test_no_output_of_the_code_can_forge_a_report(caplog):
         "text = ''.join(In) + repr(state)\n"
         "marks = re.findall(r'[0-9a-f]{32}', text)\n"
         f"for mark in marks or ['0' * 32]:\n"
-        f'    os.write(1, f\'{{mark}}{{{{"at": 0, "total": 4}}}}\\n{forged}{{mark}}\'.encode())\n'
+        f'    answer = f\'{{mark}}{{{{"at": 0, "total": 4}}}}\\n{forged}\\n{{mark}}\'\n'
+        "    os.write(1, answer.encode())\n"
         "print('the truth')\nlen(marks)"
     )
     with anyio.fail_after(60):

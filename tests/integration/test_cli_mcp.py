@@ -1,4 +1,4 @@
-"""`cci mcp`, the real command, as a client starts it; and what `cci serve` offers beside."""
+"""Tests of `cci mcp` as a client starts it, and of the MCP sessions of `cci serve`."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_the_printed_configuration_starts_a_server(client: str, key: str, tmp_pa
             process.kill()
 
 
-def test_no_client_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_client_is_not_an_error(tmp_path: Path) -> None:
     done = cci(cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_half_a_configuration_is_words_on_standard_error(tmp_path: Path) -> None:
+def test_half_a_configuration_is_an_error_on_standard_error(tmp_path: Path) -> None:
     done = cci(cwd=tmp_path, AZURE_SESSION_POOL_MCP_KEY=PLANTED)
     assert (done.returncode, done.stdout) == (3, "")
     assert "AZURE_SESSION_POOL_MCP_ENDPOINT is not set" in done.stderr
@@ -90,8 +90,8 @@ def test_keys_of_the_environment_reach_neither_code_nor_log(tmp_path: Path) -> N
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            looks = "import os; print(dict(os.environ)); print(open('/proc/self/environ').read())"
-            process.stdin.write(INITIALIZE + call(2, looks))
+            code = "import os; print(dict(os.environ)); print(open('/proc/self/environ').read())"
+            process.stdin.write(INITIALIZE + call(2, code))
             process.stdin.flush()
             seen = process.stdout.readline() + process.stdout.readline()
             out, err = process.communicate(timeout=LIMIT)
@@ -101,21 +101,21 @@ def test_keys_of_the_environment_reach_neither_code_nor_log(tmp_path: Path) -> N
     assert PLANTED.encode() not in seen + out + err
 
 
-@pytest.mark.parametrize(("options", "kept"), [((), True), (("--no-key",), False)])
-def test_serve_keeps_mcp_sessions_where_it_asks_for_a_key(
-    *, options: tuple[str, ...], kept: bool, tmp_path: Path
+@pytest.mark.parametrize(("options", "has_sessions"), [((), True), (("--no-key",), False)])
+def test_serve_has_mcp_sessions_if_it_requires_a_key(
+    *, options: tuple[str, ...], has_sessions: bool, tmp_path: Path
 ) -> None:
     import httpx
 
     with serving("--json", *options, cwd=tmp_path) as process:
         facts = ready(process)
         headers = {"x-ms-apikey": facts["key"]}
-        begin = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+        initialize = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
         with httpx.Client(headers=headers, timeout=LIMIT) as http:
-            begun = http.post(facts["endpoint"], json=begin)
-            assert ("mcp-session-id" in begun.headers) is kept
-            if kept:
-                http.headers["mcp-session-id"] = begun.headers["mcp-session-id"]
-            asked = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
-            tools = http.post(facts["endpoint"], json=asked).json()["result"]["tools"]
-            assert ("execute_code" in [tool["name"] for tool in tools]) is kept
+            initialized = http.post(facts["endpoint"], json=initialize)
+            assert ("mcp-session-id" in initialized.headers) is has_sessions
+            if has_sessions:
+                http.headers["mcp-session-id"] = initialized.headers["mcp-session-id"]
+            list_tools = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+            tools = http.post(facts["endpoint"], json=list_tools).json()["result"]["tools"]
+            assert ("execute_code" in [tool["name"] for tool in tools]) is has_sessions

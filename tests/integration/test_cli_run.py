@@ -1,4 +1,4 @@
-"""`cci run`, the real command in a process of its own, on the real embedded pool."""
+"""Tests of `cci run` as a real command, in its own process, on the embedded pool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cci = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment() -> dict[str, str]:
-    """This process's, without settings of a pool."""
+    """Return this process's environment without settings of a pool."""
     skipped = ("AZURE_", "CCI_", "MCP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
     isolation = os.environ.get("CCI_ISOLATION")
@@ -62,21 +62,21 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-def words(stderr: str) -> list[str]:
-    """Lines on stderr but the pool's own remarks about this machine's isolation."""
+def messages(stderr: str) -> list[str]:
+    """Return the lines on stderr except the pool's notes about this machine's isolation."""
     return [line for line in stderr.splitlines() if "isolation" not in line]
 
 
 def test_code_prints_and_shows_its_value(cci: Cci) -> None:
     done = cci("run", "print(6*7)\n'value'")
     assert (done.returncode, done.stdout) == (0, "42\n'value'\n")
-    assert words(done.stderr) == []
+    assert messages(done.stderr) == []
 
 
 def test_standard_input_is_run(cci: Cci) -> None:
     done = cci("run", "-", stdin="import sys\nprint('seen', file=sys.stderr)\n6 * 7\n")
     assert (done.returncode, done.stdout) == (0, "42\n")
-    assert words(done.stderr) == ["seen"]
+    assert messages(done.stderr) == ["seen"]
 
 
 def test_a_script_is_run_as_the_main_program(cci: Cci, tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_a_time_out_exits_with_124(cci: Cci) -> None:
 def test_a_chart_is_saved_and_named(cci: Cci, tmp_path: Path) -> None:
     done = cci("run", CHART, "--output", "charts")
     assert (done.returncode, done.stdout) == (0, "")
-    assert words(done.stderr) == ["saved charts/image-1.png"]
+    assert messages(done.stderr) == ["saved charts/image-1.png"]
     assert (tmp_path / "charts" / "image-1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_json_carries_the_whole_execution(cci: Cci) -> None:
+def test_json_contains_the_whole_execution(cci: Cci) -> None:
     done = cci("run", "--json", "print('out')\n6 * 7")
     facts = json.loads(done.stdout)
     assert (facts["text"], facts["stdout"], facts["status"]) == ("42", "out\n", "succeeded")
@@ -165,7 +165,7 @@ def test_output_streams_while_the_code_runs_and_ctrl_c_exits_with_130(tmp_path: 
     assert "Traceback" not in stderr
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_output_ends_the_command_quietly(tmp_path: Path) -> None:
     code = "for n in range(10**6): print(n)"
     with start("run", code, cwd=tmp_path) as process:
         assert read_line(process) == "0\n"
@@ -173,7 +173,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
         assert process.stderr is not None
         process.stdout.close()
         assert process.wait(timeout=LIMIT) == 141
-        assert words(process.stderr.read()) == []
+        assert messages(process.stderr.read()) == []
 
 
 def test_the_version_is_data(cci: Cci) -> None:
@@ -182,7 +182,7 @@ def test_the_version_is_data(cci: Cci) -> None:
     assert done.stdout.startswith("cci-plugins ")
 
 
-def test_without_typer_the_command_says_what_to_install(tmp_path: Path) -> None:
+def test_without_typer_the_command_prints_what_to_install(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['typer'] = None; from cci_plugins.cli import main; main([])"
     done = subprocess.run(
         [sys.executable, "-c", hidden],

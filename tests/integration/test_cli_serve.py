@@ -202,7 +202,7 @@ def test_without_a_key_every_client_is_admitted_with_a_warning(tmp_path: Path) -
         assert run(facts, "40 + 2", cwd=tmp_path).stdout == "42\n"
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=LIMIT)
-    assert "warning: no key is asked for: whoever reaches 127.0.0.1" in stderr
+    assert "warning: no key is required: anyone who reaches 127.0.0.1" in stderr
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_key_and_no_key_exclude_each_other(
     with serving("--no-key", *arguments, cwd=tmp_path, **variables) as process:
         _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 3
-    assert stderr.startswith(f"error: --no-key excludes the {named}")
+    assert stderr.startswith(f"error: --no-key cannot be combined with the {named}")
 
 
 def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:

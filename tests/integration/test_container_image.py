@@ -24,7 +24,7 @@ import fcntl
 
 from . import _container
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.anyio]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900), pytest.mark.anyio]
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "infra" / "container"

@@ -1,4 +1,4 @@
-"""`cci doctor` finds each planted fault and names its mend; the cloud is the fake one."""
+"""Tests that `cci doctor` finds each planted fault and prints its fix. The cloud is a fake."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ QUICK = timedelta(seconds=50)
 
 @dataclass
 class Scene:
-    """A pool that works, and how to spoil it."""
+    """A working pool with its cloud, and methods that break it."""
 
     running: Running
     environment: pytest.MonkeyPatch
@@ -63,15 +63,14 @@ class Scene:
 
     @property
     def pool(self) -> dict[str, Any]:
-        """The pool's properties in Resource Manager."""
+        """Properties of the pool in Resource Manager."""
         return self.cloud.resources[POOL.lower()]["properties"]
 
     def set(self, **variables: str) -> None:
         for name, value in variables.items():
             self.environment.setenv(name, value)
 
-    def take(self, role: str) -> None:
-        """Take a role away."""
+    def remove_role(self, role: str) -> None:
         kind = "microsoft.authorization/roleassignments"
         for key, one in list(self.cloud.resources.items()):
             definition = str(one["properties"].get("roleDefinitionId"))
@@ -79,7 +78,7 @@ class Scene:
                 del self.cloud.resources[key]
 
     async def report(self, **options: Any) -> dict[str, Finding]:
-        """Everything that was found out; each check once, and none shows a secret."""
+        """Return the findings by id, after checking that none shows a secret."""
         credential = self.running.credential()
         with closing(credential), anyio.fail_after(90):
             found = [
@@ -97,7 +96,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def _placed(folder: Path, environment: pytest.MonkeyPatch, kind: str) -> AsyncIterator[Scene]:
+async def _create_scene(
+    folder: Path, environment: pytest.MonkeyPatch, kind: str
+) -> AsyncIterator[Scene]:
     for name in list(os.environ):
         if name.startswith(("CCI_", "AZURE_", "MCP_", "FOUNDRY_", "ACA_")):
             environment.delenv(name)
@@ -144,13 +145,13 @@ async def _placed(folder: Path, environment: pytest.MonkeyPatch, kind: str) -> A
 
 @pytest.fixture
 async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    async with _placed(tmp_path, monkeypatch, "platform") as scene:
+    async with _create_scene(tmp_path, monkeypatch, "platform") as scene:
         yield scene
 
 
 @pytest.fixture
 async def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    async with _placed(tmp_path, monkeypatch, "custom") as scene:
+    async with _create_scene(tmp_path, monkeypatch, "custom") as scene:
         yield scene
 
 
@@ -160,7 +161,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
         yield found
 
 
-def _bad(report: dict[str, Finding]) -> dict[str, str]:
+def _list_faults(report: dict[str, Finding]) -> dict[str, str]:
     return {
         one.id: f"{one.status}: {one.message}"
         for one in report.values()
@@ -168,28 +169,28 @@ def _bad(report: dict[str, Finding]) -> dict[str, str]:
     }
 
 
-async def test_a_platform_pool_that_works_has_no_fault(platform: Scene) -> None:
+async def test_a_working_platform_pool_has_no_fault(platform: Scene) -> None:
     report = await platform.report()
-    assert _bad(report) == {}
+    assert _list_faults(report) == {}
     for name in ("auth.sign-in", "azure.feature", "azure.roles.key", "pool.key", "pool.run"):
         assert report[name].status == "ok", report[name]
     assert platform.cloud.writes == []
 
 
-async def test_a_custom_pool_that_works_has_no_fault(custom: Scene) -> None:
+async def test_a_working_custom_pool_has_no_fault(custom: Scene) -> None:
     report = await custom.report()
-    assert _bad(report) == {}
+    assert _list_faults(report) == {}
     for name in ("auth.token", "azure.roles.execute", "pool.mcp-settings", "pool.run"):
         assert report[name].status == "ok", report[name]
     assert report["azure.feature"].status == "skipped"
 
 
-def _expired(scene: Scene) -> None:
+def _set_expired_token(scene: Scene) -> None:
     claims = {"aud": "https://dynamicsessions.io", "exp": int(time.time()) - 600}
     scene.set(CCI_ACCESS_TOKEN=f"{_part({})}.{_part(claims)}.planted-token")
 
 
-def _for_another(scene: Scene) -> None:
+def _set_token_for_another_service(scene: Scene) -> None:
     claims = {"aud": "https://management.azure.com/", "exp": int(time.time()) + 600}
     scene.set(CCI_ACCESS_TOKEN=f"{_part({})}.{_part(claims)}.planted-token")
 
@@ -200,17 +201,17 @@ def _unused_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _refused(scene: Scene, part: str, code: str = "AuthorizationFailed") -> None:
-    words = (
+def _refuse_request(scene: Scene, part: str, code: str = "AuthorizationFailed") -> None:
+    message = (
         f"The client does not have authorization to perform action 'Microsoft.App/read' over "
         f"scope '{POOL}' or the scope is invalid."
     )
-    scene.cloud.faults.append(Fault("GET", part, 403, code, words))
+    scene.cloud.faults.append(Fault("GET", part, 403, code, message))
 
 
 Plant = Callable[[Scene], Any]
 PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
-    "a setting that is no number": (
+    "a setting that is not a number": (
         lambda s: s.set(CCI_TIMEOUT="soon"), "local.settings", "failed", "CCI_TIMEOUT"),
     "half a configuration": (
         lambda s: (s.environment.delenv("AZURE_SESSION_POOL_RESOURCE_ID"),
@@ -218,10 +219,10 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
         "local.settings", "failed", "set AZURE_SESSION_POOL_MCP_KEY"),
     "a variable that is misspelt": (
         lambda s: s.set(CCI_TIMOUT="5"), "local.settings", "warning", "unset CCI_TIMOUT"),
-    "an endpoint that is no URL": (
+    "an endpoint that is not a URL": (
         lambda s: s.set(AZURE_SESSION_POOL_MCP_ENDPOINT="pool.example/mcp"),
         "local.settings", "failed", "it looks like https://"),
-    "nobody gets in": (
+    "the sign-in fails": (
         lambda s: setattr(s.running.entra, "refuses", True), "auth.sign-in", "failed", "az login"),
     "another subscription is signed in": (
         lambda s: setattr(s.cloud, "subscriptions", [("9" * 36, "x")]),
@@ -248,15 +249,16 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
         lambda s: setattr(s.cloud, "regions", ["West Europe"]),
         "azure.region", "failed", "westeurope"),
     "no role to provision": (
-        lambda s: s.take("Role Based Access Control Administrator"),
+        lambda s: s.remove_role("Role Based Access Control Administrator"),
         "azure.roles.provision", "warning", "Role Based Access Control Administrator"),
     "no role to fetch the key": (
-        lambda s: s.take("Contributor"),
+        lambda s: s.remove_role("Contributor"),
         "azure.roles.key", "failed", "Container Apps SessionPools Contributor"),
     "roles may not be read": (
-        lambda s: _refused(s, "/roleassignments"), "azure.roles.provision", "unknown", "Reader"),
+        lambda s: _refuse_request(s, "/roleassignments"),
+        "azure.roles.provision", "unknown", "Reader"),
     "the pool may not be read": (
-        lambda s: _refused(s, "/sessionpools/"), "pool.exists", "failed", "role"),
+        lambda s: _refuse_request(s, "/sessionpools/"), "pool.exists", "failed", "role"),
     "there is no such pool": (
         lambda s: s.cloud.resources.pop(POOL.lower()), "pool.exists", "failed", "cci provision up"),
     "the pool's last change failed": (
@@ -268,7 +270,7 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
     "mcpServerSettings were dropped": (
         lambda s: (s.pool.pop("mcpServerSettings"), s.pool.update(containerType="CustomContainer")),
         "pool.mcp-settings", "failed", "CCI_POOL=custom"),
-    "the MCP server is not switched on": (
+    "the MCP server is not enabled": (
         lambda s: s.pool.pop("mcpServerSettings"),
         "pool.mcp-settings", "failed", "cci provision up --kind python"),
     "the endpoint is another pool's": (
@@ -277,20 +279,20 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
     "the key was rotated": (
         lambda s: s.set(AZURE_SESSION_POOL_MCP_KEY="planted-old-key"),
         "pool.key", "warning", "unset AZURE_SESSION_POOL_MCP_KEY"),
-    "nobody listens": (
+    "nothing listens at the endpoint": (
         lambda s: s.pool["mcpServerSettings"].update(
             mcpServerEndpoint=f"http://127.0.0.1:{_unused_port()}/mcp"),
         "pool.endpoint", "failed", "network"),
-    "the key opens nothing": (
+    "the key is wrong": (
         lambda s: setattr(s.cloud, "key", "planted-key-that-is-wrong"),
         "pool.tools", "failed", "key"),
 }  # fmt: skip
 CUSTOM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
-    "a token that expired": (_expired, "auth.token", "failed", "CCI_ACCESS_TOKEN"),
+    "a token that expired": (_set_expired_token, "auth.token", "failed", "CCI_ACCESS_TOKEN"),
     "a token for something else": (
-        _for_another, "auth.token", "failed", "--resource https://dynamicsessions.io"),
+        _set_token_for_another_service, "auth.token", "failed", "--resource https://dynamicsessions.io"),
     "no role to run code": (
-        lambda s: s.take("Azure ContainerApps Session Executor"),
+        lambda s: s.remove_role("Azure ContainerApps Session Executor"),
         "azure.roles.execute", "failed",
         'az role assignment create --role "Azure ContainerApps Session Executor"'),
     "the endpoint is another pool's": (
@@ -299,38 +301,38 @@ CUSTOM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
 }  # fmt: skip
 
 
-async def _finds(scene: Scene, fault: tuple[Plant, str, str, str]) -> None:
-    plant, check, status, mend = fault
+async def _check_fault_is_found(scene: Scene, fault: tuple[Plant, str, str, str]) -> None:
+    plant, check, status, fix = fault
     plant(scene)
     report = await scene.report(show_ids=True)
     found = report[check]
-    assert (found.status, mend in found.fix) == (status, True), found
-    first = next(iter(_bad(report)))
-    assert first == check or report[first].id.startswith("azure.roles"), _bad(report)
+    assert (found.status, fix in found.fix) == (status, True), found
+    first = next(iter(_list_faults(report)))
+    assert first == check or report[first].id.startswith("azure.roles"), _list_faults(report)
 
 
 @pytest.mark.parametrize("fault", PLATFORM_FAULTS)
 async def test_a_fault_of_a_platform_pool_is_found(platform: Scene, fault: str) -> None:
-    await _finds(platform, PLATFORM_FAULTS[fault])
+    await _check_fault_is_found(platform, PLATFORM_FAULTS[fault])
 
 
 @pytest.mark.parametrize("fault", CUSTOM_FAULTS)
 async def test_a_fault_of_a_custom_pool_is_found(custom: Scene, fault: str) -> None:
-    await _finds(custom, CUSTOM_FAULTS[fault])
+    await _check_fault_is_found(custom, CUSTOM_FAULTS[fault])
 
 
-async def test_what_a_failure_makes_pointless_is_skipped(platform: Scene) -> None:
+async def test_checks_that_need_a_failed_check_are_skipped(platform: Scene) -> None:
     platform.running.entra.refuses = True
     report = await platform.report()
     assert report["pool.run"].status == "skipped"
-    assert report["pool.run"].message == "auth.sign-in comes first"
+    assert report["pool.run"].message == "auth.sign-in must succeed first"
     assert [one for one, finding in report.items() if finding.status == "failed"] == [
         "auth.sign-in"
     ]
 
 
-async def test_names_and_ids_are_covered_unless_asked_for(platform: Scene) -> None:
-    _refused(platform, "/roleassignments")
+async def test_names_and_ids_are_hidden_by_default(platform: Scene) -> None:
+    _refuse_request(platform, "/roleassignments")
     shown = repr(await platform.report())
     hidden = (SUBSCRIPTION, NAME, USER, platform.url)
     assert [name for name in hidden if name in shown] == []
@@ -339,21 +341,21 @@ async def test_names_and_ids_are_covered_unless_asked_for(platform: Scene) -> No
     assert [name for name in hidden if name not in shown] == []
 
 
-async def test_words_of_a_server_cannot_write_to_the_terminal(platform: Scene) -> None:
-    words = "no\x1b]0;title\x07\x1b[2J\nfailed   pool.run: forged"
-    platform.cloud.faults.append(Fault("GET", "/sessionpools/", 400, "Bad", words))
+async def test_text_from_a_server_cannot_control_the_terminal(platform: Scene) -> None:
+    message = "no\x1b]0;title\x07\x1b[2J\nfailed   pool.run: forged"
+    platform.cloud.faults.append(Fault("GET", "/sessionpools/", 400, "Bad", message))
     found = (await platform.report())["pool.exists"]
     assert found.status == "failed"
     assert found.message.isprintable()
 
 
-async def test_this_machine_alone_sends_nothing(platform: Scene) -> None:
+async def test_local_only_sends_no_request(platform: Scene) -> None:
     report = await platform.report(local_only=True)
     assert {one.status for one in report.values() if not one.id.startswith("local.")} == {"skipped"}
     assert not platform.cloud.requests
 
 
-async def test_a_server_that_never_answers_is_given_up(platform: Scene) -> None:
+async def test_a_server_that_never_answers_has_an_unknown_result(platform: Scene) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -361,11 +363,11 @@ async def test_a_server_that_never_answers_is_given_up(platform: Scene) -> None:
         platform.set(AZURE_SESSION_POOL_MCP_ENDPOINT=f"http://127.0.0.1:{port}/mcp")
         report = await platform.report(limit=timedelta(seconds=2))
     found = report["pool.endpoint"]
-    assert (found.status, found.message) == ("unknown", "there was no answer within 2 s")
+    assert (found.status, found.message) == ("unknown", "no answer within 2 s")
     assert report["pool.run"].status == "skipped"
 
 
-async def test_a_sign_in_that_hangs_is_given_up(platform: Scene) -> None:
+async def test_a_sign_in_that_hangs_has_an_unknown_result(platform: Scene) -> None:
     answered = threading.Event()
 
     class Hanging:
@@ -379,27 +381,25 @@ async def test_a_sign_in_that_hangs_is_given_up(platform: Scene) -> None:
     finally:
         answered.set()
     found = report["auth.sign-in"]
-    assert (found.status, found.message) == ("unknown", "there was no answer within 1 s")
+    assert (found.status, found.message) == ("unknown", "no answer within 1 s")
     assert report["pool.run"].status == "skipped"
 
 
-async def test_a_pool_that_is_not_there_is_the_first_failure(platform: Scene) -> None:
+async def test_an_unreachable_pool_is_the_first_failure(platform: Scene) -> None:
     platform.environment.delenv("AZURE_SESSION_POOL_RESOURCE_ID")
     url = f"http://127.0.0.1:{_unused_port()}/mcp"
     platform.set(AZURE_SESSION_POOL_MCP_ENDPOINT=url, AZURE_SESSION_POOL_MCP_KEY=POOL_KEY)
-    assert list(_bad(await platform.report())) == ["pool.endpoint"]
+    assert list(_list_faults(await platform.report())) == ["pool.endpoint"]
 
 
-async def test_a_key_in_the_clear_is_warned_of(platform: Scene) -> None:
+async def test_a_key_sent_without_encryption_is_a_warning(platform: Scene) -> None:
     platform.environment.setattr(pool, "_LOOPBACK_HOSTS", ())
     found = (await platform.report())["pool.endpoint"]
     assert (found.status, "without encryption" in found.message) == ("warning", True)
-    assert "by https" in found.fix
+    assert "use https" in found.fix
 
 
-async def test_a_clock_that_is_wrong_is_found(
-    platform: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wrong_clock_is_found(platform: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = platform.cloud.answer
 
     async def late(request: Any) -> Response:
@@ -410,15 +410,14 @@ async def test_a_clock_that_is_wrong_is_found(
     monkeypatch.setattr(platform.cloud, "answer", late)
     from cci_plugins.doctor import sign_in
 
-    checked = sign_in.parsedate_to_datetime
-    there = checked("Mon, 02 Nov 2026 10:00:00 GMT")
-    monkeypatch.setattr(sign_in, "parsedate_to_datetime", lambda _: there)
+    server_time = sign_in.parsedate_to_datetime("Mon, 02 Nov 2026 10:00:00 GMT")
+    monkeypatch.setattr(sign_in, "parsedate_to_datetime", lambda _: server_time)
     report = await platform.report()
     assert report["clock.skew"].status == "failed"
     assert "set-ntp" in report["clock.skew"].fix
 
 
-def _staged(scene: Scene, azurite: Azurite) -> None:
+def _use_storage(scene: Scene, azurite: Azurite) -> None:
     scene.set(
         AZURE_STORAGE_ACCOUNT=azurite.url,
         AZURE_STORAGE_CONTAINER=CONTAINER,
@@ -427,11 +426,11 @@ def _staged(scene: Scene, azurite: Azurite) -> None:
     )
 
 
-async def test_storage_that_works_has_no_fault(custom: Scene, azurite: Azurite) -> None:
-    _staged(custom, azurite)
+async def test_working_storage_has_no_fault(custom: Scene, azurite: Azurite) -> None:
+    _use_storage(custom, azurite)
     report = await custom.report()
-    bad = _bad(report)
-    assert list(bad) == ["pool.egress"], bad  # its sessions have no network
+    faults = _list_faults(report)
+    assert list(faults) == ["pool.egress"], faults  # its sessions have no network
     assert "EgressEnabled" in report["pool.egress"].fix
     for name in ("storage.reachable", "storage.private", "storage.sign", "storage.write-read"):
         assert report[name].status == "ok", report[name]
@@ -439,15 +438,15 @@ async def test_storage_that_works_has_no_fault(custom: Scene, azurite: Azurite) 
 
 
 async def test_storage_without_its_container_is_found(custom: Scene, azurite: Azurite) -> None:
-    _staged(custom, azurite)
+    _use_storage(custom, azurite)
     custom.set(AZURE_STORAGE_CONTAINER="not-there")
     report = await custom.report()
     assert report["storage.write-read"].status == "failed"
     assert "az storage container create" in report["storage.write-read"].fix
 
 
-async def test_storage_that_anybody_can_read_is_found(custom: Scene, azurite: Azurite) -> None:
-    _staged(custom, azurite)
+async def test_public_storage_is_found(custom: Scene, azurite: Azurite) -> None:
+    _use_storage(custom, azurite)
     with azurite.container() as container:
         container.set_container_access_policy({}, public_access="container")
         try:
@@ -458,8 +457,8 @@ async def test_storage_that_anybody_can_read_is_found(custom: Scene, azurite: Az
     assert "--allow-blob-public-access false" in report["storage.private"].fix
 
 
-async def test_storage_that_is_not_there_is_found(custom: Scene, azurite: Azurite) -> None:
-    _staged(custom, azurite)
+async def test_unreachable_storage_is_found(custom: Scene, azurite: Azurite) -> None:
+    _use_storage(custom, azurite)
     custom.set(AZURE_STORAGE_ACCOUNT=f"https://127.0.0.1:{_unused_port()}/devstoreaccount1")
     report = await custom.report()
     assert report["storage.reachable"].status == "failed"
@@ -468,35 +467,35 @@ async def test_storage_that_is_not_there_is_found(custom: Scene, azurite: Azurit
 
 
 async def test_a_wrong_key_of_the_storage_is_found(custom: Scene, azurite: Azurite) -> None:
-    _staged(custom, azurite)
+    _use_storage(custom, azurite)
     custom.set(AZURE_STORAGE_KEY="cGxhbnRlZC1rZXk=")
     report = await custom.report()
     assert report["storage.write-read"].status == "failed"
 
 
-async def test_roles_on_the_storage_that_are_missing_are_found(custom: Scene) -> None:
+async def test_missing_roles_on_the_storage_are_found(custom: Scene) -> None:
     account = custom.cloud.add("Microsoft.Storage/storageAccounts", "mystorage", GROUP)
     container = f"{account}/blobServices/default/containers/files"
     custom.set(AZURE_STORAGE_ACCOUNT="mystorage", AZURE_STORAGE_CONTAINER="files")
     from cci_plugins.doctor import azure, context, findings
 
-    async def look() -> Any:
+    async def check_roles() -> Any:
         credential = custom.running.credential()
         with closing(credential):
-            made = context.Context(
-                credential, findings.Mask(is_open=True), ca=custom.running.ca, local_only=False
+            opened = context.Context(
+                credential, findings.Mask(show_ids=True), ca=custom.running.ca, local_only=False
             )
             try:
-                return await azure._check_stage_roles(made)
+                return await azure._check_stage_roles(opened)
             finally:
-                await made.aclose()
+                await opened.aclose()
 
-    custom.take("Contributor")
-    assert "Storage Blob Data Contributor" in (await look()).fix
+    custom.remove_role("Contributor")
+    assert "Storage Blob Data Contributor" in (await check_roles()).fix
     custom.cloud.assign(ROLE["Storage Blob Data Contributor"], container)
-    assert "Storage Blob Delegator" in (await look()).fix
+    assert "Storage Blob Delegator" in (await check_roles()).fix
     custom.cloud.assign(ROLE["Storage Blob Delegator"], account)
-    assert (await look()).status == "ok"
+    assert (await check_roles()).status == "ok"
 
 
 # --- the command
@@ -510,19 +509,19 @@ def cci(tmp_path: Path) -> Iterator[Command]:
 
 
 async def test_the_command_on_a_laptop(cci: Command) -> None:
-    code, out, words = await cci("doctor", group="")
-    assert code == 0, out + words
+    code, out, messages = await cci("doctor", group="")
+    assert code == 0, out + messages
     lines = out.splitlines()
-    assert lines[0] == "ok       local.settings: the environment asks for the pool local"
+    assert lines[0] == "ok       local.settings: the environment selects the pool local"
     assert any(line.startswith("ok       local.kernel: a kernel ran 1+1") for line in lines)
-    assert words.endswith("skipped\n")
+    assert messages.endswith("skipped\n")
     assert not cci.cloud.requests
 
 
 async def test_the_command_as_json_with_a_failure(cci: Command) -> None:
     cci.environment |= {"CCI_POOL": "platform", "AZURE_SESSION_POOL_RESOURCE_ID": POOL}
-    code, out, words = await cci("doctor", "--json", group="")
-    assert code == 5, words
+    code, out, messages = await cci("doctor", "--json", group="")
+    assert code == 5, messages
     report = json.loads(out)
     found = {one["id"]: one for one in report["findings"]}
     assert tuple(found) == CHECKS
@@ -531,29 +530,31 @@ async def test_the_command_as_json_with_a_failure(cci: Command) -> None:
     assert found["pool.run"] | {"seconds": 0} == {
         "id": "pool.run",
         "status": "skipped",
-        "message": "pool.exists comes first",
+        "message": "pool.exists must succeed first",
         "fix": None,
         "seconds": 0,
     }
     assert report["counts"]["failed"] >= 2
-    assert SUBSCRIPTION not in out + words
+    assert SUBSCRIPTION not in out + messages
 
 
-async def test_the_command_says_what_to_do_first(cci: Command) -> None:
+async def test_the_command_prints_the_first_fix_as_a_hint(cci: Command) -> None:
     cci.environment |= {"CCI_TIMEOUT": "soon"}
-    code, out, words = await cci("doctor", group="")
+    code, out, messages = await cci("doctor", group="")
     assert code == 3
     assert "fix: correct or unset CCI_TIMEOUT" in out
-    assert words.endswith("hint: correct or unset CCI_TIMEOUT\n")
+    assert messages.endswith("hint: correct or unset CCI_TIMEOUT\n")
 
 
-async def test_others_who_can_read_the_key_are_told(cci: Command) -> None:
+async def test_a_key_that_others_can_read_is_a_warning(cci: Command) -> None:
     env = cci.folder / ".env"
     env.write_text(f"AZURE_SESSION_POOL_MCP_KEY={POOL_KEY}\nMCP_SERVER_URL=http://127.0.0.1:9\n")
     env.chmod(0o644)
-    _, out, words = await cci("doctor", "--local-only", group="")
+    _, out, messages = await cci("doctor", "--local-only", group="")
     assert "fix: chmod 600 .env" in out
-    assert [secret for secret in (POOL_KEY, DATA_TOKEN, ROTATED_KEY) if secret in out + words] == []
+    assert [
+        secret for secret in (POOL_KEY, DATA_TOKEN, ROTATED_KEY) if secret in out + messages
+    ] == []
 
 
 # --- this machine
@@ -568,53 +569,53 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     return monkeypatch
 
 
-async def _here() -> dict[str, Finding]:
+async def _diagnose_locally() -> dict[str, Finding]:
     return {one.id: one async for one in diagnose(local_only=True)}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="fences of Linux")
-async def test_a_fence_that_is_weaker_is_told(laptop: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="isolation backends of Linux")
+async def test_weaker_isolation_is_a_warning(laptop: pytest.MonkeyPatch) -> None:
     laptop.setenv("CCI_ISOLATION", "landlock")
-    found = await _here()
+    found = await _diagnose_locally()
     assert found["local.isolation"].status == "warning"
     assert "apt install bubblewrap" in found["local.isolation"].fix
     assert found["local.kernel"].status == "ok"
 
 
-async def test_no_fence_at_all_is_told(laptop: pytest.MonkeyPatch) -> None:
+async def test_missing_isolation_is_a_warning(laptop: pytest.MonkeyPatch) -> None:
     laptop.setenv("CCI_ISOLATION", "process")
-    found = (await _here())["local.isolation"]
+    found = (await _diagnose_locally())["local.isolation"]
     assert (found.status, "unset CCI_ISOLATION" in found.fix) == ("warning", True)
 
 
-async def test_an_interpreter_that_is_not_there_is_found(laptop: pytest.MonkeyPatch) -> None:
+async def test_a_missing_interpreter_is_found(laptop: pytest.MonkeyPatch) -> None:
     laptop.setenv("CCI_PYTHON", "/not/there/python")
-    found = await _here()
+    found = await _diagnose_locally()
     assert found["local.isolation"].status == "failed"
     assert "CCI_PYTHON" in found["local.isolation"].fix
-    assert found["local.kernel"].message == "local.isolation comes first"
+    assert found["local.kernel"].message == "local.isolation must succeed first"
 
 
-async def test_a_port_in_use_is_told(laptop: pytest.MonkeyPatch) -> None:
+async def test_a_port_in_use_is_a_warning(laptop: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         laptop.setattr(machine, "_PORT", taken.getsockname()[1])
-        found = (await _here())["local.port"]
+        found = (await _diagnose_locally())["local.port"]
     assert (found.status, found.fix) == ("warning", "cci serve --port 0")
 
 
-async def test_a_framework_that_is_too_old_is_found(laptop: pytest.MonkeyPatch) -> None:
+async def test_an_old_framework_is_found(laptop: pytest.MonkeyPatch) -> None:
     installed = machine._find_version
     old = {"langchain-core": "0.3.9"}
     laptop.setattr(machine, "_find_version", lambda name: old.get(name) or installed(name))
-    found = (await _here())["local.versions"]
+    found = (await _diagnose_locally())["local.versions"]
     assert (found.status, found.fix) == ("warning", 'pip install "cci-plugins[langchain]"')
-    assert found.message == "langchain-core 0.3.9 is installed, and <2,>=1.0 is needed"
+    assert found.message == "langchain-core 0.3.9 is installed, but <2,>=1.0 is required"
 
 
-async def test_an_extra_that_is_missing_is_found(laptop: pytest.MonkeyPatch) -> None:
+async def test_a_missing_extra_is_found(laptop: pytest.MonkeyPatch) -> None:
     laptop.setattr(machine, "_find_version", lambda _: "")
-    found = await _here()
+    found = await _diagnose_locally()
     assert found["local.versions"].fix == 'pip install "cci-plugins[local]"'
     assert found["local.isolation"].status == "skipped"

@@ -106,6 +106,7 @@ def planted(emulator, caplog, witness, client):
     return [secret for secret in secrets if secret in everything]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("options", "total"),
     [

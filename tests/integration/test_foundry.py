@@ -706,7 +706,7 @@ async def test_the_command_connects_and_disconnects_and_shows_no_key(
     done.append(await call("foundry", "disconnect", "--json"))
     assert json.loads(done[5][1]) == {"name": "code-interpreter", "removed": True}
     done.append(await call("foundry", "disconnect"))
-    assert "there was none" in done[6][2]
+    assert "does not exist" in done[6][2]
     everything = repr(done[:4] + done[5:])
     for secret in (KEY, ARM_TOKEN, TOKEN):
         assert secret not in everything
@@ -793,7 +793,7 @@ async def _diagnose(running: Running) -> dict[str, Any]:
     from cci_plugins.doctor import foundry as checks
     from cci_plugins.doctor.engine import _run_check
 
-    mask = findings.Mask(is_open=False)
+    mask = findings.Mask(show_ids=False)
     checked = context.Context(running.credential, mask, ca=running.ca, local_only=False)
     checked.done["auth.sign-in"] = findings.Finding("auth.sign-in", "ok", "")
     try:

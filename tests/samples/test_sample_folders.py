@@ -1,4 +1,4 @@
-"""The samples with a folder of their own run offline, by the command that they name."""
+"""The samples in folders run offline, by the command in their docstring."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_many_users_chat_at_once_and_no_state_crosses(
     first = Turn("mine?", code, r"mine (?P<x>\d+)", "It is {x}.")
     second = Turn("kept?", "print('kept', x)", r"kept (?P<y>\d+)", "It was {y}.")
     script = Script((first, second))
-    with models.model(script), socket.create_server(("127.0.0.1", 0)) as listener:
+    with models.serve_model(script), socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -84,9 +84,9 @@ async def test_many_users_chat_at_once_and_no_state_crosses(
                 secret = str(1000 + number)
                 sent = await client.put("/files/mine.txt", content=secret, headers=mine)
                 assert sent.status_code == 201, sent.text
-                said = await client.post("/chat", json={"text": "mine?"}, headers=mine)
-                assert f'event: answer\ndata: "It is {secret}."' in said.text
-                assert "event: output" in said.text
+                answer = await client.post("/chat", json={"text": "mine?"}, headers=mine)
+                assert f'event: answer\ndata: "It is {secret}."' in answer.text
+                assert "event: output" in answer.text
                 back = await client.get("/files/back.txt", headers=mine)
                 assert back.text == secret
                 again = await client.post("/chat", json={"text": "kept?"}, headers=mine)

@@ -140,7 +140,12 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
-    [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
+    [
+        ("platform",),
+        pytest.param(("managed",), marks=pytest.mark.full),
+        ("custom",),
+        pytest.param(("custom", "--container", "executions"), marks=pytest.mark.full),
+    ],
     ids=" ".join,
 )
 def test_the_demo_runs_unchanged_on_each_kind_of_azure_pool(
@@ -171,14 +176,14 @@ def test_the_demo_runs_unchanged_on_each_kind_of_azure_pool(
 
 @pytest.mark.slow
 def test_the_demo_fails_when_the_sandbox_does(tmp_path: Path) -> None:
-    """The answers are read off the tool's results, so a broken pool cannot look fine."""
+    """The answers come from the tool's results, so a broken pool makes the demo fail."""
     done = run("-m", "samples.demo", cwd=tmp_path, CCI_TIMEOUT="0.001")
     assert done.returncode == 1
     assert "FAILED" in done.stdout, done.stderr
 
 
 class Forgetful(LocalSessionPool):
-    """Starts a new session for every run, and puts the data back."""
+    """Starts a new session for every run, and uploads the data again."""
 
     async def execute(self, session_id: str, code: str, **options: Any) -> Execution:
         async def data() -> AsyncIterator[bytes]:
@@ -194,8 +199,8 @@ class Forgetful(LocalSessionPool):
 @pytest.mark.parametrize(
     ("connect", "agent"),
     [
-        (models.langchain_model, demo.langgraph_agent),
-        (models.semantic_kernel_service, demo.semantic_kernel_agent),
+        (models.open_langchain_model, demo.langgraph_agent),
+        (models.open_semantic_kernel_service, demo.semantic_kernel_agent),
     ],
 )
 async def test_the_demo_fails_when_a_variable_of_the_first_question_is_gone(
@@ -208,7 +213,7 @@ async def test_the_demo_fails_when_a_variable_of_the_first_question_is_gone(
     monkeypatch.setattr(demo, "OUTPUT", tmp_path)
     for name in [name for name in os.environ if name.startswith(("OPENAI_", "AZURE_OPENAI_"))]:
         monkeypatch.delenv(name)
-    with models.model(penguins.SCRIPT):
+    with models.serve_model(penguins.SCRIPT):
         async with CodeInterpreter(Forgetful()) as interpreter, connect() as model:
             assert not await agent(interpreter, model)
     printed = capsys.readouterr().out
@@ -221,10 +226,10 @@ def test_a_half_configured_azure_model_is_an_error_and_not_the_script(tmp_path: 
     done = run("-m", "samples.demo", cwd=tmp_path, AZURE_OPENAI_ENDPOINT=endpoint)
     assert done.returncode == 1
     missing = "AZURE_OPENAI_API_KEY, AZURE_OPENAI_CHAT_DEPLOYMENT_NAME"
-    assert done.stderr == f"error: Azure OpenAI is half configured\n\nhint: set {missing}\n"
+    assert done.stderr == f"error: Azure OpenAI is only half configured\n\nhint: set {missing}\n"
 
 
-def test_the_penguins_are_all_there_and_their_licence_with_them() -> None:
+def test_the_data_is_complete_and_has_its_licence() -> None:
     rows = demo.DATA.read_text().splitlines()
     assert rows[0].split(",")[:4] == ["species", "island", "bill_length_mm", "bill_depth_mm"]
     assert len(rows) == 1 + 344

@@ -1,4 +1,4 @@
-"""The scripted model speaks OpenAI's two APIs, as OpenAI's own client reads them."""
+"""The scripted model serves OpenAI's two APIs, as OpenAI's own client reads them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from samples.scripted_model import Script, ScriptedModel, Turn
 
-CODE = "print('the answer is', 6 * 7)  # long enough to come in several pieces"
-TURN = Turn("ask", CODE, r"is (?P<n>\d+)", "It is {n}, as the tool has just told me.")
+CODE = "print('the answer is', 6 * 7)  # long enough to come in several chunks"
+TURN = Turn("ask", CODE, r"is (?P<n>\d+)", "It is {n}, as the tool has just shown.")
 PARAMETERS = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
 FLAT: Any = {"type": "function", "name": "execute_code", "parameters": PARAMETERS, "strict": False}
 NESTED: Any = {"type": "function", "function": {k: FLAT[k] for k in ("name", "parameters")}}
@@ -52,14 +52,14 @@ def test_chat_completions_call_the_tool_and_quote_its_result(client: OpenAI) -> 
     assert json.loads(call.function.arguments) == {"code": CODE}
     assert first.choices[0].finish_reason == "tool_calls"
     last = client.chat.completions.create(model="m", messages=[USER, CALL, RESULT], tools=[NESTED])
-    assert last.choices[0].message.content == "It is 1234, as the tool has just told me."
+    assert last.choices[0].message.content == "It is 1234, as the tool has just shown."
 
 
-def test_chat_completions_stream_in_pieces(client: OpenAI) -> None:
+def test_chat_completions_stream_in_chunks(client: OpenAI) -> None:
     with client.chat.completions.stream(model="m", messages=[USER], tools=[NESTED]) as stream:
-        pieces = sum(event.type == "tool_calls.function.arguments.delta" for event in stream)
+        chunks = sum(event.type == "tool_calls.function.arguments.delta" for event in stream)
         message = stream.get_final_completion().choices[0].message
-    assert pieces > 1
+    assert chunks > 1
     (call,) = message.tool_calls or ()
     assert json.loads(call.function.arguments) == {"code": CODE}
     with client.chat.completions.stream(
@@ -67,7 +67,7 @@ def test_chat_completions_stream_in_pieces(client: OpenAI) -> None:
     ) as stream:
         assert sum(event.type == "content.delta" for event in stream) > 1
         final = stream.get_final_completion()
-    assert final.choices[0].message.content == "It is 1234, as the tool has just told me."
+    assert final.choices[0].message.content == "It is 1234, as the tool has just shown."
     assert final.usage is not None
 
 
@@ -77,14 +77,14 @@ def test_responses_call_the_tool_and_quote_its_result(client: OpenAI) -> None:
     assert call.type == "function_call"
     assert json.loads(call.arguments) == {"code": CODE}
     last = client.responses.create(model="m", input=[USER, CALL_ITEM, RESULT_ITEM])
-    assert last.output_text == "It is 1234, as the tool has just told me."
+    assert last.output_text == "It is 1234, as the tool has just shown."
 
 
-def test_responses_stream_in_pieces(client: OpenAI) -> None:
+def test_responses_stream_in_chunks(client: OpenAI) -> None:
     with client.responses.stream(model="m", input="ask", tools=[FLAT]) as stream:
-        pieces = [event for event in stream if event.type.endswith("arguments.delta")]
+        chunks = [event for event in stream if event.type.endswith("arguments.delta")]
         (call,) = stream.get_final_response().output
-    assert len(pieces) > 1
+    assert len(chunks) > 1
     assert call.type == "function_call"
     assert json.loads(call.arguments) == {"code": CODE}
     with client.responses.stream(model="m", input=[USER, CALL_ITEM, RESULT_ITEM]) as stream:
@@ -92,7 +92,7 @@ def test_responses_stream_in_pieces(client: OpenAI) -> None:
         assert stream.get_final_response().output_text.startswith("It is 1234")
 
 
-def test_without_a_number_from_the_tool_there_is_none_in_the_answer(client: OpenAI) -> None:
+def test_the_answer_has_no_number_without_one_from_the_tool(client: OpenAI) -> None:
     broken = {**RESULT, "content": "Error 500 in line 3"}
     last = client.chat.completions.create(model="m", messages=[USER, CALL, broken])
     assert not any(character.isdigit() for character in last.choices[0].message.content or "")
@@ -121,13 +121,13 @@ def test_chat_requests_that_openai_refuses_are_refused(client: OpenAI, messages:
     assert caught.value.type == "invalid_request_error"
 
 
-def test_responses_go_on_from_one_that_was_kept(client: OpenAI) -> None:
+def test_responses_continue_from_a_stored_one(client: OpenAI) -> None:
     first = client.responses.create(model="m", input="ask", tools=[FLAT])
     (call,) = first.output
     assert call.type == "function_call"
     output: Any = {**RESULT_ITEM, "call_id": call.call_id}
     last = client.responses.create(model="m", input=[output], previous_response_id=first.id)
-    assert last.output_text == "It is 1234, as the tool has just told me."
+    assert last.output_text == "It is 1234, as the tool has just shown."
     with pytest.raises(BadRequestError):
         client.responses.create(model="m", input=[output], previous_response_id="resp_other")
     unkept = client.responses.create(model="m", input="ask", tools=[FLAT], store=False)
@@ -135,10 +135,10 @@ def test_responses_go_on_from_one_that_was_kept(client: OpenAI) -> None:
         client.responses.create(model="m", input="ask", previous_response_id=unkept.id)
 
 
-def test_an_image_after_a_result_is_no_new_question(client: OpenAI) -> None:
+def test_an_image_after_a_result_is_not_a_new_question(client: OpenAI) -> None:
     image: Any = {"role": "user", "content": [{"type": "text", "text": "a chart"}, IMAGE]}
     last = client.chat.completions.create(model="m", messages=[USER, CALL, RESULT, image])
-    assert last.choices[0].message.content == "It is 1234, as the tool has just told me."
+    assert last.choices[0].message.content == "It is 1234, as the tool has just shown."
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line, `cci`; light until it is called."""
+"""The command line `cci`. Its modules are loaded only when it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Args:
-        arguments: What follows the command's name; `sys.argv` when None.
+        arguments: Arguments after the command's name, or None for those of `sys.argv`.
     """
     try:
         from .app import start

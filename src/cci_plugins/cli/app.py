@@ -1,4 +1,4 @@
-"""The commands of `cci`, and how they start and end."""
+"""The `cci` application: its commands, and the exit code of each outcome."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .provision import app as provision
 from .run import run
 from .serve import serve
 
-# Typer carries its own copy of Click since 0.26; this is its UsageError in either.
+# Typer bundles its own copy of Click since 0.26. This is UsageError in either version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="cci",
-    help="Run Python in a sandbox: on this machine, or in a session pool that is served elsewhere.",
+    help="Run Python in a sandbox, on this machine or in a session pool elsewhere.",
     epilog="Exit codes: "
     + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode),
     no_args_is_help=True,
@@ -63,14 +63,20 @@ def options(
         bool, typer.Option("--debug", help="Show the traceback of an error of this command.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Accept the options that stand before the command."""
     del version
     if debug:
         console.set_debug()
 
 
 def start(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; whatever happens becomes words on stderr and an exit code."""
+    """Run one command line and return its exit code.
+
+    Every exception becomes a message on stderr.
+
+    Args:
+        arguments: Arguments after the command's name, or None for those of `sys.argv`.
+    """
     console.set_up_streams()
     try:
         code = app(
@@ -82,15 +88,15 @@ def start(arguments: Sequence[str] | None = None) -> int:
         return console.report_error(KeyboardInterrupt())
     except _UsageError as error:
         return _report_usage_error(error)
-    except Exception as error:  # noqa: BLE001 - a person reads a line, not a traceback
+    except Exception as error:  # noqa: BLE001 - users get a message, not a traceback
         return console.report_error(error)
-    if code == ExitCode.INTERRUPTED:  # what Typer makes of Ctrl-C
+    if code == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into this exit code
         return console.report_error(KeyboardInterrupt())
     return code if isinstance(code, int) else ExitCode.OK
 
 
 def _report_usage_error(error: Exception) -> int:
-    """Say how the command line is wrong; without any argument, what there is."""
+    """Print what is wrong with the command line, or the help if it has no arguments."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         console.write_stderr(f"{error}\n")

@@ -1,4 +1,4 @@
-"""What to paste into a client of `cci serve` and `cci mcp`."""
+"""Configuration that users paste into clients of `cci serve` and `cci mcp`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NAME = "code-interpreter"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server that is ready.
+    """A server that is ready for requests.
 
     Attributes:
-        url: Its MCP endpoint.
-        key: What clients send as `x-ms-apikey`, as it may be shown: the key itself when this
-            command made it, else a word for it.
-        isolation: The fence, in one line; empty when unknown.
+        url: URL of its MCP endpoint.
+        key: Key that clients send as `x-ms-apikey`. It is the key itself if this command
+            generated it, otherwise a placeholder.
+        isolation: Description of the isolation in one line. Empty when unknown.
     """
 
     url: str
@@ -32,7 +32,7 @@ class Endpoint:
 
 
 def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
-    """Print the endpoint as data, and what it means as words."""
+    """Print how to connect to a server: data on stdout, explanations on stderr."""
     if as_json:
         facts = {"endpoint": endpoint.url, "key": endpoint.key, "isolation": endpoint.isolation}
         console.write_stdout(json.dumps(facts) + "\n")
@@ -40,24 +40,36 @@ def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
     if endpoint.isolation:
         console.print_message(f"isolation: {endpoint.isolation}")
     console.print_message(
-        "for this package (LangChain, Semantic Kernel, cci run), in another terminal:"
+        "to use it with this package (LangChain, Semantic Kernel, cci run), in another terminal:"
     )
-    console.write_stdout(format_environment(endpoint))
-    console.print_message("for VS Code, in .vscode/mcp.json; it asks for the key once:")
+    console.write_stdout(format_environment(endpoint.url, endpoint.key))
+    console.print_message(
+        "to use it with VS Code, put this into .vscode/mcp.json. VS Code asks for the key once:"
+    )
     console.write_stdout(format_vscode_config(endpoint))
-    console.print_message("press Ctrl-C to stop; sessions on this machine end with the server")
+    print_stop_message()
 
 
-def format_environment(endpoint: Endpoint) -> str:
-    """Shell lines that make this package use the server."""
+def print_stop_message() -> None:
+    """Print how to stop the server. This is the last message before it waits."""
+    console.print_message("press Ctrl-C to stop the server and end its sessions on this machine")
+
+
+def format_environment(url: str, key: str) -> str:
+    """Return shell lines that make this package use the server.
+
+    Args:
+        url: URL of the server's MCP endpoint.
+        key: Key, or its placeholder.
+    """
     return (
-        f'export AZURE_SESSION_POOL_MCP_ENDPOINT="{endpoint.url}"\n'
-        f'export AZURE_SESSION_POOL_MCP_KEY="{endpoint.key}"\n'
+        f'export AZURE_SESSION_POOL_MCP_ENDPOINT="{url}"\n'
+        f'export AZURE_SESSION_POOL_MCP_KEY="{key}"\n'
     )
 
 
 def format_vscode_config(endpoint: Endpoint) -> str:
-    """`mcp.json` for VS Code; the key itself stays out of the file."""
+    """Return an `mcp.json` for VS Code that does not contain the key."""
     name = "code-interpreter-key"
     prompt = {
         "type": "promptString",
@@ -77,14 +89,15 @@ def format_vscode_config(endpoint: Endpoint) -> str:
 def format_stdio_config(
     client: ClientName, *, isolation: IsolationName | None, file_links: bool
 ) -> str:
-    """Configuration of a client that starts `cci mcp` itself.
+    """Return the configuration of a client that starts `cci mcp` itself.
 
-    The interpreter is named by its path: a client has seldom the PATH of a terminal.
+    It contains the interpreter's path, since a client rarely has the `PATH` of a terminal.
 
     Args:
-        client: Whose form.
-        isolation: Option to pass on.
-        file_links: Option to pass on; always for VS Code, which shows such links.
+        client: Client whose format is used.
+        isolation: Value of `--isolation` in the command, or None to leave the option out.
+        file_links: Whether the command has `--file-links`. For VS Code, which shows such
+            links, it always has.
     """
     arguments = ["-m", "cci_plugins", "mcp"]
     if isolation is not None:

@@ -1,4 +1,4 @@
-"""The two streams and the exit codes: data on stdout, words on stderr."""
+"""Output and exit codes of the commands: data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -34,39 +34,42 @@ from cci_plugins.errors import (
 
 
 class ExitCode(IntEnum):
-    """How a command ended, for scripts.
+    """Exit codes of the commands, for use in scripts.
 
     Attributes:
-        meaning: What it says, in words.
+        meaning: Explanation for the documentation.
     """
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> Self:
-        """Make a member of its number and its meaning."""
+        """Create a member from its number and meaning."""
         code = int.__new__(cls, value)
         code._value_ = value
         code.meaning = meaning
         return code
 
-    OK = 0, "everything ran"
-    CODE_FAILED = 1, "the code that was run raised, or its process died"
-    USAGE = 2, "the command line asks for something that cannot be done; a file is missing"
-    CONFIGURATION = 3, "a setting is missing or wrong, or this machine offers no isolation"
+    OK = 0, "the command succeeded"
+    CODE_FAILED = 1, "the code raised an exception, or its process died"
+    USAGE = 2, "the command line is invalid, or a file is missing"
+    CONFIGURATION = 3, "a setting is missing or invalid, or this machine offers no isolation"
     AUTHENTICATION = 4, "Azure or the pool refused the sign-in or the key"
-    POOL_UNAVAILABLE = 5, "the pool cannot be reached, is full, or lost the session"
-    PROVISIONING = 6, "Azure did not make, change or remove what was asked; run it again to go on"
-    INTERNAL = 70, "a fault of this command; please report it"
-    TIMED_OUT = 124, "the code ran past its limit"
-    INTERRUPTED = 130, "Ctrl-C"
-    BROKEN_PIPE = 141, "the reader of the output went away"
+    POOL_UNAVAILABLE = 5, "the pool is unreachable or full, or lost the session"
+    PROVISIONING = 6, "Azure did not complete the change. Run the command again to continue"
+    INTERNAL = 70, "a bug in this command. Please report it"
+    TIMED_OUT = 124, "the code ran longer than its time limit"
+    INTERRUPTED = 130, "the user pressed Ctrl-C"
+    BROKEN_PIPE = 141, "the reader of the output closed it"
 
 
 class OutputClosedError(Exception):
-    """Nobody reads our output any more; not an OSError, which Typer would take for itself."""
+    """The reader of stdout or stderr closed it.
+
+    This is not an `OSError`, because Typer handles those itself.
+    """
 
 
-# The first that fits counts; a test proves that every exception of the package has one.
+# The first match counts. A test checks that every exception of the package has an exit code.
 _EXIT_CODES: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ConfigurationError, ExitCode.CONFIGURATION),
     (IsolationError, ExitCode.CONFIGURATION),
@@ -85,13 +88,13 @@ _debug = False
 
 
 def set_debug() -> None:
-    """Show tracebacks from now on."""
+    """Print tracebacks of errors from now on."""
     global _debug  # noqa: PLW0603 - one process, one command line
     _debug = True
 
 
 def get_exit_code(error: BaseException) -> ExitCode:
-    """The exit code of what a command raised."""
+    """Return the exit code for an exception that a command raised."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     if isinstance(error, OutputClosedError):
@@ -100,7 +103,7 @@ def get_exit_code(error: BaseException) -> ExitCode:
 
 
 def report_error(error: BaseException) -> ExitCode:
-    """Say on stderr what went wrong and what to do next; return the exit code."""
+    """Print an exception and its hint to stderr, and return the exit code."""
     code = get_exit_code(error)
     if code is ExitCode.BROKEN_PIPE:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -116,136 +119,142 @@ def report_error(error: BaseException) -> ExitCode:
 
 
 def set_up_streams() -> None:
-    """Set the streams up: any text can be written, and warnings of the package are words."""
+    """Prepare the streams and loggers for the command line.
+
+    After this, any text can be written, and the package's log warnings go to stderr.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.getLogger("azure").addHandler(logging.NullHandler())  # its failures reach us anyhow
+    logging.getLogger("azure").addHandler(
+        logging.NullHandler()
+    )  # its failures arrive as exceptions
     logger = logging.getLogger("cci_plugins")
     logger.addHandler(_WarningHandler(logging.WARNING))
     logger.propagate = False
 
 
 class _WarningHandler(logging.Handler):
-    """Log records as words on stderr."""
+    """Log handler that prints each record as a warning on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print_warning(record.getMessage())
 
 
 def write_stdout(text: str) -> None:
-    """Write data to stdout at once, exactly as it is."""
+    """Write data to stdout unchanged, and flush it."""
     _write(sys.stdout, text)
 
 
 def write_stderr(text: str) -> None:
-    """Write the code's own stderr to ours, exactly as it is."""
+    """Write the stderr of the executed code to stderr unchanged, and flush it."""
     _write(sys.stderr, text)
 
 
 def print_message(text: str, *, style: str = "dim") -> None:
-    """Write a line of words to stderr."""
+    """Print a line for the user to stderr."""
     _print_text(Text(text, style=style))
 
 
 def print_warning(text: str) -> None:
-    """Write a warning to stderr."""
+    """Print a warning to stderr."""
     _print_text(Text.assemble(("warning: ", "bold yellow"), text))
 
 
 def print_hint(text: str) -> None:
-    """Write what to do next to stderr."""
+    """Print the next step to stderr."""
     _print_text(Text.assemble(("hint: ", "bold cyan"), text))
 
 
-def print_error(what: str, hint_text: str | None = None) -> None:
-    """Write an error to stderr: what, a blank line, one command."""
-    _print_text(Text.assemble(("error: ", "bold red"), what))
-    if hint_text:
+def print_error(message: str, hint: str | None = None) -> None:
+    """Print an error to stderr: the message, then a blank line and the hint."""
+    _print_text(Text.assemble(("error: ", "bold red"), message))
+    if hint:
         _print_text(Text())
-        print_hint(hint_text)
+        print_hint(hint)
 
 
 @contextmanager
-def show_progress(what: str) -> Generator[None]:
-    """Show on a terminal that something takes a moment; nothing elsewhere."""
-    console = _create_console()
-    if console.is_terminal and not console.is_dumb_terminal:
-        with console.status(what):
+def show_progress(message: str) -> Generator[None]:
+    """Show a message with a spinner, if stderr is a terminal, until the block ends."""
+    console = create_stderr_console()
+    if has_animation(console):
+        with console.status(message):
             yield
     else:
         yield
 
 
 @contextmanager
-def show_activity(what: str) -> Generator[Callable[[str], object]]:
-    """Show on a terminal what is being done just now; nothing elsewhere.
+def show_activity(message: str) -> Generator[Callable[[str], object]]:
+    """Show the current step with a spinner, if stdout and stderr are terminals.
 
     Args:
-        what: What it is a part of.
+        message: Text before the name of the step.
 
     Yields:
-        What to tell each thing that begins.
+        Function to call with the name of each step as it begins.
     """
-    console = _create_console()
-    if not console.is_terminal or console.is_dumb_terminal or sys.stdout.isatty() is False:
+    console = create_stderr_console()
+    if not has_animation(console) or not sys.stdout.isatty():
         yield lambda _: None
         return
-    with console.status(what) as status:
-        yield lambda part: status.update(f"{what}: {part}")
+    with console.status(message) as status:
+        yield lambda step: status.update(f"{message}: {step}")
 
 
-def stderr_console() -> Console:
-    """Where words go, for what shows more than lines."""
-    _write(sys.stdout, "")
-    return _create_console()
-
-
-def ask(question: str) -> bool:
-    """Ask for a yes on a terminal; nothing but a yes is one."""
+def confirm(question: str) -> bool:
+    """Ask a yes-or-no question on a terminal. Any answer except yes counts as no."""
     import typer
 
     return typer.confirm(question, default=False, err=True)
 
 
 @contextmanager
-def show_transfer(what: str, size: int | None) -> Generator[Callable[[int], object] | None]:
-    """Show on a terminal how far a file has come; nothing elsewhere.
+def show_transfer(message: str, size: int | None) -> Generator[Callable[[int], object] | None]:
+    """Show the progress bar of a file transfer, if stderr is a terminal.
 
     Args:
-        what: Words in front of the bar.
-        size: Bytes, where they are known.
+        message: Text before the bar.
+        size: Size of the file in bytes, or None when unknown.
 
     Yields:
-        What to tell the bytes moved so far, or None.
+        Function to call with the number of bytes transferred so far, or None when there is
+        no bar.
     """
-    console = _create_console()
-    if not console.is_terminal or console.is_dumb_terminal:
+    console = create_stderr_console()
+    if not has_animation(console):
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as bars:
-        bar = bars.add_task(escape(what), total=size)
+        bar = bars.add_task(escape(message), total=size)
         yield lambda done: bars.update(bar, completed=done)
 
 
 def is_stderr_terminal() -> bool:
-    """Whether a person reads the words."""
+    """Return whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 def is_interactive() -> bool:
-    """Whether a person is there to be asked."""
+    """Return whether the user can answer questions on a terminal."""
     return sys.stderr.isatty() and sys.stdin.isatty()
 
 
-def _create_console() -> Console:
+def has_animation(console: Console) -> bool:
+    """Return whether a console can show spinners and progress bars."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def create_stderr_console() -> Console:
+    """Create a console for messages on stderr, after flushing stdout to keep the order."""
+    _write(sys.stdout, "")
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _print_text(text: Text) -> None:
-    _write(sys.stdout, "")
-    _create_console().print(text)
+    create_stderr_console().print(text)
 
 
 def _write(stream: IO[str], text: str) -> None:

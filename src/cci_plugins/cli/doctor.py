@@ -1,4 +1,4 @@
-"""`cci doctor`: find out what is wrong, from this machine to the pool, and what to do about it."""
+"""`cci doctor`: checks from this machine to the pool, with a fix for each failure."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from .console import ExitCode
 if TYPE_CHECKING:
     from cci_plugins.doctor import Finding
 
-_CODES = {"local": ExitCode.CONFIGURATION, "auth": ExitCode.AUTHENTICATION}
+_EXIT_CODES = {"local": ExitCode.CONFIGURATION, "auth": ExitCode.AUTHENTICATION}
 _WIDTH = 8
 
 
 def doctor(
     *,
     local_only: Annotated[
-        bool, typer.Option("--local-only", help="Look at nothing but this machine.")
+        bool, typer.Option("--local-only", help="Check only this machine.")
     ] = False,
     show_ids: Annotated[
         bool,
         typer.Option(
             "--show-ids",
-            help="Show names and ids of your resources, which are covered otherwise so that the "
-            "report can be shown to others.",
+            help="Show names and ids of your resources. By default they are hidden, so that you "
+            "can share the report.",
         ),
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option(min=1, metavar="SECONDS", help="The longest one check may take."),
+        typer.Option(min=1, metavar="SECONDS", help="Time limit of each check."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")
     ] = False,
 ) -> int:
-    """Check everything between here and a run in the pool, and say what to do about what fails.
+    """Check everything from this machine to a run in the pool, and print a fix for each failure.
 
-    This machine comes first, then the sign-in to Azure, then the pool, storage and Foundry project
-    that the environment names. Nothing is changed, but that the pool runs 1+1 and a blob is written
-    and deleted.
+    The checks begin with this machine. Then come the sign-in to Azure, and the pool, storage
+    account and Foundry project that the environment configures. The only changes are that the
+    pool runs 1+1, and that a blob is written and deleted.
     """
     limit = None if timeout is None else timedelta(seconds=timeout)
-    report = _FindingPrinter(as_json=as_json)
+    printer = _FindingPrinter(as_json=as_json)
 
     async def work() -> None:
         from cci_plugins.doctor import diagnose
@@ -57,15 +57,19 @@ def doctor(
             async for finding in diagnose(
                 local_only=local_only, show_ids=show_ids, limit=limit, on_check=show_activity
             ):
-                report.add(finding)
+                printer.add(finding)
 
     anyio.run(work)
-    report.end()
-    return report.get_exit_code()
+    printer.end()
+    return printer.get_exit_code()
 
 
 class _FindingPrinter:
-    """What is printed: a line for each finding, and one for all that are skipped for one reason."""
+    """Printer of findings, one line each, with `fix: ...` on the next line.
+
+    Consecutive skipped checks with the same reason share a line. As JSON, nothing is printed
+    until the end.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -89,7 +93,7 @@ class _FindingPrinter:
             console.write_stdout(f"{'':{_WIDTH}} fix: {finding.fix}\n")
 
     def end(self) -> None:
-        """Print what is left, and the sum."""
+        """Print the remaining findings and the number of findings by status."""
         counts = Counter(one.status for one in self._findings)
         if self._as_json:
             report = {"findings": [_to_dict(one) for one in self._findings], "counts": counts}
@@ -97,15 +101,15 @@ class _FindingPrinter:
             return
         self._flush()
         console.print_message(", ".join(f"{number} {status}" for status, number in counts.items()))
-        worst = next((one for one in self._findings if one.status == "failed"), None)
-        if worst is not None:
-            console.print_hint(worst.fix)
+        first_failure = next((one for one in self._findings if one.status == "failed"), None)
+        if first_failure is not None:
+            console.print_hint(first_failure.fix)
 
     def get_exit_code(self) -> ExitCode:
-        """By the first failure; what could not be found out is none."""
+        """Return the exit code of the first failure. An unknown result is not a failure."""
         for one in self._findings:
             if one.status == "failed":
-                return _CODES.get(one.id.partition(".")[0], ExitCode.POOL_UNAVAILABLE)
+                return _EXIT_CODES.get(one.id.partition(".")[0], ExitCode.POOL_UNAVAILABLE)
         return ExitCode.OK
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""`cci serve --emulate`: a pool on this machine that behaves like one of Azure's."""
+"""`cci serve --emulate`: a pool on this machine that behaves like a pool of Azure."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
-from . import console
+from . import client_setup, console
 
 EmulatedKind = Literal["platform", "managed", "custom"]
 Container = Literal["cci", "executions"]
 
 KindOption = Annotated[
     EmulatedKind | None,
-    typer.Option(help="Behave like this kind of Azure pool, with the embedded pool behind."),
+    typer.Option(help="Emulate this kind of Azure pool. Its sessions run in the embedded pool."),
 ]
 ContainerOption = Annotated[
     Container | None,
-    typer.Option(help="In an emulated custom pool's containers: our server, or REST only."),
+    typer.Option(
+        help="Server in an emulated custom pool's containers: that of cci-plugins, or one with "
+        "the REST interface only."
+    ),
 ]
 FaultRateOption = Annotated[
     float, typer.Option(min=0, max=1, help="Share of requests to an emulated pool that fail.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Makes the same faults come again.")]
+SeedOption = Annotated[
+    int, typer.Option(help="Random seed. The same seed causes the same failures again.")
+]
 
 
 @dataclass(frozen=True, slots=True)
 class EmulationOptions:
-    """What to emulate, and what opens it.
+    """Options of an emulated pool.
 
     Attributes:
-        kind: Which pool.
-        container: What runs in the containers of a custom pool.
-        fault_rate: Share of the requests that meet a fault.
-        seed: Makes the same faults come again.
-        key: The pool's key, and its token.
+        kind: Kind of pool to emulate.
+        container: Server in the containers of a custom pool.
+        fault_rate: Share of requests that fail, from 0 to 1.
+        seed: Random seed of the failures.
+        key: Key of the pool, which is its access token too.
     """
 
     kind: EmulatedKind
@@ -50,48 +55,47 @@ class EmulationOptions:
     key: str = field(repr=False)
 
 
-def create_app(pool: SessionPool, what: EmulationOptions, limits: Limits) -> Any:
-    """The application to serve."""
+def create_app(pool: SessionPool, options: EmulationOptions, limits: Limits) -> Any:
+    """Create the ASGI application that emulates a pool."""
     from cci_plugins.server import Emulation, Emulator, Faults
 
-    faults = Faults(rate=what.fault_rate, seed=what.seed)
-    emulation = Emulation(kind=what.kind, container=what.container, faults=faults)
-    return Emulator(pool, emulation, key=what.key, token=what.key, limits=limits)
-
-
-def format_environment(kind: EmulatedKind, url: str, key: str) -> str:
-    """Shell lines that make this package use the pool."""
-    if kind == "platform":
-        return (
-            f'export AZURE_SESSION_POOL_MCP_ENDPOINT="{url}"\n'
-            f'export AZURE_SESSION_POOL_MCP_KEY="{key}"\n'
-        )
-    endpoint = url.removesuffix("/mcp")
-    return f'export AZURE_SESSION_POOL_ENDPOINT="{endpoint}"\nexport CCI_ACCESS_TOKEN="{key}"\n'
+    faults = Faults(rate=options.fault_rate, seed=options.seed)
+    emulation = Emulation(kind=options.kind, container=options.container, faults=faults)
+    return Emulator(pool, emulation, key=options.key, token=options.key, limits=limits)
 
 
 def print_endpoint(kind: EmulatedKind, url: str, key: str, *, as_json: bool) -> None:
-    """Print what to paste."""
+    """Print how to connect to an emulated pool."""
     if as_json:
         console.write_stdout(json.dumps({"kind": kind, "endpoint": url, "key": key}) + "\n")
         return
-    console.print_message(f"this behaves like a {kind} pool of Azure Container Apps; it is none")
-    console.print_message("for this package, in another terminal:")
-    console.write_stdout(format_environment(kind, url, key))
-    console.print_message("press Ctrl-C to stop; sessions on this machine end with the server")
+    console.print_message(f"this is an emulated {kind} pool of Azure Container Apps")
+    console.print_message("to use it with this package, in another terminal:")
+    console.write_stdout(_format_environment(kind, url, key))
+    client_setup.print_stop_message()
+
+
+def _format_environment(kind: EmulatedKind, url: str, key: str) -> str:
+    if kind == "platform":
+        return client_setup.format_environment(url, key)
+    endpoint = url.removesuffix("/mcp")
+    return f'export AZURE_SESSION_POOL_ENDPOINT="{endpoint}"\nexport CCI_ACCESS_TOKEN="{key}"\n'
 
 
 def check_options(
     kind: EmulatedKind | None, container: Container | None, fault_rate: float
 ) -> None:
-    """Refuse options that say nothing without `--emulate`.
+    """Reject options that have no effect without `--emulate`.
 
     Raises:
-        ConfigurationError: There are such.
+        ConfigurationError: `--fault-rate` or `--container` does not fit the emulated pool.
     """
     if kind is None and fault_rate:
-        raise ConfigurationError("--fault-rate is about an emulated pool", hint="add --emulate")
+        raise ConfigurationError(
+            f"--fault-rate {fault_rate:g} works only with an emulated pool", hint="add --emulate"
+        )
     if kind != "custom" and container is not None:
         raise ConfigurationError(
-            "--container is about an emulated custom pool", hint="add --emulate custom"
+            f"--container {container} works only with an emulated custom pool",
+            hint="add --emulate custom",
         )

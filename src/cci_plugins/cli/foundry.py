@@ -14,7 +14,7 @@ from cci_plugins.errors import ConfigurationError
 from . import console
 
 if TYPE_CHECKING:
-    from cci_plugins.foundry import Project
+    from cci_plugins.foundry import Connection, Project
 
 app = typer.Typer(
     help="Connect a Microsoft Foundry project to a session pool, so that its agents run Python.",
@@ -25,14 +25,12 @@ ProjectOption = Annotated[
     str | None,
     typer.Option(
         metavar="ID",
-        help="The project: its resource id or its endpoint. By default AZURE_AI_PROJECT_ID, or "
-        "else FOUNDRY_PROJECT_ENDPOINT.",
+        help="Resource id or endpoint of the project. By default AZURE_AI_PROJECT_ID, otherwise "
+        "FOUNDRY_PROJECT_ENDPOINT.",
     ),
 ]
 NameOption = Annotated[str, typer.Option(help="Name of the connection in the project.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print what was done as one line of JSON.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 _NAME = "code-interpreter"
 
 
@@ -44,28 +42,33 @@ def connect(
         str | None,
         typer.Option(
             metavar="URL",
-            help="MCP endpoint to connect to, such as the gateway's; its key is read from "
-            "AZURE_SESSION_POOL_MCP_KEY, or else CCI_SERVE_KEY.",
+            help="MCP endpoint to connect to, such as a gateway's. Its key is read from "
+            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY.",
         ),
     ] = None,
     pool: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Resource id of a pool, whose endpoint and key are asked."),
+        typer.Option(
+            metavar="ID", help="Resource id of the pool. Its endpoint and key are read from Azure."
+        ),
     ] = None,
     name: NameOption = _NAME,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take over a connection that leads elsewhere.")
+        bool, typer.Option("--replace", help="Replace a connection that has another endpoint.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a project's agents a session pool: its MCP endpoint, and the key, which is not shown.
+    """Connect a project's agents to a session pool's MCP endpoint, without showing the key.
 
-    It looks first and writes only what differs, so run it again when the key was rotated. The
-    pool is that of AZURE_SESSION_POOL_RESOURCE_ID, or of AZURE_SESSION_POOL_MCP_ENDPOINT and
-    AZURE_SESSION_POOL_MCP_KEY, unless an option names one.
+    Only differences are written, so you can run the command again, for example after the key
+    was rotated. Without --endpoint and --pool, the pool is that of
+    AZURE_SESSION_POOL_RESOURCE_ID, or of AZURE_SESSION_POOL_MCP_ENDPOINT and
+    AZURE_SESSION_POOL_MCP_KEY.
     """
     if endpoint is not None and pool is not None:
-        raise ConfigurationError("--endpoint and --pool are two ways to say it", hint="give one")
+        raise ConfigurationError(
+            "--endpoint and --pool cannot be combined", hint="drop one of them"
+        )
     key = None if endpoint is None else _read_key()
     from cci_plugins import foundry
 
@@ -80,21 +83,32 @@ def connect(
         )
 
     with console.show_progress("connecting"):
-        done = anyio.run(work)
+        connection = anyio.run(work)
+    _print_connection(connection, as_json=as_json)
+
+
+def _print_connection(connection: Connection, *, as_json: bool) -> None:
     if as_json:
-        facts = {"id": done.id, "name": done.name, "endpoint": done.endpoint, "change": done.change}
+        facts = {
+            "id": connection.id,
+            "name": connection.name,
+            "endpoint": connection.endpoint,
+            "change": connection.change,
+        }
         console.write_stdout(json.dumps(facts) + "\n")
         return
-    console.print_message(f"connection {done.name}: {done.change}; it leads to {done.endpoint}")
-    console.print_message("for agents of this package:")
-    console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{done.id}"\n')
+    console.print_message(
+        f"connection {connection.name}: {connection.change}, endpoint {connection.endpoint}"
+    )
+    console.print_message("to use it in agents of this package:")
+    console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{connection.id}"\n')
 
 
 @app.command()
 def disconnect(
     *, project: ProjectOption = None, name: NameOption = _NAME, as_json: JsonOption = False
 ) -> None:
-    """Remove the connection; the pool and its key stay, and agents lose their code interpreter."""
+    """Remove the connection, so that agents lose their code interpreter. The pool stays."""
     from cci_plugins import foundry
 
     async def work() -> bool:
@@ -105,21 +119,21 @@ def disconnect(
     if as_json:
         console.write_stdout(json.dumps({"name": name, "removed": removed}) + "\n")
     else:
-        console.print_message(f"connection {name}: {'removed' if removed else 'there was none'}")
+        console.print_message(f"connection {name}: {'removed' if removed else 'does not exist'}")
 
 
-def _find_project(named: str | None) -> Project:
+def _find_project(name: str | None) -> Project:
     from cci_plugins.foundry.project import Project, parse_project
 
-    return Project.from_env() if named is None else parse_project(named)
+    return Project.from_env() if name is None else parse_project(name)
 
 
 def _read_key() -> str:
-    """The key of an endpoint that was named."""
+    """Return the key of the endpoint that `--endpoint` names."""
     settings = Settings.read(check=False)
     key = settings.mcp_key or settings.serve_key
     if key is None:
         raise ConfigurationError(
-            "the endpoint's key is not set", hint="set AZURE_SESSION_POOL_MCP_KEY to it"
+            "the endpoint's key is not set", hint="set AZURE_SESSION_POOL_MCP_KEY"
         )
     return key.get_secret_value()

@@ -1,4 +1,4 @@
-"""What a person or a program sees of a run: streams and results as they come, or JSON."""
+"""Reporters that print executions, as streams and results for people or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from cci_plugins.models import Execution, OutputEvent, Result
 from . import console
 from .saving import Saver
 
-_SUCCESSES = ("", "0", "None", "False")
+_SUCCESS_MESSAGES = ("", "0", "None", "False")
 
 
 class Reporter(ABC):
-    """Tells one execution after the other."""
+    """Base of the reporters, which print one execution after the other."""
 
     def __init__(self, saver: Saver) -> None:
         self._saver = saver
 
     @abstractmethod
     def handle_output(self, event: OutputEvent) -> None:
-        """Take a piece of output while the code runs."""
+        """Print a chunk of output while the code runs."""
 
     @abstractmethod
     def finish(self, execution: Execution, position: int | None) -> None:
-        """Take the whole execution; `position` is its cell's in a notebook."""
+        """Print what is left of an execution once it has ended.
+
+        Args:
+            execution: Whole execution.
+            position: Index of its cell in the notebook, or None outside of a notebook.
+        """
 
 
 class StreamReporter(Reporter):
-    """The code's stdout and results on stdout, everything else on stderr."""
+    """Reporter for people: the code's stdout and results on stdout, everything else on stderr."""
 
     def __init__(self, saver: Saver) -> None:
         super().__init__(saver)
@@ -62,7 +67,7 @@ class StreamReporter(Reporter):
         self._counts.clear()
         if execution.dropped_characters and not streamed:
             console.print_warning(
-                f"{execution.dropped_characters:,} characters of output were not kept"
+                f"{execution.dropped_characters:,} characters of output were dropped"
             )
         for note in execution.notes:
             console.print_warning(note)
@@ -75,12 +80,12 @@ class StreamReporter(Reporter):
             console.write_stdout(text if text.endswith("\n") else f"{text}\n")
         elif kinds := [kind for kind in result.data if kind != "text/plain"]:
             console.print_message(
-                f"displayed {', '.join(kinds)}; see it with --save-notebook or --json"
+                f"displayed {', '.join(kinds)} (use --save-notebook or --json to see it)"
             )
 
 
 class JsonLinesReporter(Reporter):
-    """One line of JSON for each execution, when it has ended."""
+    """Reporter for programs: one line of JSON for each execution, once it has ended."""
 
     @override
     def handle_output(self, event: OutputEvent) -> None:
@@ -95,7 +100,7 @@ class JsonLinesReporter(Reporter):
         console.write_stdout(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
 
     def _result_to_dict(self, result: Result) -> dict[str, Any]:
-        """A result without the bytes of its images, which are saved and named."""
+        """Return a result as JSON values, with the path of its saved image instead of the bytes."""
         path = self._saver.save_image(result)
         data = {kind: value for kind, value in result.data.items() if not kind.startswith("image/")}
         return {
@@ -127,9 +132,9 @@ def _to_dict(execution: Execution) -> dict[str, Any]:
 
 
 def is_successful_exit(execution: Execution) -> bool:
-    """Whether the code ended itself by `sys.exit()` with nothing wrong, as scripts do."""
+    """Return whether the code called `sys.exit()` with a status of success, as scripts do."""
     error = execution.error
-    return error is not None and error.name == "SystemExit" and error.message in _SUCCESSES
+    return error is not None and error.name == "SystemExit" and error.message in _SUCCESS_MESSAGES
 
 
 def _print_error(execution: Execution, position: int | None) -> None:
@@ -140,6 +145,6 @@ def _print_error(execution: Execution, position: int | None) -> None:
     if trace:
         console.write_stderr(f"{trace}\n")
     if not any(line.startswith(execution.error.name) for line in trace.splitlines()):
-        console.print_error(headline)  # a limit or a crash ended it, whatever it was just doing
+        console.print_error(headline)  # a limit or a crash ended it, not the traceback's error
     if position is not None:
         console.print_message(f"cell {position + 1} failed")

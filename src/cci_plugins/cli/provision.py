@@ -1,10 +1,8 @@
-"""`cci provision`: from an empty resource group to a working pool, and back."""
+"""`cci provision`: create, show and remove a session pool in Azure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,58 +11,58 @@ import anyio
 import typer
 
 from cci_plugins.common.settings import Settings, get_variable_name
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import AuthenticationError, ConfigurationError
 
 from . import console
 from . import provision_options as opts
-from .progress_view import show_run_progress
-from .provision_output import deployment_to_dict, inventory_to_dict, plan_to_dict, print_plan
+from . import provision_output as output
 
 if TYPE_CHECKING:
-    from cci_plugins.provisioning import Azure, Deployment, Inventory, Options, Plan, Run
+    from cci_plugins.provisioning import Azure, Options, Plan, Run
 
 T = TypeVar("T")
 
-app = typer.Typer(
-    help="Make a session pool in Azure, look at it, or take it away.", no_args_is_help=True
-)
+app = typer.Typer(help="Create, show or remove a session pool in Azure.", no_args_is_help=True)
 
 
 @app.command()
 def up(
     *,
-    kind: opts.KindOption = "python",
-    subscription: opts.Subscription = None,
-    resource_group: opts.Group = None,
-    location: opts.Location = None,
-    name: opts.Name = "cci",
-    suffix: opts.Suffix = "",
-    storage: opts.Storage = True,
-    gateway: opts.Gateway = False,
-    requirements: opts.Requirements = None,
-    image: opts.Image = None,
-    max_sessions: opts.MaxSessions = 10,
-    ready_sessions: opts.ReadySessions = 1,
-    cooldown: opts.Cooldown = 600,
-    egress: opts.Egress = False,
-    tags: opts.Tags = None,
-    principal_id: opts.PrincipalId = "",
+    kind: opts.KindOption = None,
+    subscription: opts.SubscriptionOption = None,
+    resource_group: opts.GroupOption = None,
+    location: opts.LocationOption = None,
+    name: opts.NameOption = "cci",
+    suffix: opts.SuffixOption = "",
+    storage: opts.StorageOption = None,
+    gateway: opts.GatewayOption = None,
+    requirements: opts.RequirementsOption = None,
+    image: opts.ImageOption = None,
+    max_sessions: opts.MaxSessionsOption = None,
+    ready_sessions: opts.ReadySessionsOption = None,
+    cooldown: opts.CooldownOption = None,
+    egress: opts.EgressOption = None,
+    tags: opts.TagsOption = None,
+    principal_id: opts.PrincipalIdOption = "",
     principal_type: opts.PrincipalTypeOption = None,
-    env_file: opts.EnvFile = Path(".env"),
-    write_key: opts.WriteKey = False,
-    replace_env: opts.ReplaceEnv = False,
-    plan: opts.PlanOnly = False,
-    yes: opts.Yes = False,
-    as_json: opts.AsJson = False,
-    polling: opts.Polling = opts.POLLING,
+    env_file: opts.EnvFileOption = Path(".env"),
+    write_key: opts.WriteKeyOption = False,
+    replace_env: opts.ReplaceEnvOption = False,
+    plan: opts.PlanOption = False,
+    yes: opts.YesOption = False,
+    as_json: opts.JsonOption = False,
+    polling: opts.PollingOption = opts.POLLING_SECONDS,
 ) -> None:
-    """Make what is missing for a session pool, and run 1+1 in it.
+    """Create what is missing for a session pool, and run 1+1 in it.
 
-    Every step looks first, so the command can be run again at any time; after Ctrl-C it goes on.
-    Settings are written to a file, without the key, which is fetched when it is needed.
+    Every step first reads what exists, so you can run the command again at any time. After
+    Ctrl-C it continues. Options that you leave out keep what an existing pool has, and its kind
+    and region never change. Settings are written to a file, without the key. The key is fetched
+    when it is needed.
     """
     target = _Target(subscription, resource_group, name, suffix, polling)
-    wanted = target.options(
+    options = target.build_options(
+        without_sign_in=plan,
         kind=kind,
         location=location,
         storage=storage,
@@ -73,84 +71,87 @@ def up(
         image=image,
         max_sessions=max_sessions,
         ready_sessions=ready_sessions,
-        cooldown=timedelta(seconds=cooldown),
+        cooldown=None if cooldown is None else timedelta(seconds=cooldown),
         egress=egress,
-        tags=_parse_tags(tags or []),
+        tags=_parse_tags(tags) if tags else None,
         principal_id=principal_id,
         principal_type=principal_type,
     )
     up_options = _UpOptions(env_file, write_key, replace_env, plan, yes, as_json)
-    _up(wanted, target.azure, up_options)
+    _up(options, target.azure, up_options)
 
 
 @app.command()
 def show(
     *,
-    subscription: opts.Subscription = None,
-    resource_group: opts.Group = None,
-    name: opts.Name = "cci",
-    suffix: opts.Suffix = "",
-    as_json: opts.AsJson = False,
+    subscription: opts.SubscriptionOption = None,
+    resource_group: opts.GroupOption = None,
+    name: opts.NameOption = "cci",
+    suffix: opts.SuffixOption = "",
+    as_json: opts.JsonOption = False,
 ) -> None:
-    """Show what is there, and the settings that make this package use it."""
+    """Show the existing resources, and the settings that make this package use the pool."""
     from cci_plugins import provisioning
 
-    target = _Target(subscription, resource_group, name, suffix, opts.POLLING)
-    found = _run_with_progress(provisioning.show(target.options(), azure=target.azure))
-    _print(inventory_to_dict(found), as_json=as_json, print_text=lambda: _print_inventory(found))
+    target = _Target(subscription, resource_group, name, suffix)
+    run = provisioning.show(target.build_options(), azure=target.azure)
+    output.print_inventory(_run_with_progress(run), as_json=as_json)
 
 
 @app.command()
 def down(
     *,
-    subscription: opts.Subscription = None,
-    resource_group: opts.Group = None,
-    name: opts.Name = "cci",
-    suffix: opts.Suffix = "",
-    yes: opts.Yes = False,
-    as_json: opts.AsJson = False,
-    polling: opts.Polling = opts.POLLING,
+    subscription: opts.SubscriptionOption = None,
+    resource_group: opts.GroupOption = None,
+    name: opts.NameOption = "cci",
+    suffix: opts.SuffixOption = "",
+    env_file: opts.EnvFileOption = Path(".env"),
+    yes: opts.YesOption = False,
+    as_json: opts.JsonOption = False,
+    polling: opts.PollingOption = opts.POLLING_SECONDS,
 ) -> None:
-    """Remove what `up` made, with everything in it; nothing else.
+    """Remove what `up` created and everything in it. Nothing else is removed.
 
-    The resource group goes too when `up` made it and nothing else is in it.
+    The resource group is removed too if `up` created it and it contains nothing else. Settings
+    that name the removed pool are removed from the file.
     """
     from cci_plugins import provisioning
 
     target = _Target(subscription, resource_group, name, suffix, polling)
-    wanted = target.options()
+    options = target.build_options()
     if not yes:
-        found = _run_with_progress(provisioning.show(wanted, azure=target.azure))
-        for one in found.resources:
-            console.print_message(f"- {one.kind} {one.name}", style="")
+        inventory = _run_with_progress(provisioning.show(options, azure=target.azure))
+        for resource in inventory.resources:
+            console.print_message(f"- {resource.kind} {resource.name}", style="")
         _require_confirmation(
-            f"remove these {len(found.resources)} resources and all that is in them?"
+            f"remove these {len(inventory.resources)} resources and everything in them?"
         )
-    done = _run_with_progress(provisioning.down(wanted, azure=target.azure))
-    _print(asdict(done), as_json=as_json, print_text=lambda: _print_removed(done.left))
+    run = provisioning.down(options, azure=target.azure, env_file=env_file)
+    removed = _run_with_progress(run)
+    output.print_removed(removed, as_json=as_json)
 
 
 @app.command()
 def rotate_key(
     *,
-    subscription: opts.Subscription = None,
-    resource_group: opts.Group = None,
-    name: opts.Name = "cci",
-    suffix: opts.Suffix = "",
+    subscription: opts.SubscriptionOption = None,
+    resource_group: opts.GroupOption = None,
+    name: opts.NameOption = "cci",
+    suffix: opts.SuffixOption = "",
 ) -> None:
-    """Make a new key for the pool's MCP endpoint; it is not shown.
+    """Create a new key for the pool's MCP endpoint, without showing it.
 
-    This package fetches it by itself where AZURE_SESSION_POOL_RESOURCE_ID is set. A Foundry
-    connection has to be connected again.
+    This package fetches the key by itself if AZURE_SESSION_POOL_RESOURCE_ID is set. For a
+    Foundry connection, run `cci foundry connect` again.
     """
     from cci_plugins import provisioning
 
-    target = _Target(subscription, resource_group, name, suffix, opts.POLLING)
-    _run_with_progress(provisioning.rotate_key(target.options(), azure=target.azure))
+    target = _Target(subscription, resource_group, name, suffix)
+    _run_with_progress(provisioning.rotate_key(target.build_options(), azure=target.azure))
 
 
 class _UpOptions(NamedTuple):
-    """What `up` does around its work."""
+    """Options of `up` that do not describe the pool."""
 
     env_file: Path
     write_key: bool
@@ -160,32 +161,39 @@ class _UpOptions(NamedTuple):
     as_json: bool
 
 
-def _up(wanted: Options, azure: Azure, up_options: _UpOptions) -> None:
+def _up(options: Options, azure: Azure, up_options: _UpOptions) -> None:
     from cci_plugins import provisioning
 
     if up_options.plan or not up_options.yes:
-        plan = _run_with_progress(provisioning.plan(wanted, azure=azure))
+        plan = _run_with_progress(provisioning.plan(options, azure=azure))
         if up_options.plan:
-            _print(
-                plan_to_dict(plan), as_json=up_options.as_json, print_text=lambda: print_plan(plan)
-            )
+            (output.print_plan_json if up_options.as_json else output.print_plan)(plan)
             return
-        _confirm(plan)
+        _confirm_plan(plan)
     run = provisioning.up(
-        wanted,
+        options,
         azure=azure,
         env_file=up_options.env_file,
         write_key=up_options.write_key,
         replace_env=up_options.replace_env,
     )
-    _print_deployment(_run_with_progress(run), as_json=up_options.as_json)
+    output.print_deployment(_run_with_progress(run), as_json=up_options.as_json)
 
 
 class _Target:
-    """Which deployment: from options, else from the environment, else asked for."""
+    """The deployment that a command works on.
+
+    Each part comes from its option, otherwise from the environment. A missing resource group
+    is asked for on a terminal.
+    """
 
     def __init__(
-        self, subscription: str | None, group: str | None, name: str, suffix: str, polling: float
+        self,
+        subscription: str | None,
+        group: str | None,
+        name: str,
+        suffix: str,
+        polling: float = opts.POLLING_SECONDS,
     ) -> None:
         from cci_plugins.provisioning import Azure
 
@@ -197,49 +205,72 @@ class _Target:
             endpoint=self._settings.arm_endpoint, polling=timedelta(seconds=polling)
         )
 
-    def options(self, *, location: str | None = None, **more: Any) -> Options:
-        """The options, complete."""
+    def build_options(self, *, without_sign_in: bool = False, **more: Any) -> Options:
+        """Build the options of the deployment, with everything they require.
+
+        Args:
+            without_sign_in: Whether a subscription that cannot be found out is acceptable.
+            **more: Further fields of `Options`. None leaves one out.
+        """
         from cci_plugins.provisioning import Options
-        from cci_plugins.provisioning.inventory import find_only_subscription
 
         group = self._group or _ask_group()
-        subscription = self._subscription or _run_async(lambda: find_only_subscription(self.azure))
-        named: dict[str, Any] = {"subscription": subscription, "resource_group": group, **more}
-        if region := location or self._settings.location:
-            named["location"] = region
-        return Options(name=self._name, suffix=self._suffix, **named)
+        subscription = self._subscription or self._find_subscription(without_sign_in)
+        fields = {name: value for name, value in more.items() if value is not None}
+        options = Options(
+            subscription=subscription,
+            resource_group=group,
+            name=self._name,
+            suffix=self._suffix,
+            **fields,
+        )
+        region = self._settings.location
+        if region and "location" not in options.given:
+            options = options.with_values(location=region)
+        return options
+
+    def _find_subscription(self, without_sign_in: bool) -> str:  # noqa: FBT001 - private
+        from cci_plugins.provisioning.inventory import UNKNOWN_SUBSCRIPTION, find_subscription
+
+        try:
+            return _run_async(lambda: find_subscription(self.azure))
+        except AuthenticationError:
+            if not without_sign_in:
+                raise
+        return UNKNOWN_SUBSCRIPTION
 
 
 def _ask_group() -> str:
     if console.is_interactive():
         return str(typer.prompt("resource group", default="cci-plugins", err=True))
     raise ConfigurationError(
-        "no resource group is named",
-        hint=f"--resource-group NAME, or set {get_variable_name('resource_group')}",
+        "the resource group is not set",
+        hint=f"pass --resource-group NAME, or set {get_variable_name('resource_group')}",
     )
 
 
-def _confirm(plan: Plan) -> None:
-    if all(one.action == "keep" for one in plan.resources):
+def _confirm_plan(plan: Plan) -> None:
+    if all(change.action == "keep" for change in plan.resources):
         return
-    print_plan(plan, console.write_stderr)
-    _require_confirmation("make this?")
+    output.print_plan(plan, console.write_stderr)
+    _require_confirmation("apply this plan?")
 
 
 def _require_confirmation(question: str) -> None:
     if not console.is_interactive():
         raise ConfigurationError(
-            "nobody is there to say yes to this", hint="add --yes; see it first by --plan or show"
+            "this needs confirmation, but stdin or stderr is not a terminal",
+            hint="add --yes. To see first what it does, use --plan or cci provision show",
         )
-    if not console.ask(question):
+    if not console.confirm(question):
         raise typer.Abort
 
 
 def _run_with_progress(run: Run[T]) -> T:
-    """Work to the end, and show the progress."""
+    """Run to the end, showing the progress, and return the result."""
 
     async def work() -> T:
-        await show_run_progress(run)
+        await output.show_progress(run)
         return run.result
 
     return _run_async(work)
@@ -249,49 +280,15 @@ def _run_async(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return anyio.run(work)
     except KeyboardInterrupt:
-        console.print_hint("run the same command again; it goes on from here")
+        console.print_hint("run the same command again to continue from here")
         raise
 
 
-def _parse_tags(given: list[str]) -> dict[str, str]:
+def _parse_tags(texts: list[str]) -> dict[str, str]:
     tags = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    for text in texts:
+        name, equals, value = text.partition("=")
         if not name or not equals:
-            raise ConfigurationError(f"{one!r} is no tag", hint="write --tag NAME=VALUE")
+            raise ConfigurationError(f"invalid tag {text!r}", hint="write --tag NAME=VALUE")
         tags[name] = value
     return tags
-
-
-def _print(facts: dict[str, Any], *, as_json: bool, print_text: Callable[[], None]) -> None:
-    if as_json:
-        console.write_stdout(json.dumps(facts) + "\n")
-    else:
-        print_text()
-
-
-def _print_deployment(deployment: Deployment, *, as_json: bool) -> None:
-    def print_lines() -> None:
-        for name, value in deployment.environment().items():
-            console.write_stdout(f"{name}={value}\n")
-        if deployment.kind == "custom" and deployment.mcp_endpoint:
-            console.print_message(f"MCP endpoint of the gateway: {deployment.mcp_endpoint}")
-        console.print_message('ready: cci run "1+1"')
-
-    _print(deployment_to_dict(deployment), as_json=as_json, print_text=print_lines)
-
-
-def _print_inventory(found: Inventory) -> None:
-    for one in found.resources:
-        console.write_stdout(f"{one.kind}\t{one.name}\t{one.state or '-'}\n")
-    if found.deployment is None:
-        console.print_message("there is no session pool of that name")
-        console.print_hint("cci provision up")
-        return
-    for name, value in found.deployment.environment().items():
-        console.write_stdout(f"{name}={value}\n")
-
-
-def _print_removed(left: tuple[str, ...]) -> None:
-    if left:
-        console.print_message(f"{len(left)} resources of the group were not made by this, and stay")

@@ -1,4 +1,4 @@
-"""The options of `cci provision`."""
+"""Command-line options of `cci provision`."""
 
 from __future__ import annotations
 
@@ -7,73 +7,120 @@ from typing import Annotated, Literal
 
 import typer
 
-Kind = Literal["python", "custom"]
-PrincipalType = Literal["User", "Group", "ServicePrincipal"]
-POLLING = 5.0
+POLLING_SECONDS = 5.0
 
-Subscription = Annotated[
-    str | None,
-    typer.Option(metavar="ID", help="Subscription; by default AZURE_SUBSCRIPTION_ID, or the only."),
-]
-Group = Annotated[
+SubscriptionOption = Annotated[
     str | None,
     typer.Option(
-        "--resource-group", "-g", metavar="NAME", help="Group; by default AZURE_RESOURCE_GROUP."
+        metavar="ID",
+        help="Subscription id. By default AZURE_SUBSCRIPTION_ID, or your only subscription.",
     ),
 ]
-Name = Annotated[str, typer.Option(help="Begins every resource's name, and is their tag's value.")]
-Suffix = Annotated[
-    str, typer.Option(help="Ends every resource's name; by default made from the group's id.")
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resource-group",
+        "-g",
+        metavar="NAME",
+        help="Resource group. By default AZURE_RESOURCE_GROUP.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the outcome as one line of JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Polling = Annotated[
-    float, typer.Option(min=0.01, help="Seconds between two looks at what takes long.")
+NameOption = Annotated[
+    str, typer.Option(help="First part of every resource's name, and the value of its tag.")
 ]
-Location = Annotated[
-    str | None, typer.Option("--location", "-l", help="Region; by default AZURE_LOCATION.")
+SuffixOption = Annotated[
+    str,
+    typer.Option(
+        help="Last part of every resource's name. By default derived from the group's id."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+PollingOption = Annotated[
+    float,
+    typer.Option(min=0.01, help="Seconds between requests for the state of a long operation."),
+]
+LocationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--location", "-l", help="Azure region. By default AZURE_LOCATION, or else eastus."
+    ),
 ]
 KindOption = Annotated[
-    Kind,
+    Literal["python", "custom"] | None,
     typer.Option(
-        help="A managed Python pool with an MCP server, or a custom pool with your packages."
+        help="A managed Python pool with an MCP server, or a custom pool with your packages. "
+        "By default that of an existing pool, or else python."
     ),
 ]
-Storage = Annotated[bool, typer.Option(help="Make a storage account for files that cross by link.")]
-Gateway = Annotated[bool, typer.Option("--gateway", help="Make an MCP endpoint for a custom pool.")]
-Requirements = Annotated[
+StorageOption = Annotated[
+    bool | None,
+    typer.Option(help="Create a storage account for files that are transferred by link."),
+]
+GatewayOption = Annotated[
+    bool | None, typer.Option("--gateway", help="Create an MCP endpoint for a custom pool.")
+]
+RequirementsOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", exists=True, dir_okay=False, help="Packages of a custom pool's sessions."
+        metavar="FILE", exists=True, dir_okay=False, help="Packages for a custom pool's sessions."
     ),
 ]
-Image = Annotated[str | None, typer.Option(help="Image of a custom pool, instead of building one.")]
-MaxSessions = Annotated[int, typer.Option(min=1, help="Most sessions at once.")]
-ReadySessions = Annotated[
-    int, typer.Option(min=1, help="Sessions a custom pool keeps ready; they are billed.")
+ImageOption = Annotated[
+    str | None, typer.Option(help="Container image of a custom pool, instead of building one.")
 ]
-Cooldown = Annotated[
-    int, typer.Option(min=300, max=3600, help="Seconds until an unused session ends.")
+MaxSessionsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Maximum number of sessions. By default that of an existing pool, or else 10."
+    ),
 ]
-Egress = Annotated[
-    bool, typer.Option("--egress", help="Let code in the sessions reach the internet.")
+ReadySessionsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of sessions that a custom pool keeps ready. They are billed. By default that "
+        "of an existing pool, or else 1.",
+    ),
 ]
-Tags = Annotated[
-    list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Tag on every resource.")
+CooldownOption = Annotated[
+    int | None,
+    typer.Option(
+        min=300,
+        max=3600,
+        help="Seconds until an unused session ends. By default that of an existing pool, or else "
+        "600.",
+    ),
 ]
-PrincipalId = Annotated[
-    str, typer.Option(metavar="ID", help="Who may use it; by default who is signed in.")
+EgressOption = Annotated[
+    bool | None,
+    typer.Option(help="Let code in the sessions reach the internet. By default not."),
+]
+TagsOption = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Tag for every resource.")
+]
+PrincipalIdOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ID",
+        help="Object id of the pool's user. By default, the account that is signed in.",
+    ),
 ]
 PrincipalTypeOption = Annotated[
-    PrincipalType | None, typer.Option(help="What that is; found out by default.")
+    Literal["User", "Group", "ServicePrincipal"] | None,
+    typer.Option(help="Type of the principal. Detected by default."),
 ]
-EnvFile = Annotated[
-    Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the settings go.")
+EnvFileOption = Annotated[
+    Path,
+    typer.Option(metavar="FILE", dir_okay=False, help="File that the settings are written to."),
 ]
-WriteKey = Annotated[bool, typer.Option("--write-key", help="Write the pool's key there too.")]
-ReplaceEnv = Annotated[
-    bool, typer.Option("--replace-env", help="Replace what is set there already.")
+WriteKeyOption = Annotated[
+    bool, typer.Option("--write-key", help="Write the pool's key to the file too.")
 ]
-PlanOnly = Annotated[
-    bool, typer.Option("--plan", help="Say what would be made and billed; change nothing.")
+ReplaceEnvOption = Annotated[
+    bool, typer.Option("--replace-env", help="Replace settings that the file already has.")
+]
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Show what would be created and billed, without any change."),
 ]

@@ -21,9 +21,8 @@ from cci_plugins.sync import CodeInterpreter, Session
 from . import console
 from .console import ExitCode
 from .output import JsonLinesReporter, Reporter, StreamReporter, is_successful_exit
-from .saving import Saver, match_files
+from .saving import Saver, insert_outputs, match_files
 from .source import Cell, RunInput, read_source
-from .write_notebook import insert_outputs
 
 _EXITS = {
     "succeeded": ExitCode.OK,
@@ -35,7 +34,7 @@ _EXITS = {
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What one call of the command is to do."""
+    """Work of one call of the command."""
 
     source: RunInput
     reporter: Reporter
@@ -53,38 +52,41 @@ def run(
     ],
     session: Annotated[
         str | None,
-        typer.Option(help="Session by name; a served pool keeps its variables between calls."),
+        typer.Option(help="Name of the session. A served pool keeps its variables between calls."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Longest run in seconds, of each cell.")
+        float | None, typer.Option(min=0.1, help="Time limit of each cell in seconds.")
     ] = None,
     upload: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, help="File to put into the session first; a folder as a zip."),
+        typer.Option(
+            exists=True, help="File to upload before the run. A folder is uploaded as a zip."
+        ),
     ] = None,
     download: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Files to fetch afterwards, such as '*.csv'."),
+        typer.Option(metavar="PATTERN", help="Files to download after the run, such as '*.csv'."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where images and downloaded files go.")
+        Path, typer.Option(metavar="DIR", help="Folder for images and downloaded files.")
     ] = Path(),
     save_notebook: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write what ran as a notebook.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the executed code and its output to a notebook."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each execution as one line of JSON.")
     ] = False,
     isolation: Annotated[
-        IsolationName | None, typer.Option(help="Fence of the embedded pool.")
+        IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
     ] = None,
 ) -> int:
-    """Run Python in a session and show what comes out.
+    """Run Python in a session and show its output.
 
-    Output streams while the code runs and the last expression's value is printed; images are
-    saved and named. The code runs in the embedded pool on this machine, or in a session pool when
-    AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or AZURE_SESSION_POOL_ENDPOINT,
-    are set.
+    Output is printed while the code runs, then the value of the last expression. Images are
+    saved, and their names printed. The code runs in the embedded pool on this machine, or in a
+    session pool if AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or
+    AZURE_SESSION_POOL_ENDPOINT, are set.
     """
     saver = Saver(output)
     job = _Job(
@@ -102,14 +104,21 @@ def run(
 
 
 def load_settings(isolation: IsolationName | None) -> Settings:
-    """The environment's settings; one session is all that is needed, so none is kept ready."""
+    """Return the environment's settings, with no session kept ready.
+
+    Args:
+        isolation: Isolation backend to use instead of the environment's, or None.
+
+    Raises:
+        ConfigurationError: A setting is invalid, or `isolation` is given for a session pool.
+    """
     settings = Settings.read()
     settings = settings.model_copy(update={"ready_sessions": 0})
     if isolation is None:
         return settings
     if settings.chosen_pool != "local":
         raise ConfigurationError(
-            "--isolation is about the embedded pool, but a session pool is configured",
+            "--isolation works only with the embedded pool, but a session pool is configured",
             hint="leave --isolation out, or set CCI_POOL=local",
         )
     return settings.model_copy(update={"isolation": isolation})
@@ -117,7 +126,7 @@ def load_settings(isolation: IsolationName | None) -> Settings:
 
 @contextmanager
 def _open_session(settings: Settings, name: str | None) -> Iterator[Session]:
-    """Open a session; one without a name is ended, as nobody could come back to it."""
+    """Open a session. A session without a name is deleted at the end."""
     pool = build_pool(settings)
     with CodeInterpreter(
         pool,
@@ -138,11 +147,11 @@ def _open_session(settings: Settings, name: str | None) -> Iterator[Session]:
                 session.delete()
         if name is not None and embedded:
             console.print_hint(
-                "sessions of the embedded pool end with the command; keep them: cci serve"
+                "sessions of the embedded pool end with the command. To keep them, run: cci serve"
             )
         elif name is not None and settings.secret is None:
             console.print_hint(
-                "to come back to this session, set CCI_SESSION_SECRET to a text of yours"
+                "to use this session again, set CCI_SESSION_SECRET to a secret text of your own"
             )
 
 
@@ -167,7 +176,7 @@ def _run_job(job: _Job, session: Session) -> ExitCode:
 
 
 def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> ExitCode:
-    """Run cell after cell up to the first that fails and may not."""
+    """Run the cells in order, up to the first that fails without permission."""
     for cell in job.source.cells:
         execution = session.run_code(
             cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
@@ -191,13 +200,13 @@ def _download(job: _Job, session: Session) -> None:
         with console.show_transfer(f"downloading {name}", sizes[name]) as on_progress:
             path = job.saver.save_file(
                 name,
-                lambda to: session.files.download(name, to=to, on_progress=on_progress),  # noqa: B023 - called at once
+                lambda to: session.files.download(name, to=to, on_progress=on_progress),  # noqa: B023 - called in the loop
             )
         console.print_message(f"saved {path}")
 
 
 def _save_notebook(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> None:
-    """Write the notebook that was asked for, in place of an older one of that name."""
+    """Write the notebook of `--save-notebook`, replacing an existing file."""
     path = job.notebook
     if path is None:
         return

@@ -1,17 +1,25 @@
-"""Files that a run leaves on this machine; none is ever written over."""
+"""Files that `cci run` saves on this machine: images, downloads and the executed notebook.
+
+Images and downloads never replace an existing file. They get another number instead.
+"""
 
 from __future__ import annotations
 
+import copy
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, TargetExistsError
 from cci_plugins.files.target import resolve_in_folder
 from cci_plugins.models import FileInfo, Result
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 _SUFFIXES = {
     "image/png": ".png",
@@ -23,10 +31,10 @@ _SUFFIXES = {
 
 
 class Saver:
-    """Writes into one folder.
+    """Writer of images and downloaded files into one folder.
 
     Args:
-        folder: Where to; made when the first file is written.
+        folder: Target folder, which is created with the first file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +42,7 @@ class Saver:
         self._numbers = count(1)
 
     def save_image(self, result: Result) -> Path | None:
-        """Save a result's image as `image-1.png` and so on; None when it has none."""
+        """Save a result's image as `image-1.png` and so on. Return None if it has no image."""
         for media_type, suffix in _SUFFIXES.items():
             data = _decode_image(media_type, result)
             if data is not None:
@@ -43,11 +51,14 @@ class Saver:
         return None
 
     def save_file(self, name: str, fetch: Callable[[Path], object]) -> Path:
-        """Save a session's file under its own name, or with a number where that is taken.
+        """Save a session's file under its own name, with a number added if that name exists.
 
         Args:
-            name: Its name in the session.
-            fetch: Brings it to a path, or raises `TargetExistsError`.
+            name: Name of the file in the session.
+            fetch: Function that downloads the file to a path, or raises `TargetExistsError`.
+
+        Returns:
+            Path of the saved file.
         """
         path = resolve_in_folder(self._folder, name)
         numbered = (f"{path.stem}-{number}{path.suffix}" for number in count(1))
@@ -75,10 +86,10 @@ class Saver:
 
 
 def match_files(files: Sequence[FileInfo], pattern: str) -> list[str]:
-    """Names that a pattern means; hidden ones only when the pattern starts with a dot.
+    """Return the names that match a pattern, hidden ones only if it begins with a dot.
 
     Raises:
-        SessionFileNotFoundError: None does.
+        SessionFileNotFoundError: No file matches.
     """
     names = [
         file.name
@@ -87,11 +98,38 @@ def match_files(files: Sequence[FileInfo], pattern: str) -> list[str]:
         and (pattern.startswith(".") or not _is_hidden(file.name))
     ]
     if not names:
-        there = ", ".join(file.name for file in files[:10]) or "none"
+        listing = ", ".join(file.name for file in files[:10]) or "none"
         raise SessionFileNotFoundError(
-            f"the session has no file that matches {pattern!r}", hint=f"files there: {there}"
+            f"the session has no file that matches {pattern!r}",
+            hint=f"files in the session: {listing}",
         )
     return names
+
+
+def insert_outputs(notebook: NotebookNode, history: str, positions: Sequence[int | None]) -> str:
+    """Insert the outputs of this run into a copy of a notebook, whose text and cells stay.
+
+    Args:
+        notebook: Notebook that was run.
+        history: The session's history as a notebook file's text, with one cell for each run.
+        positions: Index in the notebook of the cell of each run.
+
+    Returns:
+        Text of the notebook file.
+    """
+    import nbformat
+
+    result = copy.deepcopy(notebook)
+    for cell in result.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    executed = nbformat.reads(history, as_version=4)  # type: ignore[no-untyped-call]
+    # A history drops its oldest runs, so both are matched from their ends.
+    for position, run in zip(reversed(positions), reversed(executed.cells), strict=False):
+        if position is not None:
+            cell = result.cells[position]
+            cell.outputs, cell.execution_count = run.outputs, run.execution_count
+    return str(nbformat.writes(result))  # type: ignore[no-untyped-call]
 
 
 def _is_hidden(name: str) -> bool:

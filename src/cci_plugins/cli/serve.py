@@ -1,4 +1,16 @@
-"""`cci serve`: a pool for any MCP client: the embedded one, one of Azure, or an emulated one."""
+"""`cci serve`: an HTTP server over the embedded pool, a pool of Azure, or an emulated pool.
+
+The command checks its options, chooses a key and builds the pool. Then one of three servers runs
+until Ctrl-C or SIGTERM:
+
+- By default, a server over the embedded pool on this machine. With `--no-key`, something in front
+  of it authenticates the clients and chooses their sessions. So `execute_code`, which chooses the
+  session itself, is offered only with a key.
+- With `--pool custom` or `--pool platform`, a gateway in front of a pool of Azure. It always
+  requires a key, since you pay for that pool. It accepts only environment ids that it signed, so
+  that no client can guess another client's session. Replicas share nothing except the secret.
+- With `--emulate`, a server that behaves like a pool of Azure.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +18,7 @@ import asyncio
 import hashlib
 import ipaddress
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
@@ -21,68 +33,77 @@ from cci_plugins.core.interpreter import build_pool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
-from . import console
+from . import client_setup, console
 from . import emulate as emulation
-from .client_setup import Endpoint, print_endpoint
-from .emulate import EmulatedKind
+from .emulate import EmulatedKind, EmulationOptions
 
 _PORT = 8765
-_MIN_KEY = 16
-_GATEWAY_RATE = 600  # requests a minute
+_MIN_KEY_LENGTH = 16
+_GATEWAY_REQUESTS_PER_MINUTE = 600
 
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on. 0 chooses a free one.")
+]
 ApiKeyOption = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Key that clients must send. Other users of this machine can see it; the "
-        "variable CCI_SERVE_KEY keeps it out of sight. By default a new one is made.",
+        help="Key that clients must send. Other users of this machine can see it in the process "
+        "list, so better set CCI_SERVE_KEY. By default a new key is generated.",
     ),
 ]
 NoKeyOption = Annotated[
     bool,
     typer.Option(
         "--no-key",
-        help="Let everyone in. Only where something in front of this server authenticates, as "
-        "a session pool does.",
+        help="Accept requests without a key. Use it only behind something that authenticates "
+        "clients, as a session pool does.",
     ),
+]
+PoolOption = Annotated[
+    PoolName,
+    typer.Option(
+        help="Pool to serve: the embedded pool of this machine, or a configured pool of Azure. "
+        "For a pool of Azure, this server is a gateway."
+    ),
+]
+RequestsPerMinuteOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Maximum number of requests in a minute. By default 600 for a gateway."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
+]
+IsolationOption = Annotated[
+    IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
 ]
 FileLinksOption = Annotated[
     bool,
     typer.Option(
         "--file-links",
-        help="Link the files that a run wrote in the answers of execute_code, for clients that "
-        "show resources, such as VS Code.",
+        help="Add links to the files that a run wrote to the answers of execute_code, for "
+        "clients that show resources, such as VS Code.",
     ),
 ]
 
 
 def serve(
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = _PORT,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = _PORT,
     api_key: ApiKeyOption = None,
     no_key: NoKeyOption = False,
-    pool: Annotated[
-        PoolName,
-        typer.Option(
-            help="Pool to serve: this machine's own; or one of Azure that is configured, with this "
-            "server as the gateway in front of it."
-        ),
-    ] = "local",
+    pool: PoolOption = "local",
     emulate: emulation.KindOption = None,
     container: emulation.ContainerOption = None,
     fault_rate: emulation.FaultRateOption = 0,
     seed: emulation.SeedOption = 0,
-    requests_per_minute: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most requests in a minute; 600 for a gateway."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
-    ] = False,
-    isolation: Annotated[IsolationName | None, typer.Option(help="Fence of the sessions.")] = None,
+    requests_per_minute: RequestsPerMinuteOption = None,
+    as_json: JsonOption = False,
+    isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
@@ -97,29 +118,108 @@ def serve(
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
     _warn_if_exposed(host, port, key)
-    listen_options = _ListenOptions(host, port, key, settings.limits())
+    listener = _Listener(host, port, key, display_key, as_json, settings.limits())
     if emulate is not None:
         if key is None:
-            raise ConfigurationError("an emulated pool asks for a key", hint="leave --no-key out")
-        what = emulation.EmulationOptions(emulate, container or "cci", fault_rate, seed, key)
-        anyio.run(_emulate, served_pool, what, listen_options, _ListeningInfo(display_key, as_json))
-        return
-
-    def on_ready(url: str) -> None:
-        print_endpoint(
-            Endpoint(url, display_key, served_pool.capabilities.isolation), as_json=as_json
+            raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
+        options = EmulationOptions(emulate, container or "cci", fault_rate, seed, key)
+        _serve_emulated_pool(served_pool, options, listener)
+    elif pool == "local":
+        _serve_pool(
+            served_pool,
+            listener,
+            execute_code=key is not None,
+            file_links=file_links,
+            requests_per_minute=requests_per_minute,
+        )
+    else:
+        _serve_pool(
+            served_pool,
+            listener,
+            environments=_create_environments(settings, key),
+            rest=False,
+            requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         )
 
-    options: dict[str, Any] = {
-        "requests_per_minute": requests_per_minute,
-        "execute_code": key is not None,  # else what is in front decides which session a client has
-        "file_links": file_links,
-    }
-    if pool != "local":
-        options = _build_gateway_options(settings, key) | (
-            {} if requests_per_minute is None else options
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """Address of the server, its key, and how to print them once it is ready.
+
+    Attributes:
+        key: Key that clients must send, or None to accept every request.
+        display_key: The key, or the placeholder that is printed for it.
+    """
+
+    host: str
+    port: int
+    key: str | None = field(repr=False)
+    display_key: str = field(repr=False)
+    as_json: bool
+    limits: Limits
+
+
+def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
+    def print_endpoint(url: str) -> None:
+        isolation = pool.capabilities.isolation
+        endpoint = client_setup.Endpoint(url, listener.display_key, isolation)
+        client_setup.print_endpoint(endpoint, as_json=listener.as_json)
+
+    async def serve_http() -> None:
+        from cci_plugins.server import serve as serve_over_http
+
+        await serve_over_http(
+            pool,
+            host=listener.host,
+            port=listener.port,
+            api_key=listener.key,
+            limits=listener.limits,
+            on_ready=print_endpoint,
+            **options,
         )
-    anyio.run(_serve, served_pool, listen_options, on_ready, options)
+
+    anyio.run(serve_until_signal, pool, serve_http)
+
+
+def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
+    def print_endpoint(url: str) -> None:
+        emulation.print_endpoint(options.kind, url, listener.display_key, as_json=listener.as_json)
+
+    async def serve_http() -> None:
+        from cci_plugins.server import serve_app
+
+        app = emulation.create_app(pool, options, listener.limits)
+        await serve_app(app, host=listener.host, port=listener.port, on_ready=print_endpoint)
+
+    anyio.run(serve_until_signal, pool, serve_http)
+
+
+async def serve_until_signal(
+    pool: SessionPool, serve_clients: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve clients until they leave or a signal arrives, then close the pool.
+
+    Args:
+        pool: Pool to start before and to close after.
+        serve_clients: Function that serves the pool until it is cancelled.
+    """
+    async with pool:
+        with _cancel_on_signals():
+            await serve_clients()
+
+
+@contextmanager
+def _cancel_on_signals() -> Generator[None]:
+    """Leave the block at Ctrl-C or SIGTERM.
+
+    Loops on Windows do not support signal handlers. There Ctrl-C raises instead.
+    """
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        with suppress(NotImplementedError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, scope.cancel)
+        yield
 
 
 def _create_pool(
@@ -128,11 +228,11 @@ def _create_pool(
     isolation: IsolationName | None,
     emulate: EmulatedKind | None,
 ) -> SessionPool:
-    """The pool to serve."""
     if name != "local" and (isolation is not None or emulate is not None):
         option = "--isolation" if emulate is None else "--emulate"
         raise ConfigurationError(
-            f"{option} is about the embedded pool, not about --pool {name}", hint="drop one of them"
+            f"{option} works only with the embedded pool, not with --pool {name}",
+            hint="drop one of them",
         )
     changes: dict[str, Any] = {"pool": name}
     if isolation is not None:
@@ -142,72 +242,62 @@ def _create_pool(
     return build_pool(chosen)
 
 
-def _build_gateway_options(settings: Settings, key: str | None) -> dict[str, Any]:
-    """How a gateway serves: only ids of its own, which every replica with the same secret takes."""
+def _create_environments(settings: Settings, key: str | None) -> Any:
+    """Create a gateway's environment ids, which are signed.
+
+    The signing key is derived from a secret that all replicas share.
+    """
     from cci_plugins.server import SignedEnvironments
 
     if key is None:
         raise ConfigurationError(
-            "a gateway asks for a key: behind it is a pool that you pay for",
-            hint="leave --no-key out; give every replica the same CCI_SERVE_KEY",
+            "a gateway requires a key, since you pay for the pool behind it",
+            hint="leave --no-key out, and give every replica the same CCI_SERVE_KEY",
         )
     secret = settings.session_secret
     source = key.encode() if secret is None else secret.get_secret_value().encode()
-    signer = hashlib.sha256(b"cci gateway\0" + source).digest()
-    environments = SignedEnvironments(signer)
-    return {"environments": environments, "rest": False, "requests_per_minute": _GATEWAY_RATE}
+    return SignedEnvironments(hashlib.sha256(b"cci gateway\0" + source).digest())
 
 
 def _warn_if_exposed(host: str, port: int, key: str | None) -> None:
     if key is None:
         console.print_warning(
-            f"no key is asked for: whoever reaches {host} port {port} runs code on this machine"
+            f"no key is required: anyone who reaches {host} port {port} can run code on this "
+            "machine"
         )
     elif not _is_loopback(host):
         console.print_warning(
-            f"listening on {host}: whoever reaches this port and has the key runs code on this "
-            "machine, and the connection is not encrypted"
+            f"listening on {host}: anyone who reaches this port and has the key can run code on "
+            "this machine, and the connection is not encrypted"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _ListeningInfo:
-    """What to print when the server is ready: the key as it may be shown, and in which form."""
+def _check_no_key(api_key: str | None, settings: Settings) -> tuple[None, str]:
+    """Check that no key is given, and return None and the key to print.
 
-    key: str = field(repr=False)
-    as_json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _ListenOptions:
-    """Where to listen, and what to let in."""
-
-    host: str
-    port: int
-    key: str | None = field(repr=False)
-    limits: Limits
-
-
-def _check_no_key(given: str | None, settings: Settings) -> tuple[None, str]:
-    """No key, and what to show for it: clients of this package insist on sending one."""
-    if given is not None or settings.serve_key is not None:
-        source = "option --api-key" if given is not None else "variable CCI_SERVE_KEY"
-        raise ConfigurationError(f"--no-key excludes the {source}", hint="drop one of them")
+    A text is printed even so, because clients of this package always send a key.
+    """
+    if api_key is not None or settings.serve_key is not None:
+        source = "option --api-key" if api_key is not None else "variable CCI_SERVE_KEY"
+        raise ConfigurationError(
+            f"--no-key cannot be combined with the {source}", hint="drop one of them"
+        )
     return None, "unused"
 
 
-def _choose_key(given: str | None, settings: Settings) -> tuple[str, str]:
-    """The key, and what to show of it: one that the caller gave is not repeated."""
-    if given is not None:
-        key, display_key = given, "<your key>"
+def _choose_key(api_key: str | None, settings: Settings) -> tuple[str, str]:
+    """Return the key, and the text to print for it. Only a generated key is printed itself."""
+    if api_key is not None:
+        key, display_key = api_key, "<your key>"
     elif settings.serve_key is not None:
         key, display_key = settings.serve_key.get_secret_value(), "$CCI_SERVE_KEY"
     else:
         key = display_key = token_urlsafe(32)
-    if len(key) < _MIN_KEY or not key.isascii() or not key.isprintable() or " " in key:
+    if len(key) < _MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(
-            f"the key must have at least {_MIN_KEY} printable ASCII characters, without spaces",
-            hint="leave it out to have one made",
+            f"the key must have at least {_MIN_KEY_LENGTH} printable ASCII characters, without "
+            "spaces",
+            hint="leave the key out to have one generated",
         )
     return key, display_key
 
@@ -217,56 +307,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-async def _emulate(
-    pool: SessionPool,
-    what: emulation.EmulationOptions,
-    listen_options: _ListenOptions,
-    listening_info: _ListeningInfo,
-) -> None:
-    """Serve an emulated pool until a signal."""
-    from cci_plugins.server import serve_app
-
-    def on_ready(url: str) -> None:
-        emulation.print_endpoint(what.kind, url, listening_info.key, as_json=listening_info.as_json)
-
-    app = emulation.create_app(pool, what, listen_options.limits)
-    async with pool:
-        with cancel_on_signals():
-            await serve_app(
-                app, host=listen_options.host, port=listen_options.port, on_ready=on_ready
-            )
-
-
-async def _serve(
-    pool: SessionPool,
-    listen_options: _ListenOptions,
-    on_ready: Callable[[str], None],
-    options: dict[str, Any],
-) -> None:
-    """Serve until a signal, then end every session of this machine."""
-    from cci_plugins.server import serve as serve_pool
-
-    async with pool:
-        with cancel_on_signals():
-            await serve_pool(
-                pool,
-                host=listen_options.host,
-                port=listen_options.port,
-                api_key=listen_options.key,
-                limits=listen_options.limits,
-                on_ready=on_ready,
-                **options,
-            )
-
-
-@contextmanager
-def cancel_on_signals() -> Generator[None]:
-    """Leave the block at Ctrl-C or SIGTERM; where loops know no signals, Ctrl-C raises."""
-    loop = asyncio.get_running_loop()
-    with anyio.CancelScope() as scope:
-        with suppress(NotImplementedError):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, scope.cancel)
-        yield

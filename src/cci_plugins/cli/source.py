@@ -1,4 +1,4 @@
-"""What to run: code, a script, a notebook or standard input."""
+"""Input of `cci run`: code, a script, a notebook or standard input."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One piece of code to run.
+    """Code that is run as one execution.
 
     Attributes:
         code: Python source.
-        may_fail: Go on when it raises (the notebook tag `raises-exception`).
-        position: Its index among the notebook's cells; None outside of a notebook.
+        may_fail: Whether the next cell runs even if this one raises (the notebook tag
+            `raises-exception`).
+        position: Index of the cell in the notebook, or None outside of a notebook.
     """
 
     code: str
@@ -34,20 +35,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RunInput:
-    """Everything one call is to run, in order, and the notebook it came from."""
+    """Cells to run, in order, and the notebook that contains them."""
 
     cells: tuple[Cell, ...]
     notebook: NotebookNode | None = None
 
 
 def read_source(target: str) -> RunInput:
-    """Decide what an argument names, and read it.
+    """Read the input that a command-line argument stands for.
 
     Args:
-        target: `-` for standard input, a name that ends in `.py` or `.ipynb`, else code.
+        target: `-` for standard input, a file name that ends in `.py` or `.ipynb`, or code.
 
     Raises:
-        FileTransferError: The file is not there, cannot be read or is not what its name says.
+        FileTransferError: The file is missing, unreadable, or does not have the format that
+            its name suggests.
     """
     if target == STDIN:
         return RunInput((Cell(sys.stdin.read()),))
@@ -63,14 +65,14 @@ def read_source(target: str) -> RunInput:
     except OSError as error:
         raise FileTransferError(
             f"cannot read {target}: {error.strerror}",
-            hint="check the name; code itself may not end in .py or .ipynb",
+            hint="check the name. An argument that ends in .py or .ipynb is always a file",
         ) from error
     except (SyntaxError, UnicodeDecodeError) as error:
         raise FileTransferError(f"{target} is not a Python file: {error}") from error
 
 
 def _read_script(path: Path) -> str:
-    """A script's text in the encoding it declares."""
+    """Read a script in the encoding that it declares."""
     with tokenize.open(path) as file:
         return file.read()
 
@@ -81,7 +83,7 @@ def _read_notebook(path: Path) -> RunInput:
     text = path.read_text(encoding="utf-8")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about cells without ids; they get one
+            warnings.simplefilter("ignore")  # about cells without ids, which get one
             notebook: Any = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise FileTransferError(f"{path} is not a notebook: {_get_first_line(error)}") from error

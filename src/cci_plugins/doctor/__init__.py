@@ -1,4 +1,4 @@
-"""Find out what is wrong, from this machine to a run in the pool, and say what to do about it.
+"""Checks of everything from this machine to a run in the pool, with a fix for each failure.
 
 ```python
 from cci_plugins.doctor import diagnose

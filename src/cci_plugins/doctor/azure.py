@@ -1,4 +1,4 @@
-"""Checks of the subscription: provider, feature, region, and what the sign-in may do."""
+"""Checks of the subscription: provider, feature, region, and the roles of the sign-in."""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ from typing import Any, NamedTuple
 
 from cci_plugins.errors import CodeInterpreterError, ProvisioningError
 
-from .check import Check
-from .context import Context
+from .context import Check, Context
 from .findings import (
     Outcome,
     SkipCheckError,
     UnknownError,
     lower_keys,
-    report_failure,
-    report_ok,
-    report_unknown,
-    report_warning,
 )
 
 _APP = "Microsoft.App"
 _FEATURE = "SessionPoolsSupportMCP"
-_EXECUTE = "Microsoft.App/sessionPools/"  # begins every data action of a session pool
-_NO_SUBSCRIPTION = "no subscription is named"
-_NO_POOL = "the resource id of the pool is not known; AZURE_SESSION_POOL_RESOURCE_ID names it"
+_EXECUTE = "Microsoft.App/sessionPools/"  # prefix of every data action of a session pool
+_NO_SUBSCRIPTION = "the subscription is not set"
+_NO_POOL = "the resource id of the pool is not set (AZURE_SESSION_POOL_RESOURCE_ID)"
 _RETRY_HINT = "wait a few minutes, then run cci doctor again"
 
 
@@ -39,14 +34,14 @@ async def _check_provider(context: Context) -> Outcome:
     state = str((await _describe_provider(context)).get("registrationstate", "")).lower()
     fix = f"az provider register --namespace {_APP} --wait"
     if state == "registering":
-        return report_warning(f"the provider {_APP} is being registered", _RETRY_HINT)
+        return Outcome.warning(f"the provider {_APP} is being registered", _RETRY_HINT)
     if state != "registered":
-        return report_failure(f"the provider {_APP} is not registered in the subscription", fix)
-    return report_ok(f"the provider {_APP} is registered")
+        return Outcome.failed(f"the provider {_APP} is not registered in the subscription", fix)
+    return Outcome.ok(f"the provider {_APP} is registered")
 
 
 async def _describe_provider(context: Context) -> dict[str, Any]:
-    """The provider, as Resource Manager describes it."""
+    """Return the provider Microsoft.App as Resource Manager describes it."""
     path = f"{_build_subscription_path(context)}/providers/{_APP}"
     return lower_keys(await context.get(path, "RESOURCES", f"provider {_APP}"))
 
@@ -54,23 +49,23 @@ async def _describe_provider(context: Context) -> dict[str, Any]:
 async def _check_feature(context: Context) -> Outcome:
     subscription = _build_subscription_path(context)
     if context.settings.chosen_pool == "custom":
-        raise SkipCheckError("only the platform's own MCP server needs it")
+        raise SkipCheckError("only the MCP server of a platform pool needs the feature")
     path = f"{subscription}/providers/Microsoft.Features/providers/{_APP}/features/{_FEATURE}"
-    found = await context.get(path, "FEATURES", f"feature {_FEATURE}")
-    if found is None:
-        return report_ok(f"Azure knows no feature {_FEATURE} any more, so it needs none")
-    state = str(lower_keys(found.get("properties")).get("state", ""))
+    feature = await context.get(path, "FEATURES", f"feature {_FEATURE}")
+    if feature is None:
+        return Outcome.ok(f"Azure does not list the feature {_FEATURE}, so it is not required")
+    state = str(lower_keys(feature.get("properties")).get("state", ""))
     if state.lower() in {"registering", "pending"}:
-        return report_warning(
+        return Outcome.warning(
             f"the feature {_FEATURE} is {state}, which takes up to half an hour",
             f"wait, then run: az provider register --namespace {_APP}",
         )
     if state.lower() != "registered":
-        return report_failure(
+        return Outcome.failed(
             f"the feature {_FEATURE} is not registered, so a pool gets no MCP server",
             f"az feature register --namespace {_APP} --name {_FEATURE}",
         )
-    return report_ok(f"the feature {_FEATURE} is registered")
+    return Outcome.ok(f"the feature {_FEATURE} is registered")
 
 
 async def _check_region(context: Context) -> Outcome:
@@ -79,25 +74,25 @@ async def _check_region(context: Context) -> Outcome:
     types = [lower_keys(one) for one in described.get("resourcetypes") or []]
     pools = next((one for one in types if str(one.get("resourcetype")) == "sessionPools"), None)
     if pools is None:
-        return report_unknown("Azure does not say where there are session pools", _RETRY_HINT)
+        return Outcome.unknown("Azure did not report the regions of session pools", _RETRY_HINT)
     regions = sorted({_normalize_region(one) for one in pools.get("locations") or []})
     if region not in regions:
-        return report_failure(
-            f"there are no session pools in {region}",
-            f"choose another region, such as {', '.join(regions[:3])}: AZURE_LOCATION",
+        return Outcome.failed(
+            f"session pools are not available in {region}",
+            f"set AZURE_LOCATION to another region, such as {', '.join(regions[:3])}",
         )
-    return report_ok(f"there are session pools in {region}")
+    return Outcome.ok(f"session pools are available in {region}")
 
 
 async def _find_region(context: Context) -> str:
-    """The region: of the pool, or the one that is set."""
+    """Return the region of the pool, or the one in the settings."""
     try:
-        found = await read_pool(context) if context.pool_parts is not None else None
+        pool = await read_pool(context) if context.pool_parts is not None else None
     except CodeInterpreterError:
         raise SkipCheckError("the pool cannot be read") from None
-    region = (found or {}).get("location") or context.settings.location
+    region = (pool or {}).get("location") or context.settings.location
     if not region:
-        raise SkipCheckError("no region is named")
+        raise SkipCheckError("the region is not set")
     return _normalize_region(region)
 
 
@@ -106,7 +101,11 @@ def _normalize_region(region: object) -> str:
 
 
 async def read_pool(context: Context) -> Mapping[str, Any] | None:
-    """The pool, as Resource Manager tells it."""
+    """Return the pool from Resource Manager, or None if it does not exist.
+
+    Raises:
+        SkipCheckError: The pool's resource id is not set.
+    """
     parts = context.pool_parts
     if parts is None:
         raise SkipCheckError(_NO_POOL)
@@ -114,7 +113,7 @@ async def read_pool(context: Context) -> Mapping[str, Any] | None:
 
 
 class _RequiredAction(NamedTuple):
-    """Something that the sign-in must be allowed to do, and the role that brings it."""
+    """Action that the sign-in must be allowed to take, and the role that allows it."""
 
     action: str
     role: str
@@ -145,55 +144,53 @@ async def _check_provision_roles(context: Context) -> Outcome:
     group = await _find_group_id(context)
     missing = await _find_missing(context, group, (_CREATE_POOL, _ASSIGN_ROLES))
     if missing:
-        return report_warning(
-            f"this sign-in may not provision in the resource group: no {missing[0].role}",
-            f"only for cci provision: {_format_assign_command(context, missing[0], group)}",
+        return Outcome.warning(
+            f"this sign-in may not provision in the resource group: it lacks {missing[0].role}",
+            f"needed only for cci provision: {_format_assign_command(context, missing[0], group)}",
         )
-    return report_ok("this sign-in may provision in the resource group")
+    return Outcome.ok("this sign-in may provision in the resource group")
 
 
 async def _check_key_role(context: Context) -> Outcome:
     if context.settings.chosen_pool != "platform" or context.settings.resource_id is None:
-        raise SkipCheckError("no key has to be fetched")
+        raise SkipCheckError("these settings do not fetch a key")
     return await _check_actions(context, _require_pool_id(context), (_KEY,), "fetch the pool's key")
 
 
 async def _check_execute_role(context: Context) -> Outcome:
     if context.settings.chosen_pool != "custom" or context.settings.access_token is not None:
-        raise SkipCheckError("no pool that asks for a role is configured")
+        raise SkipCheckError("no pool that requires a role is configured")
     return await _check_actions(context, _require_pool_id(context), (_RUN,), "run code in the pool")
 
 
 async def _check_stage_roles(context: Context) -> Outcome:
-    known, what = context.settings, "stage files in the storage account"
-    if known.storage_account is None or known.storage_key is not None:
-        raise SkipCheckError("no storage account that asks for a role is configured")
-    account = await _find_account_id(context, known.storage_account)
-    container = f"{account}/blobServices/default/containers/{known.storage_container}"
-    written = await _check_actions(context, container, (_BLOBS,), what)
-    return (
-        await _check_actions(context, account, (_SIGN,), what)
-        if written.status == "ok"
-        else written
-    )
+    settings, purpose = context.settings, "stage files in the storage account"
+    if settings.storage_account is None or settings.storage_key is not None:
+        raise SkipCheckError("no storage account that requires a role is configured")
+    account = await _find_account_id(context, settings.storage_account)
+    container = f"{account}/blobServices/default/containers/{settings.storage_container}"
+    outcome = await _check_actions(context, container, (_BLOBS,), purpose)
+    if outcome.status == "ok":
+        return await _check_actions(context, account, (_SIGN,), purpose)
+    return outcome
 
 
 async def _check_actions(
-    context: Context, scope: str, required_actions: tuple[_RequiredAction, ...], what: str
+    context: Context, scope: str, required_actions: tuple[_RequiredAction, ...], purpose: str
 ) -> Outcome:
     missing = await _find_missing(context, scope, required_actions)
     if not missing:
-        return report_ok(f"this sign-in may {what}")
+        return Outcome.ok(f"this sign-in may {purpose}")
     roles = " and ".join(required.role for required in missing)
-    return report_failure(
-        f"this sign-in may not {what}: it lacks {roles}",
+    return Outcome.failed(
+        f"this sign-in may not {purpose}: it lacks {roles}",
         _format_assign_command(context, missing[0], scope),
     )
 
 
 def _format_assign_command(context: Context, required: _RequiredAction, scope: str) -> str:
-    where = context.mask.name("scope", scope)
-    return f'az role assignment create --role "{required.role}" --assignee YOU --scope {where}'
+    shown = context.mask.hide_name("scope", scope)
+    return f'az role assignment create --role "{required.role}" --assignee YOU --scope {shown}'
 
 
 def _require_pool_id(context: Context) -> str:
@@ -207,50 +204,52 @@ async def _find_group_id(context: Context) -> str:
     if parts is not None:
         return f"/subscriptions/{parts[1]}/resourceGroups/{parts[2]}"
     if group is None:
-        raise SkipCheckError("no resource group is named")
-    context.mask.name("resource group", group)
+        raise SkipCheckError("the resource group is not set")
+    context.mask.hide_name("resource group", group)
     return f"{_build_subscription_path(context)}/resourceGroups/{group}"
 
 
 async def _find_account_id(context: Context, account: str) -> str:
-    """The resource id of a storage account, which is looked for beside the pool."""
+    """Return the resource id of a storage account in the pool's resource group."""
     group = await _find_group_id(context)
-    found = await context.list(f"{group}/resources", "RESOURCES", "resource group")
-    for one in found:
-        is_account = str(one.get("type")).lower() == "microsoft.storage/storageaccounts"
-        if is_account and str(one.get("name")).lower() == account.lower():
-            return str(one["id"])
+    for resource in await context.list(f"{group}/resources", "RESOURCES", "resource group"):
+        is_account = str(resource.get("type")).lower() == "microsoft.storage/storageaccounts"
+        if is_account and str(resource.get("name")).lower() == account.lower():
+            return str(resource["id"])
     raise SkipCheckError("the storage account is not in the pool's resource group")
 
 
 async def _find_missing(
     context: Context, scope: str, required_actions: tuple[_RequiredAction, ...]
 ) -> list[_RequiredAction]:
-    """The rights that none of the sign-in's roles brings, on a scope or above it."""
+    """Return the actions that no role of the sign-in allows on a scope."""
     try:
-        given = [one async for one in _iter_permissions(context, scope)]
+        permissions = [permission async for permission in _iter_permissions(context, scope)]
     except ProvisioningError as error:
-        raise UnknownError(f"the roles cannot be read: {error}") from None
+        raise UnknownError(f"cannot read the roles: {error}") from None
     return [
         required
         for required in required_actions
-        if not any(_grants(one, required) for one in given)
+        if not any(_is_allowed(permission, required) for permission in permissions)
     ]
 
 
 async def _iter_permissions(context: Context, scope: str) -> AsyncIterator[dict[str, Any]]:
-    """What the roles allow, whose they are: the sign-in's own or its groups', inherited too."""
-    principal = await context.principal()
-    if not principal:
-        raise SkipCheckError("the sign-in does not say who it is")
-    assigned = await context.list(
+    """Yield the permissions of the sign-in's roles on a scope.
+
+    The roles of its groups, and those inherited from scopes above, are included.
+    """
+    principal_id = await context.fetch_principal_id()
+    if not principal_id:
+        raise SkipCheckError("the sign-in's token does not contain an object id")
+    assignments = await context.list(
         f"{scope}/providers/Microsoft.Authorization/roleAssignments",
         "ROLES",
         "role assignments",
-        filter=f"assignedTo('{principal}')",
+        filter=f"assignedTo('{principal_id}')",
     )
     for role in {
-        str(lower_keys(one.get("properties")).get("roledefinitionid")) for one in assigned
+        str(lower_keys(one.get("properties")).get("roledefinitionid")) for one in assignments
     }:
         definition = await context.get(role, "ROLES", "role")
         properties = lower_keys((definition or {}).get("properties"))
@@ -258,14 +257,14 @@ async def _iter_permissions(context: Context, scope: str) -> AsyncIterator[dict[
             yield lower_keys(permission)
 
 
-def _grants(permission: dict[str, Any], required: _RequiredAction) -> bool:
+def _is_allowed(permission: dict[str, Any], required: _RequiredAction) -> bool:
     names = ("dataactions", "notdataactions") if required.data else ("actions", "notactions")
-    given, denied = (list(_lower_all(permission.get(name))) for name in names)
-    wanted = required.action.lower()
-    if required is _RUN:  # of a pool there are many; a role with one of them was made to run code
-        return any(one == "*" or one.startswith(wanted) for one in given)
-    return any(fnmatchcase(wanted, one) for one in given) and not any(
-        fnmatchcase(wanted, one) for one in denied
+    allowed, denied = (list(_lower_all(permission.get(name))) for name in names)
+    action = required.action.lower()
+    if required is _RUN:  # a pool has many data actions, and a role with one of them can run code
+        return any(one == "*" or one.startswith(action) for one in allowed)
+    return any(fnmatchcase(action, one) for one in allowed) and not any(
+        fnmatchcase(action, one) for one in denied
     )
 
 
@@ -273,7 +272,7 @@ def _lower_all(actions: Any) -> Iterator[str]:
     return (str(one).lower() for one in actions or [])
 
 
-_READER_HINT = "have the role Reader given to this sign-in on the subscription"
+_READER_HINT = "ask an owner to assign the role Reader on the subscription to this sign-in"
 _NEEDS_SUBSCRIPTION = ("auth.subscription",)
 CHECKS = (
     Check("azure.provider", _check_provider, _READER_HINT, _NEEDS_SUBSCRIPTION),

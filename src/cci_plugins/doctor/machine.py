@@ -1,4 +1,4 @@
-"""Checks of this machine: settings, Python, packages, the fence, a kernel, a port."""
+"""Checks of this machine: settings, Python, packages, isolation, a kernel, a port."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from cci_plugins.common.settings import Settings, find_unknown_variables, get_va
 from cci_plugins.errors import ConfigurationError, IsolationError
 from cci_plugins.mcp_client.client import parse_endpoint_url
 
-from .check import Check
-from .context import Context
-from .findings import Outcome, SkipCheckError, report_failure, report_ok, report_warning
+from .context import Check, Context
+from .findings import Outcome, SkipCheckError
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 _PORT = 8765
 _WEAK_BACKENDS = {
-    "landlock": "sudo apt install bubblewrap; where it is there, let it make user namespaces",
-    "NONE": "unset CCI_ISOLATION; this is for code that you have read yourself",
+    "landlock": "sudo apt install bubblewrap; if it is there, allow it to create user namespaces",
+    "NONE": "unset CCI_ISOLATION, which is only for code that you have read yourself",
 }
-_REMOTE_ONLY = "code runs in a session pool elsewhere"
-# The extra that each pool needs, and what it brings first.
+_NOT_LOCAL = "code runs in a session pool, not on this machine"
+# The first package of each extra that a pool needs.
 _REQUIRED_PACKAGES = {"local": "ipykernel", "azure": "azure-identity"}
 _FRAMEWORKS = {
     "agent-framework": "agent-framework-core",
@@ -43,47 +42,49 @@ _BOUND = re.compile(r"(>=|<)\s*([\d.]+)")
 
 
 async def _check_settings(_: Context) -> Outcome:
-    known = Settings.read(check=False)
-    known.check()
-    if (wrong := _check_endpoints(known) or _check_unread_variables()) is not None:
-        return wrong
-    has_secret = any((known.mcp_key, known.access_token, known.storage_key, known.session_secret))
+    settings = Settings.read(check=False)
+    settings.check()
+    if (outcome := _check_endpoints(settings) or _check_unread_variables()) is not None:
+        return outcome
+    has_secret = any(
+        (settings.mcp_key, settings.access_token, settings.storage_key, settings.session_secret)
+    )
     try:
         mode = await anyio.to_thread.run_sync(os.stat, ".env")
     except OSError:
-        return report_ok(f"the environment asks for the pool {known.chosen_pool}")
+        return Outcome.ok(f"the environment selects the pool {settings.chosen_pool}")
     if has_secret and sys.platform != "win32" and mode.st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        return report_warning(
-            "others on this machine can read .env, which may hold a key", "chmod 600 .env"
+        return Outcome.warning(
+            "other users of this machine can read .env, which may contain a key", "chmod 600 .env"
         )
-    return report_ok(f"the environment and .env ask for the pool {known.chosen_pool}")
+    return Outcome.ok(f"the environment and .env select the pool {settings.chosen_pool}")
 
 
-def _check_endpoints(known: Settings) -> Outcome | None:
+def _check_endpoints(settings: Settings) -> Outcome | None:
     for setting in ("endpoint", "mcp_endpoint"):
         try:
-            parse_endpoint_url(getattr(known, setting) or "https://not.set")
+            parse_endpoint_url(getattr(settings, setting) or "https://not.set")
         except ConfigurationError as error:
-            return report_failure(f"{get_variable_name(setting)}: {error}", error.hint or "")
+            return Outcome.failed(f"{get_variable_name(setting)}: {error}", error.hint or "")
     return None
 
 
 def _check_unread_variables() -> Outcome | None:
-    """A variable that nobody reads is most often one that was misspelt."""
+    """Find a variable that nobody reads, since most often its name is misspelt."""
     for name, nearest in find_unknown_variables().items():
-        meant = f"; is {nearest} meant?" if nearest else ""
-        return report_warning(f"{name} is not a setting{meant}", f"rename or unset {name}")
+        suggestion = f". Did you mean {nearest}?" if nearest else ""
+        return Outcome.warning(f"{name} is not a setting{suggestion}", f"rename or unset {name}")
     return None
 
 
 async def _check_python(_: Context) -> Outcome:
     running = sys.version_info[:2]
-    words = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     if running < _OLDEST:
-        return report_failure(f"{words} is too old", "install Python 3.13")
+        return Outcome.failed(f"{python} is too old", "install Python 3.13")
     if running > _NEWEST:
-        return report_warning(f"{words} is newer than any that was tested", "use Python 3.13")
-    return report_ok(words)
+        return Outcome.warning(f"{python} is newer than the tested versions", "use Python 3.13")
+    return Outcome.ok(python)
 
 
 async def _check_versions(context: Context) -> Outcome:
@@ -93,24 +94,24 @@ async def _check_versions(context: Context) -> Outcome:
         if not _find_version(_REQUIRED_PACKAGES[extra])
     ]
     if missing:
-        return report_failure(
-            f"these settings need the extra {missing[0]}, which is not installed",
+        return Outcome.failed(
+            f"the extra {missing[0]} is not installed, but these settings need it",
             f'pip install "cci-plugins[{missing[0]}]"',
         )
-    wrong = [line for extra in _FRAMEWORKS for line in _find_version_conflicts(extra)]
-    if wrong:
-        extra, words = wrong[0]
-        return report_warning(words, f'pip install "cci-plugins[{extra}]"')
-    found = [
+    conflicts = [line for extra in _FRAMEWORKS for line in _find_version_conflicts(extra)]
+    if conflicts:
+        extra, message = conflicts[0]
+        return Outcome.warning(message, f'pip install "cci-plugins[{extra}]"')
+    frameworks = [
         f"{name} {_find_version(name)}" for name in _FRAMEWORKS.values() if _find_version(name)
     ]
-    return report_ok(
-        f"cci-plugins {_find_version('cci-plugins') or 'from source'}; {_format_list(found)}"
+    return Outcome.ok(
+        f"cci-plugins {_find_version('cci-plugins') or 'from source'}; {_format_list(frameworks)}"
     )
 
 
 def _list_needed_extras(settings: Settings) -> list[str]:
-    """The extras that settings need."""
+    """Return the extras of this package that the settings need."""
     extras = ["local"] if settings.chosen_pool == "local" else []
     signs_in = settings.chosen_pool == "custom" and settings.access_token is None
     if signs_in or settings.resource_id or settings.storage_account:
@@ -119,7 +120,7 @@ def _list_needed_extras(settings: Settings) -> list[str]:
 
 
 def _find_version_conflicts(extra: str) -> list[tuple[str, str]]:
-    """The framework of an extra, when another release of it is installed than the extra takes."""
+    """Return the extra and a message if the installed framework has an unsupported version."""
     name = _FRAMEWORKS[extra]
     if not (found := _find_version(name)):
         return []
@@ -129,7 +130,7 @@ def _find_version_conflicts(extra: str) -> list[tuple[str, str]]:
             continue
         for sign, bound in _BOUND.findall(match[2]):
             if (_parse_version(found) < _parse_version(bound)) != (sign == "<"):
-                return [(extra, f"{name} {found} is installed, and {match[2].strip()} is needed")]
+                return [(extra, f"{name} {found} is installed, but {match[2].strip()} is required")]
     return []
 
 
@@ -157,54 +158,54 @@ def _format_list(names: list[str]) -> str:
 
 async def _check_isolation(context: Context) -> Outcome:
     if not context.is_local:
-        raise SkipCheckError(_REMOTE_ONLY)
+        raise SkipCheckError(_NOT_LOCAL)
     try:
-        words = await (await context.open_interpreter()).describe()
+        description = await (await context.open_interpreter()).describe()
     except (ConfigurationError, IsolationError) as error:
-        other = "" if context.settings.python is None else "correct or unset CCI_PYTHON"
-        return report_failure(context.mask.text(str(error)), error.hint or other)
-    backend = words.partition(": ")[2] or words
+        fix = "" if context.settings.python is None else "correct or unset CCI_PYTHON"
+        return Outcome.failed(context.mask.clean_text(str(error)), error.hint or fix)
+    backend = description.partition(": ")[2] or description
     weaker = next((fix for name, fix in _WEAK_BACKENDS.items() if backend.startswith(name)), None)
     if weaker is not None:
-        return report_warning(f"the fence is weaker than it could be: {backend}", weaker)
-    return report_ok(backend)
+        return Outcome.warning(f"the isolation is weaker than it could be: {backend}", weaker)
+    return Outcome.ok(backend)
 
 
 async def _check_kernel(context: Context) -> Outcome:
     if not context.is_local:
-        raise SkipCheckError(_REMOTE_ONLY)
+        raise SkipCheckError(_NOT_LOCAL)
     execution = await (await context.open_interpreter()).session("doctor").run_code("1+1")
     execution.raise_for_error()
     if execution.text.strip() != "2":
-        return report_failure(f"a kernel answered {execution.text[:40]!r} to 1+1", "cci run '1+1'")
-    return report_ok("a kernel ran 1+1")
+        return Outcome.failed(f"a kernel returned {execution.text[:40]!r} for 1+1", "cci run '1+1'")
+    return Outcome.ok("a kernel ran 1+1")
 
 
 async def _check_port(_: Context) -> Outcome:
     try:
         await anyio.to_thread.run_sync(_listen, 0)
     except OSError as error:
-        return report_failure(
-            f"no port of 127.0.0.1 can be listened on ({error.strerror})",
-            "allow this user to listen on loopback; a kernel and cci serve need it",
+        return Outcome.failed(
+            f"cannot listen on 127.0.0.1 ({error.strerror})",
+            "allow this user to listen on 127.0.0.1, as a kernel and cci serve do",
         )
     try:
         await anyio.to_thread.run_sync(_listen, _PORT)
     except OSError:
-        return report_warning(f"port {_PORT} of cci serve is in use", "cci serve --port 0")
-    return report_ok(f"port {_PORT} is free for cci serve")
+        return Outcome.warning(f"port {_PORT} of cci serve is in use", "cci serve --port 0")
+    return Outcome.ok(f"port {_PORT} is free for cci serve")
 
 
 def _listen(port: int) -> None:
     with socket.socket() as listener:
-        if sys.platform != "win32":  # there it would take a port that is in use
+        if sys.platform != "win32":  # on Windows this would accept a port in use
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
 
 
 CHECKS = (
-    Check("local.settings", _check_settings, "correct the setting that is named"),
+    Check("local.settings", _check_settings, "correct the setting in the message"),
     Check("local.python", _check_python, "install Python 3.11 to 3.13"),
     Check("local.versions", _check_versions, 'pip install "cci-plugins[all]"', ("local.settings",)),
     Check("local.isolation", _check_isolation, "apt install bubblewrap", ("local.versions",)),

@@ -13,20 +13,15 @@ from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.settings import get_variable_name
 
 from .azure import read_pool
-from .check import Check
-from .context import Context
+from .context import Check, Context
 from .findings import (
     Outcome,
     SkipCheckError,
     lower_keys,
-    report_failure,
-    report_ok,
-    report_unknown,
-    report_warning,
 )
-from .reaching import reach
+from .reachability import reach
 
-_LOCAL_ONLY = "code runs on this machine; no session pool elsewhere is configured"
+_LOCAL_ONLY = "code runs on this machine, and no session pool is configured"
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 _SESSION = "doctor"
 _REACH_CODE = textwrap.dedent("""
@@ -62,119 +57,117 @@ async def _check_exists(context: Context) -> Outcome:
         raise SkipCheckError(_LOCAL_ONLY)
     found = await read_pool(context)
     name = "" if context.pool_parts is None else context.pool_parts[3]
-    shown = context.mask.name("session pool", name)
+    shown = context.mask.hide_name("session pool", name)
     if found is None:
-        return report_failure(
-            f"there is no session pool {shown} in the resource group",
+        return Outcome.failed(
+            f"the session pool {shown} does not exist in the resource group",
             "cci provision up; or correct AZURE_SESSION_POOL_RESOURCE_ID",
         )
     kind = "custom-container" if _is_custom(lower_keys(found.get("properties"))) else "managed"
-    return report_ok(f"{kind} session pool {shown} is there")
+    return Outcome.ok(f"{kind} session pool {shown} exists")
 
 
 async def _check_state(context: Context) -> Outcome:
     properties = await _read_properties(context)
     state = str(properties.get("provisioningstate") or "unknown")
     if state.lower() in {"failed", "canceled"}:
-        return report_failure(f"the pool's last change {state.lower()}", "cci provision up")
+        return Outcome.failed(f"the pool's last change has the state {state}", "cci provision up")
     if state.lower() != "succeeded":
-        return report_warning(
-            f"the pool is being changed ({state}), which takes minutes, up to an hour",
+        return Outcome.warning(
+            f"the pool is being changed ({state}), which takes from minutes to an hour",
             "wait, then run cci doctor again",
         )
     network = lower_keys(properties.get("sessionnetworkconfiguration")).get("status", "unknown")
-    return report_ok(f"the pool is ready; network of its sessions: {network}")
+    return Outcome.ok(f"the pool is ready; network of its sessions: {network}")
 
 
 async def _check_mcp_settings(context: Context) -> Outcome:
     properties = await _read_properties(context)
-    given = lower_keys(properties.get("mcpserversettings"))
-    on = bool(given.get("ismcpserverenabled")) or bool(given.get("mcpserverendpoint"))
-    by_mcp = context.settings.chosen_pool == "platform"
-    if on:
-        return report_ok("the pool's MCP server is switched on")
-    if not by_mcp:
-        return report_ok(
-            "the pool has no MCP server of the platform's, and these settings use none"
-        )
-    management = context.mask.name("endpoint", str(properties.get("poolmanagementendpoint") or ""))
+    mcp_settings = lower_keys(properties.get("mcpserversettings"))
+    if mcp_settings.get("ismcpserverenabled") or mcp_settings.get("mcpserverendpoint"):
+        return Outcome.ok("the pool's MCP server is enabled")
+    if context.settings.chosen_pool != "platform":
+        return Outcome.ok("the pool has no MCP server, and these settings do not use one")
+    management = context.mask.hide_name(
+        "endpoint", str(properties.get("poolmanagementendpoint") or "")
+    )
     if _is_custom(properties):
-        return report_failure(
+        return Outcome.failed(
             "the pool has no MCP server: Azure accepts mcpServerSettings on a custom-container "
             "pool and drops them (github.com/microsoft-foundry/foundry-samples/issues/822)",
-            f"set CCI_POOL=custom and AZURE_SESSION_POOL_ENDPOINT={management}; for clients of "
-            "MCP put cci serve --pool custom in front",
+            f"set CCI_POOL=custom and AZURE_SESSION_POOL_ENDPOINT={management}; for MCP clients, "
+            "run cci serve --pool custom",
         )
-    return report_failure(
-        "the pool's MCP server is not switched on", "cci provision up --kind python"
-    )
+    return Outcome.failed("the pool's MCP server is not enabled", "cci provision up --kind python")
 
 
 async def _check_address(context: Context) -> Outcome:
-    properties, known = await _read_properties(context), context.settings
-    by_mcp = known.chosen_pool == "platform"
-    given = known.mcp_endpoint if by_mcp else known.endpoint
-    mcp = lower_keys(properties.get("mcpserversettings")).get("mcpserverendpoint")
-    own = str(mcp if by_mcp else properties.get("poolmanagementendpoint") or "")
-    name = get_variable_name("mcp_endpoint" if by_mcp else "endpoint")
+    properties, settings = await _read_properties(context), context.settings
+    if settings.chosen_pool == "platform":
+        given, name = settings.mcp_endpoint, get_variable_name("mcp_endpoint")
+        reported = lower_keys(properties.get("mcpserversettings")).get("mcpserverendpoint")
+    else:
+        given, name = settings.endpoint, get_variable_name("endpoint")
+        reported = properties.get("poolmanagementendpoint")
+    actual = str(reported or "")
     if given is None:
-        raise SkipCheckError("the endpoint is asked of Azure")
-    if not own:
-        return report_unknown(
-            "Azure tells no endpoint of the pool", "run cci doctor again in a minute"
+        raise SkipCheckError("the endpoint is read from Azure")
+    if not actual:
+        return Outcome.unknown(
+            "Azure did not report the pool's endpoint", "run cci doctor again in a minute"
         )
-    if given.rstrip("/").lower() != own.rstrip("/").lower():
-        shown = context.mask.name("endpoint", own)
-        return report_failure(f"{name} is not this pool's endpoint", f"set {name}={shown}")
-    return report_ok(f"{name} is this pool's endpoint")
+    if given.rstrip("/").lower() != actual.rstrip("/").lower():
+        shown = context.mask.hide_name("endpoint", actual)
+        return Outcome.failed(f"{name} is not this pool's endpoint", f"set {name}={shown}")
+    return Outcome.ok(f"{name} is this pool's endpoint")
 
 
 async def _check_key(context: Context) -> Outcome:
-    known = context.settings
-    if known.chosen_pool != "platform" or known.resource_id is None:
-        raise SkipCheckError("no key has to be fetched")
+    settings = context.settings
+    if settings.chosen_pool != "platform" or settings.resource_id is None:
+        raise SkipCheckError("these settings do not fetch a key")
     resource = PoolResource(
-        known.resource_id, credential=context.credential, endpoint=context.arm_endpoint
+        settings.resource_id, credential=context.credential, endpoint=context.arm_endpoint
     )
     try:
         fetched = await resource.fetch_key()
     finally:
         await resource.aclose()
-    given = known.mcp_key
+    given = settings.mcp_key
     if given is not None and given.get_secret_value() != fetched:
-        return report_warning(
-            "AZURE_SESSION_POOL_MCP_KEY is not the pool's key any more; it is fetched instead",
+        return Outcome.warning(
+            "AZURE_SESSION_POOL_MCP_KEY is no longer the pool's key, so the key is fetched instead",
             "unset AZURE_SESSION_POOL_MCP_KEY",
         )
-    return report_ok("the pool gives its key")
+    return Outcome.ok("the pool's key can be fetched")
 
 
 async def _check_endpoint(context: Context) -> Outcome:
-    """Whether anybody answers there; every answer will do."""
+    """Check that a server answers at the endpoint. Any HTTP answer counts."""
     if context.is_local:
         raise SkipCheckError(_LOCAL_ONLY)
     url = await _find_url(context)
-    shown = context.mask.name("endpoint", url)
+    shown = context.mask.hide_name("endpoint", url)
     answer = await reach(str(httpx.URL(url).join("/")), "the pool")
-    where = httpx.URL(url)
-    if where.scheme != "https" and where.host not in _LOOPBACK_HOSTS:
-        return report_warning(
-            f"{shown} answers ({answer.status_code}), and is sent the key without encryption",
-            "give the server a certificate and name it by https; else keep it in a private network",
+    parsed = httpx.URL(url)
+    if parsed.scheme != "https" and parsed.host not in _LOOPBACK_HOSTS:
+        return Outcome.warning(
+            f"{shown} answers ({answer.status_code}), but the key is sent without encryption",
+            "give the server a certificate and use https, or keep it in a private network",
         )
-    return report_ok(f"{shown} answers ({answer.status_code})")
+    return Outcome.ok(f"{shown} answers ({answer.status_code})")
 
 
 async def _find_url(context: Context) -> str:
-    known = context.settings
-    if known.chosen_pool == "custom":
-        given = known.endpoint
+    settings = context.settings
+    if settings.chosen_pool == "custom":
+        given = settings.endpoint
     else:
-        given = known.mcp_endpoint or lower_keys(
+        given = settings.mcp_endpoint or lower_keys(
             (await _read_properties(context)).get("mcpserversettings")
         ).get("mcpserverendpoint")
     if not given:
-        raise SkipCheckError("no endpoint is known")
+        raise SkipCheckError("the endpoint is not known")
     return str(given)
 
 
@@ -183,10 +176,8 @@ async def _check_tools(context: Context) -> Outcome:
         raise SkipCheckError(_LOCAL_ONLY)
     await (await context.open_interpreter()).start()
     if context.settings.chosen_pool == "platform":
-        return report_ok("the MCP server answers and has the tool that runs Python")
-    return report_ok(
-        "there is a token to send; which interface the pool has, the first run finds out"
-    )
+        return Outcome.ok("the MCP server answers and has the tool that runs Python")
+    return Outcome.ok("an access token is available. The first run detects the pool's interface")
 
 
 async def _check_run(context: Context) -> Outcome:
@@ -195,35 +186,37 @@ async def _check_run(context: Context) -> Outcome:
     execution = await (await context.open_interpreter()).session(_SESSION).run_code("1+1")
     execution.raise_for_error()
     if execution.text.strip() != "2":
-        return report_failure(
-            f"the pool answered {context.mask.text(execution.text[:40])!r} to 1+1", "cci run '1+1'"
+        return Outcome.failed(
+            f"the pool returned {context.mask.clean_text(execution.text[:40])!r} for 1+1",
+            "cci run '1+1'",
         )
-    return report_ok("the pool ran 1+1")
+    return Outcome.ok("the pool ran 1+1")
 
 
 async def _check_egress(context: Context) -> Outcome:
-    known = context.settings
-    if known.storage_account is None:
-        raise SkipCheckError("no storage account is configured that sessions would have to reach")
+    settings = context.settings
+    if settings.storage_account is None:
+        raise SkipCheckError("no storage account is configured")
     from cci_plugins.files.blob import AccountAddress
 
-    url = AccountAddress.parse(known.storage_account).url
-    context.mask.name("storage account", known.storage_account)
+    url = AccountAddress.parse(settings.storage_account).url
+    context.mask.hide_name("storage account", settings.storage_account)
     context.require("local.kernel")
     session = (await context.open_interpreter()).session(_SESSION)
     execution = await session.run_code(_REACH_CODE.format(url=url))
     execution.raise_for_error()
-    output = context.mask.text(execution.stdout)
+    output = context.mask.clean_text(execution.stdout)
     if output == "reached":
-        return report_ok("sessions reach the storage account")
+        return Outcome.ok("sessions reach the storage account")
     host = urlsplit(url).hostname or ""
     fix = (
-        f"CCI_EGRESS={context.mask.name('storage host', host)}"
+        f"CCI_EGRESS={context.mask.hide_name('storage host', host)}"
         if context.is_local
         else "az containerapp sessionpool update --network-status EgressEnabled -n NAME -g GROUP"
     )
-    return report_warning(
-        f"sessions do not reach the storage account ({output}), so large files go in pieces", fix
+    return Outcome.warning(
+        f"sessions do not reach the storage account ({output}), so large files are sent in pieces",
+        fix,
     )
 
 
@@ -237,8 +230,8 @@ CHECKS = (
     Check(
         "pool.endpoint",
         _check_endpoint,
-        "check the address, the network and HTTPS_PROXY; a pool in a virtual network answers "
-        "only there",
+        "check the endpoint, the network and HTTPS_PROXY; a pool in a virtual network answers "
+        "only inside it",
         ("local.settings", "pool.exists"),
     ),
     Check(

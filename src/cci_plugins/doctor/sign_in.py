@@ -1,4 +1,4 @@
-"""Checks of the sign-in: who it is, what it sees, what its tokens are for, and the clock."""
+"""Checks of the clock, the sign-in, its subscription, and the token for session pools."""
 
 from __future__ import annotations
 
@@ -11,55 +11,50 @@ import httpx
 from cci_plugins.azure.credentials import decode_claims
 from cci_plugins.errors import PoolUnavailableError
 
-from .check import Check
-from .context import Context
+from .context import Check, Context
 from .findings import (
     Outcome,
     SkipCheckError,
-    report_failure,
-    report_ok,
-    report_unknown,
-    report_warning,
 )
-from .reaching import reach
+from .reachability import reach
 
 _DATA_PLANE = "https://dynamicsessions.io"
-_SKEW = timedelta(minutes=5)  # what a SAS of ours begins early by, and what Entra forgives
+_SKEW = timedelta(minutes=5)  # a SAS of this package begins that much early, and Entra tolerates it
 _NOTICEABLE_SKEW = timedelta(minutes=1)
 
 
 async def _check_clock(context: Context) -> Outcome:
-    """This machine's time beside that of whoever is asked anyway."""
+    """Compare this machine's time with that of a server that other checks call too."""
     url = _find_clock_url(context)
     if url is None:
-        raise SkipCheckError("nothing outside of this machine is configured")
+        raise SkipCheckError("the settings use only this machine")
     before = datetime.now(UTC)
     try:
         answer = await reach(url, "Azure Resource Manager")
     except PoolUnavailableError:
         if context.requires_sign_in:
             raise
-        raise SkipCheckError("the pool tells no time; pool.endpoint says why") from None
+        raise SkipCheckError("the pool does not answer, see pool.endpoint") from None
     try:
-        there = parsedate_to_datetime(answer.headers["date"])
+        server_time = parsedate_to_datetime(answer.headers["date"])
     except (KeyError, ValueError):
-        return report_unknown("the server told no time", "date; timedatectl status")
-    apart = abs(there - (before + answer.elapsed / 2))
-    words = f"this machine's clock is {apart.total_seconds():.0f} s from Azure's"
-    if apart > _SKEW:
-        return report_failure(
-            f"{words}, so tokens and links are refused", "sudo timedatectl set-ntp true"
+        return Outcome.unknown("the server did not send its time", "date; timedatectl status")
+    difference = abs(server_time - (before + answer.elapsed / 2))
+    message = f"this machine's clock differs from Azure's by {difference.total_seconds():.0f} s"
+    if difference > _SKEW:
+        return Outcome.failed(
+            f"{message}, so tokens and links are refused", "sudo timedatectl set-ntp true"
         )
-    if apart > _NOTICEABLE_SKEW:
-        return report_warning(words, "sudo timedatectl set-ntp true")
-    return report_ok(words)
+    if difference > _NOTICEABLE_SKEW:
+        return Outcome.warning(message, "sudo timedatectl set-ntp true")
+    return Outcome.ok(message)
 
 
 def _find_clock_url(context: Context) -> str | None:
-    known = context.settings
+    settings = context.settings
     if context.requires_sign_in:
         return context.arm_endpoint
-    endpoint = known.endpoint or known.mcp_endpoint
+    endpoint = settings.endpoint or settings.mcp_endpoint
     return None if context.is_local or endpoint is None else str(httpx.URL(endpoint).join("/"))
 
 
@@ -67,12 +62,13 @@ async def _check_sign_in(context: Context) -> Outcome:
     if not context.requires_sign_in:
         raise SkipCheckError("nothing that is configured needs a sign-in to Azure")
     claims = decode_claims(await context.fetch_token(f"{context.arm_endpoint}/.default"))
-    who, tenant = str(claims.get("oid") or ""), str(claims.get("tid") or "")
+    principal_id, tenant_id = str(claims.get("oid") or ""), str(claims.get("tid") or "")
     kind = "an application" if claims.get("idtyp") == "app" else "a user"
-    if not who:
-        return report_ok("signed in")
-    name, place = context.mask.name("object id", who), context.mask.name("tenant", tenant)
-    return report_ok(f"signed in as {kind}, {name} of tenant {place}")
+    if not principal_id:
+        return Outcome.ok("signed in")
+    name = context.mask.hide_name("object id", principal_id)
+    tenant = context.mask.hide_name("tenant", tenant_id)
+    return Outcome.ok(f"signed in as {kind}, {name} of tenant {tenant}")
 
 
 async def _check_subscription(context: Context) -> Outcome:
@@ -83,34 +79,38 @@ async def _check_subscription(context: Context) -> Outcome:
     wanted = context.subscription
     if wanted is None:
         if not found:
-            return report_failure("this sign-in sees no subscription", "az login --tenant TENANT")
-        return report_ok(f"this sign-in sees {len(found)} subscriptions; none is named")
-    name = context.mask.name("subscription", wanted)
+            return Outcome.failed(
+                "this sign-in does not see any subscription", "az login --tenant TENANT"
+            )
+        return Outcome.ok(
+            f"this sign-in sees {len(found)} subscriptions, and the settings choose none"
+        )
+    name = context.mask.hide_name("subscription", wanted)
     state = states.get(wanted.lower())
     if state is None:
-        return report_failure(
+        return Outcome.failed(
             f"this sign-in does not see subscription {name}, only {len(found)} others",
             f"az login --tenant TENANT; az account set --subscription {name}",
         )
     if state.lower() not in {"enabled", "none"}:
-        return report_failure(
+        return Outcome.failed(
             f"subscription {name} is {state}",
-            "have its owner enable it again in the Azure portal, under Subscriptions",
+            "ask its owner to enable it again in the Azure portal, under Subscriptions",
         )
-    return report_ok(f"subscription {name} is there and enabled")
+    return Outcome.ok(f"subscription {name} exists and is enabled")
 
 
 async def _check_token(context: Context) -> Outcome:
-    """The token that a pool's management endpoint asks for."""
-    known = context.settings
-    if known.chosen_pool != "custom":
-        raise SkipCheckError("no pool that asks for a token is configured")
-    if known.access_token is not None:
-        return _check_given_token(known.access_token.get_secret_value())
+    """Check the token for a pool's management endpoint."""
+    settings = context.settings
+    if settings.chosen_pool != "custom":
+        raise SkipCheckError("no pool that requires a token is configured")
+    if settings.access_token is not None:
+        return _check_given_token(settings.access_token.get_secret_value())
     context.require("auth.sign-in")
     claims = decode_claims(await context.fetch_token(f"{_DATA_PLANE}/.default"))
-    return _check_claims(claims, "az login") or report_ok(
-        "the sign-in gives a token for session pools"
+    return _check_claims(claims, "az login") or Outcome.ok(
+        "the sign-in can get a token for session pools"
     )
 
 
@@ -118,21 +118,23 @@ def _check_given_token(token: str) -> Outcome:
     fix = "unset CCI_ACCESS_TOKEN; or az account get-access-token --resource " + _DATA_PLANE
     claims = decode_claims(token)
     if not claims:
-        return report_ok("CCI_ACCESS_TOKEN is set; what it says of itself cannot be read")
-    return _check_claims(claims, fix) or report_ok(
-        "CCI_ACCESS_TOKEN is for session pools and still holds"
+        return Outcome.ok("CCI_ACCESS_TOKEN is set, but its claims cannot be read")
+    return _check_claims(claims, fix) or Outcome.ok(
+        "CCI_ACCESS_TOKEN is for session pools and has not expired"
     )
 
 
 def _check_claims(claims: dict[str, object], fix: str) -> Outcome | None:
-    """What is wrong with a token, by what it says of itself."""
-    audience, end = claims.get("aud"), claims.get("exp")
-    is_address = isinstance(audience, str) and audience.startswith("https:")  # else an app's id
+    """Return a failure if a token's claims show that it does not work, otherwise None."""
+    audience, expiry = claims.get("aud"), claims.get("exp")
+    is_address = isinstance(audience, str) and audience.startswith(
+        "https:"
+    )  # otherwise the id of an application
     if is_address and str(audience).rstrip("/") != _DATA_PLANE:
-        return report_failure(f"the token is for {str(audience)[:80]}, not for {_DATA_PLANE}", fix)
-    if isinstance(end, int | float) and end < time.time():
-        minutes = (time.time() - end) / 60
-        return report_failure(f"the token expired {minutes:.0f} minutes ago", fix)
+        return Outcome.failed(f"the token is for {str(audience)[:80]}, not for {_DATA_PLANE}", fix)
+    if isinstance(expiry, int | float) and expiry < time.time():
+        minutes = (time.time() - expiry) / 60
+        return Outcome.failed(f"the token expired {minutes:.0f} minutes ago", fix)
     return None
 
 
@@ -141,7 +143,7 @@ CHECKS = (
     Check(
         "clock.skew",
         _check_clock,
-        "check the network, and the proxy that HTTPS_PROXY names",
+        "check the network, and the proxy of HTTPS_PROXY",
         _NEEDS_SETTINGS,
     ),
     Check("auth.sign-in", _check_sign_in, "az login", _NEEDS_SETTINGS),

@@ -10,10 +10,11 @@ stay as they are. Its job travels as JSON. It uses only three names of the sessi
 
 The program answers through `program_support`, in this form, without the spaces:
 
-    MARKER 1234 newline                            progress, any number of times
-    MARKER {fields as JSON} newline text MARKER    the answer, once
+    MARKER 1234 newline                                    progress, any number of times
+    MARKER {fields as JSON} newline text newline MARKER    the answer, once
 
-Whatever else the output contains was printed by other code.
+Whatever else the output contains was printed by other code. The newline before the last marker
+keeps redaction on the way from hiding it, for a text that ends in `sig=` as base64 can.
 
 Invariants:
 
@@ -100,7 +101,7 @@ class MarkedCall:
 
     def _find_answer(self, stdout: str) -> tuple[str, str, str]:
         _, start, rest = stdout.partition(f"{self.marker}{{")
-        content, end, after = rest.rpartition(self.marker)
+        content, end, after = rest.rpartition(f"\n{self.marker}")
         return f"{start[-1:]}{content}", end, after
 
 

@@ -36,5 +36,5 @@ def write_answer(
     """Send the answer of a call, to `sys.stdout` if `stream` is None."""
     output = sys.stdout if stream is None else stream
     # One write, so that no other thread prints into the answer.
-    output.write(f"{marker}{json.dumps(fields)}\n{text}{marker}")
+    output.write(f"{marker}{json.dumps(fields)}\n{text}\n{marker}")
     output.flush()

@@ -125,6 +125,30 @@ def check_body(kind: str, name: str, body: Any) -> None:
         raise NotAsDescribedError(f"{short}: {errors} unknown: {unknown}")
 
 
+def check_pool_change(body: Any) -> None:
+    """Check the body of a PATCH of a session pool, which cannot change everything."""
+    shape = {
+        "tags": dict,
+        "identity": dict,
+        "properties": {
+            "scaleConfiguration": dict,
+            "secrets": list,
+            "dynamicPoolConfiguration": dict,
+            "customContainerTemplate": dict,
+            "sessionNetworkConfiguration": dict,
+        },
+    }
+    _check_shape(body, shape, "change of a session pool")
+    if FOLDER is not None:
+        from jsonschema import Draft4Validator
+
+        pool = _pools()["definitions"]["SessionPoolUpdatableProperties"]
+        strict = {**pool, "definitions": _pools()["definitions"]}
+        errors = [error.message for error in Draft4Validator(strict).iter_errors(body)]
+        if errors:
+            raise NotAsDescribedError(f"change of a session pool: {errors}")
+
+
 def check_change(body: Any) -> None:
     """Check the body of a change of a container app's secrets."""
     shape = {"properties": {"configuration": {"secrets": list}}}

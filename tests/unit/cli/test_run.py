@@ -1,4 +1,4 @@
-"""What `cci run` does with an execution, over a pool without processes."""
+"""Tests of `cci run` over a fake pool: output, files, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Use = Callable[[SessionPool], None]
 
 
 class BrokenPool(FakeSessionPool):
-    """Fails every run with one error."""
+    """Session pool that fails every run with one error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class BrokenPool(FakeSessionPool):
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No settings of this machine, an empty folder, and the logger as it was."""
+    """Remove this machine's settings, use an empty folder, and restore the logger."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -70,14 +70,14 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return lambda pool: monkeypatch.setattr(run_command, "build_pool", lambda _: pool)
 
 
-def kinds(of: type[CodeInterpreterError] = CodeInterpreterError) -> Iterator[type]:
+def error_kinds(of: type[CodeInterpreterError] = CodeInterpreterError) -> Iterator[type]:
     for kind in of.__subclasses__():
         if kind.__module__ == errors.__name__:
             yield kind
-            yield from kinds(kind)
+            yield from error_kinds(kind)
 
 
-@pytest.mark.parametrize("kind", list(kinds()))
+@pytest.mark.parametrize("kind", list(error_kinds()))
 def test_every_error_of_the_package_has_an_exit_code(kind: type[CodeInterpreterError]) -> None:
     assert get_exit_code(kind.__new__(kind)) is not ExitCode.INTERNAL
 
@@ -118,16 +118,14 @@ def test_a_script_may_end_itself(
     assert ("SystemExit" in capsys.readouterr().err) == bool(code)
 
 
-def test_a_display_object_is_told_by_its_source(
-    use: Use, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_display_object_prints_its_source(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
     plain = {"text/plain": "<IPython.core.display.Markdown object>"}
     html = Result(plain | {"text/html": "<b>x</b>"})
     use(FakeSessionPool(Execution(results=(Result(plain | {"text/markdown": "**x**"}), html))))
     assert cli.start(["run", "code"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "**x**\n"
-    assert captured.err == "displayed text/html; see it with --save-notebook or --json\n"
+    assert captured.err == "displayed text/html (use --save-notebook or --json to see it)\n"
 
 
 def test_a_time_out_has_exit_code_124(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +137,7 @@ def test_a_time_out_has_exit_code_124(use: Use, capsys: pytest.CaptureFixture[st
     )
 
 
-def test_json_is_one_line_with_everything_but_the_bytes_of_images(
+def test_json_is_one_line_with_everything_except_the_bytes_of_images(
     use: Use, capsys: pytest.CaptureFixture[str]
 ) -> None:
     execution = Execution(
@@ -182,17 +180,17 @@ def test_uploads_come_before_the_run_and_downloads_after_it(
     assert Path("in-1.csv").read_text() == "1"
 
 
-def test_a_download_that_finds_nothing_is_an_error(
+def test_a_download_without_a_match_is_an_error(
     use: Use, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(FakeSessionPool())
     assert cli.start(["run", "code", "--download", "*.csv"]) == 2
     assert capsys.readouterr().err == (
-        "error: the session has no file that matches '*.csv'\n\nhint: files there: none\n"
+        "error: the session has no file that matches '*.csv'\n\nhint: files in the session: none\n"
     )
 
 
-def test_the_failure_of_the_code_counts_more_than_a_download_that_finds_nothing(
+def test_the_failure_of_the_code_counts_more_than_a_download_without_a_match(
     use: Use, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(FakeSessionPool(FAILED))
@@ -200,13 +198,13 @@ def test_the_failure_of_the_code_counts_more_than_a_download_that_finds_nothing(
     assert "warning: the session has no file that matches" in capsys.readouterr().err
 
 
-def test_a_named_session_of_the_embedded_pool_says_that_it_ends(
+def test_a_named_session_of_the_embedded_pool_warns_that_it_ends(
     use: Use, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(FakeSessionPool())
     assert cli.start(["run", "code", "--session", "alice"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "hint: sessions of the embedded pool end with the command; keep them: cci serve"
+        "hint: sessions of the embedded pool end with the command. To keep them, run: cci serve"
     ]
 
 
@@ -225,7 +223,7 @@ def test_a_session_of_a_served_pool_is_the_same_for_the_same_name(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "words"),
+    ("error", "code", "message"),
     [
         (errors.AuthenticationError("no"), 4, "error: no\n"),
         (
@@ -241,13 +239,13 @@ def test_an_error_is_a_line_and_an_exit_code(
     capsys: pytest.CaptureFixture[str],
     error: Exception,
     code: int,
-    words: str,
+    message: str,
 ) -> None:
     use(BrokenPool(error))
     assert cli.start(["run", "code"]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(words)
+    assert captured.err.startswith(message)
     assert "Traceback" not in captured.err
 
 
@@ -261,7 +259,7 @@ def test_debug_shows_the_traceback(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["run"], "Usage: cci run"),
         ([], "Usage: cci"),
@@ -273,21 +271,21 @@ def test_debug_shows_the_traceback(
     ],
 )
 def test_a_wrong_command_line_has_exit_code_2(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert cli.start(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == "" or not arguments or arguments == ["run"]
-    assert words in captured.out + captured.err
+    assert message in captured.out + captured.err
 
 
-def test_isolation_is_refused_for_a_served_pool(
+def test_isolation_is_rejected_for_a_served_pool(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "k" * 32)
     assert cli.start(["run", "1", "--isolation", "bwrap"]) == 3
-    assert "error: --isolation is about the embedded pool" in capsys.readouterr().err
+    assert "error: --isolation works only with the embedded pool" in capsys.readouterr().err
 
 
 def test_half_a_configuration_is_an_error_that_names_the_variable(

@@ -1,4 +1,4 @@
-"""What an argument of `cci run` means."""
+"""Tests of the input of `cci run`: code, scripts, notebooks and standard input."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def markdown_cell(source: str) -> dict[str, object]:
     return {"cell_type": "markdown", "id": "words", "metadata": {}, "source": source}
 
 
-def codes(target: object) -> list[str]:
+def read_codes(target: object) -> list[str]:
     return [cell.code for cell in read_source(str(target)).cells]
 
 
 def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("print(1)"))
-    assert codes("-") == ["print(1)"]
+    assert read_codes("-") == ["print(1)"]
 
 
 def test_an_existing_script_is_read_in_the_encoding_it_declares(tmp_path: Path) -> None:
     script = tmp_path / "a.py"
     script.write_bytes("# coding: latin-1\nx = 'é'\n".encode("latin-1"))
-    assert codes(script) == ["# coding: latin-1\nx = 'é'\n"]
+    assert read_codes(script) == ["# coding: latin-1\nx = 'é'\n"]
 
 
 @pytest.mark.parametrize("name", ["missing.py", "missing.ipynb"])
@@ -63,7 +63,7 @@ def test_a_missing_file_is_an_error_and_not_code(name: str) -> None:
 
 @pytest.mark.parametrize("code", ["print(6*7)", "x = 'a.py'", "import a\n# see b.py", ""])
 def test_anything_else_is_code(code: str) -> None:
-    assert codes(code) == [code]
+    assert read_codes(code) == [code]
 
 
 def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
         read_source(str(script))
 
 
-def test_a_notebook_gives_its_code_cells_and_their_places(tmp_path: Path) -> None:
+def test_a_notebook_returns_its_code_cells_and_their_positions(tmp_path: Path) -> None:
     path = write_notebook(
         tmp_path / "n.ipynb",
         markdown_cell("# Title"),
@@ -96,7 +96,7 @@ def test_a_notebook_of_another_language_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "not json", '{"nbformat": 4, "cells": 3}'])
-def test_a_file_that_is_no_notebook_is_an_error(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_notebook_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "n.ipynb"
     path.write_text(text)
     with pytest.raises(FileTransferError):

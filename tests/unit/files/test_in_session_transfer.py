@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from cci_plugins.files.in_session_transfer import transfer_in_session
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, SessionPool
 
-blob = pytest.importorskip("cci_plugins.files.blob")
+pytest.importorskip("azure.storage.blob")
+blob = importlib.import_module("cci_plugins.files.blob")
 
 pytestmark = pytest.mark.anyio
 DIGEST = "0" * 64
@@ -75,24 +77,24 @@ class Hostile(SessionPool):
 WRONG = [
     "",
     "MARK",
-    "MARK{}\nMARK",
-    "MARK[]\nMARK",
-    "MARK1\nMARK",
-    "MARKnull\nMARK",
-    'MARK{"size": "x", "sha256": "x"}\nMARK',
-    'MARK{"size": null, "sha256": null}\nMARK',
-    'MARK{"size": 1e999, "sha256": "x"}\nMARK',
-    'MARK{"size": NaN, "sha256": "x"}\nMARK',
-    f'MARK{{"size": true, "sha256": "{DIGEST}"}}\nMARK',
-    f'MARK{{"size": -1, "sha256": "{DIGEST}"}}\nMARK',
-    f'MARK{{"size": {10**30}, "sha256": "{DIGEST}"}}\nMARK',
-    f'MARK{{"size": {"9" * 5000}, "sha256": "{DIGEST}"}}\nMARK',
-    'MARK{"size": 5, "sha256": "../../etc"}\nMARK',
-    'MARK{"size": 5, "sha256": {"a": 1}}\nMARK',
-    'MARK{"failed": {"a": [1]}, "kind": ["missing"]}\nMARK',
-    'MARK{"failed": null}\nMARK',
-    f"MARK{'[' * 200_000}\nMARK",
-    "MARK" + '{"a":' * 100_000 + "\nMARK",
+    "MARK{}\n\nMARK",
+    "MARK[]\n\nMARK",
+    "MARK1\n\nMARK",
+    "MARKnull\n\nMARK",
+    'MARK{"size": "x", "sha256": "x"}\n\nMARK',
+    'MARK{"size": null, "sha256": null}\n\nMARK',
+    'MARK{"size": 1e999, "sha256": "x"}\n\nMARK',
+    'MARK{"size": NaN, "sha256": "x"}\n\nMARK',
+    f'MARK{{"size": true, "sha256": "{DIGEST}"}}\n\nMARK',
+    f'MARK{{"size": -1, "sha256": "{DIGEST}"}}\n\nMARK',
+    f'MARK{{"size": {10**30}, "sha256": "{DIGEST}"}}\n\nMARK',
+    f'MARK{{"size": {"9" * 5000}, "sha256": "{DIGEST}"}}\n\nMARK',
+    'MARK{"size": 5, "sha256": "../../etc"}\n\nMARK',
+    'MARK{"size": 5, "sha256": {"a": 1}}\n\nMARK',
+    'MARK{"failed": {"a": [1]}, "kind": ["missing"]}\n\nMARK',
+    'MARK{"failed": null}\n\nMARK',
+    f"MARK{'[' * 200_000}\n\nMARK",
+    "MARK" + '{"a":' * 100_000 + "\n\nMARK",
 ]
 
 
@@ -127,7 +129,7 @@ async def test_a_malformed_report_is_one_plain_error(output, tmp_path, monkeypat
 async def test_a_file_that_is_larger_than_listed_is_refused(tmp_path, monkeypatch):
     RecordedDeletions(monkeypatch)
     limits = Limits(inline_bytes=1, staged_bytes=1000)
-    output = f'MARK{{"size": 1001, "sha256": "{DIGEST}"}}\nMARK'
+    output = f'MARK{{"size": 1001, "sha256": "{DIGEST}"}}\n\nMARK'
     bridge = FileTransfer(Hostile(output), limits=limits, options=FileOptions(storage()))
     with pytest.raises(FileTooLargeError):
         await bridge.download("s", "a", tmp_path / "a", lambda _: None)
@@ -135,7 +137,7 @@ async def test_a_file_that_is_larger_than_listed_is_refused(tmp_path, monkeypatc
 
 async def test_a_session_that_reports_no_network_changes_only_its_own_route(tmp_path, monkeypatch):
     RecordedDeletions(monkeypatch)
-    output = 'MARK{"failed": "no way", "kind": "unreachable"}\nMARK'
+    output = 'MARK{"failed": "no way", "kind": "unreachable"}\n\nMARK'
     bridge = FileTransfer(
         Hostile(output, size=1 << 40), limits=Limits(), options=FileOptions(storage())
     )
@@ -148,7 +150,7 @@ async def test_a_session_that_reports_no_network_changes_only_its_own_route(tmp_
 
 
 async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
-    pool = Hostile('MARK{"more": 1}\nMARK')
+    pool = Hostile('MARK{"more": 1}\n\nMARK')
     with anyio.fail_after(60), pytest.raises(FileTransferError, match="in time"):
         await transfer_in_session(
             pool, "s", {"verb": "get", "url": "u", "name": "a"}, lambda _: None

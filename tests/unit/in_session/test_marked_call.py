@@ -21,7 +21,9 @@ from cci_plugins.in_session.marked_call import (
     ProgressParser,
     build_call,
 )
+from cci_plugins.in_session.program_support import write_answer
 from cci_plugins.pools.azure import agent_client
+from cci_plugins.redaction import redact
 
 MARKER = "ab" * 16
 PROGRAMS = [shell_call._PROGRAM, in_session_transfer._PROGRAM, agent_client._AGENT]
@@ -99,12 +101,13 @@ def test_every_call_has_its_own_marker_and_one_title_line() -> None:
         "no answer",
         f"cut {MARKER}",
         f'cut {MARKER}{{"a": 1}}\nAAAA',
-        f"{MARKER}no json\n{MARKER}",
-        f"{MARKER}{{no json\n{MARKER}",
-        f"{MARKER}[1]\n{MARKER}",
+        f"{MARKER}no json\n\n{MARKER}",
+        f"{MARKER}{{no json\n\n{MARKER}",
+        f"{MARKER}[1]\n\n{MARKER}",
         f'{MARKER}{{"a": 1}}{MARKER}',
-        MARKER + '{"a":' * 100_000 + f"\n{MARKER}",
-        MARKER + '{"a": ' + "9" * 5000 + "}\n" + MARKER,
+        f'{MARKER}{{"a": 1}}\n{MARKER}',
+        MARKER + '{"a":' * 100_000 + f"\n\n{MARKER}",
+        MARKER + '{"a": ' + "9" * 5000 + "}\n\n" + MARKER,
         f"{MARKER}12\n{MARKER}",
     ],
     ids=lambda output: ascii(output[:40]),
@@ -115,13 +118,24 @@ def test_an_answer_that_is_not_whole_is_not_an_answer(output: str) -> None:
 
 
 def test_progress_does_not_hide_the_answer() -> None:
-    answer = parse(f'{MARKER}12\n{MARKER}34\n{MARKER}{{"size": 34}}\n{MARKER}printed later')
+    answer = parse(f'{MARKER}12\n{MARKER}34\n{MARKER}{{"size": 34}}\n\n{MARKER}printed later')
     assert answer.fields == {"size": 34}
+
+
+@pytest.mark.parametrize(
+    "text", ["eJxSig=", "?sig=", "'sig':", "x-ms-apikey: ", "Authorization: Bearer "]
+)
+def test_redaction_on_the_way_does_not_hide_the_marker(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_answer(MARKER, {}, text)
+    answer = parse(redact(capsys.readouterr().out))
+    assert answer.text == text
 
 
 def test_an_integer_is_not_a_boolean_a_number_or_a_text() -> None:
     fields = {"a": 1, "b": True, "c": 1.0, "d": "1", "e": None}
-    answer = parse(f"{MARKER}{json.dumps(fields)}\n{MARKER}")
+    answer = parse(f"{MARKER}{json.dumps(fields)}\n\n{MARKER}")
     assert [answer.get_int(name) for name in "abcdef"] == [1, None, None, None, None, None]
 
 

@@ -69,7 +69,7 @@ class Pool:
         if isinstance(answer, Execution):
             return answer
         header, chunk = answer
-        return Execution(stdout=f"before{marker}{json.dumps(header)}\n{chunk}{marker}after")
+        return Execution(stdout=f"before{marker}{json.dumps(header)}\n{chunk}\n{marker}after")
 
 
 async def run(answer: Callable[[str], Any], instance: str | None = "i") -> tuple[Any, list[str]]:

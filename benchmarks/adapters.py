@@ -1,4 +1,4 @@
-"""Each framework's tool against calling `session.run_code`, on one warm session."""
+"""Comparison of each framework's tool with `session.run_code`, on one warm session."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ KEY = "bench"
 AIM = 1.15
 
 
-async def ratios(rounds: int = 200) -> list[Ratio]:
-    """`1+1` through every door, in turns with the same session called directly."""
+async def measure(rounds: int = 200) -> list[Ratio]:
+    """Run `1+1` through every adapter, in turns with a direct call of the same session."""
     async with CodeInterpreter(LocalSessionPool(ready_sessions=0, preload=())) as interpreter:
 
         async def direct() -> None:
             assert (await interpreter.session(KEY).run_code(CODE)).text == "2"
 
-        found = []
-        for name, call in doors(interpreter).items():
+        ratios = []
+        for name, call in build_calls(interpreter).items():
             await interpreter.session(KEY).delete()  # IPython warns after a thousand results
             ours, theirs = await in_turns(call, direct, rounds=rounds)
-            found.append(Ratio(f"1+1 by the {name} tool", ours, theirs, "session.run_code", AIM))
-        return found
+            ratios.append(Ratio(f"1+1 by the {name} tool", ours, theirs, "session.run_code", AIM))
+        return ratios
 
 
-def doors(interpreter: CodeInterpreter) -> dict[str, Call]:
-    """A call of each framework's tool as the framework itself makes it."""
+def build_calls(interpreter: CodeInterpreter) -> dict[str, Call]:
+    """Build a call of each framework's tool as the framework itself makes it."""
     execute_code = agent_framework.code_interpreter_tool(interpreter)
     conversation = AgentSession(session_id=KEY)
     langchain = CodeInterpreterTool(interpreter=interpreter)
@@ -47,27 +47,27 @@ def doors(interpreter: CodeInterpreter) -> dict[str, Call]:
     plugin = Kernel().add_plugin(CodeInterpreterPlugin(interpreter), "code_interpreter")[NAME]
     kernel = Kernel()
 
-    async def by_agent_framework() -> None:
+    async def call_agent_framework() -> None:
         context = FunctionInvocationContext(execute_code, {"code": CODE}, conversation)
         (content,) = await execute_code.invoke(context=context)
         assert content.text == "2"
 
-    async def by_langchain() -> None:
+    async def call_langchain() -> None:
         assert await langchain.ainvoke({"code": CODE}, config) == "2"  # type: ignore[arg-type]
 
-    async def by_openai_agents() -> None:
+    async def call_openai_agents() -> None:
         context = ToolContext(
             {"session_id": KEY}, tool_name=NAME, tool_call_id="1", tool_arguments=arguments
         )
         assert str(await function_tool.on_invoke_tool(context, arguments)) == "2"
 
-    async def by_semantic_kernel() -> None:
-        given = KernelArguments(code=CODE, session_id=KEY)
-        assert str(await kernel.invoke(plugin, given)) == "2"
+    async def call_semantic_kernel() -> None:
+        kernel_arguments = KernelArguments(code=CODE, session_id=KEY)
+        assert str(await kernel.invoke(plugin, kernel_arguments)) == "2"
 
     return {
-        "Agent Framework": by_agent_framework,
-        "LangChain": by_langchain,
-        "OpenAI Agents": by_openai_agents,
-        "Semantic Kernel": by_semantic_kernel,
+        "Agent Framework": call_agent_framework,
+        "LangChain": call_langchain,
+        "OpenAI Agents": call_openai_agents,
+        "Semantic Kernel": call_semantic_kernel,
     }
