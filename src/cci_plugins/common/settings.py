@@ -17,6 +17,8 @@ from cci_plugins.errors import ConfigurationError
 from .limits import Limits
 
 PoolName = Literal["local", "platform", "custom"]
+# The rest of such a variable's name is the name that code in a session sees.
+SESSION_ENV_PREFIX = "CCI_SESSION_ENV_"
 IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 
 
@@ -147,6 +149,16 @@ class Settings(BaseSettings):
         "AZURE_AI_MODEL_DEPLOYMENT_NAME",
         doc="Deployment of the model that the project's agents use",
     )
+    container_cpu: float | None = _define_optional(
+        "CCI_CONTAINER_CPU",
+        doc="CPUs of the container that the embedded pool runs in. Numerical libraries start as "
+        "many threads. By default two",
+    )
+    container_memory: str | None = _define_optional(
+        "CCI_CONTAINER_MEMORY",
+        doc="Memory of that container, such as 2Gi. Its sessions together may use it, less a "
+        "reserve for the server. By default each session may use 2 GiB",
+    )
     session_secret: SecretStr | None = _define_optional(
         "CCI_SESSION_SECRET",
         doc="Secret that session identifiers are derived from. With the same secret they are the "
@@ -251,6 +263,16 @@ def get_variable_name(setting: str) -> str:
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
 
 
+def read_session_environment() -> dict[str, str]:
+    """Return the variables for the code in sessions: each `CCI_SESSION_ENV_<NAME>` as `<NAME>`."""
+    given = {**dotenv_values(".env"), **os.environ}
+    return {
+        name.removeprefix(SESSION_ENV_PREFIX): value
+        for name, value in given.items()
+        if name.startswith(SESSION_ENV_PREFIX) and name != SESSION_ENV_PREFIX and value is not None
+    }
+
+
 def is_content_capture_enabled() -> bool:
     """Return whether spans contain code and output.
 
@@ -273,7 +295,7 @@ def find_unknown_variables() -> dict[str, str | None]:
     return {
         name: next(iter(get_close_matches(name, known, 1, 0.75)), None)
         for name in given
-        if name.startswith("CCI_")
+        if name.startswith("CCI_") and not name.startswith(SESSION_ENV_PREFIX)
     }
 
 

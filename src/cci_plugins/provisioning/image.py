@@ -24,7 +24,9 @@ from .wheel import pack_wheel
 
 REQUIREMENTS = "infra/container/requirements.txt"
 _SOURCE_FILES = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
-_SKIPPED_FOLDERS = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
+_SKIPPED_FOLDERS = frozenset(
+    {"__pycache__", "snapshots", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
+)
 
 
 @dataclass(frozen=True, slots=True)
