@@ -295,3 +295,52 @@ def test_the_gateway_is_refused_in_an_image_that_does_not_have_it() -> None:
     with pytest.raises(ConfigurationError, match="gateway cannot run") as caught:
         options(kind="custom", gateway=True, image=image)
     assert "--requirements" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["python", "custom"])
+async def test_a_version_of_the_api_that_azure_does_not_have_is_replaced(
+    place: Place, kind: Any
+) -> None:
+    place.cloud.app_versions = (
+        ["2025-10-02-preview"] if kind == "custom" else ["2026-03-02-preview"]
+    )
+    wanted = options(kind=kind, image="some.example/image:1" if kind == "custom" else None)
+    if kind == "python":
+        deployment = await deploy(place, wanted)
+        assert deployment.mcp_endpoint is not None
+    else:
+        await deploy(place, replace(wanted, gateway=True))
+    await down(wanted, azure=place.azure).finish()
+    assert place.cloud.of_type("Microsoft.App/sessionPools") == []
+
+
+async def test_up_and_show_tell_why_a_custom_pool_does_not_get_ready(place: Place) -> None:
+    status = {"expectedCount": 1, "readyCount": 0, "imagePullFailCount": 3, "crashCount": 0}
+    place.cloud.template_status = {"details": "manifest unknown", "status": status}
+    wanted = options(kind="custom", image="some.example/image:1")
+    with pytest.raises(ProvisioningError, match="could not be pulled \\(3 times\\)") as caught:
+        await deploy(place, wanted)
+    assert "manifest unknown" in str(caught.value)
+    shown = await show(wanted, azure=place.azure).finish()
+    assert shown.deployment is not None
+    assert "0 of 1 sessions are ready" in shown.deployment.notes[0]
+
+
+async def test_a_pool_that_never_gets_ready_is_not_waited_for(place: Place) -> None:
+    status = {"expectedCount": 1, "readyCount": 0, "imagePullFailCount": 0, "crashCount": 7}
+    place.cloud.template_status = {"status": status}
+    place.cloud.looks = 100_000
+    azure = replace(place.azure, settling=timedelta(seconds=1), patience=timedelta(minutes=5))
+    place.cloud.add_group(GROUP)
+    place.cloud.everything_registered()
+    place.cloud.registration_looks = 1
+    environment = f"cci-env-{options().suffix}"
+    place.cloud.add(
+        "Microsoft.App/managedEnvironments", environment, GROUP, tags={"cci-plugins": "cci"}
+    )
+    place.cloud.of_type("Microsoft.App/managedEnvironments")[0]["properties"][
+        "workloadProfiles"
+    ] = [{"name": "Consumption", "workloadProfileType": "Consumption"}]
+    wanted = options(kind="custom", image="some.example/image:1")
+    with pytest.raises(ProvisioningError, match="crashed \\(7 times\\)"):
+        await up(wanted, azure=azure, try_out=False).finish()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from .existing import Existing, build_pool_change, complete_options
 from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
+from .pool_watch import ensure_watched
 from .progress import ProgressHandler
 from .registration import register
 from .smoke_test import smoke_test
@@ -147,12 +149,17 @@ async def _ensure_image(
 
 async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
     wanted = resources.build_pool(run.options, image)
-    await run.ensure(
-        wanted,
-        expected_duration=_POOL_DURATION,
-        retry_role_propagation=run.options.builds_image,
-        change=build_pool_change(wanted) if run.options.kind == "custom" else None,
-    )
+    if run.options.kind == "custom":
+        ensure = partial(
+            run.ensure,
+            wanted,
+            expected_duration=_POOL_DURATION,
+            retry_role_propagation=run.options.builds_image,
+            change=build_pool_change(wanted),
+        )
+        await ensure_watched(run, wanted, ensure)
+    else:
+        await run.ensure(wanted, expected_duration=_POOL_DURATION)
     return await read_back_pool(run, wanted)
 
 
