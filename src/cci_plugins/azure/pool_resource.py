@@ -105,6 +105,18 @@ class PoolResource:
             f"{api_versions.MANAGED_POOL}, or set AZURE_SESSION_POOL_ENDPOINT={management}",
         )
 
+    async def is_key_disabled(self) -> bool:
+        """Return whether the key of the pool's MCP server is switched off, as far as is known."""
+        try:
+            found = await self._call(
+                lambda arm: arm.get(self._id, api_versions.MANAGED_POOL, step=_STEP)
+            )
+        except CodeInterpreterError:
+            return False
+        properties = lowercase_keys((found or {}).get("properties"))
+        settings = lowercase_keys(properties.get("mcpserversettings"))
+        return settings.get("ismcpserverapikeydisabled") is True
+
     async def fetch_key(self) -> str:
         """Return the pool's key.
 
