@@ -57,7 +57,7 @@ class PoolAuth(FetchedKey):
                 hint="switch the key on again, or use the pool without MCP: set "
                 "AZURE_SESSION_POOL_ENDPOINT instead",
             )
-        if await self._switch_to_token():
+        if self._key is not None and await self._switch_to_token():
             return True
         return await super().renew(version)
 
