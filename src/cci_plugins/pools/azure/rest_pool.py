@@ -10,7 +10,7 @@ from urllib.parse import quote
 import anyio
 from typing_extensions import override
 
-from cci_plugins.azure.credentials import Bearer, ProviderAuth, TokenCredential
+from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -51,6 +51,9 @@ class CustomSessionPool(RemoteSessionPool):
         margin: Time to wait for the answer beyond a run's own limit.
         patience: Time in which a call that did not start may be repeated.
 
+    Attributes:
+        sign_in: The sign-in.
+
     Raises:
         ConfigurationError: The endpoint or the token is invalid.
 
@@ -74,7 +77,8 @@ class CustomSessionPool(RemoteSessionPool):
     ) -> None:
         limits = Limits() if limits is None else limits
         self._endpoint = str(parse_endpoint_url(endpoint.rstrip("/")))
-        self._auth = Bearer(credential)
+        self.sign_in = CachedCredential.wrap(credential)
+        self._auth = Bearer(self.sign_in)
         self._http = make_http()
         self._http.auth = ProviderAuth(self._auth)
         self._rest_client = RestClient(
