@@ -772,7 +772,7 @@ async def test_the_doctor_finds_problems_of_a_connection(
     assert "two different" in (await _diagnose(running))["foundry.project"].message
     monkeypatch.delenv("FOUNDRY_PROJECT_ENDPOINT")
     running.fake.connections["code-interpreter"]["properties"]["category"] = "ApiKey"
-    assert "something else" in (await _diagnose(running))["foundry.connection"].message
+    assert "is not an MCP connection" in (await _diagnose(running))["foundry.connection"].message
 
 
 async def test_the_doctor_finds_a_project_without_read_access(

@@ -27,6 +27,28 @@ def _define_setting(default: Any, *names: str, doc: str) -> Any:
 
 
 _define_optional = partial(_define_setting, None)
+_YEAR = 365 * 24 * 3600
+# of numbers: the smallest, the largest (in practice unlimited) and the unit
+_BOUNDS: dict[str, tuple[float, int, str]] = {
+    "CCI_TIMEOUT": (0.1, _YEAR, "seconds"),
+    "CCI_COOLDOWN": (1, _YEAR, "seconds"),
+    "CCI_OUTPUT_CHARACTERS": (1, 10**9, "characters"),
+    "CCI_SESSIONS": (1, 10_000, "sessions"),
+    "CCI_READY_SESSIONS": (0, 1_000, "sessions"),
+    "CCI_STAGE_FROM": (0, 10**15, "bytes"),
+}
+
+
+def _define_number(default: float | None, name: str, *, doc: str) -> Any:
+    lowest, highest, _ = _BOUNDS[name]
+    return Field(
+        default=default,
+        validation_alias=AliasChoices(name),
+        description=f"{doc}. A number from {lowest:g} to {highest}, and the largest means no limit in practice",
+        ge=lowest,
+        le=highest,
+        allow_inf_nan=False,
+    )
 
 
 class Settings(BaseSettings):
@@ -80,7 +102,8 @@ class Settings(BaseSettings):
         "CCI_STORAGE_CA_FILE",
         doc="Certificates to trust for that account in addition to the system's, in PEM",
     )
-    stage_from: int | None = _define_optional(
+    stage_from: int | None = _define_number(
+        None,
         "CCI_STAGE_FROM",
         doc="Size in bytes from which files are staged although the pool has a files API. By "
         "default only files that the API does not take",
@@ -116,17 +139,17 @@ class Settings(BaseSettings):
         doc="Python of the embedded pool's sessions, with ipykernel and the packages they may "
         "import. By default, the Python that runs the pool",
     )
-    timeout: float = _define_setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
-    output_characters: int = _define_setting(
+    timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
+    output_characters: int = _define_number(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
-    sessions: int = _define_setting(
+    sessions: int = _define_number(
         32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at the same time"
     )
-    ready_sessions: int = _define_setting(
+    ready_sessions: int = _define_number(
         1, "CCI_READY_SESSIONS", doc="Kernels the embedded pool keeps warm"
     )
-    cooldown: float = _define_setting(
+    cooldown: float = _define_number(
         1800,
         "CCI_COOLDOWN",
         doc="Seconds without a call after which the embedded pool ends a session",
@@ -181,8 +204,10 @@ class Settings(BaseSettings):
         try:
             settings = cls()
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
+            if name in _BOUNDS:
+                raise _build_number_error(name, first["input"]) from None
             raise ConfigurationError(
                 f"{name}: {first['msg']}", hint=f"correct or unset {name}"
             ) from None
@@ -201,6 +226,12 @@ class Settings(BaseSettings):
                 "AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not",
                 hint="set AZURE_STORAGE_ACCOUNT, or unset the container",
             )  # AZURE_STORAGE_ACCOUNT alone is fine, because the Azure CLI uses it too
+        if self.ready_sessions > self.sessions:
+            raise ConfigurationError(
+                f"CCI_READY_SESSIONS ({self.ready_sessions}) is more than "
+                f"CCI_SESSIONS ({self.sessions})",
+                hint="lower CCI_READY_SESSIONS, or raise CCI_SESSIONS",
+            )
         missing = self._find_missing_variable()
         if missing is not None:
             raise ConfigurationError(
@@ -255,6 +286,19 @@ class Settings(BaseSettings):
             execution_timeout=timedelta(seconds=self.timeout),
             output_characters=self.output_characters,
         )
+
+
+def _build_number_error(name: str, value: object) -> ConfigurationError:
+    """Build the error for a number. It shows no value that is not one, which may be a secret."""
+    lowest, highest, unit = _BOUNDS[name]
+    try:
+        shown = f"{float(str(value)):g}"
+    except ValueError:
+        shown = "the value"
+    return ConfigurationError(
+        f"{name}: {shown} is not a number of {unit} from {lowest:g} to {highest}",
+        hint=f"correct or unset {name}; for no limit in practice set {name}={highest}",
+    )
 
 
 def get_variable_name(setting: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
+from cci_plugins.common.durations import convert_durations
 from cci_plugins.errors import ConfigurationError
 
 Kind = Literal["python", "custom"]
@@ -100,6 +101,7 @@ class Options:
         for name, value in _DEFAULTS.items():
             if name not in given:
                 object.__setattr__(self, name, value)
+        convert_durations(self, "cooldown")
         object.__setattr__(self, "location", self.location.replace(" ", "").lower())
         if not self.suffix:
             digest = hashlib.sha256(self.group_id.lower().encode()).hexdigest()

@@ -74,3 +74,43 @@ def test_limits_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dotenv_file_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CCI_ISOLATION=landlock\n")
     assert Settings.read().isolation == "landlock"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CCI_TIMEOUT", "0"),
+        ("CCI_TIMEOUT", "inf"),
+        ("CCI_TIMEOUT", "nan"),
+        ("CCI_TIMEOUT", "1e300"),
+        ("CCI_COOLDOWN", "0"),
+        ("CCI_COOLDOWN", "-1"),
+        ("CCI_SESSIONS", "0"),
+        ("CCI_READY_SESSIONS", "-1"),
+        ("CCI_OUTPUT_CHARACTERS", "0"),
+        ("CCI_STAGE_FROM", "-1"),
+    ],
+)
+def test_a_number_out_of_bounds_names_its_variable_and_how_to_have_no_limit(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        Settings.read()
+    assert f"{float(value):g} is not a number of" in str(caught.value)
+    assert f"for no limit in practice set {name}=" in str(caught.value.hint)
+
+
+def test_the_largest_numbers_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_TIMEOUT", "31536000")
+    monkeypatch.setenv("CCI_COOLDOWN", "31536000")
+    monkeypatch.setenv("CCI_OUTPUT_CHARACTERS", "1000000000")
+    settings = Settings.read()
+    assert settings.limits().execution_timeout == timedelta(days=365)
+    assert settings.cooldown == 31_536_000
+
+
+def test_more_warm_kernels_than_sessions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_READY_SESSIONS", "33")
+    with pytest.raises(ConfigurationError, match="CCI_READY_SESSIONS"):
+        Settings.read()

@@ -11,6 +11,7 @@ import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -20,6 +21,7 @@ from cci_plugins.errors import (
     PoolUnavailableError,
 )
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
+from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
@@ -72,8 +74,8 @@ class CustomSessionPool(RemoteSessionPool):
         *,
         credential: TokenCredential | str | None = None,
         limits: Limits | None = None,
-        margin: timedelta = MARGIN,
-        patience: timedelta = RETRY_WINDOW,
+        margin: Duration = MARGIN,
+        patience: Duration = RETRY_WINDOW,
     ) -> None:
         limits = Limits() if limits is None else limits
         self._endpoint = str(parse_endpoint_url(endpoint.rstrip("/")))
@@ -208,6 +210,8 @@ class CustomSessionPool(RemoteSessionPool):
         except PoolUnavailableError:
             raise
         except (AuthenticationError, PoolError) as error:
+            if is_redirect(error):
+                raise
             # Managed pools refuse a token on /mcp. Microsoft's image has no such route.
             logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
