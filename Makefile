@@ -8,7 +8,7 @@ MEASURE := $(if $(COVERAGE),--cov --cov-report=,)
 ALSO := $(if $(COVERAGE),--cov-append,)
 export HATCH_INTERACTIVE := 0
 
-.PHONY: demo test test-rest test-all coverage lint fix bench docs clean sandbox debootstrap image-lock environments
+.PHONY: demo test test-rest test-all coverage lint fix infra bench docs clean sandbox debootstrap image-lock environments
 .DEFAULT_GOAL := demo
 
 demo: $(HATCH) sandbox
@@ -47,6 +47,10 @@ lint: $(HATCH)
 
 fix: $(HATCH)
 	$(HATCH) run fix
+
+# The snapshots of the Bicep templates; it needs the compiler.
+infra: $(HATCH)
+	$(HATCH) run infra
 
 bench: $(HATCH) sandbox
 	$(HATCH) run bench

@@ -20,7 +20,7 @@ param name string = 'cci'
 param suffix string = take(uniqueString(resourceGroup().id), 6)
 
 @description('Tags of all resources, beside cci-plugins.')
-param tags object = {}
+param tags { *: string } = {}
 
 @description('Object id of who may run code in the pool and use the storage; empty for nobody.')
 param principalId string = ''
@@ -49,6 +49,34 @@ param egress bool = false
 @description('Custom pool: the image with its tag, such as <registry>.azurecr.io/cci-session:1. While it is empty, everything but the pool and the gateway is created.')
 param image string = ''
 
+@description('Custom pool: CPU cores of a session\'s container.')
+param cpu string = '1'
+
+@description('Custom pool: memory of a session\'s container.')
+param memory string = '2Gi'
+
+@description('Custom pool: variables for the code in the sessions, by name.')
+param env { *: string } = {}
+
+@description('Custom pool: names of further variables, whose values are in secretValues.')
+param secretNames string[] = []
+
+@description('Custom pool: the values of secretNames, by name. The code can read them.')
+@secure()
+param secretValues {
+  @secure()
+  *: string
+} = {}
+
+@description('Custom pool: resource id of an identity with pull rights on the registry of image. By default, a registry of its own and an identity for it are created.')
+param registryIdentityId string = ''
+
+@description('Custom pool: resource id of an existing Container Apps environment in the same region; empty for a new one.')
+param environmentId string = ''
+
+@description('Custom pool: send the logs of the containers to a new Log Analytics workspace. It is billed.')
+param deployLogs bool = false
+
 @description('Custom pool: subnet of a virtual network of yours, delegated to Microsoft.App/environments; empty for a network that Azure manages.')
 param subnetId string = ''
 
@@ -58,21 +86,13 @@ param deployStorage bool = true
 @description('Custom pool: create the gateway, which gives Foundry and other MCP clients an endpoint with a key.')
 param deployGateway bool = false
 
-@description('Key that clients of the gateway send, of at least 16 characters. By default every deployment makes a new one.')
+@description('Key that clients of the gateway send, of at least 16 characters. The gateway needs one; pass the same in every deployment.')
 @secure()
 param serveKey string = ''
 
-@description('Secret that signs the gateway\'s environment ids. By default every deployment makes a new one.')
+@description('Secret that signs the gateway\'s environment ids. The gateway needs one; pass the same in every deployment.')
 @secure()
 param sessionSecret string = ''
-
-@description('Leave it out: it is the serveKey where none is given.')
-@secure()
-param newServeKey string = newGuid()
-
-@description('Leave it out: it is the sessionSecret where none is given.')
-@secure()
-param newSessionSecret string = newGuid()
 
 @description('Leave it out: it makes the gateway start anew, since running replicas do not see new secrets.')
 param revision string = utcNow('yyyyMMddHHmmss')
@@ -94,20 +114,33 @@ param modelSku string = 'GlobalStandard'
 @minValue(1)
 param modelCapacity int = 10
 
-@description('Python pool: its MCP key, for the Foundry connection. Without it no connection is created; `cci foundry connect` makes one afterwards, and fetches the key itself.')
+@description('Python pool: create the Foundry connection, which needs mcpKey. The gateway of a custom pool is always connected. `cci foundry connect` can create the connection later, and fetches the key itself.')
+param deployConnection bool = false
+
+@description('Python pool: its MCP key, for the Foundry connection.')
 @secure()
 param mcpKey string = ''
 
 var custom = kind == 'custom'
 var withPool = !custom || !empty(image)
 var withGateway = deployGateway && custom && !empty(image)
+var withConnection = withGateway || (deployConnection && !custom)
+var ownRegistry = custom && empty(registryIdentityId)
+var ownIdentity = ownRegistry || withGateway
+var ownEnvironment = custom && empty(environmentId)
 var container = 'cci-files'
 var allTags = union(tags, { 'cci-plugins': name })
-var gatewayKey = empty(serveKey) ? newServeKey : serveKey
-var gatewaySecret = empty(sessionSecret) ? newSessionSecret : sessionSecret
+// An image of this name runs the server of cci-plugins: see container/README.md.
+var isOwnImage = split(last(split(split(image, '@')[0], '/')), ':')[0] == 'cci-session'
+var gatewayKey = withGateway && empty(serveKey)
+  ? fail('deployGateway needs serveKey: a new key in each deployment would lock out its clients')
+  : serveKey
+var gatewaySecret = withGateway && empty(sessionSecret)
+  ? fail('deployGateway needs sessionSecret: a new one in each deployment would end its clients\' sessions')
+  : sessionSecret
+var poolKey = deployConnection && !custom && empty(mcpKey) ? fail('deployConnection needs mcpKey') : mcpKey
 
-module identity 'modules/identity.bicep' = if (custom) {
-  name: 'cci-identity'
+module identity 'modules/identity.bicep' = if (ownIdentity) {
   params: {
     name: '${name}-id-${suffix}'
     location: location
@@ -115,8 +148,7 @@ module identity 'modules/identity.bicep' = if (custom) {
   }
 }
 
-module registry 'modules/registry.bicep' = if (custom) {
-  name: 'cci-registry'
+module registry 'modules/registry.bicep' = if (ownRegistry) {
   params: {
     name: '${name}acr${suffix}'
     location: location
@@ -125,45 +157,59 @@ module registry 'modules/registry.bicep' = if (custom) {
   }
 }
 
-module environment 'modules/environment.bicep' = if (custom) {
-  name: 'cci-environment'
+module environment 'modules/environment.bicep' = if (ownEnvironment) {
   params: {
     name: '${name}-env-${suffix}'
     location: location
     tags: allTags
     subnetId: subnetId
+    deployLogs: deployLogs
+    workspaceName: '${name}-logs-${suffix}'
   }
 }
 
-module pool 'modules/pool.bicep' = if (withPool) {
-  name: 'cci-pool'
+module pythonPool 'modules/python-pool.bicep' = if (!custom) {
   params: {
     name: '${name}pool${suffix}'
     location: location
     tags: allTags
-    kind: kind
+    maxSessions: maxSessions
+    cooldownSeconds: cooldownSeconds
+    egress: egress
+  }
+}
+
+module customPool 'modules/custom-pool.bicep' = if (custom && withPool) {
+  params: {
+    name: '${name}pool${suffix}'
+    location: location
+    tags: allTags
     maxSessions: maxSessions
     readySessions: readySessions
     cooldownSeconds: cooldownSeconds
     egress: egress
     image: image
-    environmentId: custom ? environment!.outputs.id : ''
-    registryServer: custom ? registry!.outputs.loginServer : ''
-    identityId: custom ? identity!.outputs.id : ''
+    isOwnImage: isOwnImage
+    cpu: cpu
+    memory: memory
+    env: env
+    secretNames: secretNames
+    secretValues: secretValues
+    environmentId: ownEnvironment ? environment!.outputs.id : environmentId
+    registryServer: ownRegistry ? registry!.outputs.loginServer : split(image, '/')[0]
+    identityId: ownRegistry ? identity!.outputs.id : registryIdentityId
   }
 }
 
 module poolRoles 'modules/pool-roles.bicep' = if (withPool && !empty(principalId)) {
-  name: 'cci-pool-roles'
   params: {
-    poolName: pool!.outputs.name
+    poolName: custom ? customPool!.outputs.name : pythonPool!.outputs.name
     principalId: principalId
     principalType: principalType
   }
 }
 
 module storage 'modules/storage.bicep' = if (deployStorage) {
-  name: 'cci-storage'
   params: {
     name: '${name}st${suffix}'
     location: location
@@ -173,7 +219,6 @@ module storage 'modules/storage.bicep' = if (deployStorage) {
 }
 
 module storageRoles 'modules/storage-roles.bicep' = if (deployStorage && !empty(principalId)) {
-  name: 'cci-storage-roles'
   params: {
     accountName: storage!.outputs.name
     containerName: container
@@ -183,26 +228,26 @@ module storageRoles 'modules/storage-roles.bicep' = if (deployStorage && !empty(
 }
 
 module gatewayRoles 'modules/pool-roles.bicep' = if (withGateway) {
-  name: 'cci-gateway-roles'
   params: {
-    poolName: pool!.outputs.name
+    poolName: customPool!.outputs.name
     principalId: identity!.outputs.principalId
     principalType: 'ServicePrincipal'
   }
 }
 
 module gateway 'modules/gateway.bicep' = if (withGateway) {
-  name: 'cci-gateway'
   params: {
     name: '${name}-gateway-${suffix}'
     location: location
     tags: allTags
     image: image
-    environmentId: environment!.outputs.id
-    registryServer: registry!.outputs.loginServer
+    environmentId: ownEnvironment ? environment!.outputs.id : environmentId
+    workloadProfile: ownEnvironment ? 'Consumption' : ''
+    registryServer: ownRegistry ? registry!.outputs.loginServer : split(image, '/')[0]
+    pullIdentityId: ownRegistry ? identity!.outputs.id : registryIdentityId
     identityId: identity!.outputs.id
     identityClientId: identity!.outputs.clientId
-    poolEndpoint: pool!.outputs.endpoint
+    poolEndpoint: customPool!.outputs.endpoint
     serveKey: gatewayKey
     sessionSecret: gatewaySecret
     revision: revision
@@ -211,7 +256,6 @@ module gateway 'modules/gateway.bicep' = if (withGateway) {
 }
 
 module foundry 'modules/foundry.bicep' = if (deployFoundry) {
-  name: 'cci-foundry'
   params: {
     accountName: '${name}-foundry-${suffix}'
     projectName: '${name}-project'
@@ -223,8 +267,9 @@ module foundry 'modules/foundry.bicep' = if (deployFoundry) {
     modelCapacity: modelCapacity
     principalId: principalId
     principalType: principalType
-    mcpEndpoint: withGateway ? gateway!.outputs.mcpEndpoint : (withPool ? pool!.outputs.mcpEndpoint : '')
-    mcpKey: withGateway ? gatewayKey : (custom ? '' : mcpKey)
+    mcpEndpoint: withGateway ? gateway!.outputs.mcpEndpoint : (custom ? '' : pythonPool!.outputs.mcpEndpoint)
+    deployConnection: withConnection
+    mcpKey: withGateway ? gatewayKey : poolKey
   }
 }
 
@@ -232,13 +277,19 @@ module foundry 'modules/foundry.bicep' = if (deployFoundry) {
 output CCI_POOL string = custom ? 'custom' : 'platform'
 
 @description('Where the pool is reached with a sign-in.')
-output AZURE_SESSION_POOL_ENDPOINT string = withPool ? pool!.outputs.endpoint : ''
+output AZURE_SESSION_POOL_ENDPOINT string = custom
+  ? (withPool ? customPool!.outputs.endpoint : '')
+  : pythonPool!.outputs.endpoint
 
 @description('Where MCP clients reach the pool with a key: its own MCP server, or the gateway. Empty where there is neither.')
-output AZURE_SESSION_POOL_MCP_ENDPOINT string = withGateway ? gateway!.outputs.mcpEndpoint : (withPool ? pool!.outputs.mcpEndpoint : '')
+output AZURE_SESSION_POOL_MCP_ENDPOINT string = withGateway
+  ? gateway!.outputs.mcpEndpoint
+  : (custom ? '' : pythonPool!.outputs.mcpEndpoint)
 
 @description('Resource id of the pool.')
-output AZURE_SESSION_POOL_RESOURCE_ID string = withPool ? pool!.outputs.id : ''
+output AZURE_SESSION_POOL_RESOURCE_ID string = custom
+  ? (withPool ? customPool!.outputs.id : '')
+  : pythonPool!.outputs.id
 
 @description('Name of the storage account.')
 output AZURE_STORAGE_ACCOUNT string = deployStorage ? storage!.outputs.name : ''
@@ -247,7 +298,7 @@ output AZURE_STORAGE_ACCOUNT string = deployStorage ? storage!.outputs.name : ''
 output AZURE_STORAGE_CONTAINER string = deployStorage ? container : ''
 
 @description('Login server of the registry that the image is pushed to.')
-output AZURE_CONTAINER_REGISTRY_ENDPOINT string = custom ? registry!.outputs.loginServer : ''
+output AZURE_CONTAINER_REGISTRY_ENDPOINT string = ownRegistry ? registry!.outputs.loginServer : ''
 
 @description('Resource group of all this.')
 output AZURE_RESOURCE_GROUP string = resourceGroup().name
@@ -257,3 +308,6 @@ output AZURE_AI_PROJECT_ENDPOINT string = deployFoundry ? foundry!.outputs.proje
 
 @description('Name of the model deployment in it.')
 output AZURE_AI_MODEL_DEPLOYMENT_NAME string = deployFoundry ? foundry!.outputs.modelDeploymentName : ''
+
+@description('Resource id of the Foundry connection to the pool.')
+output MCP_PROJECT_CONNECTION_ID string = deployFoundry && withConnection ? foundry!.outputs.connectionId : ''

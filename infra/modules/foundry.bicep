@@ -11,7 +11,7 @@ param projectName string
 param location string
 
 @description('Tags.')
-param tags object
+param tags { *: string }
 
 @description('Model.')
 param modelName string
@@ -36,7 +36,10 @@ param principalType string
 @description('MCP endpoint that the project connects to.')
 param mcpEndpoint string
 
-@description('Key of that endpoint; without it there is no connection.')
+@description('Create the connection to that endpoint.')
+param deployConnection bool
+
+@description('Key of that endpoint.')
 @secure()
 param mcpKey string
 
@@ -88,9 +91,9 @@ resource model 'Microsoft.CognitiveServices/accounts/deployments@2025-12-01' = {
   dependsOn: [project]
 }
 
-resource connection 'Microsoft.CognitiveServices/accounts/projects/connections@2025-12-01' = if (!empty(mcpKey)) {
+resource connection 'Microsoft.CognitiveServices/accounts/projects/connections@2025-12-01' = if (deployConnection) {
   parent: project
-  name: 'cci-mcp'
+  name: 'code-interpreter'
   properties: {
     authType: 'CustomKeys'
     category: 'RemoteTool'
@@ -116,3 +119,6 @@ output projectEndpoint string = 'https://${account.properties.customSubDomainNam
 
 @description('Name of the model deployment.')
 output modelDeploymentName string = model.name
+
+@description('Resource id of the connection; empty without one.')
+output connectionId string = deployConnection ? connection.id : ''

@@ -8,7 +8,7 @@ param name string
 param location string
 
 @description('Tags.')
-param tags object
+param tags { *: string }
 
 @description('The image of the sessions, which serves here too.')
 param image string
@@ -16,10 +16,16 @@ param image string
 @description('Resource id of the environment.')
 param environmentId string
 
+@description('Workload profile; empty for the environment\'s default.')
+param workloadProfile string
+
 @description('Login server of the registry.')
 param registryServer string
 
-@description('Resource id of the identity that pulls the image and opens the pool.')
+@description('Resource id of the identity that pulls the image.')
+param pullIdentityId string
+
+@description('Resource id of the identity that opens the pool.')
 param identityId string
 
 @description('Client id of that identity.')
@@ -41,17 +47,17 @@ param revision string
 
 var port = 6000
 
-resource gateway 'Microsoft.App/containerApps@2025-10-02-preview' = {
+resource gateway 'Microsoft.App/containerApps@2026-07-01' = {
   name: name
   location: location
   tags: tags
   identity: {
     type: 'UserAssigned'
-    userAssignedIdentities: { '${identityId}': {} }
+    userAssignedIdentities: union({ '${identityId}': {} }, { '${pullIdentityId}': {} })
   }
   properties: {
     environmentId: environmentId
-    workloadProfileName: 'Consumption'
+    workloadProfileName: empty(workloadProfile) ? null : workloadProfile
     configuration: {
       activeRevisionsMode: 'Single'
       ingress: {
@@ -63,7 +69,7 @@ resource gateway 'Microsoft.App/containerApps@2025-10-02-preview' = {
       registries: [
         {
           server: registryServer
-          identity: identityId
+          identity: pullIdentityId
         }
       ]
       secrets: [

@@ -12,7 +12,7 @@ param principalType string
 
 var sessionExecutor = '0fb8eba5-a2bb-4abe-b1c1-49dfad359bb0'
 
-resource pool 'Microsoft.App/sessionPools@2025-10-02-preview' existing = {
+resource pool 'Microsoft.App/sessionPools@2026-07-01' existing = {
   name: poolName
 }
 

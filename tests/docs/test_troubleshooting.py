@@ -279,6 +279,7 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
 @happens("the storage account refused to ...: ...")
 def _(*_: object) -> object:
     core = pytest.importorskip("azure.core.exceptions")
+    pytest.importorskip("azure.storage.blob")
     blob = pytest.importorskip("cci_plugins.files.blob")
 
     class NoCredential:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from tests.integration._azure import listening
 
-from .bicep import ROOT, deploy
+from .snapshots import ROOT, load
 
 pytest.importorskip("mcp")
 
@@ -31,14 +32,7 @@ SECRETS = {
     "serveKey": "planted-serve-key-0123456789",
     "sessionSecret": "planted-session-secret-0123456789",
 }
-APP = deploy(
-    {
-        "kind": "custom",
-        "image": "r.azurecr.io/cci-session:1",
-        "deployGateway": True,
-    }
-    | SECRETS
-).one("Microsoft.App/containerApps")
+APP = load("custom-gateway").one("Microsoft.App/containerApps")
 CONTAINER = APP.body["properties"]["template"]["containers"][0]
 LIMIT = 60
 TOKEN = "planted-token-of-the-identity"
@@ -75,7 +69,10 @@ class Gateway(NamedTuple):
 
 
 def environment(identity: str) -> dict[str, str]:
-    secrets = {s["name"]: s["value"] for s in APP.body["properties"]["configuration"]["secrets"]}
+    secrets = {
+        one["name"]: SECRETS[re.findall(r"parameters\('(\w+)'\)", one["value"])[-1]]
+        for one in APP.body["properties"]["configuration"]["secrets"]
+    }
     given = {each["name"]: each.get("value") for each in CONTAINER["env"]}
     given |= {e["name"]: secrets[e["secretRef"]] for e in CONTAINER["env"] if "secretRef" in e}
     return given | {

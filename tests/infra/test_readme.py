@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
 import pytest
 
-from . import bicep
-from .bicep import MAIN, ROOT
+from .snapshots import FOLDER, MAIN, ROOT, SHAPES, list_parameters, load, load_template
 from .test_azd import VALUES
-from .test_template import ALL, PRINCIPAL, assignments, deploy
+from .test_template import PRINCIPAL, list_assignments
 
 README = (MAIN.parent / "README.md").read_text(encoding="utf-8")
+PARAMETERS = list_parameters(load_template())
 COMMANDS = [
     line
     for block in re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -53,20 +54,19 @@ def table(heading: str) -> dict[str, list[str]]:
 
 
 def test_every_parameter_is_in_the_table() -> None:
-    assert set(table("Parameters")) == {each.name for each in bicep.parameters(MAIN)}
+    assert set(table("Parameters")) == {each.name for each in PARAMETERS}
 
 
 def test_the_table_has_the_template_s_defaults() -> None:
-    plain = {name: row[0].strip("`") for name, row in table("Parameters").items()}
-    for name, default in plain.items():
-        source = re.search(rf"^param {name} \w+ = (.*)$", MAIN.read_text(), re.MULTILINE)
-        assert source
-        if re.fullmatch(r"'.+'|\d+|true|false", source[1]):
-            assert default == source[1].strip("'"), name
+    shown = {name: row[0].strip("`") for name, row in table("Parameters").items()}
+    for each in PARAMETERS:
+        if each.default and not str(each.default).startswith("["):
+            default = json.dumps(each.default).strip('"')
+            assert shown[each.name] == default, each.name
 
 
 def test_every_output_is_in_the_table() -> None:
-    assert set(table("Outputs")) == set(bicep.described(MAIN))
+    assert set(table("Outputs")) == set(load_template()["outputs"])
 
 
 def test_the_variables_of_azd_are_those_of_the_parameters_file() -> None:
@@ -84,16 +84,16 @@ def test_every_role_is_in_the_table() -> None:
     shown = {
         ("principalId" in who, re.sub(r" \(.*", "", role.strip())) for who, role, _ in rows[2:]
     }
-    made = assignments(deploy(ALL))
+    made = {one for shape in SHAPES for one in list_assignments(load(shape))}
     assert shown == {(whom == PRINCIPAL, role) for role, _, whom in made}
 
 
 def test_the_table_has_the_names_that_are_created() -> None:
-    made = deploy(ALL | {"suffix": "suffix"})
-    names = {part for resource in made.resources for part in resource.name.split("/")}
+    made = [one for shape in SHAPES for one in load(shape).resources]
+    names = {part for resource in made for part in resource.name.split("/")}
     for shown in re.findall(r"`(cci[\w<>-]*)`", README.split("## Before")[0]):
         if shown not in {"cci", "cci-plugins"}:
-            assert shown.replace("<suffix>", "suffix") in names, shown
+            assert shown.replace("<suffix>", "abc123") in names, shown
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -103,7 +103,7 @@ def test_a_command_names_what_exists(line: str) -> None:
     name = next((name for name in OPTIONS if line.startswith(name)), None)
     assert name, f"an unknown command: {line}"
     assert {word[2:] for word in words if word.startswith("--")} <= OPTIONS[name]
-    known = {each.name for each in bicep.parameters(MAIN)}
+    known = {each.name for each in PARAMETERS}
     if "--parameters" in words:
         given = words[words.index("--parameters") + 1 :]
         assert {each.partition("=")[0] for each in given} <= known
@@ -113,4 +113,10 @@ def test_a_command_names_what_exists(line: str) -> None:
     if name == "azd env set":
         assert f"${{{words[3]}" in str(VALUES)
     if name == "azd env get-value":
-        assert words[3] in bicep.described(MAIN)
+        assert words[3] in load_template()["outputs"]
+
+
+def test_every_snapshot_is_in_the_readme() -> None:
+    listed = set(re.findall(r"\[`([\w-]+)`\]\(snapshots/\1\.snapshot\.json\)", README))
+    assert listed == set(SHAPES)
+    assert all((FOLDER / f"{shape}.snapshot.json").is_file() for shape in listed)

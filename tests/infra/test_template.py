@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from dataclasses import replace
@@ -10,11 +9,21 @@ from typing import Any
 
 import pytest
 
-from . import bicep, specs
-from .bicep import MAIN, ROOT, Deployment, Resource, TemplateError, deploy
+from . import specs
+from .snapshots import (
+    MAIN,
+    ROOT,
+    SHAPES,
+    Deployment,
+    Resource,
+    iter_templates,
+    list_parameters,
+    load,
+    load_template,
+)
 
 FILES = [MAIN, *sorted((MAIN.parent / "modules").glob("*.bicep"))]
-IMAGE = "cciacr.azurecr.io/cci-session:1"
+IMAGE = "cciacrabc123.azurecr.io/cci-session:1"
 PRINCIPAL = "11111111-1111-4111-8111-111111111111"
 EXECUTOR = "0fb8eba5-a2bb-4abe-b1c1-49dfad359bb0"
 ROLES = {
@@ -25,154 +34,135 @@ ROLES = {
     "53ca6127-db72-4b80-b1b0-d745d6d5456d": "Foundry User",
 }
 VERSIONS = {
-    "Microsoft.App": "2025-10-02-preview",
-    "Microsoft.Authorization": "2022-04-01",
-    "Microsoft.CognitiveServices": "2025-12-01",
-    "Microsoft.ContainerRegistry": "2025-04-01",
-    "Microsoft.ManagedIdentity": "2024-11-30",
-    "Microsoft.Storage": "2025-01-01",
+    "Microsoft.App": {"2026-07-01", "2025-10-02-preview"},  # the preview: only Python pools
+    "Microsoft.Authorization": {"2022-04-01"},
+    "Microsoft.CognitiveServices": {"2025-12-01"},
+    "Microsoft.ContainerRegistry": {"2025-04-01"},
+    "Microsoft.Insights": {"2021-05-01-preview"},
+    "Microsoft.ManagedIdentity": {"2024-11-30"},
+    "Microsoft.OperationalInsights": {"2025-02-01"},
+    "Microsoft.Storage": {"2025-01-01"},
 }
 NAMES = {  # where no description of Azure's is at hand: Azure's rules for resource names
     "Microsoft.App/containerApps": r"[a-z](?!.*--)[a-z0-9-]{0,30}[a-z0-9]",
     "Microsoft.ContainerRegistry/registries": r"[a-zA-Z0-9]{5,50}",
     "Microsoft.ManagedIdentity/userAssignedIdentities": r"[a-zA-Z0-9][\w-]{2,127}",
+    "Microsoft.Insights/diagnosticSettings": r"[\w-]{1,260}",
+    "Microsoft.OperationalInsights/workspaces": r"[a-zA-Z0-9][a-zA-Z0-9-]{2,61}[a-zA-Z0-9]",
     "Microsoft.Storage/storageAccounts": r"[a-z0-9]{3,24}",
     "Microsoft.Storage/storageAccounts/blobServices": r"default",
     "Microsoft.Storage/storageAccounts/blobServices/containers": r"[a-z0-9](?!.*--)[a-z0-9-]{2,62}",
     "Microsoft.Storage/storageAccounts/managementPolicies": r"default",
     "Microsoft.Authorization/roleAssignments": r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
 }
-CHOICES = [
-    {
-        "kind": kind,
-        "image": image,
-        "deployStorage": storage,
-        "deployGateway": gateway,
-        "deployFoundry": foundry,
-        "principalId": principal,
-    }
-    for kind, image, storage, gateway, foundry, principal in itertools.product(
-        ["python", "custom"], ["", IMAGE], *[[False, True]] * 3, ["", PRINCIPAL]
-    )
-]
-ALL = {
-    "kind": "custom",
-    "image": IMAGE,
-    "deployGateway": True,
-    "deployFoundry": True,
-    "principalId": PRINCIPAL,
+STORAGE = {
+    "Microsoft.Storage/storageAccounts",
+    "Microsoft.Storage/storageAccounts/blobServices",
+    "Microsoft.Storage/storageAccounts/blobServices/containers",
+    "Microsoft.Storage/storageAccounts/managementPolicies",
 }
-PLANTED = {
-    "serveKey": "planted-serve-key-0123456789",
-    "sessionSecret": "planted-session-secret-0123456789",
-    "mcpKey": "planted-mcp-key-0123456789",
+POOL = {"Microsoft.App/sessionPools"}
+IDENTITY = {"Microsoft.ManagedIdentity/userAssignedIdentities"}
+REGISTRY = {"Microsoft.ContainerRegistry/registries"} | IDENTITY
+ENVIRONMENT = {"Microsoft.App/managedEnvironments"}
+GATEWAY = {"Microsoft.App/containerApps"}
+LOGS = {"Microsoft.OperationalInsights/workspaces", "Microsoft.Insights/diagnosticSettings"}
+FOUNDRY = {
+    "Microsoft.CognitiveServices/accounts",
+    "Microsoft.CognitiveServices/accounts/projects",
+    "Microsoft.CognitiveServices/accounts/deployments",
+    "Microsoft.CognitiveServices/accounts/projects/connections",
+}
+EXPECTED = {
+    "python": POOL | STORAGE,
+    "python-egress": POOL | STORAGE,
+    "python-no-storage": POOL,
+    "python-foundry": POOL | STORAGE | FOUNDRY,
+    "custom-no-image": STORAGE | REGISTRY | ENVIRONMENT,
+    "custom": POOL | STORAGE | REGISTRY | ENVIRONMENT,
+    "custom-gateway": POOL | STORAGE | REGISTRY | ENVIRONMENT | GATEWAY,
+    "custom-compute": POOL | STORAGE | REGISTRY | ENVIRONMENT | LOGS,
+    "custom-subnet": POOL | STORAGE | REGISTRY | ENVIRONMENT,
+    "custom-environment": POOL | STORAGE | REGISTRY | GATEWAY,
+    "custom-registry": POOL | STORAGE | ENVIRONMENT,
+    "custom-foundry": POOL | STORAGE | REGISTRY | ENVIRONMENT | GATEWAY | FOUNDRY,
 }
 
 
-def name_of(choice: dict[str, Any]) -> str:
-    return "-".join(k if v is True else str(v)[:6] for k, v in choice.items() if v) or "nothing"
-
-
-def role_of(assignment: Resource) -> str:
+def get_role(assignment: Resource) -> str:
     return ROLES[assignment.body["properties"]["roleDefinitionId"].rpartition("/")[2]]
 
 
-def assignments(deployment: Deployment) -> set[tuple[str, str, str]]:
-    """Role, kind of what it is on, and whom it is for."""
+def list_assignments(deployment: Deployment) -> set[tuple[str, str, str]]:
+    """Return role, kind of what it is on, and whom it is for."""
     return {
-        (role_of(each), (each.scope or "").split("/")[-2], each.body["properties"]["principalId"])
+        (get_role(each), each.scope.split("/")[-2], each.body["properties"]["principalId"])
         for each in deployment.of("Microsoft.Authorization/roleAssignments")
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_file_is_well_formed(path: Any) -> None:
-    assert bicep.errors(bicep.parsed(path.read_bytes())) == []
+def get_pool(shape: str) -> dict[str, Any]:
+    return load(shape).one("Microsoft.App/sessionPools").body["properties"]
 
 
-def test_a_file_that_is_not_well_formed_is_noticed() -> None:
-    broken = MAIN.read_bytes().replace(b"kind: kind", b"kind: = kind")
-    assert bicep.errors(bicep.parsed(broken)) != []
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_parameter_and_output_has_a_description(path: Any) -> None:
-    silent = [each.name for each in bicep.parameters(path) if not each.description]
-    silent += [name for name, words in bicep.described(path).items() if not words]
+def test_every_parameter_and_output_has_a_description() -> None:
+    silent = []
+    for name, template in iter_templates():
+        silent += [(name, one.name) for one in list_parameters(template) if not one.description]
+        for output, one in template.get("outputs", {}).items():
+            if not one.get("metadata", {}).get("description"):
+                silent.append((name, output))
     assert silent == []
 
 
 def test_only_the_parameters_of_the_modules_have_to_be_given() -> None:
-    assert [each.name for each in bicep.parameters(MAIN) if each.required] == []
+    assert [each.name for each in list_parameters(load_template()) if each.is_required] == []
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_every_choice_creates_its_resources(choice: dict[str, Any]) -> None:
-    made = deploy(choice)
-    custom = choice["kind"] == "custom"
-    pool = not custom or choice["image"] != ""
-    gateway = custom and pool and choice["deployGateway"]
-    foundry = choice["deployFoundry"]
-    expected = {
-        "Microsoft.App/managedEnvironments": custom,
-        "Microsoft.App/sessionPools": pool,
-        "Microsoft.App/containerApps": gateway,
-        "Microsoft.ContainerRegistry/registries": custom,
-        "Microsoft.ManagedIdentity/userAssignedIdentities": custom,
-        "Microsoft.Storage/storageAccounts": choice["deployStorage"],
-        "Microsoft.Storage/storageAccounts/blobServices": choice["deployStorage"],
-        "Microsoft.Storage/storageAccounts/blobServices/containers": choice["deployStorage"],
-        "Microsoft.Storage/storageAccounts/managementPolicies": choice["deployStorage"],
-        "Microsoft.CognitiveServices/accounts": foundry,
-        "Microsoft.CognitiveServices/accounts/projects": foundry,
-        "Microsoft.CognitiveServices/accounts/deployments": foundry,
-        "Microsoft.CognitiveServices/accounts/projects/connections": foundry and gateway,
-    }
-    found = sorted(r.type for r in made.resources if "roleAssignments" not in r.type)
-    assert found == sorted(kind for kind, wanted in expected.items() if wanted)
-    assert len({resource.id for resource in made.resources}) == len(made.resources)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_choice_creates_its_resources(shape: str) -> None:
+    made = load(shape).resources
+    found = sorted(one.type for one in made if "roleAssignments" not in one.type)
+    assert found == sorted(EXPECTED[shape])
+    assert len({resource.id for resource in made}) == len(made)
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_every_choice_assigns_exactly_the_roles_it_needs(choice: dict[str, Any]) -> None:
-    made = deploy(choice)
-    custom, storage = choice["kind"] == "custom", choice["deployStorage"]
-    pool = not custom or choice["image"] != ""
-    expected = set()
-    if choice["principalId"]:
-        expected |= {(ROLES[EXECUTOR], "sessionPools", PRINCIPAL)} if pool else set()
-        if storage:
-            expected.add(("Storage Blob Data Contributor", "containers", PRINCIPAL))
-            expected.add(("Storage Blob Delegator", "storageAccounts", PRINCIPAL))
-        if choice["deployFoundry"]:
-            expected.add(("Foundry User", "projects", PRINCIPAL))
-    if custom:
-        identity = made.one("Microsoft.ManagedIdentity/userAssignedIdentities").name
-        own = "{" + identity + ":properties.principalId}"
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_choice_assigns_exactly_the_roles_it_needs(shape: str) -> None:
+    kinds, expected = EXPECTED[shape], set()
+    if kinds >= POOL:
+        expected.add((ROLES[EXECUTOR], "sessionPools", PRINCIPAL))
+    if kinds >= STORAGE:
+        expected.add(("Storage Blob Data Contributor", "containers", PRINCIPAL))
+        expected.add(("Storage Blob Delegator", "storageAccounts", PRINCIPAL))
+    if kinds >= FOUNDRY:
+        expected.add(("Foundry User", "projects", PRINCIPAL))
+    own = "{cci-id-abc123:properties.principalId}"
+    if kinds >= REGISTRY:
         expected.add(("AcrPull", "registries", own))
-        if pool and choice["deployGateway"]:
-            expected.add((ROLES[EXECUTOR], "sessionPools", own))
-    assert assignments(made) == expected
+    if kinds >= GATEWAY:
+        expected.add((ROLES[EXECUTOR], "sessionPools", own))
+    assert list_assignments(load(shape)) == expected
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_every_resource_matches_azure_s_description(choice: dict[str, Any]) -> None:
-    made = deploy(choice | {"mcpKey": "planted", "subnetId": "/a/subnet"})
-    for resource in made.resources:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_resource_matches_azure_s_description(shape: str) -> None:
+    for resource in load(shape).resources:
         specs.check(resource)
-    for pool in made.of("Microsoft.App/sessionPools"):
-        specs.check_session_pool(pool)
+        if resource.type == "Microsoft.App/sessionPools":
+            specs.check_session_pool(resource)
 
 
 def test_properties_that_azure_does_not_describe_are_noticed() -> None:
     from jsonschema import ValidationError
 
-    made = deploy(ALL)
+    made = load("custom-gateway")
     pool = made.one("Microsoft.App/sessionPools")
-    wrong = replace(pool, body=pool.body | {"properties": {"mcpServerSetings": {}}})
-    for check in (specs.check, specs.check_session_pool):
-        with pytest.raises(ValidationError):
-            check(wrong)
+    for settings in ("mcpServerSetings", "mcpServerSettings"):  # stable versions have neither
+        wrong = replace(pool, body=pool.body | {"properties": {settings: {}}})
+        for check in (specs.check, specs.check_session_pool):
+            with pytest.raises(ValidationError):
+                check(wrong)
     with pytest.raises(ValidationError):
         specs.check(replace(pool, name="my-pool"))
     with pytest.raises(ValidationError):
@@ -186,32 +176,37 @@ def test_properties_that_azure_does_not_describe_are_noticed() -> None:
 
 
 def test_each_api_has_one_version() -> None:
-    made = deploy(ALL)
-    assert {(r.type.partition("/")[0], r.api_version) for r in made.resources} == set(
-        VERSIONS.items()
-    )
-    text = "".join(path.read_text(encoding="utf-8") for path in FILES)
-    used = set(re.findall(r"'(Microsoft\.\w+)/[\w/]+@([\w-]+)'", text))
-    assert used == set(VERSIONS.items())
+    found: dict[str, set[str]] = {}
+    for shape in SHAPES:
+        for one in load(shape).resources:
+            found.setdefault(one.type.partition("/")[0], set()).add(one.api_version)
+    assert found == VERSIONS
+    for shape in SHAPES:
+        for one in load(shape).resources:
+            is_python = one.body.get("properties", {}).get("containerType") == "PythonLTS"
+            if one.type.startswith("Microsoft.App/"):
+                assert (one.api_version == "2025-10-02-preview") is is_python, one.name
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("cc", "abc"), ("cciplugins99", "abcdef99")])
-def test_the_shortest_and_the_longest_names_are_allowed(name: str, suffix: str) -> None:
-    made = deploy(ALL | {"name": name, "suffix": suffix})
-    for resource in made.resources:
-        own = resource.name.rpartition("/")[2]
-        if resource.type in NAMES:
-            assert re.fullmatch(NAMES[resource.type], own), resource
-        elif not specs.FOLDER:
-            continue
-        else:
-            assert specs.check(resource), resource
+def test_the_bounds_of_the_names_fit_azure_s_rules() -> None:
+    bounds = {each.name: each.bounds for each in list_parameters(load_template())}
+    assert bounds["name"] == {"minLength": 2, "maxLength": 12}
+    assert bounds["suffix"] == {"minLength": 3, "maxLength": 8}
+    for shape in SHAPES:
+        for resource in load(shape).resources:
+            own = resource.name.rpartition("/")[2]
+            for name, suffix in (("cc", "abc"), ("cciplugins99", "abcdef99")):
+                renamed = own.replace("abc123", suffix).replace("mine", "cci")
+                renamed = re.sub(r"^cci", name, renamed) if suffix in renamed else renamed
+                if resource.type in NAMES:
+                    assert re.fullmatch(NAMES[resource.type], renamed), resource
 
 
 def test_the_names_match_the_table() -> None:
-    made = deploy(ALL | {"name": "cci", "suffix": "abc123"})
-    whole = {r.type.rpartition("/")[2]: r.name for r in made.resources if "/" not in r.name}
-    del whole["roleAssignments"]
+    shapes = ("custom-compute", "custom-foundry")
+    made = [one for shape in shapes for one in load(shape).resources]
+    whole = {r.type.rpartition("/")[2]: r.name for r in made if "/" not in r.name}
+    del whole["roleAssignments"], whole["diagnosticSettings"]
     assert whole == {
         "managedEnvironments": "cci-env-abc123",
         "sessionPools": "ccipoolabc123",
@@ -219,21 +214,21 @@ def test_the_names_match_the_table() -> None:
         "userAssignedIdentities": "cci-id-abc123",
         "storageAccounts": "ccistabc123",
         "containerApps": "cci-gateway-abc123",
+        "workspaces": "cci-logs-abc123",
         "accounts": "cci-foundry-abc123",
     }
 
 
 def test_every_resource_that_can_have_tags_has_them() -> None:
-    made = deploy(ALL | {"name": "mine", "tags": {"owner": "me"}})
-    tagged = {r.type for r in made.resources if r.body.get("tags")}
-    assert all(
-        r.body["tags"] == {"owner": "me", "cci-plugins": "mine"}
-        for r in made.resources
-        if r.type in tagged
-    )
-    assert {r.type for r in made.resources} - tagged == {
+    tagged = [one for one in load("python-egress").resources if "tags" in one.body]
+    assert [one.body["tags"] for one in tagged] == [{"team": "data", "cci-plugins": "mine"}] * 2
+    untagged = {
+        one.type for shape in SHAPES for one in load(shape).resources if "tags" not in one.body
+    }
+    assert untagged == {
         "Microsoft.Authorization/roleAssignments",
         "Microsoft.CognitiveServices/accounts/projects/connections",
+        "Microsoft.Insights/diagnosticSettings",
         "Microsoft.Storage/storageAccounts/blobServices",
         "Microsoft.Storage/storageAccounts/blobServices/containers",
         "Microsoft.Storage/storageAccounts/managementPolicies",
@@ -241,8 +236,7 @@ def test_every_resource_that_can_have_tags_has_them() -> None:
 
 
 def test_a_python_pool_has_no_egress_and_has_an_mcp_server() -> None:
-    properties = deploy().one("Microsoft.App/sessionPools").body["properties"]
-    assert properties == {
+    assert get_pool("python") == {
         "containerType": "PythonLTS",
         "poolManagementType": "Dynamic",
         "scaleConfiguration": {"maxConcurrentSessions": 10},
@@ -252,26 +246,75 @@ def test_a_python_pool_has_no_egress_and_has_an_mcp_server() -> None:
         "sessionNetworkConfiguration": {"status": "EgressDisabled"},
         "mcpServerSettings": {"isMcpServerEnabled": True},
     }
+    assert get_pool("python-egress")["sessionNetworkConfiguration"] == {"status": "EgressEnabled"}
 
 
 def test_a_custom_pool_keeps_its_identity_from_the_sessions() -> None:
-    made = deploy(ALL | {"egress": True})
+    made = load("custom")
     pool = made.one("Microsoft.App/sessionPools").body
     properties = pool["properties"]
     identity = made.one("Microsoft.ManagedIdentity/userAssignedIdentities").id
     assert pool["identity"] == {"type": "UserAssigned", "userAssignedIdentities": {identity: {}}}
     assert properties["managedIdentitySettings"] == [{"identity": identity, "lifecycle": "None"}]
     assert "mcpServerSettings" not in properties
-    assert properties["sessionNetworkConfiguration"] == {"status": "EgressEnabled"}
+    assert "secrets" not in properties
     assert properties["environmentId"] == made.one("Microsoft.App/managedEnvironments").id
     template = properties["customContainerTemplate"]
     assert template["ingress"] == {"targetPort": 6000}
     assert template["registryCredentials"]["identity"] == identity
-    assert "env" not in template["containers"][0]
+
+
+def test_cpu_memory_and_variables_reach_the_container() -> None:
+    pool = get_pool("custom-compute")
+    (container,) = pool["customContainerTemplate"]["containers"]
+    assert container["resources"] == {"cpu": 2, "memory": "4Gi"}
+    assert container["env"] == [
+        {"name": "CCI_CONTAINER_CPU", "value": "2"},
+        {"name": "CCI_CONTAINER_MEMORY", "value": "4Gi"},
+        {"name": "CCI_SESSION_ENV_API_URL", "value": "https://api.example.com"},
+        {"name": "CCI_SESSION_ENV_REGION", "value": "north"},
+        {"name": "CCI_SESSION_ENV_API_TOKEN", "secretRef": "api-token"},
+    ]
+    (secret,) = pool["secrets"]
+    assert secret["name"] == "api-token"
+    assert "secretValues" in secret["value"]
+
+
+def test_an_image_of_another_program_gets_plain_names_and_its_registry_s_identity() -> None:
+    made = load("custom-registry").one("Microsoft.App/sessionPools").body
+    template = made["properties"]["customContainerTemplate"]
+    assert template["containers"][0]["env"] == [
+        {"name": "REGION", "value": "north"},
+        {"name": "API_TOKEN", "secretRef": "api-token"},
+    ]
+    (identity,) = made["identity"]["userAssignedIdentities"]
+    assert identity.endswith("/puller")
+    assert template["registryCredentials"] == {"server": "example.azurecr.io", "identity": identity}
+    assert made["properties"]["managedIdentitySettings"][0]["lifecycle"] == "None"
+
+
+def test_an_existing_environment_is_used_and_not_created() -> None:
+    made = load("custom-environment")
+    app = made.one("Microsoft.App/containerApps").body["properties"]
+    assert get_pool("custom-environment")["environmentId"].endswith("/managedEnvironments/apps")
+    assert app["environmentId"].endswith("/managedEnvironments/apps")
+    assert "workloadProfileName" not in app  # it may have another one, or none
+
+
+def test_logs_go_to_a_workspace_that_is_created_for_them() -> None:
+    made = load("custom-compute")
+    environment = made.one("Microsoft.App/managedEnvironments")
+    logs = made.one("Microsoft.Insights/diagnosticSettings")
+    assert environment.body["properties"]["appLogsConfiguration"] == {
+        "destination": "azure-monitor"
+    }
+    assert logs.scope == environment.id
+    workspace = made.one("Microsoft.OperationalInsights/workspaces").id
+    assert logs.body["properties"]["workspaceId"] == workspace
 
 
 def test_the_storage_has_no_public_access_and_no_account_keys() -> None:
-    made = deploy()
+    made = load("python")
     account = made.one("Microsoft.Storage/storageAccounts").body["properties"]
     assert account["allowBlobPublicAccess"] is False
     assert account["allowSharedKeyAccess"] is False
@@ -289,7 +332,7 @@ def test_the_storage_has_no_public_access_and_no_account_keys() -> None:
 
 
 def test_registry_and_foundry_accept_no_account_keys() -> None:
-    made = deploy(ALL)
+    made = load("custom-foundry")
     registry = made.one("Microsoft.ContainerRegistry/registries").body["properties"]
     assert registry == {"adminUserEnabled": False, "anonymousPullEnabled": False}
     account = made.one("Microsoft.CognitiveServices/accounts").body["properties"]
@@ -297,55 +340,66 @@ def test_registry_and_foundry_accept_no_account_keys() -> None:
 
 
 def test_a_subnet_is_used_if_one_is_passed() -> None:
-    def network(**more: str) -> Any:
-        made = deploy({"kind": "custom"} | more)
-        return made.one("Microsoft.App/managedEnvironments").body["properties"]
+    def get_network(shape: str) -> Any:
+        return load(shape).one("Microsoft.App/managedEnvironments").body["properties"]
 
-    assert "vnetConfiguration" not in network()
-    assert network(subnetId="/s")["vnetConfiguration"] == {"infrastructureSubnetId": "/s"}
+    assert "vnetConfiguration" not in get_network("custom")
+    subnet = get_network("custom-subnet")["vnetConfiguration"]["infrastructureSubnetId"]
+    assert subnet.endswith("/subnets/sessions")
 
 
 def test_secrets_are_only_in_fields_that_azure_treats_as_secrets() -> None:
-    for kind in ("python", "custom"):
-        made = deploy(ALL | PLANTED | {"kind": kind})
-        for app in made.of("Microsoft.App/containerApps"):
-            secrets = app.body["properties"]["configuration"].pop("secrets")
-            assert secrets == [
-                {"name": "serve-key", "value": PLANTED["serveKey"]},
-                {"name": "session-secret", "value": PLANTED["sessionSecret"]},
-            ]
-        connection = made.one("Microsoft.CognitiveServices/accounts/projects/connections")
-        key = connection.body["properties"].pop("credentials")["keys"]["x-ms-apikey"]
-        assert key == PLANTED["mcpKey" if kind == "python" else "serveKey"]
-        rest = json.dumps([[r.name, r.scope, r.body] for r in made.resources] + [made.outputs])
-        assert [secret for secret in PLANTED.values() if secret in rest] == []
+    secure = [one.name for one in list_parameters(load_template()) if one.is_secure]
+    assert secure == ["mcpKey", "secretValues", "serveKey", "sessionSecret"]
+    for shape in SHAPES:
+        made = load(shape)
+        for one in made.resources:
+            body = json.loads(json.dumps(one.body))
+            properties = body.get("properties", {})
+            properties.pop("secrets", None)
+            properties.pop("credentials", None)
+            properties.get("configuration", {}).pop("secrets", None)
+            assert "parameters(" not in json.dumps(body), (shape, one.name)
+        assert "parameters(" not in json.dumps(made.outputs)
 
 
-def test_missing_secrets_are_created() -> None:
-    def secrets() -> list[str]:
-        app = deploy(ALL).one("Microsoft.App/containerApps")
-        return [each["value"] for each in app.body["properties"]["configuration"]["secrets"]]
-
-    first, second = secrets(), secrets()
-    assert len({*first, *second}) == 4
-    assert all(len(value) == 36 for value in first)
+def test_a_secret_that_is_missing_stops_the_deployment() -> None:
+    variables = load_template()["variables"]
+    for name, parameter in (
+        ("gatewayKey", "serveKey"),
+        ("gatewaySecret", "sessionSecret"),
+        ("poolKey", "mcpKey"),
+    ):
+        assert f"empty(parameters('{parameter}'))), fail('" in variables[name]
+    text = json.dumps(load_template())
+    assert "newGuid" not in text  # a new key in each deployment would lock out the clients
 
 
 def test_every_deployment_restarts_the_gateway_so_that_it_reads_new_secrets() -> None:
-    app = deploy(ALL | {"revision": "20261123000000"}).one("Microsoft.App/containerApps")
-    assert app.body["properties"]["template"]["revisionSuffix"] == "r20261123000000"
-    template = deploy(ALL).one("Microsoft.App/containerApps").body["properties"]["template"]
-    assert re.fullmatch(r"r\d{14}", template["revisionSuffix"])
+    app = load("custom-gateway").one("Microsoft.App/containerApps").body["properties"]
+    assert app["template"]["revisionSuffix"] == "r20261123000000"
+    (revision,) = [one for one in list_parameters(load_template()) if one.name == "revision"]
+    assert revision.default == "[utcNow('yyyyMMddHHmmss')]"
+
+
+def test_resources_are_created_after_what_they_need() -> None:
+    waits = {name: one.get("dependsOn", []) for name, one in load_template()["resources"].items()}
+    assert set(waits["gateway"]) >= {"gatewayRoles", "customPool"}
+    assert set(waits["customPool"]) == {"environment", "identity", "registry"}
+    assert "identity" in waits["registry"]
+    assert set(waits["foundry"]) == {"gateway", "pythonPool"}
 
 
 def test_keys_are_never_read_and_secrets_are_declared_secure() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in FILES).lower()
     for word in ("listkeys", "listsecrets", "listcredentials", "fetchmcp", "deploymentscripts"):
         assert word not in text
-    for path in FILES:
-        for each in bicep.parameters(path):
-            assert each.secure is bool(re.search(r"(key|secret)$", each.name, re.IGNORECASE))
-        assert [n for n in bicep.described(path) if re.search("key|secret", n, re.IGNORECASE)] == []
+    for _, template in iter_templates():
+        for each in list_parameters(template):
+            is_secret = re.search(r"(key|secret|secretvalues)$", each.name, re.IGNORECASE)
+            assert each.is_secure is bool(is_secret), each.name
+        outputs = template.get("outputs", {})
+        assert [n for n in outputs if re.search("key|secret", n, re.IGNORECASE)] == []
 
 
 def test_the_outputs_are_the_settings_of_the_package() -> None:
@@ -364,67 +418,43 @@ def test_the_outputs_are_the_settings_of_the_package() -> None:
         "AZURE_STORAGE_ACCOUNT",
         "AZURE_STORAGE_CONTAINER",
     }
-    assert set(deploy(ALL).outputs) - elsewhere - ours == set()
-
-
-@pytest.mark.parametrize("kind", ["python", "custom"])
-def test_the_outputs_configure_the_package(kind: str, monkeypatch: Any, tmp_path: Any) -> None:
-    from cci_plugins.common.settings import Settings
-
-    monkeypatch.chdir(tmp_path)
-    for name, value in deploy(ALL | {"kind": kind}).outputs.items():
-        monkeypatch.setenv(name, value)
-    settings = Settings.read()
-    assert settings.chosen_pool == {"python": "platform", "custom": "custom"}[kind]
-
-
-def test_a_dropped_mcp_server_leaves_the_endpoint_empty() -> None:
-    source = (MAIN.parent / "modules" / "pool.bicep").read_text(encoding="utf-8")
-    assert "pool.properties.?mcpServerSettings.?mcpServerEndpoint ?? ''" in source
+    assert set(load("custom-foundry").outputs) - elsewhere - ours == set()
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kind": "shell"},
-        {"maxSessions": 1},
-        {"cooldownSeconds": 60},
-        {"name": "a"},
-        {"suffix": "toolongsuffix"},
-        {"principalType": "Robot"},
-    ],
-    ids=str,
+    ("shape", "pool"), [("python-foundry", "platform"), ("custom-foundry", "custom")]
 )
-def test_a_wrong_parameter_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        deploy(wrong)
+def test_the_outputs_configure_the_package(
+    shape: str, pool: str, monkeypatch: Any, tmp_path: Any
+) -> None:
+    from cci_plugins.common.settings import Settings
+
+    monkeypatch.chdir(tmp_path)
+    for name, value in load(shape).outputs.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.read()
+    assert settings.chosen_pool == pool
+    assert str(settings.foundry_connection).endswith("/connections/code-interpreter")
 
 
-@pytest.mark.parametrize("wrong", [{"nothing": 1}, {"maxSessions": "10"}, {"deployStorage": 1}])
-def test_a_parameter_of_another_name_or_type_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(TemplateError, match=next(iter(wrong))):
-        deploy(wrong)
+def test_a_dropped_mcp_server_leaves_the_endpoint_empty() -> None:
+    template = dict(iter_templates())["pythonPool"]
+    value = template["outputs"]["mcpEndpoint"]["value"]
+    assert value.startswith("[coalesce(tryGet(tryGet(reference('pool'), 'mcpServerSettings'), 'mcp")
 
 
-def test_the_evaluator_notices_references_to_missing_resources(tmp_path: Any) -> None:
-    (tmp_path / "part.bicep").write_text("output here string = 'x'\n")
-    main = tmp_path / "main.bicep"
-    main.write_text(
-        "param yes bool\nmodule part 'part.bicep' = if (yes) {\n  name: 'p'\n}\n"
-        "output there string = part!.outputs.here\n"
-    )
-    assert deploy({"yes": True}, path=main).outputs == {"there": "x"}
-    with pytest.raises(TemplateError, match="not deployed"):
-        deploy({"yes": False}, path=main)
+def test_a_wrong_parameter_is_refused() -> None:
+    declared = {each.name: each for each in list_parameters(load_template())}
+    assert declared["kind"].allowed == ("python", "custom")
+    assert declared["principalType"].allowed == ("User", "Group", "ServicePrincipal")
+    assert declared["maxSessions"].bounds == {"minValue": 2, "maxValue": 600}
+    assert declared["cooldownSeconds"].bounds == {"minValue": 300, "maxValue": 3600}
+    assert declared["readySessions"].bounds == {"minValue": 1}
 
 
 def test_the_container_s_readme_shows_the_pool_s_template() -> None:
     readme = (ROOT / "infra" / "container" / "README.md").read_text(encoding="utf-8")
-    (container,) = (
-        deploy(ALL)
-        .one("Microsoft.App/sessionPools")
-        .body["properties"]["customContainerTemplate"]["containers"]
-    )
+    (container,) = get_pool("custom")["customContainerTemplate"]["containers"]
     assert container["image"] == IMAGE
     for probe in container["probes"]:
         assert f"failureThreshold: {probe['failureThreshold']}" in readme

@@ -35,6 +35,9 @@ LIMIT = 90
 AZ = """#!{python}
 import json, sys, time
 tokens = json.load(open({path!r}))
+if sys.argv[1:3] == ["account", "show"]:
+    print(json.dumps({{"id": tokens["default"]}}))
+    sys.exit()
 token = tokens["data" if "https://dynamicsessions.io" in sys.argv else "arm"]
 print(json.dumps({{"accessToken": token, "expires_on": int(time.time()) + 3600}}))
 """
@@ -47,7 +50,9 @@ class Command:
         self.cloud, self.folder = cloud.cloud, folder / "work"
         self.folder.mkdir()
         tokens, az = folder / "tokens.json", folder / "az"
-        tokens.write_text(json.dumps({"arm": ARM_TOKEN, "data": DATA_TOKEN}))
+        tokens.write_text(
+            json.dumps({"arm": ARM_TOKEN, "data": DATA_TOKEN, "default": SUBSCRIPTION})
+        )
         az.write_text(AZ.format(python=sys.executable, path=str(tokens)))
         az.chmod(az.stat().st_mode | stat.S_IXUSR)
         self.environment = {
@@ -162,6 +167,24 @@ async def test_a_plan_changes_nothing(cci: Command) -> None:
     assert cci.cloud.writes == []
 
 
+async def test_the_default_subscription_of_az_is_used_and_shown(cci: Command) -> None:
+    cci.cloud.subscriptions.append(("99999999-0000-0000-0000-000000000009", "Production"))
+    code, out, err = await cci("up", *WHERE, "--plan")
+    assert code == 0, err
+    assert f"subscription {SUBSCRIPTION}, region eastus" in out
+
+
+async def test_a_plan_needs_no_sign_in_and_names_what_to_install(cci: Command) -> None:
+    cci.environment["PATH"] = "/nowhere"
+    code, out, err = await cci("up", *WHERE, "--kind", "custom", "--plan")
+    assert code == 0, err
+    assert "? session pool ccipool" in out
+    assert "not signed in" in out
+    code, _, err = await cci("show", *WHERE)
+    assert code == 4
+    assert "install Azure's command line" in err
+
+
 async def test_ctrl_c_prints_how_to_continue(cci: Command) -> None:
     reached = anyio.Event()
     loop_token = anyio.lowlevel.current_token()
@@ -206,7 +229,7 @@ async def test_wrong_options_are_named(
 async def test_a_refusal_is_an_error_with_a_hint(cci: Command) -> None:
     code, _, err = await cci("up", *QUICK, "--location", "mars")
     assert code == 6
-    assert "hint: choose another region by --location" in err
+    assert "hint: use another region" in err
     cci.environment["PATH"] = "/nowhere"
     code, _, err = await cci("show", *WHERE, "--subscription", SUBSCRIPTION)
     assert code == 4

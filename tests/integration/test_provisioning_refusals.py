@@ -83,8 +83,8 @@ REFUSALS: list[Any] = [
     ),
     (
         forbidden("PUT", "roleassignments", "Microsoft.Authorization/roleAssignments/write"),
-        [ROLES],
-        {},
+        [ROLES, "az role assignment create"],
+        BUILDS,
     ),
     (
         forbidden("PUT", "managedenvironments", "Microsoft.App/managedEnvironments/write"),
@@ -149,7 +149,7 @@ REFUSALS: list[Any] = [
             "The quota of environments is reached.",
             later=True,
         ),
-        ["run the same command"],
+        ["--suffix", "quota"],
         BUILDS,
     ),
     (Fault("PUT", "sessionpools/", code="SessionPoolQuotaExceeded", later=True), ["quota"], {}),

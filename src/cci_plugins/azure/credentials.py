@@ -22,6 +22,7 @@ import base64
 import binascii
 import inspect
 import json
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -235,7 +236,7 @@ class CachedCredential:
             message = clean(str(error).strip().partition("\n")[0])
             raise AuthenticationError(
                 f"signing in to Azure failed ({type(error).__name__}: {message})",
-                hint="run: az login; or give the app a managed identity",
+                hint=_build_sign_in_hint(),
             ) from None
         entry.token = token
         entry.renew_at = max(
@@ -430,6 +431,15 @@ def create_default_credential() -> TokenCredential:
         ) from None
     credential: TokenCredential = DefaultAzureCredential()
     return credential
+
+
+def _build_sign_in_hint() -> str:
+    if shutil.which("az") is None:
+        return (
+            "install Azure's command line (https://aka.ms/azure-cli) and run: az login; or give "
+            "the app a managed identity"
+        )
+    return "run: az login; or give the app a managed identity"
 
 
 def _accepts_options(get_token: Callable[..., Any]) -> bool:

@@ -29,14 +29,21 @@ _ROLE_OF_ACTION = (
     ("", "Contributor", "the resource group"),
 )
 _SUBSCRIPTION = "choose one of: az account list --output table; then --subscription ID"
+# The names of a deployment depend on its suffix, so another region alone meets the old resources.
+_OTHER_REGION = "use another region, with names of its own: add --location REGION --suffix OTHER"
+_REGISTER = (
+    "az feature register --namespace Microsoft.App --name SessionPoolsSupportMCP; "
+    "then az provider register --namespace Microsoft.App --wait"
+)
 _HINTS = {
     "subscriptionnotfound": _SUBSCRIPTION,
     "invalidsubscriptionid": _SUBSCRIPTION,
     "readonlydisabledsubscription": "enable the subscription, or choose another by --subscription",
-    "locationnotavailableforresourcetype": "choose another region by --location, such as eastus",
-    "locationnotavailable": "choose another region by --location, such as eastus",
+    "locationnotavailableforresourcetype": _OTHER_REGION,
+    "locationnotavailable": _OTHER_REGION,
     "invalidresourcelocation": "it exists in another region: use that --location, or a --suffix",
-    "sessiontypenotsupportedinregion": "choose another region by --location, such as eastus",
+    "featurenotregistered": f"ask the subscription's owner to run: {_REGISTER}",
+    "sessiontypenotsupportedinregion": _OTHER_REGION,
     "unmatchedprincipaltype": "name the type: --principal-type ServicePrincipal",
     "storageaccountalreadytaken": "the name is taken somewhere in Azure: choose a --suffix",
     "alreadyinuse": "the name is taken somewhere in Azure: choose a --suffix",
@@ -129,8 +136,8 @@ def _list_details(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _choose_hint(code: str) -> str:
     low = code.lower()
-    if "quota" in low or "capacity" in low:
-        return "choose another region by --location, or ask Azure for more quota"
+    if any(part in low for part in ("quota", "capacity", "maxnumberof")):
+        return f"{_OTHER_REGION}; or ask Azure for more quota"
     return _HINTS.get(low, "fix the cause and run the same command again; it continues from here")
 
 

@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from cci_plugins.common.settings import Settings, get_variable_name
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import AuthenticationError, ConfigurationError
 
 from . import console
 from . import provision_options as opts
@@ -28,20 +28,20 @@ app = typer.Typer(help="Create, show or remove a session pool in Azure.", no_arg
 @app.command()
 def up(
     *,
-    kind: opts.KindOption = "python",
+    kind: opts.KindOption = None,
     subscription: opts.SubscriptionOption = None,
     resource_group: opts.GroupOption = None,
     location: opts.LocationOption = None,
     name: opts.NameOption = "cci",
     suffix: opts.SuffixOption = "",
-    storage: opts.StorageOption = True,
-    gateway: opts.GatewayOption = False,
+    storage: opts.StorageOption = None,
+    gateway: opts.GatewayOption = None,
     requirements: opts.RequirementsOption = None,
     image: opts.ImageOption = None,
-    max_sessions: opts.MaxSessionsOption = 10,
-    ready_sessions: opts.ReadySessionsOption = 1,
-    cooldown: opts.CooldownOption = 600,
-    egress: opts.EgressOption = False,
+    max_sessions: opts.MaxSessionsOption = None,
+    ready_sessions: opts.ReadySessionsOption = None,
+    cooldown: opts.CooldownOption = None,
+    egress: opts.EgressOption = None,
     tags: opts.TagsOption = None,
     principal_id: opts.PrincipalIdOption = "",
     principal_type: opts.PrincipalTypeOption = None,
@@ -56,11 +56,13 @@ def up(
     """Create what is missing for a session pool, and run 1+1 in it.
 
     Every step first reads what exists, so you can run the command again at any time. After
-    Ctrl-C it continues. Settings are written to a file, without the key. The key is fetched
+    Ctrl-C it continues. Options that you leave out keep what an existing pool has, and its kind
+    and region never change. Settings are written to a file, without the key. The key is fetched
     when it is needed.
     """
     target = _Target(subscription, resource_group, name, suffix, polling)
     options = target.build_options(
+        without_sign_in=plan,
         kind=kind,
         location=location,
         storage=storage,
@@ -69,9 +71,9 @@ def up(
         image=image,
         max_sessions=max_sessions,
         ready_sessions=ready_sessions,
-        cooldown=timedelta(seconds=cooldown),
+        cooldown=None if cooldown is None else timedelta(seconds=cooldown),
         egress=egress,
-        tags=_parse_tags(tags or []),
+        tags=_parse_tags(tags) if tags else None,
         principal_id=principal_id,
         principal_type=principal_type,
     )
@@ -103,13 +105,15 @@ def down(
     resource_group: opts.GroupOption = None,
     name: opts.NameOption = "cci",
     suffix: opts.SuffixOption = "",
+    env_file: opts.EnvFileOption = Path(".env"),
     yes: opts.YesOption = False,
     as_json: opts.JsonOption = False,
     polling: opts.PollingOption = opts.POLLING_SECONDS,
 ) -> None:
     """Remove what `up` created and everything in it. Nothing else is removed.
 
-    The resource group is removed too if `up` created it and it contains nothing else.
+    The resource group is removed too if `up` created it and it contains nothing else. Settings
+    that name the removed pool are removed from the file.
     """
     from cci_plugins import provisioning
 
@@ -122,7 +126,8 @@ def down(
         _require_confirmation(
             f"remove these {len(inventory.resources)} resources and everything in them?"
         )
-    removed = _run_with_progress(provisioning.down(options, azure=target.azure))
+    run = provisioning.down(options, azure=target.azure, env_file=env_file)
+    removed = _run_with_progress(run)
     output.print_removed(removed, as_json=as_json)
 
 
@@ -200,22 +205,39 @@ class _Target:
             endpoint=self._settings.arm_endpoint, polling=timedelta(seconds=polling)
         )
 
-    def build_options(self, *, location: str | None = None, **more: Any) -> Options:
+    def build_options(self, *, without_sign_in: bool = False, **more: Any) -> Options:
         """Build the options of the deployment, with everything they require.
 
         Args:
-            location: Azure region, or None for the one in the environment.
-            **more: Further fields of `Options`.
+            without_sign_in: Whether a subscription that cannot be found out is acceptable.
+            **more: Further fields of `Options`. None leaves one out.
         """
         from cci_plugins.provisioning import Options
-        from cci_plugins.provisioning.inventory import find_only_subscription
 
         group = self._group or _ask_group()
-        subscription = self._subscription or _run_async(lambda: find_only_subscription(self.azure))
-        fields: dict[str, Any] = {"subscription": subscription, "resource_group": group, **more}
-        if region := location or self._settings.location:
-            fields["location"] = region
-        return Options(name=self._name, suffix=self._suffix, **fields)
+        subscription = self._subscription or self._find_subscription(without_sign_in)
+        fields = {name: value for name, value in more.items() if value is not None}
+        options = Options(
+            subscription=subscription,
+            resource_group=group,
+            name=self._name,
+            suffix=self._suffix,
+            **fields,
+        )
+        region = self._settings.location
+        if region and "location" not in options.given:
+            options = options.with_values(location=region)
+        return options
+
+    def _find_subscription(self, without_sign_in: bool) -> str:  # noqa: FBT001 - private
+        from cci_plugins.provisioning.inventory import UNKNOWN_SUBSCRIPTION, find_subscription
+
+        try:
+            return _run_async(lambda: find_subscription(self.azure))
+        except AuthenticationError:
+            if not without_sign_in:
+                raise
+        return UNKNOWN_SUBSCRIPTION
 
 
 def _ask_group() -> str:

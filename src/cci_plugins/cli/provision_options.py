@@ -43,19 +43,24 @@ PollingOption = Annotated[
     ),
 ]
 LocationOption = Annotated[
-    str | None, typer.Option("--location", "-l", help="Azure region. By default AZURE_LOCATION.")
+    str | None,
+    typer.Option(
+        "--location", "-l", help="Azure region. By default AZURE_LOCATION, or else eastus."
+    ),
 ]
 KindOption = Annotated[
-    Literal["python", "custom"],
+    Literal["python", "custom"] | None,
     typer.Option(
-        help="A managed Python pool with an MCP server, or a custom pool with your packages."
+        help="A managed Python pool with an MCP server, or a custom pool with your packages. "
+        "By default that of an existing pool, or else python."
     ),
 ]
 StorageOption = Annotated[
-    bool, typer.Option(help="Create a storage account for files that are transferred by link.")
+    bool | None,
+    typer.Option(help="Create a storage account for files that are transferred by link."),
 ]
 GatewayOption = Annotated[
-    bool, typer.Option("--gateway", help="Create an MCP endpoint for a custom pool.")
+    bool | None, typer.Option("--gateway", help="Create an MCP endpoint for a custom pool.")
 ]
 RequirementsOption = Annotated[
     Path | None,
@@ -66,16 +71,32 @@ RequirementsOption = Annotated[
 ImageOption = Annotated[
     str | None, typer.Option(help="Container image of a custom pool, instead of building one.")
 ]
-MaxSessionsOption = Annotated[int, typer.Option(min=1, help="Maximum number of sessions.")]
+MaxSessionsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Maximum number of sessions. By default that of an existing pool, or else 10."
+    ),
+]
 ReadySessionsOption = Annotated[
-    int,
-    typer.Option(min=1, help="Number of sessions that a custom pool keeps ready. They are billed."),
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of sessions that a custom pool keeps ready. They are billed. By default that "
+        "of an existing pool, or else 1.",
+    ),
 ]
 CooldownOption = Annotated[
-    int, typer.Option(min=300, max=3600, help="Seconds until an unused session ends.")
+    int | None,
+    typer.Option(
+        min=300,
+        max=3600,
+        help="Seconds until an unused session ends. By default that of an existing pool, or else "
+        "600.",
+    ),
 ]
 EgressOption = Annotated[
-    bool, typer.Option("--egress", help="Let code in the sessions reach the internet.")
+    bool | None,
+    typer.Option(help="Let code in the sessions reach the internet. By default not."),
 ]
 TagsOption = Annotated[
     list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Tag for every resource.")

@@ -56,8 +56,13 @@ def print_plan(plan: Plan, write: Callable[[str], None] = console.write_stdout) 
         plan: Plan to print.
         write: Function that receives each line.
     """
+    write(f"subscription {plan.subscription}, region {plan.location}\n\n")
     for change in plan.resources:
         write(f"{_PLAN_SIGNS[change.action]} {change.resource.kind} {change.resource.name}\n")
+        for line in change.changes:
+            write(f"    {line}\n")
+    for note in plan.notes:
+        write(f"! {note}\n")
     for title, lines in (
         ("registrations in the subscription", plan.registrations),
         ("role assignments", plan.assignments),
@@ -78,11 +83,15 @@ def print_plan_json(plan: Plan) -> None:
             "type": change.resource.type,
             "name": change.resource.name,
             "id": change.resource.id,
+            "changes": list(change.changes),
         }
         for change in plan.resources
     ]
     _print_json(
         {
+            "subscription": plan.subscription,
+            "location": plan.location,
+            "notes": list(plan.notes),
             "resources": resources,
             "registrations": list(plan.registrations),
             "assignments": list(plan.assignments),
@@ -116,19 +125,24 @@ def print_inventory(inventory: Inventory, *, as_json: bool) -> None:
     if pool is None:
         console.print_message("the session pool does not exist")
         console.print_hint("cci provision up")
-    else:
-        _print_settings(pool)
+        return
+    for note in pool.notes:
+        console.print_message(note)
+    _print_settings(pool)
 
 
 def print_removed(removed: Removed, *, as_json: bool) -> None:
     """Print which resources stay after a removal."""
     if as_json:
         _print_json(asdict(removed))
-    elif removed.left:
-        console.print_message(
-            f"{len(removed.left)} resources of the group stay, since cci provision did not "
-            "create them"
-        )
+        return
+    if removed.unset:
+        console.print_message(f"removed from the settings: {', '.join(removed.unset)}")
+    if removed.left:
+        console.print_message("these resources of the group do not belong to it, and stay:")
+    for identifier in removed.left:
+        kind, _, name = identifier.rpartition("/")
+        console.print_message(f"- {kind.partition('/providers/')[2]} {name}", style="")
 
 
 def _print_settings(deployment: Deployment) -> None:

@@ -97,6 +97,7 @@ class SandboxLimits:
         stream_characters: Characters kept of each output stream of a run.
         result_bytes: Bytes kept of a run's displayed results.
         runaway_bytes: Bytes of output after which a run is interrupted.
+        threads: Threads that numerical libraries (BLAS, OpenMP) start in one process.
     """
 
     memory_bytes: int = 2048 * MIB
@@ -110,3 +111,4 @@ class SandboxLimits:
     stream_characters: int = 6_000_000
     result_bytes: int = 32 * MIB
     runaway_bytes: int = 64 * MIB
+    threads: int = 2

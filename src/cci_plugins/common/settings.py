@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cci_plugins.errors import ConfigurationError
 
 from .limits import Limits
+from .log import logger
 
 PoolName = Literal["local", "platform", "custom"]
+# The rest of such a variable's name is the name that code in a session sees.
+SESSION_ENV_PREFIX = "CCI_SESSION_ENV_"
 IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 
 
@@ -25,6 +29,12 @@ def _define_setting(default: Any, *names: str, doc: str) -> Any:
 
 
 _define_optional = partial(_define_setting, None)
+# The MCP endpoint of a managed pool, which holds the parts of its resource id.
+_POOL_URL = re.compile(
+    r"https://[\w.-]+\.dynamicsessions\.io/subscriptions/(?P<subscription>[^/]+)"
+    r"/resourceGroups/(?P<group>[^/]+)/sessionPools/(?P<pool>[^/]+)/mcp",
+    re.IGNORECASE,
+)
 _YEAR = 365 * 24 * 3600
 # of numbers: the smallest, the largest (in practice unlimited) and the unit
 _BOUNDS: dict[str, tuple[float, int, str]] = {
@@ -63,7 +73,12 @@ class Settings(BaseSettings):
         doc="Where code runs: local, platform or custom. By default, the endpoints below decide",
     )
     mcp_endpoint: str | None = _define_optional(
-        "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
+        "AZURE_SESSION_POOL_MCP_ENDPOINT", doc="MCP endpoint of a session pool"
+    )
+    mcp_server_url: str | None = _define_optional(
+        "MCP_SERVER_URL",
+        doc="The same endpoint under the name of Microsoft's samples. Other tools use this name "
+        "too, so it counts only in the form of a pool's own URL, with a key, or with CCI_POOL",
     )
     mcp_key: SecretStr | None = _define_optional(
         "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
@@ -164,12 +179,24 @@ class Settings(BaseSettings):
     )
     foundry_connection: str | None = _define_optional(
         "MCP_PROJECT_CONNECTION_ID",
+        "AZURE_AI_CONNECTION_ID",
         doc="The project's connection to the session pool, created by `cci foundry connect`",
     )
     foundry_model: str | None = _define_optional(
         "FOUNDRY_MODEL_DEPLOYMENT_NAME",
+        "FOUNDRY_MODEL_NAME",
         "AZURE_AI_MODEL_DEPLOYMENT_NAME",
         doc="Deployment of the model that the project's agents use",
+    )
+    container_cpu: float | None = _define_optional(
+        "CCI_CONTAINER_CPU",
+        doc="CPUs of the container that the embedded pool runs in. Numerical libraries start as "
+        "many threads. By default two",
+    )
+    container_memory: str | None = _define_optional(
+        "CCI_CONTAINER_MEMORY",
+        doc="Memory of that container, such as 2Gi. Its sessions together may use it, less a "
+        "reserve for the server. By default each session may use 2 GiB",
     )
     session_secret: SecretStr | None = _define_optional(
         "CCI_SESSION_SECRET",
@@ -179,6 +206,26 @@ class Settings(BaseSettings):
     serve_key: SecretStr | None = _define_optional(
         "CCI_SERVE_KEY", doc="Key that clients of `cci serve` must send. By default, a new one"
     )
+
+    @model_validator(mode="after")
+    def _use_mcp_server_url(self) -> Self:
+        """Take over MCP_SERVER_URL where it certainly names a session pool."""
+        url = self.mcp_server_url
+        if url is None or self.mcp_endpoint is not None:
+            return self
+        match = _POOL_URL.fullmatch(url.rstrip("/"))
+        if match is not None:
+            self.mcp_endpoint = url
+            if self.resource_id is None:
+                self.resource_id = (
+                    f"/subscriptions/{match['subscription']}/resourceGroups/{match['group']}"
+                    f"/providers/Microsoft.App/sessionPools/{match['pool']}"
+                )
+        elif self.mcp_key is not None or self.pool in {"platform", "custom"}:
+            self.mcp_endpoint = url
+        else:
+            _note_ignored_url()
+        return self
 
     @classmethod
     def read(cls, *, check: bool = True) -> Self:
@@ -225,8 +272,24 @@ class Settings(BaseSettings):
         if missing is not None:
             raise ConfigurationError(
                 f"{missing} is not set, but the rest of a session pool's settings is",
-                hint=f"set {missing}, or unset the others to use the embedded pool",
+                hint=f"set {missing}, or unset {self._name_causes()} to use the embedded pool",
             )
+
+    def _name_causes(self) -> str:
+        """Return the variables that select a pool, by the names under which they are set."""
+        given = {*os.environ, *dotenv_values(".env")}
+        names = []
+        for setting in ("pool", "mcp_endpoint", "mcp_key", "resource_id", "endpoint"):
+            if getattr(self, setting) is None:
+                continue
+            alias = type(self).model_fields[setting].validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else []
+            names += [str(one) for one in choices if one in given][:1]
+        if self.mcp_server_url is not None and self.mcp_endpoint == self.mcp_server_url:
+            names.append("MCP_SERVER_URL")
+        if self.access_token is not None:
+            names.append(get_variable_name("access_token"))
+        return ", ".join(names) or "the others"
 
     def _find_missing_variable(self) -> str | None:
         if self.chosen_pool == "platform" and self.resource_id is None:
@@ -290,10 +353,29 @@ def _build_number_error(name: str, value: object) -> ConfigurationError:
     )
 
 
+@cache
+def _note_ignored_url() -> None:
+    """Log once that the variable is ignored."""
+    logger.info(
+        "MCP_SERVER_URL is ignored: it is not the URL of a session pool. If it is a gateway's, set "
+        "AZURE_SESSION_POOL_MCP_ENDPOINT instead, and AZURE_SESSION_POOL_MCP_KEY"
+    )
+
+
 def get_variable_name(setting: str) -> str:
     """Return the name of a setting's environment variable."""
     alias = Settings.model_fields[setting].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
+
+
+def read_session_environment() -> dict[str, str]:
+    """Return the variables for the code in sessions: each `CCI_SESSION_ENV_<NAME>` as `<NAME>`."""
+    given = {**dotenv_values(".env"), **os.environ}
+    return {
+        name.removeprefix(SESSION_ENV_PREFIX): value
+        for name, value in given.items()
+        if name.startswith(SESSION_ENV_PREFIX) and name != SESSION_ENV_PREFIX and value is not None
+    }
 
 
 def is_content_capture_enabled() -> bool:
@@ -318,7 +400,7 @@ def find_unknown_variables() -> dict[str, str | None]:
     return {
         name: next(iter(get_close_matches(name, known, 1, 0.75)), None)
         for name in given
-        if name.startswith("CCI_")
+        if name.startswith("CCI_") and not name.startswith(SESSION_ENV_PREFIX)
     }
 
 

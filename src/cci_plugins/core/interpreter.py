@@ -13,7 +13,7 @@ from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
-from cci_plugins.common.settings import Settings
+from cci_plugins.common.settings import Settings, read_session_environment
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
@@ -360,8 +360,16 @@ def build_pool(
         from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 
         return CustomSessionPool(settings.endpoint, credential=token, limits=settings.limits())
+    return _build_local_pool(settings)
+
+
+def _build_local_pool(settings: Settings) -> SessionPool:
+    from cci_plugins.pools.local.container import compute_limits, compute_total_memory
     from cci_plugins.pools.local.pool import LocalSessionPool
 
+    total = settings.container_memory and compute_total_memory(
+        settings.container_memory, settings.ready_sessions
+    )
     return LocalSessionPool(
         isolation=settings.isolation,
         python=settings.python,
@@ -369,6 +377,9 @@ def build_pool(
         ready_sessions=settings.ready_sessions,
         cooldown=timedelta(seconds=settings.cooldown),
         egress=settings.egress_rules,
+        limits=compute_limits(total or None, settings.container_cpu),
+        environment=read_session_environment(),
+        total_memory_bytes=total or None,
     )
 
 

@@ -112,10 +112,23 @@ class SessionHost:
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
+        self._companions: list[SessionHost] = []
         self._ending: dict[str, anyio.Lock] = {}
         self._leftovers = _Leftovers(pool)
         self._finalizer = weakref.finalize(self, _close_abandoned, self._leftovers)
         self._finalizer.atexit = False  # the event loop closes it then
+
+    def create_companion(self, pool: SessionPool) -> SessionHost:
+        """Create a host of another pool with the same options, which closes with this one.
+
+        Args:
+            pool: Another way to the same sessions, such as a gateway.
+        """
+        companion = SessionHost(
+            pool, limits=self.limits, files=self._files, owns_pool=self.owns_pool
+        )
+        self._companions.append(companion)
+        return companion
 
     async def dispatch(self, func: Callable[..., Awaitable[T]], *args: object) -> T:
         """Await `func(*args)` on the pool's event loop."""
@@ -206,6 +219,8 @@ class SessionHost:
     async def aclose(self) -> None:
         """Close the file transfer, and the pool if the host owns it. A second call is allowed."""
         self.refuse_calls()
+        for companion in self._companions:
+            await companion.aclose()
         if self.owns_pool:
             await self.pool.aclose()
         if self._file_transfer is not None:

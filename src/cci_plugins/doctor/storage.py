@@ -35,6 +35,15 @@ def _open_storage(context: Context) -> BlobStorage:
 
 
 async def _check_reachable(context: Context) -> Outcome:
+    """Check that the account answers, and that the SDK for it is installed."""
+    from cci_plugins.files.blob import is_sdk_installed
+
+    _open_storage(context)
+    if not is_sdk_installed():
+        return Outcome.failed(
+            "AZURE_STORAGE_ACCOUNT is set, but azure-storage-blob is not installed",
+            'pip install "cci-plugins[azure]"',
+        )
     answer = await _send_request(context, "?comp=list")
     return Outcome.ok(f"the storage account answers ({answer.status_code})")
 

@@ -14,9 +14,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
 import anyio
@@ -34,15 +36,10 @@ from cci_plugins.errors import (
 )
 from cci_plugins.redaction import know
 
-try:
-    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
-    from azure.storage.blob import UserDelegationKey, generate_blob_sas
-    from azure.storage.blob.aio import BlobServiceClient, ContainerClient, ExponentialRetry
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"staging files in Blob Storage needs {missing.name}",
-        hint='pip install "cci-plugins[azure]"',
-    ) from missing
+if TYPE_CHECKING:
+    from azure.core.exceptions import AzureError
+    from azure.storage.blob import UserDelegationKey
+    from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 Permission = Literal["r", "cw"]
 
@@ -170,6 +167,7 @@ class BlobStorage(Renewable):
         Args:
             size: Bytes to move. More bytes get a longer lifetime.
         """
+        _require_sdk()
         blob = StagedBlob(self, token_hex(16), compute_lifetime(size))
         try:
             yield blob
@@ -191,7 +189,9 @@ class BlobStorage(Renewable):
 
         Raises:
             AuthenticationError: The sign-in failed, or a role is missing.
+            ConfigurationError: The extra `azure` is not installed.
         """
+        _require_sdk()
         return await event_loop.dispatch(self._create_link, name, permission, lasts, download_as)
 
     async def delete(self, name: str) -> None:
@@ -205,6 +205,8 @@ class BlobStorage(Renewable):
     async def _create_link(
         self, name: str, permission: Permission, lasts: timedelta, download_as: str | None
     ) -> SecretUrl:
+        from azure.storage.blob import generate_blob_sas  # noqa: PLC0415 - heavy, and an extra
+
         now = datetime.now(UTC)
         secret: dict[str, Any] = (
             {"account_key": self._key}
@@ -262,6 +264,12 @@ class BlobStorage(Renewable):
 
     def _get_service(self) -> BlobServiceClient:
         if self._client is None:
+            _require_sdk()
+            from azure.storage.blob.aio import (  # noqa: PLC0415 - heavy, and an extra
+                BlobServiceClient,
+                ExponentialRetry,
+            )
+
             # the SDK's default starts at 15 s, but a caller waits for the deletion
             retry_policy = ExponentialRetry(
                 initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
@@ -315,11 +323,20 @@ class _SdkErrorTranslator:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        from azure.core.exceptions import AzureError  # noqa: PLC0415 - an extra
+
         if isinstance(error, AzureError | AuthenticationError):  # the latter from the sign-in
             raise _translate_error(error, self._operation) from None
 
 
 def _translate_error(error: AzureError | AuthenticationError, operation: str) -> Exception:
+    from azure.core.exceptions import (  # noqa: PLC0415 - an extra
+        ClientAuthenticationError,
+        HttpResponseError,
+    )
+
     signs_in = isinstance(error, ClientAuthenticationError | AuthenticationError)
     if signs_in or getattr(error, "status_code", 0) in {401, 403}:
         code = getattr(error, "error_code", None) or "no sign-in"
@@ -339,6 +356,24 @@ def _translate_error(error: AzureError | AuthenticationError, operation: str) ->
         hint="check AZURE_STORAGE_ACCOUNT and the network",
         retryable=True,
     )
+
+
+def _require_sdk() -> None:
+    """Check that the SDK is installed. It is loaded with the first file that is staged."""
+    if not is_sdk_installed():
+        raise ConfigurationError(
+            "staging files in Blob Storage needs azure-storage-blob",
+            hint='pip install "cci-plugins[azure]"',
+        )
+
+
+@cache
+def is_sdk_installed() -> bool:
+    """Return whether the SDK for Blob Storage is installed."""
+    try:
+        return find_spec("azure.storage.blob") is not None and find_spec("aiohttp") is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
 
 
 def _check_key(key: str) -> None:

@@ -92,17 +92,20 @@ def up(
     return Run(partial(deploy, options, azure or Azure(), post_deploy))
 
 
-def down(options: Options, *, azure: Azure | None = None) -> Run[Removed]:
-    """Remove what `up` created, by its tag, and nothing else.
+def down(
+    options: Options, *, azure: Azure | None = None, env_file: Path | None = None
+) -> Run[Removed]:
+    """Remove what `up` created for these options, by computed name and tag, and nothing else.
 
     Args:
         options: What was provisioned.
         azure: Address, sign-in and waiting times for Azure.
+        env_file: File from which the variables that name this deployment are removed.
 
     Returns:
         The run: iterate it for its progress, then read `result`.
     """
-    return Run(partial(remove, options, azure or Azure()))
+    return Run(partial(remove, options, azure or Azure(), env_file=env_file))
 
 
 def show(options: Options, *, azure: Azure | None = None) -> Run[Inventory]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.credentials import decode_claims
+from cci_plugins.azure.failures import FORBIDDEN, ArmError
 from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
 from cci_plugins.errors import ProvisioningError
@@ -98,23 +99,50 @@ def list_identity_roles(options: Options) -> list[tuple[Role, str]]:
     return needed
 
 
-async def assign(run: DeploymentRun, role: Role, scope: str, principal: Principal) -> None:
+async def assign(
+    run: DeploymentRun, role: Role, scope: str, principal: Principal, *, required: bool = False
+) -> None:
     """Assign a role, unless the principal already has it on the scope or above.
+
+    Args:
+        run: The deployment.
+        role: The role.
+        scope: Resource id on which it is needed.
+        principal: Who gets it.
+        required: Whether nothing can work without it. Otherwise a role that you may not assign is
+            a note, because the principal may have it in a way that is not visible here.
 
     Raises:
         ProvisioningError: Azure refused.
     """
     step = f"role {role.name}"
-    if await _has_role(run, role, scope, principal, step):
-        StepReporter(run.report, step).report("kept", f"{step} is assigned")
-        return
-    wanted = build_assignment(run.options, scope, role, principal.id, principal.type)
     try:
+        if await _has_role(run, role, scope, principal, step):
+            StepReporter(run.report, step).report("kept", f"{step} is assigned")
+            return
+        wanted = build_assignment(run.options, scope, role, principal.id, principal.type)
         await run.ensure(wanted, step=step, retry_role_propagation=True)
-    except ProvisioningError as error:
-        if error.code != "RoleAssignmentExists":
+    except ArmError as error:
+        if error.code == "RoleAssignmentExists":
+            StepReporter(run.report, step).report("kept", f"{step} is assigned")
+            return
+        if error.status != FORBIDDEN or error.code == "RequestDisallowedByPolicy":
             raise
-        StepReporter(run.report, step).report("kept", f"{step} is assigned")
+        command = format_assignment_command(role, scope, principal)
+        if required:
+            raise ProvisioningError(
+                str(error), hint=f"{error.hint}, or ask somebody to run: {command}", step=step
+            ) from None
+        run.unassigned.append((role.id, command))
+        run.add_note(step, f"you may not assign the {step}. If it is missing, run: {command}")
+
+
+def format_assignment_command(role: Role, scope: str, principal: Principal) -> str:
+    """Return the command of Azure's command line that assigns a role."""
+    return (
+        f"az role assignment create --assignee-object-id {principal.id} "
+        f"--assignee-principal-type {principal.type} --role {role.id} --scope {scope}"
+    )
 
 
 def build_assignment_name(scope: str, role: str, principal: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from .access import (
 )
 from .build import build
 from .client import ProvisioningClient
-from .deployment import Deployment, build_deployment, parse_gateway_url
+from .deployment import Deployment, build_deployment, parse_gateway_url, read_back_pool
 from .deployment_run import DeploymentRun
 from .dotenv import write_env
+from .existing import Existing, build_pool_change, complete_options
 from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
+from .pool_watch import ensure_watched
 from .progress import ProgressHandler
 from .registration import register
 from .smoke_test import smoke_test
@@ -78,13 +81,15 @@ async def deploy(
         AuthenticationError: The sign-in failed.
         ConfigurationError: A file cannot be read or written.
     """
-    context = build_context(options.requirements) if options.builds_image else None
     async with ProvisioningClient(azure, options.subscription) as arm:
-        run = DeploymentRun(options, azure, arm, on_progress)
         user = await resolve_principal(options, arm)
+        existing = await complete_options(options, arm)
+        options = existing.options
+        context = build_context(options.requirements) if existing.needs_build else None
+        run = DeploymentRun(options, azure, arm, on_progress)
         await _prepare(run)
         identity = await _ensure_identity(run)
-        image = await _ensure_image(run, context, identity)
+        image = await _ensure_image(run, existing, context, identity)
         pool = await _ensure_pool(run, image)
         await _ensure_storage(run)
         for role, scope in list_user_roles(options):
@@ -127,21 +132,35 @@ async def _ensure_identity(run: DeploymentRun) -> Mapping[str, Any]:
 
 
 async def _ensure_image(
-    run: DeploymentRun, context: BuildContext | None, identity: Mapping[str, Any]
+    run: DeploymentRun,
+    existing: Existing,
+    context: BuildContext | None,
+    identity: Mapping[str, Any],
 ) -> str:
-    if context is None:
+    if not run.options.builds_image:
         return run.options.image or ""
     puller = Principal(str(identity["principalid"]), "ServicePrincipal")
-    await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller)
-    return await build(run, context)
+    await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller, required=True)
+    if context is not None:
+        return await build(run, context)
+    run.add_note("image", "the pool keeps its image; --requirements FILE builds another one")
+    return existing.built_image or ""
 
 
 async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
     wanted = resources.build_pool(run.options, image)
-    custom = run.options.builds_image
-    await run.ensure(wanted, expected_duration=_POOL_DURATION, retry_role_propagation=custom)
-    # read back: Azure accepts properties that it drops later
-    return await run.arm.get(wanted.id, wanted.api_version, step=wanted.kind) or {}
+    if run.options.kind == "custom":
+        ensure = partial(
+            run.ensure,
+            wanted,
+            expected_duration=_POOL_DURATION,
+            retry_role_propagation=run.options.builds_image,
+            change=build_pool_change(wanted),
+        )
+        await ensure_watched(run, wanted, ensure)
+    else:
+        await run.ensure(wanted, expected_duration=_POOL_DURATION)
+    return await read_back_pool(run, wanted)
 
 
 async def _ensure_storage(run: DeploymentRun) -> None:
@@ -165,8 +184,8 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
         raise ProvisioningError(
             "session pool: Azure created the pool but dropped mcpServerSettings, so the pool has "
             "no MCP endpoint",
-            hint="run the same command again with another --location, such as eastus or "
-            "swedencentral; or use the pool without MCP: "
+            hint="make another pool beside it: add --suffix OTHER and --location REGION, such as "
+            "swedencentral; or use this pool without MCP: "
             f"{get_variable_name('endpoint')}={deployment.pool_endpoint}",
             code="McpServerSettingsDropped",
             step="session pool",
@@ -183,7 +202,7 @@ async def _ensure_gateway(
         return None
     principal = Principal(str(identity["principalid"]), "ServicePrincipal")
     for role, scope in list_identity_roles(options):
-        await assign(run, role, scope, principal)
+        await assign(run, role, scope, principal, required=role is ACR_PULL)
     wanted = resources.build_gateway(
         options,
         image,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cci_plugins.azure.resource import lowercase_keys
+import anyio
+
+from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.common.settings import get_variable_name
 
 from . import resources
+from .deployment_run import DeploymentRun, StepReporter
 from .options import Kind, Options
+
+_LATE_SECONDS = 120  # Azure may name the endpoints a while after the pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,31 @@ def build_deployment(
         storage_account=resources.build_storage_account(options).name if storage else None,
         storage_container=resources.BLOB_CONTAINER if storage else None,
     )
+
+
+async def read_back_pool(run: DeploymentRun, pool: Resource) -> Mapping[str, Any]:
+    """Return the pool once it has its endpoints. Azure drops properties, or fills them in late.
+
+    Args:
+        run: The deployment.
+        pool: The pool.
+    """
+    reporter = StepReporter(run.report, pool.kind)
+    deadline = time.monotonic() + min(_LATE_SECONDS, run.azure.settling.total_seconds())
+    while True:
+        found = await run.arm.get(pool.id, pool.api_version, step=pool.kind) or {}
+        if not _lacks_endpoint(found) or time.monotonic() > deadline:
+            return found
+        reporter.report_waiting("until Azure names the pool's endpoint")
+        await anyio.sleep(run.azure.polling.total_seconds())
+
+
+def _lacks_endpoint(pool: Mapping[str, Any]) -> bool:
+    properties = lowercase_keys(pool.get("properties"))
+    settings = lowercase_keys(properties.get("mcpserversettings"))
+    is_enabled = settings.get("ismcpserverenabled") is True
+    lacks_mcp = is_enabled and not settings.get("mcpserverendpoint")
+    return lacks_mcp or not properties.get("poolmanagementendpoint")
 
 
 def parse_gateway_url(found: Mapping[str, Any]) -> str | None:

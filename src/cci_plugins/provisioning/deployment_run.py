@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,6 +33,8 @@ from .resources import TAG
 _REPORT_SECONDS = 15.0
 # Azure accepts these properties and never returns them.
 _WRITE_ONLY = frozenset({"secrets"})
+# Azure may leave these properties out of what it returns, in some versions of its API.
+_NOT_ALWAYS_RETURNED = frozenset({"probes", "managedidentitysettings", "lifecycletype"})
 _QUANTITY = re.compile(r"(\d+)\.0+(?=[A-Za-z]+$)")
 
 
@@ -47,6 +49,7 @@ class DeploymentRun:
         report: Called with each progress.
         changed: Ids of the resources that this run created or changed.
         notes: Notes for the user.
+        unassigned: Ids of the roles that could not be assigned, each with the command for it.
     """
 
     options: Options
@@ -55,6 +58,7 @@ class DeploymentRun:
     report: ProgressHandler
     changed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unassigned: list[tuple[str, str]] = field(default_factory=list)
 
     def add_note(self, step: str, message: str) -> None:
         """Report a note now, and keep it for the result."""
@@ -68,6 +72,7 @@ class DeploymentRun:
         expected_duration: str = "",
         step: str = "",
         retry_role_propagation: bool = False,
+        change: Resource | None = None,
     ) -> Mapping[str, Any]:
         """Create or change a resource, unless it is as it should be.
 
@@ -77,6 +82,8 @@ class DeploymentRun:
             step: Its name in the progress. The kind of the resource by default.
             retry_role_propagation: Whether a refusal may come from a role that is not known
                 everywhere yet.
+            change: The request that changes it if it exists, sent by PATCH. The whole body by PUT
+                when None.
 
         Returns:
             The resource, as Azure returned it.
@@ -88,14 +95,21 @@ class DeploymentRun:
         reporter = StepReporter(self.report, step)
         found = await self.wait_until_provisioned(resource, reporter)
         if found is not None:
-            _check_ownership(resource, found, step)
+            check_ownership(resource, found, step)
             if is_up_to_date(resource, found):
                 reporter.report("kept", f"{step} {resource.name} exists")
                 return found
         verb = "creating" if found is None else "changing"
         duration = f"; this takes {expected_duration}" if expected_duration else ""
         reporter.report("working", f"{verb} {step} {resource.name}{duration}")
-        answer = await self._put(resource, reporter, retry_role_propagation=retry_role_propagation)
+        is_patch = change is not None and found is not None and not has_failed(found)
+        wanted = change if is_patch and change is not None else resource
+        answer = await self._put(
+            wanted if found is None else _keep_tags(wanted, found),
+            reporter,
+            retry_role_propagation=retry_role_propagation,
+            method="PATCH" if is_patch else "PUT",
+        )
         self.changed.append(resource.id)
         state: State = "created" if found is None else "updated"
         reporter.report(state, f"{state} {step} {resource.name}")
@@ -124,7 +138,12 @@ class DeploymentRun:
             await anyio.sleep(self.azure.polling.total_seconds())
 
     async def _put(
-        self, resource: Resource, reporter: StepReporter, *, retry_role_propagation: bool
+        self,
+        resource: Resource,
+        reporter: StepReporter,
+        *,
+        retry_role_propagation: bool,
+        method: str,
     ) -> Mapping[str, Any]:
         deadline = time.monotonic() + (
             self.azure.settling.total_seconds() if retry_role_propagation else 0
@@ -132,7 +151,10 @@ class DeploymentRun:
         while True:
             try:
                 return await self.arm.put(
-                    resource, step=reporter.step, report_waiting=reporter.report_waiting
+                    resource,
+                    step=reporter.step,
+                    report_waiting=reporter.report_waiting,
+                    method=method,
                 )
             except ProvisioningError as error:
                 if time.monotonic() > deadline or not _is_propagation_error(error):
@@ -172,10 +194,13 @@ class StepReporter:
 
 def is_up_to_date(resource: Resource, found: Mapping[str, Any]) -> bool:
     """Return whether a resource has its desired state and its last operation did not fail."""
+    return not has_failed(found) and matches(_drop_write_only(resource.body), found)
+
+
+def has_failed(found: Mapping[str, Any]) -> bool:
+    """Return whether the last operation on a resource failed."""
     state = lowercase_keys(found.get("properties")).get("provisioningstate")
-    return str(state).lower() not in {"failed", "canceled"} and matches(
-        _drop_write_only(resource.body), found
-    )
+    return str(state).lower() in {"failed", "canceled"}
 
 
 def matches(wanted: object, found: object) -> bool:
@@ -187,7 +212,9 @@ def matches(wanted: object, found: object) -> bool:
     if isinstance(wanted, Mapping):
         given = lowercase_keys(found)
         return isinstance(found, Mapping) and all(
-            matches(value, given.get(name.lower())) for name, value in wanted.items()
+            (name.lower() in _NOT_ALWAYS_RETURNED and given.get(name.lower()) is None)
+            or matches(value, given.get(name.lower()))
+            for name, value in wanted.items()
         )
     if isinstance(wanted, list):
         return (
@@ -217,7 +244,20 @@ def _drop_write_only(value: Any) -> Any:
     return [_drop_write_only(item) for item in value] if isinstance(value, list) else value
 
 
-def _check_ownership(resource: Resource, found: Mapping[str, Any], step: str) -> None:
+def _keep_tags(resource: Resource, found: Mapping[str, Any]) -> Resource:
+    """Return a resource with the tags that it has and that nobody asked to change."""
+    tags = resource.body.get("tags")
+    if not isinstance(tags, Mapping) or not isinstance(found.get("tags"), Mapping):
+        return resource
+    return replace(resource, body={**resource.body, "tags": {**found["tags"], **tags}})
+
+
+def check_ownership(resource: Resource, found: Mapping[str, Any], step: str) -> None:
+    """Refuse to change a resource that does not have this package's tag.
+
+    Raises:
+        ProvisioningError: It does not.
+    """
     tags = resource.body.get("tags")
     is_group = resource.type.endswith("/resourceGroups")
     if isinstance(tags, Mapping) and not is_group and not has_owner_tag(found, str(tags[TAG])):

@@ -50,15 +50,58 @@ def write_env(path: Path, values: Mapping[str, str], *, replace: bool = False) -
     return kept
 
 
-def _replace_file(path: Path, old: bytes, changes: Mapping[str, str]) -> None:
-    """Apply changes to a copy in the same folder, then replace the file by the copy."""
+def remove_env(path: Path, values: Mapping[str, str | None]) -> list[str]:
+    """Remove variables from a file, where they still have the given values.
+
+    Args:
+        path: The file. A missing file stays missing.
+        values: The variables. None stands for any value.
+
+    Returns:
+        Names of the variables that were removed.
+
+    Raises:
+        ConfigurationError: The file cannot be read or written.
+    """
+    try:
+        if not path.exists():
+            return []
+        current = dotenv.dotenv_values(path, interpolate=False)
+        removed = [
+            name
+            for name, value in values.items()
+            if current.get(name) and (value is None or _is_same(current[name], value))
+        ]
+        if removed:
+            _replace_file(path.resolve(), path.read_bytes(), dict.fromkeys(removed))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be written ({type(error).__name__})",
+            hint="name another file by --env-file",
+        ) from None
+    return removed
+
+
+def _is_same(value: str | None, other: str) -> bool:
+    """Return whether two values are equal. Azure changes the case of ids and addresses."""
+    return value is not None and value.rstrip("/").lower() == other.rstrip("/").lower()
+
+
+def _replace_file(path: Path, old: bytes, changes: Mapping[str, str | None]) -> None:
+    """Apply changes to a copy in the same folder, then replace the file by the copy.
+
+    A change to None removes the variable.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     copy = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(old)
         for variable, value in changes.items():
-            dotenv.set_key(copy, variable, value, quote_mode="never")
+            if value is None:
+                dotenv.unset_key(copy, variable)
+            else:
+                dotenv.set_key(copy, variable, value, quote_mode="never")
         if b"\r\n" in old:  # python-dotenv reads any line end and writes \n
             text = copy.read_bytes().replace(b"\r\n", b"\n")
             copy.write_bytes(text.replace(b"\n", b"\r\n"))

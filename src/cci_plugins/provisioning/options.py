@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, Self
 
 from cci_plugins.common.durations import convert_durations
 from cci_plugins.errors import ConfigurationError
@@ -25,8 +25,22 @@ _RULES = {
     "suffix": (re.compile(r"[a-z0-9]{3,8}"), "3 to 8 lower-case letters and digits"),
     "principal_id": (re.compile(r"|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "a GUID"),
 }
+# Options that may be left out. An existing deployment then keeps what it has.
+_LEFT_OUT: Any = None
+_DEFAULTS: Mapping[str, Any] = {
+    "kind": "python",
+    "location": "eastus",
+    "storage": True,
+    "gateway": False,
+    "max_sessions": 10,
+    "ready_sessions": 1,
+    "cooldown": timedelta(minutes=10),
+    "egress": False,
+    "tags": MappingProxyType({}),
+}
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure accepts
 _MAX_SESSIONS = 600
+_MICROSOFT_IMAGES = "mcr.microsoft.com/k8se/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +69,8 @@ class Options:
         principal_id: Object id of who may use the pool and the storage. The one who is signed in
             when empty.
         principal_type: Type of the principal. It is detected when None.
+        given: Names of the options above that were passed. `up` takes the others from an existing
+            deployment, and uses their defaults only where there is none.
 
     Raises:
         ConfigurationError: Azure would not accept one of them.
@@ -62,23 +78,29 @@ class Options:
 
     subscription: str
     resource_group: str
-    kind: Kind = "python"
-    location: str = "eastus"
+    kind: Kind = _LEFT_OUT
+    location: str = _LEFT_OUT
     name: str = "cci"
     suffix: str = ""
-    storage: bool = True
-    gateway: bool = False
+    storage: bool = _LEFT_OUT
+    gateway: bool = _LEFT_OUT
     requirements: Path | None = None
     image: str | None = None
-    max_sessions: int = 10
-    ready_sessions: int = 1
-    cooldown: timedelta = timedelta(minutes=10)
-    egress: bool = False
-    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    max_sessions: int = _LEFT_OUT
+    ready_sessions: int = _LEFT_OUT
+    cooldown: timedelta = _LEFT_OUT
+    egress: bool = _LEFT_OUT
+    tags: Mapping[str, str] = _LEFT_OUT
     principal_id: str = ""
     principal_type: PrincipalType | None = None
+    given: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        given = {name for name in _DEFAULTS if getattr(self, name) is not None}
+        object.__setattr__(self, "given", frozenset(given))
+        for name, value in _DEFAULTS.items():
+            if name not in given:
+                object.__setattr__(self, name, value)
         convert_durations(self, "cooldown")
         object.__setattr__(self, "location", self.location.replace(" ", "").lower())
         if not self.suffix:
@@ -93,6 +115,7 @@ class Options:
                 )
         self._check_numbers()
         self._check_kind()
+        self._check_gateway()
 
     def _check_numbers(self) -> None:
         if not _COOLDOWN[0] <= self.cooldown <= _COOLDOWN[1]:
@@ -127,6 +150,24 @@ class Options:
             raise ConfigurationError(
                 "--requirements has no effect with --image, because no image is built",
                 hint="remove --image or --requirements",
+            )
+
+    def with_values(self, **values: Any) -> Self:
+        """Return a copy with other values, for which `given` stays as it is.
+
+        Args:
+            **values: The other values by name.
+        """
+        other = replace(self, **values)
+        object.__setattr__(other, "given", self.given)
+        return other
+
+    def _check_gateway(self) -> None:
+        if self.gateway and (self.image or "").lower().startswith(_MICROSOFT_IMAGES):
+            raise ConfigurationError(
+                f"the gateway cannot run in Microsoft's image {self.image!r}: its program is part "
+                "of this package's image",
+                hint="remove --gateway, or replace --image by --requirements FILE",
             )
 
     @property

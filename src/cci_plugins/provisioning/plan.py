@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import Resource
 from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.errors import AuthenticationError
 
 from . import resources
 from .access import Role, list_identity_roles, list_user_roles
 from .deployment_run import is_up_to_date
+from .existing import complete_options, list_changes
 from .image import build_context
+from .inventory import UNKNOWN_SUBSCRIPTION
 from .options import Options
 from .progress import Progress, ProgressHandler
 from .registration import FEATURE, list_providers
@@ -24,11 +27,13 @@ class Planned:
     Attributes:
         resource: Its desired state.
         action: What `up` would do: `create`, `update`, `keep` or `check`. `check` means that
-            this depends on a resource that does not exist yet.
+            this depends on a resource that does not exist yet, or that it cannot be read.
+        changes: What would change, such as `maxConcurrentSessions 50 → 10`.
     """
 
     resource: Resource
     action: str
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,9 @@ class Plan:
         assignments: Roles that would be assigned, with their scopes.
         needed: Roles that you need to run `up`, with the reason.
         billed: What costs money, and how.
+        subscription: Id of the subscription.
+        location: Region of the resources.
+        notes: What this plan does not know.
     """
 
     resources: tuple[Planned, ...]
@@ -48,6 +56,9 @@ class Plan:
     assignments: tuple[str, ...]
     needed: tuple[str, ...]
     billed: tuple[str, ...]
+    subscription: str = ""
+    location: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def list_resources(options: Options, image: str) -> list[Resource]:
@@ -81,6 +92,8 @@ def list_resources(options: Options, image: str) -> list[Resource]:
 async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler) -> Plan:
     """Compare the options with what exists.
 
+    Without a sign-in, the plan has everything that follows from the options alone.
+
     Args:
         options: What to provision.
         azure: Address, sign-in and waiting times for Azure.
@@ -88,32 +101,56 @@ async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler
 
     Raises:
         ProvisioningError: Azure refused a request, or cannot be reached.
-        AuthenticationError: The sign-in failed.
     """
-    planned, image = [], options.image or ""
-    if options.builds_image:
-        image = resources.build_image_name(options, build_context(options.requirements).tag)
+    try:
+        return await _read_plan(options, azure, on_progress)
+    except AuthenticationError as error:
+        note = f"not signed in, so what exists is not known ({error})"
+    image = options.image or resources.build_image_name(options, "unknown")
+    planned = [Planned(resource=one, action="check") for one in list_resources(options, image)]
+    notes = [note]
+    if options.subscription == UNKNOWN_SUBSCRIPTION:
+        notes.append("the subscription is not known, so the last part of each name may differ")
+    return _build_plan(options, planned, notes)
+
+
+async def _read_plan(options: Options, azure: Azure, on_progress: ProgressHandler) -> Plan:
+    planned = []
     async with ArmClient(azure) as arm:
+        existing = await complete_options(options, arm)
+        options = existing.options
+        image = existing.built_image or options.image or ""
+        if existing.needs_build:
+            image = resources.build_image_name(options, build_context(options.requirements).tag)
         for resource in list_resources(options, image):
             on_progress(Progress("plan", "working", f"reading {resource.kind} {resource.name}"))
-            planned.append(Planned(resource=resource, action=await _choose_action(arm, resource)))
+            planned.append(await _plan_resource(arm, resource))
+    return _build_plan(options, planned, [])
+
+
+def _build_plan(options: Options, planned: list[Planned], notes: list[str]) -> Plan:
     return Plan(
         resources=tuple(planned),
         registrations=tuple(_list_registrations(options)),
         assignments=tuple(_list_assignments(options)),
         needed=tuple(_list_needed_roles(options)),
         billed=tuple(_list_costs(options)),
+        subscription=options.subscription,
+        location=options.location,
+        notes=tuple(notes),
     )
 
 
-async def _choose_action(arm: ArmClient, resource: Resource) -> str:
+async def _plan_resource(arm: ArmClient, resource: Resource) -> Planned:
     found = await arm.get(resource.id, resource.api_version, step=resource.kind)
     if found is None:
-        return "create"
+        return Planned(resource=resource, action="create")
     if is_up_to_date(resource, found) or resource.kind == "resource group":
-        return "keep"
-    # the gateway depends on values that only exist once the rest is created
-    return "check" if resource.kind == "gateway" else "update"
+        return Planned(resource=resource, action="keep")
+    if resource.kind == "gateway":  # it depends on values that exist once the rest is created
+        return Planned(resource=resource, action="check")
+    changes = tuple(list_changes(resource.body, found))
+    return Planned(resource=resource, action="update", changes=changes)
 
 
 def _list_registrations(options: Options) -> list[str]:

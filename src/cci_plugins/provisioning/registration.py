@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import anyio
 
 from cci_plugins.azure import api_versions
+from cci_plugins.azure.failures import FORBIDDEN, ArmError
 from cci_plugins.azure.resource import lowercase_keys
 from cci_plugins.errors import ProvisioningError
 
@@ -37,6 +38,9 @@ async def register(run: DeploymentRun, *, force: bool) -> None:
         run: The deployment.
         force: Whether to register Microsoft.App even if it is registered. That activates a newly
             registered feature.
+
+    A state that the sign-in may not read is a note only: whoever may change one resource group need
+    not be able to read the subscription. What is then missing shows when the pool is made.
 
     Raises:
         ProvisioningError: Azure refused, an approval is missing, or it took too long.
@@ -83,7 +87,14 @@ class _Registration:
 
 async def _register(run: DeploymentRun, wanted: _Registration, *, force: bool = False) -> None:
     reporter = StepReporter(run.report, wanted.name)
-    state = await _read_state(run, wanted)
+    try:
+        state = await _read_state(run, wanted)
+    except ArmError as error:
+        if error.status != FORBIDDEN:
+            raise
+        message = f"you may not read whether the {wanted.name} is registered; continuing"
+        run.add_note(wanted.name, f"{message}. If it is not: {wanted.manual_command}")
+        return
     if state is None:
         run.add_note(wanted.name, f"Azure no longer has the {wanted.name}; continuing without it")
         return

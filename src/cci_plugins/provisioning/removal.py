@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cci_plugins.azure import api_versions
+from cci_plugins.azure.failures import FORBIDDEN, ArmError
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import lowercase_keys
+from cci_plugins.common.settings import get_variable_name
 
 from . import resources
 from .access import ROLE_ASSIGNMENT_TYPE, build_assignment_name
 from .client import ProvisioningClient
+from .deployment import Deployment
 from .deployment_run import StepReporter, has_owner_tag
-from .inventory import Found, list_group_resources, list_owned_resources
+from .dotenv import remove_env
+from .inventory import Found, list_group_resources, list_owned_resources, read_inventory
 from .options import Options
-from .progress import ProgressHandler
+from .progress import Progress, ProgressHandler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,32 +30,53 @@ class Removed:
 
     Attributes:
         removed: Ids of the resources that were removed.
-        left: Ids of the resources that stay in the group, because `up` did not create them.
+        left: Ids of the resources that stay in the group, because `up` did not create them for
+            these options.
+        unset: Names of the variables that were removed from the `.env` file, because they named
+            what no longer exists.
     """
 
     removed: tuple[str, ...]
     left: tuple[str, ...]
+    unset: tuple[str, ...] = ()
 
 
-async def remove(options: Options, azure: Azure, on_progress: ProgressHandler) -> Removed:
-    """Remove everything with this package's tag, and the resource group if it is then empty.
+async def remove(
+    options: Options, azure: Azure, on_progress: ProgressHandler, *, env_file: Path | None = None
+) -> Removed:
+    """Remove this deployment's resources, and the resource group if it is then empty.
 
-    The group is removed only if it has the tag too.
+    A resource is removed only if it has both the computed name and this package's tag. The group
+    is removed only if it has the tag.
 
     Args:
         options: What was provisioned.
         azure: Address, sign-in and waiting times for Azure.
         on_progress: Called with each progress.
+        env_file: File whose variables for this deployment are removed.
 
     Raises:
         ProvisioningError: Azure refused a step, or it took too long.
         AuthenticationError: The sign-in failed.
+        ConfigurationError: The file cannot be read or written.
     """
     removed: list[str] = []
+    inventory = None
+    if env_file is not None:
+        inventory = await read_inventory(options, azure, on_progress)
     async with ProvisioningClient(azure, options.subscription) as arm:
         found = await list_owned_resources(options, arm)
         for one in found:
-            removed += await _remove_assignments(arm, on_progress, one, options)
+            try:
+                removed += await _remove_assignments(arm, on_progress, one, options)
+            except ArmError as error:
+                if error.status != FORBIDDEN:
+                    raise
+                # Azure removes the assignments on a resource together with the resource
+                message = (
+                    f"role assignments on {one.name} are left to Azure: you may not remove them"
+                )
+                on_progress(Progress("role assignment", "note", message))
         for one in found:
             await _delete(arm, on_progress, one.kind, one.id, api_versions.OF_TYPE[one.type])
             removed.append(one.id)
@@ -62,7 +88,32 @@ async def remove(options: Options, azure: Azure, on_progress: ProgressHandler) -
         if existing is not None and has_owner_tag(existing, options.name) and not left:
             await _delete(arm, on_progress, group.kind, group.id, group.api_version)
             removed.append(group.id)
-    return Removed(removed=tuple(removed), left=tuple(left))
+    unset: list[str] = []
+    if env_file is not None:
+        deployment = None if inventory is None else inventory.deployment
+        unset = _unset_variables(env_file, options, deployment)
+    return Removed(removed=tuple(removed), left=tuple(left), unset=tuple(unset))
+
+
+def _unset_variables(path: Path, options: Options, deployment: Deployment | None) -> list[str]:
+    """Remove the variables of this deployment from a file, and no other values."""
+    pool = {get_variable_name("resource_id"): resources.build_pool(options).id}
+    values: dict[str, str | None] = {
+        name: value
+        for name, value in ({} if deployment is None else deployment.environment()).items()
+        if name.startswith(get_variable_name("endpoint").rpartition("_")[0])
+    }
+    unset = remove_env(path, {**values, **pool})
+    if unset:  # the file named this pool, so the rest of the pool's variables goes too
+        rest = ("pool", "endpoint", "mcp_endpoint", "mcp_key")
+        unset += remove_env(path, {get_variable_name(name): None for name in rest})
+    account = resources.build_storage_account(options).name
+    stored = remove_env(path, {get_variable_name("storage_account"): account})
+    if stored:
+        stored += remove_env(
+            path, {get_variable_name("storage_container"): resources.BLOB_CONTAINER}
+        )
+    return [*unset, *stored]
 
 
 async def _remove_assignments(

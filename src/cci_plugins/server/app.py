@@ -21,7 +21,7 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from .disconnect import CancelOnDisconnect
-from .guard import Guard, Throttle
+from .guard import Guard, RunRate, Throttle
 from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
@@ -48,23 +48,22 @@ def create_app(
     execute_code: bool = False,
     file_links: bool = False,
     requests_per_minute: int | None = None,
+    runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
     Args:
         pool: Where code runs. The caller starts and closes it.
-        api_key: Key that clients send as `x-ms-apikey`, or to REST as a bearer token. None admits
-            every client.
+        api_key: Key that clients send as `x-ms-apikey`, or to REST as a bearer token.
         limits: The longest run, the largest upload, and how much a model may read.
         hosts: Host names that requests may use, against DNS rebinding. None allows every name.
         environments: Issues and checks environment ids. None accepts any id, as Azure does.
         rest: Serve the REST data plane too, which signed environments exclude.
-        execute_code: Offer what Azure's session pools do not: the tool `execute_code` in a session
-            for each MCP session, with the session's files as resources.
+        execute_code: Offer the tool `execute_code` too, with the session's files as resources.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
-        requests_per_minute: Most requests of one key, or without a key of one address. None sets
-            no limit. `/health` does not count.
+        requests_per_minute: Most requests of one key, or without a key of one address.
+        runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
@@ -80,7 +79,8 @@ def create_app(
     _check_rest_allowed(environments, rest=rest)
     limits = limits or Limits()
     sessions = McpSessions(pool, limits) if execute_code else None
-    tools: ToolProvider = PlatformTools(pool, limits, environments)
+    admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
+    tools: ToolProvider = PlatformTools(pool, limits, environments, admit_run=admit_run)
     if sessions is not None:
         tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
     mcp = McpEndpoint(tools, body_bytes, None if sessions is None else FileResources(sessions))

@@ -44,6 +44,7 @@ async def serve(
     execute_code: bool = False,
     file_links: bool = False,
     requests_per_minute: int | None = None,
+    runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
@@ -53,19 +54,19 @@ async def serve(
         host: Address to listen on.
         port: Port to listen on. 0 chooses a free port.
         api_key: Key that clients must send. None admits every client.
-        on_ready: Called with the URL of the MCP endpoint when the server answers requests.
+        on_ready: Called with the URL of the MCP endpoint when it answers.
         limits: The longest run, the largest upload, and how much a model may read.
-        allowed_hosts: More host names that requests may use, on a loopback address. On any other
-            address every name is allowed, since the key decides.
-        environments: Issues and checks environment ids. None accepts any id, as Azure does.
+        allowed_hosts: More host names that requests may use, on a loopback address.
+        environments: Issues and checks environment ids. None accepts any id.
         rest: Serve the REST data plane too, which signed environments exclude.
-        execute_code: Offer `execute_code` too, as in `create_app`.
+        execute_code: Offer `execute_code` too.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
         requests_per_minute: Most requests of one key, or without a key of one address.
+        runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
-        ConfigurationError: The address is not available, or signed environments exclude `rest`.
+        ConfigurationError: The address is taken, or signed environments exclude `rest`.
 
     Example:
         ```python
@@ -76,17 +77,17 @@ async def serve(
                 await serve(pool, port=0, api_key="a long random key", on_ready=print)
         ```
     """
-    hosts = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     app = create_app(
         pool,
         api_key=api_key,
         limits=limits,
-        hosts=hosts,
+        hosts=(*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None,
         environments=environments,
         rest=rest,
         execute_code=execute_code,
         file_links=file_links,
         requests_per_minute=requests_per_minute,
+        runs_per_minute=runs_per_minute,
         body_bytes=body_bytes,
     )
     await serve_app(app, host=host, port=port, on_ready=on_ready)

@@ -90,6 +90,10 @@ class Cloud:
         restarted: Revisions of container apps that were restarted.
         subscription_state: State of the subscription.
         regions: Regions with session pools, by their display names.
+        late_endpoints: Number of reads until a new pool names its endpoints.
+        hides: Properties of a pool that are kept and never returned.
+        app_versions: Versions of the API of Microsoft.App that Azure has.
+        template_status: What previews report about the containers of custom pools.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Address of the pools' data plane.
         on_write: Called after each write, with the number of writes.
@@ -107,6 +111,10 @@ class Cloud:
         self.looks = 2
         self.registration_looks = 2
         self.role_uses = 2
+        self.late_endpoints = 0
+        self.hides: set[str] = set()
+        self.app_versions = ["2025-10-02-preview", "2026-03-02-preview", "2026-07-01"]
+        self.template_status: dict[str, Any] | None = None
         self.drops_mcp = False
         self.data_plane = "https://pool.invalid"
         self.url = ""
@@ -292,6 +300,14 @@ class Cloud:
     ) -> Response:
         kind, action = _kind_of(path)
         specs.check_version(kind, version)
+        if kind.lower().startswith("microsoft.app/") and version not in self.app_versions:
+            listed = ", ".join(self.app_versions)
+            message = f"No registered resource provider found for API version '{version}'. The "
+            message += f"supported api-versions are '{listed}'."
+            return _error(400, "NoRegisteredProviderFound", message)
+        properties = (body or {}).get("properties") or {}
+        if "mcpServerSettings" in properties and not version.endswith("-preview"):
+            raise specs.NotAsDescribedError(f"{version} has no mcpServerSettings")
         if kind.lower() == "microsoft.authorization/roleassignments" and action == "list":
             return self._roles_at(path, request.query_params.get("$filter", ""))
         unknown = set(request.query_params) - {"api-version"}
@@ -301,6 +317,12 @@ class Cloud:
             return self._action(path, body)
         if method == "PATCH":
             return self._change(path, body)
+        if method == "GET" and "preview" in version and self.template_status is not None:
+            found = self.resources.get(path.lower())
+            if found is not None and found["properties"].get("customContainerTemplate"):
+                found["properties"]["templateUpdateStatus"] = {
+                    "desiredTemplate": self.template_status
+                }
         handler = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}[method]
         return handler(path, kind, body)
 
@@ -324,7 +346,13 @@ class Cloud:
         found = self.resources.get(key)
         if found is None:
             return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
-        return JSONResponse(_shown(found))
+        shown = _shown(found)
+        if kind.lower() == "microsoft.app/sessionpools":
+            _hide(shown["properties"], self.hides)
+            if self.late_endpoints > 0:
+                self.late_endpoints -= 1
+                _hide(shown["properties"], {"poolManagementEndpoint", "mcpServerEndpoint"})
+        return JSONResponse(shown)
 
     def _put(self, path: str, kind: str, body: Any) -> Response:
         key = path.lower()
@@ -335,6 +363,9 @@ class Cloud:
         is_new = key not in self.resources
         if not is_new and self._busy(key):
             return _error(409, "Conflict", "Another operation is in progress.")
+        fixed = None if is_new else self._fixed(self.resources[key], body)
+        if fixed is not None:
+            return fixed
         if not is_new and kind.lower().endswith("roleassignments"):
             return _error(409, "RoleAssignmentExists", "The role assignment already exists.")
         kept = self._keep(path, kind, body)
@@ -345,12 +376,32 @@ class Cloud:
             return JSONResponse(_shown(kept), 201 if is_new else 200)
         return self._begin(key, kept, is_new=is_new)
 
+    def _fixed(self, found: dict[str, Any], body: Any) -> Response | None:
+        """Refuse a change of what cannot change in place."""
+        if body.get("location", found.get("location")) != found.get("location"):
+            message = f"The resource '{found['name']}' already exists in '{found['location']}'."
+            return _error(409, "InvalidResourceLocation", message)
+        for name in ("containerType", "environmentId"):
+            old, new = (one.get("properties", {}).get(name) for one in (found, body))
+            if old is not None and str(old).lower() != str(new).lower():
+                self.wrong.append(f"PUT {found['id']}: {name} cannot change")
+                return _error(400, "PropertyChangeNotAllowed", f"{name} cannot change.")
+        return None
+
     def _change(self, path: str, body: Any) -> Response:
-        """Replace a container app's secrets. Those that are left out are deleted."""
-        specs.check_change(body)
+        """Change a pool, or replace a container app's secrets: those left out are deleted."""
         found = self.resources.get(path.lower())
         if found is None:
             return _error(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+        if "/sessionpools/" in path.lower():
+            specs.check_pool_change(body)
+            if self._busy(path.lower()):
+                return _error(409, "Conflict", "Another operation is in progress.")
+            properties = {**found["properties"], **_copy(body.get("properties", {}))}
+            changed = {**found, **_copy(body), "properties": properties}
+            self.resources[path.lower()] = changed
+            return self._begin(path.lower(), changed, is_new=False)
+        specs.check_change(body)
         secrets = body["properties"]["configuration"]["secrets"]
         self._secrets[path.lower()] = secrets
         name = uuid4().hex
@@ -563,6 +614,14 @@ def _role(path: str) -> Response:
     return JSONResponse(
         {"id": path, "properties": {"roleName": role["roleName"], "permissions": [permission]}}
     )
+
+
+def _hide(value: Any, names: set[str]) -> None:
+    for item in value if isinstance(value, list) else list(value.values()):
+        if isinstance(item, (dict, list)):
+            _hide(item, names)
+    for name in names if isinstance(value, dict) else ():
+        value.pop(name, None)
 
 
 def _copy(value: Any) -> Any:

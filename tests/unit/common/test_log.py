@@ -31,8 +31,8 @@ PROGRAMS = {
         (
             "execute_code failed: ConfigurationError: "
             "AZURE_SESSION_POOL_MCP_KEY is not set, but the "
-            "rest of a session pool's settings is; set AZURE_SESSION_POOL_MCP_KEY, or unset the "
-            "others to use the embedded pool"
+            "rest of a session pool's settings is; set AZURE_SESSION_POOL_MCP_KEY, or unset "
+            "AZURE_SESSION_POOL_MCP_ENDPOINT to use the embedded pool"
         ),
     ),
     "a missing extra": (

@@ -114,3 +114,48 @@ def test_more_warm_kernels_than_sessions_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CCI_READY_SESSIONS", "33")
     with pytest.raises(ConfigurationError, match="CCI_READY_SESSIONS"):
         Settings.read()
+
+
+POOL_URL = "https://eastus.dynamicsessions.io/subscriptions/S/resourceGroups/G/sessionPools/P/mcp"
+
+
+def test_a_generic_mcp_server_url_does_not_break_local_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MCP_SERVER_URL", "https://tools.example/mcp")
+    assert Settings.read().chosen_pool == "local"
+
+
+def test_a_pools_own_url_leads_to_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_SERVER_URL", POOL_URL)
+    settings = Settings.read()
+    assert (settings.chosen_pool, settings.mcp_endpoint) == ("platform", POOL_URL)
+    assert settings.resource_id == (
+        "/subscriptions/S/resourceGroups/G/providers/Microsoft.App/sessionPools/P"
+    )
+
+
+def test_an_incomplete_configuration_names_the_variable_that_caused_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CCI_POOL", "platform")
+    monkeypatch.setenv("MCP_SERVER_URL", "https://tools.example/mcp")
+    with pytest.raises(ConfigurationError, match="AZURE_SESSION_POOL_MCP_KEY") as caught:
+        Settings.read()
+    assert "unset CCI_POOL, MCP_SERVER_URL" in str(caught.value.hint)
+
+
+def test_the_env_file_of_microsofts_sample_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(
+        "AZURE_AI_PROJECT_ENDPOINT=https://a.services.ai.azure.com/api/projects/p\n"
+        "AZURE_AI_CONNECTION_ID=/subscriptions/s/connections/c\n"
+        "FOUNDRY_MODEL_NAME=a-model\n"
+        f"MCP_SERVER_URL={POOL_URL}\n"
+    )
+    settings = Settings.read()
+    assert settings.foundry_connection == "/subscriptions/s/connections/c"
+    assert settings.foundry_model == "a-model"
+    assert settings.foundry_endpoint == "https://a.services.ai.azure.com/api/projects/p"

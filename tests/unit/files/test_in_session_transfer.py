@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from cci_plugins.files.in_session_transfer import transfer_in_session
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, SessionPool
 
-blob = pytest.importorskip("cci_plugins.files.blob")
+pytest.importorskip("azure.storage.blob")
+blob = importlib.import_module("cci_plugins.files.blob")
 
 pytestmark = pytest.mark.anyio
 DIGEST = "0" * 64

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -79,6 +79,10 @@ class LocalSessionPool(SessionPool):
         preload: Modules that warm kernels import if they are installed.
         egress: Hosts that sessions may reach through an egress proxy: `none`, `all` public ones,
             or names. A private address is reached only if a rule names that one host.
+        environment: Variables for the code in each session, by name. They do not act on this
+            application.
+        total_memory_bytes: Memory that all sessions may use together. Beyond it, the session that
+            uses most is ended. None for no such limit.
 
     Example:
         ```python
@@ -102,6 +106,8 @@ class LocalSessionPool(SessionPool):
         limits: SandboxLimits | None = None,
         preload: tuple[str, ...] = PRELOAD,
         egress: Egress = "none",
+        environment: Mapping[str, str] | None = None,
+        total_memory_bytes: int | None = None,
     ) -> None:
         if max_sessions < 1 or ready_sessions < 0:
             raise ConfigurationError(
@@ -117,6 +123,8 @@ class LocalSessionPool(SessionPool):
         self._preload = preload
         self._egress = egress
         self._rules = parse_egress_rules(egress)
+        self._environment = dict(environment or {})
+        self._total_memory_bytes = total_memory_bytes
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
         if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
@@ -159,7 +167,7 @@ class LocalSessionPool(SessionPool):
                 )
                 self._context = make_context()
                 self._isolation = isolation
-                watchdog = Watchdog(self._limits, self._iter_kernels)
+                watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
                 self._tasks = [
                     asyncio.create_task(watchdog.run()),
                     asyncio.create_task(self._end_idle_sessions()),
@@ -349,7 +357,7 @@ class LocalSessionPool(SessionPool):
             raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
     def _build_spec(self) -> KernelSpec:
-        return KernelSpec(self._python, token_hex(32), self._limits)
+        return KernelSpec(self._python, token_hex(32), self._limits, environment=self._environment)
 
     def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:
         """Yield every kernel that a session holds, and whether it is in use now."""

@@ -25,13 +25,19 @@ class Watchdog:
     Args:
         limits: The limits of each session.
         iter_kernels: Yields each live kernel and whether its session is in use now.
+        total_memory_bytes: Memory of all sessions together. None for no such limit.
     """
 
     def __init__(
-        self, limits: SandboxLimits, iter_kernels: Callable[[], Iterable[tuple[Kernel, bool]]]
+        self,
+        limits: SandboxLimits,
+        iter_kernels: Callable[[], Iterable[tuple[Kernel, bool]]],
+        total_memory_bytes: int | None = None,
     ) -> None:
         self._limits = limits
         self._iter_kernels = iter_kernels
+        self._total_memory_bytes = total_memory_bytes
+        self._memory: dict[Kernel, int] = {}
 
     async def run(self) -> None:
         """Check every kernel again and again until cancelled."""
@@ -42,6 +48,7 @@ class Watchdog:
             for kernel, is_busy in list(self._iter_kernels()):
                 if is_busy or round_number % IDLE_ROUNDS == 0:
                     await self._enforce_limits(kernel)
+            await self._enforce_total()
 
     async def _enforce_limits(self, kernel: Kernel) -> None:
         if not kernel.is_alive:
@@ -54,8 +61,22 @@ class Watchdog:
         if reason is not None:
             await kernel.kill(reason)
 
+    async def _enforce_total(self) -> None:
+        """End the session that uses most memory while all together use more than their limit."""
+        live = {kernel for kernel, _ in self._iter_kernels() if kernel.is_alive}
+        self._memory = {kernel: used for kernel, used in self._memory.items() if kernel in live}
+        total = sum(self._memory.values())
+        if self._total_memory_bytes is None or total <= self._total_memory_bytes:
+            return
+        largest = max(self._memory, key=self._memory.__getitem__)
+        used = self._memory.pop(largest)
+        await largest.kill(
+            f"it used {used // MIB:,} MiB of memory, "
+            f"and the limit of all sessions together is {self._total_memory_bytes // MIB:,} MiB"
+        )
+
     def _find_excess(self, kernel: Kernel) -> str | None:
-        memory = kernel.sandbox.measure_memory()
+        memory = self._memory[kernel] = kernel.sandbox.measure_memory()
         if memory > self._limits.memory_bytes:
             return (
                 f"it used {memory // MIB:,} MiB of memory, "

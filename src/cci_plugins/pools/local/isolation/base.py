@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,14 @@ class KernelSpec:
         key: The HMAC key of this kernel's Jupyter messages, in hex.
         limits: Resource limits of the session.
         arguments: More arguments for ipykernel's command line.
+        environment: Variables for the code. Nothing outside the sandbox gets them.
     """
 
     python: Path
     key: str = field(repr=False)
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Sandbox(ABC):

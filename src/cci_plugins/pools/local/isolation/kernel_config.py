@@ -89,12 +89,13 @@ def build_environment(
         "IPYTHONDIR": f"{home}/.ipython",
         "MPLCONFIGDIR": f"{home}/.mpl",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "OPENBLAS_NUM_THREADS": "2",
-        "OMP_NUM_THREADS": "2",
-        "MKL_NUM_THREADS": "2",
-        "NUMEXPR_MAX_THREADS": "2",
         "MALLOC_ARENA_MAX": "2",
     }
+
+
+def _build_thread_variables(threads: int) -> dict[str, str]:
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+    return dict.fromkeys(names, str(threads))
 
 
 def build_resource_limits(limits: SandboxLimits, other_threads: int = 0) -> dict[str, int]:
@@ -151,6 +152,7 @@ def describe_session(
         "connection": kernel_connection,
         "connection_file": connection_file,
         "arguments": spec.arguments,
+        "environment": {**_build_thread_variables(spec.limits.threads), **spec.environment},
         "limits": build_resource_limits(spec.limits, options.other_threads),
         "check": check,
     }

@@ -37,6 +37,7 @@ import site
 import socket
 import sys
 import threading
+import time
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -150,6 +151,17 @@ def exit_if_abandoned(session: dict[str, Any]) -> None:
         os._exit(1)
 
 
+def set_variables(variables: dict[str, str]) -> None:
+    """Set the variables for the user's code.
+
+    They come after the lockdown, so that none of them (`LD_PRELOAD`, `PATH`) acts on what sets up
+    the sandbox.
+    """
+    os.environ.update(variables)
+    if hasattr(time, "tzset"):
+        time.tzset()
+
+
 def start_kernel(session: dict[str, Any]) -> None:
     """Run the kernel until it ends."""
     file = session["connection_file"]
@@ -197,6 +209,7 @@ def main(path: str) -> int:
         _load_sibling("child_output")  # while its file can be read
     lock_down(session)
     if session["check"] is None:
+        set_variables(session["environment"])
         start_kernel(session)
         return 0
     failures = find_failures(session["check"])

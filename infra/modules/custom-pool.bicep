@@ -1,5 +1,4 @@
-// The session pool. Azure drops mcpServerSettings of custom containers without a word, so only a
-// Python pool gets them.
+// A pool of custom containers. It gets no mcpServerSettings, because Azure drops them here.
 
 @description('Name of the pool: lower-case letters and digits.')
 param name string
@@ -8,16 +7,12 @@ param name string
 param location string
 
 @description('Tags.')
-param tags object
-
-@description('Python pool that Azure runs, or custom containers.')
-@allowed(['python', 'custom'])
-param kind string
+param tags { *: string }
 
 @description('Most sessions at once.')
 param maxSessions int
 
-@description('Custom containers that are started before they are asked for.')
+@description('Sessions that are started before they are requested.')
 param readySessions int
 
 @description('Seconds without a request after which a session ends.')
@@ -26,36 +21,80 @@ param cooldownSeconds int
 @description('Let code in the sessions reach the network.')
 param egress bool
 
-@description('Custom pool: image of the sessions.')
+@description('Image of the sessions.')
 param image string
 
-@description('Custom pool: resource id of the environment.')
+@description('Whether the image runs the cci-plugins server, which hands env and secrets to the code.')
+param isOwnImage bool
+
+@description('CPU cores of a session\'s container.')
+param cpu string
+
+@description('Memory of a session\'s container.')
+param memory string
+
+@description('Variables for the code in the sessions.')
+param env { *: string }
+
+@description('Names of the variables whose values are in secretValues.')
+param secretNames string[]
+
+@description('Values of those variables, by name.')
+@secure()
+param secretValues {
+  @secure()
+  *: string
+}
+
+@description('Resource id of the environment.')
 param environmentId string
 
-@description('Custom pool: login server of the registry.')
+@description('Login server of the registry.')
 param registryServer string
 
-@description('Custom pool: resource id of the identity that pulls the image.')
+@description('Resource id of the identity that pulls the image.')
 param identityId string
 
-var custom = kind == 'custom'
 var port = 6000
+// The server hands a variable with this prefix to the code, and never uses it itself.
+var prefix = isOwnImage ? 'CCI_SESSION_ENV_' : ''
+var limits = isOwnImage
+  ? [
+      {
+        name: 'CCI_CONTAINER_CPU'
+        value: cpu
+      }
+      {
+        name: 'CCI_CONTAINER_MEMORY'
+        value: memory
+      }
+    ]
+  : []
+var plain = map(items(env), item => {
+  name: '${prefix}${item.key}'
+  value: item.value
+})
+var references = map(secretNames, secretName => {
+  name: '${prefix}${secretName}'
+  secretRef: replace(toLower(secretName), '_', '-')
+})
+var variables = concat(limits, plain, references)
 
-resource pool 'Microsoft.App/sessionPools@2025-10-02-preview' = {
+resource pool 'Microsoft.App/sessionPools@2026-07-01' = {
   name: name
   location: location
   tags: tags
-  identity: custom ? {
+  identity: {
     type: 'UserAssigned'
     userAssignedIdentities: { '${identityId}': {} }
-  } : null
+  }
   properties: {
-    containerType: custom ? 'CustomContainer' : 'PythonLTS'
+    containerType: 'CustomContainer'
     poolManagementType: 'Dynamic'
-    environmentId: custom ? environmentId : null
+    environmentId: environmentId
     scaleConfiguration: {
       maxConcurrentSessions: maxSessions
-      readySessionInstances: custom ? readySessions : null
+      readySessionInstances: readySessions
     }
     dynamicPoolConfiguration: {
       lifecycleConfiguration: {
@@ -66,22 +105,28 @@ resource pool 'Microsoft.App/sessionPools@2025-10-02-preview' = {
     sessionNetworkConfiguration: {
       status: egress ? 'EgressEnabled' : 'EgressDisabled'
     }
-    mcpServerSettings: custom ? null : { isMcpServerEnabled: true }
+    secrets: empty(secretNames)
+      ? null
+      : map(secretNames, secretName => {
+          name: replace(toLower(secretName), '_', '-')
+          value: secretValues[secretName]
+        })
     // None: the identity pulls the image, and no session can get a token of it.
-    managedIdentitySettings: custom ? [
+    managedIdentitySettings: [
       {
         identity: identityId
         lifecycle: 'None'
       }
-    ] : null
-    customContainerTemplate: custom ? {
+    ]
+    customContainerTemplate: {
       containers: [
         {
           name: 'session'
           image: image
+          env: empty(variables) ? null : variables
           resources: {
-            cpu: 1
-            memory: '2Gi'
+            cpu: json(cpu)
+            memory: memory
           }
           probes: [
             {
@@ -109,7 +154,7 @@ resource pool 'Microsoft.App/sessionPools@2025-10-02-preview' = {
         server: registryServer
         identity: identityId
       }
-    } : null
+    }
   }
 }
 
@@ -121,6 +166,3 @@ output name string = pool.name
 
 @description('Where the pool is reached with a sign-in.')
 output endpoint string = pool.properties.poolManagementEndpoint
-
-@description('The pool\'s own MCP server, as Azure reports it; empty where it has none.')
-output mcpEndpoint string = pool.properties.?mcpServerSettings.?mcpServerEndpoint ?? ''

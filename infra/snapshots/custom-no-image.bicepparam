@@ -1,0 +1,6 @@
+// The first deployment of a custom pool: what its image needs.
+using '../main.bicep'
+
+param suffix = 'abc123'
+param principalId = '11111111-1111-4111-8111-111111111111'
+param kind = 'custom'

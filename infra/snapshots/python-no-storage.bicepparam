@@ -1,0 +1,6 @@
+// A managed Python pool, and nothing else.
+using '../main.bicep'
+
+param suffix = 'abc123'
+param principalId = '11111111-1111-4111-8111-111111111111'
+param deployStorage = false
