@@ -39,7 +39,7 @@ async def register(run: DeploymentRun, *, force: bool) -> None:
         force: Whether to register Microsoft.App even if it is registered. That activates a newly
             registered feature.
 
-    A state that the sign-in may not read is a note only: whoever may change one resource group need
+    A state that the sign-in may not read is a note only: a person who may change one resource group need
     not be able to read the subscription. What is then missing shows when the pool is made.
 
     Raises:
