@@ -39,8 +39,8 @@ async def register(run: DeploymentRun, *, force: bool) -> None:
         force: Whether to register Microsoft.App even if it is registered. That activates a newly
             registered feature.
 
-    A state that the sign-in may not read is a note only: a person who may change one resource group need
-    not be able to read the subscription. What is then missing shows when the pool is made.
+    A state that the sign-in may not read is a note only. A person who may change one resource
+    group may not be able to read the subscription. What is missing shows when the pool is made.
 
     Raises:
         ProvisioningError: Azure refused, an approval is missing, or it took too long.
