@@ -83,9 +83,11 @@ class LocalSession:
         """
         self.is_ended = True
         kernel, self.kernel = self.kernel, None
-        if kernel is not None:
+        if kernel is None:
+            return
+        if self.run_lock.locked():  # the run ends before its sockets are closed
             await kernel.kill(reason)
-            await kernel.close()
+        await kernel.close()
 
     async def close_kernel(self) -> None:
         """End the kernel, if there is one."""
