@@ -105,7 +105,7 @@ class StreamReporter(Reporter):
         elif text := get_readable_text(result):
             console.write_stdout(text if text.endswith("\n") else f"{text}\n")
         elif find_image_type(result.data):
-            return  # malformed, as a note of the execution says
+            return  # malformed, which a note of the execution reports
         elif kinds := [kind for kind in result.data if kind != "text/plain"]:
             console.print_message(
                 f"displayed {', '.join(kinds)} (use --save-notebook or --json to see it)"
