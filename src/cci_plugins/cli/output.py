@@ -105,7 +105,7 @@ class StreamReporter(Reporter):
         elif text := get_readable_text(result):
             console.write_stdout(text if text.endswith("\n") else f"{text}\n")
         elif find_image_type(result.data):
-            return  # malformed, which a note of the execution reports
+            return  # malformed, and a note of the execution reports it
         elif kinds := [kind for kind in result.data if kind != "text/plain"]:
             console.print_message(
                 f"displayed {', '.join(kinds)} (use --save-notebook or --json to see it)"

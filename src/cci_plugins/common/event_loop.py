@@ -11,7 +11,7 @@ Invariants:
 * A call from another loop goes through `dispatch`. A call from a thread without a loop goes
   through `run_blocking`, or `submit` when the caller wants the future. All three keep the
   caller's context variables, so that spans stay in their trace.
-* The caller's loop is one of asyncio. Other libraries get an error that says so.
+* The caller's loop is one of asyncio. Other libraries get an error.
 * `dispatch` on the loop itself awaits directly. `run_blocking` there would wait for itself for
   ever, so code on the loop must never call it.
 * Cancelling the caller, also by Ctrl-C, cancels the call on the loop.

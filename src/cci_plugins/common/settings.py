@@ -26,7 +26,7 @@ def _define_setting(default: Any, *names: str, doc: str) -> Any:
 
 _define_optional = partial(_define_setting, None)
 _YEAR = 365 * 24 * 3600
-# of numbers: the smallest, the largest, which in practice is no limit, and the unit
+# of numbers: the smallest, the largest (in practice unlimited) and the unit
 _BOUNDS: dict[str, tuple[float, int, str]] = {
     "CCI_TIMEOUT": (0.1, _YEAR, "seconds"),
     "CCI_COOLDOWN": (1, _YEAR, "seconds"),
@@ -42,7 +42,8 @@ def _define_number(default: float | None, name: str, *, doc: str) -> Any:
     return Field(
         default=default,
         validation_alias=AliasChoices(name),
-        description=f"{doc}. A number from {lowest:g} to {highest}, which is no limit in practice",
+        description=f"{doc}. A number from {lowest:g} to {highest}. "
+        "The largest means no limit in practice",
         ge=lowest,
         le=highest,
         allow_inf_nan=False,

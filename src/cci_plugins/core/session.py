@@ -110,6 +110,7 @@ class Session:
         self._active_run: _ActiveRun | None = None
         self._deletions = 0
         self._notebook = Notebook()
+        handle.on_fork = self._reset_after_fork
 
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
@@ -292,7 +293,7 @@ class Session:
             self._handle.forget_uploads()
             self._on_delete()
 
-    def reset_after_fork(self, *, is_lost: bool) -> None:
+    def _reset_after_fork(self, is_lost: bool) -> None:  # noqa: FBT001 - it has one argument
         """Forget the runs of the parent process, in a forked child."""
         self._lock = None
         if is_lost and self._handle.was_used:

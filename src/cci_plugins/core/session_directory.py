@@ -97,8 +97,8 @@ class SessionDirectory:
             self._secret = secrets.token_bytes(32)
         self._host.reset_after_fork()
         for key, entry in self._entries.items():
-            entry.session.reset_after_fork(is_lost=not survive)
-            entry.handle.reset(derive_identifier(self._secret, key))
+            identifier = derive_identifier(self._secret, key)
+            entry.handle.reset_after_fork(identifier, is_lost=not survive)
 
     def remove(self, key: str) -> SessionHandle | None:
         """Forget a conversation. Return its session, if it has one."""

@@ -19,7 +19,7 @@ the pool's event loop. `is_busy` and `was_used` may be read from any thread.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class SessionHandle:
         is_stale: An earlier session of this key was evicted. The first call ends it.
 
     Attributes:
+        on_fork: Called in a forked child with whether the session is lost.
         was_used: A run or a transfer was started, so the session may exist in the pool.
     """
 
@@ -57,6 +58,7 @@ class SessionHandle:
         self.key = key
         self.id = session_id
         self.was_used = False
+        self.on_fork: Callable[[bool], object] = bool
         self._is_stale = is_stale
         self._use_count = 0
         self._uploads: dict[str, UploadSource | SecretUrl | None] = {}
@@ -67,8 +69,14 @@ class SessionHandle:
         """Whether a run or a transfer is in progress, or waits for its turn."""
         return self._use_count > 0
 
-    def reset(self, session_id: str) -> None:
-        """Begin with a new session of another identifier, in a forked child."""
+    def reset_after_fork(self, session_id: str, *, is_lost: bool) -> None:
+        """Begin with another session, in a forked child.
+
+        Args:
+            session_id: Its identifier.
+            is_lost: Whether it lacks what the parent's session has.
+        """
+        self.on_fork(is_lost)
         self._is_stale = self._is_stale and session_id == self.id
         self.id, self.was_used, self._use_count = session_id, False, 0
 

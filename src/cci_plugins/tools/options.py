@@ -81,4 +81,4 @@ def build_description(
     network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
     folder = "" if capabilities is None else describe_folder(capabilities)
     instructions = options.instructions.strip()
-    return " ".join(part for part in (base, folder, network, packages, instructions) if part)
+    return " ".join(part for part in (base, folder, packages, network, instructions) if part)

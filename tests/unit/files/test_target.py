@@ -337,12 +337,20 @@ async def test_a_folder_is_packed_without_the_targets_of_links(tmp_path, tempora
 
 
 @pytest.mark.anyio
-async def test_a_folder_that_cannot_be_packed_whole_is_refused(tmp_path, temporary, monkeypatch):
+async def test_a_folder_is_packed_without_names_that_are_not_utf_8(tmp_path, caplog):
     folder = tmp_path / "folder"
     folder.mkdir()
+    (folder / "a.txt").write_text("a")
     os.close(os.open(os.fsencode(folder) + b"/\xff", os.O_CREAT))
-    with pytest.raises(FileTransferError):
-        await make_source(folder, limit=1000)
+    source = await make_source(folder, limit=1000)
+    packed = b"".join([chunk async for chunk in source.chunks()])
+    assert zipfile.ZipFile(io.BytesIO(packed)).namelist() == ["a.txt"]
+    assert "not UTF-8" in caplog.text
+    source.close()
+
+
+@pytest.mark.anyio
+async def test_a_folder_that_cannot_be_read_is_refused(tmp_path, temporary, monkeypatch):
     scan = os.scandir
 
     def shut(path):

@@ -96,7 +96,7 @@ class HostFolderIsolation(Isolation):
         sandbox = HostFolderSandbox(uid)
         async with sandbox.kill_on_failure():
             base = sandbox.create_folders(spec)
-            options = self._build_options(base, interpreter, uid)
+            options = replace(self._build_options(base, interpreter, uid), paths=interpreter.paths)
             if uid is None and sys.platform == "linux":
                 options = replace(options, other_threads=count_own_threads())
             session = sandbox.write_session_file(
@@ -174,6 +174,7 @@ class HostFolderSandbox(Sandbox):
                         f"{base}/{_FOLDERS[1]}",
                         interpreter.executable,
                         f"{base}/data",
+                        interpreter.paths,
                     ),
                     cwd=f"{base}/data",
                     stdin=receive,
@@ -205,10 +206,12 @@ class HostFolderSandbox(Sandbox):
                 async with asyncio.timeout(_END_SECONDS):
                     await self.child.wait()
             except TimeoutError:
-                for pid in supervisor.iter_descendants(self.child.process.pid):
+                pids = list(supervisor.iter_descendants(self.child.process.pid))
+                for pid in pids:
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
                 await self.child.wait()
+                _reap(pids[1:])
         if not self._is_released:
             self._is_released = True
             if hasattr(self, "folder"):
@@ -226,6 +229,13 @@ class HostFolderSandbox(Sandbox):
         if self.child.has_ended:
             return 0
         return sum(measure_tree(pid) for pid in supervisor.list_children(self.child.process.pid))
+
+
+def _reap(pids: list[int]) -> None:
+    """Reap ended processes that have become children of the app, which then is process 1."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def get_folder() -> str:

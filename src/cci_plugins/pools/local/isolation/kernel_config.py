@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ class SandboxOptions:
         watch_stdin: End the process when standard input is closed.
         lifeline: Until the kernel starts, a closed standard input means that the app has ended.
         other_threads: Threads outside the session that count against its limit of processes.
+        paths: More folders of packages (`Interpreter.paths`).
     """
 
     uid: int | None = None
@@ -54,10 +56,15 @@ class SandboxOptions:
     watch_stdin: bool = False
     lifeline: bool = False
     other_threads: int = 0
+    paths: tuple[str, ...] = ()
 
 
 def build_environment(
-    home: str, scratch: str, python: str, data: str = DATA_FOLDER
+    home: str,
+    scratch: str,
+    python: str,
+    data: str = DATA_FOLDER,
+    paths: tuple[str, ...] = (),
 ) -> dict[str, str]:
     """Build every environment variable of a session. Nothing is inherited.
 
@@ -66,8 +73,10 @@ def build_environment(
         scratch: Its folder for temporary files.
         python: The path of its interpreter.
         data: The folder of its files.
+        paths: More folders of packages, for the Python programs that its code starts.
     """
-    return {
+    search_path = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+    return search_path | {
         SESSION_FOLDER: data,
         "PATH": f"{python.rpartition('/')[0]}:{LOCAL_PATH}",
         "HOME": home,

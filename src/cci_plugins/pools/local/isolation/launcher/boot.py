@@ -33,6 +33,7 @@ import importlib.util
 import json
 import os
 import select
+import site
 import socket
 import sys
 import threading
@@ -154,6 +155,8 @@ def start_kernel(session: dict[str, Any]) -> None:
     file = session["connection_file"]
     with open(file, "w", encoding="ascii", opener=_open_private) as out:
         json.dump(session["connection"], out)
+    for path in session["paths"]:
+        site.addsitedir(path)
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lockdown
 
     app: Any = IPKernelApp.instance()
