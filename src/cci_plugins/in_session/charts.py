@@ -21,8 +21,8 @@ from cci_plugins.in_session.data import (
     to_json_value,
 )
 from cci_plugins.in_session.figures import install_figures
-from cci_plugins.in_session.import_hooks import ImportHooks
 from cci_plugins.in_session.tables import register_table_formatter
+from cci_plugins.in_session.wide_tables import call_when_imported
 
 MAX_POINTS, MIN_POINTS, MAX_AXES, MAX_SERIES = 1_000, 10, 16, 50
 BOXES = "_cci_boxes"  # on axes
@@ -335,9 +335,8 @@ def register_data_formatters(shell: Any) -> None:
     """Make a kernel display charts, and the data of tables and charts within a run's budget."""
     budget = DisplayBudget()
     if not hasattr(shell, "cci_shown_images"):  # an embedded kernel may get an agent, too
-        hooks = ImportHooks()
-        hooks.add("matplotlib.axes._axes", record_boxes)
-        install_figures(shell, hooks)
+        install_figures(shell)
+        call_when_imported("matplotlib.axes._axes", record_boxes)
     shell.events.register("pre_execute", budget.reset)
     register_table_formatter(shell, budget)
     register_chart_formatter(shell, budget)

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from cci_plugins.in_session.import_hooks import ImportHooks
+from cci_plugins.in_session.wide_tables import call_when_imported
 
 INLINE = "module://matplotlib_inline.backend_inline"
 INLINE_MODULE = "matplotlib_inline.backend_inline"
@@ -181,12 +181,11 @@ def show_pictures(image_show: Any) -> None:
     image_show.register(DisplayViewer(), 0)
 
 
-def install_figures(shell: Any, hooks: ImportHooks) -> None:
+def install_figures(shell: Any) -> None:
     """Set up a shell that has no `cci_shown_images` yet.
 
     Args:
         shell: IPython's shell.
-        hooks: Where to wait for libraries.
     """
     shell.cci_shown_images = shown = ShownImages(shell)
     shell.display_formatter.format = shown.wrap_format(shell.display_formatter.format)
@@ -208,9 +207,9 @@ def install_figures(shell: Any, hooks: ImportHooks) -> None:
     def report_glyphs_once(module: Any) -> None:
         module.warn_on_missing_glyph = shown.add_missing_glyph
 
-    hooks.add("matplotlib.pyplot", keep_inline_backend)
-    hooks.add("matplotlib.font_manager", add_wide_fonts)
-    hooks.add("matplotlib._text_helpers", report_glyphs_once)
-    hooks.add("PIL.ImageShow", show_pictures)
+    call_when_imported("matplotlib.pyplot", keep_inline_backend)
+    call_when_imported("matplotlib.font_manager", add_wide_fonts)
+    call_when_imported("matplotlib._text_helpers", report_glyphs_once)
+    call_when_imported("PIL.ImageShow", show_pictures)
     with suppress(KeyError):
         sys.modules[INLINE_MODULE].configure_inline_support(shell, INLINE)

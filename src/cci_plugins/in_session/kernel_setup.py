@@ -23,7 +23,7 @@ from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
-from cci_plugins.in_session.message_bounds import bound_kernel_messages
+from cci_plugins.in_session.message_bounds import MessageBounds, bound_kernel_messages
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
@@ -54,11 +54,13 @@ class SessionStreams:
     Args:
         shell: IPython's shell.
         limit: Largest number of characters to send in one run.
+        bounds: Counts what is written, for the reply of the run.
     """
 
-    def __init__(self, shell: Any, limit: int) -> None:
+    def __init__(self, shell: Any, limit: int, bounds: MessageBounds) -> None:
         self._shell = shell
         self._limit = limit
+        self._bounds = bounds
         self._header: Any = None
         self._sent = 0
         self._background = BackgroundOutput()
@@ -109,6 +111,8 @@ class SessionStreams:
         if parent.get("content", {}).get("silent") or is_own_call(parent["content"]["code"]):
             return
         texts = self._background.take()
+        for name, text in texts.items():
+            self._bounds.count_text(self._header, name, text)
         if texts:
             kernel = self._shell.kernel
             kernel.session.send(kernel.iopub_socket, BACKGROUND_MESSAGE, texts, parent=parent)
@@ -157,6 +161,7 @@ class SessionStreams:
             self._background.add(stream.name, safe)
             return
         parent = self._header or parent  # a task prints under the header of its first run
+        self._bounds.count_text(parent, stream.name, safe)
         for start in range(0, len(safe), MAX_MESSAGE_CHARACTERS):
             if self._sent <= self._limit:
                 self._sent += min(len(safe), MAX_MESSAGE_CHARACTERS)
@@ -202,9 +207,9 @@ def install(
         start_proxy_relay(proxy_socket)
         shell.cci_proxy_socket = proxy_socket  # file transfers connect to it without the relay
     escape_messages(shell.kernel.session)
-    bound_kernel_messages(shell, sys.stdout)
+    bounds = bound_kernel_messages(shell.kernel.session)
     InterruptGuard(shell).install()
-    SessionStreams(shell, limit).install()
+    SessionStreams(shell, limit, bounds).install()
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     warnings.filterwarnings("ignore", "To exit: use")  # it is about a prompt that nobody sees

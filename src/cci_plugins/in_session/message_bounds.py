@@ -10,7 +10,6 @@ output channel may drop messages and the reply's channel does not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from cci_plugins.in_session.streams import format_gap
@@ -104,6 +103,18 @@ class MessageBounds:
             self._counts[run] = {"stdout": 0, "stderr": 0, "displays": 0, "notes": []}
         return self._counts[run]
 
+    def count_text(self, header: Any, name: str, text: str) -> None:
+        """Count text of a stream, before any of it is dropped.
+
+        Args:
+            header: The header of the request that it belongs to.
+            name: `stdout` or `stderr`.
+            text: The text.
+        """
+        counts = self.get_counts(header.get("msg_id"))
+        if name in counts:
+            counts[name] += len(text)
+
     def bound(self, kind: str, content: Any, run: Any) -> Any:
         """Return the content of a message within its bounds."""
         if kind in {"stream", "status"} or not isinstance(content, dict):
@@ -145,16 +156,13 @@ class MessageBounds:
             notes.append(note)
 
 
-def bound_kernel_messages(shell: Any, stdout: Any) -> None:
-    """Bound the messages of a kernel and count the text of its streams.
+def bound_kernel_messages(session: Any) -> MessageBounds:
+    """Bound what a kernel sends, and return the bounds, to which text of streams is reported.
 
     Args:
-        shell: IPython's shell in a kernel.
-        stdout: The kernel's standard output. Standard error has the same class.
+        session: The kernel's `Session` of `jupyter_client`.
     """
     bounds = MessageBounds()
-    _count_streams(type(stdout), bounds)
-    session = shell.kernel.session
     send = session.send
 
     def send_bounded(
@@ -180,17 +188,4 @@ def bound_kernel_messages(shell: Any, stdout: Any) -> None:
         return send(stream, message, content, parent, *rest, **options)
 
     session.send = send_bounded
-
-
-def _count_streams(stream_class: Any, bounds: MessageBounds) -> None:
-    """Count the text that a stream's class sends, before any of it is dropped."""
-    flush_buffers = stream_class._flush_buffers  # noqa: SLF001 - ipykernel has no public hook
-
-    def flush_counted(self: Any) -> Iterator[tuple[Any, str]]:
-        for parent, text in flush_buffers(self):
-            counts = bounds.get_counts(parent.get("msg_id"))
-            if self.name in counts:
-                counts[self.name] += len(text)
-            yield parent, text
-
-    stream_class._flush_buffers = flush_counted  # noqa: SLF001
+    return bounds

@@ -10,7 +10,6 @@ from pathlib import Path
 DATA_FORMAT_MODULES = (
     "in_session/streams.py",
     "in_session/message_bounds.py",
-    "in_session/import_hooks.py",
     "in_session/data.py",
     "in_session/tables.py",
     "in_session/figures.py",

@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from .egress_proxy import EgressProxy
 
 _SETUP_MODULES = (
-    "in_session/streams.py",
     *DATA_FORMAT_MODULES,
     *PLAIN_PYTHON_MODULES,
     "in_session/background_output.py",
@@ -149,7 +148,7 @@ class _ExecuteRequest:
 
     def handle_reply(self, content: dict[str, Any]) -> None:
         self._has_reply = True
-        self.reply = content
+        self.reply = content or self.reply
         if content.get("status") == "error" and self.collector.error is None:
             self.collector.error = parse_error(content)
         self._finish_if_complete()
