@@ -45,7 +45,7 @@ def test_the_digest_does_not_depend_on_line_endings(tmp_path: Any) -> None:
 
 
 def test_each_choice_has_a_snapshot_with_sorted_keys() -> None:
-    assert SHAPES == sorted(path.name.partition(".")[0] for path in FOLDER.glob("*.snapshot.json"))
+    assert sorted(path.name.partition(".")[0] for path in FOLDER.glob("*.snapshot.json")) == SHAPES
     for path in FOLDER.glob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"

@@ -126,6 +126,7 @@ def print_inventory(inventory: Inventory, *, as_json: bool) -> None:
         console.print_message("the session pool does not exist")
         console.print_hint("cci provision up")
     else:
+        _print_compute(pool)
         _print_settings(pool)
 
 
@@ -141,6 +142,21 @@ def print_removed(removed: Removed, *, as_json: bool) -> None:
     for identifier in removed.left:
         kind, _, name = identifier.rpartition("/")
         console.print_message(f"- {kind.partition('/providers/')[2]} {name}", style="")
+
+
+def _print_compute(deployment: Deployment) -> None:
+    if deployment.kind != "custom":
+        return
+    rows = {
+        "image": deployment.image,
+        "size": f"{deployment.cpu:g} CPU, {deployment.memory}" if deployment.cpu else None,
+        "variables": ", ".join(deployment.variables),
+        "secrets": ", ".join(deployment.secrets),
+        "environment": deployment.environment_id,
+    }
+    for name, value in rows.items():
+        if value:
+            console.write_stdout(f"session {name}\t{value}\n")
 
 
 def _print_settings(deployment: Deployment) -> None:

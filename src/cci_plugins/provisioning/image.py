@@ -43,11 +43,12 @@ class BuildContext:
     tag: str
 
 
-def build_context(requirements: Path | None) -> BuildContext:
+def build_context(requirements: Path | None, *, base: str | None = None) -> BuildContext:
     """Pack the files of the session image, with the packages for its sessions.
 
     Args:
         requirements: A `requirements.txt`. The package's own when None.
+        base: Base image. The Dockerfile's own when None.
 
     Raises:
         ConfigurationError: The file cannot be read, or the package has no image to build.
@@ -67,6 +68,8 @@ def build_context(requirements: Path | None) -> BuildContext:
     arguments = {"VERSION": _find_version()}
     if not is_source_tree:
         arguments["PACKAGE"] = f"cci-plugins=={_find_version()}"
+    if base is not None:
+        arguments["BASE"] = base
     archive = _pack_archive(files)
     digest = hashlib.sha256(archive)
     digest.update(repr(sorted(arguments.items())).encode())

@@ -30,6 +30,8 @@ VERSIONS = {
     "microsoft.containerregistry/registries": "2025-04-01",
     "microsoft.containerregistry/tasks": "2025-03-01-preview",
     "microsoft.managedidentity/userassignedidentities": "2024-11-30",
+    "microsoft.insights/diagnosticsettings": "2021-05-01-preview",
+    "microsoft.operationalinsights/workspaces": "2025-02-01",
     "microsoft.storage/storageaccounts": "2025-01-01",
     "microsoft.authorization/roleassignments": "2022-04-01",
     "microsoft.authorization/roledefinitions": "2022-04-01",
@@ -59,6 +61,12 @@ _SHAPES: dict[str, Any] = {
                 "timeout": int,
             },
         }
+    },
+    "microsoft.insights/diagnosticsettings": {"properties": {"workspaceId": str, "logs": list}},
+    "microsoft.operationalinsights/workspaces": {
+        "location": str,
+        "tags": dict,
+        "properties": {"sku": {"name": str}, "retentionInDays": int},
     },
     "microsoft.storage/storageaccounts": {
         "location": str,
