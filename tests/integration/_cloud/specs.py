@@ -198,7 +198,7 @@ def _numbers(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _without_foreign(value: Any) -> Any:
     if isinstance(value, dict):
-        if str(value.get("$ref", "")).startswith(".."):
+        if not str(value.get("$ref", "#")).startswith("#"):
             return {}
         return {name: _without_foreign(item) for name, item in value.items()}
     return [_without_foreign(item) for item in value] if isinstance(value, list) else value
