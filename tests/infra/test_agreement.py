@@ -116,16 +116,16 @@ def is_of_others(name: str) -> bool:
 
 
 def list_by_templates(made: Deployment) -> dict[str, Any]:
-    """Return the body of each resource of the templates by its id."""
+    """Return version and body of each resource of the templates by its id."""
     return {
-        each.id: plain(each.body)
+        each.id: (each.api_version, plain(each.body))
         for each in made.resources
         if each.type != ELSEWHERE[1] and ELSEWHERE[0] not in each.id
     }
 
 
 def list_by_command(options: Options, *, has_pool: bool) -> dict[str, Any]:
-    """Return the body of each resource of the command by its id.
+    """Return version and body of each resource of the command by its id.
 
     Values that only Azure knows are written as they are in the snapshots.
     """
@@ -156,7 +156,7 @@ def list_by_command(options: Options, *, has_pool: bool) -> dict[str, Any]:
         )
     registry = resources.build_registry(options).name
     known = {resources.build_login_server(options): f"{{{registry}:properties.loginServer}}"}
-    return {one.id: plain(one.body, known) for one in found}
+    return {one.id: (one.api_version, plain(one.body, known)) for one in found}
 
 
 def plain(value: Any, known: Mapping[str, str] | None = None, name: str = "") -> Any:

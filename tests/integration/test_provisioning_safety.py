@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from cci_plugins.errors import ProvisioningError
+from cci_plugins.errors import ConfigurationError, ProvisioningError
 from cci_plugins.pools.local.pool import LocalSessionPool
 from cci_plugins.provisioning import Options, down, plan, show, up
 
@@ -264,3 +265,82 @@ def test_options_know_which_of_them_were_given() -> None:
             for name in ("subscription", "resource_group", "max_sessions")
         }
     )
+
+
+async def test_a_subscription_that_may_not_build_images_gets_a_second_way(place: Place) -> None:
+    refusal = Fault("PUT", "taskruns", 403, "TasksOperationsNotAllowed", "ACR Tasks are refused.")
+    place.cloud.faults.append(refusal)
+    with pytest.raises(ProvisioningError, match="may not build images") as caught:
+        await deploy(place, options(kind="custom"))
+    hint = str(caught.value.hint)
+    assert "docker build" in hint
+    assert "--image cciacr" in hint
+    archive = anyio.Path(hint.partition("- < ")[2].partition(" ")[0])
+    assert (await archive.stat()).st_size > 0
+    await archive.unlink()
+
+
+async def test_a_rate_limit_of_docker_hub_is_named(place: Place) -> None:
+    place.cloud.tasks.fails = True
+    place.cloud.tasks.log_text = (
+        "toomanyrequests: You have reached your unauthenticated pull rate limit"
+    )
+    with pytest.raises(ProvisioningError, match="the build ended") as caught:
+        await deploy(place, options(kind="custom"))
+    assert "--base" in str(caught.value.hint)
+
+
+def test_the_gateway_is_refused_in_an_image_that_does_not_have_it() -> None:
+    image = "mcr.microsoft.com/k8se/services/codeinterpreter:0.9.18-python3.12"
+    with pytest.raises(ConfigurationError, match="gateway cannot run") as caught:
+        options(kind="custom", gateway=True, image=image)
+    assert "--requirements" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["python", "custom"])
+async def test_a_version_of_the_api_that_azure_does_not_have_is_replaced(
+    place: Place, kind: Any
+) -> None:
+    place.cloud.app_versions = (
+        ["2025-10-02-preview"] if kind == "custom" else ["2026-03-02-preview"]
+    )
+    wanted = options(kind=kind, image="some.example/image:1" if kind == "custom" else None)
+    if kind == "python":
+        deployment = await deploy(place, wanted)
+        assert deployment.mcp_endpoint is not None
+    else:
+        await deploy(place, replace(wanted, gateway=True))
+    await down(wanted, azure=place.azure).finish()
+    assert place.cloud.of_type("Microsoft.App/sessionPools") == []
+
+
+async def test_up_and_show_tell_why_a_custom_pool_does_not_get_ready(place: Place) -> None:
+    status = {"expectedCount": 1, "readyCount": 0, "imagePullFailCount": 3, "crashCount": 0}
+    place.cloud.template_status = {"details": "manifest unknown", "status": status}
+    wanted = options(kind="custom", image="some.example/image:1")
+    with pytest.raises(ProvisioningError, match="could not be pulled \\(3 times\\)") as caught:
+        await deploy(place, wanted)
+    assert "manifest unknown" in str(caught.value)
+    shown = await show(wanted, azure=place.azure).finish()
+    assert shown.deployment is not None
+    assert "0 of 1 sessions are ready" in shown.deployment.notes[0]
+
+
+async def test_a_pool_that_never_gets_ready_is_not_waited_for(place: Place) -> None:
+    status = {"expectedCount": 1, "readyCount": 0, "imagePullFailCount": 0, "crashCount": 7}
+    place.cloud.template_status = {"status": status}
+    place.cloud.looks = 100_000
+    azure = replace(place.azure, settling=timedelta(seconds=1), patience=timedelta(minutes=5))
+    place.cloud.add_group(GROUP)
+    place.cloud.everything_registered()
+    place.cloud.registration_looks = 1
+    environment = f"cci-env-{options().suffix}"
+    place.cloud.add(
+        "Microsoft.App/managedEnvironments", environment, GROUP, tags={"cci-plugins": "cci"}
+    )
+    place.cloud.of_type("Microsoft.App/managedEnvironments")[0]["properties"][
+        "workloadProfiles"
+    ] = [{"name": "Consumption", "workloadProfileType": "Consumption"}]
+    wanted = options(kind="custom", image="some.example/image:1")
+    with pytest.raises(ProvisioningError, match="crashed \\(7 times\\)"):
+        await up(wanted, azure=azure, try_out=False).finish()

@@ -145,6 +145,25 @@ async def test_too_many_requests_are_refused_with_a_time_to_retry(key):
     assert unauthorized.status_code == (401 if key else 429)
 
 
+async def test_runs_are_limited_for_each_environment_and_launches_by_the_key():
+    pool = FakeSessionPool()
+    with anyio.fail_after(30):
+        options = {"runs_per_minute": 2, "requests_per_minute": 1_000, **signed()}
+        async with serving(pool, **options) as url, client(url) as http:
+            environments = [await launch(http) for _ in range(170)]
+            for environment in environments[:2]:
+                where = {"environmentId": environment, "pythonCode": "1"}
+                for _ in range(2):
+                    assert not (await call(http, RUN, **where)).get("isError")
+                refused = await call(http, RUN, **where)
+                assert refused["isError"]
+                failure = refused["_meta"]["cci_plugins/error"]
+                assert failure["code"] == "SessionsCountExceedsLimit"
+                assert failure["retryable"]
+                assert 1 <= failure["retryAfter"] <= 60
+    assert len([one for one in pool.calls if "execute" in str(one)]) <= 4
+
+
 async def test_a_wrong_key_does_not_use_up_the_rate():
     with anyio.fail_after(30):
         async with serving(FakeSessionPool(), requests_per_minute=1) as url:

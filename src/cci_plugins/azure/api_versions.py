@@ -1,12 +1,17 @@
 """The version of each Azure API that this package calls. No other module names a version.
 
-`APP` is one version for all resources of Microsoft.App. It is the newest preview with a published
-description that still has `mcpServerSettings`: the stable versions do not have that property.
+`APP` is the stable version for everything in Microsoft.App except a managed pool: its
+`mcpServerSettings` are in previews only, so `MANAGED_POOL` is one. Previews retire, and neither was
+tried on Azure, so `ArmClient` continues with a version of `FALLBACKS` where Azure refuses one.
 """
 
 from __future__ import annotations
 
-APP = "2025-10-02-preview"
+APP = "2026-07-01"
+MANAGED_POOL = "2025-10-02-preview"
+# Versions to try next, in order, for what each version is used for.
+FALLBACKS = {APP: ("2025-10-02-preview",), MANAGED_POOL: ("2026-03-02-preview",)}
+TEMPLATE_STATUS = MANAGED_POOL  # `templateUpdateStatus` is in previews only
 REGISTRY = "2025-04-01"
 REGISTRY_TASKS = "2025-03-01-preview"
 IDENTITY = "2024-11-30"
@@ -26,7 +31,7 @@ DATA_PLANE_MANAGEMENT = "2025-02-02-preview"
 
 OF_TYPE = {
     "Microsoft.App/managedEnvironments": APP,
-    "Microsoft.App/sessionPools": APP,
+    "Microsoft.App/sessionPools": MANAGED_POOL,  # reads and removes a pool of either kind
     "Microsoft.App/containerApps": APP,
     "Microsoft.ContainerRegistry/registries": REGISTRY,
     "Microsoft.ManagedIdentity/userAssignedIdentities": IDENTITY,

@@ -78,7 +78,9 @@ class PoolResource:
             AuthenticationError: The sign-in failed, or the role is missing.
             PoolError: Azure Resource Manager refused the request, or cannot be reached.
         """
-        found = await self._call(lambda arm: arm.get(self._id, api_versions.APP, step=_STEP))
+        found = await self._call(
+            lambda arm: arm.get(self._id, api_versions.MANAGED_POOL, step=_STEP)
+        )
         if found is None:
             raise PoolError(
                 f"session pool: {self._id} does not exist",
@@ -100,8 +102,20 @@ class PoolResource:
         raise ConfigurationError(
             "this pool's MCP server is not switched on",
             hint="set mcpServerSettings.isMcpServerEnabled by a PUT with api-version "
-            f"{api_versions.APP}, or set AZURE_SESSION_POOL_ENDPOINT={management}",
+            f"{api_versions.MANAGED_POOL}, or set AZURE_SESSION_POOL_ENDPOINT={management}",
         )
+
+    async def is_key_disabled(self) -> bool:
+        """Return whether the key of the pool's MCP server is switched off, as far as is known."""
+        try:
+            found = await self._call(
+                lambda arm: arm.get(self._id, api_versions.MANAGED_POOL, step=_STEP)
+            )
+        except CodeInterpreterError:
+            return False
+        properties = lowercase_keys((found or {}).get("properties"))
+        settings = lowercase_keys(properties.get("mcpserversettings"))
+        return settings.get("ismcpserverapikeydisabled") is True
 
     async def fetch_key(self) -> str:
         """Return the pool's key.
@@ -113,7 +127,9 @@ class PoolResource:
         """
         path = f"{self._id}/fetchMcpServerCredentials"
         try:
-            answer = await self._call(lambda arm: arm.post(path, api_versions.APP, step=_STEP))
+            answer = await self._call(
+                lambda arm: arm.post(path, api_versions.MANAGED_POOL, step=_STEP)
+            )
         except _McpServerMissingError as error:
             await self.fetch_mcp_endpoint()  # its error names the alternative
             raise ProtocolError(str(error)) from None

@@ -4,13 +4,15 @@ It stands on azure-core alone, so that the extra `azure` is enough to read a poo
 key. Long operations need azure-mgmt-core: `provisioning.client` adds them. Requests are raw paths
 and bodies, because the models of the SDK's stable versions do not have `mcpServerSettings`.
 
-Retries are the SDK's: connection failures, 408, 429 with its `Retry-After`, and 5xx.
+Retries are the SDK's: connection failures, 408, 429 with its `Retry-After`, and 5xx. A version of
+the API of Microsoft.App that Azure no longer has, or not yet, is replaced by another one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +29,7 @@ from cci_plugins.errors import (
 
 from . import api_versions
 from .credentials import CachedCredential
-from .failures import CONFLICT, NOT_FOUND, ArmError, build_error, clean
+from .failures import CONFLICT, NOT_FOUND, ArmError, build_error, clean, parse_error
 from .options import Azure
 
 try:
@@ -43,6 +45,10 @@ except ModuleNotFoundError as missing:
 _FIRST_ERROR_STATUS = 400
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _USER_AGENT = "cci-plugins"
+_APP_NAMESPACE = "/providers/microsoft.app/"
+_VERSION_REFUSALS = {"InvalidApiVersionParameter", "NoRegisteredProviderFound"}
+_VERSION_PARAMETER = re.compile(r"api-version=([\w-]+)")
+_VERSION = re.compile(r"\b20\d\d-\d\d-\d\d(?:-preview)?\b")
 
 
 class ArmClient:
@@ -78,6 +84,7 @@ class ArmClient:
             "connection_verify": str(azure.ca or os.environ.get("SSL_CERT_FILE") or "") or True,
         }
         self._client = self._build_client()
+        self._version_replacements: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -213,11 +220,25 @@ class ArmClient:
         return url
 
     async def _send(self, request: HttpRequest, step: str) -> Any:
-        """Send a request and return the SDK's pipeline response, whatever its status."""
+        """Send a request and return the SDK's pipeline response, whatever its status.
+
+        A refused version of the API is replaced, now and for later requests. Azure refuses it
+        before it does anything, so nothing is done twice.
+        """
+        wanted = _read_version(request)
+        _set_version(request, self._version_replacements.get(wanted, wanted))
+        tried: list[str] = []
         try:
-            return await self._client.send_request(
-                request, _return_pipeline_response=True, enforce_https=not self._is_loopback
-            )
+            while True:
+                response = await self._client.send_request(
+                    request, _return_pipeline_response=True, enforce_https=not self._is_loopback
+                )
+                tried.append(_read_version(request))
+                other = _find_other_version(response, wanted, tried)
+                if other is None:
+                    return response
+                self._version_replacements[wanted] = other
+                _set_version(request, other)
         except AzureError as error:
             raise self._translate_error(error, step) from None
 
@@ -234,6 +255,34 @@ class ArmClient:
             hint="check the network and proxy, and CCI_ARM_ENDPOINT in sovereign clouds",
             step=step,
         )
+
+
+def _read_version(request: HttpRequest) -> str:
+    found = _VERSION_PARAMETER.search(request.url)
+    return found[1] if found is not None and _APP_NAMESPACE in request.url.lower() else ""
+
+
+def _set_version(request: HttpRequest, version: str) -> None:
+    if version:
+        request.url = _VERSION_PARAMETER.sub(f"api-version={version}", request.url)
+
+
+def _find_other_version(response: Any, wanted: str, tried: list[str]) -> str | None:
+    """Return the version to try after a refusal, or None if this was no such refusal."""
+    if not wanted or response.http_response.status_code < _FIRST_ERROR_STATUS:
+        return None
+    code, message = parse_error(parse_json(response.http_response))
+    if code not in _VERSION_REFUSALS:
+        return None
+    listed = [version for version in _VERSION.findall(message) if version not in tried]
+    ours = [one for one in api_versions.FALLBACKS.get(wanted, ()) if one not in tried]
+    preview = wanted.endswith("-preview")
+    same_kind = sorted(one for one in listed if one.endswith("-preview") is preview)
+    # first what both know, then the newest that Azure lists, else what we would try anyhow
+    for choice in ([one for one in ours if one in listed], same_kind[-1:], ours):
+        if choice:
+            return choice[0]
+    return None
 
 
 def has_terminal_state(found: Mapping[str, Any]) -> bool:

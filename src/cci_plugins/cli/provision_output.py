@@ -125,9 +125,11 @@ def print_inventory(inventory: Inventory, *, as_json: bool) -> None:
     if pool is None:
         console.print_message("the session pool does not exist")
         console.print_hint("cci provision up")
-    else:
-        _print_compute(pool)
-        _print_settings(pool)
+        return
+    for note in pool.notes:
+        console.print_message(note)
+    _print_compute(pool)
+    _print_settings(pool)
 
 
 def print_removed(removed: Removed, *, as_json: bool) -> None:

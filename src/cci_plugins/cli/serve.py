@@ -39,7 +39,9 @@ from .emulate import EmulatedKind, EmulationOptions
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
-_GATEWAY_REQUESTS_PER_MINUTE = 600
+# One key serves all conversations of a gateway, and each needs about five requests to start.
+_GATEWAY_REQUESTS_PER_MINUTE = 6_000
+_GATEWAY_RUNS_PER_MINUTE = 60
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[
@@ -71,7 +73,16 @@ PoolOption = Annotated[
 RequestsPerMinuteOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Maximum number of requests in a minute. By default 600 for a gateway."
+        min=1,
+        help="Maximum number of requests in a minute, of all clients with the key. By default "
+        "6000 for a gateway.",
+    ),
+]
+RunsPerMinuteOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Maximum number of runs of one environment in a minute. By default 60 for a gateway.",
     ),
 ]
 JsonOption = Annotated[
@@ -102,6 +113,7 @@ def serve(
     fault_rate: emulation.FaultRateOption = 0,
     seed: emulation.SeedOption = 0,
     requests_per_minute: RequestsPerMinuteOption = None,
+    runs_per_minute: RunsPerMinuteOption = None,
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
@@ -131,6 +143,7 @@ def serve(
             execute_code=key is not None,
             file_links=file_links,
             requests_per_minute=requests_per_minute,
+            runs_per_minute=runs_per_minute,
         )
     else:
         _serve_pool(
@@ -139,6 +152,7 @@ def serve(
             environments=_create_environments(settings, key),
             rest=False,
             requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
+            runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
         )
 
 

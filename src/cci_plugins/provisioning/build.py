@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,10 +18,11 @@ from cci_plugins.redaction import know
 
 from .deployment_run import DeploymentRun, StepReporter
 from .image import BuildContext
-from .resources import build_image_name, build_registry, build_task_run
+from .resources import DOCKERFILE, build_image_name, build_registry, build_task_run
 
 _STEP = "image"
 _LOG_TAIL_LINES = 15
+_NO_TASKS = ("TasksOperationsNotAllowed",)  # github.com/Azure-Samples/azure-search-openai-demo#2220
 _UPLOAD_SECONDS = 600
 _OK_STATUS, _UPLOADED_STATUSES = 200, {200, 201}
 
@@ -47,9 +50,14 @@ async def build(run: DeploymentRun, context: BuildContext) -> str:
         reporter.report("kept", f"image {name} exists")
         return name
     reporter.report("working", f"building image {name}; this takes 5 to 10 minutes")
-    source = await _upload_context(run, context)
-    wanted = build_task_run(run.options, context.tag, source=source, arguments=context.arguments)
-    await _run_build(run, reporter, wanted)
+    try:
+        source = await _upload_context(run, context)
+        wanted = build_task_run(
+            run.options, context.tag, source=source, arguments=context.arguments
+        )
+        await _run_build(run, reporter, wanted)
+    except ProvisioningError as error:
+        raise _explain_refusal(run, context, error) from error
     run.changed.append(wanted.id)
     reporter.report("created", f"built image {name}")
     return name
@@ -85,10 +93,45 @@ async def _run_build(run: DeploymentRun, reporter: StepReporter, wanted: Resourc
         log = await _fetch_log(run, _parse_run_id(found or {}))
         raise ProvisioningError(
             f"{_STEP}: the build ended as {status or 'failed'}{log}",
-            hint="correct the requirements.txt and run the same command again",
+            hint=_choose_hint(log),
             code=status,
             step=_STEP,
         ) from refusal
+
+
+def _choose_hint(log: str) -> str:
+    low = log.lower()
+    if "toomanyrequests" in low or "pull rate limit" in low:
+        return (
+            "Docker Hub limits how often its images are pulled without an account, and Azure's "
+            "builds share addresses: run the same command again later, or name the base image from "
+            "another registry by --base"
+        )
+    return "correct the requirements.txt and run the same command again"
+
+
+def _explain_refusal(
+    run: DeploymentRun, context: BuildContext, error: ProvisioningError
+) -> ProvisioningError:
+    """Return the error of a build that Azure does not run, with a way to build it here."""
+    if error.code not in _NO_TASKS:
+        return error
+    name = build_image_name(run.options, context.tag)
+    path = Path(tempfile.gettempdir()) / f"cci-session-{context.tag}.tar.gz"
+    path.write_bytes(context.archive)
+    arguments = " ".join(
+        f"--build-arg {key}={value}" for key, value in sorted(context.arguments.items())
+    )
+    registry = build_registry(run.options).name
+    return ProvisioningError(
+        f"{_STEP}: this subscription may not build images in Azure, as free and trial ones may "
+        f"not ({error.code})",
+        hint=f"build it with Docker on this machine: docker build --platform linux/amd64 -t {name} "
+        f"-f {DOCKERFILE} {arguments} - < {path} && az acr login -n {registry} && docker push "
+        f"{name}; then run the same command with --image {name} instead of --requirements",
+        code=error.code,
+        step=_STEP,
+    )
 
 
 async def _fetch_log(run: DeploymentRun, run_id: str) -> str:

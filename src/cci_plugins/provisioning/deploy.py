@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
 from .plan import list_warnings
+from .pool_watch import ensure_watched
 from .progress import ProgressHandler
 from .registration import register
 from .smoke_test import smoke_test
@@ -159,12 +161,17 @@ def _pack_image(options: Options) -> BuildContext:
 
 async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
     wanted = resources.build_pool(run.options, image)
-    await run.ensure(
-        wanted,
-        expected_duration=_POOL_DURATION,
-        retry_role_propagation=run.options.uses_own_registry,
-        change=build_pool_change(wanted) if run.options.kind == "custom" else None,
-    )
+    if run.options.kind == "custom":
+        ensure = partial(
+            run.ensure,
+            wanted,
+            expected_duration=_POOL_DURATION,
+            retry_role_propagation=run.options.uses_own_registry,
+            change=build_pool_change(wanted),
+        )
+        await ensure_watched(run, wanted, ensure)
+    else:
+        await run.ensure(wanted, expected_duration=_POOL_DURATION)
     return await read_back_pool(run, wanted)
 
 

@@ -1,6 +1,7 @@
 """Build context of the session image: the same bytes for the same files.
 
-Its digest is the image's tag. Other packages give another tag, because pools cache images by tag.
+A digest of its content is the image's tag. Other packages give another tag, because pools cache
+images by tag. The digest does not cover the archive, whose bytes differ by the version of zlib.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +18,11 @@ from pathlib import Path
 import cci_plugins
 from cci_plugins.errors import ConfigurationError
 
+from .requirements import read_requirements
 from .resources import DOCKERFILE
+from .wheel import pack_wheel
 
 REQUIREMENTS = "infra/container/requirements.txt"
-_KERNEL_REQUIREMENT = re.compile(r"^\s*ipykernel\b", re.MULTILINE | re.IGNORECASE)
 _SOURCE_FILES = ("pyproject.toml", "azure.yaml", "README.md", "LICENSE", "CHANGELOG.md")
 _SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "snapshots", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
@@ -64,16 +65,21 @@ def build_context(requirements: Path | None, *, base: str | None = None) -> Buil
         )
     files = dict(_iter_files(root, is_source_tree=is_source_tree))
     if requirements is not None:
-        files[REQUIREMENTS] = _read_requirements(requirements)
+        files[REQUIREMENTS] = read_requirements(requirements)
     arguments = {"VERSION": _find_version()}
     if not is_source_tree:
-        arguments["PACKAGE"] = f"cci-plugins=={_find_version()}"
+        name, wheel = pack_wheel()
+        files[f"wheels/{name}"] = wheel
+        arguments["PACKAGE"] = f"./wheels/{name}"
     if base is not None:
         arguments["BASE"] = base
-    archive = _pack_archive(files)
-    digest = hashlib.sha256(archive)
-    digest.update(repr(sorted(arguments.items())).encode())
-    return BuildContext(archive, arguments, digest.hexdigest()[:12])
+    return BuildContext(_pack_archive(files), arguments, _compute_tag(files, arguments))
+
+
+def _compute_tag(files: dict[str, bytes], arguments: dict[str, str]) -> str:
+    parts = [(name, hashlib.sha256(files[name]).hexdigest()) for name in sorted(files)]
+    text = repr([parts, sorted(arguments.items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _find_version() -> str:
@@ -81,19 +87,6 @@ def _find_version() -> str:
         return version("cci-plugins").partition("+")[0]
     except PackageNotFoundError:
         return "0.0.0"
-
-
-def _read_requirements(path: Path) -> bytes:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read ({type(error).__name__})",
-            hint="name a requirements.txt by --requirements",
-        ) from None
-    if not _KERNEL_REQUIREMENT.search(text):
-        text = f"{text.rstrip()}\nipykernel\n"  # the server needs it
-    return text.encode()
 
 
 def _iter_files(root: Path, *, is_source_tree: bool) -> Iterator[tuple[str, bytes]]:

@@ -15,6 +15,7 @@ from cci_plugins.azure import api_versions
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import KIND_NAMES, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.azure.template_status import read_template_status
 from cci_plugins.errors import ConfigurationError
 
 from . import resources
@@ -209,10 +210,13 @@ async def _read_deployment(
         kind="custom" if kind == "customcontainer" else "python",
         storage=resources.build_storage_account(options).name in names,
     )
+    status = await read_template_status(arm, wanted.id) if deployment.kind == "custom" else None
+    problem = None if status is None else status.problem
+    notes = () if problem is None else (f"the pool is not ready: {problem}",)
     if app.name not in names:
-        return deployment
+        return replace(deployment, notes=notes)
     gateway = await arm.get(app.id, app.api_version, step="gateway") or {}
-    return replace(deployment, mcp_endpoint=parse_gateway_url(gateway))
+    return replace(deployment, mcp_endpoint=parse_gateway_url(gateway), notes=notes)
 
 
 def _normalize_type(kind: str) -> str:

@@ -96,7 +96,7 @@ async def _rotate_gateway(
 
 async def _request_key(arm: ProvisioningClient, path: str, step: str) -> str:
     try:
-        found = await arm.post(path, api_versions.APP, step=step)
+        found = await arm.post(path, api_versions.MANAGED_POOL, step=step)
     except ProvisioningError as error:
         if error.code != "SessionMCPServerNotEnabled":
             raise

@@ -63,6 +63,7 @@ _CUSTOM_ONLY = (
 )
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure accepts
 _MAX_SESSIONS = 600
+_MICROSOFT_IMAGES = "mcr.microsoft.com/k8se/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,7 @@ class Options:
         self._check_numbers()
         self._check_kind()
         self._check_compute()
+        self._check_gateway()
 
     def _check_numbers(self) -> None:
         if not _COOLDOWN[0] <= self.cooldown <= _COOLDOWN[1]:
@@ -236,6 +238,14 @@ class Options:
         other = replace(self, **values)
         object.__setattr__(other, "given", self.given)
         return other
+
+    def _check_gateway(self) -> None:
+        if self.gateway and (self.image or "").lower().startswith(_MICROSOFT_IMAGES):
+            raise ConfigurationError(
+                f"the gateway cannot run in Microsoft's image {self.image!r}: its program is part "
+                "of this package's image",
+                hint="remove --gateway, or replace --image by --requirements FILE",
+            )
 
     @property
     def subscription_id(self) -> str:

@@ -6,6 +6,7 @@ No other module builds bodies. `infra/` must create the same resources, and a te
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cci_plugins.azure import api_versions
@@ -185,7 +186,8 @@ def build_pool(options: Options, image: str = "") -> Resource:
         puller = get_pull_identity(options)
         body |= _build_identity_block(puller) if puller else {}
     name = f"{options.name}pool{options.suffix}"
-    return _build_tracked(options, "Microsoft.App/sessionPools", name, body)
+    pool = _build_tracked(options, "Microsoft.App/sessionPools", name, body)
+    return replace(pool, api_version=api_versions.APP) if options.kind == "custom" else pool
 
 
 def build_storage_account(options: Options) -> Resource:

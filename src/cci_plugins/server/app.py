@@ -21,7 +21,7 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from .disconnect import CancelOnDisconnect
-from .guard import Guard, Throttle
+from .guard import Guard, RunRate, Throttle
 from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
@@ -48,6 +48,7 @@ def create_app(
     execute_code: bool = False,
     file_links: bool = False,
     requests_per_minute: int | None = None,
+    runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
@@ -65,6 +66,7 @@ def create_app(
         file_links: Link the files that a run wrote in the answer of `execute_code`.
         requests_per_minute: Most requests of one key, or without a key of one address. None sets
             no limit. `/health` does not count.
+        runs_per_minute: Most runs of one environment over MCP. None sets no limit.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
@@ -80,7 +82,8 @@ def create_app(
     _check_rest_allowed(environments, rest=rest)
     limits = limits or Limits()
     sessions = McpSessions(pool, limits) if execute_code else None
-    tools: ToolProvider = PlatformTools(pool, limits, environments)
+    admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
+    tools: ToolProvider = PlatformTools(pool, limits, environments, admit_run=admit_run)
     if sessions is not None:
         tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
     mcp = McpEndpoint(tools, body_bytes, None if sessions is None else FileResources(sessions))

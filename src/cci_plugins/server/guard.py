@@ -14,6 +14,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cci_plugins.errors import PoolExhaustedError
+
 from .rest.errors import build_error_response
 
 OPEN_PATHS = frozenset({"/health"})
@@ -74,6 +76,35 @@ class Guard:
         if given is None and rest and scheme.lower() == "bearer":
             given = token.strip()
         return given is not None and hmac.compare_digest(given.encode(), self._key)
+
+
+class RunRate:
+    """Rate of the runs of each environment, counted over the last 60 seconds.
+
+    Each replica counts for itself.
+
+    Args:
+        runs_per_minute: Most runs of one environment.
+    """
+
+    def __init__(self, runs_per_minute: int) -> None:
+        self._rate = RateLimitItemPerMinute(runs_per_minute)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def admit(self, session_id: str) -> None:
+        """Count a run.
+
+        Raises:
+            PoolExhaustedError: There were too many. Nothing was started.
+        """
+        if not await self._limiter.hit(self._rate, session_id):
+            stats = await self._limiter.get_window_stats(self._rate, session_id)
+            wait = max(1, math.ceil(stats.reset_time - time.time()))
+            raise PoolExhaustedError(
+                f"this environment had more than {self._rate.amount} runs in a minute",
+                hint=f"try again in {wait} s, or do more in one run",
+                retry_after=wait,
+            )
 
 
 class Throttle:

@@ -44,6 +44,7 @@ async def serve(
     execute_code: bool = False,
     file_links: bool = False,
     requests_per_minute: int | None = None,
+    runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
@@ -62,6 +63,7 @@ async def serve(
         execute_code: Offer `execute_code` too, as in `create_app`.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
         requests_per_minute: Most requests of one key, or without a key of one address.
+        runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
@@ -87,6 +89,7 @@ async def serve(
         execute_code=execute_code,
         file_links=file_links,
         requests_per_minute=requests_per_minute,
+        runs_per_minute=runs_per_minute,
         body_bytes=body_bytes,
     )
     await serve_app(app, host=host, port=port, on_ready=on_ready)

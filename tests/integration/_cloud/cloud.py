@@ -93,6 +93,8 @@ class Cloud:
         regions: Regions with session pools, by their display names.
         late_endpoints: Number of reads until a new pool names its endpoints.
         hides: Properties of a pool that are kept and never returned.
+        app_versions: Versions of the API of Microsoft.App that Azure has.
+        template_status: What previews report about the containers of custom pools.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Address of the pools' data plane.
         on_write: Called after each write, with the number of writes.
@@ -113,6 +115,8 @@ class Cloud:
         self.role_uses = 2
         self.late_endpoints = 0
         self.hides: set[str] = set()
+        self.app_versions = ["2025-10-02-preview", "2026-03-02-preview", "2026-07-01"]
+        self.template_status: dict[str, Any] | None = None
         self.drops_mcp = False
         self.data_plane = "https://pool.invalid"
         self.url = ""
@@ -305,6 +309,14 @@ class Cloud:
     ) -> Response:
         kind, action = _kind_of(path)
         specs.check_version(kind, version)
+        if kind.lower().startswith("microsoft.app/") and version not in self.app_versions:
+            listed = ", ".join(self.app_versions)
+            message = f"No registered resource provider found for API version '{version}'. The "
+            message += f"supported api-versions are '{listed}'."
+            return _error(400, "NoRegisteredProviderFound", message)
+        properties = (body or {}).get("properties") or {}
+        if "mcpServerSettings" in properties and not version.endswith("-preview"):
+            raise specs.NotAsDescribedError(f"{version} has no mcpServerSettings")
         if kind.lower() == "microsoft.authorization/roleassignments" and action == "list":
             return self._roles_at(path, request.query_params.get("$filter", ""))
         unknown = set(request.query_params) - {"api-version"}
@@ -314,6 +326,12 @@ class Cloud:
             return self._action(path, body)
         if method == "PATCH":
             return self._change(path, body)
+        if method == "GET" and "preview" in version and self.template_status is not None:
+            found = self.resources.get(path.lower())
+            if found is not None and found["properties"].get("customContainerTemplate"):
+                found["properties"]["templateUpdateStatus"] = {
+                    "desiredTemplate": self.template_status
+                }
         handler = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}[method]
         return handler(path, kind, body)
 
@@ -369,8 +387,7 @@ class Cloud:
 
     def _fixed(self, found: dict[str, Any], body: Any) -> Response | None:
         """Refuse a change of what cannot change in place."""
-        location = str(body.get("location", found.get("location")))
-        if location != found.get("location"):
+        if body.get("location", found.get("location")) != found.get("location"):
             message = f"The resource '{found['name']}' already exists in '{found['location']}'."
             return _error(409, "InvalidResourceLocation", message)
         for name in ("containerType", "environmentId"):
@@ -393,11 +410,9 @@ class Cloud:
             missing = _missing_secret(properties)
             if missing is not None:
                 return _error(400, "SecretRefNotFound", f"Secret '{missing}' was not found.")
-            found |= {
-                **{k: v for k, v in body.items() if k != "properties"},
-                "properties": properties,
-            }
-            return self._begin(path.lower(), found, is_new=False)
+            changed = {**found, **_copy(body), "properties": properties}
+            self.resources[path.lower()] = changed
+            return self._begin(path.lower(), changed, is_new=False)
         specs.check_change(body)
         secrets = body["properties"]["configuration"]["secrets"]
         self._secrets[path.lower()] = secrets

@@ -30,6 +30,7 @@ class RegistryTasks:
         self.builds = 0
         self.uploads: dict[str, bytes] = {}
         self.fails = False
+        self.log_text = "ERROR: No matching distribution found for nopkg"
         self.requirements = ""
         self.on_upload: Callable[[], object] | None = None
 
@@ -60,8 +61,7 @@ class RegistryTasks:
         """Return the log of a build."""
         if request.query_params.get("sig") != values.SIGNATURE:
             return Response(status_code=403)
-        lines = ["Step 9/20 : RUN pip install", "ERROR: No matching distribution found for nopkg"]
-        return PlainTextResponse("\n".join(lines))
+        return PlainTextResponse(f"Step 9/20 : RUN pip install\n{self.log_text}")
 
     def error_of(self, kept: dict[str, Any]) -> dict[str, str] | None:
         """Start a run, and return the error that it will end with."""

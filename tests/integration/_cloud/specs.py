@@ -26,7 +26,8 @@ VERSIONS = {
     "providers": "2021-04-01",
     "subscriptions": "2022-12-01",
     "features": "2021-07-01",
-    "microsoft.app": "2025-10-02-preview",
+    "microsoft.app/sessionpools": "2026-07-01 2025-10-02-preview 2026-03-02-preview",
+    "microsoft.app": "2026-07-01 2025-10-02-preview",
     "microsoft.containerregistry/registries": "2025-04-01",
     "microsoft.containerregistry/tasks": "2025-03-01-preview",
     "microsoft.managedidentity/userassignedidentities": "2024-11-30",
@@ -106,7 +107,7 @@ def check_version(kind: str, given: str) -> None:
     if any(part in kind for part in tasks):
         kind = "microsoft.containerregistry/tasks"
     wanted = next(version for name, version in VERSIONS.items() if kind.startswith(name))
-    if given != wanted:
+    if given not in wanted.split():
         raise NotAsDescribedError(f"api-version {given!r} of {kind}, not {wanted!r}")
 
 

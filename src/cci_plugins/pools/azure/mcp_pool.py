@@ -14,7 +14,6 @@ from typing_extensions import override
 from cci_plugins.azure.credentials import (
     AuthProvider,
     Bearer,
-    FetchedKey,
     ProviderAuth,
     StaticKey,
     TokenCredential,
@@ -30,6 +29,7 @@ from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
 from .cci_server import RunRequest, is_cci_server, run_full
+from .pool_auth import PoolAuth
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
 from .rest_client import RestClient
@@ -118,7 +118,7 @@ class PlatformSessionPool(RemoteSessionPool):
             if resource_id is None
             else PoolResource(resource_id, credential=credential, endpoint=arm_endpoint)
         )
-        auth = _build_auth(secret, self._resource)
+        auth = _build_auth(secret, self._resource, credential)
         signs_in = credential is not None or self._resource is not None
         rest_auth = Bearer(credential) if signs_in else auth
         self._http, self._rest_http = make_http(), make_http()
@@ -270,9 +270,11 @@ class PlatformSessionPool(RemoteSessionPool):
         return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)
 
 
-def _build_auth(key: str | None, resource: PoolResource | None) -> AuthProvider:
+def _build_auth(
+    key: str | None, resource: PoolResource | None, credential: TokenCredential | str | None
+) -> AuthProvider:
     if resource is not None:
-        return FetchedKey(resource.fetch_key, key)
+        return PoolAuth(resource, credential, key)
     if key is None:
         raise ConfigurationError(
             "a platform pool needs a key, or a resource id to fetch the key",

@@ -107,12 +107,19 @@ class PlatformTools:
         pool: Where code runs.
         limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
         environments: Issues and checks environment ids. None accepts any id.
+        admit_run: Called with the session before each run. It raises to refuse the run.
     """
 
     def __init__(
-        self, pool: SessionPool, limits: Limits, environments: Environments | None = None
+        self,
+        pool: SessionPool,
+        limits: Limits,
+        environments: Environments | None = None,
+        *,
+        admit_run: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._pool = pool
+        self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
         self._tools: dict[str, _Tool] = {
@@ -188,6 +195,8 @@ class PlatformTools:
 
     async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
         session_id = self._environments.resolve_session_id(call.environment_id)
+        if self._admit_run is not None:
+            await self._admit_run(session_id)
         max_seconds = self._limits.execution_timeout.total_seconds()
         output = None if options.on_output is None else RedactingOutput(options.on_output)
         try:
