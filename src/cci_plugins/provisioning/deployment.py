@@ -9,11 +9,11 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.azure.custom_container import read_container, read_variables
 from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.common.settings import get_variable_name
 
 from . import resources
-from .container import read_container, read_variables
 from .deployment_run import DeploymentRun, StepReporter
 from .options import Kind, Options
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from cci_plugins.azure.custom_container import get_first, read_container, read_variables
 from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
 from cci_plugins.errors import ProvisioningError
 
 from . import resources
-from .container import get_first, read_container, read_variables
 from .deployment_run import check_ownership, has_failed, has_owner_tag, matches
 from .inventory import list_group_resources, list_own_ids
 from .options import Options

@@ -186,8 +186,7 @@ class Options:
 
     def _check_kind(self) -> None:
         for name in _CUSTOM_ONLY:
-            is_passed = name in self.given or (name not in _DEFAULTS and getattr(self, name))
-            if is_passed and getattr(self, name) and self.kind != "custom":
+            if self.kind != "custom" and getattr(self, name) != _DEFAULTS.get(name):
                 raise ConfigurationError(
                     f"{_format_flag(name)} applies only to a custom pool", hint="add --kind custom"
                 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cci_plugins.azure.resource import lowercase_keys
 from cci_plugins.common.settings import SESSION_ENV_PREFIX, get_variable_name
+
+from .resource import lowercase_keys
 
 _OWN_VARIABLES = {get_variable_name("container_cpu"), get_variable_name("container_memory")}
 
@@ -38,6 +39,23 @@ def read_variables(properties: Mapping[str, Any]) -> tuple[dict[str, str], list[
         else:
             plain[name] = str(item.get("value") or "")
     return plain, secret
+
+
+def describe_container(properties: Mapping[str, Any]) -> str:
+    """Return the size and the variables of a custom pool's container in words, or nothing.
+
+    Args:
+        properties: The pool's properties, with keys in lower case.
+    """
+    container = read_container(properties)
+    size = lowercase_keys(container.get("resources"))
+    if not size:
+        return ""
+    plain, secret = read_variables(properties)
+    return (
+        f"{size.get('cpu')} CPU and {size.get('memory')} for each session, "
+        f"{len(plain)} variables and {len(secret)} secrets for the code"
+    )
 
 
 def get_first(items: object) -> dict[str, Any]:
