@@ -70,7 +70,7 @@ class Options:
             when empty.
         principal_type: Type of the principal. It is detected when None.
         given: Names of the options above that were passed. `up` takes the others from an existing
-            deployment, and uses their defaults only where there is none.
+            deployment, and uses their defaults only for a new one.
 
     Raises:
         ConfigurationError: Azure would not accept one of them.
