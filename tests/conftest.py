@@ -32,6 +32,24 @@ def _start_kernels_on_demand() -> None:
 _start_kernels_on_demand()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _refuse_blocking_calls() -> Iterator[None]:
+    """Fail where the package sleeps or waits for a socket on an event loop.
+
+    Calls on local files and locks are allowed. They take microseconds there.
+    """
+    if find_spec("blockbuster") is None:
+        yield
+        return
+    from blockbuster import blockbuster_ctx
+
+    with blockbuster_ctx("cci_plugins") as detector:
+        for name, function in detector.functions.items():
+            if name.startswith(("io.", "os.", "threading.")):
+                function.deactivate()
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _unregister_secrets() -> Iterator[None]:
     """Keep the secrets that one module registers from hiding the output of another one."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from typing_extensions import override
 
-from .common.log import logger
-from .core.interpreter import CodeInterpreter
+from .common.log import describe_error, logger
+from .core.interpreter import AnyInterpreter
 from .core.mounts import FileMount, FileMountInput, Mounts
 from .errors import CodeInterpreterError, ConfigurationError
 from .pools.base import OutputHandler
@@ -57,7 +57,7 @@ _MOUNT_FAILED = "The code was not run: its files could not be copied into the se
 
 
 def code_interpreter_tool(
-    interpreter: CodeInterpreter | None = None,
+    interpreter: AnyInterpreter | None = None,
     *,
     approval_mode: ApprovalMode = "never_require",
     images: Literal["reference", "inline"] = "reference",
@@ -124,7 +124,7 @@ class CodeInterpreterProvider(ContextProvider):
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None = None,
+        interpreter: AnyInterpreter | None = None,
         *,
         source_id: str = DEFAULT_SOURCE_ID,
         approval_mode: ApprovalMode = "never_require",
@@ -171,7 +171,7 @@ class _Adapter:
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None,
+        interpreter: AnyInterpreter | None,
         *,
         images: ImagePolicy,
         on_output: OutputHandler | None,
@@ -186,6 +186,9 @@ class _Adapter:
         self._mounts = mounts
         self._options = options
         self._key_resolver = SessionKeyResolver("agent-framework", _SHARED_SESSION_WARNING)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it holds the interpreter and functions of the application
 
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
         key = self._key_resolver.resolve(ctx.session and ctx.session.session_id)
@@ -205,10 +208,10 @@ class _Adapter:
         if not self._mounts.names:
             return True
         try:
-            interpreter = self._interpreter or execute_code.get_default_interpreter()
+            interpreter = execute_code.get_interpreter(self._interpreter)
             await self._mounts.copy_into(interpreter.session(key))
         except CodeInterpreterError as error:
-            logger.warning("file_mounts: %s", error)
+            logger.warning("file_mounts: %s", describe_error(error))
             return False
         return True
 

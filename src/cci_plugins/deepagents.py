@@ -7,17 +7,20 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from copy import copy
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
 from .common import event_loop
 from .common.approval import ApprovalRequest
-from .core.interpreter import CodeInterpreter
+from .common.durations import MAX_DURATION
+from .core.conversation import SessionKey
+from .core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from .core.session import Session
-from .core.shell.command import CommandResult, run_command
+from .core.shell.command import CommandResult, remove_terminal_codes, run_command
 from .core.shell.files import FileResult, NotesHandler, read_files, write_files
 from .errors import CodeInterpreterError, ConfigurationError
 from .tools import execute_code
@@ -64,12 +67,16 @@ class CodeInterpreterSandbox(BaseSandbox):
     """
 
     def __init__(
-        self, interpreter: CodeInterpreter | None = None, *, session_key: str | None = None
+        self, interpreter: AnyInterpreter | None = None, *, session_key: SessionKey | None = None
     ) -> None:
-        self._interpreter = interpreter
+        self._interpreter = None if interpreter is None else unwrap_interpreter(interpreter)
         self._session_key = session_key
         self._key_resolver = SessionKeyResolver("deepagents")
         self._notices: WeakKeyDictionary[Session, list[str]] = WeakKeyDictionary()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a sandbox with the same interpreter and sessions."""
+        return copy(self)
 
     @property
     @override
@@ -141,7 +148,7 @@ class CodeInterpreterSandbox(BaseSandbox):
         return self._get_interpreter().session(self._resolve_key())
 
     def _get_interpreter(self) -> CodeInterpreter:
-        return self._interpreter or execute_code.get_default_interpreter()
+        return execute_code.get_interpreter(self._interpreter)
 
     def _resolve_key(self) -> str:
         thread_id = (ensure_config().get("configurable") or {}).get("thread_id")
@@ -165,7 +172,7 @@ class CodeInterpreterSandbox(BaseSandbox):
             result = await run_command(
                 session,
                 approved,
-                timeout=timedelta(seconds=timeout) if timeout and timeout > 0 else None,
+                timeout=_read_timeout(timeout),
                 max_timeout=interpreter.limits.execution_timeout,
             )
         except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
@@ -176,8 +183,9 @@ class CodeInterpreterSandbox(BaseSandbox):
         """Build the response with the notices, except for a helper, which parses the output."""
         notices = self._get_notices(session)
         notices += result.notes
-        output = result.output
-        if notices and _helper_failures.get() is None:
+        is_helper = _helper_failures.get() is not None  # it parses what it printed itself
+        output = result.output if is_helper else remove_terminal_codes(result.output)
+        if notices and not is_helper:
             output = f"[{'; '.join(notices)}]\n{output}"
             notices.clear()
         return ExecuteResponse(output, result.exit_code, truncated=result.dropped_characters > 0)
@@ -220,6 +228,12 @@ class CodeInterpreterSandbox(BaseSandbox):
                 result.error += f" [{'; '.join(notices)}]"
                 notices.clear()
         return result
+
+
+def _read_timeout(seconds: int | None) -> timedelta | None:
+    if not seconds or seconds < 0:
+        return None
+    return timedelta(seconds=min(seconds, MAX_DURATION.total_seconds()))
 
 
 async def _request_approval(

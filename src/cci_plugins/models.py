@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
+from .common import html
+from .common.image_data import SVG, decode_base64, find_image_type, has_valid_image
 from .common.structured import CHART, TABLE, Chart, Table, read_charts, read_table
 from .common.urls import SecretUrl
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
+
+_MAX_REPR = 80  # characters of one text in a `repr`
+_MAX_ITEMS = 3
 
 SessionState = Literal["kept", "lost", "unknown"]
 """Whether the variables and files of earlier runs still exist after this one."""
@@ -101,7 +104,7 @@ class SessionInfo:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """One value that the code displayed, in every form it offered.
 
@@ -122,16 +125,19 @@ class Result:
     data: Mapping[str, Any]
     is_main: bool = False
 
+    def __repr__(self) -> str:
+        forms = ", ".join(
+            f"{kind!r}: {_describe_form(kind, value)}" for kind, value in self.data.items()
+        )
+        return f"Result({{{forms}}}{', is_main=True' if self.is_main else ''})"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        """Return this result for a notebook of the host."""
+        return {"text/plain": repr(self), "text/html": html.build_result(self.data)}
+
     def _get_text(self, media_type: str) -> str | None:
         value = self.data.get(media_type)
         return value if isinstance(value, str) else None
-
-    def _decode_bytes(self, media_type: str) -> bytes | None:
-        value = self._get_text(media_type)
-        try:
-            return None if value is None else b64decode("".join(value.split()), validate=True)
-        except binascii.Error:
-            return None
 
     @property
     def text(self) -> str | None:
@@ -161,12 +167,12 @@ class Result:
     @property
     def png(self) -> bytes | None:
         """The PNG image, if there is one."""
-        return self._decode_bytes("image/png")
+        return decode_base64(self.data.get("image/png"))
 
     @property
     def jpeg(self) -> bytes | None:
         """The JPEG image, if there is one."""
-        return self._decode_bytes("image/jpeg")
+        return decode_base64(self.data.get("image/jpeg"))
 
     @property
     def json(self) -> Any:
@@ -184,9 +190,11 @@ class Result:
         return read_charts(self.data.get(CHART))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Execution:
     """The outcome of one run of code.
+
+    Its `repr` is short. As the last expression of a notebook cell, it shows its output.
 
     Attributes:
         stdout: Text that was printed, at most `Limits.stream_characters` of it.
@@ -203,6 +211,9 @@ class Execution:
         isolation: Isolation backend of the session, for example `bwrap`, or empty when unknown.
         dropped_characters: Characters of output beyond the limit, which were not kept.
         notes: Sentences about the session that a reader must know, such as a loss or a cut.
+        outputs: The text of both streams and the results, in the order in which they came. Pools
+            that do not report the order have standard output first, then standard error.
+        execution_count: The kernel's number of the run, or None where the pool has none.
 
     Example:
         ```python
@@ -227,6 +238,33 @@ class Execution:
     isolation: str = ""
     dropped_characters: int = 0
     notes: tuple[str, ...] = ()
+    outputs: tuple[OutputEvent, ...] = ()
+    execution_count: int | None = None
+
+    def __post_init__(self) -> None:
+        """Let `outputs` agree with the streams and results, which may have been replaced."""
+        object.__setattr__(self, "outputs", _align_outputs(self))
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{one.name}={_shorten(getattr(self, one.name))}"
+            for one in fields(self)
+            if one.name != "outputs" and getattr(self, one.name) != one.default
+        ]
+        return f"Execution({', '.join(parts)})"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        """Return the output for a notebook of the host."""
+        parts = [html.build_text(f"[{note}]") for note in self.notes]
+        for event in self.outputs:
+            if event.result is not None:
+                parts.append(html.build_result(event.result.data))
+            else:
+                parts.append(html.build_text(event.text, is_error=event.stream == "stderr"))
+        if self.error is not None:
+            text = self.error.traceback or f"{self.error.name}: {self.error.message}"
+            parts.append(html.build_text(text, is_error=True))
+        return {"text/plain": repr(self), "text/html": "\n".join(parts)}
 
     @property
     def text(self) -> str:
@@ -261,3 +299,124 @@ class OutputEvent:
     stream: Literal["stdout", "stderr", "result"]
     text: str = ""
     result: Result | None = field(default=None, repr=False)
+
+
+def build_outputs(
+    order: Sequence[Sequence[Any]], stdout: str, stderr: str, results: Sequence[Result]
+) -> tuple[OutputEvent, ...]:
+    """Cut streams and results into the order in which they came.
+
+    Args:
+        order: Pairs of a stream and the number of its next characters, or of `result` and 1. What
+            does not fit is left out, because a session may claim anything.
+        stdout: Standard output.
+        stderr: Standard error.
+        results: The results.
+    """
+    streams = {"stdout": stdout, "stderr": stderr}
+    positions = {"stdout": 0, "stderr": 0}
+    remaining = iter(results)
+    outputs: list[OutputEvent] = []
+    for kind, length in order:
+        if kind == "result":
+            result = next(remaining, None)
+            if result is not None:
+                outputs.append(OutputEvent("result", result=result))
+        elif kind in streams and length > 0:
+            start = positions[kind]
+            positions[kind] += length
+            text = streams[kind][start : start + length]
+            if text:
+                outputs.append(OutputEvent("stderr" if kind == "stderr" else "stdout", text))
+    return tuple(outputs)
+
+
+def build_order(execution: Execution) -> list[list[Any]]:
+    """Return the order of an execution's output, from which `build_outputs` restores it."""
+    return [[event.stream, len(event.text) or 1] for event in execution.outputs]
+
+
+def transform_execution(
+    execution: Execution, text: Callable[[str], str], data: Callable[[Any], Any]
+) -> Execution:
+    """Return the execution with all text and data from its code replaced.
+
+    Args:
+        execution: The run.
+        text: Replaces a text.
+        data: Replaces the forms of a result.
+    """
+    error = execution.error
+    results = tuple(Result(data(result.data), result.is_main) for result in execution.results)
+    changed = replace(
+        execution,
+        stdout=text(execution.stdout),
+        stderr=text(execution.stderr),
+        results=results,
+        error=error and ErrorInfo(text(error.name), text(error.message), text(error.traceback)),
+        notes=tuple(map(text, execution.notes)),
+    )
+    unchanged = {
+        name for name in ("stdout", "stderr") if getattr(changed, name) == getattr(execution, name)
+    }
+    order = [
+        [event.stream, len(event.text if event.stream in unchanged else text(event.text)) or 1]
+        for event in execution.outputs
+    ]
+    outputs = build_outputs(order, changed.stdout, changed.stderr, results)
+    return replace(changed, outputs=outputs)
+
+
+def note_malformed_images(execution: Execution) -> Execution:
+    """Return the execution with a note if it has images that nobody can show."""
+    malformed = [
+        find_image_type(result.data)
+        for result in execution.results
+        if find_image_type(result.data) and not has_valid_image(result.data)
+    ]
+    if not malformed:
+        return execution
+    kinds = ", ".join(sorted({str(kind)[:100] for kind in malformed}))
+    note = f"displayed images that are malformed and cannot be shown: {len(malformed)} ({kinds})"
+    return replace(execution, notes=(*execution.notes, note))
+
+
+def _align_outputs(execution: Execution) -> tuple[OutputEvent, ...]:
+    """Return the outputs, completed by what they lack, or in the default order if they differ."""
+    outputs, results = execution.outputs, execution.results
+    rest: list[OutputEvent] = []
+    names: tuple[Literal["stdout", "stderr"], ...] = ("stdout", "stderr")
+    for name in names:
+        text = getattr(execution, name)
+        known = "".join(event.text for event in outputs if event.stream == name)
+        if not text.startswith(known):
+            outputs = ()
+            break
+        if len(text) > len(known):
+            rest.append(OutputEvent(name, text[len(known) :]))
+    shown = tuple(event.result for event in outputs if event.result is not None)
+    if outputs and shown == results[: len(shown)]:
+        rest += [OutputEvent("result", result=result) for result in results[len(shown) :]]
+        return (*outputs, *rest)
+    rest = [OutputEvent(name, text) for name in names if (text := getattr(execution, name))]
+    return (*rest, *(OutputEvent("result", result=result) for result in results))
+
+
+def _describe_form(kind: str, value: object) -> str:
+    is_base64 = isinstance(value, str) and str(kind).startswith("image/") and kind != SVG
+    return f"<{len(str(value)):,} characters>" if is_base64 else _shorten(value)
+
+
+def _shorten(value: object) -> str:
+    """Return a `repr` of at most some lines, without base64."""
+    if isinstance(value, str) and len(value) > _MAX_REPR:
+        return f"{value[:_MAX_REPR]!r}... ({len(value):,} characters)"
+    if isinstance(value, ErrorInfo):
+        return f"{value.name}: {_shorten(value.message)}"
+    if isinstance(value, tuple) and len(value) > _MAX_ITEMS:
+        shown = ", ".join(map(_shorten, value[:_MAX_ITEMS]))
+        return f"({shown}, ... {len(value) - _MAX_ITEMS:,} more)"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shorten, value))})"
+    text = repr(value)
+    return text if len(text) <= 2 * _MAX_REPR else f"{text[: 2 * _MAX_REPR]}..."

@@ -8,7 +8,8 @@ from copy import deepcopy
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from .core.interpreter import CodeInterpreter
+from .core.conversation import SessionKey
+from .core.interpreter import AnyInterpreter
 from .errors import ConfigurationError
 from .models import Execution
 from .pools.base import OutputHandler
@@ -32,7 +33,7 @@ __all__ = ["ImageReply", "TextReply", "code_interpreter_tool", "images_as_user_m
 NeedsApproval: TypeAlias = (
     bool | Callable[[RunContextWrapper[Any], dict[str, Any], str], Awaitable[bool]]
 )
-SessionKey: TypeAlias = Callable[[RunContextWrapper[Any]], str | None]
+SessionKeyFunction: TypeAlias = Callable[[RunContextWrapper[Any]], SessionKey | None]
 
 _CONVERSATION_FIELDS = ("session_id", "conversation_id", "thread_id")
 _SHARED_SESSION_WARNING = (
@@ -91,11 +92,11 @@ class ImageReply(list[ToolOutputText | ToolOutputImage]):
 
 
 def code_interpreter_tool(
-    interpreter: CodeInterpreter | None = None,
+    interpreter: AnyInterpreter | None = None,
     *,
     needs_approval: NeedsApproval = False,
     images: Literal["reference", "inline"] = "reference",
-    session_key: SessionKey | None = None,
+    session_key: SessionKeyFunction | None = None,
     on_output: OutputHandler | None = None,
     options: ToolOptions = execute_code.DEFAULT_OPTIONS,
 ) -> FunctionTool:
@@ -147,10 +148,10 @@ class _Adapter:
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None,
+        interpreter: AnyInterpreter | None,
         *,
         inline: bool,
-        key: SessionKey | None,
+        key: SessionKeyFunction | None,
         on_output: OutputHandler | None,
         options: ToolOptions,
     ) -> None:
@@ -160,6 +161,9 @@ class _Adapter:
         self._on_output = on_output
         self._options = options
         self._key_resolver = SessionKeyResolver("openai-agents", _SHARED_SESSION_WARNING)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it holds the interpreter and functions of the application
 
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
         code = _parse_code(arguments)

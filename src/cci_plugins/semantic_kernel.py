@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Annotated, Any, TypeAlias, TypeVar
+from copy import copy
+from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
-from .core.interpreter import CodeInterpreter
+from .core.conversation import SessionKey
+from .core.interpreter import AnyInterpreter
 from .errors import ConfigurationError
 from .pools.base import OutputHandler
 from .tools import execute_code
@@ -68,11 +70,11 @@ class CodeInterpreterPlugin:
 
     def __init__(
         self,
-        interpreter: CodeInterpreter | None = None,
+        interpreter: AnyInterpreter | None = None,
         *,
         options: ToolOptions = execute_code.DEFAULT_OPTIONS,
         on_output: OutputHandler | None = None,
-        session_key: str | None = None,
+        session_key: SessionKey | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._options = options
@@ -84,6 +86,10 @@ class CodeInterpreterPlugin:
         vars(self)["execute_code"] = _copy_with_description(
             self.execute_code, execute_code.build_description(options, interpreter)
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a plugin with the same interpreter, sessions and functions."""
+        return copy(self)
 
     @kernel_function(name=execute_code.NAME, description=execute_code.DESCRIPTION)
     async def execute_code(

@@ -5,25 +5,27 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 from .common import event_loop
 from .common.approval import Approver
+from .common.durations import Duration
 from .common.limits import Limits
 from .common.urls import SecretUrl
 from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
+from .core.conversation import SessionKey
+from .core.interpreter import BlockingInterpreter, WrongWithError
 from .core.session_files import DEFAULT_SHARE_DURATION
 from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
-from .pools.base import OutputHandler, SessionPool
+from .pools.base import Capabilities, OutputHandler, SessionPool
 
 if TYPE_CHECKING:
     from .azure.credentials import TokenCredential
@@ -110,7 +112,7 @@ class SessionFiles:
         """Remove a file from the session."""
         return event_loop.run_blocking(self._files.remove, name)
 
-    def share(self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION) -> SharedFile:
+    def share(self, name: str, *, expires_in: Duration = DEFAULT_SHARE_DURATION) -> SharedFile:
         """Create a link for a person. Anyone who has it can read a copy of the file."""
         return event_loop.run_blocking(lambda: self._files.share(name, expires_in=expires_in))
 
@@ -125,11 +127,15 @@ class Session:
     def __init__(self, session: _session.Session) -> None:
         self._session = session
         self.key = session.key
-        self.id = session.id
         self.files = SessionFiles(session.files)
 
     def __repr__(self) -> str:
         return repr(self._session)
+
+    @property
+    def id(self) -> str:
+        """The derived identifier that the pool knows."""
+        return self._session.id
 
     @property
     def busy(self) -> bool:
@@ -140,7 +146,7 @@ class Session:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in this session. `on_output` is called in the calling thread."""
@@ -168,7 +174,7 @@ class Session:
         event_loop.run_blocking(self._session.delete)
 
 
-class CodeInterpreter:
+class CodeInterpreter(BlockingInterpreter):
     """The blocking form of `cci_plugins.CodeInterpreter`, with the same methods.
 
     Example:
@@ -248,12 +254,12 @@ class CodeInterpreter:
         """Bounds of runs, files and sessions."""
         return self._async.limits
 
-    def session(self, key: str | None = None) -> Session:
+    def session(self, key: SessionKey | None = None) -> Session:
         """Return the session of a conversation."""
         return Session(self._async.session(key))
 
     @contextmanager
-    def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
+    def use_session(self, key: SessionKey, *, max_runs: int | None = None) -> Generator[Session]:
         """Make a conversation's session the current one, for at most `max_runs` of a model."""
         with self._async.use_session(key, max_runs=max_runs) as session:
             yield Session(session)
@@ -263,6 +269,11 @@ class CodeInterpreter:
         """Preinstalled packages that the pool can name without starting a session."""
         return self._async.known_packages
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._async.capabilities
+
     def packages(self) -> Mapping[str, str]:
         """Return the installed packages with their versions, the best known packages first."""
         return event_loop.run_blocking(self._async.packages)
@@ -271,7 +282,7 @@ class CodeInterpreter:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in the current session."""
@@ -288,6 +299,24 @@ class CodeInterpreter:
     def close(self) -> None:
         """End every session and close the pool. A second call does nothing."""
         event_loop.run_blocking(self._async.aclose)
+
+    async def __aenter__(self) -> NoReturn:
+        """Refuse `async with`, in which calls would block the event loop."""
+        raise WrongWithError(
+            "this CodeInterpreter of cci_plugins.sync needs 'with', not 'async with'",
+            hint="write 'with', or 'from cci_plugins import CodeInterpreter'",
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing. Python looks for this method before it calls `__aenter__`."""
+
+    def __copy__(self) -> Self:
+        """Return the interpreter itself. Copies of a tool share its sessions."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the interpreter itself, as `__copy__` does."""
+        return self
 
     def __enter__(self) -> Self:
         return self

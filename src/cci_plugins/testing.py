@@ -10,6 +10,7 @@ from secrets import token_hex
 
 from typing_extensions import override
 
+from .common.durations import Duration
 from .common.file_names import guess_media_type, validate_name
 from .errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
 from .models import Execution, FileInfo, OutputEvent
@@ -49,7 +50,7 @@ class FakeSessionPool(SessionPool):
         session_id: str,
         code: str,
         *,
-        timeout: timedelta,
+        timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:

@@ -168,9 +168,9 @@ async def test_the_history_keeps_images_in_the_result_they_came_with(scripted: S
 @pytest.mark.parametrize(
     ("options", "kinds", "missing"),
     [
-        ({"max_output_files": 1}, ["image/png"], 1),
+        ({"max_output_files": 1}, ["image/jpeg"], 1),
         ({"max_output_file_bytes": 8}, ["image/jpeg"], 1),
-        ({"max_output_total_bytes": 12}, ["image/png"], 1),
+        ({"max_output_total_bytes": 12}, ["image/jpeg"], 1),
         ({}, ["image/png", "image/jpeg"], 0),
     ],
 )

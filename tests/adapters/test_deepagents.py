@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.metadata import version
@@ -137,6 +138,39 @@ async def test_a_command_has_its_output_in_order_its_exit_code_and_no_input(
     assert (
         await sandbox.aexecute(f": {'x' * 200_000}")
     ).exit_code == 126  # longer than Linux takes
+
+
+async def test_codes_for_a_terminal_are_removed_from_a_commands_output(
+    sandbox: CodeInterpreterSandbox,
+) -> None:
+    command = r"printf '\033[1;31mred\033[0m \033]0;title\007\033(Bplain \033[?25l\033[2Kend\n'"
+    assert (await sandbox.aexecute(command)).output == "red plain end\n"
+    assert (await sandbox.awrite("/tmp/codes.txt", "\x1b[31mred")).error is None
+    (got,) = await sandbox.adownload_files(["/tmp/codes.txt"])
+    assert got.content == b"\x1b[31mred"
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "landlock"])
+async def test_files_with_names_that_other_systems_reserve_are_written_and_read(
+    isolation: Any,
+) -> None:
+    if isolation == "bwrap" and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    names = ["re\u0301sume\u0301.txt", "aux.py", "con.md", "notes.", "c:x", "tail "]
+    async with CodeInterpreter(LocalSessionPool(isolation=isolation)) as interpreter:
+        sandbox = CodeInterpreterSandbox(interpreter)
+        for folder in ("/mnt/data", "/mnt/data/sub"):
+            paths = [f"{folder}/{name}" for name in names]
+            sent = await sandbox.aupload_files([(path, path.encode()) for path in paths])
+            assert [one.error for one in sent] == [None] * len(names)
+            again = await sandbox.aupload_files([(path, b"2" + path.encode()) for path in paths])
+            assert [one.error for one in again] == [None] * len(names)
+            got = await sandbox.adownload_files(paths)
+            assert [(one.error, one.content) for one in got] == [
+                (None, b"2" + path.encode()) for path in paths
+            ]
+        listed = await sandbox.aexecute("ls -A1 .")
+        assert sorted(listed.output.splitlines()) == sorted([*names, "sub"])
 
 
 async def test_too_much_output_is_cut_in_the_middle_with_a_note(

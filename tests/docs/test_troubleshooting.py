@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from tests.integration._azure import listening
 from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
+from cci_plugins import CodeInterpreter as AsyncCodeInterpreter
 from cci_plugins import Execution, Limits, LocalSessionPool, SandboxLimits
 from cci_plugins.azure.credentials import Bearer
 from cci_plugins.cli.run import load_settings
@@ -26,6 +28,7 @@ from cci_plugins.cli.saving import match_files
 from cci_plugins.common.file_names import validate_name
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
+from cci_plugins.files.source import PathSource
 from cci_plugins.mcp_client.failures import build_error_from_status
 from cci_plugins.pools.local.isolation import KernelSpec, selection
 from cci_plugins.sync import CodeInterpreter
@@ -143,6 +146,63 @@ def _(*_: object) -> object:
     with CodeInterpreter.local() as closed:
         pass
     return closed.run_code("1")
+
+
+@happens("this CodeInterpreter needs 'async with'; cci_plugins.sync has one for 'with'")
+def _(*_: object) -> object:
+    with AsyncCodeInterpreter(FakeSessionPool()):
+        pass
+
+
+@happens("a session key must be a str, an int or a UUID, not ...")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.session(1.5)  # type: ignore[arg-type]
+
+
+@happens("timeout must be more than 0 and at most 31536000 seconds, not ...")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.run_code("1", timeout=0)
+
+
+@happens("CCI_TIMEOUT: ... is not a number of seconds from 0.1 to 31536000")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("CCI_TIMEOUT", "inf")
+    return Settings.read()
+
+
+@happens("the code has ... bytes as a message, and at most ... can be sent")
+def _(interpreter: CodeInterpreter, _: object) -> object:
+    return interpreter.run_code("#" * 50_000_000)
+
+
+@happens("... changed while it was uploaded")
+def _(*_: object) -> object:
+    with tempfile.NamedTemporaryFile() as file:
+        source = PathSource(Path(file.name))
+        file.write(b"more")
+        file.flush()
+
+        async def read() -> list[bytes]:
+            return [chunk async for chunk in source.chunks()]
+
+        return anyio.run(read)
+
+
+@happens(
+    "this process was forked and has a session of its own; "
+    "variables and files of earlier calls are gone"
+)
+def _(*_: object) -> object:
+    interpreter = CodeInterpreter(FakeSessionPool())
+    interpreter.run_code("1")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, str(interpreter.run_code("1").notes).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    return os.read(reader, 10_000).decode()
 
 
 @happens("... is not a safe file name")

@@ -109,21 +109,23 @@ def _apt_conf(tree: Path) -> Path:
 
 def _indexes() -> tuple[str | None, dict[str, str]]:
     """The certificates and environment by which pip reaches this machine's package index."""
-    told: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for name in _PIP_FILES:
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(Path(name).expanduser())
-        told |= {
+        settings |= {
             f"PIP_{word.upper().replace('-', '_')}": parser["global"][word]
             for word in _PIP_WORDS
             if parser.has_option("global", word)
         }
-    told |= {name: value for name, value in os.environ.items() if name in told or _reaches(name)}
-    told = {name: value for name, value in told.items() if "file:" not in value}
-    certificates = told.get("PIP_CERT")
+    settings |= {
+        name: value for name, value in os.environ.items() if name in settings or _reaches(name)
+    }
+    settings = {name: value for name, value in settings.items() if "file:" not in value}
+    certificates = settings.get("PIP_CERT")
     if certificates is not None:
-        told["PIP_CERT"] = f"{_HOST}/cert.pem"
-    return certificates, told
+        settings["PIP_CERT"] = f"{_HOST}/cert.pem"
+    return certificates, settings
 
 
 def _reaches(name: str) -> bool:

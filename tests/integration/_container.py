@@ -119,7 +119,7 @@ def running(
     image: Image, *, rights: tuple[str, ...], env: Mapping[str, str]
 ) -> Iterator[Container]:
     """Start an image's entry point; nothing is left of it afterwards."""
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     process = subprocess.Popen(
         [
             *("bwrap", "--ro-bind", str(image.tree), "/", "--proc", "/proc", "--dev", "/dev"),
@@ -127,14 +127,14 @@ def running(
             *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
             *("--cap-drop", "ALL", *(part for right in rights for part in ("--cap-add", right))),
             *("--clearenv", *_clean_tree.variables({**image.env, "HOME": "/root", **env})),
-            *("--chdir", image.workdir, "--info-fd", str(tell), "--", *image.entrypoint),
+            *("--chdir", image.workdir, "--info-fd", str(writer), "--", *image.entrypoint),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=[tell],
+        pass_fds=[writer],
     )
-    os.close(tell)
-    with process, os.fdopen(told) as facts:
+    os.close(writer)
+    with process, os.fdopen(reader) as facts:
         container = Container(image, process, json.load(facts)["child-pid"])
         try:
             container.wait_until_ready()

@@ -125,6 +125,8 @@ class FakeFoundry:
         prompts: The questions of users.
         wrong: Requests that do not match the description.
         listed: The tools that the MCP server listed last.
+        pool: The session pool in Resource Manager.
+        apps: Container apps of its resource group, and `app_secrets` of each.
     """
 
     model: Model
@@ -136,6 +138,8 @@ class FakeFoundry:
     wrong: list[str] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
     pool: Arm | None = None
+    apps: list[dict[str, Any]] = field(default_factory=list)
+    app_secrets: dict[str, str] = field(default_factory=dict)
     url: str = ""
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
@@ -168,11 +172,24 @@ class FakeFoundry:
             return await self.pool._answer(request)
         if request.headers.get("authorization") != f"Bearer {ARM_TOKEN}":
             return _arm_error(401, "InvalidAuthenticationToken", "The access token is invalid.")
+        if "/providers/microsoft.app/containerapps" in path.lower():
+            return self._container_apps(request)
         operation = f"{request.method} {self._kind(path)}"
         self.asked[operation] += 1
         if operation in self.faults:
             return self.faults[operation]
         return await self._resource(request, path)
+
+    def _container_apps(self, request: Request) -> Response:
+        version = request.query_params.get("api-version")
+        self._expect(f"version {version} of an app", version == "2026-07-01")
+        self.asked[f"{request.method} app"] += 1
+        if operation := self.faults.get(f"{request.method} app"):
+            return operation
+        if request.method == "GET":
+            return JSONResponse({"value": self.apps})
+        value = [{"name": name, "value": secret} for name, secret in self.app_secrets.items()]
+        return JSONResponse({"value": value})
 
     async def _resource(self, request: Request, path: str) -> Response:
         if path == "/subscriptions":

@@ -1,4 +1,4 @@
-"""Real kernels behind real fences."""
+"""Fixtures with real kernels in real sandboxes."""
 
 import os
 import sys
@@ -66,7 +66,7 @@ def spec_of(**limits: int):
 
 @pytest.fixture(scope="module")
 def sandboxed_kernel(anyio_backend) -> Callable[..., object]:
-    """Start a kernel behind a fence: `async with fenced("bwrap", disk_bytes=...) as kernel`."""
+    """Start a kernel: `async with sandboxed_kernel("bwrap", disk_bytes=...) as kernel`."""
 
     @asynccontextmanager
     async def start(tier: str, **limits: int):

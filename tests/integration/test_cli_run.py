@@ -84,6 +84,22 @@ def test_a_script_is_run_as_the_main_program(cci: Cci, tmp_path: Path) -> None:
     assert cci("run", "a.py").stdout == "main\n"
 
 
+def test_a_script_has_arguments_a_name_and_an_exit_status(cci: Cci, tmp_path: Path) -> None:
+    script = (
+        "import sys\nprint(sys.argv)\ndef f():\n    raise ValueError\nif '4' in sys.argv: f()\n"
+    )
+    (tmp_path / "main.py").write_text(f"{script}sys.exit(7)\n")
+    failed = cci("run", "main.py", "--", "--n", "4")
+    assert (failed.returncode, failed.stdout) == (1, "['main.py', '--n', '4']\n")
+    assert "File main.py:4, in f()" in failed.stderr
+    ended = cci("run", "main.py", "--json")
+    assert ended.returncode == 7
+    assert json.loads(ended.stdout)["exit_status"] == 7
+    assert cci("run", "import sys; sys.exit('no rows')").returncode == 1
+    stopped = cci("run", "exit()\nprint('went on')")
+    assert (stopped.returncode, stopped.stdout) == (0, "")
+
+
 def test_a_failure_shows_the_traceback_and_exits_with_1(cci: Cci) -> None:
     done = cci("run", "print('before')\n1/0")
     assert (done.returncode, done.stdout) == (1, "before\n")

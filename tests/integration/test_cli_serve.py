@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -266,6 +267,20 @@ def test_an_emulated_pool_prints_the_variables_that_select_it(
     assert (tmp_path / "image-1.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_emulated_pool_prints_its_endpoint_as_json_and_keeps_to_its_sessions(
+    tmp_path: Path,
+) -> None:
+    options = ("--emulate", "custom", "--json", "--sessions", "1", "--cooldown", "600")
+    with serving(*options, cwd=tmp_path) as process:
+        pool = ready(process)
+        assert not pool["endpoint"].endswith("/mcp")
+        url = f"{pool['endpoint']}/executions?api-version=2025-10-02-preview&identifier="
+        headers = {"authorization": f"Bearer {pool['key']}"}
+        assert httpx.post(f"{url}one-session", headers=headers, json={"code": "1"}).is_success
+        refused = httpx.post(f"{url}another", headers=headers, json={"code": "1"})
+        assert refused.status_code == 429
+
+
 def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
     with serving("--emulate", "custom", "--json", cwd=tmp_path) as behind:
         pool = ready(behind)
@@ -285,6 +300,8 @@ def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (("--fault-rate", "0.5"), "add --emulate"),
+        (("--sessions", "2"), "set CCI_SESSIONS"),
+        (("--cooldown", "9"), "set CCI_COOLDOWN"),
         (("--emulate", "platform", "--container", "executions"), "--emulate custom"),
         (("--emulate", "custom", "--no-key"), "leave --no-key out"),
         (("--pool", "custom"), "AZURE_SESSION_POOL_ENDPOINT"),

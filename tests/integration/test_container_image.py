@@ -91,6 +91,12 @@ def test_every_package_for_sessions_is_pinned() -> None:
     assert [line for line in packages if "==" not in line] == []
 
 
+def test_sessions_have_the_pkg_resources_that_other_clients_import() -> None:
+    lines = (FILES / "requirements.txt").read_text().splitlines()
+    (pinned,) = [line.split()[0] for line in lines if line.startswith("setuptools")]
+    assert int(pinned.removeprefix("setuptools==").partition(".")[0]) < 82  # which dropped it
+
+
 def test_it_ends_as_root_on_the_port_of_the_platform(image: Any) -> None:
     assert (image.user, image.ports) == ("0", (6000,))
 

@@ -538,7 +538,8 @@ async def test_environment_variables_replace_missing_arguments(
     assert definition["instructions"].startswith("Be brief.\n\nYou can run Python.")
     tool = definition["tools"][0]
     assert (tool["server_url"], tool["require_approval"]) == ("https://localhost", "never")
-    assert tool["allowed_tools"] == [LAUNCH, RUN]
+    other_names = ["launchShellEnvironment", "launchPythonEnvironment"]
+    assert tool["allowed_tools"] == [LAUNCH, RUN, *other_names]
     assert await foundry.delete_agent(agent, all_versions=True) is True
 
 
@@ -772,7 +773,7 @@ async def test_the_doctor_finds_problems_of_a_connection(
     assert "two different" in (await _diagnose(running))["foundry.project"].message
     monkeypatch.delenv("FOUNDRY_PROJECT_ENDPOINT")
     running.fake.connections["code-interpreter"]["properties"]["category"] = "ApiKey"
-    assert "something else" in (await _diagnose(running))["foundry.connection"].message
+    assert "is not an MCP connection" in (await _diagnose(running))["foundry.connection"].message
 
 
 async def test_the_doctor_finds_a_project_without_read_access(

@@ -266,7 +266,7 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
             (3, 4),
         ),
         ("plt.plot(np.ma.masked_equal([3, 0, 4], 0))", "line", (0, 1, 2), (3, None, 4)),
-        ("plt.errorbar([0, 1], [3, 4], yerr=1, capsize=2)", "line", (0, 1), (3, 4)),
+        ("plt.errorbar([0, 1], [3, 4], yerr=1, capsize=2)", "errorbar", (0, 1), (3, 4)),
         ("plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4)),
         ("plt.plot([], label='a'); plt.plot([0], [3])", "line", (0,), (3,)),
         (

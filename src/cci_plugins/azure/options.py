@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from cci_plugins.common.durations import convert_durations
+
 from .credentials import TokenCredential
 
 ARM = "https://management.azure.com"
@@ -13,7 +15,7 @@ ARM = "https://management.azure.com"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Azure:
-    """Address, sign-in and waiting times for Azure Resource Manager.
+    """Address, sign-in and waiting times for Azure Resource Manager. Numbers mean seconds.
 
     Attributes:
         credential: A credential of azure-identity, or a token for Resource Manager.
@@ -32,3 +34,6 @@ class Azure:
     patience: timedelta = timedelta(minutes=75)
     settling: timedelta = timedelta(minutes=10)
     ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        convert_durations(self, "polling", "patience", "settling")

@@ -92,7 +92,7 @@ class PoolResource:
             return endpoint
         management = properties.get("poolmanagementendpoint")
         if str(properties.get("containertype", "")).lower() == "customcontainer":
-            raise ConfigurationError(
+            raise CustomContainerError(
                 "this pool runs a custom container and has no MCP server: Azure accepts "
                 "mcpServerSettings there and drops them "
                 "(github.com/microsoft-foundry/foundry-samples/issues/822)",
@@ -155,6 +155,10 @@ class PoolResource:
             return await call(self._client)
         except ArmError as error:
             raise _translate_error(error) from None
+
+
+class CustomContainerError(ConfigurationError):
+    """The pool runs a custom container, and so has no MCP server of its own."""
 
 
 class _McpServerMissingError(ProtocolError):

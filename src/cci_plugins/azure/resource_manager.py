@@ -268,7 +268,7 @@ def _set_version(request: HttpRequest, version: str) -> None:
 
 
 def _find_other_version(response: Any, wanted: str, tried: list[str]) -> str | None:
-    """Return the version to try after a refusal, or None if this was no such refusal."""
+    """Return the version to try after a refusal, or None after any other answer."""
     if not wanted or response.http_response.status_code < _FIRST_ERROR_STATUS:
         return None
     code, message = parse_error(parse_json(response.http_response))

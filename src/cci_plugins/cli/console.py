@@ -50,7 +50,10 @@ class ExitCode(IntEnum):
         return code
 
     OK = 0, "the command succeeded"
-    CODE_FAILED = 1, "the code raised an exception, or its process died"
+    CODE_FAILED = (
+        1,
+        "the code raised an exception, or its process died. Its own `sys.exit` status is passed on",
+    )
     USAGE = 2, "the command line is invalid, or a file is missing"
     CONFIGURATION = 3, "a setting is missing or invalid, or this machine offers no isolation"
     AUTHENTICATION = 4, "Azure or the pool refused the sign-in or the key"

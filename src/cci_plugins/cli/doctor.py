@@ -35,7 +35,7 @@ def doctor(
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option(min=1, metavar="SECONDS", help="Time limit of each check."),
+        typer.Option(min=1, max=31_536_000, metavar="SECONDS", help="Time limit of each check."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")

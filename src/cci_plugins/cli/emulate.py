@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import typer
@@ -35,6 +36,21 @@ SeedOption = Annotated[
     int, typer.Option(help="Random seed. The same seed causes the same failures again.")
 ]
 
+SessionsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--sessions", "--max-sessions", min=1, help="Most sessions of an emulated pool; 10."
+    ),
+]
+CooldownOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        help="Time after which an emulated pool ends an unused session; 300.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class EmulationOptions:
@@ -46,6 +62,8 @@ class EmulationOptions:
         fault_rate: Share of requests that fail, from 0 to 1.
         seed: Random seed of the failures.
         key: Key of the pool, which is its access token too.
+        sessions: Most sessions at a time. None keeps the emulator's default.
+        cooldown: Seconds after which an unused session ends. None keeps the emulator's default.
     """
 
     kind: EmulatedKind
@@ -53,6 +71,8 @@ class EmulationOptions:
     fault_rate: float
     seed: int
     key: str = field(repr=False)
+    sessions: int | None = None
+    cooldown: float | None = None
 
 
 def create_app(pool: SessionPool, options: EmulationOptions, limits: Limits) -> Any:
@@ -61,13 +81,23 @@ def create_app(pool: SessionPool, options: EmulationOptions, limits: Limits) -> 
 
     faults = Faults(rate=options.fault_rate, seed=options.seed)
     emulation = Emulation(kind=options.kind, container=options.container, faults=faults)
+    if options.sessions is not None:
+        emulation = replace(emulation, max_sessions=options.sessions)
+    if options.cooldown is not None:
+        emulation = replace(emulation, cooldown=timedelta(seconds=options.cooldown))
     return Emulator(pool, emulation, key=options.key, token=options.key, limits=limits)
+
+
+def get_endpoint(kind: EmulatedKind, url: str) -> str:
+    """Return the endpoint as the client's variable takes it. Only MCP pools have `/mcp` in it."""
+    return url if kind == "platform" else url.removesuffix("/mcp")
 
 
 def print_endpoint(kind: EmulatedKind, url: str, key: str, *, as_json: bool) -> None:
     """Print how to connect to an emulated pool."""
     if as_json:
-        console.write_stdout(json.dumps({"kind": kind, "endpoint": url, "key": key}) + "\n")
+        facts = {"kind": kind, "endpoint": get_endpoint(kind, url), "key": key}
+        console.write_stdout(json.dumps(facts) + "\n")
         return
     console.print_message(f"this is an emulated {kind} pool of Azure Container Apps")
     console.print_message("to use it with this package, in another terminal:")
@@ -83,7 +113,12 @@ def _format_environment(kind: EmulatedKind, url: str, key: str) -> str:
 
 
 def check_options(
-    kind: EmulatedKind | None, container: Container | None, fault_rate: float
+    kind: EmulatedKind | None,
+    container: Container | None,
+    fault_rate: float,
+    *,
+    sessions: int | None,
+    cooldown: float | None,
 ) -> None:
     """Reject options that have no effect without `--emulate`.
 
@@ -94,6 +129,12 @@ def check_options(
         raise ConfigurationError(
             f"--fault-rate {fault_rate:g} works only with an emulated pool", hint="add --emulate"
         )
+    for option, value in (("--sessions", sessions), ("--cooldown", cooldown)):
+        if kind is None and value is not None:
+            raise ConfigurationError(
+                f"{option} {value:g} works only with an emulated pool",
+                hint=f"add --emulate, or set CCI_{option[2:].upper()} for the embedded pool",
+            )
     if kind != "custom" and container is not None:
         raise ConfigurationError(
             f"--container {container} works only with an emulated custom pool",

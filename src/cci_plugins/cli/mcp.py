@@ -12,8 +12,8 @@ from cci_plugins.errors import ConfigurationError
 
 from . import console
 from .client_setup import ClientName, format_stdio_config
-from .run import load_settings
-from .serve import FileLinksOption, IsolationOption, serve_until_signal
+from .run import IsolationOption, load_settings
+from .serve import FileLinksOption, serve_until_signal
 
 
 def mcp(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from typing_extensions import override
 
+from cci_plugins.common.image_data import find_image_type
 from cci_plugins.core.rendering import get_readable_text
 from cci_plugins.models import Execution, OutputEvent, Result
 
 from . import console
 from .saving import Saver
 
-_SUCCESS_MESSAGES = ("", "0", "None", "False")
+_MAX_PENDING_IMAGES = 20
+_SUCCESS_MESSAGES = ("", "None", "False")
 
 
 class Reporter(ABC):
@@ -37,6 +39,10 @@ class Reporter(ABC):
             position: Index of its cell in the notebook, or None outside of a notebook.
         """
 
+    @abstractmethod
+    def abort(self) -> None:
+        """Show what came so far of a run that has no execution."""
+
 
 class StreamReporter(Reporter):
     """Reporter for people: the code's stdout and results on stdout, everything else on stderr."""
@@ -44,6 +50,8 @@ class StreamReporter(Reporter):
     def __init__(self, saver: Saver) -> None:
         super().__init__(saver)
         self._counts: Counter[str] = Counter()
+        self._shown: list[Result] = []
+        self._images: deque[Result] = deque(maxlen=_MAX_PENDING_IMAGES)
 
     @override
     def handle_output(self, event: OutputEvent) -> None:
@@ -52,8 +60,18 @@ class StreamReporter(Reporter):
             console.write_stdout(event.text)
         elif event.stream == "stderr":
             console.write_stderr(event.text)
+        elif event.result is not None and find_image_type(event.result.data):
+            # A later output may replace it, as in an animation.
+            self._images.append(event.result)
         elif event.result is not None:
+            self._shown.append(event.result)
             self._show(event.result)
+
+    @override
+    def abort(self) -> None:
+        for result in self._images:
+            self._show(result)
+        self._reset()
 
     @override
     def finish(self, execution: Execution, position: int | None) -> None:
@@ -62,9 +80,12 @@ class StreamReporter(Reporter):
             console.write_stdout(execution.stdout)
         if not self._counts["stderr"] and execution.stderr:
             console.write_stderr(execution.stderr)
-        for result in execution.results[self._counts["result"] :]:
-            self._show(result)
-        self._counts.clear()
+        for result in execution.results:
+            if result in self._shown:
+                self._shown.remove(result)
+            else:
+                self._show(result)
+        self._reset()
         if execution.dropped_characters and not streamed:
             console.print_warning(
                 f"{execution.dropped_characters:,} characters of output were dropped"
@@ -73,11 +94,18 @@ class StreamReporter(Reporter):
             console.print_warning(note)
         _print_error(execution, position)
 
+    def _reset(self) -> None:
+        self._counts.clear()
+        self._shown.clear()
+        self._images.clear()
+
     def _show(self, result: Result) -> None:
         if (path := self._saver.save_image(result)) is not None:
             console.print_message(f"saved {path}")
         elif text := get_readable_text(result):
             console.write_stdout(text if text.endswith("\n") else f"{text}\n")
+        elif find_image_type(result.data):
+            return  # malformed, as a note of the execution says
         elif kinds := [kind for kind in result.data if kind != "text/plain"]:
             console.print_message(
                 f"displayed {', '.join(kinds)} (use --save-notebook or --json to see it)"
@@ -92,8 +120,14 @@ class JsonLinesReporter(Reporter):
         pass
 
     @override
+    def abort(self) -> None:
+        pass
+
+    @override
     def finish(self, execution: Execution, position: int | None) -> None:
         facts = _to_dict(execution)
+        if execution.error is not None and execution.error.name == "SystemExit":
+            facts["exit_status"] = get_exit_status(execution)
         facts["results"] = [self._result_to_dict(result) for result in execution.results]
         if position is not None:
             facts["cell"] = position
@@ -131,14 +165,23 @@ def _to_dict(execution: Execution) -> dict[str, Any]:
     }
 
 
-def is_successful_exit(execution: Execution) -> bool:
-    """Return whether the code called `sys.exit()` with a status of success, as scripts do."""
+def get_exit_status(execution: Execution) -> int | None:
+    """Return the status of code that called `sys.exit`. Return None for other code."""
     error = execution.error
-    return error is not None and error.name == "SystemExit" and error.message in _SUCCESS_MESSAGES
+    if execution.status == "succeeded":
+        return 0
+    if error is None or error.name != "SystemExit" or execution.status != "failed":
+        return None
+    if error.message in _SUCCESS_MESSAGES:
+        return 0
+    try:
+        return int(error.message) & 0xFF
+    except ValueError:
+        return 1
 
 
 def _print_error(execution: Execution, position: int | None) -> None:
-    if execution.error is None or is_successful_exit(execution):
+    if execution.error is None or get_exit_status(execution) == 0:
         return
     headline = f"{execution.error.name}: {execution.error.message}".strip()
     trace = execution.error.traceback.rstrip()

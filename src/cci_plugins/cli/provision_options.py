@@ -38,7 +38,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 PollingOption = Annotated[
     float,
-    typer.Option(min=0.01, help="Seconds between requests for the state of a long operation."),
+    typer.Option(
+        min=0.01, max=3600, help="Seconds between requests for the state of a long operation."
+    ),
 ]
 LocationOption = Annotated[
     str | None,

@@ -14,17 +14,26 @@ import typer
 
 from cci_plugins.common.settings import IsolationName, Settings
 from cci_plugins.core.interpreter import build_file_options, build_pool
-from cci_plugins.errors import CodeInterpreterError, ConfigurationError, FileTransferError
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    ConfigurationError,
+    FileTransferError,
+    UnsafeNameError,
+)
 from cci_plugins.models import Execution
 from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
-from .output import JsonLinesReporter, Reporter, StreamReporter, is_successful_exit
-from .saving import Saver, insert_outputs, match_files
+from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
+from .saving import Saver, insert_outputs, is_savable, match_files
 from .source import Cell, RunInput, read_source
 
-_EXITS = {
+IsolationOption = Annotated[
+    IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
+]
+
+_EXIT_CODES = {
     "succeeded": ExitCode.OK,
     "failed": ExitCode.CODE_FAILED,
     "died": ExitCode.CODE_FAILED,
@@ -50,12 +59,17 @@ def run(
     code: Annotated[
         str, typer.Argument(help="Python code, a .py script, a .ipynb notebook, or - for stdin.")
     ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- ARGUMENTS]", help="What the code finds in sys.argv."),
+    ] = None,
     session: Annotated[
         str | None,
         typer.Option(help="Name of the session. A served pool keeps its variables between calls."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Time limit of each cell in seconds.")
+        float | None,
+        typer.Option(min=0.1, max=31_536_000, help="Time limit of each cell in seconds."),
     ] = None,
     upload: Annotated[
         list[Path] | None,
@@ -77,9 +91,7 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each execution as one line of JSON.")
     ] = False,
-    isolation: Annotated[
-        IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
-    ] = None,
+    isolation: IsolationOption = None,
 ) -> int:
     """Run Python in a session and show its output.
 
@@ -90,7 +102,7 @@ def run(
     """
     saver = Saver(output)
     job = _Job(
-        source=read_source(code),
+        source=read_source(code, arguments or ()),
         reporter=JsonLinesReporter(saver) if as_json else StreamReporter(saver),
         saver=saver,
         timeout=None if timeout is None else timedelta(seconds=timeout),
@@ -155,7 +167,7 @@ def _open_session(settings: Settings, name: str | None) -> Iterator[Session]:
             )
 
 
-def _run_job(job: _Job, session: Session) -> ExitCode:
+def _run_job(job: _Job, session: Session) -> int:
     for path in job.uploads:
         size = None if path.is_dir() else path.stat().st_size
         with console.show_transfer(f"uploading {path.name}", size) as on_progress:
@@ -169,23 +181,28 @@ def _run_job(job: _Job, session: Session) -> ExitCode:
     try:
         _download(job, session)
     except CodeInterpreterError as error:
-        if code is ExitCode.OK:
+        if code == ExitCode.OK:
             raise
         console.print_warning(str(error))
     return code
 
 
-def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> ExitCode:
+def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> int:
     """Run the cells in order, up to the first that fails without permission."""
     for cell in job.source.cells:
-        execution = session.run_code(
-            cell.code, timeout=job.timeout, on_output=job.reporter.handle_output
-        )
+        try:
+            execution = session.run_code(
+                cell.source, timeout=job.timeout, on_output=job.reporter.handle_output
+            )
+        except BaseException:
+            job.reporter.abort()
+            raise
         executions.append((cell, execution))
         job.reporter.finish(execution, cell.position)
-        code = ExitCode.OK if is_successful_exit(execution) else _EXITS[execution.status]
+        status = get_exit_status(execution)
+        code = _EXIT_CODES[execution.status] if status is None else status
         is_allowed_failure = cell.may_fail and execution.status == "failed"
-        if code is not ExitCode.OK and not is_allowed_failure:
+        if code != ExitCode.OK and not is_allowed_failure:
             return code
     return ExitCode.OK
 
@@ -195,8 +212,14 @@ def _download(job: _Job, session: Session) -> None:
         return
     files = session.files.list()
     sizes = {file.name: file.size for file in files}
-    names = [name for pattern in job.downloads for name in match_files(files, pattern)]
-    for name in dict.fromkeys(names):
+    names = dict.fromkeys(name for pattern in job.downloads for name in match_files(files, pattern))
+    safe_names = [name for name in names if is_savable(name)]
+    if skipped := [name for name in names if not is_savable(name)]:
+        text = f"skipped, because the names are not safe here: {', '.join(map(repr, skipped))}"
+        if not safe_names:
+            raise UnsafeNameError(text, hint="rename the files in the session")
+        console.print_warning(text)
+    for name in safe_names:
         with console.show_transfer(f"downloading {name}", sizes[name]) as on_progress:
             path = job.saver.save_file(
                 name,

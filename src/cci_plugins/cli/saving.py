@@ -6,15 +6,20 @@ Images and downloads never replace an existing file. They get another number ins
 from __future__ import annotations
 
 import copy
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, TargetExistsError
+from cci_plugins.common.file_names import normalize_new_name
+from cci_plugins.common.image_data import decode_image
+from cci_plugins.errors import (
+    FileTransferError,
+    SessionFileNotFoundError,
+    TargetExistsError,
+    UnsafeNameError,
+)
 from cci_plugins.files.target import resolve_in_folder
 from cci_plugins.models import FileInfo, Result
 
@@ -44,7 +49,7 @@ class Saver:
     def save_image(self, result: Result) -> Path | None:
         """Save a result's image as `image-1.png` and so on. Return None if it has no image."""
         for media_type, suffix in _SUFFIXES.items():
-            data = _decode_image(media_type, result)
+            data = decode_image(media_type, result.data.get(media_type))
             if data is not None:
                 names = (f"image-{number}{suffix}" for number in self._numbers)
                 return self._write_first_free(self._folder, names, data)
@@ -83,6 +88,14 @@ class Saver:
         except OSError as error:
             raise FileTransferError(f"cannot write into {folder}: {error.strerror}") from error
         raise AssertionError("names never end")
+
+
+def is_savable(name: str) -> bool:
+    """Return whether this machine may have a file of this name."""
+    try:
+        return bool(normalize_new_name(name))
+    except UnsafeNameError:
+        return False
 
 
 def match_files(files: Sequence[FileInfo], pattern: str) -> list[str]:
@@ -134,15 +147,3 @@ def insert_outputs(notebook: NotebookNode, history: str, positions: Sequence[int
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
-
-
-def _decode_image(media_type: str, result: Result) -> bytes | None:
-    value = result.data.get(media_type)
-    if not isinstance(value, str):
-        return None
-    if media_type == "image/svg+xml":
-        return value.encode()
-    try:
-        return b64decode(value)
-    except Base64Error:
-        return None

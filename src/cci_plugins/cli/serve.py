@@ -36,6 +36,7 @@ from cci_plugins.pools.base import SessionPool
 from . import client_setup, console
 from . import emulate as emulation
 from .emulate import EmulatedKind, EmulationOptions
+from .run import IsolationOption
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -88,9 +89,6 @@ RunsPerMinuteOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the endpoint and key as one line of JSON.")
 ]
-IsolationOption = Annotated[
-    IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
-]
 FileLinksOption = Annotated[
     bool,
     typer.Option(
@@ -112,6 +110,8 @@ def serve(
     container: emulation.ContainerOption = None,
     fault_rate: emulation.FaultRateOption = 0,
     seed: emulation.SeedOption = 0,
+    sessions: emulation.SessionsOption = None,
+    cooldown: emulation.CooldownOption = None,
     requests_per_minute: RequestsPerMinuteOption = None,
     runs_per_minute: RunsPerMinuteOption = None,
     as_json: JsonOption = False,
@@ -123,8 +123,8 @@ def serve(
     Prints the endpoint and what to paste into a client: environment variables for this package,
     and `mcp.json` for VS Code. Sessions of the embedded pool end with the server.
     """
-    emulation.check_options(emulate, container, fault_rate)
-    settings = Settings.read()
+    emulation.check_options(emulate, container, fault_rate, sessions=sessions, cooldown=cooldown)
+    settings = _allow_emulated(Settings.read(), sessions, cooldown)
     served_pool = _create_pool(settings, pool, isolation, emulate)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
@@ -134,7 +134,9 @@ def serve(
     if emulate is not None:
         if key is None:
             raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
-        options = EmulationOptions(emulate, container or "cci", fault_rate, seed, key)
+        options = EmulationOptions(
+            emulate, container or "cci", fault_rate, seed, key, sessions, cooldown
+        )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local":
         _serve_pool(
@@ -234,6 +236,16 @@ def _cancel_on_signals() -> Generator[None]:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, scope.cancel)
         yield
+
+
+def _allow_emulated(settings: Settings, sessions: int | None, cooldown: float | None) -> Settings:
+    """Return settings under which the embedded pool keeps what the emulated one promises."""
+    return settings.model_copy(
+        update={
+            "sessions": max(settings.sessions, sessions or 0),
+            "cooldown": max(settings.cooldown, cooldown or 0),
+        }
+    )
 
 
 def _create_pool(

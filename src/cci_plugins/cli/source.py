@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import tokenize
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cci_plugins.errors import FileTransferError
+from cci_plugins.errors import ConfigurationError, FileTransferError
+from cci_plugins.in_session.script_comment import append_script
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -26,11 +28,18 @@ class Cell:
         may_fail: Whether the next cell runs even if this one raises (the notebook tag
             `raises-exception`).
         position: Index of the cell in the notebook, or None outside of a notebook.
+        script: Name and arguments of the script. Empty for other code.
     """
 
     code: str
     may_fail: bool = False
     position: int | None = None
+    script: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The code to send, with the script's name and arguments."""
+        return append_script(self.code, self.script) if self.script else self.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +50,33 @@ class RunInput:
     notebook: NotebookNode | None = None
 
 
-def read_source(target: str) -> RunInput:
+def read_source(target: str, arguments: Sequence[str] = ()) -> RunInput:
     """Read the input that a command-line argument stands for.
 
     Args:
         target: `-` for standard input, a file name that ends in `.py` or `.ipynb`, or code.
+        arguments: Values that the code finds in `sys.argv` after its name.
 
     Raises:
+        ConfigurationError: The target is a notebook, which takes no arguments.
         FileTransferError: The file is missing, unreadable, or does not have the format that
             its name suggests.
     """
     if target == STDIN:
-        return RunInput((Cell(sys.stdin.read()),))
+        return RunInput((_build_script(sys.stdin.read(), STDIN, arguments),))
     if "\n" in target or not target.endswith((".py", ".ipynb")):
-        return RunInput((Cell(target),))
+        return RunInput((_build_script(target, "-c", arguments),))
+    if arguments and target.endswith(".ipynb"):
+        raise ConfigurationError(
+            f"{target} is a notebook, which takes no arguments",
+            hint="set the values in its first cell",
+        )
     path = Path(target)
     try:
         return (
             _read_notebook(path)
             if path.suffix == ".ipynb"
-            else RunInput((Cell(_read_script(path)),))
+            else RunInput((_build_script(_read_script(path), target, arguments, is_file=True),))
         )
     except OSError as error:
         raise FileTransferError(
@@ -69,6 +85,11 @@ def read_source(target: str) -> RunInput:
         ) from error
     except (SyntaxError, UnicodeDecodeError) as error:
         raise FileTransferError(f"{target} is not a Python file: {error}") from error
+
+
+def _build_script(code: str, name: str, arguments: Sequence[str], *, is_file: bool = False) -> Cell:
+    """Build the cell of a script, or of code that has arguments."""
+    return Cell(code, script=(name, *arguments) if is_file or arguments else ())
 
 
 def _read_script(path: Path) -> str:

@@ -11,19 +11,18 @@ Invariants:
 * A call from another loop goes through `dispatch`. A call from a thread without a loop goes
   through `run_blocking`, or `submit` when the caller wants the future. All three keep the
   caller's context variables, so that spans stay in their trace.
+* The caller's loop is one of asyncio. Other libraries get an error.
 * `dispatch` on the loop itself awaits directly. `run_blocking` there would wait for itself for
   ever, so code on the loop must never call it.
 * Cancelling the caller, also by Ctrl-C, cancels the call on the loop.
 * The thread starts with the first call. It ends at the exit of the interpreter, after the
   interpreters that are still open were closed, each within `EXIT_SECONDS`.
+* The loop holds no interpreter. One that nobody else holds is closed soon (`close_soon`).
 
-Forks: a child has no such thread, because a fork copies only the thread that called it. If the
-parent has made no call yet, the child starts a loop and thread of its own. If it has made one,
-the child's stored process id differs, so its first call tries the same, but hangs today. It
-replaces the parent's `ExitStack`. The old one is then finalized and waits for a loop that does
-not run in the child. Until that is fixed, fork before the first call, or use the start method
-`spawn`. An interpreter that was started before a fork is never usable in the child, because it
-holds the parent's connections and processes.
+Forks: a child has no such thread, because a fork copies only the thread that called it. The
+child's first call therefore starts a loop and thread of its own. Objects that belong to the
+parent's loop are kept, but never used or finalized: their finalizers would wait for that loop, or
+close what the parent still uses. `add_fork_hook` names the objects that start again in a child.
 """
 
 from __future__ import annotations
@@ -31,11 +30,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
+
+from cci_plugins.errors import ConfigurationError
 
 from .log import logger
 
@@ -45,60 +47,157 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXIT_SECONDS = 10
+_inherited: list[object] = []  # of the parent process, see "Forks"
+
+
+class ForkAware(Protocol):
+    """An object that a forked child must not use as the parent left it."""
+
+    def reset_after_fork(self) -> None:
+        """Forget what belongs to the parent process. Called in the child, before it goes on."""
+        ...
+
+
+class ClosedAtExit(Protocol):
+    """An object that holds what must be released before the process ends."""
+
+    @property
+    def close_at_exit(self) -> Callable[[], Awaitable[None]]:
+        """The function that closes it. It is called on the loop."""
+        ...
 
 
 class EventLoopThread:
     """The background thread of this process that runs the loop, and its portal."""
 
     def __init__(self) -> None:
+        self._fork_hooks: WeakSet[ForkAware] = WeakSet()
+        self._clear()
+
+    def _clear(self) -> None:
         self._guard = threading.Lock()
-        self._stack = ExitStack()
+        self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
-        self._pid = 0
-        self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._owners: WeakSet[ClosedAtExit] = WeakSet()
+        self._closing: set[asyncio.Task[None]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def get_portal(self) -> BlockingPortal:
         """Return the portal of this process, and start its thread if it does not run."""
-        if self._portal is not None and self._pid == os.getpid():
+        if self._portal is not None:
             return self._portal
         with self._guard:
-            if self._portal is None or self._pid != os.getpid():
-                from anyio.from_thread import start_blocking_portal
-
-                self._stack = ExitStack()
-                self._closers = {}
-                portal = self._stack.enter_context(start_blocking_portal(name="cci-plugins"))
-                self.loop = portal.call(asyncio.get_running_loop)
-                self._portal, self._pid = portal, os.getpid()
-                atexit.register(self.stop)
+            if self._portal is None:
+                started: Future[BlockingPortal] = Future()
+                self._thread = threading.Thread(
+                    target=self._run_loop, args=(started,), name="cci-plugins", daemon=True
+                )
+                self._thread.start()
+                self._portal = started.result()
+                self._register_exit()
             return self._portal
 
-    def register_closer(self, owner: object, close: Callable[[], Awaitable[None]]) -> None:
-        """Call `close` on the loop when the process exits."""
-        self._closers[owner] = close
+    def _run_loop(self, started: Future[BlockingPortal]) -> None:
+        from anyio.from_thread import BlockingPortal
 
-    def unregister_closer(self, owner: object) -> None:
-        """Remove the closer of an owner that was closed already."""
-        self._closers.pop(owner, None)
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                self.loop = asyncio.get_running_loop()
+                started.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    def _register_exit(self) -> None:
+        atexit.register(self.stop)
+        if "multiprocessing.util" in sys.modules:  # its children end without `atexit`
+            from multiprocessing.util import Finalize
+
+            Finalize(None, self.stop, exitpriority=0)
+
+    def add_owner(self, owner: ClosedAtExit) -> None:
+        """Close an owner when the process exits, unless nobody holds it any longer by then."""
+        self._owners.add(owner)
+
+    def remove_owner(self, owner: ClosedAtExit) -> None:
+        """Forget an owner that was closed already."""
+        self._owners.discard(owner)
+
+    def close_soon(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Call `close` on the loop, without waiting. A finalizer may call this in any thread."""
+        if self._portal is None or self.loop is None:
+            return  # the loop has ended, and closed everything
+
+        def start() -> None:
+            task = asyncio.ensure_future(close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+        self.loop.call_soon_threadsafe(start)
 
     def stop(self) -> None:
-        """Close what is still open and stop the loop. In a forked child, do nothing."""
-        if self._portal is None or self._pid != os.getpid():
+        """Close what is still open and stop the loop. A second call does nothing."""
+        if self._portal is None:
             return
         portal, self._portal = self._portal, None
-        for close in list(self._closers.values()):
+        for owner in list(self._owners):
             try:
-                portal.start_task_soon(close).result(EXIT_SECONDS)
+                portal.start_task_soon(owner.close_at_exit).result(EXIT_SECONDS)
             except Exception as error:  # noqa: BLE001 - the program exits, and its sandboxes with it
                 logger.debug("an interpreter did not close: %r", error)
+        portal.start_task_soon(self._wait_closed).result()
         portal.call(portal.stop, True)  # noqa: FBT003 - cancel what still runs
-        self._stack.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    async def _wait_closed(self) -> None:
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=EXIT_SECONDS)
+
+    def add_fork_hook(self, owner: ForkAware) -> None:
+        """Call `owner.reset_after_fork()` in every forked child, as long as the owner lives."""
+        self._fork_hooks.add(owner)
+
+    def reset_after_fork(self) -> None:
+        """Forget the parent's loop and thread, in a forked child."""
+        keep_inherited(self._thread, self._portal, self._closing, self.loop)
+        self._clear()
+        for owner in list(self._fork_hooks):
+            owner.reset_after_fork()
+
+
+def keep_inherited(*objects: object) -> None:
+    """Keep objects of the parent process from being finalized in a forked child."""
+    _inherited.append(objects)
 
 
 _event_loop_thread = EventLoopThread()
-register_closer = _event_loop_thread.register_closer
-unregister_closer = _event_loop_thread.unregister_closer
+add_owner = _event_loop_thread.add_owner
+remove_owner = _event_loop_thread.remove_owner
+close_soon = _event_loop_thread.close_soon
+add_fork_hook = _event_loop_thread.add_fork_hook
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_event_loop_thread.reset_after_fork)
+
+
+def get_running_loop() -> asyncio.AbstractEventLoop:
+    """Return the caller's event loop.
+
+    Raises:
+        ConfigurationError: The caller's event loop is not one of asyncio.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "this call runs on an event loop that is not asyncio's",
+            hint="call cci_plugins.sync in a worker thread, such as by trio.to_thread.run_sync",
+        ) from None
 
 
 def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
@@ -121,6 +220,6 @@ def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:
 
 async def dispatch(func: Callable[..., Awaitable[T]], *args: object) -> T:
     """Await `func(*args)` on the loop. Cancelling the caller cancels the call there."""
-    if asyncio.get_running_loop() is _event_loop_thread.loop:
+    if get_running_loop() is _event_loop_thread.loop:
         return await func(*args)
     return await asyncio.wrap_future(submit(func, *args))

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from cci_plugins.errors import UnsafeNameError
 
+SESSION_FOLDER = "/mnt/data/"
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
 _RESERVED = re.compile(
@@ -16,9 +17,26 @@ _RESERVED = re.compile(
     re.IGNORECASE,
 )
 _DRIVE = re.compile(r"[a-z]:.*", re.IGNORECASE)  # on Windows it would leave the folder
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _BIDI_CONTROLS = re.compile(
     "[\u0080-\u009f\u202a-\u202e\u2066-\u2069]"
 )  # with them gpj.exe is displayed as exe.jpg
+
+
+def strip_folder(name: str) -> str:
+    """Return a file's name below the session's folder, also for its whole path there.
+
+    Args:
+        name: `data.csv`, or `/mnt/data/data.csv`.
+
+    Raises:
+        UnsafeNameError: It is not text.
+    """
+    if not isinstance(name, str):
+        raise UnsafeNameError(
+            f"a file name must be a str, not {type(name).__name__}", hint="pass 'data.csv'"
+        )
+    return name.removeprefix(SESSION_FOLDER) or name
 
 
 def validate_name(name: str) -> str:
@@ -73,6 +91,33 @@ def normalize_new_name(name: str) -> str:
                 hint="pass another name with name=",
             )
     return name
+
+
+def escape_name(name: str) -> str:
+    """Return a name as people may read it, with undecodable bytes and control characters escaped.
+
+    An escaped name contains a backslash. So `validate_name` rejects it, and it never names
+    another file.
+
+    Args:
+        name: A name as the session's file system returns it.
+    """
+    return _UNPRINTABLE.sub(_escape_character, name)
+
+
+def is_safe_name(name: str) -> bool:
+    """Return whether `validate_name` accepts a name."""
+    try:
+        return bool(validate_name(name))
+    except UnsafeNameError:
+        return False
+
+
+def _escape_character(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - a byte that is not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return ascii(match[0])[1:-1]
 
 
 def parse_url_file_name(path: str) -> str:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+
+from cci_plugins.errors import ConfigurationError
+
+from .durations import Duration, to_timedelta
 
 MIB = 1024**2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Limits:
     """Limits of one interpreter, and of the output that a model may read.
 
+    Durations may be given as numbers of seconds, and are a `timedelta` afterwards.
+
     Attributes:
-        execution_timeout: Longest run. The default is Azure's limit per execution
+        execution_timeout: Longest run, at most 365 days. The default is Azure's limit per execution
             (learn.microsoft.com, Container Apps code interpreter sessions).
         output_characters: Characters of one execution that a model may read.
         file_bytes: Largest file by a pool's own files API. The default is Azure's upload limit.
@@ -24,24 +31,54 @@ class Limits:
             recently used one is evicted.
         idle_session: How long an unused session is remembered.
 
+    Raises:
+        ConfigurationError: A duration is invalid, or a number is negative.
+
     Example:
         ```python
-        from datetime import timedelta
-
         from cci_plugins import Limits
 
-        limits = Limits(execution_timeout=timedelta(seconds=30), output_characters=4_000)
+        limits = Limits(execution_timeout=30, output_characters=4_000)
         ```
     """
 
-    execution_timeout: timedelta = timedelta(seconds=220)
-    output_characters: int = 8_000
-    file_bytes: int = 128 * MIB
-    inline_bytes: int = 256 * 1024
-    pieces_bytes: int = 64 * MIB
-    staged_bytes: int = 5000 * MIB
-    live_sessions: int = 100
-    idle_session: timedelta = timedelta(minutes=30)
+    execution_timeout: timedelta
+    output_characters: int
+    file_bytes: int
+    inline_bytes: int
+    pieces_bytes: int
+    staged_bytes: int
+    live_sessions: int
+    idle_session: timedelta
+
+    def __init__(  # noqa: PLR0917 - the order of the fields
+        self,
+        execution_timeout: Duration = timedelta(seconds=220),
+        output_characters: int = 8_000,
+        file_bytes: int = 128 * MIB,
+        inline_bytes: int = 256 * 1024,
+        pieces_bytes: int = 64 * MIB,
+        staged_bytes: int = 5000 * MIB,
+        live_sessions: int = 100,
+        idle_session: Duration = timedelta(minutes=30),
+    ) -> None:
+        set_field = partial(object.__setattr__, self)
+        set_field("execution_timeout", to_timedelta(execution_timeout, "execution_timeout"))
+        set_field("idle_session", to_timedelta(idle_session, "idle_session", allow_zero=True))
+        numbers = {
+            "output_characters": output_characters,
+            "file_bytes": file_bytes,
+            "inline_bytes": inline_bytes,
+            "pieces_bytes": pieces_bytes,
+            "staged_bytes": staged_bytes,
+            "live_sessions": live_sessions,
+        }
+        for name, value in numbers.items():
+            if value < 0:
+                raise ConfigurationError(
+                    f"{name} is negative ({value})", hint="pass a positive number"
+                )
+            set_field(name, value)
 
 
 @dataclass(frozen=True, slots=True)

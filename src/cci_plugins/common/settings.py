@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cci_plugins.errors import ConfigurationError
 
 from .limits import Limits
+from .log import logger
 
 PoolName = Literal["local", "platform", "custom"]
 # The rest of such a variable's name is the name that code in a session sees.
@@ -27,6 +29,35 @@ def _define_setting(default: Any, *names: str, doc: str) -> Any:
 
 
 _define_optional = partial(_define_setting, None)
+# The MCP endpoint of a managed pool, which holds the parts of its resource id.
+_POOL_URL = re.compile(
+    r"https://[\w.-]+\.dynamicsessions\.io/subscriptions/(?P<subscription>[^/]+)"
+    r"/resourceGroups/(?P<group>[^/]+)/sessionPools/(?P<pool>[^/]+)/mcp",
+    re.IGNORECASE,
+)
+_YEAR = 365 * 24 * 3600
+# of numbers: the smallest, the largest (in practice unlimited) and the unit
+_BOUNDS: dict[str, tuple[float, int, str]] = {
+    "CCI_TIMEOUT": (0.1, _YEAR, "seconds"),
+    "CCI_COOLDOWN": (1, _YEAR, "seconds"),
+    "CCI_OUTPUT_CHARACTERS": (1, 10**9, "characters"),
+    "CCI_SESSIONS": (1, 10_000, "sessions"),
+    "CCI_READY_SESSIONS": (0, 1_000, "sessions"),
+    "CCI_STAGE_FROM": (0, 10**15, "bytes"),
+}
+
+
+def _define_number(default: float | None, name: str, *, doc: str) -> Any:
+    lowest, highest, _ = _BOUNDS[name]
+    return Field(
+        default=default,
+        validation_alias=AliasChoices(name),
+        description=f"{doc}. A number from {lowest:g} to {highest}, and the largest means no limit "
+        "in practice",
+        ge=lowest,
+        le=highest,
+        allow_inf_nan=False,
+    )
 
 
 class Settings(BaseSettings):
@@ -42,7 +73,12 @@ class Settings(BaseSettings):
         doc="Where code runs: local, platform or custom. By default, the endpoints below decide",
     )
     mcp_endpoint: str | None = _define_optional(
-        "AZURE_SESSION_POOL_MCP_ENDPOINT", "MCP_SERVER_URL", doc="MCP endpoint of a session pool"
+        "AZURE_SESSION_POOL_MCP_ENDPOINT", doc="MCP endpoint of a session pool"
+    )
+    mcp_server_url: str | None = _define_optional(
+        "MCP_SERVER_URL",
+        doc="The same endpoint under the name of Microsoft's samples. Other tools use this name "
+        "too, so it counts only in the form of a pool's own URL, with a key, or with CCI_POOL",
     )
     mcp_key: SecretStr | None = _define_optional(
         "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
@@ -80,7 +116,8 @@ class Settings(BaseSettings):
         "CCI_STORAGE_CA_FILE",
         doc="Certificates to trust for that account in addition to the system's, in PEM",
     )
-    stage_from: int | None = _define_optional(
+    stage_from: int | None = _define_number(
+        None,
         "CCI_STAGE_FROM",
         doc="Size in bytes from which files are staged although the pool has a files API. By "
         "default only files that the API does not take",
@@ -116,17 +153,17 @@ class Settings(BaseSettings):
         doc="Python of the embedded pool's sessions, with ipykernel and the packages they may "
         "import. By default, the Python that runs the pool",
     )
-    timeout: float = _define_setting(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
-    output_characters: int = _define_setting(
+    timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
+    output_characters: int = _define_number(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
-    sessions: int = _define_setting(
+    sessions: int = _define_number(
         32, "CCI_SESSIONS", doc="Most sessions of the embedded pool at the same time"
     )
-    ready_sessions: int = _define_setting(
+    ready_sessions: int = _define_number(
         1, "CCI_READY_SESSIONS", doc="Kernels the embedded pool keeps warm"
     )
-    cooldown: float = _define_setting(
+    cooldown: float = _define_number(
         1800,
         "CCI_COOLDOWN",
         doc="Seconds without a call after which the embedded pool ends a session",
@@ -142,10 +179,12 @@ class Settings(BaseSettings):
     )
     foundry_connection: str | None = _define_optional(
         "MCP_PROJECT_CONNECTION_ID",
+        "AZURE_AI_CONNECTION_ID",
         doc="The project's connection to the session pool, created by `cci foundry connect`",
     )
     foundry_model: str | None = _define_optional(
         "FOUNDRY_MODEL_DEPLOYMENT_NAME",
+        "FOUNDRY_MODEL_NAME",
         "AZURE_AI_MODEL_DEPLOYMENT_NAME",
         doc="Deployment of the model that the project's agents use",
     )
@@ -168,6 +207,26 @@ class Settings(BaseSettings):
         "CCI_SERVE_KEY", doc="Key that clients of `cci serve` must send. By default, a new one"
     )
 
+    @model_validator(mode="after")
+    def _use_mcp_server_url(self) -> Self:
+        """Take over MCP_SERVER_URL where it certainly names a session pool."""
+        url = self.mcp_server_url
+        if url is None or self.mcp_endpoint is not None:
+            return self
+        match = _POOL_URL.fullmatch(url.rstrip("/"))
+        if match is not None:
+            self.mcp_endpoint = url
+            if self.resource_id is None:
+                self.resource_id = (
+                    f"/subscriptions/{match['subscription']}/resourceGroups/{match['group']}"
+                    f"/providers/Microsoft.App/sessionPools/{match['pool']}"
+                )
+        elif self.mcp_key is not None or self.pool in {"platform", "custom"}:
+            self.mcp_endpoint = url
+        else:
+            _note_ignored_url()
+        return self
+
     @classmethod
     def read(cls, *, check: bool = True) -> Self:
         """Read the environment.
@@ -181,8 +240,10 @@ class Settings(BaseSettings):
         try:
             settings = cls()
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
+            if name in _BOUNDS:
+                raise _build_number_error(name, first["input"]) from None
             raise ConfigurationError(
                 f"{name}: {first['msg']}", hint=f"correct or unset {name}"
             ) from None
@@ -201,12 +262,34 @@ class Settings(BaseSettings):
                 "AZURE_STORAGE_CONTAINER is set, but AZURE_STORAGE_ACCOUNT is not",
                 hint="set AZURE_STORAGE_ACCOUNT, or unset the container",
             )  # AZURE_STORAGE_ACCOUNT alone is fine, because the Azure CLI uses it too
+        if self.ready_sessions > self.sessions:
+            raise ConfigurationError(
+                f"CCI_READY_SESSIONS ({self.ready_sessions}) is more than "
+                f"CCI_SESSIONS ({self.sessions})",
+                hint="lower CCI_READY_SESSIONS, or raise CCI_SESSIONS",
+            )
         missing = self._find_missing_variable()
         if missing is not None:
             raise ConfigurationError(
                 f"{missing} is not set, but the rest of a session pool's settings is",
-                hint=f"set {missing}, or unset the others to use the embedded pool",
+                hint=f"set {missing}, or unset {self._name_causes()} to use the embedded pool",
             )
+
+    def _name_causes(self) -> str:
+        """Return the variables that select a pool, by the names under which they are set."""
+        given = {*os.environ, *dotenv_values(".env")}
+        names = []
+        for setting in ("pool", "mcp_endpoint", "mcp_key", "resource_id", "endpoint"):
+            if getattr(self, setting) is None:
+                continue
+            alias = type(self).model_fields[setting].validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else []
+            names += [str(one) for one in choices if one in given][:1]
+        if self.mcp_server_url is not None and self.mcp_endpoint == self.mcp_server_url:
+            names.append("MCP_SERVER_URL")
+        if self.access_token is not None:
+            names.append(get_variable_name("access_token"))
+        return ", ".join(names) or "the others"
 
     def _find_missing_variable(self) -> str | None:
         if self.chosen_pool == "platform" and self.resource_id is None:
@@ -255,6 +338,28 @@ class Settings(BaseSettings):
             execution_timeout=timedelta(seconds=self.timeout),
             output_characters=self.output_characters,
         )
+
+
+def _build_number_error(name: str, value: object) -> ConfigurationError:
+    """Build the error for a number. It shows no value that is not one, which may be a secret."""
+    lowest, highest, unit = _BOUNDS[name]
+    try:
+        shown = f"{float(str(value)):g}"
+    except ValueError:
+        shown = "the value"
+    return ConfigurationError(
+        f"{name}: {shown} is not a number of {unit} from {lowest:g} to {highest}",
+        hint=f"correct or unset {name}; for no limit in practice set {name}={highest}",
+    )
+
+
+@cache
+def _note_ignored_url() -> None:
+    """Log once that the variable is ignored."""
+    logger.info(
+        "MCP_SERVER_URL is ignored: it is not the URL of a session pool. If it is a gateway's, set "
+        "AZURE_SESSION_POOL_MCP_ENDPOINT instead, and AZURE_SESSION_POOL_MCP_KEY"
+    )
 
 
 def get_variable_name(setting: str) -> str:

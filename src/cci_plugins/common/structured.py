@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_OPTIONAL_TEXTS = ("figure_title", "x_unit", "y_unit", "x_scale", "y_scale")
 _MAX_CELLS = 1_000_000  # of a table, because code can claim any number
 TABLE = "application/vnd.dataresource+json"
 CHART = "application/vnd.cci-plugins.chart+json"
@@ -74,11 +75,15 @@ class ChartSeries:
     """One series of a chart.
 
     Attributes:
-        kind: `line`, `scatter`, `bar`, `barh` or `pie`.
+        kind: `line`, `errorbar`, `scatter`, `bar`, `barh`, `box` or `pie`.
         label: Its name in the legend, or empty.
         x: Positions, dates or categories, at most 1,000. For a pie, the labels.
-        y: As many values. For a pie, the parts, each between 0 and 1.
+        y: As many values. For a pie, the parts, each between 0 and 1. For a box, dicts with
+            `low`, `q1`, `median`, `q3`, `high` and `outliers`.
         point_count: Points of the whole series.
+        x_error: For each point how far its error bar reaches below and above it along x, or
+            empty without error bars.
+        y_error: The same along y.
     """
 
     kind: str
@@ -86,6 +91,8 @@ class ChartSeries:
     x: tuple[Any, ...]
     y: tuple[Any, ...]
     point_count: int
+    x_error: tuple[Any, ...] = ()
+    y_error: tuple[Any, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -102,12 +109,22 @@ class Chart:
         x_label: Label of the x axis.
         y_label: Label of the y axis.
         series: The series that were plotted.
+        figure_title: Title of the whole figure, or empty.
+        x_unit: Unit of the x axis, as its label gives it in parentheses or brackets, or empty.
+        y_unit: Unit of the y axis.
+        x_scale: `linear`, `datetime`, `categorical`, `log` or another name of matplotlib.
+        y_scale: Scale of the y axis.
     """
 
     title: str
     x_label: str
     y_label: str
     series: tuple[ChartSeries, ...]
+    figure_title: str = ""
+    x_unit: str = ""
+    y_unit: str = ""
+    x_scale: str = "linear"
+    y_scale: str = "linear"
 
 
 def read_table(value: object) -> Table | None:
@@ -143,8 +160,9 @@ def _parse_charts(axes: Sequence[Any]) -> Iterator[Chart]:
         try:
             series = tuple(_parse_series(each) for each in one["series"])
             title, x, y = (str(one.get(name, "")) for name in ("title", "x_label", "y_label"))
-            yield Chart(title, x, y, series)
-        except (AttributeError, KeyError, TypeError, ValueError):
+            more = {name: str(one[name]) for name in _OPTIONAL_TEXTS if name in one}
+            yield Chart(title, x, y, series, **more)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             continue
 
 
@@ -153,4 +171,5 @@ def _parse_series(value: Any) -> ChartSeries:
     if len(x) != len(y):
         raise ValueError("x and y differ in length")
     size = max(int(value.get("size", 0)), len(x))
-    return ChartSeries(str(value["kind"]), str(value.get("label", "")), x, y, size)
+    errors = {name: tuple(value[name]) for name in ("x_error", "y_error") if name in value}
+    return ChartSeries(str(value["kind"]), str(value.get("label", "")), x, y, size, **errors)

@@ -4,8 +4,34 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from threading import Lock
+from uuid import UUID
+
+from cci_plugins.errors import ConfigurationError
 
 DEFAULT_KEY = "default"
+
+SessionKey = str | int | UUID
+"""A conversation, as the application names it. `7` and `"7"` are the same one."""
+
+
+def to_key(key: object) -> str:
+    """Return the text of a session key.
+
+    Raises:
+        ConfigurationError: It is not a `str`, an `int` or a `UUID`.
+    """
+    if isinstance(key, SessionKey) and not isinstance(key, bool):
+        return str(key)
+    raise ConfigurationError(
+        f"a session key must be a str, an int or a UUID, not {type(key).__name__}",
+        hint="pass str(...) of what identifies the conversation",
+    )
+
+
+def is_named(key: object) -> bool:
+    """Return whether a key names a conversation. None and empty text do not, and 0 does."""
+    return key is not None and key != ""
+
 
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 

@@ -7,19 +7,28 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from secrets import token_hex
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
 from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import Settings, read_session_environment
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
-from .conversation import DEFAULT_KEY, RunBudget, current_budget, current_key
+from .conversation import (
+    DEFAULT_KEY,
+    RunBudget,
+    SessionKey,
+    current_budget,
+    current_key,
+    is_named,
+    to_key,
+)
 from .session import Session
 from .session_directory import SessionDirectory
 from .session_host import SessionHost
@@ -27,6 +36,10 @@ from .session_host import SessionHost
 if TYPE_CHECKING:
     from cci_plugins.azure.credentials import TokenCredential
     from cci_plugins.pools.local.egress import Egress
+
+
+class WrongWithError(ConfigurationError, TypeError):
+    """The wrong one of `with` and `async with`, for which Python itself raises `TypeError`."""
 
 
 class CodeInterpreter:
@@ -159,21 +172,26 @@ class CodeInterpreter:
         """Preinstalled packages that the pool can name without starting a session."""
         return self._host.pool.known_packages
 
-    def session(self, key: str | None = None) -> Session:
+    def session(self, key: SessionKey | None = None) -> Session:
         """Return the session of a conversation. Its first call starts it, not this one.
 
         Args:
-            key: The conversation, as the application names it, such as a thread id. None means
-                the current one of `use_session`, or else a single default session.
+            key: The conversation, as the application names it, such as a thread id. A number or
+                a `UUID` means its text. None means the current one of `use_session`, or else a
+                single default session.
+
+        Raises:
+            ConfigurationError: The key is of another type, or the interpreter is closed.
         """
         self._host.check_open()
-        session, evicted = self._directory.get_or_create(key or current_key.get() or DEFAULT_KEY)
+        chosen = next(filter(is_named, (key, current_key.get())), DEFAULT_KEY)
+        session, evicted = self._directory.get_or_create(to_key(chosen))
         for handle in evicted:
             event_loop.submit(self._directory.delete, handle)
         return session
 
     @contextmanager
-    def use_session(self, key: str, *, max_runs: int | None = None) -> Generator[Session]:
+    def use_session(self, key: SessionKey, *, max_runs: int | None = None) -> Generator[Session]:
         """Make a conversation's session the current one, whatever thread id a framework passes.
 
         Args:
@@ -183,7 +201,7 @@ class CodeInterpreter:
                 not count. A limit of an outer context holds too. None adds no limit.
 
         Raises:
-            ConfigurationError: `max_runs` is negative.
+            ConfigurationError: `max_runs` is negative, or the key is of another type.
         """
         if max_runs is not None and max_runs < 0:
             raise ConfigurationError(
@@ -193,13 +211,18 @@ class CodeInterpreter:
         budget_token = current_budget.set(
             parent if max_runs is None else RunBudget(max_runs, parent)
         )
-        token = current_key.set(key)
+        token = current_key.set(to_key(key) if is_named(key) else None)
         try:
             yield self.session(key)
         finally:
             with suppress(ValueError):  # a generator may end in another context
                 current_budget.reset(budget_token)
                 current_key.reset(token)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Abilities of the pool, as far as they are known before a call."""
+        return self._host.pool.capabilities
 
     async def packages(self) -> Mapping[str, str]:
         """Return the installed packages with their versions, the best known packages first.
@@ -220,14 +243,15 @@ class CodeInterpreter:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in the current session, as `Session.run_code` does.
 
         Args:
             code: Python source.
-            timeout: Longest run. None means `Limits.execution_timeout`.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.execution_timeout`.
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
         """
         return await self.session().run_code(code, timeout=timeout, on_output=on_output)
@@ -249,6 +273,24 @@ class CodeInterpreter:
         """End every session and close the pool. A second call does nothing."""
         await self._host.dispatch(self._directory.aclose)
 
+    def __enter__(self) -> NoReturn:
+        """Refuse `with`, which cannot wait for the session pool."""
+        raise WrongWithError(
+            "this CodeInterpreter needs 'async with'; cci_plugins.sync has one for 'with'",
+            hint="write 'async with', or 'from cci_plugins.sync import CodeInterpreter'",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing. Python looks for this method before it calls `__enter__`."""
+
+    def __copy__(self) -> Self:
+        """Return the interpreter itself. Copies of a tool share its sessions."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the interpreter itself, as `__copy__` does."""
+        return self
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -261,9 +303,34 @@ class CodeInterpreter:
         await self.aclose()
 
 
-def get_session_host(interpreter: CodeInterpreter) -> SessionHost:
+class BlockingInterpreter:
+    """The base of `cci_plugins.sync.CodeInterpreter`, so that adapters accept it too."""
+
+    _async: CodeInterpreter
+
+
+AnyInterpreter: TypeAlias = CodeInterpreter | BlockingInterpreter
+
+
+def unwrap_interpreter(interpreter: AnyInterpreter) -> CodeInterpreter:
+    """Return the interpreter that a blocking one calls, or the interpreter itself.
+
+    Raises:
+        ConfigurationError: It is not an interpreter.
+    """
+    if isinstance(interpreter, CodeInterpreter):
+        return interpreter
+    if isinstance(interpreter, BlockingInterpreter):
+        return interpreter._async  # noqa: SLF001 - of the class above
+    raise ConfigurationError(
+        f"the interpreter must be a CodeInterpreter, not {type(interpreter).__name__}",
+        hint="pass CodeInterpreter.local(), or CodeInterpreter(pool)",
+    )
+
+
+def get_session_host(interpreter: AnyInterpreter) -> SessionHost:
     """Return the internals of an interpreter, for other modules of this package."""
-    return interpreter._host  # noqa: SLF001 - the one way in, so that the class needs no public one
+    return unwrap_interpreter(interpreter)._host  # noqa: SLF001 - the class needs no public way in
 
 
 def build_pool(

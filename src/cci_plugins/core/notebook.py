@@ -59,12 +59,14 @@ def _build_cell(count: int, code: str, execution: Execution) -> dict[str, Any]:
 
 
 def _build_outputs(count: int, execution: Execution) -> list[dict[str, Any]]:
-    outputs: list[dict[str, Any]] = [
-        {"output_type": "stream", "name": name, "text": text[:MAX_CHARACTERS]}
-        for name, text in (("stdout", execution.stdout), ("stderr", execution.stderr))
-        if text
-    ]
-    outputs += [_build_display(count, result) for result in execution.results]
+    outputs: list[dict[str, Any]] = []
+    remaining = {"stdout": MAX_CHARACTERS, "stderr": MAX_CHARACTERS}
+    for event in execution.outputs:
+        if event.result is not None:
+            outputs.append(_build_display(count, event.result))
+        elif text := event.text[: remaining[event.stream]]:
+            remaining[event.stream] -= len(text)
+            outputs.append({"output_type": "stream", "name": event.stream, "text": text})
     if execution.error is not None:
         outputs.append(
             {

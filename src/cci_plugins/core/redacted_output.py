@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cci_plugins.models import ErrorInfo, Execution, OutputEvent, Result
+from cci_plugins.models import Execution, OutputEvent, Result, transform_execution
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.redaction import Redactor, redact, redact_value
 
 
 def redact_execution(execution: Execution) -> Execution:
     """Return the execution with secrets redacted, or the same object if it has none."""
-    error = execution.error
-    if error is not None:
-        error = ErrorInfo(redact(error.name), redact(error.message), redact(error.traceback))
-    clean = replace(
-        execution,
-        stdout=redact(execution.stdout),
-        stderr=redact(execution.stderr),
-        results=tuple(map(_redact_result, execution.results)),
-        error=error,
-        notes=tuple(map(redact, execution.notes)),
-    )
+    clean = transform_execution(execution, redact, redact_value)
     return execution if clean == execution else clean
 
 

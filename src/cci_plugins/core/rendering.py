@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from cci_plugins.common.image_data import find_image_type, has_valid_image
 from cci_plugins.models import Execution, FileInfo, Result
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -101,8 +102,10 @@ def _render_streams(execution: Execution, budget: int) -> list[str]:
 def _render_results(results: tuple[Result, ...]) -> Iterator[str]:
     images = 0
     for result in results:
-        image = next((kind for kind in result.data if kind.startswith("image/")), None)
-        if image is not None:
+        image = find_image_type(result.data)
+        if image is not None and not has_valid_image(result.data):
+            yield f"[a malformed image: {image}, which cannot be shown]"
+        elif image is not None:
             images += 1
             yield f"[image {images}: {image}, shown to the user]"
         elif text := get_readable_text(result):

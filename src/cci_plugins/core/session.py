@@ -9,11 +9,13 @@ never runs code twice. Its state between runs:
   The next run restores the uploads first.
 - `_loss_note`, `_notes`: what happened before the next execution, in the order of events. They
   stay until a run returns, so a failed attempt in between does not hide them.
-- `_is_stale`: an earlier session of this key was evicted. The first run deletes what the pool may
-  still have, because the model is about to read that it is gone.
+- `_deletions`: counts the calls of `delete`. A run that waited for its turn meanwhile is refused,
+  because it would run in another session than its caller knows.
 
 After a loss the order is: restore uploads, run the code once without an instance, attach the notes.
-Runs and `delete` exclude each other. Everything private runs on the pool's event loop.
+`delete` ends the run in progress (`_active_run`): in the pool, and after `STOP_SECONDS` by
+cancelling it here. The run returns that the session ended. Everything private runs on the pool's
+event loop.
 """
 
 from __future__ import annotations
@@ -26,10 +28,14 @@ from datetime import timedelta
 
 import anyio
 
+from cci_plugins.common.code_text import check_code
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.in_session.script_comment import remove_script
+from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
+from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
+from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
@@ -44,7 +50,35 @@ EVICTED_NOTE = (
     "this conversation was idle, or its session was needed for another one; "
     "variables and files of earlier calls are gone"
 )
+FORKED_NOTE = (
+    "this process was forked and has a session of its own; "
+    "variables and files of earlier calls are gone"
+)
+DELETED_TEXT = "the session ended while the code ran: it was deleted; variables and files are gone"
+STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
+
+
+class _ActiveRun:
+    """The run in progress of a session.
+
+    Attributes:
+        scope: Cancels it.
+        done: Set when it has ended.
+        is_deleted: Its session was deleted.
+    """
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.is_deleted = False
+
+    async def end(self) -> None:
+        """Wait for the end of a run whose session is being deleted, and cancel it if it goes on."""
+        self.is_deleted = True
+        with anyio.move_on_after(STOP_SECONDS):
+            await self.done.wait()
+        self.scope.cancel()
 
 
 class Session:
@@ -54,7 +88,6 @@ class Session:
 
     Attributes:
         key: The conversation, as the application names it.
-        id: The derived identifier that the pool knows.
         files: The session's files.
     """
 
@@ -66,20 +99,26 @@ class Session:
         was_evicted: bool = False,
     ) -> None:
         self.key = handle.key
-        self.id = handle.id
         self.files = SessionFiles(handle)
         self._handle = handle
         self._on_delete = on_delete
-        self._is_stale = was_evicted
         self._loss_note = EVICTED_NOTE if was_evicted else None
         self._notes: list[str] = []
         self._instance: str | None = None
         self._has_lost_uploads = False
         self._lock: anyio.Lock | None = None
+        self._active_run: _ActiveRun | None = None
+        self._deletions = 0
         self._notebook = Notebook()
+        handle.on_fork = self._reset_after_fork
 
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
+
+    @property
+    def id(self) -> str:
+        """The derived identifier that the pool knows."""
+        return self._handle.id
 
     @property
     def busy(self) -> bool:
@@ -90,7 +129,7 @@ class Session:
         self,
         code: str,
         *,
-        timeout: timedelta | None = None,
+        timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
     ) -> Execution:
         """Run code in this session and wait until it ends.
@@ -100,10 +139,13 @@ class Session:
 
         Args:
             code: Python source. IPython syntax such as `%timeit` works too.
-            timeout: Longest run. None means `Limits.execution_timeout`.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.execution_timeout`.
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
 
         Raises:
+            ConfigurationError: The timeout is not a duration, the code is too long, or it has a
+                lone surrogate. Nothing was run.
             PoolUnavailableError: Nothing was started. You can call again.
             PoolExhaustedError: No session is free.
             PoolError: The pool failed. Unless it is `retryable`, the code may have run.
@@ -117,11 +159,14 @@ class Session:
             assert execution.text == "42"
             ```
         """
+        check_code(code)
+        check_code_size(code)
+        limit = None if timeout is None else to_timedelta(timeout, "timeout")
         dispatch = self._handle.host.dispatch
         if on_output is None:
-            return await dispatch(self._run, code, timeout, None)
+            return await dispatch(self._run, code, limit, None)
         try:
-            return await dispatch(self._run, code, timeout, bind_to_current_loop(on_output))
+            return await dispatch(self._run, code, limit, bind_to_current_loop(on_output))
         finally:
             await asyncio.sleep(0)  # events that are queued on this loop come before the return
 
@@ -130,11 +175,16 @@ class Session:
     ) -> Execution:
         host = self._handle.host
         limit = host.limits.execution_timeout if timeout is None else timeout
+        deletions = self._deletions
         async with self._exclusive():
+            if self._deletions != deletions:
+                raise SessionLostError(
+                    "the session was deleted while this call waited for it",
+                    hint="run the earlier steps again",
+                    retryable=True,
+                )
             pool = await host.get_pool()
-            if self._is_stale:
-                await pool.delete_session(self.id)
-                self._is_stale = False
+            await self._handle.begin()
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
                     raw_execution = await self._execute(pool, code, limit, on_output)
@@ -143,25 +193,44 @@ class Session:
                     if clean is error:
                         raise
                     raise clean from None
-                execution = redact_execution(self._attach_notes(raw_execution))
+                noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
+                noted = note_malformed_images(noted)
+                execution = redact_execution(noted)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
                     record_content(
                         span, code, render_text(execution, host.limits.output_characters)
                     )
-        self._notebook.add(redact(code), execution)
+        self._notebook.add(redact(remove_script(code)), execution)
         return execution
 
     async def _execute(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
     ) -> Execution:
         if on_output is None:
-            return await self._execute_once(pool, code, limit, None)
+            return await self._execute_unless_deleted(pool, code, limit, None)
         output = RedactingOutput(on_output)
         try:
-            return await self._execute_once(pool, code, limit, output.handle)
+            return await self._execute_unless_deleted(pool, code, limit, output.handle)
         finally:
             output.finish()
+
+    async def _execute_unless_deleted(
+        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
+    ) -> Execution:
+        """Run code once, or until `delete` ends it."""
+        run = self._active_run = _ActiveRun()
+        try:
+            with run.scope:
+                return await self._execute_once(pool, code, limit, on_output)
+        except CodeInterpreterError:
+            if not run.is_deleted:
+                raise
+        finally:
+            self._active_run = None
+            run.done.set()
+        error = ErrorInfo("SessionDied", DELETED_TEXT)
+        return Execution(error=error, session_id=self.id, status="died", state="lost")
 
     async def _execute_once(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
@@ -207,15 +276,28 @@ class Session:
         return self._notebook.to_json()
 
     async def delete(self) -> None:
-        """End the session now and free its place in the pool. A later run starts a new one."""
+        """End the session now, with the code that runs in it. A later run starts a new one."""
         await self._handle.host.dispatch(self._delete)
 
     async def _delete(self) -> None:
+        pool = await self._handle.host.get_pool()
+        self._deletions += 1
+        if self._active_run is not None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._active_run.end)
+                await pool.delete_session(self.id)
         async with self._exclusive():
-            await (await self._handle.host.get_pool()).delete_session(self.id)
-            self._instance = None
+            await pool.delete_session(self.id)
+            self._handle.host.note_end(self.id)
+            self._instance, self._has_lost_uploads = None, False
             self._handle.forget_uploads()
             self._on_delete()
+
+    def _reset_after_fork(self, is_lost: bool) -> None:  # noqa: FBT001 - it has one argument
+        """Forget the runs of the parent process, in a forked child."""
+        self._lock = None
+        if is_lost and self._handle.was_used:
+            self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:

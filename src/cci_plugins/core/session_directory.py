@@ -23,7 +23,8 @@ from threading import Lock
 
 import anyio
 
-from cci_plugins.common.log import logger
+from cci_plugins.common import event_loop
+from cci_plugins.common.log import describe_error, logger
 from cci_plugins.errors import CodeInterpreterError
 
 from .session import Session
@@ -41,7 +42,7 @@ def derive_identifier(secret: bytes, key: str) -> str:
         68 characters of `[a-z0-9-]`. Azure allows 4 to 128 safe characters
         (learn.microsoft.com, Container Apps sessions usage).
     """
-    return "cci-" + hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()
+    return "cci-" + hmac.new(secret, key.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
 @dataclass(slots=True)
@@ -67,6 +68,10 @@ class SessionDirectory:
         self._evicted_keys: OrderedDict[str, None] = OrderedDict()
         self._guard = Lock()
         host.close_at_exit = self.aclose
+        if self._has_shared_secret:
+            host.keep_sessions()
+        if host.owns_pool:
+            event_loop.add_fork_hook(self)
 
     def get_or_create(self, key: str) -> tuple[Session, list[SessionHandle]]:
         """Return the session of a conversation, and the sessions evicted to make room for it.
@@ -80,6 +85,20 @@ class SessionDirectory:
             self._entries[key] = entry
             self._entries.move_to_end(key)
             return entry.session, list(self._evict_surplus())
+
+    def reset_after_fork(self) -> None:
+        """Start again with a new pool, in a forked child. Uploads are restored from the parent's.
+
+        With a random secret the child has sessions of its own, which end with it and not before.
+        """
+        self._guard = Lock()
+        survive = self._has_shared_secret and self._host.pool.capabilities.outlives_app
+        if not self._has_shared_secret:
+            self._secret = secrets.token_bytes(32)
+        self._host.reset_after_fork()
+        for key, entry in self._entries.items():
+            identifier = derive_identifier(self._secret, key)
+            entry.handle.reset_after_fork(identifier, is_lost=not survive)
 
     def remove(self, key: str) -> SessionHandle | None:
         """Forget a conversation. Return its session, if it has one."""
@@ -95,12 +114,12 @@ class SessionDirectory:
     async def delete(self, handle: SessionHandle) -> None:
         """End an evicted or removed session in its pool. A failure is logged."""
         handle.forget_uploads()
-        if handle.key in self._entries:
-            return  # its conversation is back, and deletes the old session before its first run
-        try:
-            await self._host.pool.delete_session(handle.id)
+        try:  # a conversation that is back ends the old session itself, before its first call
+            await self._host.end_session(
+                handle.id, is_needed=lambda: handle.key not in self._entries
+            )
         except CodeInterpreterError as error:
-            logger.warning("could not end a session: %s", error)
+            logger.warning("could not end a session: %s", describe_error(error))
 
     async def aclose(self) -> None:
         """Forget every session, end those that would outlive the program, and close the host."""
@@ -124,7 +143,8 @@ class SessionDirectory:
     def _create_entry(self, key: str) -> _Entry:
         was_evicted = key in self._evicted_keys
         self._evicted_keys.pop(key, None)
-        handle = SessionHandle(self._host, key, derive_identifier(self._secret, key))
+        identifier = derive_identifier(self._secret, key)
+        handle = SessionHandle(self._host, key, identifier, is_stale=was_evicted)
         on_delete = partial(self.remove, key)
         return _Entry(Session(handle, on_delete=on_delete, was_evicted=was_evicted), handle)
 

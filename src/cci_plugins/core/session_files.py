@@ -12,9 +12,17 @@ from typing import overload
 
 import anyio
 
-from cci_plugins.common.file_names import normalize_new_name, parse_url_file_name, validate_name
+from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.file_names import (
+    is_safe_name,
+    normalize_new_name,
+    parse_url_file_name,
+    strip_folder,
+    validate_name,
+)
+from cci_plugins.common.log import logger
 from cci_plugins.common.urls import SecretUrl
-from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, UnsafeNameError
 from cci_plugins.files.file_transfer import FileTransfer, ProgressHandler
 from cci_plugins.files.source import (
     CHUNK,
@@ -36,6 +44,8 @@ MAX_SHARE_DURATION = timedelta(days=1)  # the storage's lifecycle rule deletes o
 class SessionFiles:
     """The files in a session's working directory, `/mnt/data`.
 
+    A file's name is its path below that folder. The whole path works, too.
+
     Example:
         ```python
         files = interpreter.session("alice").files
@@ -46,8 +56,11 @@ class SessionFiles:
 
     def __init__(self, handle: SessionHandle) -> None:
         self._handle = handle
-        self._id = handle.id
         self._host = handle.host
+
+    @property
+    def _id(self) -> str:
+        return self._handle.id
 
     async def upload(
         self,
@@ -59,8 +72,8 @@ class SessionFiles:
         """Write a file into the session.
 
         Args:
-            source: A path on this machine, the bytes, a binary file object, or an asynchronous
-                iterator of bytes. A folder arrives as a zip.
+            source: A path on this machine, the bytes, a binary file object, or a generator of
+                bytes, blocking or asynchronous. A folder arrives as a zip.
             name: Its name in the session. A path keeps its own file name.
             on_progress: Called with the number of bytes transferred so far.
 
@@ -141,7 +154,7 @@ class SessionFiles:
             FileTooLargeError: No route from the session accepts this size.
             FileTransferError: The file did not arrive, or the target cannot be written.
         """
-        name, report_progress = validate_name(name), _bind(on_progress)
+        name, report_progress = _check_name(name), _bind(on_progress)
         if to is None:
             with tempfile.TemporaryDirectory(prefix="cci-") as folder:
                 path = Path(folder, "content")
@@ -163,7 +176,7 @@ class SessionFiles:
         """
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
-            await self._host.dispatch(self._download, validate_name(name), path, ignore_progress)
+            await self._host.dispatch(self._download, _check_name(name), path, ignore_progress)
             async with await anyio.open_file(path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk
@@ -181,27 +194,28 @@ class SessionFiles:
         Raises:
             SessionFileNotFoundError: The session has no such file.
         """
-        await self._host.dispatch(self._remove, validate_name(name))
+        await self._host.dispatch(self._remove, _check_name(name))
 
     async def share(
-        self, name: str, *, expires_in: timedelta = DEFAULT_SHARE_DURATION
+        self, name: str, *, expires_in: Duration = DEFAULT_SHARE_DURATION
     ) -> SharedFile:
         """Create a link for a person. Anyone who has it can read a copy of the file.
 
         Args:
             name: Its name in the session.
-            expires_in: How long the link works, at most one day.
+            expires_in: How long the link works, at most one day. A number means seconds.
 
         Raises:
             ConfigurationError: No storage is configured.
             FileTransferError: The time is too long, or the copy failed.
         """
+        expires_in = to_timedelta(expires_in, "expires_in", allow_zero=True)
         if not timedelta(0) < expires_in <= MAX_SHARE_DURATION:
             raise FileTransferError(
                 f"expires_in must be more than 0 and at most 1 day, not {expires_in}",
                 hint="pass expires_in=timedelta(hours=1)",
             )
-        return await self._host.dispatch(self._share, validate_name(name), expires_in)
+        return await self._host.dispatch(self._share, _check_name(name), expires_in)
 
     async def unshare(self, shared: SharedFile) -> None:
         """Delete the copy that a link leads to.
@@ -214,6 +228,7 @@ class SessionFiles:
     async def _download(self, name: str, path: Path, report_progress: ProgressHandler) -> None:
         file_transfer = await self._host.get_file_transfer()
         with self._handle.in_use():
+            await self._handle.begin()
             try:
                 await file_transfer.download(self._id, name, path, report_progress)
             except SessionFileNotFoundError:
@@ -227,7 +242,8 @@ class SessionFiles:
         self, file_transfer: FileTransfer, files: Sequence[FileInfo], path: Path
     ) -> None:
         """Write the files of a session's folder into a zip."""
-        names = sorted({validate_name(info.name) for info in files})
+        names = sorted({info.name for info in files if is_safe_name(info.name)})
+        _report_skipped_files(sorted({info.name for info in files} - {*names}), is_all=not names)
         limit = file_transfer.max_file_bytes
         check_folder_size(len(names), sum(info.size for info in files), limit)
         part, size = path.with_name("member"), 0
@@ -240,16 +256,19 @@ class SessionFiles:
 
     async def _list(self) -> Sequence[FileInfo]:
         with self._handle.in_use():
+            await self._handle.begin()
             return await (await self._host.get_pool()).list_files(self._id)
 
     async def _remove(self, name: str) -> None:
         with self._handle.in_use():
+            await self._handle.begin()
             await (await self._host.get_pool()).delete_file(self._id, name)
         self._handle.forget_upload(name)
 
     async def _share(self, name: str, expires_in: timedelta) -> SharedFile:
         file_transfer = await self._host.get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder, self._handle.in_use():
+            await self._handle.begin()
             return await file_transfer.share(self._id, name, expires_in, Path(folder))
 
     async def _unshare(self, shared: SharedFile) -> None:
@@ -259,11 +278,26 @@ class SessionFiles:
 def _require_name(name: str | None) -> str:
     if not name:
         raise FileTransferError("the file needs a name in the session", hint="pass name='data.csv'")
-    return name
+    return strip_folder(name)
+
+
+def _check_name(name: str) -> str:
+    return validate_name(strip_folder(name))
 
 
 def _is_in(name: str, folder: str) -> bool:
     return name.startswith(f"{folder.rstrip('/')}/")
+
+
+def _report_skipped_files(names: Sequence[str], *, is_all: bool) -> None:
+    """Warn about the files that a zip leaves out, because their names are not safe."""
+    if not names:
+        return
+    shown = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")  # noqa: PLR2004
+    text = f"the zip leaves out {len(names)} files whose names are not safe: {shown}"
+    if is_all:
+        raise UnsafeNameError(text, hint="rename them in the session")
+    logger.warning("%s", text)
 
 
 def _bind(on_progress: ProgressHandler | None) -> ProgressHandler:

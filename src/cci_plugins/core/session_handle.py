@@ -19,7 +19,7 @@ the pool's event loop. `is_busy` and `was_used` may be read from any thread.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,16 +44,22 @@ class SessionHandle:
         host: The pool that the session lives in.
         key: The conversation, as the application names it.
         session_id: The identifier that the pool knows.
+        is_stale: An earlier session of this key was evicted. The first call ends it.
 
     Attributes:
+        on_fork: Called in a forked child with whether the session is lost.
         was_used: A run or a transfer was started, so the session may exist in the pool.
     """
 
-    def __init__(self, host: SessionHost, key: str, session_id: str) -> None:
+    def __init__(
+        self, host: SessionHost, key: str, session_id: str, *, is_stale: bool = False
+    ) -> None:
         self.host = host
         self.key = key
         self.id = session_id
         self.was_used = False
+        self.on_fork: Callable[[bool], object] = bool
+        self._is_stale = is_stale
         self._use_count = 0
         self._uploads: dict[str, UploadSource | SecretUrl | None] = {}
         self._digests: dict[str, str | None] = {}
@@ -63,15 +69,38 @@ class SessionHandle:
         """Whether a run or a transfer is in progress, or waits for its turn."""
         return self._use_count > 0
 
+    def reset_after_fork(self, session_id: str, *, is_lost: bool) -> None:
+        """Begin with another session, in a forked child.
+
+        Args:
+            session_id: Its identifier.
+            is_lost: Whether it lacks what the parent's session has.
+        """
+        self.on_fork(is_lost)
+        self._is_stale = self._is_stale and session_id == self.id
+        self.id, self.was_used, self._use_count = session_id, False, 0
+
     @contextmanager
     def in_use(self) -> Generator[None]:
         """Mark the session as busy."""
         self.was_used = True
+        self.host.note_use(self.id)
         self._use_count += 1
         try:
             yield
         finally:
             self._use_count -= 1
+
+    async def begin(self) -> None:
+        """End the earlier session of this key in the pool, before the first call of any kind.
+
+        The model is about to read that its variables and files are gone. What is uploaded from
+        now on stays.
+        """
+        await self.host.get_pool()
+        if self._is_stale:
+            await self.host.end_session(self.id, is_needed=lambda: self._is_stale)
+            self._is_stale = False
 
     async def upload(
         self, name: str, source: UploadSource, on_progress: ProgressHandler
@@ -147,12 +176,14 @@ class SessionHandle:
         self, name: str, source: UploadSource, on_progress: ProgressHandler
     ) -> FileInfo:
         with self.in_use():
+            await self.begin()
             file_transfer = await self.host.get_file_transfer()
             return await file_transfer.upload(self.id, name, source, on_progress)
 
     async def _fetch_url(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         file_transfer = await self.host.get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder, self.in_use():
+            await self.begin()
             return await file_transfer.fetch(self.id, url, name, Path(folder), on_progress)
 
 

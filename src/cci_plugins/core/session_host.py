@@ -9,24 +9,74 @@ Every `Session`, `SessionFiles` and `SessionDirectory` holds one `SessionHost`. 
 
 `get_pool` and `get_file_transfer` run on the pool's loop only. A closed host refuses both, so that
 no session starts in a pool that is closing.
+
+A host that nobody holds any longer closes its pool, with a `ResourceWarning`. Sessions hold their
+host, so that one session is enough to keep the pool.
 """
 
 from __future__ import annotations
 
-import asyncio
+import warnings
+import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from dataclasses import replace
 from typing import TypeVar
 
 import anyio
 
 from cci_plugins.common import event_loop
 from cci_plugins.common.limits import Limits
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.common.log import describe_error, logger
+from cci_plugins.common.renewal import renew
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.pools.base import SessionPool
 
 T = TypeVar("T")
+
+
+class _Leftovers:
+    """What must be released when nobody holds a host any longer. It does not refer to the host."""
+
+    def __init__(self, pool: SessionPool) -> None:
+        self.keeps_sessions = False
+        self.restart(pool)
+
+    def restart(self, pool: SessionPool) -> None:
+        """Forget everything but the pool, which is not started."""
+        self.pool = pool
+        self.is_started = False
+        self.file_transfer: FileTransfer | None = None
+        self.session_ids: set[str] = set()
+
+    async def aclose(self) -> None:
+        """End sessions that would outlive the program, and close the pool."""
+        try:
+            if self.pool.capabilities.outlives_app and not self.keeps_sessions:
+                for session_id in self.session_ids:
+                    await self.pool.delete_session(session_id)
+            await self.pool.aclose()
+            if self.file_transfer is not None:
+                await self.file_transfer.aclose()
+        except CodeInterpreterError as error:
+            logger.warning(
+                "an interpreter that was not closed did not end cleanly: %s", describe_error(error)
+            )
+
+
+def _close_abandoned(leftovers: _Leftovers) -> None:
+    """Close the pool of a host that nobody holds, and warn where it had something to close."""
+    if not leftovers.is_started:
+        return
+    event_loop.close_soon(leftovers.aclose)
+    if type(leftovers.pool).aclose is not SessionPool.aclose:
+        warnings.warn(
+            f"unclosed CodeInterpreter of the pool {leftovers.pool.capabilities.name!r}; "
+            "use 'async with' or aclose()",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
 
 class SessionHost:
@@ -41,6 +91,7 @@ class SessionHost:
     Attributes:
         pool: Where code runs. It may not be started yet.
         limits: Bounds of runs and files.
+        owns_pool: Whether the host starts and closes the pool.
         close_at_exit: Called if the program ends before the host is closed.
     """
 
@@ -57,14 +108,31 @@ class SessionHost:
         self.close_at_exit: Callable[[], Awaitable[None]] = self.aclose
         self._files = FileOptions() if files is None else files
         self._file_transfer: FileTransfer | None = None
-        self._owns_pool = owns_pool
+        self.owns_pool = owns_pool
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
+        self._companions: list[SessionHost] = []
+        self._ending: dict[str, anyio.Lock] = {}
+        self._leftovers = _Leftovers(pool)
+        self._finalizer = weakref.finalize(self, _close_abandoned, self._leftovers)
+        self._finalizer.atexit = False  # the event loop closes it then
+
+    def create_companion(self, pool: SessionPool) -> SessionHost:
+        """Create a host of another pool with the same options, which closes with this one.
+
+        Args:
+            pool: Another way to the same sessions, such as a gateway.
+        """
+        companion = SessionHost(
+            pool, limits=self.limits, files=self._files, owns_pool=self.owns_pool
+        )
+        self._companions.append(companion)
+        return companion
 
     async def dispatch(self, func: Callable[..., Awaitable[T]], *args: object) -> T:
         """Await `func(*args)` on the pool's event loop."""
-        if self._owns_pool:
+        if self.owns_pool:
             return await event_loop.dispatch(func, *args)
         return await func(*args)
 
@@ -82,8 +150,8 @@ class SessionHost:
             async with self._start_lock:
                 if not self._is_started:
                     await self.pool.start()
-                    event_loop.register_closer(self, self.close_at_exit)
-                    self._is_started = True
+                    event_loop.add_owner(self)
+                    self._is_started = self._leftovers.is_started = True
         return self.pool
 
     async def get_file_transfer(self) -> FileTransfer:
@@ -91,22 +159,69 @@ class SessionHost:
         pool = await self.get_pool()
         if self._file_transfer is None:
             self._file_transfer = FileTransfer(pool, limits=self.limits, options=self._files)
+            self._leftovers.file_transfer = self._file_transfer
         return self._file_transfer
+
+    async def end_session(self, session_id: str, *, is_needed: Callable[[], bool]) -> None:
+        """End a session in the pool, one call at a time for each identifier.
+
+        Args:
+            session_id: The session.
+            is_needed: Asked when it is this call's turn.
+
+        Raises:
+            PoolError: The pool failed.
+        """
+        lock = self._ending.setdefault(session_id, anyio.Lock())
+        try:
+            async with lock:
+                if is_needed():
+                    await self.pool.delete_session(session_id)
+                    self.note_end(session_id)
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._ending.pop(session_id, None)
 
     def check_open(self) -> None:
         """Raise if the host is closed."""
         if self._is_closed:
             raise ConfigurationError("this CodeInterpreter is closed", hint="make a new one")
 
+    def note_use(self, session_id: str) -> None:
+        """Remember a session that may exist in the pool."""
+        self._leftovers.session_ids.add(session_id)
+
+    def note_end(self, session_id: str) -> None:
+        """Forget a session that has ended in the pool."""
+        self._leftovers.session_ids.discard(session_id)
+
+    def keep_sessions(self) -> None:
+        """Leave the sessions of a remote pool alone when nobody holds this host any longer."""
+        self._leftovers.keeps_sessions = True
+
+    def reset_after_fork(self) -> None:
+        """Replace the parent's pool by a new one, in a forked child."""
+        event_loop.keep_inherited(self.pool, self._file_transfer, self._files)
+        if self._start_lock is not None:  # the parent has started it, or tried to
+            self.pool = renew(self.pool)
+        if self._files.storage is not None:
+            self._files = replace(self._files, storage=renew(self._files.storage))
+        self._file_transfer, self._start_lock, self._is_started = None, None, False
+        self._ending = {}
+        self._leftovers.restart(self.pool)
+
     def refuse_calls(self) -> None:
         """Refuse every further call, before the sessions and the pool are closed."""
         self._is_closed = True
-        event_loop.unregister_closer(self)
+        event_loop.remove_owner(self)
+        self._finalizer.detach()
 
     async def aclose(self) -> None:
         """Close the file transfer, and the pool if the host owns it. A second call is allowed."""
         self.refuse_calls()
-        if self._owns_pool:
+        for companion in self._companions:
+            await companion.aclose()
+        if self.owns_pool:
             await self.pool.aclose()
         if self._file_transfer is not None:
             await self._file_transfer.aclose()
@@ -118,7 +233,7 @@ def bind_to_current_loop(handler: Callable[[T], object]) -> Callable[[T], None]:
     Calls keep their order and have the caller's context variables. After the loop has closed they
     are dropped.
     """
-    loop, context = asyncio.get_running_loop(), copy_context()
+    loop, context = event_loop.get_running_loop(), copy_context()
 
     def forward(value: T) -> None:
         if not loop.is_closed():

@@ -21,6 +21,7 @@ from pathlib import Path
 import anyio
 
 from cci_plugins.azure.credentials import TokenCredential
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
 
@@ -49,7 +50,7 @@ async def diagnose(
     ca: Path | None = None,
     local_only: bool = False,
     show_ids: bool = False,
-    limit: timedelta | None = None,
+    limit: Duration | None = None,
     on_check: Callable[[str], object] | None = None,
 ) -> AsyncGenerator[Finding]:
     """Check everything from this machine to a run in the pool that the environment configures.
@@ -74,11 +75,12 @@ async def diagnose(
     """
     context = Context(credential, Mask(show_ids), ca=ca, local_only=local_only)
     blocked_by: dict[str, str] = {}
+    longest = None if limit is None else to_timedelta(limit, "limit")
     try:
         for check in _CHECKS:
             if on_check is not None:
                 on_check(check.id)
-            finding = await _run_check(check, context, blocked_by, limit)
+            finding = await _run_check(check, context, blocked_by, longest)
             context.done[check.id] = finding
             yield finding
     finally:

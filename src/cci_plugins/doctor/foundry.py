@@ -42,7 +42,7 @@ async def _check_project(context: Context) -> Outcome:
     if endpoint is not None and context.settings.foundry_project_id is not None:
         if (await project.endpoint()).lower() != endpoint.rstrip("/").lower():
             return Outcome.failed(
-                "FOUNDRY_PROJECT_ENDPOINT and AZURE_AI_PROJECT_ID name different projects",
+                "FOUNDRY_PROJECT_ENDPOINT and AZURE_AI_PROJECT_ID name two different projects",
                 "unset one of them",
             )
     elif endpoint is None:

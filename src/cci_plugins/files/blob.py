@@ -26,6 +26,7 @@ import anyio
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
+from cci_plugins.common.renewal import Renewable
 from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import (
     AuthenticationError,
@@ -100,7 +101,7 @@ class AccountAddress:
         return cls(f"{parts.scheme}://{parts.netloc}{parts.path}", path or host.partition(".")[0])
 
 
-class BlobStorage:
+class BlobStorage(Renewable):
     """A container of a storage account, for files on their way.
 
     A blob is created for each transfer and deleted after it. Only a SAS for that blob opens it,

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from cci_plugins.common.addresses import is_public
+from cci_plugins.common.durations import convert_durations
 from cci_plugins.common.log import logger
 from cci_plugins.common.urls import (
     AmbiguousUrlError,
@@ -129,7 +130,7 @@ class SasInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SasPolicy:
-    """The rules for URLs that a user gives.
+    """The rules for URLs that a user gives. A number as a duration means seconds.
 
     Attributes:
         max_lifetime: A SAS that is valid for longer causes a warning.
@@ -155,6 +156,9 @@ class SasPolicy:
     hosts: tuple[str, ...] = STORAGE_HOSTS
     allow_private: bool = False
     allow_http: bool = False
+
+    def __post_init__(self) -> None:
+        convert_durations(self, "max_lifetime", "clock_skew")
 
 
 def accept(

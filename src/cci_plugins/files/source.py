@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import tempfile
+import weakref
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.log import logger
 from cci_plugins.errors import FileTooLargeError, FileTransferError
 
 CHUNK = 256 * 1024
@@ -30,8 +33,9 @@ class Readable(Protocol):
         ...
 
 
-Uploadable = str | os.PathLike[str] | bytes | Readable | AsyncIterable[bytes]
-"""Content that may be uploaded: a path, bytes, an open binary file, or a stream of chunks."""
+Buffer = bytes | bytearray | memoryview
+Uploadable = str | os.PathLike[str] | Buffer | Readable | AsyncIterable[Buffer] | Iterable[Buffer]
+"""Content that may be uploaded: a path, bytes, an open binary file, or an iterable of chunks."""
 
 
 class UploadSource(ABC):
@@ -96,6 +100,10 @@ class PathSource(UploadSource):
             async with await anyio.open_file(self._path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk
+            if not await anyio.to_thread.run_sync(self.is_unchanged):
+                raise FileTransferError(
+                    f"{str(self._path)!a} changed while it was uploaded", hint="upload it again"
+                )
         except OSError as error:
             raise _build_read_error(self._path, error) from error
 
@@ -119,10 +127,23 @@ class PathSource(UploadSource):
         return stat.st_size, stat.st_mtime_ns
 
 
+class _CopyFolder:
+    """A temporary folder that its own process deletes at last, and a forked child of it never."""
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="cci-")
+        self.cleanup = weakref.finalize(self, _remove_folder, self.name, os.getpid())
+
+
+def _remove_folder(name: str, pid: int) -> None:
+    if pid == os.getpid():
+        shutil.rmtree(name, ignore_errors=True)
+
+
 class SpooledSource(PathSource):
     """A temporary copy of content that could be read only once. Closing it deletes the copy."""
 
-    def __init__(self, folder: tempfile.TemporaryDirectory[str], path: Path) -> None:
+    def __init__(self, folder: _CopyFolder, path: Path) -> None:
         self._folder = folder
         super().__init__(path)
 
@@ -158,16 +179,17 @@ async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
         FileTooLargeError: The content is larger.
         FileTransferError: The content cannot be read.
     """
-    if isinstance(content, bytes):
-        source: UploadSource = BytesSource(content)
+    if isinstance(content, Buffer):
+        source: UploadSource = BytesSource(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
         source = await anyio.to_thread.run_sync(_open_path, _check_path(content), limit)
-    elif isinstance(content, (Readable, AsyncIterable)):
-        source = await _spool(content, limit)
+    elif isinstance(content, (Readable, AsyncIterable, Iterable)):
+        chunks = cast("Readable | AsyncIterable[Buffer] | Iterable[Buffer]", content)
+        source = await _spool(chunks, limit)
     else:
         raise FileTransferError(
             f"cannot upload a {type(content).__name__}",
-            hint="pass a path, bytes, an open binary file or an async iterator of bytes",
+            hint="pass a path, bytes, an open binary file or an iterator of bytes",
         )
     return source
 
@@ -181,7 +203,7 @@ def _check_path(content: str | os.PathLike[str]) -> Path:
 def _open_path(path: Path, limit: int) -> UploadSource:
     if not os.path.isdir(path):  # noqa: PTH112 - unlike Path, it accepts a name that is too long
         return PathSource(path)
-    folder = tempfile.TemporaryDirectory(prefix="cci-")
+    folder = _CopyFolder()
     try:
         packed = Path(folder.name, "content")
         _zip_folder(path, packed, limit)
@@ -203,11 +225,22 @@ def _zip_folder(folder: Path, target: Path, limit: int) -> None:
         check_folder_size(len(files), sum(path.stat().st_size for path in files), limit)
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
             for path in files:
-                packed.write(path, path.relative_to(folder))
+                name = path.relative_to(folder).as_posix()
+                if _is_utf8(name):
+                    packed.write(path, name)
+                else:
+                    logger.warning("the zip leaves out %r: its name is not UTF-8", name)
     except FileTransferError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that is not text
         raise _build_read_error(folder, error) from error
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def check_folder_size(files: int, size: int, limit: int) -> None:
@@ -234,15 +267,17 @@ def check_folder_size(files: int, size: int, limit: int) -> None:
         )
 
 
-async def _spool(content: Readable | AsyncIterable[bytes], limit: int) -> UploadSource:
-    folder = tempfile.TemporaryDirectory(prefix="cci-")
+async def _spool(
+    content: Readable | AsyncIterable[Buffer] | Iterable[Buffer], limit: int
+) -> UploadSource:
+    folder = _CopyFolder()
     path = Path(folder.name, "content")
     try:
         async with await anyio.open_file(path, "xb") as file:
             if isinstance(content, AsyncIterable):
-                chunks: AsyncIterable[bytes] = content
+                chunks: AsyncIterable[Buffer] = content
             else:
-                chunks = _read(content)
+                chunks = _read(content) if isinstance(content, Readable) else _iterate(content)
             size = 0
             async for chunk in chunks:
                 size = _check_chunk(size, chunk, limit)
@@ -251,6 +286,13 @@ async def _spool(content: Readable | AsyncIterable[bytes], limit: int) -> Upload
     except BaseException:
         folder.cleanup()
         raise
+
+
+async def _iterate(content: Iterable[Buffer]) -> AsyncIterator[Buffer]:
+    """Yield the chunks of a generator, which may block, from a worker thread."""
+    chunks, end = iter(content), object()
+    while (chunk := await anyio.to_thread.run_sync(next, chunks, end)) is not end:
+        yield cast("Buffer", chunk)
 
 
 async def _read(content: Readable) -> AsyncIterator[bytes]:
@@ -268,16 +310,15 @@ async def _read(content: Readable) -> AsyncIterator[bytes]:
 
 
 def _check_chunk(size: int, chunk: object, limit: int) -> int:
-    if not isinstance(chunk, bytes):
+    if not isinstance(chunk, Buffer):
         raise FileTransferError(
             f"the file returned {type(chunk).__name__} instead of bytes",
             hint="open the file in binary mode",
         )
-    if size + len(chunk) > limit:
-        raise FileTooLargeError(
-            f"the file is larger than {limit:,} bytes", size=size + len(chunk), limit=limit
-        )
-    return size + len(chunk)
+    size += chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
+    if size > limit:
+        raise FileTooLargeError(f"the file is larger than {limit:,} bytes", size=size, limit=limit)
+    return size
 
 
 def _raise(error: OSError) -> None:

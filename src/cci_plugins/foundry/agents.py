@@ -14,6 +14,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.log import logger
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError, FoundryError
@@ -133,7 +134,7 @@ async def run(
     environment: Environment | None = None,
     previous: Reply | None = None,
     rounds: int = ROUNDS,
-    timeout: timedelta = TIMEOUT,
+    timeout: Duration = TIMEOUT,
 ) -> Reply:
     """Send a question to an agent, and answer its requests for approval until it replies.
 
@@ -147,7 +148,7 @@ async def run(
         environment: The environment for the agent's code. By default the agent launches one.
         previous: The reply that this question follows.
         rounds: Most requests for approval.
-        timeout: Longest wait for each response.
+        timeout: Longest wait for each response, in seconds or as a `timedelta`.
 
     Returns:
         The agent's reply.
@@ -158,6 +159,7 @@ async def run(
         AuthenticationError: A role is missing.
         FoundryError: The agent failed, or did not answer.
     """
+    seconds = to_timedelta(timeout, "timeout").total_seconds()
     async with AsyncExitStack() as stack:
         client: Any = await _open_openai_client(stack, agent.project)
         reference = {"name": agent.name, "version": agent.version, "type": "agent_reference"}
@@ -169,7 +171,7 @@ async def run(
                 response = await client.responses.create(
                     input=next_input,
                     extra_body={"agent_reference": reference},
-                    timeout=timeout.total_seconds(),
+                    timeout=seconds,
                     **({} if previous_id is None else {"previous_response_id": previous_id}),
                 )
             responses.append(response.to_dict(warnings=False))

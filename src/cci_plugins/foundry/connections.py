@@ -21,7 +21,9 @@ from azure.mgmt.cognitiveservices.models import (
 )
 
 from cci_plugins.azure.credentials import KEY_HEADER, TokenCredential, validate_secret
-from cci_plugins.azure.pool_resource import PoolResource
+from cci_plugins.azure.gateway import find_gateway
+from cci_plugins.azure.options import Azure
+from cci_plugins.azure.pool_resource import CustomContainerError, PoolResource
 from cci_plugins.common.settings import Settings, get_variable_name
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.mcp_client.client import parse_endpoint_url
@@ -34,10 +36,6 @@ NAME = "code-interpreter"
 _CATEGORY, _AUTH = "RemoteTool", "CustomKeys"
 _FINGERPRINT_FIELD = "cci-key-fingerprint"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
-_GATEWAY = (
-    "switch its MCP server on; for a custom container start the gateway, cci serve --pool custom, "
-    "and connect to that: cci foundry connect --endpoint URL"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +202,15 @@ async def _resolve_target(
     if endpoint is None and key is None and pool is None:
         settings = Settings.read(check=False)
         endpoint, pool = settings.mcp_endpoint, settings.resource_id
-        if (
-            pool is None and settings.mcp_key is not None
-        ):  # else the key is read from the pool, where it is never outdated
-            key = settings.mcp_key.get_secret_value()
+        secret = settings.mcp_key
+        if settings.chosen_pool == "custom":  # the endpoint is a gateway's
+            secret = secret or settings.serve_key
+        elif pool is not None:
+            secret = None  # the key is read from the pool, where it is never outdated
+        key = None if secret is None else secret.get_secret_value()
     if pool is not None and (endpoint is None or key is None):
-        pool_endpoint, pool_key = await _read_pool(
-            pool, credential or project.sign_in, project.arm_endpoint, key
-        )
-        endpoint, key = endpoint or pool_endpoint, pool_key
+        azure = Azure(credential=credential or project.sign_in, endpoint=project.arm_endpoint)
+        endpoint, key = await _read_pool(pool, azure, endpoint, key)
     if endpoint is None or key is None:
         missing = get_variable_name("mcp_endpoint") if endpoint is None else "its key"
         raise ConfigurationError(
@@ -225,15 +223,17 @@ async def _resolve_target(
 
 
 async def _read_pool(
-    pool: str, credential: TokenCredential, arm: str, key: str | None
+    pool: str, azure: Azure, endpoint: str | None, key: str | None
 ) -> tuple[str, str]:
-    resource = PoolResource(pool, credential=credential, endpoint=arm)
+    """Return the endpoint and key of a pool, or of the gateway in front of a custom one."""
+    credential: Any = azure.credential
+    resource = PoolResource(pool, credential=credential, endpoint=azure.endpoint)
     try:
-        try:
-            endpoint = await resource.fetch_mcp_endpoint()
-        except ConfigurationError as error:
-            raise ConfigurationError(str(error), hint=_GATEWAY) from None
-        return endpoint, key or await resource.fetch_key()
+        pool_endpoint = await resource.fetch_mcp_endpoint()
+        return endpoint or pool_endpoint, key or await resource.fetch_key()
+    except CustomContainerError:
+        gateway = await find_gateway(pool, azure, endpoint=endpoint)
+        return gateway.endpoint, key or gateway.key
     finally:
         await resource.aclose()
 

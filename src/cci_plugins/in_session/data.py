@@ -76,6 +76,17 @@ def escape_surrogates(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
+def escape_values(value: Any) -> Any:
+    """Return a JSON value with all lone surrogates escaped."""
+    if isinstance(value, str):
+        return escape_surrogates(value)
+    if isinstance(value, dict):
+        return {escape_values(name): escape_values(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [escape_values(item) for item in value]
+    return value
+
+
 class DisplayBudget:
     """The bytes of table and chart data that one run may still send."""
 

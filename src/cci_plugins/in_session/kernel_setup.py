@@ -1,60 +1,184 @@
 """Setup of a kernel of the embedded pool before its first run.
 
 It is sent as source and uses the standard library only. It runs in the sandbox in a namespace of
-its own, so that it adds no names to the user's.
+its own, so that it adds no names to the user's. `plain_python`, `terminal_streams`, `interrupts`,
+`nested_loops` and `wide_tables` hold what sessions of other pools share.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from cci_plugins.in_session.background_output import BackgroundOutput
 from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.data import escape_surrogates, escape_values
+from cci_plugins.in_session.interrupts import InterruptGuard
+from cci_plugins.in_session.memory_limit import limit_memory
+from cci_plugins.in_session.message_bounds import bound_kernel_messages
+from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
+from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
+from cci_plugins.in_session.terminal_streams import (
+    TerminalStream,
+    adopt_streams,
+    find_descriptor,
+    restore_streams,
+)
+from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MAX_MESSAGE_CHARACTERS = 1 << 20
+BACKGROUND_MESSAGE = "cci_background"
+# Our programs import these later. A file of the user with such a name must not be found first.
+OWN_IMPORTS = ("ssl", "http.client", "urllib.request", "shutil", "subprocess", "secrets")
 
 
-def bound_messages(stream: Any, limit: int) -> None:
-    """Bound the messages of a stream's class to `MAX_MESSAGE_CHARACTERS`, a run to `limit`.
+class SessionStreams:
+    """The streams of a kernel: adopted as the session's own, bounded, and assigned to a run.
 
-    Without it, one huge print becomes one huge message, which the host refuses. Endless output
+    Without bounds, one huge print becomes one huge message, which the host refuses. Endless output
     fills the session's memory faster than the host can read it. The limit is above the host's
     own, so that the host still notices the excess and stops the run. Lone surrogates are escaped,
     because Jupyter's JSON cannot encode them and would drop the whole output.
 
+    What is written between two runs waits for the next run of the user.
+
     Args:
-        stream: The kernel's standard output. Standard error has the same class.
+        shell: IPython's shell.
         limit: Largest number of characters to send in one run.
     """
-    stream_class = type(stream)
-    schedule_flush = stream_class._schedule_flush  # noqa: SLF001
-    sent: dict[str, Any] = {"run": None, "characters": 0}
-    flush_buffers = stream_class._flush_buffers  # noqa: SLF001 - ipykernel has no public hook
 
-    def flush_bounded(self: Any) -> Iterator[tuple[Any, str]]:
-        for parent, text in flush_buffers(self):
-            if sent["run"] != parent.get("msg_id"):
-                sent.update(run=parent.get("msg_id"), characters=0)
-            safe = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-            for start in range(0, len(safe), MAX_MESSAGE_CHARACTERS):
-                if sent["characters"] <= limit:
-                    sent["characters"] += min(len(safe), MAX_MESSAGE_CHARACTERS)
-                    yield parent, safe[start : start + MAX_MESSAGE_CHARACTERS]
+    def __init__(self, shell: Any, limit: int) -> None:
+        self._shell = shell
+        self._limit = limit
+        self._header: Any = None
+        self._sent = 0
+        self._background = BackgroundOutput()
+        self._streams = (sys.stdout, sys.stderr)
 
-    def flush_early(self: Any) -> None:
-        schedule_flush(self)
-        with self._buffer_lock:  # the sending thread could close a buffer meanwhile
-            waiting = sum(buffer.tell() for buffer in self._buffers.values())
-        if waiting > MAX_MESSAGE_CHARACTERS:
-            self.flush()  # it waits: else code that prints fast fills its own memory
+    def install(self) -> None:
+        """Adopt the kernel's streams, and follow the start and end of every run."""
+        stream_class = self._build_class(type(sys.stdout))
+        for stream in self._streams:
+            stream.__class__ = stream_class
+        adopt_streams(*self._streams)
+        self._shell.cci_streams = self._streams
+        kernel = self._shell.kernel
+        set_parent, end_request = self._shell.set_parent, kernel.post_handler_hook
 
-    stream_class._flush_buffers = flush_bounded  # noqa: SLF001
-    stream_class._schedule_flush = flush_early  # noqa: SLF001
+        def start_run(parent: Any) -> None:
+            for stream in self._streams:
+                vars(stream).pop("write", None)  # IPython left it there after the setup
+            restore_streams(*self._streams, parent)
+            set_parent(parent)
+            adopt_streams(*self._shell.cci_streams)
+            if parent.get("header", {}).get("msg_type") == "execute_request":
+                self._start_run(parent)
+
+        def end_run() -> None:
+            self._header = None
+            end_request()
+
+        self._shell.set_parent, kernel.post_handler_hook = start_run, end_run
+        do_execute = kernel.do_execute
+
+        async def execute_and_flush(*arguments: Any, **options: Any) -> Any:
+            try:
+                return await do_execute(*arguments, **options)
+            finally:
+                self.flush()  # ipykernel flushes what the code put in their place
+
+        kernel.do_execute = execute_and_flush
+
+    def flush(self) -> None:
+        """Send everything that was written."""
+        for stream in self._streams:
+            stream.flush()
+
+    def _start_run(self, parent: Any) -> None:
+        self.flush()
+        self._header, self._sent = parent["header"], 0
+        if parent.get("content", {}).get("silent") or is_own_call(parent["content"]["code"]):
+            return
+        texts = self._background.take()
+        if texts:
+            kernel = self._shell.kernel
+            kernel.session.send(kernel.iopub_socket, BACKGROUND_MESSAGE, texts, parent=parent)
+
+    def _build_class(self, base: Any) -> Any:
+        """Build the class of the streams from ipykernel's."""
+        manager = self
+
+        class SessionStream(TerminalStream, base):  # type: ignore[misc]
+            """ipykernel's stream as a stream of a terminal program."""
+
+            def fileno(self) -> int:
+                """Return 1 or 2."""
+                self_base: Any = super()
+                return find_descriptor(self) if self._should_watch else int(self_base.fileno())
+
+            def write(self, text: str) -> int:
+                """Write text unless the code closed the stream."""
+                self.check_open()
+                super().write(text)
+                return len(text)
+
+            def writelines(self, lines: Any) -> None:
+                """Write each line."""
+                for line in lines:
+                    self.write(line)
+
+            def _flush_buffers(self) -> Iterator[tuple[Any, str]]:
+                for parent, text in super()._flush_buffers():
+                    yield from manager.bound(self, parent, text)
+
+            def _schedule_flush(self) -> None:
+                super()._schedule_flush()
+                with self._buffer_lock:  # the sending thread could close a buffer meanwhile
+                    waiting = sum(buffer.tell() for buffer in self._buffers.values())
+                if waiting > MAX_MESSAGE_CHARACTERS:
+                    self.flush()  # it waits: else code that prints fast fills its own memory
+
+        return SessionStream
+
+    def bound(self, stream: Any, parent: Any, text: str) -> Iterator[tuple[Any, str]]:
+        """Yield the chunks of a text to send now."""
+        safe = text if text.isascii() else escape_surrogates(text)
+        is_child = os.getpid() != stream._master_pid  # noqa: SLF001 - it has no later run
+        if self._header is None and not is_child:
+            self._background.add(stream.name, safe)
+            return
+        parent = self._header or parent  # a task prints under the header of its first run
+        for start in range(0, len(safe), MAX_MESSAGE_CHARACTERS):
+            if self._sent <= self._limit:
+                self._sent += min(len(safe), MAX_MESSAGE_CHARACTERS)
+                yield parent, safe[start : start + MAX_MESSAGE_CHARACTERS]
+
+
+def is_own_call(code: str) -> bool:
+    """Return whether code is a call of our own, whose caller drops what others print."""
+    return "(lambda ns:['main' in ns or exec(" in code
+
+
+def escape_messages(session: Any) -> None:
+    """Escape lone surrogates in all messages. Jupyter's JSON raises an error at the first."""
+    pack = session.pack
+
+    def pack_escaped(content: Any) -> Any:
+        try:
+            return pack(content)
+        except UnicodeEncodeError:
+            return pack(escape_values(content))
+
+    session.pack = pack_escaped
 
 
 def refuse_input(*_: Any, **__: Any) -> str:
@@ -62,7 +186,9 @@ def refuse_input(*_: Any, **__: Any) -> str:
     raise EOFError("input() is not available here: nobody can answer; put the value in the code")
 
 
-def install(shell: Any, preload: list[str], limit: int, proxy_socket: str | None) -> None:
+def install(
+    shell: Any, preload: list[str], limit: int, proxy_socket: str | None, memory_bytes: int
+) -> None:
     """Set up one kernel.
 
     Args:
@@ -70,19 +196,27 @@ def install(shell: Any, preload: list[str], limit: int, proxy_socket: str | None
         preload: Modules to import. A module that is not installed is skipped.
         limit: Largest number of characters that one run may send.
         proxy_socket: The Unix socket of the egress proxy, or None.
+        memory_bytes: Memory of the session.
     """
     if proxy_socket is not None:
         start_proxy_relay(proxy_socket)
         shell.cci_proxy_socket = proxy_socket  # file transfers connect to it without the relay
-    bound_messages(sys.stdout, limit)
+    escape_messages(shell.kernel.session)
+    bound_kernel_messages(shell, sys.stdout)
+    InterruptGuard(shell).install()
+    SessionStreams(shell, limit).install()
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory
     shell.kernel.raw_input = shell.kernel.getpass = refuse_input
     warnings.filterwarnings("ignore", "To exit: use")  # it is about a prompt that nobody sees
     warnings.filterwarnings("ignore", "Output cache limit")  # IPython limits its own cache
     shell.run_line_magic("colors", "NoColor")
     register_data_formatters(shell)
-    for name in preload:
-        try:
+    loop = asyncio.get_running_loop()
+    allow_nested_loops(lambda: loop)
+    call_when_imported("anyio", partial(allow_in_anyio, lambda: loop))
+    show_wide_tables()
+    for name in (*OWN_IMPORTS, *preload):
+        with suppress(ImportError):
             importlib.import_module(name)
-        except ImportError:
-            continue
+    set_up_shell(shell, str(Path.cwd()))
+    limit_memory(shell.kernel, memory_bytes)

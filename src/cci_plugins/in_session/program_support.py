@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("/mnt/data")
+WORKING_DIRECTORY_LINK = "/proc/self/cwd"  # what `/mnt/data` leads to in our image
 
 
 def find_session_folder(shell: Any) -> Path:
@@ -20,8 +21,13 @@ def find_session_folder(shell: Any) -> Path:
     Args:
         shell: IPython's shell.
     """
-    is_usual = FOLDER.is_dir() and os.access(FOLDER, os.W_OK)
+    is_usual = FOLDER.is_dir() and os.access(FOLDER, os.W_OK) and not _is_working_directory(FOLDER)
     return (FOLDER if is_usual else Path(getattr(shell, "starting_dir", "."))).resolve()
+
+
+def _is_working_directory(path: Path) -> bool:
+    """Return whether a path leads to the folder that the code works in, which it may change."""
+    return path.is_symlink() and os.readlink(path) == WORKING_DIRECTORY_LINK  # noqa: PTH115 - as text
 
 
 def write_progress(marker: str, done: int) -> None:

@@ -6,36 +6,56 @@ import base64
 import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from cci_plugins.in_session.streams import StreamBuffer
+from cci_plugins.in_session.background_output import BackgroundOutput
+from cci_plugins.in_session.data import escape_surrogates, escape_values
+from cci_plugins.in_session.message_bounds import (
+    MAX_NOTES,
+    bound_forms,
+    bound_traceback,
+    cut_text,
+)
+from cci_plugins.in_session.output_log import OutputLog, StreamWriter
+from cci_plugins.in_session.terminal_streams import TerminalStream, find_descriptor
 
 RESULT_CHARACTERS = 32 << 20  # of all displays of one run
+STREAM_CHARACTERS = 6_000_000
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class CapturingStream(io.TextIOBase):
-    """Replacement of `sys.stdout` or `sys.stderr` that keeps what a run writes.
+class CapturingStream(TerminalStream, io.TextIOBase):
+    """Replacement of `sys.stdout` or `sys.stderr` that keeps what is written.
 
     It is installed once for all runs, since loggers keep the stream that they were made with.
+
+    Args:
+        original: The kernel's stream, which leads to the pool.
+        name: `stdout` or `stderr`.
+        background: Keeps what is written while no run captures it.
     """
 
-    encoding = "utf-8"
-
-    def __init__(self, original: Any) -> None:
+    def __init__(self, original: Any, name: str, background: BackgroundOutput) -> None:
         self.original = original
-        self.capture_buffer: StreamBuffer | None = None
+        self.name = f"<{name}>"
+        self.capture_buffer: StreamWriter | None = None
+        self._stream_name = name
+        self._background = background
         self._pid = os.getpid()
 
     def write(self, text: str) -> int:
-        """Keep a chunk during a run, and pass it on at any other time."""
+        """Keep a chunk for the run, or for the next one."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        # The buffer of a forked child would be lost with it.
-        if self.capture_buffer is None or os.getpid() != self._pid:
+        self.check_open()
+        if os.getpid() != self._pid:  # the buffer of a forked child would be lost with it
             self.original.write(text)
+        elif self.capture_buffer is None:
+            self._background.add(self._stream_name, escape_surrogates(text))
         else:
-            self.capture_buffer.add(text)
+            self.capture_buffer.add(escape_surrogates(text))
         return len(text)
 
     def flush(self) -> None:
@@ -47,49 +67,81 @@ class CapturingStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """Return the original's descriptor. What is written there goes to the pool."""
-        return int(self.original.fileno())
+        """Return the descriptor. What is written there goes to the pool."""
+        return find_descriptor(self.original)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
 
 
 class RunCapture:
-    """Displays and error of one run."""
+    """Streams, displays and error of one run.
 
-    def __init__(self) -> None:
-        self.results: list[dict[str, Any]] = []
+    Attributes:
+        stdout: Where standard output is written.
+        stderr: Where standard error is written.
+        error: The exception that ended the code, once it was shown.
+        timed_out: Whether the code was interrupted.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._log = OutputLog(STREAM_CHARACTERS, RESULT_CHARACTERS)
+        self._notes: list[str] = []
+        self.stdout = StreamWriter(self._log, "stdout")
+        self.stderr = StreamWriter(self._log, "stderr")
         self.error: dict[str, str] | None = None
-        self.budget = RESULT_CHARACTERS
-        self.dropped = 0
         self.timed_out = False
 
-    def add_result(self, data: dict[str, Any], *, is_main: bool) -> None:
-        """Keep a display, as far as the budget allows."""
-        encoded = {kind: _encode_value(value) for kind, value in data.items() if value is not None}
-        size = sum(
-            len(value if isinstance(value, str) else repr(value)) for value in encoded.values()
-        )
-        if size > self.budget:
-            self.dropped += 1
-        elif encoded:
-            self.budget -= size
-            self.results.append({"data": encoded, "isMain": is_main})
+    @contextmanager
+    def replace_displays(self) -> Iterator[None]:
+        """Receive what IPython displays, clears and raises."""
+        shell = self._shell
+        shell._showtraceback = self.set_error  # noqa: SLF001 - IPython has no public hook
+        shell.display_pub.publish = self.publish
+        shell.display_pub.clear_output = self.clear_output
+        shell.displayhook.write_format_data = self.add_main_result
+        try:
+            yield
+        finally:
+            del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
+            del shell.display_pub.clear_output, shell.displayhook.write_format_data
 
-    def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
+    def publish(
+        self,
+        data: dict[str, Any],
+        *_: Any,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **__: Any,
+    ) -> None:
         """Replace `display_pub.publish`."""
-        self.add_result(data, is_main=False)
+        display_id = str((transient or {}).get("display_id") or "")
+        forms, size = self._encode_forms(data)
+        if not forms:
+            return
+        if update and display_id:
+            self._log.update_display(forms, size, display_id)
+        else:
+            self._log.add_display(forms, size, display_id=display_id)
 
     def add_main_result(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
         """Replace `displayhook.write_format_data`."""
-        self.add_result(data, is_main=True)
+        forms, size = self._encode_forms(data)
+        if forms:
+            self._log.add_display(forms, size, is_main=True)
+
+    def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's
+        """Replace `display_pub.clear_output`."""
+        self._shell.cci_shown_images.forget()
+        self._log.clear(wait=wait)
 
     def set_error(self, kind: type[BaseException], value: object, lines: list[str]) -> None:
         """Replace `shell._showtraceback`."""
         self.error = {
             "name": kind.__name__,
-            "message": str(value),
-            "traceback": COLOURS.sub("", "\n".join(lines)),
+            "message": escape_surrogates(cut_text(str(value))),
+            "traceback": escape_surrogates(COLOURS.sub("", "\n".join(bound_traceback(lines)))),
         }
 
     def build_report(self, timeout: float) -> dict[str, Any]:
@@ -103,15 +155,37 @@ class RunCapture:
                 "variables and files are kept",
                 "traceback": "" if self.error is None else self.error["traceback"],
             }
-        note = f"{self.dropped} displayed results were too large to keep"
+        dropped = self._log.dropped_displays
+        if dropped:
+            self._notes.append(f"{dropped} displayed results were too large to keep")
         return {
-            "results": self.results,
+            "stdout": self.stdout.get_text(),
+            "stderr": self.stderr.get_text(),
+            "results": [
+                {"data": display["data"], "isMain": display["is_main"]}
+                for display in self._log.get_displays()
+            ],
+            "order": self._log.build_order(),
             "error": self.error,
             "status": status,
             "state": "kept",
             "isolation": "",
-            "notes": [note] if self.dropped else [],
+            "droppedCharacters": self.stdout.dropped_characters + self.stderr.dropped_characters,
+            "notes": self._notes,
         }
+
+    def _encode_forms(self, data: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Return the forms that fit as JSON values, and their characters."""
+        forms = escape_values(
+            {kind: _encode_value(value) for kind, value in data.items() if value is not None}
+        )
+        forms, notes = bound_forms(forms)
+        if len(self._notes) < MAX_NOTES:
+            self._notes += notes
+        size = sum(
+            len(value if isinstance(value, str) else repr(value)) for value in forms.values()
+        )
+        return forms, size
 
 
 def _encode_value(value: Any) -> Any:

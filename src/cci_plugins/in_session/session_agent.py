@@ -22,19 +22,34 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
+from types import FrameType
 from typing import Any
 
+from cci_plugins.in_session.background_output import BackgroundOutput, describe_background
 from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.interrupts import (
+    contain_exits,
+    interrupt_children_after,
+    is_user_frame,
+)
+from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
+from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.program_support import find_session_folder, write_answer
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
-from cci_plugins.in_session.streams import StreamBuffer, compute_sha256, select_files_to_hash
+from cci_plugins.in_session.streams import (
+    compute_sha256,
+    select_files_to_hash,
+    select_files_to_report,
+)
+from cci_plugins.in_session.terminal_streams import adopt_streams, restore_streams
+from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MODULE_NAME = "_cci"
-STREAM_CHARACTERS = 6_000_000
-MAX_FILES = 20_000
+CHILD_SECONDS = 0.2  # from an interrupt until child processes are interrupted
+MAX_FILES = 50_000  # as SandboxLimits.file_count
 
 
 class SessionAgent:
@@ -53,14 +68,37 @@ class SessionAgent:
         # By run. None: it must never begin. "": it began, and has no report now.
         self._reports: dict[str, str | None] = {}
         self._rejected_runs: set[str] = set()
+        self._run_count = 0
         self._folder = find_session_folder(shell)
         os.chdir(self._folder)
-        self._out, self._err = CapturingStream(sys.stdout), CapturingStream(sys.stderr)
-        sys.stdout, sys.stderr = self._out, self._err
+        os.environ.setdefault("SESSION_FOLDER", str(self._folder))
+        self._background = BackgroundOutput()
+        self._out = CapturingStream(sys.stdout, "stdout", self._background)
+        self._err = CapturingStream(sys.stderr, "stderr", self._background)
+        self._loop = find_running_loop()
+        shell.cci_streams = (self._out, self._err)
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # about IPython's own cache
+        self.restore_streams()
         with suppress(Exception):
             register_data_formatters(shell)
+        with suppress(Exception):  # another kernel than IPython's may lack what it needs
+            show_wide_tables()
+            allow_nested_loops(self._find_loop)
+            call_when_imported("anyio", partial(allow_in_anyio, self._find_loop))
+            if self._loop is not None:
+                contain_exits(self._loop)
+            set_up_shell(shell, str(self._folder))
+
+    def restore_streams(self) -> None:
+        """Put the session's streams back, which the code of an earlier run may have replaced."""
+        parent = None
+        with suppress(Exception):
+            parent = self._shell.get_parent()
+        for stream in (self._out.original, self._err.original):
+            if parent is not None and hasattr(stream, "set_parent"):
+                stream.set_parent(parent)
+        restore_streams(self._out, self._err)
 
     def run(
         self,
@@ -95,11 +133,12 @@ class SessionAgent:
         if self._accept_run(marker, run, code, instance):
             with self._capture_run(run, timeout) as capture:
                 task = asyncio.ensure_future(self._run_cell(code))
-                await asyncio.wait({task}, timeout=timeout)
-                if not task.done():
-                    capture.timed_out = True
-                    task.cancel()
-                    await asyncio.wait({task})
+                with self._enforce_timeout(capture, timeout, task):
+                    await asyncio.wait({task}, timeout=timeout)
+                    while not task.done():
+                        capture.timed_out = True
+                        task.cancel()
+                        await asyncio.wait({task}, timeout=1.0)
                 self._record_error(capture, None if task.cancelled() else task.result())
             self.emit_report(marker, run, 0, max_chars)
 
@@ -143,13 +182,15 @@ class SessionAgent:
         """Send a chunk of a file."""
         try:
             with self._resolve_path(name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                before = os.fstat(file.fileno())
                 file.seek(at)
                 chunk = base64.b64encode(file.read(length)).decode()
+                after = os.fstat(file.fileno())
         except OSError:
             self._answer(marker, {"missing": True})
         else:
-            self._answer(marker, {"at": at, "total": size}, chunk)
+            stamps = [before.st_mtime_ns, after.st_mtime_ns]
+            self._answer(marker, {"at": at, "total": before.st_size, "stamps": stamps}, chunk)
 
     def remove(self, marker: str, name: str) -> None:
         """Remove a file."""
@@ -169,7 +210,8 @@ class SessionAgent:
                 path.unlink(missing_ok=True)
         self._shell.reset(new_session=True)
         self._answer(marker, {})
-        sys.stdout, sys.stderr = self._out.original, self._err.original
+        adopt_streams(self._out.original, self._err.original)
+        self._shell.cci_streams = (self._out.original, self._err.original)
         sys.modules.pop(MODULE_NAME, None)
 
     def _accept_run(self, marker: str, run: str, code: str, instance: str | None) -> bool:
@@ -187,43 +229,52 @@ class SessionAgent:
     @contextmanager
     def _capture_run(self, run: str, timeout: float) -> Iterator[RunCapture]:
         """Capture output and displays, and store the report at the end."""
-        capture, shell, before = RunCapture(), self._shell, self._scan()
+        capture, before = RunCapture(self._shell), self._scan()
         self._reports[run] = ""  # it began, so it must not begin again
-        self._out.capture_buffer, self._err.capture_buffer = out, err = (
-            StreamBuffer(STREAM_CHARACTERS),
-            StreamBuffer(STREAM_CHARACTERS),
-        )
-        shell._showtraceback = capture.set_error  # noqa: SLF001 - IPython has no public hook
-        shell.display_pub.publish = capture.publish
-        shell.displayhook.write_format_data = capture.add_main_result
+        self._run_count += 1
+        self._out.capture_buffer, self._err.capture_buffer = capture.stdout, capture.stderr
+        background = self._background.take()
+        for name, text in background.items():
+            getattr(capture, name).add(text)
         started = time.perf_counter()
         try:
-            yield capture
+            with capture.replace_displays():
+                yield capture
         finally:
             duration = time.perf_counter() - started
+            self.restore_streams()
             self._out.capture_buffer = self._err.capture_buffer = None
-            del shell._showtraceback, shell.display_pub.publish  # noqa: SLF001 - the same
-            del shell.displayhook.write_format_data
         after = self._scan()
-        changed = [name for name in sorted(after) if before.get(name) != after[name]]
+        changed, notes = select_files_to_report(
+            {name: stamp[2] for name, stamp in after.items() if before.get(name) != stamp}
+        )
         hashed = select_files_to_hash([(name, after[name][0]) for name in changed])
         report = capture.build_report(timeout)
+        report["notes"] += notes
         report |= {
-            "stdout": out.get_text(),
-            "stderr": err.get_text(),
             "files": [
                 self._describe_changed_file(name, after[name], is_hashed=name in hashed)
                 for name in changed
             ],
             "instance": self.instance,
             "duration": duration,
-            "droppedCharacters": out.dropped_characters + err.dropped_characters,
+            "executionCount": self._run_count,
         }
+        if background:
+            report["notes"].append(describe_background(sum(map(len, background.values()))))
         self._store_report(run, report)
 
     @contextmanager
-    def _enforce_timeout(self, capture: RunCapture, timeout: float) -> Iterator[None]:
-        """Interrupt the code after its time, and every second while it continues."""
+    def _enforce_timeout(
+        self, capture: RunCapture, timeout: float, task: asyncio.Future[Any] | None = None
+    ) -> Iterator[None]:
+        """Interrupt the code after its time, and every second while it continues.
+
+        Args:
+            capture: The run.
+            timeout: Its time in seconds.
+            task: The task of code that awaits. Its waiting is cancelled, only its own code raises.
+        """
         if threading.current_thread() is not threading.main_thread() or not hasattr(
             signal, "setitimer"
         ):
@@ -231,15 +282,16 @@ class SessionAgent:
             return
         armed = True
 
-        def interrupt(*_: Any) -> None:
-            if armed:
+        def interrupt(_: int, frame: FrameType | None) -> None:
+            if armed and (task is None or is_user_frame(frame, self._shell.user_ns)):
                 capture.timed_out = True
                 raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGALRM, interrupt)
         signal.setitimer(signal.ITIMER_REAL, timeout, 1.0)
         try:
-            yield
+            with interrupt_children_after(timeout + CHILD_SECONDS):
+                yield
         except KeyboardInterrupt:  # the timer fired just after the code had ended
             if not capture.timed_out:
                 raise
@@ -261,6 +313,10 @@ class SessionAgent:
             )
         finally:
             shell.events.trigger("post_execute")
+
+    def _find_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop on which the kernel runs its cells."""
+        return self._loop
 
     def _record_error(self, capture: RunCapture, result: Any) -> None:
         """Record an error that IPython showed in another way than by a traceback."""
@@ -290,7 +346,7 @@ class SessionAgent:
             self._shell.user_ns["_i"] = code
 
     def _describe_changed_file(
-        self, name: str, stamp: tuple[int, int], *, is_hashed: bool
+        self, name: str, stamp: tuple[int, int, int], *, is_hashed: bool
     ) -> dict[str, Any]:
         info = _build_file_info(name, stamp)
         if is_hashed:
@@ -304,9 +360,9 @@ class SessionAgent:
             raise OSError(f"the name {name!r} leads out of the session's folder")
         return path
 
-    def _scan(self) -> dict[str, tuple[int, int]]:
-        """Return size in bytes and time in nanoseconds of every regular file."""
-        found: dict[str, tuple[int, int]] = {}
+    def _scan(self) -> dict[str, tuple[int, int, int]]:
+        """Return size in bytes and times of change in nanoseconds of every regular file."""
+        found: dict[str, tuple[int, int, int]] = {}
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder, name)
@@ -314,7 +370,7 @@ class SessionAgent:
                     entry = path.lstat()
                     if stat.S_ISREG(entry.st_mode):
                         relative = path.relative_to(self._folder).as_posix()
-                        found[relative] = (entry.st_size, entry.st_mtime_ns)
+                        found[relative] = (entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns)
             if len(found) > MAX_FILES:
                 break
         return found
@@ -337,9 +393,18 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
     Returns:
         An awaitable for `run_async`, otherwise None.
     """
-    return getattr(get_agent(shell), job.pop("verb"))(marker, **job)
+    agent = get_agent(shell)
+    agent.restore_streams()
+    return getattr(agent, job.pop("verb"))(marker, **job)
 
 
-def _build_file_info(name: str, stamp: tuple[int, int]) -> dict[str, Any]:
+def find_running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running event loop, or None."""
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None
+
+
+def _build_file_info(name: str, stamp: tuple[int, int, int]) -> dict[str, Any]:
     modified = datetime.fromtimestamp(stamp[1] / 1e9, UTC).isoformat()
     return {"name": name, "size": stamp[0], "mediaType": "", "modifiedAt": modified, "sha256": None}

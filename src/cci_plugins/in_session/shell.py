@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from cci_plugins.in_session.program_support import find_session_folder, write_answer
+from cci_plugins.in_session.program_support import FOLDER, find_session_folder, write_answer
 from cci_plugins.in_session.streams import StreamBuffer
 
 DRAIN_SECONDS = 0.5  # for the last output, once the shell has ended
@@ -115,10 +115,25 @@ class _OutputReader:
             return self._buffer.get_text(), self._buffer.dropped_characters
 
 
+def find_path(folder: Path, path: str) -> Path:
+    """Return a path, below the session's folder where `/mnt/data` is only a name for it.
+
+    Args:
+        folder: The session's folder.
+        path: An absolute path.
+    """
+    found = Path(path)
+    is_named = found == FOLDER or FOLDER in found.parents
+    return folder / found.relative_to(FOLDER) if is_named and folder != FOLDER else found
+
+
 def find_targets(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Find where files would be written, and create the folders above them."""
     return {
-        "found": [_run_operation(_prepare_target, folder, Path(path)) for path in job["paths"]]
+        "found": [
+            _run_operation(_prepare_target, folder, find_path(folder, path))
+            for path in job["paths"]
+        ]
     }, ""
 
 
@@ -135,7 +150,10 @@ def _prepare_target(folder: Path, path: Path) -> dict[str, Any]:
 def place(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Copy files of the folder to their paths, each whole or not at all."""
     return {
-        "found": [_run_operation(_place, folder / name, Path(path)) for name, path in job["pairs"]]
+        "found": [
+            _run_operation(_place, folder / name, find_path(folder, path))
+            for name, path in job["pairs"]
+        ]
     }, ""
 
 
@@ -143,7 +161,8 @@ def _place(source: Path, path: Path) -> dict[str, Any]:
     path = path.resolve()
     part = path.with_name(source.name)
     try:
-        shutil.copyfile(source, part)
+        if part != source:  # else the source lies in the target's folder already
+            shutil.copyfile(source, part)
         if path.exists():
             shutil.copymode(path, part)
         part.replace(path)
@@ -155,7 +174,9 @@ def _place(source: Path, path: Path) -> dict[str, Any]:
 def find_sources(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Find files to read."""
     return {
-        "found": [_run_operation(_check_source, folder, Path(path)) for path in job["paths"]]
+        "found": [
+            _run_operation(_check_source, folder, find_path(folder, path)) for path in job["paths"]
+        ]
     }, ""
 
 
@@ -173,7 +194,8 @@ def collect(folder: Path, job: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Copy files into the folder, so that the client can download them."""
     return {
         "found": [
-            _run_operation(_collect, Path(path), folder / name) for path, name in job["pairs"]
+            _run_operation(_collect, find_path(folder, path), folder / name)
+            for path, name in job["pairs"]
         ]
     }, ""
 

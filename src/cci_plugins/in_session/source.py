@@ -6,8 +6,25 @@ import re
 from functools import cache
 from pathlib import Path
 
-# These show tables and charts as data. Every kind of session runs the same ones.
-DATA_FORMAT_MODULES = ("in_session/data.py", "in_session/tables.py", "in_session/charts.py")
+# These bound output, and show tables and charts as data. Every kind of session runs the same ones.
+DATA_FORMAT_MODULES = (
+    "in_session/streams.py",
+    "in_session/message_bounds.py",
+    "in_session/import_hooks.py",
+    "in_session/data.py",
+    "in_session/tables.py",
+    "in_session/figures.py",
+    "in_session/charts.py",
+)
+# These make ordinary Python behave in IPython, in every kind of session.
+PLAIN_PYTHON_MODULES = (
+    "in_session/script_comment.py",
+    "in_session/plain_python.py",
+    "in_session/terminal_streams.py",
+    "in_session/interrupts.py",
+    "in_session/nested_loops.py",
+    "in_session/wide_tables.py",
+)
 _PACKAGE_IMPORT = re.compile(r"^from cci_plugins[.\w]* import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 
 

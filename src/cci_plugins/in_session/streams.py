@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import IO
 
+MAX_REPORTED_FILES = 2_000  # that one run changed
 MAX_HASHED_FILE_BYTES = 16 << 20  # largest file that is hashed after a run
 MAX_HASHED_RUN_BYTES = 64 << 20  # of all files that are hashed after one run
 
@@ -26,6 +27,21 @@ def select_files_to_hash(sizes: list[tuple[str, int]]) -> set[str]:
     return chosen
 
 
+def select_files_to_report(times: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Select the newest of the files that a run changed.
+
+    Args:
+        times: Names and times of change.
+
+    Returns:
+        The names in order, at most `MAX_REPORTED_FILES`, and a note if files are left out.
+    """
+    names = sorted(times, key=times.__getitem__, reverse=True)[:MAX_REPORTED_FILES]
+    left_out = len(times) - len(names)
+    note = f"{left_out:,} older files that the run changed are not reported; list them all"
+    return sorted(names), [note] if left_out else []
+
+
 def compute_sha256(file: IO[bytes]) -> str:
     """Return the hex digest of a file's first `MAX_HASHED_FILE_BYTES` bytes.
 
@@ -35,7 +51,12 @@ def compute_sha256(file: IO[bytes]) -> str:
 
 
 class StreamBuffer:
-    """A bounded stream that keeps its head and, once that is full, its latest part."""
+    """A bounded stream that keeps its head and, once that is full, its latest part.
+
+    Attributes:
+        total: Characters that were added.
+        lost: Characters that were sent but never arrived here.
+    """
 
     def __init__(self, limit: int) -> None:
         self._head_remaining = limit * 3 // 4
@@ -43,6 +64,7 @@ class StreamBuffer:
         self._head: list[str] = []
         self._tail = ""
         self.total = 0
+        self.lost = 0
 
     def add(self, text: str) -> None:
         """Append a chunk."""
@@ -57,13 +79,21 @@ class StreamBuffer:
     @property
     def dropped_characters(self) -> int:
         """Characters between head and tail that were not kept."""
-        return self.total - sum(map(len, self._head)) - len(self._tail)
+        return self.total + self.lost - sum(map(len, self._head)) - len(self._tail)
 
     def get_text(self) -> str:
         """Return the stream. If it was too long, a line between head and tail counts the rest."""
-        gap = (
-            f"\n[... {self.dropped_characters:,} characters not kept ...]\n"
-            if self.dropped_characters
-            else ""
-        )
-        return "".join(self._head) + gap + self._tail
+        return "".join(self._head) + self._format_gap() + self._tail
+
+    def get_lengths(self) -> tuple[int, int, int]:
+        """Return the lengths of head, gap and tail in the text."""
+        return sum(map(len, self._head)), len(self._format_gap()), len(self._tail)
+
+    def _format_gap(self) -> str:
+        dropped = self.dropped_characters
+        return format_gap(dropped) if dropped else ""
+
+
+def format_gap(dropped: int) -> str:
+    """Return the line that stands for characters that were not kept."""
+    return f"\n[... {dropped:,} characters not kept ...]\n"

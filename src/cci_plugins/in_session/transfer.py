@@ -160,7 +160,14 @@ class Upload:
         Args:
             blocks: Blocks that earlier jobs have sent, or None for the first job.
         """
-        size = self._path.stat().st_size
+        before = self._path.stat()
+        report = self._send(before.st_size, blocks)
+        after = self._path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise TransferFault("changed", "the file changed during the transfer")
+        return report
+
+    def _send(self, size: int, blocks: int | None) -> dict[str, Any]:
         if blocks is None and size <= MAX_SINGLE_PUT:
             try:
                 return {"size": size, "sha256": self._put_whole(size)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from langchain_core.messages import ToolMessage
 from langchain_core.messages.content import create_image_block, create_text_block
@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from cci_plugins.common import event_loop
-from cci_plugins.core.conversation import DEFAULT_KEY
-from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.conversation import DEFAULT_KEY, SessionKey, is_named
+from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.tools import execute_code
@@ -74,18 +74,23 @@ class CodeInterpreterTool(BaseTool):
     description: str = execute_code.DESCRIPTION
     args_schema: ArgsSchema | None = CodeInput
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
 
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
     on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     @override
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         if self.description == execute_code.DESCRIPTION:
             self.description = execute_code.build_description(self.options, self.interpreter)
+
+    @override
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy the tool. The copy calls the same functions of the application."""
+        return super().__deepcopy__({id(self.on_output): self.on_output, **(memo or {})})
 
     @override
     def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
@@ -134,9 +139,10 @@ class CodeInterpreterTool(BaseTool):
         return message, reply.execution
 
 
-def resolve_key(config: RunnableConfig, fallback_key: str) -> str:
+def resolve_key(config: RunnableConfig, fallback_key: SessionKey) -> str:
     """Return the session key: of `use_session`, else the graph's thread, else the fallback."""
-    resolver = SessionKeyResolver("langchain", fallback_key=fallback_key or DEFAULT_KEY)
+    chosen = fallback_key if is_named(fallback_key) else DEFAULT_KEY
+    resolver = SessionKeyResolver("langchain", fallback_key=chosen)
     return resolver.resolve((config.get("configurable") or {}).get("thread_id"))
 
 

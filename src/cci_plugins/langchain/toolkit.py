@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
 from cci_plugins.common import event_loop
-from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.conversation import SessionKey
+from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.models import FileInfo
 from cci_plugins.tools import execute_code, files
 from cci_plugins.tools.options import ToolOptions
@@ -47,8 +48,8 @@ class _FileTool(BaseTool):
 
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
-    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
-    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
+    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     def _to_tool_output(self, reply: files.FilesReply) -> ToolOutput:
         if reply.failed:
@@ -118,10 +119,10 @@ class CodeInterpreterToolkit(BaseToolkit):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    interpreter: CodeInterpreter | None = Field(default=None, exclude=True, repr=False)
+    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
-    session_key: str = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
 
     @override
     def get_tools(self) -> list[BaseTool]:

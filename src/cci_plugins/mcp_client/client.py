@@ -294,7 +294,7 @@ async def _read_reply(
         return messages.parse_body(await response.aread(), request_id)
     reader = EventReader()
     async for chunk in response.aiter_bytes():
-        for message in reader.feed(chunk):
+        for message in messages.split_batches(reader.feed(chunk)):
             reply = messages.match_reply(message, request_id)
             if reply is not None:
                 return reply

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, Strict
 
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, Result, SessionState
+from cci_plugins.common.file_names import escape_name
+from cci_plugins.errors import ProtocolError
+from cci_plugins.models import (
+    ErrorInfo,
+    Execution,
+    ExecutionStatus,
+    FileInfo,
+    Result,
+    SessionState,
+    build_order,
+    build_outputs,
+)
 
 from .wire_model import Text, Timestamp, WireModel
 
 META_KEY = "cci_plugins/execution"
 SIGNED_KEY = "cci_plugins/signed_environments"  # on a launch tool: it accepts no other ids
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
+_MAX_SIZE = 2**62
 _MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could claim to exceed
 
 
 def dump_execution(execution: Execution) -> dict[str, Any]:
-    """Write an execution as JSON, without its session identifier, which the caller has."""
+    """Write an execution as JSON, without its session identifier, which the caller has.
+
+    The keys `order` and `executionCount` are optional, because older versions lack them.
+    """
     error = execution.error
+    more = {"order": build_order(execution), "executionCount": execution.execution_count}
     return {
         "stdout": execution.stdout,
         "stderr": execution.stderr,
@@ -35,7 +52,7 @@ def dump_execution(execution: Execution) -> dict[str, Any]:
         "isolation": execution.isolation,
         "droppedCharacters": execution.dropped_characters,
         "notes": list(execution.notes),
-    }
+    } | {key: value for key, value in more.items() if value}
 
 
 def load_execution(value: object, session_id: str) -> Execution:
@@ -51,10 +68,11 @@ def load_execution(value: object, session_id: str) -> Execution:
     hint = "install the same version of cci-plugins here and in the pool"
     run = _Execution.load(value, "execution", hint=hint)
     error = run.error
+    results = tuple(Result(result.data, result.is_main) for result in run.results)
     return Execution(
         stdout=run.stdout,
         stderr=run.stderr,
-        results=tuple(Result(result.data, result.is_main) for result in run.results),
+        results=results,
         error=None if error is None else ErrorInfo(error.name, error.message, error.traceback),
         files=tuple(file.build() for file in run.files),
         session_id=session_id,
@@ -65,7 +83,32 @@ def load_execution(value: object, session_id: str) -> Execution:
         isolation=run.isolation,
         dropped_characters=run.dropped_characters,
         notes=tuple(run.notes),
+        outputs=build_outputs(run.order, run.stdout, run.stderr, results),
+        execution_count=run.execution_count,
     )
+
+
+def check_files(execution: Execution) -> Execution:
+    """Return the execution with its file names checked and escaped.
+
+    Raises:
+        ProtocolError: A name is not a path below the session's folder.
+    """
+    return replace(execution, files=tuple(map(check_file, execution.files)))
+
+
+def check_file(file: FileInfo) -> FileInfo:
+    """Return the file with its name escaped, as every pool lists it.
+
+    Raises:
+        ProtocolError: The name is not a path below the session's folder.
+    """
+    if not {"", ".", ".."}.isdisjoint(file.name.split("/")):
+        raise ProtocolError(
+            f"the pool returned an invalid file name ({file.name[:100]!a}): "
+            "it is not a path below the session's folder"
+        )
+    return replace(file, name=escape_name(file.name))
 
 
 def load_file(value: object) -> FileInfo:
@@ -101,13 +144,16 @@ class _Error(WireModel):
 
 class _File(WireModel):
     name: Text
-    size: int
+    size: int = Field(ge=0, le=_MAX_SIZE)
     media_type: Text
     modified_at: Timestamp
     sha256: Text | None
 
     def build(self) -> FileInfo:
         return FileInfo(self.name, self.size, self.media_type, self.modified_at, self.sha256)
+
+
+_Step = Annotated[tuple[Text, int], Strict(False)]  # noqa: FBT003 - pydantic's; JSON has lists
 
 
 class _Execution(WireModel):
@@ -121,5 +167,7 @@ class _Execution(WireModel):
     state: SessionState
     duration: float = Field(ge=0, le=_MAX_SECONDS)  # seconds
     isolation: Text
-    dropped_characters: int
+    dropped_characters: int = Field(ge=0)
     notes: list[Text]
+    order: list[_Step] = Field(default=[])  # older servers do not send it
+    execution_count: int | None = Field(default=None, ge=0)  # the same

@@ -18,11 +18,15 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
+    ConfigurationError,
     ExecutionTimeoutError,
     FileTooLargeError,
     PoolError,
@@ -39,6 +43,8 @@ NOT_STARTED = "SessionPoolUnavailable"  # the cci-plugins server's code
 BAD_IDENTIFIER = "InvalidLengthOfSessionIdentifier"
 NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 404, 429, 500
 MAY_HAVE_RUN = "the code may have run, so it was not sent again"
+_REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+_REDIRECTED = "the pool answered with a redirect"
 _MAX_CHARS = 500
 # Matched at the start only: a traceback of the user's code may hold such a text further on.
 _SESSION_NOT_FOUND = re.compile(
@@ -59,6 +65,7 @@ _CODES: tuple[tuple[type[CodeInterpreterError], str, int], ...] = (
     (ExecutionTimeoutError, "ExecutionTimeout", 504),
     (AuthenticationError, "UpstreamUnauthorized", 502),
     (ProtocolError, "UpstreamProtocolError", 502),
+    (ConfigurationError, "InvalidCode", 400),
 )
 _DEFAULT_CODE = ("SessionPoolError", 500)
 
@@ -160,13 +167,13 @@ def build_error_from_status(
         return AuthenticationError(
             f"the pool refused the request ({what})", hint="check the pool's key and its rights"
         )
+    if status in _REDIRECTS:
+        return _build_redirect_error(status, headers)
     if status == TOO_MANY_REQUESTS or "SessionsCountExceedsLimit" in detail:
-        wait = parse_seconds(headers.get("retry-after"))
+        wait = parse_retry_after(headers)
         return PoolExhaustedError(f"no session is free ({what})", retry_after=wait)
     if status >= SERVER_ERROR:
-        if starts_code and NOT_STARTED not in detail:
-            return PoolError(f"the pool failed ({what}); {MAY_HAVE_RUN}")
-        return PoolUnavailableError(f"the pool is not available ({what})")
+        return _build_server_error(what, starts_code=starts_code and NOT_STARTED not in detail)
     if status == NOT_FOUND:
         return _match_known_error(detail) or PoolError(
             f"the endpoint was not found ({what})", hint="check the pool's endpoint"
@@ -174,6 +181,55 @@ def build_error_from_status(
     return _match_known_error(detail) or ProtocolError(
         f"the pool did not understand the request ({what})"
     )
+
+
+def _build_server_error(what: str, *, starts_code: bool) -> PoolError:
+    if starts_code:
+        return PoolError(f"the pool failed ({what}); {MAY_HAVE_RUN}")
+    return PoolUnavailableError(f"the pool is not available ({what})")
+
+
+def _build_redirect_error(status: int, headers: Mapping[str, str]) -> ProtocolError:
+    """Build the error for a redirect, which names the target without its path and query."""
+    try:
+        host = urlsplit(headers.get("location", "")).hostname
+    except ValueError:
+        host = None
+    where = f" to {shorten(host)!r}" if host else ""
+    return ProtocolError(
+        f"{_REDIRECTED}{where} (HTTP {status}), which is not followed because it would pass the "
+        "key on",
+        hint="set the endpoint to the pool's own address, with https and without a trailing slash",
+    )
+
+
+def is_redirect(error: Exception) -> bool:
+    """Return whether the pool answered with a redirect, so that a retry changes nothing."""
+    return isinstance(error, ProtocolError) and str(error).startswith(_REDIRECTED)
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait by `Retry-After`, a number or a date. None if it has neither.
+
+    Args:
+        headers: Headers of the response. A date is compared with the server's own clock.
+    """
+    value = headers.get("retry-after")
+    seconds = parse_seconds(value)
+    if seconds is not None or value is None:
+        return seconds
+    until, now = _parse_http_date(value), _parse_http_date(headers.get("date", ""))
+    if until is None:
+        return None
+    return max((until - (now or datetime.now(UTC))).total_seconds(), 0.0)
+
+
+def _parse_http_date(text: str) -> datetime | None:
+    try:
+        value = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
 def parse_seconds(value: object) -> float | None:

@@ -9,7 +9,7 @@ models are those of what the cci-plugins server adds (`executions`, `progress`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,12 @@ def parse_body(body: bytes, request_id: int) -> RpcReply:
         if reply is not None:
             return reply
     raise ProtocolError("the pool's answer does not belong to the request")
+
+
+def split_batches(messages: Iterable[Any]) -> Iterator[Any]:
+    """Yield single messages. A server may send several in one event, as a JSON-RPC batch."""
+    for message in messages:
+        yield from message if isinstance(message, list) else [message]
 
 
 def match_reply(message: object, request_id: int, *, is_alone: bool = False) -> RpcReply | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -9,7 +10,14 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from cci_plugins.common.limits import MIB
+from cci_plugins.common.renewal import Renewable
+from cci_plugins.errors import ConfigurationError, FileTransferError
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
+
+DATA_FOLDER = "/mnt/data"
+MAX_CODE_BYTES = 47 * MIB  # below the limit of a message, which has a header too
+_MAX_ESCAPED_BYTES = 6  # of one character, in JSON
 
 OutputHandler = Callable[[OutputEvent], None]
 
@@ -30,6 +38,8 @@ class Capabilities:
         isolation: One line about the sandbox around a session. It is empty when unknown.
         outlives_app: Sessions stay alive when the pool object is closed. They end when they are
             deleted or were idle for long.
+        folder: Path of a session's files as its code sees it. It is `.` if it differs from session
+            to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
     """
 
@@ -40,9 +50,34 @@ class Capabilities:
     isolation: str = ""
     outlives_app: bool = False
     egress: bool | None = None
+    folder: str = DATA_FOLDER
 
 
-class SessionPool(ABC):
+def check_code_size(code: str) -> None:
+    """Refuse code that no pool takes: a kernel repeats it in a message of a bounded size.
+
+    Raises:
+        ConfigurationError: The code is too long. It did not run.
+    """
+    if len(code) * _MAX_ESCAPED_BYTES < MAX_CODE_BYTES:
+        return
+    size = len(json.dumps(code, ensure_ascii=False).encode(errors="surrogatepass"))
+    if size > MAX_CODE_BYTES:
+        raise ConfigurationError(
+            f"the code has {size:,} bytes as a message, and at most {MAX_CODE_BYTES:,} can be sent",
+            hint="upload the data as a file, and read it in the code",
+        )
+
+
+def build_changed_error(name: str) -> FileTransferError:
+    """Build the error for a file that the session's code wrote to while it was downloaded."""
+    return FileTransferError(
+        f"{name!r} changed while it was downloaded",
+        hint="download it again when no code writes to it",
+    )
+
+
+class SessionPool(Renewable, ABC):
     """A place that runs code in sessions. A new one is a subclass of this class.
 
     An opaque identifier of 4 to 128 characters names a session. The first call that names a
@@ -104,6 +139,7 @@ class SessionPool(ABC):
         Raises:
             UnsafeNameError: The name would leave the session's folder.
             SessionFileNotFoundError: The session has no such regular file.
+            FileTransferError: The file changed between its first and its last chunk.
         """
 
     @abstractmethod
@@ -143,10 +179,10 @@ class SessionPool(ABC):
         """List live sessions. The list is empty if `Capabilities.lists_sessions` is false."""
         return []
 
-    async def start(self) -> None:  # noqa: B027 - most pools need nothing
+    async def start(self) -> None:
         """Prepare the pool before the first call. Optional: `execute` does it when needed."""
 
-    async def aclose(self) -> None:  # noqa: B027 - the same
+    async def aclose(self) -> None:
         """Release what the pool holds. A second call does nothing."""
 
     async def __aenter__(self) -> Self:

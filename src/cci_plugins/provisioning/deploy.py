@@ -196,7 +196,7 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
         raise ProvisioningError(
             "session pool: Azure created the pool but dropped mcpServerSettings, so the pool has "
             "no MCP endpoint",
-            hint="make another pool beside it: add --suffix OTHER and --location REGION, such as "
+            hint="make another pool: add --suffix OTHER and --location REGION, such as "
             "swedencentral; or use this pool without MCP: "
             f"{get_variable_name('endpoint')}={deployment.pool_endpoint}",
             code="McpServerSettingsDropped",

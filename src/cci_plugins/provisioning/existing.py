@@ -301,7 +301,7 @@ def _normalize_location(location: object) -> str:
 def _refuse(name: str, found: str, wanted: str) -> ProvisioningError:
     return ProvisioningError(
         f"{_POOL_STEP}: it exists with {name} {found}, which cannot change to {wanted} in place",
-        hint=f"leave --{name} out to keep it, or make another one beside it by --suffix OTHER, or "
+        hint=f"leave --{name} out to keep it, or make another one by --suffix OTHER, or "
         "remove it first: cci provision down",
         code="CannotChangeInPlace",
         step=_POOL_STEP,

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
+from cci_plugins.common.durations import convert_durations
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.redaction import know
 
@@ -107,7 +108,7 @@ class Options:
             when empty.
         principal_type: Type of the principal. It is detected when None.
         given: Names of the options above that were passed. `up` takes the others from an existing
-            deployment, and uses their defaults only where there is none.
+            deployment, and uses their defaults only for a new one.
 
     Raises:
         ConfigurationError: Azure would not accept one of them.
@@ -149,6 +150,7 @@ class Options:
         for name, value in _DEFAULTS.items():
             if name not in given:
                 object.__setattr__(self, name, value)
+        convert_durations(self, "cooldown")
         object.__setattr__(self, "location", self.location.replace(" ", "").lower())
         if not self.suffix:
             digest = hashlib.sha256(self.group_id.lower().encode()).hexdigest()

@@ -9,29 +9,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cci_plugins.common.image_data import IMAGE_TYPES, decode_image
 from cci_plugins.core.rendering import clip
-from cci_plugins.models import ErrorInfo, Execution, Result
+from cci_plugins.models import Execution, Result, transform_execution
 
 _MAX_LITERAL_CHARACTERS = 10_000
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
 def sanitize_execution(execution: Execution) -> Execution:
     """Return the execution with lone surrogates, NaN and infinity replaced for JSON in UTF-8."""
-    error = execution.error
-    return replace(
-        execution,
-        stdout=sanitize_json(execution.stdout),
-        stderr=sanitize_json(execution.stderr),
-        results=tuple(Result(sanitize_json(r.data), r.is_main) for r in execution.results),
-        error=None
-        if error is None
-        else ErrorInfo(
-            sanitize_json(error.name), sanitize_json(error.message), sanitize_json(error.traceback)
-        ),
-        files=tuple(replace(file, name=sanitize_json(file.name)) for file in execution.files),
-        notes=tuple(sanitize_json(note) for note in execution.notes),
-    )
+    clean = transform_execution(execution, sanitize_json, sanitize_json)
+    files = tuple(replace(file, name=sanitize_json(file.name)) for file in execution.files)
+    return replace(clean, files=files)
 
 
 def sanitize_json(value: Any) -> Any:
@@ -60,21 +49,22 @@ def get_main_value(execution: Execution) -> Any:
 
 def find_image(execution: Execution) -> dict[str, str] | None:
     """Return the first image in the data plane's form: type, format and base64 data."""
-    for result in execution.results:
-        for kind in IMAGE_TYPES:
-            data = result.data.get(kind)
-            if isinstance(data, str):
-                return {"type": "image", "format": kind.partition("/")[2], "base64_data": data}
+    for kind, data in find_images(execution):
+        return {"type": "image", "format": kind.partition("/")[2], "base64_data": data}
     return None
 
 
 def find_images(execution: Execution) -> list[tuple[str, str]]:
-    """Return the MIME type and base64 data of every image, each in its best form."""
+    """Return the MIME type and base64 data of every image, each in its best form.
+
+    A malformed image is left out, because a model's API would refuse the whole request.
+    """
     images = []
     for result in execution.results:
-        kind = next((kind for kind in IMAGE_TYPES if isinstance(result.data.get(kind), str)), None)
-        if kind is not None:
-            images.append((kind, result.data[kind].replace("\n", "")))
+        for kind in IMAGE_TYPES:
+            if decode_image(kind, result.data.get(kind)) is not None:
+                images.append((kind, "".join(result.data[kind].split())))
+                break
     return images
 
 
@@ -111,7 +101,7 @@ def _parse_value(result: Result) -> Any:
         try:
             value = ast.literal_eval(text)
             if value is None or isinstance(value, (str, int, float, list, dict)):
-                json.dumps(value, allow_nan=False)
+                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
                 return value
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             pass

@@ -55,18 +55,15 @@ def create_app(
 
     Args:
         pool: Where code runs. The caller starts and closes it.
-        api_key: Key that clients send as `x-ms-apikey`, or to REST as a bearer token. None admits
-            every client.
+        api_key: Key that clients send as `x-ms-apikey`, or to REST as a bearer token.
         limits: The longest run, the largest upload, and how much a model may read.
         hosts: Host names that requests may use, against DNS rebinding. None allows every name.
         environments: Issues and checks environment ids. None accepts any id, as Azure does.
         rest: Serve the REST data plane too, which signed environments exclude.
-        execute_code: Offer what Azure's session pools do not: the tool `execute_code` in a session
-            for each MCP session, with the session's files as resources.
+        execute_code: Offer the tool `execute_code` too, with the session's files as resources.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
-        requests_per_minute: Most requests of one key, or without a key of one address. None sets
-            no limit. `/health` does not count.
-        runs_per_minute: Most runs of one environment over MCP. None sets no limit.
+        requests_per_minute: Most requests of one key, or without a key of one address.
+        runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:

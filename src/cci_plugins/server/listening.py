@@ -54,36 +54,33 @@ async def serve(
         host: Address to listen on.
         port: Port to listen on. 0 chooses a free port.
         api_key: Key that clients must send. None admits every client.
-        on_ready: Called with the URL of the MCP endpoint when the server answers requests.
+        on_ready: Called with the URL of the MCP endpoint when it answers.
         limits: The longest run, the largest upload, and how much a model may read.
-        allowed_hosts: More host names that requests may use, on a loopback address. On any other
-            address every name is allowed, since the key decides.
-        environments: Issues and checks environment ids. None accepts any id, as Azure does.
+        allowed_hosts: More names that requests may use, on a loopback address.
+        environments: Issues and checks environment ids. None accepts any id.
         rest: Serve the REST data plane too, which signed environments exclude.
-        execute_code: Offer `execute_code` too, as in `create_app`.
-        file_links: Link the files that a run wrote in the answer of `execute_code`.
+        execute_code: Offer `execute_code` too.
+        file_links: Link files that a run wrote.
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
 
     Raises:
-        ConfigurationError: The address is not available, or signed environments exclude `rest`.
+        ConfigurationError: The address is taken, or signed environments exclude `rest`.
 
     Example:
         ```python
         from cci_plugins.testing import FakeSessionPool
 
-        async with FakeSessionPool() as pool:
-            with anyio.move_on_after(0.1):  # without it the server runs until it is cancelled
-                await serve(pool, port=0, api_key="a long random key", on_ready=print)
+        with anyio.move_on_after(0.1):
+            await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
-    hosts = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     app = create_app(
         pool,
         api_key=api_key,
         limits=limits,
-        hosts=hosts,
+        hosts=(*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None,
         environments=environments,
         rest=rest,
         execute_code=execute_code,

@@ -17,7 +17,10 @@ and no internals. The application finds it in the log and on `ToolReply.executio
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
@@ -25,12 +28,18 @@ from threading import Lock
 from typing import Any
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
-from cci_plugins.common.log import logger
-from cci_plugins.core.conversation import current_budget, current_key
-from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.common.log import describe_error, logger
+from cci_plugins.core.conversation import (
+    SessionKey,
+    current_budget,
+    current_key,
+    is_named,
+    to_key,
+)
+from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from cci_plugins.core.rendering import render_text
 from cci_plugins.core.session import Session
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
 
@@ -82,8 +91,18 @@ DEFAULT_OPTIONS = ToolOptions()
 _BUDGET_SPENT = (
     "The code was not run: the runs of this turn are used up ({}). Answer with what you have."
 )
+_logged_messages: deque[str] = deque(maxlen=100)
 _default: list[CodeInterpreter] = []
 _default_lock = Lock()
+
+
+def _reset_default_lock() -> None:
+    global _default_lock  # noqa: PLW0603 - a thread of the parent process may hold it
+    _default_lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_default_lock)
 
 
 def get_default_interpreter() -> CodeInterpreter:
@@ -100,6 +119,18 @@ def get_default_interpreter() -> CodeInterpreter:
         return _default[0]
 
 
+def get_interpreter(interpreter: AnyInterpreter | None) -> CodeInterpreter:
+    """Return the interpreter of an adapter, by default `get_default_interpreter()`.
+
+    Args:
+        interpreter: What the application gave, also one of `cci_plugins.sync`.
+
+    Raises:
+        ConfigurationError: It is not an interpreter, or the environment is half configured.
+    """
+    return get_default_interpreter() if interpreter is None else unwrap_interpreter(interpreter)
+
+
 def strip_fence(code: str) -> str:
     """Remove one complete Markdown fence around the whole code. Change nothing else."""
     match = _FENCE.fullmatch(code)
@@ -109,7 +140,7 @@ def strip_fence(code: str) -> str:
 
 
 async def call(
-    interpreter: CodeInterpreter | None,
+    interpreter: AnyInterpreter | None,
     code: str,
     *,
     session_key: str | None = None,
@@ -126,15 +157,15 @@ async def call(
         options: Options for the tool's description and the size of its output.
     """
     try:
-        interpreter = interpreter or get_default_interpreter()
-        session = interpreter.session(session_key)
+        chosen = get_interpreter(interpreter)
+        session = chosen.session(session_key)
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return build_not_run_reply(log_failure(NAME, error))
     return await call_in_session(
         session,
         code,
-        output_characters=options.output_characters or interpreter.limits.output_characters,
-        approve=interpreter.approve,
+        output_characters=options.output_characters or chosen.limits.output_characters,
+        approve=chosen.approve,
         on_output=on_output,
     )
 
@@ -186,10 +217,14 @@ async def ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
-def build_description(options: ToolOptions, interpreter: CodeInterpreter | None) -> str:
+def build_description(options: ToolOptions, interpreter: AnyInterpreter | None) -> str:
     """Build the tool's description from the options and the pool's preinstalled packages."""
-    known_packages = () if interpreter is None else interpreter.known_packages
-    return tool_options.build_description(DESCRIPTION, options, known_packages)
+    if interpreter is None:
+        return tool_options.build_description(DESCRIPTION, options, ())
+    unwrapped = unwrap_interpreter(interpreter)
+    return tool_options.build_description(
+        DESCRIPTION, options, unwrapped.known_packages, capabilities=unwrapped.capabilities
+    )
 
 
 class SessionKeyResolver:
@@ -205,11 +240,14 @@ class SessionKeyResolver:
         fallback_key: The key of calls that belong to no conversation.
     """
 
-    def __init__(self, adapter: str, warning: str = "", *, fallback_key: str | None = None) -> None:
-        self.fallback_key = fallback_key or f"{adapter}-{token_hex(8)}"
-        self._warning = "" if fallback_key else warning
+    def __init__(
+        self, adapter: str, warning: str = "", *, fallback_key: SessionKey | None = None
+    ) -> None:
+        is_given = is_named(fallback_key)
+        self.fallback_key = to_key(fallback_key) if is_given else f"{adapter}-{token_hex(8)}"
+        self._warning = "" if is_given else warning
 
-    def resolve(self, *candidates: object, explicit_key: str | None = None) -> str:
+    def resolve(self, *candidates: object, explicit_key: SessionKey | None = None) -> str:
         """Return the session key of a call.
 
         The first of these that is not empty: the explicit key, the key of `use_session`, the
@@ -220,7 +258,7 @@ class SessionKeyResolver:
             explicit_key: The key that the application gave for this call.
         """
         for key in (explicit_key, current_key.get(), *candidates):
-            if key:
+            if is_named(key):
                 return str(key)
         if self._warning:
             logger.warning(self._warning)
@@ -249,9 +287,20 @@ def log_failure(action: str, error: Exception) -> str:
     if not isinstance(error, CodeInterpreterError):
         logger.error("%s failed unexpectedly", action, exc_info=error)
         return "The code interpreter failed unexpectedly; whether the code ran is unknown."
-    logger.warning("%s failed: %s: %s", action, type(error).__name__, error)
+    is_repeated = isinstance(error, ConfigurationError) and not _is_new(str(error))
+    level = logging.DEBUG if is_repeated else logging.WARNING
+    text = describe_error(error)
+    logger.log(level, "%s failed: %s: %s", action, type(error).__name__, text)
     advice = "It did not start; you may try again." if error.retryable else ""
     return f"The code interpreter could not run this: {error}. {advice}".strip()
+
+
+def _is_new(message: str) -> bool:
+    """Return whether an error of the configuration was not logged yet."""
+    if message in _logged_messages:
+        return False
+    _logged_messages.append(message)
+    return True
 
 
 def _format_denial(reason: str | None) -> str:

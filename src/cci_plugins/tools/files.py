@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from anyio import to_thread
 
+from cci_plugins.common.file_names import strip_folder
 from cci_plugins.common.limits import MIB
-from cci_plugins.core.interpreter import CodeInterpreter
+from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.core.rendering import clean, clip
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.models import FileInfo
@@ -26,7 +27,6 @@ FILE_DESCRIPTION = "Path of the file, relative to the working directory."
 OFFSET_DESCRIPTION = "How many lines to skip."
 
 READ_BYTES = 4 * MIB  # a larger file is not downloaded to show a few thousand characters of it
-_FOLDER = "/mnt/data/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FilesReply:
 
 
 async def list_files(
-    interpreter: CodeInterpreter | None, *, session_key: str | None = None
+    interpreter: AnyInterpreter | None, *, session_key: str | None = None
 ) -> FilesReply:
     """List a session's files. Nothing is raised but cancellation.
 
@@ -57,17 +57,17 @@ async def list_files(
         session_key: The conversation. None means the current one of `use_session`.
     """
     try:
-        interpreter = interpreter or execute_code.get_default_interpreter()
-        files = tuple(await interpreter.session(session_key).files.list())
+        chosen = execute_code.get_interpreter(interpreter)
+        files = tuple(await chosen.session(session_key).files.list())
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return _build_failure(LIST_NAME, error)
     lines = [f"{clean(redact(file.name))} ({file.size:,} bytes)" for file in files]
-    text = _fit_lines(lines, 0, interpreter.limits.output_characters, "[{left:,} more files]")
+    text = _fit_lines(lines, 0, chosen.limits.output_characters, "[{left:,} more files]")
     return FilesReply(text or "(no files)", files)
 
 
 async def read_file(
-    interpreter: CodeInterpreter | None,
+    interpreter: AnyInterpreter | None,
     name: str,
     *,
     offset: int = 0,
@@ -82,16 +82,16 @@ async def read_file(
         session_key: The conversation. None means the current one of `use_session`.
     """
     try:
-        interpreter = interpreter or execute_code.get_default_interpreter()
-        files = interpreter.session(session_key).files
-        name = name.removeprefix(_FOLDER)
+        chosen = execute_code.get_interpreter(interpreter)
+        files = chosen.session(session_key).files
+        name = strip_folder(name)
         info = _find(await files.list(), name)
         if info.size > READ_BYTES:
             return _build_unreadable(info, "too large to be shown")
         content = await files.download(name)
     except Exception as error:  # noqa: BLE001 - the same
         return _build_failure(READ_NAME, error)
-    budget = interpreter.limits.output_characters
+    budget = chosen.limits.output_characters
     return await to_thread.run_sync(_render_file, info, content, max(offset, 0), budget)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from cci_plugins.common.image_data import decode_image
 from cci_plugins.common.limits import MIB
 from cci_plugins.models import Execution, Result
 
@@ -29,8 +30,6 @@ INTRODUCTION = f"[images that {NAME} displayed]"
 
 M = TypeVar("M")
 I = TypeVar("I")  # noqa: E741 - an image part, of the framework's type
-
-_SIGNATURES = (("image/png", b"\x89PNG\r\n\x1a\n"), ("image/jpeg", b"\xff\xd8\xff"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,9 @@ def select_images(
 ) -> tuple[list[Image], str]:
     """Select the images to attach to a result.
 
-    Data that only claims to be an image is skipped without a note. An API would refuse the whole
-    request, and every later one that repeats it.
+    Where there are too many, the last ones are kept. Data that only claims to be an image is
+    skipped, because an API would refuse the whole request, and every later one that repeats it.
+    The text of the result names it.
 
     Args:
         execution: The run.
@@ -87,10 +87,11 @@ def select_images(
     found = [image for image in map(_extract_image, execution.results) if image is not None]
     chosen: list[Image] = []
     remaining_bytes = limits.total_bytes
-    for image in found[: limits.count]:
+    for image in reversed(found[-limits.count :] if limits.count else ()):
         if len(image.data) <= min(limits.image_bytes, remaining_bytes):
             chosen.append(image)
             remaining_bytes -= len(image.data)
+    chosen.reverse()
     omitted = len(found) - len(chosen)
     return chosen, f"[images not attached, for their number or size: {omitted}]" if omitted else ""
 
@@ -124,7 +125,8 @@ def move_images_to_user(
 
 def _extract_image(result: Result) -> Image | None:
     """Return the first form of a result whose bytes have the right signature."""
-    for (media_type, signature), data in zip(_SIGNATURES, (result.png, result.jpeg), strict=True):
-        if data is not None and data.startswith(signature):
+    for media_type in ("image/png", "image/jpeg"):
+        data = decode_image(media_type, result.data.get(media_type))
+        if data is not None:
             return Image(media_type, data)
     return None

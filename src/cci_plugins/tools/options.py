@@ -6,6 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cci_plugins.errors import ConfigurationError
+from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.folder_notes import describe_folder
+from cci_plugins.pools.network_notes import NO_NETWORK
 
 _MIN_OUTPUT_CHARACTERS = 200  # enough for an error message
 _MAX_LISTED_PACKAGES = 40
@@ -53,13 +56,20 @@ class ToolOptions:
             )
 
 
-def build_description(base: str, options: ToolOptions, known: Collection[str]) -> str:
+def build_description(
+    base: str,
+    options: ToolOptions,
+    known: Collection[str],
+    *,
+    capabilities: Capabilities | None = None,
+) -> str:
     """Build a tool's description.
 
     Args:
         base: What the tool does.
         options: Packages and instructions to add.
         known: Preinstalled packages, named if the options name none.
+        capabilities: Abilities of the pool, if they are known.
     """
     names = list(known if options.packages is None else options.packages)
     more = (
@@ -68,4 +78,7 @@ def build_description(base: str, options: ToolOptions, known: Collection[str]) -
         else ""
     )
     packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
-    return " ".join(part for part in (base, packages, options.instructions.strip()) if part)
+    network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
+    folder = "" if capabilities is None else describe_folder(capabilities)
+    instructions = options.instructions.strip()
+    return " ".join(part for part in (base, folder, packages, network, instructions) if part)

@@ -108,7 +108,7 @@ def test_a_failure_of_the_code_goes_to_stderr_with_exit_code_1(
     assert capsys.readouterr() == ("", "Traceback\nZeroDivisionError: division by zero\n")
 
 
-@pytest.mark.parametrize(("message", "code"), [("", 0), ("0", 0), ("3", 1), ("no file", 1)])
+@pytest.mark.parametrize(("message", "code"), [("", 0), ("0", 0), ("3", 3), ("no file", 1)])
 def test_a_script_may_end_itself(
     use: Use, capsys: pytest.CaptureFixture[str], message: str, code: int
 ) -> None:

@@ -34,18 +34,30 @@ def gateway_options(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
     return options
 
 
-@pytest.mark.parametrize(("arguments", "rate"), [((), 600), (("--requests-per-minute", "5"), 5)])
+@pytest.mark.parametrize(
+    ("arguments", "rate", "runs"),
+    [((), 6_000, 60), (("--requests-per-minute", "5", "--runs-per-minute", "2"), 5, 2)],
+)
 def test_a_gateway_accepts_only_its_own_ids_at_any_rate(
-    gateway_options: dict[str, Any], arguments: tuple[str, ...], rate: int
+    gateway_options: dict[str, Any], arguments: tuple[str, ...], rate: int, runs: int
 ) -> None:
     assert cli.start(["serve", "--pool", "custom", *arguments]) == 0
     assert not gateway_options.pop("environments").accepts_any_id
-    assert gateway_options == {"rest": False, "requests_per_minute": rate}
+    assert gateway_options == {
+        "rest": False,
+        "requests_per_minute": rate,
+        "runs_per_minute": runs,
+    }
 
 
 def test_the_embedded_pool_is_served_with_every_tool(options: dict[str, Any]) -> None:
     assert cli.start(["serve", "--file-links"]) == 0
-    assert options == {"execute_code": True, "file_links": True, "requests_per_minute": None}
+    assert options == {
+        "execute_code": True,
+        "file_links": True,
+        "requests_per_minute": None,
+        "runs_per_minute": None,
+    }
 
 
 def test_without_a_key_execute_code_is_off(

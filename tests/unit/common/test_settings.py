@@ -88,3 +88,88 @@ def test_variables_for_sessions_are_no_settings_and_no_mistakes(
     assert read_session_environment() == {"CCI_TIMEOUT": "5", "PATH": "/opt", "REGION": "north"}
     assert Settings.read().timeout == 220
     assert not [name for name in find_unknown_variables() if "SESSION_ENV" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CCI_TIMEOUT", "0"),
+        ("CCI_TIMEOUT", "inf"),
+        ("CCI_TIMEOUT", "nan"),
+        ("CCI_TIMEOUT", "1e300"),
+        ("CCI_COOLDOWN", "0"),
+        ("CCI_COOLDOWN", "-1"),
+        ("CCI_SESSIONS", "0"),
+        ("CCI_READY_SESSIONS", "-1"),
+        ("CCI_OUTPUT_CHARACTERS", "0"),
+        ("CCI_STAGE_FROM", "-1"),
+    ],
+)
+def test_a_number_out_of_bounds_names_its_variable_and_how_to_have_no_limit(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        Settings.read()
+    assert f"{float(value):g} is not a number of" in str(caught.value)
+    assert f"for no limit in practice set {name}=" in str(caught.value.hint)
+
+
+def test_the_largest_numbers_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_TIMEOUT", "31536000")
+    monkeypatch.setenv("CCI_COOLDOWN", "31536000")
+    monkeypatch.setenv("CCI_OUTPUT_CHARACTERS", "1000000000")
+    settings = Settings.read()
+    assert settings.limits().execution_timeout == timedelta(days=365)
+    assert settings.cooldown == 31_536_000
+
+
+def test_more_warm_kernels_than_sessions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_READY_SESSIONS", "33")
+    with pytest.raises(ConfigurationError, match="CCI_READY_SESSIONS"):
+        Settings.read()
+
+
+POOL_URL = "https://eastus.dynamicsessions.io/subscriptions/S/resourceGroups/G/sessionPools/P/mcp"
+
+
+def test_a_generic_mcp_server_url_does_not_break_local_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MCP_SERVER_URL", "https://tools.example/mcp")
+    assert Settings.read().chosen_pool == "local"
+
+
+def test_a_pools_own_url_leads_to_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_SERVER_URL", POOL_URL)
+    settings = Settings.read()
+    assert (settings.chosen_pool, settings.mcp_endpoint) == ("platform", POOL_URL)
+    assert settings.resource_id == (
+        "/subscriptions/S/resourceGroups/G/providers/Microsoft.App/sessionPools/P"
+    )
+
+
+def test_an_incomplete_configuration_names_the_variable_that_caused_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CCI_POOL", "platform")
+    monkeypatch.setenv("MCP_SERVER_URL", "https://tools.example/mcp")
+    with pytest.raises(ConfigurationError, match="AZURE_SESSION_POOL_MCP_KEY") as caught:
+        Settings.read()
+    assert "unset CCI_POOL, MCP_SERVER_URL" in str(caught.value.hint)
+
+
+def test_the_env_file_of_microsofts_sample_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(
+        "AZURE_AI_PROJECT_ENDPOINT=https://a.services.ai.azure.com/api/projects/p\n"
+        "AZURE_AI_CONNECTION_ID=/subscriptions/s/connections/c\n"
+        "FOUNDRY_MODEL_NAME=a-model\n"
+        f"MCP_SERVER_URL={POOL_URL}\n"
+    )
+    settings = Settings.read()
+    assert settings.foundry_connection == "/subscriptions/s/connections/c"
+    assert settings.foundry_model == "a-model"
+    assert settings.foundry_endpoint == "https://a.services.ai.azure.com/api/projects/p"

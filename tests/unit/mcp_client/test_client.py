@@ -219,6 +219,28 @@ async def test_a_full_pool_reports_when_to_retry():
     assert error.retry_after == 7
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_named_with_its_host_and_not_with_its_query(status):
+    headers = {"location": f"https://other.example/login?code={KEY}"}
+    error = await failure(Server(tools_call=httpx.Response(status, headers=headers)))
+    assert "redirect to 'other.example'" in str(error)
+    assert KEY not in str(error)
+    assert "endpoint" in (error.hint or "")
+
+
+async def test_a_batch_in_one_event_is_read():
+    def answer(request):
+        number = json.loads(request.content)["id"]
+        note = {"jsonrpc": "2.0", "method": "notifications/message", "params": {}}
+        batch = [note, {"jsonrpc": "2.0", "id": number, "result": GOOD}]
+        body = f"event: message\ndata: {json.dumps(batch)}\n\n"
+        headers = {"content-type": "text/event-stream"}
+        return httpx.Response(200, content=body.encode(), headers=headers)
+
+    result = await Server(tools_call=answer).client().call_tool("run", {}, timeout=SECOND)
+    assert result.structured == GOOD["structuredContent"]
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "retryable"),
     [

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cci_plugins.errors import ProtocolError
-from cci_plugins.mcp_client.executions import dump_execution, load_execution, load_file
+from cci_plugins.mcp_client.executions import (
+    check_files,
+    dump_execution,
+    load_execution,
+    load_file,
+)
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, Result, SessionState
 
 files = st.builds(
@@ -99,6 +104,25 @@ def test_every_key_of_a_file_is_required(key):
     del value[key]
     with pytest.raises(ProtocolError, match=f"invalid file description .{key}: "):
         load_file(value)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a//b", "a/./b", "a/.."])
+def test_a_file_name_outside_the_session_folder_is_a_protocol_error(name):
+    with pytest.raises(ProtocolError, match="invalid file name"):
+        check_files(Execution(files=(FileInfo(name, 1),)))
+
+
+def test_odd_characters_in_a_file_name_are_escaped():
+    checked = check_files(Execution(files=(FileInfo("a\n\x1b\udce9.csv", 1),)))
+    assert checked.files[0].name == r"a\n\x1b\xe9.csv"
+
+
+@pytest.mark.parametrize("change", [{"size": -1}, {"size": 2**63}, {"size": True}])
+def test_a_wrong_size_of_a_file_is_a_protocol_error(change):
+    value = dump_execution(Execution(files=(FileInfo("a", 1),)))
+    value["files"][0] |= change
+    with pytest.raises(ProtocolError, match="size"):
+        load_execution(value, "session-1")
 
 
 @pytest.mark.parametrize("value", [None, [], "text", {}])

@@ -1,12 +1,15 @@
 """Failures as JSON and back."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from cci_plugins import errors
 from cci_plugins.errors import CodeInterpreterError, PoolError, PoolExhaustedError
 from cci_plugins.mcp_client import failures
+from cci_plugins.mcp_client.failures import parse_retry_after
 
 
 def every_error() -> list[CodeInterpreterError]:
@@ -53,3 +56,35 @@ def test_the_text_of_a_pool_is_cut():
     )
     assert isinstance(error, PoolExhaustedError)
     assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        (
+            {
+                "retry-after": "Fri, 27 Nov 2026 10:00:09 GMT",
+                "date": "Fri, 27 Nov 2026 10:00:00 GMT",
+            },
+            9,
+        ),
+        (
+            {
+                "retry-after": "Fri, 27 Nov 2026 09:00:00 GMT",
+                "date": "Fri, 27 Nov 2026 10:00:00 GMT",
+            },
+            0,
+        ),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(headers, seconds):
+    assert parse_retry_after(headers) == seconds
+
+
+def test_a_date_without_the_servers_clock_is_compared_with_ours():
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 50 < (parse_retry_after({"retry-after": later}) or 0) <= 60

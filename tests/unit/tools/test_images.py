@@ -58,3 +58,11 @@ def test_limits_bound_the_images_and_a_note_counts_the_omitted_ones(
     assert [image.data for image in images] == [PNG] * count
     expected = f"[images not attached, for their number or size: {omitted}]" if omitted else ""
     assert note == expected
+
+
+def test_the_last_images_are_kept() -> None:
+    images = [PNG + bytes([number]) for number in range(30)]
+    results = tuple(Result({"image/png": b64encode(image).decode()}) for image in images)
+    chosen, note = select_images(Execution(results=results))
+    assert [image.data for image in chosen] == images[-20:]
+    assert note == "[images not attached, for their number or size: 10]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +11,9 @@ from cci_plugins.in_session.shell import TIMED_OUT
 
 from .call import SessionResponse, call_session
 
+_TERMINAL_CODES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Za-z]|[=>78@-Z\\-_])"
+)
 OUTPUT_CHARACTERS = 1_000_000
 GRACE_PERIOD = timedelta(seconds=10)  # for the answer, after a command's time is over
 GRACE_SHARE = 0.1  # of the longest run, where that is shorter
@@ -69,6 +73,11 @@ async def run_command(
         seconds = f"{command_timeout.total_seconds():g}"
         output += f"\n[exit code 124; a command may run for {seconds} seconds]"
     return CommandResult(output, code, answer.get_int("dropped") or 0, notes)
+
+
+def remove_terminal_codes(output: str) -> str:
+    """Remove colours and other codes for a terminal, which nobody looks at."""
+    return _TERMINAL_CODES.sub("", output)
 
 
 def _describe_failure(response: SessionResponse) -> str:

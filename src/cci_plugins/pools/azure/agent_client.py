@@ -21,7 +21,7 @@ from cci_plugins.common.log import logger
 from cci_plugins.errors import PoolError, ProtocolError
 from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call
 from cci_plugins.in_session.session_agent import MODULE_NAME
-from cci_plugins.in_session.source import DATA_FORMAT_MODULES
+from cci_plugins.in_session.source import DATA_FORMAT_MODULES, PLAIN_PYTHON_MODULES
 from cci_plugins.models import ErrorInfo, Execution
 
 from .retry import RetryPolicy
@@ -34,8 +34,10 @@ REPORT_BYTES = 256 * MIB  # of the same, unpacked
 _AGENT = Program(
     MODULE_NAME,
     (
-        "in_session/streams.py",
         *DATA_FORMAT_MODULES,
+        *PLAIN_PYTHON_MODULES,
+        "in_session/background_output.py",
+        "in_session/output_log.py",
         "in_session/run_capture.py",
         "in_session/session_agent.py",
     ),

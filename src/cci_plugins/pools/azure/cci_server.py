@@ -9,7 +9,14 @@ from typing import Any
 
 from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.client import McpClient
-from cci_plugins.mcp_client.executions import INSTANCE_KEY, META_KEY, load_execution
+from cci_plugins.mcp_client.executions import (
+    INSTANCE_KEY,
+    META_KEY,
+    check_files,
+    load_execution,
+)
+from cci_plugins.mcp_client.http import map_protocol_errors
+from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.progress import StreamedOutput
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
@@ -48,6 +55,12 @@ def is_cci_server(description: Mapping[str, Any]) -> bool:
     return isinstance(info, Mapping) and info.get("name") == _SERVER_NAME
 
 
+def _read_execution(answer: ToolResult, session_id: str) -> Execution:
+    if META_KEY in answer.meta:
+        return check_files(load_execution(answer.meta[META_KEY], session_id))
+    return read_execution(answer, session_id)
+
+
 async def run_full(
     mcp: McpClient, tool: str, request: RunRequest, on_output: OutputHandler | None
 ) -> Execution:
@@ -77,12 +90,10 @@ async def run_full(
         on_progress=streamed,
     )
     failure = answer.meta.get(failures.META_KEY)
-    if META_KEY in answer.meta:
-        execution = load_execution(answer.meta[META_KEY], request.session_id)
-    elif isinstance(failure, Mapping):
+    if META_KEY not in answer.meta and isinstance(failure, Mapping):
         raise failures.load_error(failure)
-    else:
-        execution = read_execution(answer, request.session_id)
+    with map_protocol_errors(starts_code=True):
+        execution = _read_execution(answer, request.session_id)
     if streamed is not None:
         streamed.finish(execution)
     return execution

@@ -20,6 +20,7 @@ from cci_plugins.azure.credentials import (
 )
 from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
@@ -108,8 +109,8 @@ class PlatformSessionPool(RemoteSessionPool):
         credential: TokenCredential | str | None = None,
         arm_endpoint: str = ARM,
         limits: Limits | None = None,
-        margin: timedelta = MARGIN,
-        patience: timedelta = RETRY_WINDOW,
+        margin: Duration = MARGIN,
+        patience: Duration = RETRY_WINDOW,
     ) -> None:
         limits = Limits() if limits is None else limits
         secret = key.get_secret_value() if key is not None and not isinstance(key, str) else key

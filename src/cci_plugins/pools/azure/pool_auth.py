@@ -1,7 +1,8 @@
 """Sign-in to the MCP server of a managed pool: its key, or a token where the key is switched off.
 
 `isMcpServerApiKeyDisabled` switches the key off. Nothing documents what opens the server then. A
-token for the data plane is an assumption, so it is tried once, and a refusal says so.
+token for the data plane is an assumption, so it is tried once, and the error
+calls it one.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class PoolAuth(FetchedKey):
                 hint="switch the key on again, or use the pool without MCP: set "
                 "AZURE_SESSION_POOL_ENDPOINT instead",
             )
-        if await self._switch_to_token():
+        if self._key is not None and await self._switch_to_token():
             return True
         return await super().renew(version)
 

@@ -20,6 +20,8 @@ from datetime import timedelta
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import AuthProvider
+from cci_plugins.common.code_text import check_code
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, SessionLostError
@@ -51,9 +53,11 @@ class RemoteSessionPool(SessionPool):
         rest_auth: AuthProvider,
         *,
         limits: Limits,
-        margin: timedelta,
-        patience: timedelta,
+        margin: Duration,
+        patience: Duration,
     ) -> None:
+        margin = to_timedelta(margin, "margin", allow_zero=True)
+        patience = to_timedelta(patience, "patience", allow_zero=True)
         self._margin = margin
         self._retry = RetryPolicy(auth, patience)
         self._rest_retry = RetryPolicy(rest_auth, patience)
@@ -101,16 +105,18 @@ class RemoteSessionPool(SessionPool):
         session_id: str,
         code: str,
         *,
-        timeout: timedelta,
+        timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
+        check_code(code)
+        limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
             return await self._retry.call_with_retry(
-                lambda: self._run_full(session_id, code, timeout, on_output, instance)
+                lambda: self._run_full(session_id, code, limit, on_output, instance)
             )
-        execution = await self._text.execute(session_id, code, timeout=timeout, instance=instance)
+        execution = await self._text.execute(session_id, code, timeout=limit, instance=instance)
         if on_output is not None:
             emit_output(execution, on_output)
         return execution

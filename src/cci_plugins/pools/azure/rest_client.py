@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import httpx
 from pydantic import AliasChoices, Field
 
@@ -22,12 +23,14 @@ from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import (
     FileTooLargeError,
+    PoolError,
     ProtocolError,
     SessionFileNotFoundError,
     SessionLostError,
 )
 from cci_plugins.mcp_client.client import parse_endpoint_url
-from cci_plugins.mcp_client.failures import build_error_from_status, shorten
+from cci_plugins.mcp_client.executions import check_file
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, build_error_from_status, shorten
 from cci_plugins.mcp_client.http import (
     ensure_closed,
     limit_time,
@@ -44,6 +47,9 @@ from .retry import NoRouteError
 OUTPUT_CHARACTERS = 2_000_000  # of one stream, in the request. A pool may return less.
 LONGEST_RUN = timedelta(seconds=220)  # limit of managed pools
 READ_BYTES = 256 * 1024
+_RUNNING = frozenset({"notstarted", "running", "inprogress", "accepted", "queued", "pending"})
+_POLL_SECONDS = 0.5
+_MAX_POLL_FAILURES = 5
 _MAX_PAGES = 1_000
 _CONNECT_TIMEOUT_ONLY = httpx.Timeout(None, connect=10)
 _NO_SESSION = b"NoSessionFoundError"  # the session to end has already ended
@@ -107,7 +113,32 @@ class RestClient:
             url = self._build_url("executions", session_id)
         with limit_time(timeout, starts_code=True):
             answer = await self._request_json("POST", url, json=body, starts_code=True)
+            if _is_running(answer):
+                answer = await self._wait_finished(session_id, answer)
         return read_rest(answer, session_id)
+
+    async def _wait_finished(self, session_id: str, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask for a run until it has ended. A pool may answer with HTTP 202 before that.
+
+        Raises:
+            ProtocolError: The pool did not name the run.
+            PoolError: The pool no longer answers for it. The code may have run.
+        """
+        run = answer.get("id")
+        if not isinstance(run, str) or not run:
+            text = f"the pool answered that the code still runs, without an id; {MAY_HAVE_RUN}"
+            raise ProtocolError(text)
+        url = self._build_url(f"executions/{quote(run, safe='')}", session_id)
+        failures = 0
+        while _is_running(answer):
+            await anyio.sleep(_POLL_SECONDS)
+            try:
+                answer = await self._request_json("GET", url)
+            except PoolError as error:
+                failures += 1
+                if failures == _MAX_POLL_FAILURES or isinstance(error, NoRouteError):
+                    raise PoolError(f"{error}; {MAY_HAVE_RUN}", hint=error.hint) from error
+        return answer
 
     async def stop_session(self, session_id: str) -> None:
         """End a session of a custom-container pool, if it still exists.
@@ -287,7 +318,7 @@ class _FilePage(TolerantModel):
 
 class _File(TolerantModel):
     name: Text = Field(validation_alias=AliasChoices("name", "filename"))
-    size: int = Field(validation_alias=AliasChoices("sizeInBytes", "size"))
+    size: int = Field(ge=0, validation_alias=AliasChoices("sizeInBytes", "size"))
     directory: Text = ""
     modified_at: Timestamp = Field(
         None, validation_alias=AliasChoices("lastModifiedAt", "lastModifiedTime")
@@ -311,7 +342,16 @@ def parse_file_info(entry: object, name: str = "") -> FileInfo:
     path = name or "/".join(filter(None, (folder.removeprefix("."), file.name)))
     modified = file.modified_at
     has_zone = modified is not None and modified.tzinfo is not None
-    return FileInfo(path, file.size, guess_media_type(path), modified if has_zone else None)
+    return check_file(
+        FileInfo(path, file.size, guess_media_type(path), modified if has_zone else None)
+    )
+
+
+def _is_running(answer: Mapping[str, Any]) -> bool:
+    """Return whether a run has not ended, by the status in the newer or older form."""
+    inner = answer.get("properties")
+    status = (inner if isinstance(inner, Mapping) else answer).get("status")
+    return isinstance(status, str) and status.lower() in _RUNNING
 
 
 def _is_folder(entry: object) -> bool:

@@ -10,11 +10,18 @@ from urllib.parse import quote
 import anyio
 from typing_extensions import override
 
-from cci_plugins.azure.credentials import Bearer, ProviderAuth, TokenCredential
+from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.errors import AuthenticationError, PoolError, PoolUnavailableError
+from cci_plugins.errors import (
+    AuthenticationError,
+    PoolError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+)
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
+from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
@@ -25,6 +32,9 @@ from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
 from .retry import NoRouteError
 
+_FULL_HINT = (
+    "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
+)
 ServerKind = Literal["cci", "executions", "execute"]
 
 
@@ -42,6 +52,9 @@ class CustomSessionPool(RemoteSessionPool):
         limits: Limits, of which `file_bytes` bounds a transfer.
         margin: Time to wait for the answer beyond a run's own limit.
         patience: Time in which a call that did not start may be repeated.
+
+    Attributes:
+        sign_in: The sign-in.
 
     Raises:
         ConfigurationError: The endpoint or the token is invalid.
@@ -61,18 +74,20 @@ class CustomSessionPool(RemoteSessionPool):
         *,
         credential: TokenCredential | str | None = None,
         limits: Limits | None = None,
-        margin: timedelta = MARGIN,
-        patience: timedelta = RETRY_WINDOW,
+        margin: Duration = MARGIN,
+        patience: Duration = RETRY_WINDOW,
     ) -> None:
         limits = Limits() if limits is None else limits
         self._endpoint = str(parse_endpoint_url(endpoint.rstrip("/")))
-        self._auth = Bearer(credential)
+        self.sign_in = CachedCredential.wrap(credential)
+        self._auth = Bearer(self.sign_in)
         self._http = make_http()
         self._http.auth = ProviderAuth(self._auth)
         self._rest_client = RestClient(
             self._endpoint, file_bytes=limits.file_bytes, http=self._http
         )
         self._kind: ServerKind | None = None
+        self._is_kind_certain = False
         self._discovery_lock = anyio.Lock()
         self._supports_stop = True
         super().__init__(self._auth, self._auth, limits=limits, margin=margin, patience=patience)
@@ -98,9 +113,12 @@ class CustomSessionPool(RemoteSessionPool):
         if self._kind is None:
             async with self._discovery_lock:
                 if self._kind is None:
-                    self._kind = await self._retry.call_with_retry(
+                    kind = await self._retry.call_with_retry(
                         lambda: self._detect_kind(session_id), idempotent=True
                     )
+                    if not self._is_kind_certain:
+                        return False
+                    self._kind = kind
         return self._kind == "cci"
 
     @override
@@ -122,7 +140,18 @@ class CustomSessionPool(RemoteSessionPool):
                 return await self._rest_client.execute(session_id, code, timeout=limit)
             except NoRouteError:
                 logger.info("the pool has no /executions; using /code/execute")
-        execution = await self._rest_client.execute(session_id, code, timeout=limit, old_form=True)
+        try:
+            execution = await self._rest_client.execute(
+                session_id, code, timeout=limit, old_form=True
+            )
+        except NoRouteError as error:
+            if self._kind is not None:
+                raise
+            raise PoolError(
+                "the pool has no free session, or its sessions serve none of the routes /mcp, "
+                f"/executions and /code/execute ({error})",
+                hint=_FULL_HINT,
+            ) from error
         self._kind = "execute"
         return execution
 
@@ -149,16 +178,44 @@ class CustomSessionPool(RemoteSessionPool):
         return f"{self._endpoint}/mcp?identifier={quote(session_id, safe='')}"
 
     async def _detect_kind(self, session_id: str) -> ServerKind:
-        """Detect the server in the session's container by a handshake, which starts no code."""
+        """Detect the server in the session's container by a handshake, which starts no code.
+
+        A refusal may also come from a full pool (404, 500) or from a role that is not known yet
+        (401, 403). So it is remembered only once another route of the session answers and the
+        handshake is then refused again.
+        """
+        try:
+            kind = await self._shake_hands(session_id)
+            if kind != "cci" and not self._is_kind_certain:
+                await self._rest_client.list_files(session_id)
+                kind = await self._shake_hands(session_id)
+                self._is_kind_certain = True
+        except PoolUnavailableError as error:
+            if isinstance(error, PoolExhaustedError) or "HTTP 500" not in str(error):
+                raise
+            raise PoolUnavailableError(
+                f"the pool has no free session, or its server failed: {error}", hint=_FULL_HINT
+            ) from error
+        except (AuthenticationError, PoolError) as error:
+            logger.info("it is not certain yet what the sessions run: %s", error)
+            return "executions"
+        if kind == "cci":
+            self._is_kind_certain = True
+            self.capabilities = replace(self.capabilities, streams_output=True)
+        return kind
+
+    async def _shake_hands(self, session_id: str) -> ServerKind:
         try:
             server = await McpClient(self._build_mcp_url(session_id), http=self._http).initialize()
         except PoolUnavailableError:
             raise
         except (AuthenticationError, PoolError) as error:
+            if is_redirect(error):
+                raise
             # Managed pools refuse a token on /mcp. Microsoft's image has no such route.
             logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
-        if not is_cci_server(server):
-            return "executions"
-        self.capabilities = replace(self.capabilities, streams_output=True)
-        return "cci"
+        if is_cci_server(server):
+            return "cci"
+        self._is_kind_certain = True
+        return "executions"

@@ -13,7 +13,7 @@ A call is repeated in three cases only:
 
 Every other error goes to the caller, because the code may have run. `SessionLostError` is never
 retried here although it is `retryable`: only the caller can restore what the session had.
-`NoRouteError` is never retried, because the answer would be the same.
+`NoRouteError` and redirects are never retried, because the answer would be the same.
 
 Retries end when `max_duration` has passed since the first try. A pool that names a longer wait
 (`Retry-After`) ends them at once. Waits grow from 0.2 s to 5 s, with jitter, so that clients of a
@@ -39,6 +39,7 @@ from cci_plugins.errors import (
     PoolExhaustedError,
     PoolUnavailableError,
 )
+from cci_plugins.mcp_client.failures import is_redirect
 
 T = TypeVar("T")
 
@@ -126,4 +127,4 @@ def _is_not_started(error: Exception) -> bool:
 
 def _is_unclear(error: Exception) -> bool:
     is_fault = isinstance(error, (PoolError, ExecutionTimeoutError))
-    return is_fault and not isinstance(error, NoRouteError)
+    return is_fault and not isinstance(error, NoRouteError) and not is_redirect(error)

@@ -61,9 +61,10 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.in_session.marked_call import Answer
-from cci_plugins.mcp_client.executions import load_execution, load_file
+from cci_plugins.mcp_client.executions import check_file, check_files, load_execution, load_file
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import ErrorInfo, Execution, FileInfo
+from cci_plugins.pools.base import build_changed_error
 
 from .agent_client import (
     SAFE_CHARS,
@@ -134,6 +135,7 @@ class TextSessions:
     async def download(self, session_id: str, name: str) -> AsyncGenerator[bytes]:
         """Read a file in chunks."""
         name, at, total = validate_name(name), 0, SAFE_CHARS // 2
+        stamp: object = None
         while at < total:
             answer = await self._agent.fetch_chunk(
                 session_id, "read", at, total, per_byte=4 / 3, name=name
@@ -141,8 +143,12 @@ class TextSessions:
             if "missing" in answer.fields:
                 raise _build_not_found_error(name)
             data, total = _decode_chunk(answer.text), get_total(answer)
+            stamps = answer.fields.get("stamps")
+            if not isinstance(stamps, list) or any(one != (stamp or stamps[0]) for one in stamps):
+                raise build_changed_error(name)
+            stamp = stamps[0]
             if not data and at < total:
-                raise FileTransferError(f"cannot read {name!r}: it became shorter meanwhile")
+                raise build_changed_error(name)
             at += len(data)
             yield data
 
@@ -154,7 +160,7 @@ class TextSessions:
         )
         report = await self._agent.fetch_report(session_id, run, answer)
         try:
-            return [_add_media_type(load_file(file)) for file in report]
+            return [_add_media_type(check_file(load_file(file))) for file in report]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProtocolError("the session sent a malformed list of files") from error
 
@@ -202,7 +208,7 @@ class TextSessions:
             return _build_unreported_execution(sent, answer, session_id)
         try:
             report = await self._agent.fetch_report(session_id, run, answer)
-            execution = load_execution(report, session_id)
+            execution = check_files(load_execution(report, session_id))
         except CodeInterpreterError as error:  # even if the error is `retryable`, the code ran
             kind = ProtocolError if isinstance(error, ProtocolError) else PoolError
             raise kind(f"the code ran, but its output is lost: {error}") from error

@@ -11,8 +11,10 @@ States of a run (`_ExecuteRequest`): sent, then complete. It is complete when it
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
 may come first. ZeroMQ can drop the idle status in a flood of output, so after the reply it is
 awaited for `IDLE_SECONDS` only. A run that is late, prints too much or is cancelled is
-interrupted: first by a message, after a second by one SIGINT, then the kernel is killed.
-`INTERRUPT_SECONDS` bounds all of it, and `RunOutcome` names the end.
+interrupted, again every second. `in_session/interrupts` ignores an interrupt that meets the
+kernel's own code. The kernel is also asked for its info: an answer means that the run is over,
+even if its reply was lost. Without either after `INTERRUPT_SECONDS`, the kernel is killed.
+`RunOutcome` names the end.
 
 Who may call: one event loop, which also owns the ZeroMQ context. Calls of `run` must not overlap
 (`LocalSession.run_lock`). `kill` may be called at any time, `close` when no call needs the kernel.
@@ -27,7 +29,7 @@ What must never happen:
   `_watch_connection` kills a kernel whose connection ZeroMQ closed.
 - A message of an earlier run counts for this one: both handlers compare the request's id.
 - A forged message raises into the loop: unsigned and malformed messages are ignored.
-- A second interrupt follows at once. It would hit the kernel's own code, which never replies then.
+- A second interrupt follows at once. The code needs a moment to unwind its stack.
 """
 
 from __future__ import annotations
@@ -47,7 +49,11 @@ from jupyter_client.connect import KernelConnectionInfo
 
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.in_session.source import DATA_FORMAT_MODULES, build_session_source
+from cci_plugins.in_session.source import (
+    DATA_FORMAT_MODULES,
+    PLAIN_PYTHON_MODULES,
+    build_session_source,
+)
 from cci_plugins.pools.base import OutputHandler
 
 from .egress import EgressRule
@@ -57,13 +63,25 @@ from .output import Collector, parse_error
 if TYPE_CHECKING:
     from .egress_proxy import EgressProxy
 
-_SETUP_MODULES = (*DATA_FORMAT_MODULES, "in_session/proxy_relay.py", "in_session/kernel_setup.py")
+_SETUP_MODULES = (
+    "in_session/streams.py",
+    *DATA_FORMAT_MODULES,
+    *PLAIN_PYTHON_MODULES,
+    "in_session/background_output.py",
+    "in_session/memory_limit.py",
+    "in_session/proxy_relay.py",
+    "in_session/kernel_setup.py",
+)
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine needs time to unwind the code's stack
 IDLE_SECONDS = 1.0
+ANSWER_SECONDS = 5.0  # for a kernel whose output channel closed to exit or to answer
 MAX_MESSAGE_BYTES = 48 * MIB
+BACKGROUND_CHARACTERS = 1_000_000  # of each stream, from a kernel that does not bound them
 EXITED_BETWEEN_CALLS = "its process ended between two calls"
+DID_NOT_STOP = "its code did not stop when interrupted, so the session was ended"
+_BACKGROUND_MESSAGE = "cci_background"  # as in `in_session/kernel_setup`
 
 
 class KernelExitedError(Exception):
@@ -101,20 +119,37 @@ class _ExecuteRequest:
         self.is_complete = False
         self.waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.msg_id = ""
+        self.probe_id = ""
+        self.background_characters = 0
+        self.reply: dict[str, Any] = {}
         self._has_reply = False
         self._is_idle = False
 
     def handle_message(self, kind: str, content: dict[str, Any]) -> None:
         if kind == "status":
             self._is_idle = self._is_idle or content.get("execution_state") == "idle"
+        elif kind == _BACKGROUND_MESSAGE:
+            self._add_background(content)
         else:
             self.collector.handle_message(kind, content)
             if self.collector.is_runaway:
                 self._wake_up()
         self._finish_if_complete()
 
+    def _add_background(self, content: dict[str, Any]) -> None:
+        """Put what was printed between two runs before the output of this one."""
+        for name in ("stdout", "stderr"):
+            text = content.get(name)
+            if isinstance(text, str) and text:
+                text = text[:BACKGROUND_CHARACTERS]
+                self.collector.handle_message("stream", {"name": name, "text": text})
+        self.background_characters += sum(
+            len(text) for text in content.values() if isinstance(text, str)
+        )
+
     def handle_reply(self, content: dict[str, Any]) -> None:
         self._has_reply = True
+        self.reply = content
         if content.get("status") == "error" and self.collector.error is None:
             self.collector.error = parse_error(content)
         self._finish_if_complete()
@@ -154,6 +189,7 @@ class Kernel:
     Attributes:
         sandbox: Its sandbox and folder.
         kill_reason: Why the host killed it, as a clause, or None.
+        background_characters: Characters of the last run that were printed before it began.
     """
 
     def __init__(
@@ -161,6 +197,7 @@ class Kernel:
     ) -> None:
         self.sandbox = sandbox
         self.kill_reason: str | None = None
+        self.background_characters = 0
         self._limits = limits
         self._request: _ExecuteRequest | None = None
         self._on_first_message: Callable[[], object] | None = None
@@ -204,7 +241,7 @@ class Kernel:
         proxy_socket = kernel._start_egress_proxy(rules)
         code += (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
-            f"{proxy_socket!r})\ndel ns"
+            f"{proxy_socket!r}, {limits.memory_bytes})\ndel ns"
         )
         try:
             with anyio.fail_after(START_SECONDS):
@@ -288,6 +325,8 @@ class Kernel:
                     await self._interrupt_or_kill(request)
             raise
         finally:
+            self.background_characters = request.background_characters
+            collector.finish(request.reply)
             self._request = None
 
     async def close(self) -> None:
@@ -317,20 +356,31 @@ class Kernel:
         return await self._interrupt_or_kill(request)
 
     async def _interrupt_or_kill(self, request: _ExecuteRequest) -> RunOutcome:
-        """Interrupt the code. Kill the kernel if it does not stop."""
-        with suppress(zmq.Again):  # it is exiting already
-            self._client.control_channel.send(self._client.session.msg("interrupt_request", {}))
+        """Interrupt the code. Kill the kernel if it neither stops nor answers."""
         deadline = time.monotonic() + INTERRUPT_SECONDS
-        await request.wait_done(INTERRUPT_AGAIN_SECONDS)
-        if not request.is_complete and request.collector.error is None:
-            # not at once: see "What must never happen"
-            self.sandbox.interrupt()
-        while not request.is_complete and time.monotonic() < deadline:  # a runaway wakes it early
-            await request.wait_done(deadline - time.monotonic())
+        self._send_interrupt(request)
+        again = time.monotonic() + INTERRUPT_AGAIN_SECONDS
+        while not request.is_complete and time.monotonic() < deadline:
+            # a runaway wakes it early
+            await request.wait_done(max(min(again, deadline) - time.monotonic(), 0))
+            if time.monotonic() < again:
+                continue
+            again += INTERRUPT_AGAIN_SECONDS
+            if request.collector.error is None:  # else the code has stopped already
+                self._send_interrupt(request)
+                self.sandbox.interrupt()
+            if not request.probe_id:
+                with suppress(zmq.Again):
+                    request.probe_id = self._client.kernel_info()
         if request.is_complete and self.is_alive:
             return RunOutcome.INTERRUPTED
-        await self.sandbox.kill()
+        await self.kill(DID_NOT_STOP)
         return RunOutcome.KILLED
+
+    def _send_interrupt(self, request: _ExecuteRequest) -> None:
+        message = self._client.session.msg("interrupt_request", {"run": request.msg_id})
+        with suppress(zmq.Again):  # it is exiting already
+            self._client.control_channel.send(message)
 
     async def _wait_subscribed(self) -> None:
         """Wait until output arrives. ZeroMQ drops what is published before the subscription."""
@@ -347,14 +397,36 @@ class Kernel:
         self._on_first_message = None
 
     async def _watch_connection(self) -> None:
-        """Kill a kernel that ZeroMQ dropped for a message that is too large.
+        """Kill a kernel whose output channel closed. Its reply would never arrive.
 
-        Its reply would never arrive.
+        ZeroMQ drops a peer for a message that is too large. The kernel then still answers.
         """
         await self._monitor.recv_multipart()
         await asyncio.wait((self._exit_task,), timeout=IDLE_SECONDS)
+        if not self.is_alive:
+            return
+        asked = asyncio.create_task(self._ask_control())
+        await asyncio.wait(
+            (self._exit_task, asked), timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        asked.cancel()
         if self.is_alive:
-            await self.kill(f"it sent more than {MAX_MESSAGE_BYTES // MIB} MiB of output at once")
+            await self.kill(
+                f"it sent more than {MAX_MESSAGE_BYTES // MIB} MiB of output at once"
+                if asked.done() and not asked.cancelled()
+                else "it closed its connection to the pool"
+            )
+
+    async def _ask_control(self) -> None:
+        """Return once the kernel answers on its control channel."""
+        channel = self._client.control_channel
+        message = self._client.session.msg("kernel_info_request", {})
+        with suppress(zmq.Again):
+            channel.send(message)
+        while True:
+            parsed = self._parse_message(await channel.socket.recv_multipart())
+            if parsed is not None and parsed[0] == "kernel_info_reply":
+                return
 
     async def _read(self, channel: Any, handle: Callable[[str, str, dict[str, Any]], None]) -> None:
         while True:
@@ -390,6 +462,8 @@ class Kernel:
     def _on_reply(self, kind: str, parent: str, content: dict[str, Any]) -> None:
         if kind == "execute_reply" and self._request is not None and parent == self._request.msg_id:
             self._request.handle_reply(content)
+        elif kind == "kernel_info_reply" and self._request and parent == self._request.probe_id:
+            self._request.handle_reply({})  # requests are answered in order, so the run is over
 
     def _on_exit(self, _: object) -> None:
         if self._request is not None:

@@ -17,6 +17,8 @@ from secrets import token_hex
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.code_text import check_code
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
@@ -30,11 +32,19 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.models import Execution, FileInfo, SessionInfo
-from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.pools.base import (
+    Capabilities,
+    OutputHandler,
+    SessionPool,
+    build_changed_error,
+    check_code_size,
+)
+from cci_plugins.pools.folder_notes import add_folder_note
+from cci_plugins.pools.network_notes import add_network_note
 
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
-    from .isolation import choose
+    from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError, make_context
     from .session import LocalSession
@@ -63,7 +73,8 @@ class LocalSessionPool(SessionPool):
         python: Interpreter of the sessions, with ipykernel. None uses this application's own.
         max_sessions: Largest number of sessions at once.
         ready_sessions: Number of kernels to keep warm.
-        cooldown: Time after which an unused session is ended, as in Azure.
+        cooldown: Time after which an unused session is ended, as in Azure, in seconds or as a
+            `timedelta`.
         limits: Limits of each session.
         preload: Modules that warm kernels import if they are installed.
         egress: Hosts that sessions may reach through an egress proxy: `none`, `all` public ones,
@@ -91,23 +102,33 @@ class LocalSessionPool(SessionPool):
         python: str | os.PathLike[str] | None = None,
         max_sessions: int = 32,
         ready_sessions: int = 1,
-        cooldown: timedelta = timedelta(minutes=30),
+        cooldown: Duration = timedelta(minutes=30),
         limits: SandboxLimits | None = None,
         preload: tuple[str, ...] = PRELOAD,
         egress: Egress = "none",
         environment: Mapping[str, str] | None = None,
         total_memory_bytes: int | None = None,
     ) -> None:
+        if max_sessions < 1 or ready_sessions < 0:
+            raise ConfigurationError(
+                f"max_sessions must be at least 1 and ready_sessions at least 0, "
+                f"not {max_sessions} and {ready_sessions}",
+                hint="pass a larger number",
+            )
         self._isolation_name: IsolationName = isolation
         self._python = Path(python or sys.executable)
         self._max_sessions = max_sessions
-        self._cooldown = cooldown
+        self._cooldown = to_timedelta(cooldown, "cooldown")
         self._limits = SandboxLimits() if limits is None else limits
         self._preload = preload
         self._egress = egress
         self._rules = parse_egress_rules(egress)
         self._environment = dict(environment or {})
         self._total_memory_bytes = total_memory_bytes
+        if not self._rules and isolation != "process":  # every other backend closes the network
+            self.capabilities = replace(self.capabilities, egress=False)
+        if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
+            self.capabilities = replace(self.capabilities, folder=host_folder.get_folder())
         self._sessions: dict[str, LocalSession] = {}
         self._loss_reasons: OrderedDict[str, str] = OrderedDict()
         self._warm_pool = WarmPool(ready_sessions, self._start_kernel)
@@ -116,6 +137,7 @@ class LocalSessionPool(SessionPool):
         self._launch_limiter = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
+        self._pid = os.getpid()
 
     @property
     @override
@@ -124,6 +146,12 @@ class LocalSessionPool(SessionPool):
 
     @override
     async def start(self) -> None:
+        if self._pid != os.getpid():
+            raise PoolUnavailableError(
+                "this pool belongs to the process that this one was forked from",
+                hint="make a new LocalSessionPool in this process",
+                retryable=False,
+            )
         if self._isolation is not None:
             return
         async with self._start_lock:
@@ -134,6 +162,7 @@ class LocalSessionPool(SessionPool):
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
+                    folder=isolation.folder,
                     egress=self._check_egress(isolation),
                 )
                 self._context = make_context()
@@ -151,19 +180,23 @@ class LocalSessionPool(SessionPool):
         session_id: str,
         code: str,
         *,
-        timeout: timedelta,
+        timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
     ) -> Execution:
+        check_code(code)
+        check_code_size(code)
+        limit = to_timedelta(timeout, "timeout")
         async with self._use_session(session_id) as session, session.run_lock:
             try:
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, timeout, on_output)
+                execution = await session.execute(kernel, code, limit, on_output)
             except KernelExitedError:  # the code did not start, so it may be sent again
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, timeout, on_output)
+                execution = await session.execute(kernel, code, limit, on_output)
         name = "" if self._isolation is None else self._isolation.name
-        return replace(execution, isolation=name)
+        execution = add_network_note(replace(execution, isolation=name), self.capabilities)
+        return add_folder_note(execution, self.capabilities.folder)
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
@@ -176,8 +209,11 @@ class LocalSessionPool(SessionPool):
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
             with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
+                before = _read_stamp(file.fileno())
                 while chunk := await anyio.to_thread.run_sync(file.read, READ_BYTES):
                     yield chunk
+                if before != _read_stamp(file.fileno()):
+                    raise build_changed_error(name)
 
     @override
     async def list_files(self, session_id: str) -> list[FileInfo]:
@@ -196,7 +232,7 @@ class LocalSessionPool(SessionPool):
         self._loss_reasons.pop(session_id, None)
         session = self._sessions.pop(session_id, None)
         if session is not None:
-            await session.end()
+            await session.end("it was deleted")
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:
@@ -210,7 +246,7 @@ class LocalSessionPool(SessionPool):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._warm_pool.close()
         sessions, self._sessions = list(self._sessions.values()), {}
-        await asyncio.gather(*(session.end() for session in sessions))
+        await asyncio.gather(*(session.end("the pool was closed") for session in sessions))
         if self._isolation is not None:
             self._isolation = None
             self._context.destroy(linger=0)
@@ -238,7 +274,11 @@ class LocalSessionPool(SessionPool):
                 hint="delete a session that you no longer need, or raise CCI_SESSIONS",
                 retry_after=max(wait, 0.0),
             )
-        session = LocalSession(session_id, self._loss_reasons.pop(session_id, None))
+        session = LocalSession(
+            session_id,
+            self._loss_reasons.pop(session_id, None),
+            max_files=self._limits.file_count,
+        )
         self._sessions[session_id] = session
         return session
 
@@ -263,11 +303,15 @@ class LocalSessionPool(SessionPool):
                 session.loss_reason = session.kernel.kill_reason or EXITED_BETWEEN_CALLS
                 await session.close_kernel()
             try:
-                session.attach_kernel(kernel := await self._warm_pool.allocate())
+                kernel = await self._warm_pool.allocate()
             except BaseException:
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
                 raise
+            if session.is_ended:  # while the kernel started
+                await kernel.close()
+                raise SessionLostError("the session was deleted while this call waited for it")
+            session.attach_kernel(kernel)
             if instance is not None:
                 raise _build_replaced_error(session)
             return kernel
@@ -324,7 +368,7 @@ class LocalSessionPool(SessionPool):
     async def _end_idle_sessions(self) -> None:
         cooldown = self._cooldown.total_seconds()
         while True:
-            await asyncio.sleep(min(cooldown / 4, 15))
+            await asyncio.sleep(max(0.05, min(cooldown / 4, 15)))
             now = time.monotonic()
             for session in list(self._sessions.values()):
                 if session.active_calls == 0 and now - session.last_used > cooldown:
@@ -336,9 +380,15 @@ class LocalSessionPool(SessionPool):
         if len(self._loss_reasons) > MAX_LOSS_REASONS:
             self._loss_reasons.popitem(last=False)
         try:
-            await session.end()
+            await session.end("it was not used")
         except CodeInterpreterError as error:
             logger.warning("an idle session did not end cleanly: %s", error)
+
+
+def _read_stamp(file: int) -> tuple[int, int]:
+    """Return the size and time of change, which stay the same until the file is written to."""
+    status = os.fstat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def _build_replaced_error(session: LocalSession) -> SessionLostError:

@@ -16,9 +16,14 @@ from secrets import token_hex
 
 import anyio
 
-from cci_plugins.common.file_names import guess_media_type
+from cci_plugins.common.file_names import escape_name, guess_media_type
 from cci_plugins.errors import FileTransferError
-from cci_plugins.in_session.streams import compute_sha256, select_files_to_hash
+from cci_plugins.in_session.background_output import describe_background
+from cci_plugins.in_session.streams import (
+    compute_sha256,
+    select_files_to_hash,
+    select_files_to_report,
+)
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
 
@@ -26,8 +31,6 @@ from .folder.session_folder import SessionFolder
 from .folder.writer import Stat
 from .kernel import Kernel, RunOutcome
 from .output import Collector
-
-MAX_REPORTED_FILES = 2_000
 
 
 class LocalSession:
@@ -45,7 +48,9 @@ class LocalSession:
         last_used: Time of the last use, from `time.monotonic`.
     """
 
-    def __init__(self, session_id: str, loss_reason: str | None = None) -> None:
+    def __init__(
+        self, session_id: str, loss_reason: str | None = None, *, max_files: int = 50_000
+    ) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
         self.instance = ""
@@ -56,6 +61,7 @@ class LocalSession:
         self.active_calls = 0
         self.last_used = time.monotonic()
         self._created = self._accessed = datetime.now(UTC)
+        self._max_files = max_files
         self._known_files: dict[str, Stat] = {}
 
     def touch(self) -> None:
@@ -69,10 +75,17 @@ class LocalSession:
         self.instance = token_hex(8)
         self._known_files = {}
 
-    async def end(self) -> None:
-        """End the session for good."""
+    async def end(self, reason: str) -> None:
+        """End the session for good, and the code that runs in it.
+
+        Args:
+            reason: Why, as a clause for the run that this ends.
+        """
         self.is_ended = True
-        await self.close_kernel()
+        kernel, self.kernel = self.kernel, None
+        if kernel is not None:
+            await kernel.kill(reason)
+            await kernel.close()
 
     async def close_kernel(self) -> None:
         """End the kernel, if there is one."""
@@ -100,7 +113,9 @@ class LocalSession:
         self.loss_reason = None
         duration = timedelta(seconds=time.perf_counter() - started)
         is_lost = outcome in {RunOutcome.KILLED, RunOutcome.DIED}
-        files = () if is_lost else self._find_changed_files(kernel.sandbox.folder)
+        files, file_notes = (
+            ((), []) if is_lost else await self._find_changed_files(kernel.sandbox.folder)
+        )
         if files:
             files = await anyio.to_thread.run_sync(_add_hashes, kernel.sandbox.folder, files)
         if is_lost:
@@ -118,22 +133,29 @@ class LocalSession:
             state="lost" if is_lost or loss_reason else "kept",
             duration=duration,
             dropped_characters=output.dropped_characters,
-            notes=tuple(_build_notes(loss_reason, output)),
+            outputs=output.build_outputs(),
+            execution_count=output.execution_count,
+            notes=(
+                *_build_notes(loss_reason, output, kernel.background_characters),
+                *file_notes,
+            ),
         )
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
         """List the regular files by name."""
-        return [_build_file_info(name, entry) for name, entry in sorted(folder.scan().items())]
+        files = folder.scan(self._max_files)
+        return [_build_file_info(name, entry) for name, entry in sorted(files.items())]
 
-    def _find_changed_files(self, folder: SessionFolder) -> tuple[FileInfo, ...]:
-        """Return the files that are new or changed since the last call."""
-        after = folder.scan(limit=MAX_REPORTED_FILES)
+    async def _find_changed_files(
+        self, folder: SessionFolder
+    ) -> tuple[tuple[FileInfo, ...], list[str]]:
+        """Return the newest files that changed since the last call, and a note on the others."""
+        after = await anyio.to_thread.run_sync(folder.scan, self._max_files)
         before, self._known_files = self._known_files, after
-        return tuple(
-            _build_file_info(name, entry)
-            for name, entry in sorted(after.items())
-            if before.get(name) != entry
+        names, notes = select_files_to_report(
+            {name: entry.ctime_ns for name, entry in after.items() if before.get(name) != entry}
         )
+        return tuple(_build_file_info(name, after[name]) for name in names), notes
 
     async def upload(
         self, folder: SessionFolder, name: str, content: AsyncIterator[bytes]
@@ -153,7 +175,7 @@ class LocalSession:
 
 def _build_file_info(name: str, entry: Stat) -> FileInfo:
     modified = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC)
-    return FileInfo(name, entry.size, guess_media_type(name), modified)
+    return FileInfo(escape_name(name), entry.size, guess_media_type(name), modified)
 
 
 def _add_hashes(folder: SessionFolder, files: tuple[FileInfo, ...]) -> tuple[FileInfo, ...]:
@@ -173,16 +195,18 @@ def _hash_file(folder: SessionFolder, name: str) -> str | None:
         return None
 
 
-def _build_notes(loss_reason: str | None, output: Collector) -> list[str]:
+def _build_notes(loss_reason: str | None, output: Collector, background: int) -> list[str]:
     notes = []
     if loss_reason is not None:
         notes.append(
             f"the session was replaced because {loss_reason}; "
             "variables and files of earlier calls are gone"
         )
+    if background:
+        notes.append(describe_background(background))
     if output.dropped_results:
         notes.append(f"{output.dropped_results} displayed results were too large to keep")
-    return notes
+    return [*notes, *output.notes]
 
 
 def _classify_outcome(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+from cci_plugins.common.durations import convert_durations
+
 from .faults import Faults
 
 
@@ -48,3 +50,6 @@ class Emulation:
     old_form_only: bool = False
     hang: timedelta = timedelta(hours=1)
     faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        convert_durations(self, "cooldown", "latency", "hang")

@@ -89,12 +89,15 @@ class ExecuteCodeTools:
         return self._build_result(reply)
 
     def _describe_tool(self) -> dict[str, Any]:
-        known_packages = self._mcp_sessions.host.pool.known_packages
+        pool = self._mcp_sessions.host.pool
         return {
             "name": execute_code.NAME,
             "title": "Run Python",
             "description": build_description(
-                execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, known_packages
+                execute_code.DESCRIPTION,
+                execute_code.DEFAULT_OPTIONS,
+                pool.known_packages,
+                capabilities=pool.capabilities,
             ),
             "inputSchema": execute_code.PARAMETERS,
             "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},

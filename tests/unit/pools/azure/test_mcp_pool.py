@@ -1,9 +1,14 @@
 """The tools of a platform pool, under the names that servers are reported to use."""
 
+from datetime import timedelta
+
+import anyio
+import httpx
 import pytest
 
 from cci_plugins.errors import ProtocolError
-from cci_plugins.pools.azure.mcp_pool import find_python_tool
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool, find_python_tool
+from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 
 RUN = "runPythonCodeInRemoteEnvironment"
 
@@ -16,3 +21,23 @@ def test_the_tool_is_found_under_its_names(name):
 def test_the_error_of_a_pool_without_python_lists_its_tools():
     with pytest.raises(ProtocolError, match="only launchShell"):
         find_python_tool([{"name": "launchShell"}])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["platform", "custom"])
+async def test_a_redirect_fails_at_once_and_is_named(kind, monkeypatch):
+    async def redirect(*_):
+        return httpx.Response(307, headers={"location": "https://login.example/x?secret=1"})
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", redirect)
+    pool = (
+        PlatformSessionPool("https://pool.example/mcp", key="a-key")
+        if kind == "platform"
+        else CustomSessionPool("https://pool.example", credential="a-token")
+    )
+    with anyio.fail_after(20):
+        with pytest.raises(ProtocolError, match=r"redirect to 'login\.example'"):
+            await pool.execute("s", "1", timeout=timedelta(seconds=5))
+        with pytest.raises(ProtocolError, match=r"redirect to 'login\.example'"):
+            await pool.list_files("s")
+        await pool.aclose()

@@ -13,6 +13,7 @@ import anyio
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.settings import IsolationName
+from cci_plugins.pools.base import DATA_FOLDER
 from cci_plugins.pools.local.folder.session_folder import SessionFolder
 
 
@@ -39,7 +40,8 @@ class Sandbox(ABC):
     """One running, isolated kernel and everything that belongs to its session.
 
     Attributes:
-        folder: The session's `/mnt/data`. The host reaches it by descriptors that cannot leave it.
+        folder: The folder of the session's files. The host reaches it by descriptors that cannot
+            leave it.
         connection: Jupyter connection info for the host (transport, ip, ports, key).
     """
 
@@ -100,6 +102,11 @@ class Isolation(ABC):
 
     name: ClassVar[IsolationName]
     limitations: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Return the path of a session's files inside it, or `.` if each session has another."""
+        return DATA_FOLDER
 
     @abstractmethod
     def describe(self) -> str:

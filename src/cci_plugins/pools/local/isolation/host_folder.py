@@ -23,6 +23,8 @@ import anyio
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import IsolationError
+from cci_plugins.in_session.program_support import WORKING_DIRECTORY_LINK
+from cci_plugins.pools.base import DATA_FOLDER
 from cci_plugins.pools.local.folder.session_folder import SessionFolder
 from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 
@@ -47,7 +49,16 @@ _END_SECONDS = 15.0
 
 
 class HostFolderIsolation(Isolation):
-    """Base of the backends without a mount namespace."""
+    """Base of the backends without a mount namespace.
+
+    Nothing can be mounted at `/mnt/data` for one session. An image may have a link there that
+    leads to the working directory of whichever process follows it (`infra/container/Dockerfile`).
+    """
+
+    @property
+    def folder(self) -> str:
+        """Return `/mnt/data` where that link exists, or else `.`."""
+        return get_folder()
 
     def __init__(self, limits: SandboxLimits) -> None:
         self._limits = limits
@@ -85,7 +96,7 @@ class HostFolderIsolation(Isolation):
         sandbox = HostFolderSandbox(uid)
         async with sandbox.kill_on_failure():
             base = sandbox.create_folders(spec)
-            options = self._build_options(base, interpreter, uid)
+            options = replace(self._build_options(base, interpreter, uid), paths=interpreter.paths)
             if uid is None and sys.platform == "linux":
                 options = replace(options, other_threads=count_own_threads())
             session = sandbox.write_session_file(
@@ -159,7 +170,11 @@ class HostFolderSandbox(Sandbox):
                 ManagedProcess.start(
                     [interpreter.executable, "-I", "-S", supervisor.__file__, base, *command],
                     env=build_environment(
-                        f"{base}/home", f"{base}/{_FOLDERS[1]}", interpreter.executable
+                        f"{base}/home",
+                        f"{base}/{_FOLDERS[1]}",
+                        interpreter.executable,
+                        f"{base}/data",
+                        interpreter.paths,
                     ),
                     cwd=f"{base}/data",
                     stdin=receive,
@@ -191,10 +206,12 @@ class HostFolderSandbox(Sandbox):
                 async with asyncio.timeout(_END_SECONDS):
                     await self.child.wait()
             except TimeoutError:
-                for pid in supervisor.iter_descendants(self.child.process.pid):
+                pids = list(supervisor.iter_descendants(self.child.process.pid))
+                for pid in pids:
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
                 await self.child.wait()
+                _reap(pids[1:])
         if not self._is_released:
             self._is_released = True
             if hasattr(self, "folder"):
@@ -212,6 +229,22 @@ class HostFolderSandbox(Sandbox):
         if self.child.has_ended:
             return 0
         return sum(measure_tree(pid) for pid in supervisor.list_children(self.child.process.pid))
+
+
+def _reap(pids: list[int]) -> None:
+    """Reap ended processes that have become children of the app, which then is process 1."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def get_folder() -> str:
+    """Return `/mnt/data` where it leads to the working directory, or else `.`."""
+    link = Path(DATA_FOLDER)
+    try:
+        return DATA_FOLDER if str(link.readlink()) == WORKING_DIRECTORY_LINK else "."
+    except OSError:
+        return "."
 
 
 def _open_directory(path: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _QUERY_CODE = """
 import importlib.util, json, os, sys
 found = importlib.util.find_spec("ipykernel")
 places = [sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(sys.executable)]
-print(json.dumps([sys.executable, places, found is not None]))
+print(json.dumps([sys.executable, places, found is not None, sys.path]))
 """
 _cache: dict[Path, Interpreter] = {}
 
@@ -28,10 +29,13 @@ class Interpreter:
     Attributes:
         executable: The real program, never a launcher script.
         folders: Folders outside `/usr` that it must be able to read, parents first.
+        paths: Folders of packages that isolated mode (`-I`) leaves out: those of the user
+            (`pip install --user`) and of `PYTHONPATH`.
     """
 
     executable: str
     folders: tuple[str, ...]
+    paths: tuple[str, ...] = ()
 
     @property
     def is_reachable(self) -> bool:
@@ -59,18 +63,53 @@ async def inspect(python: Path) -> Interpreter:
 
 
 async def _query(python: Path) -> Interpreter:
-    try:
-        _, out = await run_program(python, "-I", "-c", _QUERY_CODE)
-        executable, places, has_kernel = json.loads(out)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{python} is not a Python interpreter that runs") from error
-    if not has_kernel:
+    executable, places, has_kernel, isolated_path = await _run_query(python, "-I")
+    is_own = python == Path(sys.executable)  # a host such as Azure Functions extends its own path
+    full_path = sys.path if is_own else (await _run_query(python, "-P"))[3]
+    _refuse_homes(_find_folders_outside_usr(places))
+    paths = _find_package_folders(full_path, isolated_path)
+    if not has_kernel and not _have_kernel(paths):
         raise ConfigurationError(
             f"{python} has no ipykernel", hint='pip install "cci-plugins[local]"'
         )
-    folders = _find_folders_outside_usr(places)
-    _refuse_homes(folders)
-    return Interpreter(executable, folders)
+    return Interpreter(executable, _find_folders_outside_usr([*places, *paths]), paths)
+
+
+def _have_kernel(paths: tuple[str, ...]) -> bool:
+    return any(Path(path, "ipykernel").is_dir() for path in paths)
+
+
+async def _run_query(python: Path, mode: str) -> tuple[str, list[str], bool, list[str]]:
+    try:
+        _, out = await run_program(python, mode, "-c", _QUERY_CODE)
+        executable, places, has_kernel, path = json.loads(out)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{python} is not a Python interpreter that runs") from error
+    return executable, places, has_kernel, path
+
+
+def _find_package_folders(full_path: list[str], isolated_path: list[str]) -> tuple[str, ...]:
+    """List the folders into which pip installed packages and which isolated mode leaves out.
+
+    Other folders stay out, because they hold the application's own source. So does a folder that
+    contains the home folder.
+    """
+    home = find_home()
+    known = {os.path.realpath(path) for path in isolated_path}
+    found: list[str] = []
+    for path in dict.fromkeys(map(os.path.realpath, filter(None, full_path))):
+        contains_home = home is not None and _is_inside(home, path)
+        if path not in known and not contains_home and any(Path(path).glob("*.dist-info")):
+            found.append(path)
+    return tuple(found)
+
+
+def find_home() -> str | None:
+    """Return the real path of the home folder. None if the user has neither HOME nor an account."""
+    try:
+        return os.path.realpath(Path.home())
+    except RuntimeError:
+        return None
 
 
 def _find_folders_outside_usr(places: list[str]) -> tuple[str, ...]:
@@ -88,9 +127,9 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def _refuse_homes(folders: tuple[str, ...]) -> None:
-    home = os.path.realpath(Path.home())
+    home = find_home()
     for folder in folders:
-        if _is_inside(home, os.path.realpath(folder)):
+        if home is not None and _is_inside(home, os.path.realpath(folder)):
             raise IsolationError(
                 f"the interpreter's own folder {folder} contains your home folder",
                 hint="use an interpreter from a virtual environment",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cci_plugins.common.limits import MIB, SandboxLimits
+from cci_plugins.pools.base import DATA_FOLDER
 
 from .base import KernelSpec
 
 SOCKETS = tuple(f"k-{number}" for number in range(1, 6))
+SESSION_FOLDER = "SESSION_FOLDER"  # in a session: the absolute path of its files
 LOCAL_PATH = "/usr/local/bin:/usr/bin:/bin"
 # Files of the host that programs read: the dynamic loader, fonts, time zone, certificates, types.
 SYSTEM_FILES = (
@@ -40,6 +43,7 @@ class SandboxOptions:
         watch_stdin: End the process when standard input is closed.
         lifeline: Until the kernel starts, a closed standard input means that the app has ended.
         other_threads: Threads outside the session that count against its limit of processes.
+        paths: More folders of packages (`Interpreter.paths`).
     """
 
     uid: int | None = None
@@ -52,17 +56,28 @@ class SandboxOptions:
     watch_stdin: bool = False
     lifeline: bool = False
     other_threads: int = 0
+    paths: tuple[str, ...] = ()
 
 
-def build_environment(home: str, scratch: str, python: str) -> dict[str, str]:
+def build_environment(
+    home: str,
+    scratch: str,
+    python: str,
+    data: str = DATA_FOLDER,
+    paths: tuple[str, ...] = (),
+) -> dict[str, str]:
     """Build every environment variable of a session. Nothing is inherited.
 
     Args:
         home: The session's home folder.
         scratch: Its folder for temporary files.
         python: The path of its interpreter.
+        data: The folder of its files.
+        paths: More folders of packages, for the Python programs that its code starts.
     """
-    return {
+    search_path = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+    return search_path | {
+        SESSION_FOLDER: data,
         "PATH": f"{python.rpartition('/')[0]}:{LOCAL_PATH}",
         "HOME": home,
         "USER": "session",

@@ -86,7 +86,14 @@ class LandlockIsolation(HostFolderIsolation):
         return (*_LIMITATIONS, *threads, *signals, *reads)
 
     def _allocate_uid(self) -> int | None:
-        return uids.allocate() if os.geteuid() == 0 else None
+        if os.geteuid() != 0:
+            return None
+        if not uids.can_allocate():
+            raise IsolationError(
+                "this user namespace maps no user id for a session, so its code would run as root",
+                hint="run the app as another user than root, or map the user ids 20000 to 60000",
+            )
+        return uids.allocate()
 
     def _build_options(
         self, base: str, interpreter: Interpreter, uid: int | None

@@ -5,18 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import stat
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from cci_plugins.errors import IsolationError
+from cci_plugins.errors import ConfigurationError, IsolationError
 
 from .kernel_config import SOCKETS
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.003
 _TAIL_BYTES = 4096
+
+
+def check_child_signal() -> None:
+    """Check that the end of a child process can be noticed.
+
+    Raises:
+        ConfigurationError: This process ignores SIGCHLD, so the system discards exit statuses.
+    """
+    number = getattr(signal, "SIGCHLD", None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        raise ConfigurationError(
+            "this process ignores SIGCHLD, so the end of a session cannot be noticed",
+            hint="call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before you start the pool",
+        )
 
 
 class ManagedProcess:
@@ -51,7 +66,9 @@ class ManagedProcess:
 
         Raises:
             IsolationError: The program could not be started.
+            ConfigurationError: This process ignores SIGCHLD.
         """
+        check_child_signal()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

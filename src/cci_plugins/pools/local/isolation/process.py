@@ -99,13 +99,17 @@ class WindowsSandbox(Sandbox):
         session.write_bytes(
             describe_session(
                 spec,
-                SandboxOptions(has_host_folder=True, watch_stdin=True),
+                SandboxOptions(has_host_folder=True, watch_stdin=True, paths=interpreter.paths),
                 kernel_connection=self.connection,
                 connection_file=str(base / "home" / "connection.json"),
             )
         )
         environment = build_environment(
-            str(base / "home"), str(base / "tmp"), interpreter.executable
+            str(base / "home"),
+            str(base / "tmp"),
+            interpreter.executable,
+            str(base / "data"),
+            interpreter.paths,
         )
         environment |= {
             name: os.environ[name] for name in _REQUIRED_VARIABLES if name in os.environ

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from pathlib import Path
 from typing import ClassVar
 
 from cci_plugins.common.settings import IsolationName
@@ -14,7 +13,7 @@ from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 
 from .base import KernelSpec
 from .host_folder import HostFolderIsolation
-from .interpreter import Interpreter, inspect
+from .interpreter import Interpreter, find_home, inspect
 from .kernel_config import SandboxOptions, describe_limits
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
@@ -59,7 +58,7 @@ class SeatbeltIsolation(HostFolderIsolation):
         if shutil.which(SANDBOX_EXEC) is None:
             raise IsolationError(f"{SANDBOX_EXEC} is missing")
         interpreter = await inspect(spec.python)
-        home = str(Path.home())
+        home = find_home() or "/Users"
         code = f"import os\ntry: os.listdir({home!r})\nexcept OSError: raise SystemExit({_REFUSED})"
         process = await asyncio.create_subprocess_exec(
             *self._build_wrapper_command("/private/var/empty", interpreter),

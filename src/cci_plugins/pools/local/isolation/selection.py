@@ -13,6 +13,7 @@ from cci_plugins.common.settings import IsolationName
 from cci_plugins.errors import ConfigurationError, IsolationError
 
 from .base import Isolation, KernelSpec
+from .managed_process import check_child_signal
 
 _log = logging.getLogger("cci_plugins")
 _selections: dict[tuple[str, Path, SandboxLimits, int], Isolation] = {}
@@ -38,6 +39,7 @@ async def choose(name: IsolationName, spec: KernelSpec) -> Isolation:
         IsolationError: No backend works. The message gives the reason for each.
         ConfigurationError: The name is unknown, or the interpreter cannot run a kernel.
     """
+    check_child_signal()
     user = os.geteuid() if hasattr(os, "geteuid") else 0
     key = (name, spec.python, spec.limits, user)
     if key not in _selections:

@@ -13,10 +13,16 @@ import anyio
 
 from cci_plugins.errors import IsolationError
 
-from .interpreter import Interpreter
+from .interpreter import Interpreter, find_home
 from .managed_process import START_SECONDS, ManagedProcess
 
 _HOME_ENTRIES = 50
+_SYSTEM_FOLDERS = frozenset(
+    {
+        *("/bin", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/mnt", "/nix"),
+        *("/proc", "/run", "/sbin", "/sys", "/tmp", "/usr"),  # noqa: S108 - a name to skip
+    }
+)
 
 
 class _TrialSandbox(Protocol):
@@ -81,10 +87,13 @@ def _create_canary_file() -> Iterator[str]:
 
 def _list_home_entries(interpreter: Interpreter) -> list[str]:
     """List some entries of the home folder, without those on the path to the interpreter."""
+    home = find_home()
     try:
-        entries = [str(entry) for entry in Path.home().iterdir()]
+        entries = [] if home is None else [str(entry) for entry in Path(home).iterdir()]
     except OSError:
         return []
+    if home == "/":  # of a user without a home folder, as in `docker run --user`
+        entries = [entry for entry in entries if entry not in _SYSTEM_FOLDERS]
     needed_paths = (*interpreter.folders, interpreter.executable)
     return [
         entry

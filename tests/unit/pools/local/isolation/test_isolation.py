@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.errors import IsolationError
-from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt, uids
+from cci_plugins.pools.local.isolation import KernelSpec, interpreter, seatbelt, self_check, uids
 from cci_plugins.pools.local.isolation.bubblewrap.backend import Bubblewrap
 from cci_plugins.pools.local.isolation.interpreter import Interpreter
 from cci_plugins.pools.local.isolation.kernel_config import (
@@ -185,3 +185,38 @@ def test_a_private_parent_folder_makes_an_interpreter_unreachable(tmp_path):
     closed.chmod(0o700)
     assert not interpreter.is_reachable_by_anyone(str(closed / "python"))
     assert interpreter.is_reachable_by_anyone("/usr/bin")
+
+
+def test_a_user_without_an_account_and_home_has_no_home_folder(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    assert interpreter.find_home() is None
+    interpreter._refuse_homes(("/",))
+    assert self_check._list_home_entries(PYTHON) == []
+
+
+def test_of_the_root_folder_as_home_only_what_sessions_cannot_read_is_checked(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    entries = self_check._list_home_entries(PYTHON)
+    assert not {"/usr", "/etc", "/tmp", "/proc"} & set(entries)
+
+
+def test_a_namespace_without_ids_for_sessions_is_noticed(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(uids, "_read_map", lambda _: ((0, 1),))
+    assert not uids.can_allocate()
+    with pytest.raises(IsolationError, match="no user id"):
+        uids.allocate()
+    monkeypatch.setattr(uids, "_read_map", lambda _: ((0, 1), (1, 65536)))
+    assert uids.can_allocate()
+
+
+def test_only_folders_with_installed_packages_are_added(tmp_path):
+    packages, source = tmp_path / "packages", tmp_path / "source"
+    (packages / "x-1.dist-info").mkdir(parents=True)
+    source.mkdir()
+    path = ["", str(source), str(packages), "/no/such"]
+    assert interpreter._find_package_folders(path, []) == (str(packages),)
+    assert interpreter._find_package_folders(path, [str(packages)]) == ()

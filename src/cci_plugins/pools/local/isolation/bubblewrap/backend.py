@@ -50,7 +50,7 @@ _OLDEST_VERSION, _SIZED_TMPFS, _NO_NESTED_NAMESPACES = (0, 5), (0, 7), (0, 8)
 _LIMITS_BY_NAMESPACE = (5, 14)  # the first Linux that counts RLIMIT_NPROC by user namespace
 _PLAIN_UID = 1000
 _SHARED_BYTES, _HOME_BYTES, _SOCKET_BYTES = 128 * MIB, 64 * MIB, MIB
-_BOOT_FILES = ("boot.py", "lockdown.py")
+_BOOT_FILES = ("boot.py", "lockdown.py", "child_output.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +189,10 @@ class BwrapIsolation(Isolation):
         self, spec: KernelSpec, interpreter: Interpreter, check: dict[str, Any] | None = None
     ) -> BwrapSandbox:
         bwrap = self._bwrap or await find_bubblewrap()
-        uid = uids.allocate() if os.geteuid() == 0 else None
+        uid = uids.allocate() if uids.can_allocate() else None
         sandbox = BwrapSandbox(uid)
         async with sandbox.kill_on_failure():
-            session = _describe(spec, uid, check)
+            session = _describe(spec, uid, check, interpreter.paths)
             with contextlib.ExitStack() as stack:
                 files = {
                     path: stack.enter_context(_open_memory_file(data))
@@ -237,14 +237,18 @@ def _build_parent_arguments(folders: tuple[str, ...]) -> list[str]:
 
 
 def _build_environment_arguments(interpreter: Interpreter) -> list[str]:
-    values = build_environment(HOME, SCRATCH, interpreter.executable)
+    values = build_environment(HOME, SCRATCH, interpreter.executable, DATA, interpreter.paths)
     return [part for name, value in values.items() for part in ("--setenv", name, value)]
 
 
-def _describe(spec: KernelSpec, uid: int | None, check: dict[str, Any] | None) -> bytes:
+def _describe(
+    spec: KernelSpec, uid: int | None, check: dict[str, Any] | None, paths: tuple[str, ...]
+) -> bytes:
     return describe_session(
         spec,
-        SandboxOptions(uid=uid, lifeline=True, other_threads=_count_other_threads(uid)),
+        SandboxOptions(
+            uid=uid, lifeline=True, other_threads=_count_other_threads(uid), paths=paths
+        ),
         kernel_connection=build_connection_info(f"{SOCKET_FOLDER}/k", spec.key),
         connection_file=f"{SOCKET_FOLDER}/connection.json",
         check=check,

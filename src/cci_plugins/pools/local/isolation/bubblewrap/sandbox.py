@@ -129,8 +129,14 @@ class BwrapSandbox(Sandbox):
             poller = select.poll()  # select() refuses descriptors above 1,023
             poller.register(self._handles["init"], select.POLLIN)
             if poller.poll(0):
+                self._reap_init()
                 break
             await asyncio.sleep(POLL_SECONDS)
+
+    def _reap_init(self) -> None:
+        """Reap the init if it has become a child of the app, which then is process 1."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self._handles["init"], os.WEXITED | os.WNOHANG)
 
     def interrupt(self) -> None:
         """Send SIGINT to the kernel."""

@@ -1,9 +1,10 @@
 """First program of a session: give up rights, then run the kernel or the self-check.
 
-It runs as `python -I boot.py SESSION.json`, with lockdown.py in the same folder, and imports only
-the standard library and ipykernel. Under bubblewrap it starts inside the namespaces and the first
-seccomp filter. Elsewhere it starts on the host, below the supervisor (alone on Windows). It sets up
-what the backend has not. SESSION.json lists the steps (`kernel_config.describe_session`).
+It runs as `python -I boot.py SESSION.json`, with lockdown.py and child_output.py in the same
+folder, and imports only the standard library and ipykernel. Under bubblewrap it starts inside the
+namespaces and the first seccomp filter. Elsewhere it starts on the host, below the supervisor
+(alone on Windows). It sets up what the backend has not. SESSION.json lists the steps
+(`kernel_config.describe_session`).
 
 States, in this order and never back:
 
@@ -32,6 +33,7 @@ import importlib.util
 import json
 import os
 import select
+import site
 import socket
 import sys
 import threading
@@ -165,9 +167,13 @@ def start_kernel(session: dict[str, Any]) -> None:
     file = session["connection_file"]
     with open(file, "w", encoding="ascii", opener=_open_private) as out:
         json.dump(session["connection"], out)
+    for path in session["paths"]:
+        site.addsitedir(path)
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lockdown
 
     app: Any = IPKernelApp.instance()
+    if sys.platform != "win32":
+        _take_child_output(app)
     app.initialize(["-f", file, "--HistoryManager.enabled=False", *session["arguments"]])
     if session["post_start_filter"]:
         program = bytes.fromhex(session["post_start_filter"])
@@ -176,6 +182,15 @@ def start_kernel(session: dict[str, Any]) -> None:
     if session["lifeline"]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     app.start()
+
+
+def _take_child_output(app: Any) -> None:
+    """Have the kernel's streams take what child processes write."""
+    child_output: Any = _load_sibling("child_output")
+    child_output.SessionOutStream = child_output.build_stream_class()
+    sys.modules[child_output.__name__] = child_output  # ipykernel imports the class by its name
+    app.outstream_class = f"{child_output.__name__}.SessionOutStream"
+    child_output.use_pipes_without_terminals()
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -190,6 +205,8 @@ def main(path: str) -> int:
     exit_if_abandoned(session)
     if session["watch_stdin"]:
         _exit_with_stdin()
+    if sys.platform != "win32":
+        _load_sibling("child_output")  # while its file can be read
     lock_down(session)
     if session["check"] is None:
         set_variables(session["environment"])

@@ -1,0 +1,54 @@
+"""An interpreter that nobody holds warns, and its processes end."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins import CodeInterpreter, LocalSessionPool, sync
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+def list_children() -> set[str]:
+    """Return the processes that this one has started, and that still run."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    pids = {pid for task in tasks for pid in task.read_text().split()}
+    return {pid for pid in pids if "zombie" not in _read_state(pid)}
+
+
+def _read_state(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "zombie"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists processes of Linux")
+async def test_an_interpreter_that_nobody_holds_warns_and_ends_its_processes() -> None:
+    gc.collect()
+    before = list_children()
+    interpreter = CodeInterpreter(LocalSessionPool(ready_sessions=1, preload=()))
+    session = interpreter.session("alice")
+    await session.run_code("x = 41")
+    del interpreter
+    gc.collect()
+    assert (await session.run_code("x + 1")).text == "42"  # a session holds what it needs
+    assert list_children() > before
+    del session
+    with pytest.warns(ResourceWarning, match="unclosed CodeInterpreter of the pool 'local'"):
+        gc.collect()
+    with anyio.fail_after(30):
+        while list_children() - before:
+            await anyio.sleep(0.05)
+
+
+async def test_a_closed_or_unused_interpreter_does_not_warn() -> None:
+    async with CodeInterpreter(LocalSessionPool(ready_sessions=0, preload=())) as interpreter:
+        await interpreter.run_code("1")
+    unused = sync.CodeInterpreter(LocalSessionPool())
+    del interpreter, unused
+    gc.collect()  # a warning would fail this test
