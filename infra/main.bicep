@@ -86,6 +86,12 @@ param deployStorage bool = true
 @description('Custom pool: create the gateway, which gives Foundry and other MCP clients an endpoint with a key.')
 param deployGateway bool = false
 
+@description('CPU cores of the gateway: 0.25 to 4, in steps of 0.25.')
+param gatewayCpu string = '0.5'
+
+@description('Memory of the gateway: twice as many Gi as cores.')
+param gatewayMemory string = '1Gi'
+
 @description('Key that clients of the gateway send, of at least 16 characters. The gateway needs one; pass the same in every deployment.')
 @secure()
 param serveKey string = ''
@@ -248,6 +254,8 @@ module gateway 'modules/gateway.bicep' = if (withGateway) {
     identityId: identity!.outputs.id
     identityClientId: identity!.outputs.clientId
     poolEndpoint: customPool!.outputs.endpoint
+    cpu: gatewayCpu
+    memory: gatewayMemory
     serveKey: gatewayKey
     sessionSecret: gatewaySecret
     revision: revision

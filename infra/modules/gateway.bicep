@@ -34,6 +34,12 @@ param identityClientId string
 @description('Management endpoint of the pool.')
 param poolEndpoint string
 
+@description('CPU cores.')
+param cpu string
+
+@description('Memory.')
+param memory string
+
 @description('Key that clients send.')
 @secure()
 param serveKey string
@@ -110,8 +116,8 @@ resource gateway 'Microsoft.App/containerApps@2026-07-01' = {
             }
           ]
           resources: {
-            cpu: json('0.5')
-            memory: '1Gi'
+            cpu: json(cpu)
+            memory: memory
           }
           probes: [
             {

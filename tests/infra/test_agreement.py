@@ -1,8 +1,7 @@
-"""`infra/main.bicep` and `cci provision up` create the same resources."""
+"""The templates and `cci provision up` create the same resources."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -15,119 +14,160 @@ from cci_plugins.provisioning.access import (
     list_identity_roles,
     list_user_roles,
 )
+from cci_plugins.provisioning.deployment import build_deployment
 from cci_plugins.provisioning.plan import list_resources
 
-from .bicep import Deployment, Resource, deploy
-from .bicep_functions import GROUP
+from .snapshots import GROUP, SHAPES, Deployment, load
 
 PRINCIPAL = "11111111-1111-4111-8111-111111111111"
-SUBSCRIPTION = GROUP["id"].split("/")[2]
-NAME = GROUP["id"].split("/")[4]
-CHOICES = [
-    {"kind": kind, "storage": storage, "gateway": gateway, "egress": egress}
-    for kind, storage, gateway, egress in itertools.product(
-        ["python", "custom"], *[[False, True]] * 3
-    )
-    if kind == "custom" or not gateway
-]
+SUBSCRIPTION = GROUP.split("/")[2]
+IMAGE = "cciacrabc123.azurecr.io/cci-session:1"
+SHARED = f"/subscriptions/{SUBSCRIPTION}/resourceGroups"
+CUSTOM = {"kind": "custom", "image": IMAGE}
+CHOICES: dict[str, dict[str, Any]] = {
+    "python": {},
+    "python-egress": {
+        "name": "mine",
+        "location": "westus2",
+        "tags": {"team": "data"},
+        "max_sessions": 7,
+        "cooldown": timedelta(seconds=900),
+        "egress": True,
+    },
+    "python-no-storage": {"storage": False},
+    "python-foundry": {},
+    "custom-no-image": {"kind": "custom"},
+    "custom": {**CUSTOM, "ready_sessions": 2},
+    "custom-gateway": {**CUSTOM, "gateway": True},
+    "custom-compute": {
+        **CUSTOM,
+        "cpu": 2,
+        "memory": "4Gi",
+        "env": {"REGION": "north", "API_URL": "https://api.example.com"},
+        "secrets": {"API_TOKEN": "a-secret-value"},
+        "logs": True,
+    },
+    "custom-subnet": {
+        **CUSTOM,
+        "subnet": f"{SHARED}/network/providers/Microsoft.Network/virtualNetworks/vnet/subnets/"
+        "sessions",
+    },
+    "custom-environment": {
+        **CUSTOM,
+        "gateway": True,
+        "environment": f"{SHARED}/shared/providers/Microsoft.App/managedEnvironments/apps",
+    },
+    "custom-registry": {
+        "kind": "custom",
+        "image": "example.azurecr.io/analysis:3",
+        "registry_identity": f"{SHARED}/shared/providers/Microsoft.ManagedIdentity/"
+        "userAssignedIdentities/puller",
+        "env": {"REGION": "north"},
+        "secrets": {"API_TOKEN": "a-secret-value"},
+    },
+    "custom-foundry": {**CUSTOM, "gateway": True},
+}
+# What the command does not create: the account has the blob service from the start.
+ELSEWHERE = ("Microsoft.CognitiveServices/", "Microsoft.Storage/storageAccounts/blobServices")
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
-def test_the_templates_and_the_command_create_the_same(choice: dict[str, Any]) -> None:
-    options = Options(
-        subscription=SUBSCRIPTION,
-        resource_group=NAME,
-        location="westus2",
-        name="mine",
-        suffix="abc123",
-        tags={"team": "data"},
-        max_sessions=7,
-        ready_sessions=2,
-        cooldown=timedelta(seconds=900),
-        principal_id=PRINCIPAL,
-        **choice,
-    )
-    image = resources.build_image_name(options, "1") if options.builds_image else ""
-    made = deploy(
-        {
-            "kind": options.kind,
-            "location": options.location,
-            "name": options.name,
-            "suffix": options.suffix,
-            "tags": dict(options.tags),
-            "maxSessions": options.max_sessions,
-            "readySessions": options.ready_sessions,
-            "cooldownSeconds": 900,
-            "egress": options.egress,
-            "deployStorage": options.storage,
-            "deployGateway": options.gateway,
-            "principalId": PRINCIPAL,
-            "image": image,
-            "serveKey": "planted-serve-key-0123456789",
-            "sessionSecret": "planted-session-secret-0123456789",
+def build_options(shape: str) -> Options:
+    return Options(
+        **{
+            "subscription": SUBSCRIPTION,
+            "resource_group": GROUP.rpartition("/")[2],
+            "location": "eastus",
+            "suffix": "abc123",
+            "principal_id": PRINCIPAL,
+            **CHOICES[shape],
         }
     )
-    assert by_the_command(options, image, made) == by_the_templates(made)
 
 
-def by_the_templates(made: Deployment) -> dict[str, Any]:
-    """Return each resource of the templates by its id."""
+def test_each_choice_is_compared() -> None:
+    assert sorted(CHOICES) == SHAPES
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_templates_and_the_command_create_the_same(shape: str) -> None:
+    options, made = build_options(shape), load(shape)
+    by_command = list_by_command(options, has_pool=shape != "custom-no-image")
+    by_templates = list_by_templates(made)
+    assert sorted(by_command) == sorted(by_templates)
+    for identifier, body in by_command.items():
+        assert body == by_templates[identifier]
+
+
+@pytest.mark.parametrize("shape", [one for one in SHAPES if one != "custom-no-image"])
+def test_the_templates_and_the_command_give_the_same_settings(shape: str) -> None:
+    options, made = build_options(shape), load(shape)
+    pool = resources.build_pool(options)
+    endpoint = f"{{{pool.name}:properties.poolManagementEndpoint}}"
+    found = {"id": pool.id, "properties": {"poolManagementEndpoint": endpoint}}
+    deployment = build_deployment(options, found, kind=options.kind, storage=options.storage)
+    settings = deployment.environment()
+    assert settings.items() <= made.outputs.items()
+    ours = {name for name in made.outputs if made.outputs[name] and not is_of_others(name)}
+    assert ours - set(settings) <= {"AZURE_SESSION_POOL_MCP_ENDPOINT"}  # of the gateway
+
+
+def is_of_others(name: str) -> bool:
+    return name.startswith(("AZURE_AI", "MCP_PROJECT", "AZURE_CONTAINER", "AZURE_RESOURCE"))
+
+
+def list_by_templates(made: Deployment) -> dict[str, Any]:
+    """Return version and body of each resource of the templates by its id."""
     return {
         each.id: (each.api_version, plain(each.body))
         for each in made.resources
-        # the account has this one from the start
-        if each.type != "Microsoft.Storage/storageAccounts/blobServices"
+        if each.type != ELSEWHERE[1] and ELSEWHERE[0] not in each.id
     }
 
 
-def by_the_command(options: Options, image: str, made: Deployment) -> dict[str, Any]:
-    """Return each resource of the command by its id.
+def list_by_command(options: Options, *, has_pool: bool) -> dict[str, Any]:
+    """Return version and body of each resource of the command by its id.
 
-    Values that only Azure knows are written as the templates' evaluator writes them.
+    Values that only Azure knows are written as they are in the snapshots.
     """
+    image = options.image or ""
     identity = "{" + resources.build_identity(options).name + ":properties."
-    pool = resources.build_pool(options).name
+    pool = resources.build_pool(options)
     found = [
         one
         for one in list_resources(options, image)
-        if one.kind not in {"resource group", "gateway"}
+        if one.kind not in {"resource group", "gateway"} and (has_pool or one.id != pool.id)
     ]
     if options.gateway:
         found.append(
             resources.build_gateway(
                 options,
                 image,
-                pool_endpoint="{" + pool + ":properties.poolManagementEndpoint}",
+                pool_endpoint="{" + pool.name + ":properties.poolManagementEndpoint}",
                 client_id=f"{identity}clientId}}",
-                secrets={
-                    resources.SERVE_KEY: "planted-serve-key-0123456789",
-                    resources.SESSION_SECRET: "planted-session-secret-0123456789",
-                },
+                secrets={resources.SERVE_KEY: "key", resources.SESSION_SECRET: "secret"},
             )
         )
     for role, scope in list_user_roles(options):
-        found.append(build_assignment(options, scope, role, PRINCIPAL, "User"))
+        if has_pool or scope != pool.id:
+            found.append(build_assignment(options, scope, role, PRINCIPAL, "User"))
     for role, scope in list_identity_roles(options):
         found.append(
             build_assignment(options, scope, role, f"{identity}principalId}}", "ServicePrincipal")
         )
-    known = {resources.build_login_server(options): login(made)}
+    registry = resources.build_registry(options).name
+    known = {resources.build_login_server(options): f"{{{registry}:properties.loginServer}}"}
     return {one.id: (one.api_version, plain(one.body, known)) for one in found}
 
 
-def login(made: Deployment) -> str:
-    """Return the registry's host name, which only Azure knows."""
-    found: list[Resource] = made.of("Microsoft.ContainerRegistry/registries")
-    return "{" + found[0].name + ":properties.loginServer}" if found else "none"
-
-
-def plain(value: Any, known: Mapping[str, str] | None = None) -> Any:
+def plain(value: Any, known: Mapping[str, str] | None = None, name: str = "") -> Any:
     """Return a body without the parts that differ between deployments."""
+    if name == "secrets":  # the compiler does not show their values
+        return [one["name"] for one in value]
     if isinstance(value, Mapping):
         return {
-            name: plain(item, known)
-            for name, item in value.items()
-            if name != "revisionSuffix"  # makes every deployment restart the gateway
+            key: plain(item, known, key)
+            for key, item in value.items()
+            if key != "revisionSuffix"  # makes every deployment restart the gateway
         }
     if isinstance(value, list):
         return [plain(item, known) for item in value]

@@ -106,7 +106,8 @@ def test_a_command_names_what_exists(line: str) -> None:
     known = {each.name for each in PARAMETERS}
     if "--parameters" in words:
         given = words[words.index("--parameters") + 1 :]
-        assert {each.partition("=")[0] for each in given} <= known
+        named = [each for each in given if each != "--parameters" and each[0] != "@"]
+        assert {each.partition("=")[0] for each in named} <= known
     for option in ("--template-file", "--file"):
         if option in words:
             assert (ROOT / words[words.index(option) + 1]).is_file()

@@ -297,3 +297,43 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 4096)
     except OSError:  # the other end was closed
         return b""
+
+
+async def test_compute_and_secrets_are_options_and_no_value_is_on_a_command_line(
+    cci: Command,
+) -> None:
+    custom = ("up", *QUICK, "--kind", "custom")
+    size = ("--cpu", "2", "--memory", "4Gi", "--env", "REGION=north", "--secret", "API_TOKEN")
+    code, _, err = await cci(*custom, *size)
+    assert code != 0
+    assert "the secret API_TOKEN has no value" in err
+    assert "hint: set the variable API_TOKEN" in err
+    code, _, err = await cci(*custom, "--secret", "API_TOKEN=planted-on-the-command-line")
+    assert code != 0
+    assert "planted-on" not in err
+    assert cci.cloud.resources == {}
+    code, out, _ = await cci("up", *WHERE, "--kind", "custom", *size, "--logs", "--plan", "--json")
+    assert code == 0  # a plan needs no secret
+    assert any("2 CPU and 4Gi" in line for line in json.loads(out)["billed"])
+    cci.environment["API_TOKEN"] = "planted-value-of-the-secret"
+    cci.cloud.everything_registered()
+    with cci.start("provision", *custom, *size) as process:
+        while process.poll() is None:
+            pools = cci.cloud.of_type("Microsoft.App/sessionPools")
+            if pools and pools[0]["properties"]["provisioningState"] == "Succeeded":
+                process.kill()  # before it runs code in the pool, which is not there
+            cci._look(process.pid)
+            await anyio.sleep(0.05)
+    (pool,) = cci.cloud.of_type("Microsoft.App/sessionPools")
+    assert pool["properties"]["secrets"] == [
+        {"name": "api-token", "value": cci.environment["API_TOKEN"]}
+    ]
+    code, out, _ = await cci("show", *WHERE)
+    assert code == 0
+    assert "session size\t2 CPU, 4Gi" in out
+    assert "session variables\tREGION, API_TOKEN" in out
+    code, out, _ = await cci("show", *WHERE, "--json")
+    shown = json.loads(out)["deployment"]
+    assert (shown["cpu"], shown["memory"], shown["secrets"]) == (2, "4Gi", ["API_TOKEN"])
+    seen = " ".join(one for one in cci.seen if "planted-on" not in one)
+    assert cci.environment["API_TOKEN"] not in seen

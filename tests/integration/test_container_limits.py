@@ -44,13 +44,11 @@ async def test_code_sees_the_variables_and_what_starts_it_does_not(
         monkeypatch.setenv(f"CCI_SESSION_ENV_{name}", value)
     settings = Settings.read()
     assert settings.timeout == 220
-    pool = build_pool(settings)
-    try:
-        await pool.start()
-    except IsolationError as error:
-        pytest.skip(str(error))
-    async with CodeInterpreter(pool) as interpreter:
-        shown = await interpreter.run_code(SHOW)
+    async with CodeInterpreter(build_pool(settings)) as interpreter:
+        try:
+            shown = await interpreter.run_code(SHOW)
+        except IsolationError as error:
+            pytest.skip(str(error))
         assert shown.error is None, shown.error
         assert eval(shown.stdout.splitlines()[0]) == {**HOSTILE, "OMP_NUM_THREADS": "3"}
         assert shown.stdout.splitlines()[1] == "[]"

@@ -538,7 +538,8 @@ async def test_environment_variables_replace_missing_arguments(
     assert definition["instructions"].startswith("Be brief.\n\nYou can run Python.")
     tool = definition["tools"][0]
     assert (tool["server_url"], tool["require_approval"]) == ("https://localhost", "never")
-    assert tool["allowed_tools"] == [LAUNCH, RUN]
+    other_names = ["launchShellEnvironment", "launchPythonEnvironment"]
+    assert tool["allowed_tools"] == [LAUNCH, RUN, *other_names]
     assert await foundry.delete_agent(agent, all_versions=True) is True
 
 

@@ -16,6 +16,8 @@ REGISTRY = "2025-04-01"
 REGISTRY_TASKS = "2025-03-01-preview"
 IDENTITY = "2024-11-30"
 STORAGE = "2025-01-01"
+DIAGNOSTICS = "2021-05-01-preview"  # the only version with categoryGroup
+WORKSPACES = "2025-02-01"
 ROLES = "2022-04-01"
 RESOURCES = "2021-04-01"
 FEATURES = "2021-07-01"
@@ -33,6 +35,8 @@ OF_TYPE = {
     "Microsoft.App/containerApps": APP,
     "Microsoft.ContainerRegistry/registries": REGISTRY,
     "Microsoft.ManagedIdentity/userAssignedIdentities": IDENTITY,
+    "Microsoft.Insights/diagnosticSettings": DIAGNOSTICS,
+    "Microsoft.OperationalInsights/workspaces": WORKSPACES,
     "Microsoft.Storage/storageAccounts": STORAGE,
     "Microsoft.Storage/storageAccounts/blobServices/containers": STORAGE,
     "Microsoft.Storage/storageAccounts/managementPolicies": STORAGE,

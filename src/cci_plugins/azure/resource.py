@@ -41,6 +41,8 @@ KIND_NAMES = {
     "Microsoft.ContainerRegistry/registries": "container registry",
     "Microsoft.ContainerRegistry/registries/taskRuns": "image",
     "Microsoft.ManagedIdentity/userAssignedIdentities": "identity",
+    "Microsoft.Insights/diagnosticSettings": "log setting",
+    "Microsoft.OperationalInsights/workspaces": "log workspace",
     "Microsoft.Storage/storageAccounts": "storage account",
     "Microsoft.Storage/storageAccounts/blobServices/containers": "blob container",
     "Microsoft.Storage/storageAccounts/managementPolicies": "lifecycle rule",

@@ -39,7 +39,7 @@ class TemplateStatus:
 
     @property
     def problem(self) -> str | None:
-        """The reason why no container is ready, or None if Azure gives none yet."""
+        """The reason why no container is ready, or None while Azure counts no failure."""
         if self.ready > 0 or not (self.failed_pulls or self.crashes):
             return None
         parts = []

@@ -16,6 +16,7 @@ from cci_plugins.errors import AuthenticationError, ConfigurationError
 from . import console
 from . import provision_options as opts
 from . import provision_output as output
+from .provision_values import convert_options
 
 if TYPE_CHECKING:
     from cci_plugins.provisioning import Azure, Options, Plan, Run
@@ -36,8 +37,19 @@ def up(
     suffix: opts.SuffixOption = "",
     storage: opts.StorageOption = None,
     gateway: opts.GatewayOption = None,
+    gateway_cpu: opts.GatewayCpuOption = None,
+    gateway_memory: opts.GatewayMemoryOption = None,
     requirements: opts.RequirementsOption = None,
+    base: opts.BaseOption = None,
     image: opts.ImageOption = None,
+    registry_identity: opts.RegistryIdentityOption = None,
+    cpu: opts.CpuOption = None,
+    memory: opts.MemoryOption = None,
+    env: opts.EnvOption = None,
+    secrets: opts.SecretOption = None,
+    environment: opts.EnvironmentOption = None,
+    subnet: opts.SubnetOption = None,
+    logs: opts.LogsOption = None,
     max_sessions: opts.MaxSessionsOption = None,
     ready_sessions: opts.ReadySessionsOption = None,
     cooldown: opts.CooldownOption = None,
@@ -60,23 +72,9 @@ def up(
     and region never change. Settings are written to a file, without the key. The key is fetched
     when it is needed.
     """
+    fields = convert_options(dict(locals()))
     target = _Target(subscription, resource_group, name, suffix, polling)
-    options = target.build_options(
-        without_sign_in=plan,
-        kind=kind,
-        location=location,
-        storage=storage,
-        gateway=gateway,
-        requirements=requirements,
-        image=image,
-        max_sessions=max_sessions,
-        ready_sessions=ready_sessions,
-        cooldown=None if cooldown is None else timedelta(seconds=cooldown),
-        egress=egress,
-        tags=_parse_tags(tags) if tags else None,
-        principal_id=principal_id,
-        principal_type=principal_type,
-    )
+    options = target.build_options(without_sign_in=plan, **fields)
     up_options = _UpOptions(env_file, write_key, replace_env, plan, yes, as_json)
     _up(options, target.azure, up_options)
 
@@ -282,13 +280,3 @@ def _run_async(work: Callable[[], Awaitable[T]]) -> T:
     except KeyboardInterrupt:
         console.print_hint("run the same command again to continue from here")
         raise
-
-
-def _parse_tags(texts: list[str]) -> dict[str, str]:
-    tags = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise ConfigurationError(f"invalid tag {text!r}", hint="write --tag NAME=VALUE")
-        tags[name] = value
-    return tags

@@ -71,6 +71,82 @@ RequirementsOption = Annotated[
 ImageOption = Annotated[
     str | None, typer.Option(help="Container image of a custom pool, instead of building one.")
 ]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="IMAGE", help="Base image of the image that is built, such as a copy in a mirror."
+    ),
+]
+RegistryIdentityOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Resource id of an identity that may pull --image from its private registry. The "
+        "deployment's own registry needs none.",
+    ),
+]
+CpuOption = Annotated[
+    float | None,
+    typer.Option(
+        help="CPUs of a custom pool's session. By default that of an existing pool, or else 1."
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="GIB",
+        help="Memory of a custom pool's session, such as 4Gi. By default that of an existing pool, "
+        "or else 2Gi.",
+    ),
+]
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env",
+        metavar="NAME=VALUE",
+        help="Variable for the code in a custom pool. Together they replace those of an existing "
+        "pool.",
+    ),
+]
+SecretOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secret",
+        metavar="NAME",
+        help="Variable for the code whose value Azure stores as a secret. The value comes from "
+        "this command's environment, or is asked for. The code can read it.",
+    ),
+]
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Resource id of an existing Container Apps environment for a custom pool, instead of "
+        "creating one.",
+    ),
+]
+SubnetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Resource id of a subnet for a custom pool's environment, delegated to "
+        "Microsoft.App/environments.",
+    ),
+]
+LogsOption = Annotated[
+    bool | None,
+    typer.Option(
+        help="Send the logs of a custom pool's containers to a Log Analytics workspace, which is "
+        "created and billed. By default not."
+    ),
+]
+GatewayCpuOption = Annotated[
+    float | None, typer.Option(help="CPUs of the gateway: 0.25 to 4. By default 0.5.")
+]
+GatewayMemoryOption = Annotated[
+    str | None,
+    typer.Option(metavar="GIB", help="Memory of the gateway: twice its CPUs. By default 1Gi."),
+]
 MaxSessionsOption = Annotated[
     int | None,
     typer.Option(

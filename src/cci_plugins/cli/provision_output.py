@@ -128,6 +128,7 @@ def print_inventory(inventory: Inventory, *, as_json: bool) -> None:
         return
     for note in pool.notes:
         console.print_message(note)
+    _print_compute(pool)
     _print_settings(pool)
 
 
@@ -143,6 +144,21 @@ def print_removed(removed: Removed, *, as_json: bool) -> None:
     for identifier in removed.left:
         kind, _, name = identifier.rpartition("/")
         console.print_message(f"- {kind.partition('/providers/')[2]} {name}", style="")
+
+
+def _print_compute(deployment: Deployment) -> None:
+    if deployment.kind != "custom":
+        return
+    rows = {
+        "image": deployment.image,
+        "size": f"{deployment.cpu:g} CPU, {deployment.memory}" if deployment.cpu else None,
+        "variables": ", ".join(deployment.variables),
+        "secrets": ", ".join(deployment.secrets),
+        "environment": deployment.environment_id,
+    }
+    for name, value in rows.items():
+        if value:
+            console.write_stdout(f"session {name}\t{value}\n")
 
 
 def _print_settings(deployment: Deployment) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from cci_plugins.azure.custom_container import describe_container
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.settings import get_variable_name
 
@@ -78,7 +79,9 @@ async def _check_state(context: Context) -> Outcome:
             "wait, then run cci doctor again",
         )
     network = lower_keys(properties.get("sessionnetworkconfiguration")).get("status", "unknown")
-    return Outcome.ok(f"the pool is ready; network of its sessions: {network}")
+    container = describe_container(properties)
+    size = f"; {container}" if container else ""
+    return Outcome.ok(f"the pool is ready; network of its sessions: {network}{size}")
 
 
 async def _check_mcp_settings(context: Context) -> Outcome:

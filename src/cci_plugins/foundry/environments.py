@@ -98,7 +98,7 @@ async def _open_gateway(host: SessionHost, pool: CustomSessionPool) -> SessionHo
             raise ConfigurationError(
                 "an agent's environment in a custom pool needs the pool's gateway, which is not "
                 "named",
-                hint="set AZURE_SESSION_POOL_RESOURCE_ID as cci provision show prints it",
+                hint="set AZURE_SESSION_POOL_RESOURCE_ID, as cci provision show prints it",
             )
         azure = Azure(credential=pool.sign_in, endpoint=settings.arm_endpoint)
         gateway = await find_gateway(settings.resource_id, azure, endpoint=endpoint)

@@ -14,6 +14,8 @@ from .connections import Connection
 
 LABEL = "code_interpreter"
 LAUNCH = "launchShell"
+# Pools have called it by each of these names. A name that a pool does not have does no harm.
+LAUNCH_NAMES = (LAUNCH, "launchShellEnvironment", "launchPythonEnvironment")
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
 RUN_SHELL = "runShellCommandInRemoteEnvironment"
 TOOLS = (LAUNCH, RUN_PYTHON)
@@ -55,6 +57,7 @@ def code_interpreter_tool(
         endpoint: The MCP endpoint. Foundry gets it in addition to the connection.
         label: Name of the server in the agent's replies.
         allowed_tools: Tools that the model may call. The shell tool must be named to be allowed.
+            One name of the launch tool allows it under its other names too.
         require_approval: `always` asks before code runs. Launching an environment runs no code,
             so it never needs approval.
 
@@ -64,7 +67,7 @@ def code_interpreter_tool(
     Example:
         ```python
         tool = code_interpreter_tool("/subscriptions/.../connections/code-interpreter")
-        assert tool.allowed_tools == ["launchShell", "runPythonCodeInRemoteEnvironment"]
+        assert "runPythonCodeInRemoteEnvironment" in tool.allowed_tools
         ```
     """
     if isinstance(connection, Connection):
@@ -76,15 +79,19 @@ def code_interpreter_tool(
         raise ConfigurationError(
             "MCP_PROJECT_CONNECTION_ID is not set", hint="run: cci foundry connect"
         )
+    tools = _add_launch_names(allowed_tools)
     return MCPTool(
         server_label=label,
         server_url=endpoint or _PLACEHOLDER,
         project_connection_id=connection_id,
-        allowed_tools=list(allowed_tools),
-        require_approval=_build_approval(allowed_tools)
-        if require_approval == "always"
-        else "never",
+        allowed_tools=tools,
+        require_approval=_build_approval(tools) if require_approval == "always" else "never",
     )
+
+
+def _add_launch_names(tools: Sequence[str]) -> list[str]:
+    launch = LAUNCH_NAMES if any(is_launch_tool(name) for name in tools) else ()
+    return list(dict.fromkeys([*tools, *launch]))
 
 
 def is_launch_tool(name: str) -> bool:

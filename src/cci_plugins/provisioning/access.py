@@ -92,7 +92,7 @@ def list_user_roles(options: Options) -> list[tuple[Role, str]]:
 def list_identity_roles(options: Options) -> list[tuple[Role, str]]:
     """Return the roles that the identity of pool and gateway needs, each with its scope."""
     needed = []
-    if options.builds_image:
+    if options.uses_own_registry:
         needed.append((ACR_PULL, resources.build_registry(options).id))
     if options.gateway:
         needed.append((SESSION_EXECUTOR, resources.build_pool(options).id))

@@ -37,6 +37,7 @@ from .existing import Existing, build_pool_change, complete_options
 from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
+from .plan import list_warnings
 from .pool_watch import ensure_watched
 from .progress import ProgressHandler
 from .registration import register
@@ -85,8 +86,10 @@ async def deploy(
         user = await resolve_principal(options, arm)
         existing = await complete_options(options, arm)
         options = existing.options
-        context = build_context(options.requirements) if existing.needs_build else None
+        context = _pack_image(options) if existing.needs_build else None
         run = DeploymentRun(options, azure, arm, on_progress)
+        for warning in list_warnings(options):
+            run.add_note("session pool", warning)
         await _prepare(run)
         identity = await _ensure_identity(run)
         image = await _ensure_image(run, existing, context, identity)
@@ -113,12 +116,15 @@ async def _prepare(run: DeploymentRun) -> None:
 async def _ensure_identity(run: DeploymentRun) -> Mapping[str, Any]:
     """Create environment, registry and identity, and return the identity's own ids."""
     options = run.options
-    if options.kind == "custom":
+    if options.kind == "custom" and options.environment is None:
         environment = resources.build_environment(options)
         await run.ensure(environment, expected_duration="2 to 5 minutes")
-    if options.builds_image:
+    if options.logs:
+        await run.ensure(resources.build_workspace(options), expected_duration="a minute")
+        await run.ensure(resources.build_diagnostic_setting(options))
+    if options.uses_own_registry:
         await run.ensure(resources.build_registry(options), expected_duration="a minute")
-    if not (options.builds_image or options.gateway):
+    if not (options.uses_own_registry or options.gateway):
         return {}
     found = await run.ensure(resources.build_identity(options))
     properties = lowercase_keys(found.get("properties"))
@@ -137,14 +143,20 @@ async def _ensure_image(
     context: BuildContext | None,
     identity: Mapping[str, Any],
 ) -> str:
+    if run.options.uses_own_registry:
+        puller = Principal(str(identity["principalid"]), "ServicePrincipal")
+        registry = resources.build_registry(run.options)
+        await assign(run, ACR_PULL, registry.id, puller, required=True)
     if not run.options.builds_image:
         return run.options.image or ""
-    puller = Principal(str(identity["principalid"]), "ServicePrincipal")
-    await assign(run, ACR_PULL, resources.build_registry(run.options).id, puller, required=True)
     if context is not None:
         return await build(run, context)
     run.add_note("image", "the pool keeps its image; --requirements FILE builds another one")
     return existing.built_image or ""
+
+
+def _pack_image(options: Options) -> BuildContext:
+    return build_context(options.requirements, base=options.base)
 
 
 async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
@@ -154,7 +166,7 @@ async def _ensure_pool(run: DeploymentRun, image: str) -> Mapping[str, Any]:
             run.ensure,
             wanted,
             expected_duration=_POOL_DURATION,
-            retry_role_propagation=run.options.builds_image,
+            retry_role_propagation=run.options.uses_own_registry,
             change=build_pool_change(wanted),
         )
         await ensure_watched(run, wanted, ensure)
@@ -184,7 +196,7 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
         raise ProvisioningError(
             "session pool: Azure created the pool but dropped mcpServerSettings, so the pool has "
             "no MCP endpoint",
-            hint="make another pool next to it: add --suffix OTHER and --location REGION, such as "
+            hint="make another pool: add --suffix OTHER and --location REGION, such as "
             "swedencentral; or use this pool without MCP: "
             f"{get_variable_name('endpoint')}={deployment.pool_endpoint}",
             code="McpServerSettingsDropped",

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.azure.custom_container import read_container, read_variables
 from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.common.settings import get_variable_name
 
@@ -30,6 +31,12 @@ class Deployment:
         mcp_endpoint: Its MCP endpoint, or the gateway's. None if it has neither.
         storage_account: Storage account for file transfers by link, or None.
         storage_container: Container in that account, or None.
+        image: Image of a custom pool's sessions.
+        cpu: CPUs of the container of a custom pool's session.
+        memory: Its memory, such as `2Gi`.
+        variables: Names of the variables for the code, in a custom pool.
+        secrets: Names of those whose values are secrets.
+        environment_id: Resource id of a custom pool's environment.
         changed: Ids of the resources that this run created or changed.
         notes: Notes for the user, in the order they came up.
     """
@@ -40,6 +47,12 @@ class Deployment:
     mcp_endpoint: str | None = None
     storage_account: str | None = None
     storage_container: str | None = None
+    image: str | None = None
+    cpu: float | None = None
+    memory: str | None = None
+    variables: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    environment_id: str | None = None
     changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -76,7 +89,25 @@ def build_deployment(
         mcp_endpoint=str(mcp) if mcp else None,
         storage_account=resources.build_storage_account(options).name if storage else None,
         storage_container=resources.BLOB_CONTAINER if storage else None,
+        **_read_compute(properties),
     )
+
+
+def _read_compute(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a deployment that only a custom pool has."""
+    container = read_container(properties)
+    if not container:
+        return {}
+    plain, secret = read_variables(properties)
+    size = lowercase_keys(container.get("resources"))
+    return {
+        "image": container.get("image"),
+        "cpu": size.get("cpu"),
+        "memory": size.get("memory"),
+        "variables": (*plain, *secret),
+        "secrets": tuple(secret),
+        "environment_id": properties.get("environmentid"),
+    }
 
 
 async def read_back_pool(run: DeploymentRun, pool: Resource) -> Mapping[str, Any]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from cci_plugins.azure.custom_container import get_first, read_container, read_variables
 from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
 from cci_plugins.errors import ProvisioningError
 
 from . import resources
-from .deployment_run import check_ownership, has_owner_tag, matches
+from .deployment_run import check_ownership, has_failed, has_owner_tag, matches
 from .inventory import list_group_resources, list_own_ids
 from .options import Options
 
@@ -85,6 +86,7 @@ async def complete_options(options: Options, arm: ArmClient) -> Existing:
     options = options.with_values(kind=kind, **values)
     if kind == "python":
         return Existing(options)
+    _check_secret_values(options, pool)
     return await _complete_custom(options, arm, properties)
 
 
@@ -127,6 +129,26 @@ def list_changes(wanted: object, found: object, name: str = "") -> Iterator[str]
         yield f"{name} {_format_value(found)} → {_format_value(wanted)}"
 
 
+def _check_secret_values(options: Options, pool: Mapping[str, Any]) -> None:
+    """Ask for the values of secrets where Azure would miss them.
+
+    Only a change keeps the values that a pool has. A pool whose last operation failed is replaced.
+
+    Raises:
+        ProvisioningError: A value is needed and was not passed.
+    """
+    unknown = [name for name, value in options.secrets.items() if value is None]
+    if unknown and has_failed(pool):
+        flags = " ".join(f"--secret {name}" for name in unknown)
+        raise ProvisioningError(
+            f"{_POOL_STEP}: its last operation failed, so it is sent again, and Azure does not "
+            f"return the values of its secrets ({', '.join(unknown)})",
+            hint=f"pass them again: {flags}",
+            code="SecretValuesNeeded",
+            step=_POOL_STEP,
+        )
+
+
 async def _complete_location(options: Options, arm: ArmClient) -> Options:
     """Return the options with the region of this deployment's resources."""
     own_ids = list_own_ids(options)
@@ -143,21 +165,69 @@ async def _complete_location(options: Options, arm: ArmClient) -> Options:
 async def _complete_custom(
     options: Options, arm: ArmClient, properties: Mapping[str, Any]
 ) -> Existing:
-    environment = str(properties.get("environmentid") or "")
-    wanted = resources.build_pool(options).body["properties"]["environmentId"]
-    if environment and environment.lower() != wanted.lower():
-        raise _refuse("environment", environment, wanted)
-    if "gateway" not in options.given:
-        app = resources.build_gateway_secrets(options, {})
-        found = await arm.get(app.id, app.api_version, step="gateway")
-        is_own = found is not None and has_owner_tag(found, options.name)
-        options = options.with_values(gateway=is_own)
-    image = _read_image(properties)
-    if not image or not options.builds_image or options.requirements is not None:
+    options = await _complete_environment(options, arm, properties)
+    options = await _complete_gateway(options, arm)
+    container = read_container(properties)
+    image = str(container.get("image") or "")
+    builds = options.requirements is not None or options.base is not None
+    if not image or not options.builds_image or builds:
         return Existing(options)
     if image.lower().startswith(f"{resources.build_image_name(options, '')}".lower()):
         return Existing(options, image)
+    puller = _read_puller(properties)
+    own = resources.build_identity(options).id
+    if puller is not None and puller.lower() != own.lower():
+        options = options.with_values(image=image, registry_identity=puller)
     return Existing(options.with_values(image=image))
+
+
+async def _complete_environment(
+    options: Options, arm: ArmClient, properties: Mapping[str, Any]
+) -> Options:
+    """Return the options with the environment that the pool has, its subnet and its logs."""
+    found = str(properties.get("environmentid") or "")
+    own = resources.build_environment(options)
+    is_own = not found or found.lower() == own.id.lower()
+    if not is_own and options.environment is None:
+        if options.subnet is not None:
+            raise _refuse("environment", found, own.id)
+        options = options.with_values(environment=found)
+    if options.environment is not None:
+        if found.lower() != options.environment.lower():
+            raise _refuse("environment", found, options.environment)
+        return options
+    environment = await arm.get(own.id, own.api_version, step=own.kind)
+    settings = lowercase_keys((environment or {}).get("properties"))
+    network = lowercase_keys(settings.get("vnetconfiguration"))
+    subnet = str(network.get("infrastructuresubnetid") or "")
+    if options.subnet is None and subnet:
+        options = options.with_values(subnet=subnet)
+    elif options.subnet is not None and environment and subnet.lower() != options.subnet.lower():
+        raise _refuse("subnet", subnet or "(none)", options.subnet)
+    if "logs" not in options.given:
+        logs = lowercase_keys(settings.get("applogsconfiguration")).get("destination")
+        workspace = resources.build_workspace(options)
+        if str(logs).lower() == "azure-monitor":
+            has_workspace = await arm.get(workspace.id, workspace.api_version, step=workspace.kind)
+            options = options.with_values(logs=has_workspace is not None)
+    return options
+
+
+async def _complete_gateway(options: Options, arm: ArmClient) -> Options:
+    app = resources.build_gateway_secrets(options, {})
+    found = await arm.get(app.id, app.api_version, step="gateway")
+    is_own = found is not None and has_owner_tag(found, options.name)
+    if "gateway" not in options.given:
+        options = options.with_values(gateway=is_own)
+    if not is_own or found is None:
+        return options
+    template = lowercase_keys(lowercase_keys(found.get("properties")).get("template"))
+    size = lowercase_keys(get_first(template.get("containers")).get("resources"))
+    values = {f"gateway_{name}": size.get(name) for name in ("cpu", "memory")}
+    left_out = {
+        name: value for name, value in values.items() if value and name not in options.given
+    }
+    return options.with_values(**left_out) if len(left_out) == len(values) else options
 
 
 def _read_kind(properties: Mapping[str, Any]) -> str:
@@ -187,20 +257,41 @@ def _read_egress(properties: Mapping[str, Any]) -> bool | None:
     return None if status is None else str(status).lower() == "egressenabled"
 
 
+def _read_cpu(properties: Mapping[str, Any]) -> float | None:
+    value = lowercase_keys(read_container(properties).get("resources")).get("cpu")
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _read_memory(properties: Mapping[str, Any]) -> str | None:
+    value = lowercase_keys(read_container(properties).get("resources")).get("memory")
+    return str(value) if value else None
+
+
+def _read_env(properties: Mapping[str, Any]) -> dict[str, str]:
+    return read_variables(properties)[0]
+
+
+def _read_secrets(properties: Mapping[str, Any]) -> dict[str, None]:
+    return dict.fromkeys(read_variables(properties)[1])
+
+
 # Options that a pool's properties hold, each with its reader.
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "max_sessions": _read_max_sessions,
     "ready_sessions": _read_ready_sessions,
     "cooldown": _read_cooldown,
     "egress": _read_egress,
+    "cpu": _read_cpu,
+    "memory": _read_memory,
+    "env": _read_env,
+    "secrets": _read_secrets,
 }
 
 
-def _read_image(properties: Mapping[str, Any]) -> str:
+def _read_puller(properties: Mapping[str, Any]) -> str | None:
     template = lowercase_keys(properties.get("customcontainertemplate"))
-    containers = template.get("containers")
-    first = containers[0] if isinstance(containers, list) and containers else None
-    return str(lowercase_keys(first).get("image") or "")
+    identity = lowercase_keys(template.get("registrycredentials")).get("identity")
+    return str(identity) if identity else None
 
 
 def _normalize_location(location: object) -> str:
@@ -210,7 +301,7 @@ def _normalize_location(location: object) -> str:
 def _refuse(name: str, found: str, wanted: str) -> ProvisioningError:
     return ProvisioningError(
         f"{_POOL_STEP}: it exists with {name} {found}, which cannot change to {wanted} in place",
-        hint=f"leave --{name} out to keep it, or make another one next to it by --suffix OTHER, or "
+        hint=f"leave --{name} out to keep it, or make another one by --suffix OTHER, or "
         "remove it first: cci provision down",
         code="CannotChangeInPlace",
         step=_POOL_STEP,

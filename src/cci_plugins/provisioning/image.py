@@ -44,11 +44,12 @@ class BuildContext:
     tag: str
 
 
-def build_context(requirements: Path | None) -> BuildContext:
+def build_context(requirements: Path | None, *, base: str | None = None) -> BuildContext:
     """Pack the files of the session image, with the packages for its sessions.
 
     Args:
         requirements: A `requirements.txt`. The package's own when None.
+        base: Base image. The Dockerfile's own when None.
 
     Raises:
         ConfigurationError: The file cannot be read, or the package has no image to build.
@@ -70,6 +71,8 @@ def build_context(requirements: Path | None) -> BuildContext:
         name, wheel = pack_wheel()
         files[f"wheels/{name}"] = wheel
         arguments["PACKAGE"] = f"./wheels/{name}"
+    if base is not None:
+        arguments["BASE"] = base
     return BuildContext(_pack_archive(files), arguments, _compute_tag(files, arguments))
 
 

@@ -69,6 +69,7 @@ REMOVAL_ORDER = (
     "Microsoft.App/containerApps",
     "Microsoft.App/sessionPools",
     "Microsoft.App/managedEnvironments",
+    "Microsoft.OperationalInsights/workspaces",
     "Microsoft.ContainerRegistry/registries",
     "Microsoft.ManagedIdentity/userAssignedIdentities",
     "Microsoft.Storage/storageAccounts",
@@ -105,6 +106,7 @@ def list_own_ids(options: Options) -> set[str]:
     """Return the ids, in lower case, of all resources that `up` may create for these options."""
     built = (
         resources.build_environment(options),
+        resources.build_workspace(options),
         resources.build_registry(options),
         resources.build_identity(options),
         resources.build_pool(options),

@@ -13,6 +13,9 @@ from typing import Any, Literal, Self
 
 from cci_plugins.common.durations import convert_durations
 from cci_plugins.errors import ConfigurationError
+from cci_plugins.redaction import know
+
+from . import compute
 
 Kind = Literal["python", "custom"]
 PrincipalType = Literal["User", "Group", "ServicePrincipal"]
@@ -36,8 +39,29 @@ _DEFAULTS: Mapping[str, Any] = {
     "ready_sessions": 1,
     "cooldown": timedelta(minutes=10),
     "egress": False,
+    "cpu": 1.0,
+    "memory": "2Gi",
+    "env": MappingProxyType({}),
+    "secrets": MappingProxyType({}),
+    "logs": False,
+    "gateway_cpu": 0.5,
+    "gateway_memory": "1Gi",
     "tags": MappingProxyType({}),
 }
+_CUSTOM_ONLY = (
+    "gateway",
+    "requirements",
+    "image",
+    "base",
+    "registry_identity",
+    "cpu",
+    "memory",
+    "env",
+    "secrets",
+    "environment",
+    "subnet",
+    "logs",
+)
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure accepts
 _MAX_SESSIONS = 600
 _MICROSOFT_IMAGES = "mcr.microsoft.com/k8se/"
@@ -61,6 +85,20 @@ class Options:
         requirements: Packages of a custom pool's sessions, as a `requirements.txt`. The package's
             own list when None.
         image: An image for a custom pool's sessions. One is built when None.
+        base: Base image of the image that is built. The Dockerfile's own when None.
+        registry_identity: Resource id of an identity that may pull `image` from its private
+            registry. The pool's own registry needs none.
+        cpu: CPUs of the container of a custom pool's session.
+        memory: Its memory, such as `2Gi`.
+        env: Variables for the code in a custom pool's sessions, by name.
+        secrets: Values of variables that Azure stores as secrets, by the variables' names. The
+            code can read them. None stands for a value that the pool already has.
+        environment: Resource id of an existing Container Apps environment for a custom pool. One
+            is created when None.
+        subnet: Resource id of a subnet for the environment that is created.
+        logs: Whether to send the logs of the environment that is created to a workspace.
+        gateway_cpu: CPUs of the gateway.
+        gateway_memory: Its memory, twice as many GiB as CPUs.
         max_sessions: Most sessions at once.
         ready_sessions: Sessions that a custom pool keeps ready. They are billed.
         cooldown: A session ends after this time without use, 5 minutes to an hour.
@@ -86,6 +124,17 @@ class Options:
     gateway: bool = _LEFT_OUT
     requirements: Path | None = None
     image: str | None = None
+    base: str | None = None
+    registry_identity: str | None = None
+    cpu: float = _LEFT_OUT
+    memory: str = _LEFT_OUT
+    env: Mapping[str, str] = _LEFT_OUT
+    secrets: Mapping[str, str | None] = field(default=_LEFT_OUT, repr=False)
+    environment: str | None = None
+    subnet: str | None = None
+    logs: bool = _LEFT_OUT
+    gateway_cpu: float = _LEFT_OUT
+    gateway_memory: str = _LEFT_OUT
     max_sessions: int = _LEFT_OUT
     ready_sessions: int = _LEFT_OUT
     cooldown: timedelta = _LEFT_OUT
@@ -115,6 +164,7 @@ class Options:
                 )
         self._check_numbers()
         self._check_kind()
+        self._check_compute()
         self._check_gateway()
 
     def _check_numbers(self) -> None:
@@ -137,20 +187,48 @@ class Options:
             )
 
     def _check_kind(self) -> None:
-        for name, given in (
-            ("gateway", self.gateway),
-            ("requirements", self.requirements is not None),
-            ("image", self.image is not None),
-        ):
-            if given and self.kind != "custom":
+        for name in _CUSTOM_ONLY:
+            if self.kind != "custom" and getattr(self, name) != _DEFAULTS.get(name):
                 raise ConfigurationError(
-                    f"--{name} applies only to a custom pool", hint="add --kind custom"
+                    f"{_format_flag(name)} applies only to a custom pool", hint="add --kind custom"
                 )
-        if self.image is not None and self.requirements is not None:
+        for name in ("requirements", "base"):
+            if self.image is not None and getattr(self, name) is not None:
+                raise ConfigurationError(
+                    f"--{name} has no effect with --image, because no image is built",
+                    hint=f"remove --image or --{name}",
+                )
+        if self.registry_identity is not None and self.image is None:
             raise ConfigurationError(
-                "--requirements has no effect with --image, because no image is built",
-                hint="remove --image or --requirements",
+                "--registry-identity has no effect without --image: the image that is built is "
+                "pulled by an identity that is created",
+                hint="add --image, or remove --registry-identity",
             )
+        for name in ("subnet", "logs"):
+            if self.environment is not None and getattr(self, name):
+                raise ConfigurationError(
+                    f"--{name} has no effect with --environment, which is not changed",
+                    hint=f"remove --{name}, and set it up on that environment",
+                )
+
+    def _check_compute(self) -> None:
+        for name in ("memory", "gateway_memory"):
+            memory = compute.normalize_memory(getattr(self, name), _format_flag(name))
+            object.__setattr__(self, name, memory)
+        if not self.cpu > 0:
+            raise ConfigurationError(
+                f"a session needs more than {self.cpu:g} CPUs", hint="correct --cpu"
+            )
+        if self.gateway:
+            compute.check_gateway_pair(self.gateway_cpu, self.gateway_memory)
+        compute.check_variables(self.env, self.secrets)
+        for name in ("environment", "subnet", "registry_identity"):
+            value = getattr(self, name)
+            if value is not None:
+                compute.check_resource_id(name, value)
+        for secret in self.secrets.values():
+            if secret:
+                know(secret)
 
     def with_values(self, **values: Any) -> Self:
         """Return a copy with other values, for which `given` stays as it is.
@@ -184,6 +262,14 @@ class Options:
     def builds_image(self) -> bool:
         """Whether an image is to be built."""
         return self.kind == "custom" and self.image is None
+
+    @property
+    def uses_own_registry(self) -> bool:
+        """Whether the image is in the registry that `up` creates."""
+        if self.kind != "custom" or self.registry_identity is not None:
+            return False
+        server = f"{self.name}acr{self.suffix}.azurecr.io"
+        return self.image is None or compute.get_registry_server(self.image).lower() == server
 
 
 def _format_flag(name: str) -> str:

@@ -11,6 +11,7 @@ from cci_plugins.errors import AuthenticationError
 
 from . import resources
 from .access import Role, list_identity_roles, list_user_roles
+from .compute import describe_unusual_pair
 from .deployment_run import is_up_to_date
 from .existing import complete_options, list_changes
 from .image import build_context
@@ -69,11 +70,14 @@ def list_resources(options: Options, image: str) -> list[Resource]:
         image: Image of a custom pool's sessions.
     """
     found = [resources.build_resource_group(options)]
-    if options.kind == "custom":
+    if options.kind == "custom" and options.environment is None:
         found.append(resources.build_environment(options))
-    if options.builds_image:
+    if options.logs:
+        found.append(resources.build_workspace(options))
+        found.append(resources.build_diagnostic_setting(options))
+    if options.uses_own_registry:
         found.append(resources.build_registry(options))
-    if options.builds_image or options.gateway:
+    if options.uses_own_registry or options.gateway:
         found.append(resources.build_identity(options))
     found.append(resources.build_pool(options, image))
     if options.storage:
@@ -121,7 +125,9 @@ async def _read_plan(options: Options, azure: Azure, on_progress: ProgressHandle
         options = existing.options
         image = existing.built_image or options.image or ""
         if existing.needs_build:
-            image = resources.build_image_name(options, build_context(options.requirements).tag)
+            image = resources.build_image_name(
+                options, build_context(options.requirements, base=options.base).tag
+            )
         for resource in list_resources(options, image):
             on_progress(Progress("plan", "working", f"reading {resource.kind} {resource.name}"))
             planned.append(await _plan_resource(arm, resource))
@@ -137,7 +143,7 @@ def _build_plan(options: Options, planned: list[Planned], notes: list[str]) -> P
         billed=tuple(_list_costs(options)),
         subscription=options.subscription,
         location=options.location,
-        notes=tuple(notes),
+        notes=(*notes, *list_warnings(options)),
     )
 
 
@@ -151,6 +157,14 @@ async def _plan_resource(arm: ArmClient, resource: Resource) -> Planned:
         return Planned(resource=resource, action="check")
     changes = tuple(list_changes(resource.body, found))
     return Planned(resource=resource, action="update", changes=changes)
+
+
+def list_warnings(options: Options) -> list[str]:
+    """Return what is allowed in these options and may not be intended."""
+    if options.kind != "custom":
+        return []
+    unusual = describe_unusual_pair(options.cpu, options.memory)
+    return [] if unusual is None else [unusual]
 
 
 def _list_registrations(options: Options) -> list[str]:
@@ -185,15 +199,18 @@ def _list_costs(options: Options) -> list[str]:
             "session pool: each session, by the hour while it is allocated; nothing while idle"
         ]
     else:
-        ready = options.ready_sessions
+        ready, size = options.ready_sessions, f"{options.cpu:g} CPU and {options.memory}"
         lines = [
-            f"session pool: the machines for {ready} ready and all active sessions, at all times",
-            "  (a dedicated plan; in the order of 1,000 dollars a month)",
+            f"session pool: the machines for {ready} ready and all active sessions, at all times,",
+            f"  each with {size} (a dedicated plan; in the order of 1,000 dollars a month)",
         ]
-    if options.builds_image:
+    if options.uses_own_registry:
         lines.append("container registry: Basic, by the day; builds by the second")
+    if options.logs:
+        lines.append("log workspace: by the gigabyte of logs that it receives and keeps")
     if options.gateway:
-        lines.append("gateway: one replica with half a core and 1 GiB, at all times")
+        size = f"{options.gateway_cpu:g} CPU and {options.gateway_memory}"
+        lines.append(f"gateway: one replica with {size}, at all times")
     if options.storage:
         lines.append("storage account: by stored and moved bytes; files are deleted after a day")
     return lines

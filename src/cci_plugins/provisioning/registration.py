@@ -22,10 +22,12 @@ APP = "Microsoft.App"
 def list_providers(options: Options) -> list[str]:
     """Return the resource providers that the options need."""
     needed = [APP]
-    if options.builds_image:
+    if options.uses_own_registry:
         needed.append("Microsoft.ContainerRegistry")
-    if options.builds_image or options.gateway:
+    if options.uses_own_registry or options.gateway:
         needed.append("Microsoft.ManagedIdentity")
+    if options.logs:
+        needed += ["Microsoft.Insights", "Microsoft.OperationalInsights"]
     if options.storage:
         needed.append("Microsoft.Storage")
     return needed

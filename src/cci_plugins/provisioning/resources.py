@@ -11,16 +11,22 @@ from typing import Any
 
 from cci_plugins.azure import api_versions
 from cci_plugins.azure.resource import Resource
-from cci_plugins.common.settings import get_variable_name
+from cci_plugins.common.settings import SESSION_ENV_PREFIX, get_variable_name
 
+from .compute import (
+    REPOSITORY,
+    build_secret_name,
+    get_registry_server,
+    is_own_image,
+)
 from .options import Options
 
 TAG = "cci-plugins"
 BLOB_CONTAINER = "cci-files"
+LOGS = "cci-logs"
 PORT = 6000
 PROFILE = "Consumption"
 SERVE_KEY, SESSION_SECRET = "serve-key", "session-secret"
-REPOSITORY = "cci-session"
 DOCKERFILE = "infra/container/Dockerfile"
 BUILD_SECONDS = 3600
 _GATEWAY = "Microsoft.App/containerApps"
@@ -46,11 +52,43 @@ def build_resource_group(options: Options) -> Resource:
 def build_environment(options: Options) -> Resource:
     """Build the environment of a custom pool's containers and of the gateway."""
     profile = {"name": PROFILE, "workloadProfileType": PROFILE}
+    properties: dict[str, Any] = {"workloadProfiles": [profile]}
+    if options.subnet is not None:
+        properties["vnetConfiguration"] = {"infrastructureSubnetId": options.subnet}
+    if options.logs:
+        properties["appLogsConfiguration"] = {"destination": "azure-monitor"}
     return _build_tracked(
         options,
         "Microsoft.App/managedEnvironments",
         f"{options.name}-env-{options.suffix}",
-        {"properties": {"workloadProfiles": [profile]}},
+        {"properties": properties},
+    )
+
+
+def get_environment_id(options: Options) -> str:
+    """Return the resource id of the environment: the named one, or the one that is created."""
+    return options.environment or build_environment(options).id
+
+
+def build_workspace(options: Options) -> Resource:
+    """Build the workspace that receives the environment's logs."""
+    return _build_tracked(
+        options,
+        "Microsoft.OperationalInsights/workspaces",
+        f"{options.name}-logs-{options.suffix}",
+        {"properties": {"sku": {"name": "PerGB2018"}, "retentionInDays": 30}},
+    )
+
+
+def build_diagnostic_setting(options: Options) -> Resource:
+    """Build the setting that sends the environment's logs to the workspace."""
+    logs = [{"categoryGroup": "allLogs", "enabled": True}]
+    kind = "Microsoft.Insights/diagnosticSettings"
+    return Resource(
+        type=kind,
+        id=f"{build_environment(options).id}/providers/{kind}/{LOGS}",
+        api_version=api_versions.OF_TYPE[kind],
+        body={"properties": {"workspaceId": build_workspace(options).id, "logs": logs}},
     )
 
 
@@ -145,7 +183,8 @@ def build_pool(options: Options, image: str = "") -> Resource:
         properties["mcpServerSettings"] = {"isMcpServerEnabled": True}
     else:
         properties |= _build_custom_properties(options, image)
-        body |= _build_identity_block(options) if options.builds_image else {}
+        puller = get_pull_identity(options)
+        body |= _build_identity_block(puller) if puller else {}
     name = f"{options.name}pool{options.suffix}"
     pool = _build_tracked(options, "Microsoft.App/sessionPools", name, body)
     return replace(pool, api_version=api_versions.APP) if options.kind == "custom" else pool
@@ -230,7 +269,7 @@ def build_gateway(
             {"name": get_variable_name("serve_key"), "secretRef": SERVE_KEY},
             {"name": get_variable_name("session_secret"), "secretRef": SESSION_SECRET},
         ],
-        "resources": {"cpu": 0.5, "memory": "1Gi"},
+        "resources": {"cpu": options.gateway_cpu, "memory": options.gateway_memory},
         "probes": [
             {"type": "Liveness", **_HEALTH},
             {"type": "Readiness", **_HEALTH},
@@ -247,15 +286,19 @@ def build_gateway(
         },
         "secrets": _build_secrets(secrets),
     }
-    if options.builds_image:
-        configuration["registries"] = [_build_registry_credentials(options)]
+    puller = get_pull_identity(options)
+    if puller:
+        configuration["registries"] = [_build_registry_credentials(options, puller)]
     properties = {
-        "environmentId": build_environment(options).id,
-        "workloadProfileName": PROFILE,
+        "environmentId": get_environment_id(options),
         "configuration": configuration,
         "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
     }
-    body = {**_build_identity_block(options), "properties": properties}
+    if options.environment is None:  # another environment may have other profiles, or none
+        properties["workloadProfileName"] = PROFILE
+    own = build_identity(options).id
+    identities = _build_identity_block(*dict.fromkeys((own, puller or own)))
+    body = {**identities, "properties": properties}
     return _build_tracked(options, _GATEWAY, build_gateway_name(options), body)
 
 
@@ -287,26 +330,27 @@ def _build_custom_properties(options: Options, image: str) -> dict[str, Any]:
     container = {
         "name": "session",
         "image": image,
-        "resources": {"cpu": 1.0, "memory": "2Gi"},
+        "resources": {"cpu": options.cpu, "memory": options.memory},
         "probes": [
             {"type": "Liveness", **_HEALTH, "failureThreshold": 4},
             {"type": "Startup", **_HEALTH, "failureThreshold": 30, "periodSeconds": 2},
         ],
     }
+    variables = _build_variables(options, image)
+    if variables:
+        container["env"] = variables
     template: dict[str, Any] = {"containers": [container], "ingress": {"targetPort": PORT}}
     pulling: dict[str, Any] = {}
-    if options.builds_image:
-        template["registryCredentials"] = _build_registry_credentials(options)
+    puller = get_pull_identity(options)
+    if puller:
+        template["registryCredentials"] = _build_registry_credentials(options, puller)
         # lifecycle None: the identity pulls the image, and sessions cannot get its token
-        pulling = {
-            "managedIdentitySettings": [
-                {"identity": build_identity(options).id, "lifecycle": "None"}
-            ]
-        }
+        pulling = {"managedIdentitySettings": [{"identity": puller, "lifecycle": "None"}]}
     return {
         **pulling,
+        **_build_pool_secrets(options),
         "containerType": "CustomContainer",
-        "environmentId": build_environment(options).id,
+        "environmentId": get_environment_id(options),
         "customContainerTemplate": template,
         "scaleConfiguration": {
             "maxConcurrentSessions": options.max_sessions,
@@ -315,12 +359,48 @@ def _build_custom_properties(options: Options, image: str) -> dict[str, Any]:
     }
 
 
-def _build_registry_credentials(options: Options) -> dict[str, str]:
-    return {"server": build_login_server(options), "identity": build_identity(options).id}
+def get_pull_identity(options: Options) -> str | None:
+    """Return the resource id of the identity that pulls the image, or None for a public image."""
+    if options.registry_identity is not None:
+        return options.registry_identity
+    return build_identity(options).id if options.uses_own_registry else None
 
 
-def _build_identity_block(options: Options) -> dict[str, Any]:
-    assigned: dict[str, Any] = {build_identity(options).id: {}}
+def _build_variables(options: Options, image: str) -> list[dict[str, str]]:
+    """Return the variables of a session's container.
+
+    The server of this package hands variables with its prefix to the code, and never uses them
+    itself. Another image gets the plain names.
+    """
+    is_own = is_own_image(image)
+    prefix = SESSION_ENV_PREFIX if is_own else ""
+    variables = []
+    if is_own:
+        variables = [
+            {"name": get_variable_name("container_cpu"), "value": f"{options.cpu:g}"},
+            {"name": get_variable_name("container_memory"), "value": options.memory},
+        ]
+    for name, value in sorted(options.env.items()):
+        variables.append({"name": f"{prefix}{name}", "value": value})
+    for name in sorted(options.secrets):
+        variables.append({"name": f"{prefix}{name}", "secretRef": build_secret_name(name)})
+    return variables
+
+
+def _build_pool_secrets(options: Options) -> dict[str, Any]:
+    """Return the secrets whose values are known. Without any, the pool keeps those that it has."""
+    secrets = {build_secret_name(name): value for name, value in options.secrets.items() if value}
+    return {"secrets": _build_secrets(secrets)} if secrets else {}
+
+
+def _build_registry_credentials(options: Options, puller: str) -> dict[str, str]:
+    own = options.uses_own_registry or options.image is None
+    server = build_login_server(options) if own else get_registry_server(options.image or "")
+    return {"server": server, "identity": puller}
+
+
+def _build_identity_block(*identities: str) -> dict[str, Any]:
+    assigned: dict[str, Any] = {identity: {} for identity in identities}
     return {"identity": {"type": "UserAssigned", "userAssignedIdentities": assigned}}
 
 

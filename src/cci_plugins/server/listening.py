@@ -56,11 +56,11 @@ async def serve(
         api_key: Key that clients must send. None admits every client.
         on_ready: Called with the URL of the MCP endpoint when it answers.
         limits: The longest run, the largest upload, and how much a model may read.
-        allowed_hosts: More host names that requests may use, on a loopback address.
+        allowed_hosts: More names that requests may use, on a loopback address.
         environments: Issues and checks environment ids. None accepts any id.
         rest: Serve the REST data plane too, which signed environments exclude.
         execute_code: Offer `execute_code` too.
-        file_links: Link the files that a run wrote in the answer of `execute_code`.
+        file_links: Link files that a run wrote.
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
@@ -72,9 +72,8 @@ async def serve(
         ```python
         from cci_plugins.testing import FakeSessionPool
 
-        async with FakeSessionPool() as pool:
-            with anyio.move_on_after(0.1):  # without it the server runs until it is cancelled
-                await serve(pool, port=0, api_key="a long random key", on_ready=print)
+        with anyio.move_on_after(0.1):
+            await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
     app = create_app(

@@ -81,6 +81,7 @@ class Cloud:
     Attributes:
         resources: Every resource by its id in lower case.
         faults: Errors to return.
+        pullers: Identities, in lower case, that may pull from a registry elsewhere.
         writes: Method and path of each request that changed something.
         requests: Number of requests by method.
         wrong: Requests that Azure's descriptions do not allow. It must stay empty.
@@ -104,6 +105,7 @@ class Cloud:
         self.registered: dict[str, str] = {}
         self.feature = "NotRegistered"
         self.faults: list[Fault] = []
+        self.pullers: set[str] = set()
         self.writes: list[tuple[str, str]] = []
         self.requests: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -138,7 +140,14 @@ class Cloud:
     def everything_registered(self) -> None:
         """Register every provider and the feature."""
         self.feature = "Registered"
-        for name in ("App", "ContainerRegistry", "ManagedIdentity", "Storage"):
+        for name in (
+            "App",
+            "ContainerRegistry",
+            "Insights",
+            "ManagedIdentity",
+            "OperationalInsights",
+            "Storage",
+        ):
             self.registered[f"microsoft.{name}".lower()] = "Registered"
 
     def add(self, kind: str, name: str, group: str, **more: Any) -> str:
@@ -398,6 +407,9 @@ class Cloud:
             if self._busy(path.lower()):
                 return _error(409, "Conflict", "Another operation is in progress.")
             properties = {**found["properties"], **_copy(body.get("properties", {}))}
+            missing = _missing_secret(properties)
+            if missing is not None:
+                return _error(400, "SecretRefNotFound", f"Secret '{missing}' was not found.")
             changed = {**found, **_copy(body), "properties": properties}
             self.resources[path.lower()] = changed
             return self._begin(path.lower(), changed, is_new=False)
@@ -439,6 +451,8 @@ class Cloud:
         if credentials is None:
             return None
         name = credentials["server"].partition(".")[0]
+        if credentials["identity"].lower() in self.pullers:
+            return None
         registry = next(
             (
                 one
@@ -584,6 +598,9 @@ class Cloud:
         environment = (body.get("properties") or {}).get("environmentId")
         if environment is not None and environment.lower() not in self.resources:
             return _error(400, "ManagedEnvironmentNotFound", "The environment was not found.")
+        missing_secret = _missing_secret(body.get("properties") or {})
+        if missing_secret is not None:
+            return _error(400, "SecretRefNotFound", f"Secret '{missing_secret}' was not found.")
         wants_mcp = "mcpServerSettings" in (body.get("properties") or {})
         if wants_mcp and self.feature != "Registered":
             return _error(400, "FeatureNotRegistered", "SessionPoolsSupportMCP is missing.")
@@ -597,6 +614,16 @@ class Cloud:
         kept |= {"id": path, "name": path.rpartition("/")[2], "type": kind}
         self.resources[path.lower()] = kept
         return kept
+
+
+def _missing_secret(properties: dict[str, Any]) -> str | None:
+    """Return a secret that a pool's container refers to and that the request does not have."""
+    names = {one["name"] for one in properties.get("secrets", [])}
+    for container in (properties.get("customContainerTemplate") or {}).get("containers", []):
+        for one in container.get("env", []):
+            if "secretRef" in one and one["secretRef"] not in names:
+                return str(one["secretRef"])
+    return None
 
 
 def _role(path: str) -> Response:
@@ -634,7 +661,7 @@ def _shown(found: dict[str, Any]) -> dict[str, Any]:
     """Return a resource as Azure does: without secrets, and with another spelling."""
     shown: dict[str, Any] = _copy(found)
     secrets = shown["properties"].get("configuration", {}).get("secrets")
-    for one in secrets or []:
+    for one in [*(secrets or []), *shown["properties"].get("secrets", [])]:
         one.pop("value", None)
     if shown.get("location") == "eastus":
         shown["location"] = "East US"
@@ -657,8 +684,9 @@ def _kind_of(path: str) -> tuple[str, str]:
 
 def _parent(path: str, kind: str) -> str | None:
     low = path.lower()
-    if kind.lower() == "microsoft.authorization/roleassignments":
-        return low.partition("/providers/microsoft.authorization/")[0]
+    for extension in ("microsoft.authorization/roleassignments", "microsoft.insights/diagnostic"):
+        if kind.lower().startswith(extension):
+            return low.partition(f"/providers/{extension.partition('/')[0]}/")[0]
     if "/storageaccounts/" in kind.lower():
         return re.sub(r"(/storageaccounts/[^/]+)/.*", r"\1", low)
     return re.sub(r"/taskruns/.*", "", low) if low.count("/taskruns/") else None

@@ -31,6 +31,8 @@ VERSIONS = {
     "microsoft.containerregistry/registries": "2025-04-01",
     "microsoft.containerregistry/tasks": "2025-03-01-preview",
     "microsoft.managedidentity/userassignedidentities": "2024-11-30",
+    "microsoft.insights/diagnosticsettings": "2021-05-01-preview",
+    "microsoft.operationalinsights/workspaces": "2025-02-01",
     "microsoft.storage/storageaccounts": "2025-01-01",
     "microsoft.authorization/roleassignments": "2022-04-01",
     "microsoft.authorization/roledefinitions": "2022-04-01",
@@ -60,6 +62,12 @@ _SHAPES: dict[str, Any] = {
                 "timeout": int,
             },
         }
+    },
+    "microsoft.insights/diagnosticsettings": {"properties": {"workspaceId": str, "logs": list}},
+    "microsoft.operationalinsights/workspaces": {
+        "location": str,
+        "tags": dict,
+        "properties": {"sku": {"name": str}, "retentionInDays": int},
     },
     "microsoft.storage/storageaccounts": {
         "location": str,
@@ -191,7 +199,7 @@ def _numbers(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _without_foreign(value: Any) -> Any:
     if isinstance(value, dict):
-        if str(value.get("$ref", "")).startswith(".."):
+        if not str(value.get("$ref", "#")).startswith("#"):
             return {}
         return {name: _without_foreign(item) for name, item in value.items()}
     return [_without_foreign(item) for item in value] if isinstance(value, list) else value

@@ -76,6 +76,20 @@ def test_a_dotenv_file_is_read(tmp_path: Path) -> None:
     assert Settings.read().isolation == "landlock"
 
 
+def test_variables_for_sessions_are_no_settings_and_no_mistakes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cci_plugins.common.settings import find_unknown_variables, read_session_environment
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CCI_SESSION_ENV_CCI_TIMEOUT", "5")
+    monkeypatch.setenv("CCI_SESSION_ENV_PATH", "/opt")
+    (tmp_path / ".env").write_text("CCI_SESSION_ENV_REGION=north\nCCI_SESSION_ENV_PATH=/ignored\n")
+    assert read_session_environment() == {"CCI_TIMEOUT": "5", "PATH": "/opt", "REGION": "north"}
+    assert Settings.read().timeout == 220
+    assert not [name for name in find_unknown_variables() if "SESSION_ENV" in name]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -1,7 +1,8 @@
 """Sign-in to the MCP server of a managed pool: its key, or a token where the key is switched off.
 
 `isMcpServerApiKeyDisabled` switches the key off. Nothing documents what opens the server then. A
-token for the data plane is an assumption, so it is tried once, and a refusal is reported.
+token for the data plane is an assumption, so it is tried once, and the error
+calls it one.
 """
 
 from __future__ import annotations
