@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,8 @@ from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.files.source import PathSource
 from cci_plugins.mcp_client.failures import build_error_from_status
-from cci_plugins.pools.local.isolation import KernelSpec, selection
+from cci_plugins.pools.local.isolation import KernelSpec, selection, uids
+from cci_plugins.pools.local.isolation.landlock import LandlockIsolation
 from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
@@ -105,6 +107,19 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setattr(selection, "_list_backends", lambda **_: {})
     monkeypatch.setattr(selection, "_selections", {})
     return anyio.run(selection.choose, "auto", KernelSpec(Path(sys.executable), "00"))
+
+
+@happens("this process ignores SIGCHLD, so the end of a session cannot be noticed")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+    return anyio.run(selection.choose, "auto", KernelSpec(Path(sys.executable), "00"))
+
+
+@happens("this user namespace maps no user id for a session, so its code would run as root")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(uids, "_read_map", lambda _: ((0, 1),))
+    return LandlockIsolation(SandboxLimits())._allocate_uid()
 
 
 @happens("all ... sessions of the embedded pool are in use")
@@ -239,6 +254,15 @@ def _(*_: object) -> object:
 @happens("no session is free (...)")
 def _(*_: object) -> object:
     return build_error_from_status(429, {}, b"", starts_code=True)
+
+
+@happens(
+    "the pool answered with a redirect to ... (HTTP ...), which is not followed because it would "
+    "pass the key on"
+)
+def _(*_: object) -> object:
+    headers = {"location": "https://login.example/"}
+    return build_error_from_status(307, headers, b"", starts_code=True)
 
 
 @happens("the pool failed (HTTP ...); the code may have run, so it was not sent again")
