@@ -599,7 +599,7 @@ async def test_launching_needs_a_launch_tool(
     async with pool.client() as client:
         assert isinstance(client, PlatformSessionPool)
         assert client._server is not None
-        monkeypatch.setattr(client, "_server", replace(client._server, launcher=None))
+        monkeypatch.setattr(client, "_server", replace(client._server, launch_tool=None))
         with pytest.raises(ProtocolError, match="no tool that launches"):
             await client.launch()
 

@@ -31,7 +31,7 @@ DATA_PLANE_MANAGEMENT = "2025-02-02-preview"
 
 OF_TYPE = {
     "Microsoft.App/managedEnvironments": APP,
-    "Microsoft.App/sessionPools": MANAGED_POOL,  # reads and removes a pool of either kind
+    "Microsoft.App/sessionPools": APP,  # a managed pool is created and read at MANAGED_POOL
     "Microsoft.App/containerApps": APP,
     "Microsoft.ContainerRegistry/registries": REGISTRY,
     "Microsoft.ManagedIdentity/userAssignedIdentities": IDENTITY,

@@ -21,7 +21,10 @@ from .resource import lowercase_keys
 
 _STEP = "gateway"
 _DEFAULT_SECRET = "serve-key"  # noqa: S105 - the name of a secret
-_HINT = "create one: cci provision up --kind custom --gateway"
+_HINT = (
+    "create one: cci provision up --kind custom --gateway; or start cci serve --pool custom and "
+    "connect to that: cci foundry connect --endpoint URL"
+)
 
 
 class Gateway(NamedTuple):

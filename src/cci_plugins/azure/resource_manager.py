@@ -279,7 +279,8 @@ def _find_other_version(response: Any, wanted: str, tried: list[str]) -> str | N
     preview = wanted.endswith("-preview")
     same_kind = sorted(one for one in listed if one.endswith("-preview") is preview)
     # first what both know, then the newest that Azure lists, else what we would try anyhow
-    for choice in ([one for one in ours if one in listed], same_kind[-1:], ours):
+    newest = sorted(listed)[-1:]
+    for choice in ([one for one in ours if one in listed], same_kind[-1:], newest, ours):
         if choice:
             return choice[0]
     return None

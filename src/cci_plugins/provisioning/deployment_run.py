@@ -269,5 +269,7 @@ def check_ownership(resource: Resource, found: Mapping[str, Any], step: str) -> 
 
 
 def _is_propagation_error(error: ProvisioningError) -> bool:
+    if error.code.lower() in {"authorizationfailed", "linkedauthorizationfailed"}:
+        return False  # the role of who runs this is missing, and waiting does not give it
     text = f"{error.code} {error}".lower()
     return any(part in text for part in ("principalnotfound", "unauthorized", "imagepull", "pull"))

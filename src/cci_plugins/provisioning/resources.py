@@ -187,7 +187,8 @@ def build_pool(options: Options, image: str = "") -> Resource:
         body |= _build_identity_block(puller) if puller else {}
     name = f"{options.name}pool{options.suffix}"
     pool = _build_tracked(options, "Microsoft.App/sessionPools", name, body)
-    return replace(pool, api_version=api_versions.APP) if options.kind == "custom" else pool
+    is_managed = options.kind == "python"
+    return replace(pool, api_version=api_versions.MANAGED_POOL) if is_managed else pool
 
 
 def build_storage_account(options: Options) -> Resource:
