@@ -92,6 +92,18 @@ param gatewayCpu string = '0.5'
 @description('Memory of the gateway: twice as many Gi as cores.')
 param gatewayMemory string = '1Gi'
 
+@description('Most replicas of the gateway. One always runs.')
+@minValue(1)
+param gatewayReplicas int = 3
+
+@description('Most requests of all clients of the gateway in a minute, for each replica.')
+@minValue(1)
+param gatewayRequestsPerMinute int = 6000
+
+@description('Most runs of one environment in a minute, for each replica of the gateway.')
+@minValue(1)
+param gatewayRunsPerMinute int = 60
+
 @description('Key that clients of the gateway send, of at least 16 characters. The gateway needs one; pass the same in every deployment.')
 @secure()
 param serveKey string = ''
@@ -256,6 +268,9 @@ module gateway 'modules/gateway.bicep' = if (withGateway) {
     poolEndpoint: customPool!.outputs.endpoint
     cpu: gatewayCpu
     memory: gatewayMemory
+    maxReplicas: gatewayReplicas
+    requestsPerMinute: gatewayRequestsPerMinute
+    runsPerMinute: gatewayRunsPerMinute
     serveKey: gatewayKey
     sessionSecret: gatewaySecret
     revision: revision

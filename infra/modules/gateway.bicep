@@ -40,6 +40,15 @@ param cpu string
 @description('Memory.')
 param memory string
 
+@description('Most replicas. One always runs.')
+param maxReplicas int
+
+@description('Most requests of all clients in a minute, for each replica.')
+param requestsPerMinute int
+
+@description('Most runs of one environment in a minute, for each replica.')
+param runsPerMinute int
+
 @description('Key that clients send.')
 @secure()
 param serveKey string
@@ -96,7 +105,19 @@ resource gateway 'Microsoft.App/containerApps@2026-07-01' = {
           name: 'gateway'
           image: image
           command: ['/opt/cci/bin/cci']
-          args: ['serve', '--pool', 'custom', '--host', '0.0.0.0', '--port', string(port)]
+          args: [
+            'serve'
+            '--pool'
+            'custom'
+            '--host'
+            '0.0.0.0'
+            '--port'
+            string(port)
+            '--requests-per-minute'
+            string(requestsPerMinute)
+            '--runs-per-minute'
+            string(runsPerMinute)
+          ]
           env: [
             {
               name: 'AZURE_SESSION_POOL_ENDPOINT'
@@ -148,7 +169,7 @@ resource gateway 'Microsoft.App/containerApps@2026-07-01' = {
       ]
       scale: {
         minReplicas: 1
-        maxReplicas: 3
+        maxReplicas: maxReplicas
       }
     }
   }

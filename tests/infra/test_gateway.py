@@ -87,8 +87,9 @@ def environment(identity: str) -> dict[str, str]:
 @pytest.fixture
 def gateway(tmp_path: Any) -> Iterator[Gateway]:
     pytest.importorskip("azure.identity")
-    instead = {"0.0.0.0": "127.0.0.1", "6000": "0"}
-    arguments = [instead.get(argument, argument) for argument in CONTAINER["args"]]
+    arguments = list(CONTAINER["args"])
+    for option, value in (("--host", "127.0.0.1"), ("--port", "0")):
+        arguments[arguments.index(option) + 1] = value
     with listening((identity := Identity()).app) as address:
         process = subprocess.Popen(
             [sys.executable, "-m", "cci_plugins", *arguments, "--json"],

@@ -215,3 +215,23 @@ async def test_no_secret_is_in_the_progress(place: Place) -> None:
     run = up(options(**COMPUTE), azure=place.azure, try_out=False)
     assert SECRET not in repr(await collect_progress(run))
     assert GROUP in repr(run.result)
+
+
+async def test_the_gateway_s_size_and_limits_are_set_and_kept(place: Place) -> None:
+    wanted = {
+        "kind": "custom",
+        "gateway": True,
+        "gateway_cpu": 1,
+        "gateway_memory": "2Gi",
+        "gateway_replicas": 5,
+        "gateway_runs_per_minute": 20,
+    }
+    await deploy(place, options(**wanted))
+    (app,) = place.cloud.of_type("Microsoft.App/containerApps")
+    template = app["properties"]["template"]
+    (container,) = template["containers"]
+    assert container["resources"] == {"cpu": 1, "memory": "2Gi"}
+    assert container["args"][-4:] == ["--requests-per-minute", "6000", "--runs-per-minute", "20"]
+    assert template["scale"] == {"minReplicas": 1, "maxReplicas": 5}
+    place.cloud.writes.clear()
+    assert (await deploy(place, options())).changed == ()

@@ -147,6 +147,24 @@ GatewayMemoryOption = Annotated[
     str | None,
     typer.Option(metavar="GIB", help="Memory of the gateway: twice its CPUs. By default 1Gi."),
 ]
+GatewayReplicasOption = Annotated[
+    int | None, typer.Option(min=1, help="Most replicas of the gateway. By default 3.")
+]
+GatewayRequestsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most requests of all the gateway's clients in a minute, for each replica. By default "
+        "6000.",
+    ),
+]
+GatewayRunsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most runs of one environment in a minute, for each replica. By default 60.",
+    ),
+]
 MaxSessionsOption = Annotated[
     int | None,
     typer.Option(

@@ -221,13 +221,31 @@ async def _complete_gateway(options: Options, arm: ArmClient) -> Options:
         options = options.with_values(gateway=is_own)
     if not is_own or found is None:
         return options
-    template = lowercase_keys(lowercase_keys(found.get("properties")).get("template"))
-    size = lowercase_keys(get_first(template.get("containers")).get("resources"))
-    values = {f"gateway_{name}": size.get(name) for name in ("cpu", "memory")}
-    left_out = {
-        name: value for name, value in values.items() if value and name not in options.given
+    values = _read_gateway(lowercase_keys(lowercase_keys(found.get("properties")).get("template")))
+    if {"gateway_cpu", "gateway_memory"} & options.given:  # they belong together
+        del values["gateway_cpu"], values["gateway_memory"]
+    return options.with_values(
+        **{name: value for name, value in values.items() if value and name not in options.given}
+    )
+
+
+def _read_gateway(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a gateway was created with. None where it does not show one."""
+    container = get_first(template.get("containers"))
+    size = lowercase_keys(container.get("resources"))
+    given = container.get("args")
+    arguments = [str(one) for one in given] if isinstance(given, list) else []
+    rates = [
+        int(arguments[arguments.index(flag) + 1]) if flag in arguments[:-1] else None
+        for flag in resources.RATE_FLAGS
+    ]
+    return {
+        "gateway_cpu": size.get("cpu"),
+        "gateway_memory": size.get("memory"),
+        "gateway_replicas": lowercase_keys(template.get("scale")).get("maxreplicas"),
+        "gateway_requests_per_minute": rates[0],
+        "gateway_runs_per_minute": rates[1],
     }
-    return options.with_values(**left_out) if len(left_out) == len(values) else options
 
 
 def _read_kind(properties: Mapping[str, Any]) -> str:

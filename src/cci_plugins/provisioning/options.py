@@ -46,6 +46,9 @@ _DEFAULTS: Mapping[str, Any] = {
     "logs": False,
     "gateway_cpu": 0.5,
     "gateway_memory": "1Gi",
+    "gateway_replicas": 3,
+    "gateway_requests_per_minute": 6_000,
+    "gateway_runs_per_minute": 60,
     "tags": MappingProxyType({}),
 }
 _CUSTOM_ONLY = (
@@ -99,6 +102,9 @@ class Options:
         logs: Whether to send the logs of the environment that is created to a workspace.
         gateway_cpu: CPUs of the gateway.
         gateway_memory: Its memory, twice as many GiB as CPUs.
+        gateway_replicas: Most replicas of the gateway. One always runs.
+        gateway_requests_per_minute: Most requests of all its clients in a minute, for each replica.
+        gateway_runs_per_minute: Most runs of one environment in a minute, for each replica.
         max_sessions: Most sessions at once.
         ready_sessions: Sessions that a custom pool keeps ready. They are billed.
         cooldown: A session ends after this time without use, 5 minutes to an hour.
@@ -135,6 +141,9 @@ class Options:
     logs: bool = _LEFT_OUT
     gateway_cpu: float = _LEFT_OUT
     gateway_memory: str = _LEFT_OUT
+    gateway_replicas: int = _LEFT_OUT
+    gateway_requests_per_minute: int = _LEFT_OUT
+    gateway_runs_per_minute: int = _LEFT_OUT
     max_sessions: int = _LEFT_OUT
     ready_sessions: int = _LEFT_OUT
     cooldown: timedelta = _LEFT_OUT
@@ -221,6 +230,13 @@ class Options:
             )
         if self.gateway:
             compute.check_gateway_pair(self.gateway_cpu, self.gateway_memory)
+        for name in ("replicas", "requests_per_minute", "runs_per_minute"):
+            number = getattr(self, f"gateway_{name}")
+            if number < 1:
+                raise ConfigurationError(
+                    f"the gateway needs at least one of its {name.replace('_', ' ')}, not {number}",
+                    hint=f"correct {_format_flag(f'gateway_{name}')}",
+                )
         compute.check_variables(self.env, self.secrets)
         for name in ("environment", "subnet", "registry_identity"):
             value = getattr(self, name)

@@ -28,6 +28,7 @@ PORT = 6000
 PROFILE = "Consumption"
 SERVE_KEY, SESSION_SECRET = "serve-key", "session-secret"
 DOCKERFILE = "infra/container/Dockerfile"
+RATE_FLAGS = ("--requests-per-minute", "--runs-per-minute")
 BUILD_SECONDS = 3600
 _GATEWAY = "Microsoft.App/containerApps"
 _HEALTH = {"httpGet": {"path": "/health", "port": PORT}}
@@ -263,7 +264,7 @@ def build_gateway(
         "name": "gateway",
         "image": image,
         "command": _COMMAND[:1],
-        "args": _COMMAND[1:],
+        "args": [*_COMMAND[1:], *_build_rate_arguments(options)],
         "env": [
             {"name": get_variable_name("endpoint"), "value": pool_endpoint},
             {"name": "AZURE_CLIENT_ID", "value": client_id},
@@ -290,10 +291,11 @@ def build_gateway(
     puller = get_pull_identity(options)
     if puller:
         configuration["registries"] = [_build_registry_credentials(options, puller)]
+    scale = {"minReplicas": 1, "maxReplicas": options.gateway_replicas}
     properties = {
         "environmentId": get_environment_id(options),
         "configuration": configuration,
-        "template": {"containers": [container], "scale": {"minReplicas": 1, "maxReplicas": 3}},
+        "template": {"containers": [container], "scale": scale},
     }
     if options.environment is None:  # another environment may have other profiles, or none
         properties["workloadProfileName"] = PROFILE
@@ -301,6 +303,13 @@ def build_gateway(
     identities = _build_identity_block(*dict.fromkeys((own, puller or own)))
     body = {**identities, "properties": properties}
     return _build_tracked(options, _GATEWAY, build_gateway_name(options), body)
+
+
+def _build_rate_arguments(options: Options) -> list[str]:
+    rates = (options.gateway_requests_per_minute, options.gateway_runs_per_minute)
+    return [
+        part for flag, rate in zip(RATE_FLAGS, rates, strict=True) for part in (flag, str(rate))
+    ]
 
 
 def build_gateway_name(options: Options) -> str:
