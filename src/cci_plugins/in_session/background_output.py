@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from cci_plugins.in_session.streams import StreamBuffer
 
@@ -27,6 +28,32 @@ class BackgroundOutput:
         with self._lock:
             buffers, self._buffers = self._buffers, {}
         return {name: buffer.get_text() for name, buffer in buffers.items()}
+
+
+class CellWatch:
+    """Whether the kernel runs a cell that is not a call of ours.
+
+    Another client of the same session may run code without this package. What that code prints
+    belongs to its own cell, not to our next run.
+
+    Attributes:
+        is_foreign: Whether such a cell runs now.
+    """
+
+    def __init__(self) -> None:
+        self.is_foreign = False
+
+    def install(self, shell: Any) -> None:
+        """Follow the cells of a shell. It is in a call of ours now."""
+        shell.events.register("pre_execute", self._start)
+        shell.events.register("post_execute", self.claim)
+
+    def _start(self) -> None:
+        self.is_foreign = True
+
+    def claim(self) -> None:
+        """Note that the cell is a call of ours, or has ended."""
+        self.is_foreign = False
 
 
 def describe_background(count: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cci_plugins.in_session.background_output import BackgroundOutput
+from cci_plugins.in_session.background_output import BackgroundOutput, CellWatch
 from cci_plugins.in_session.data import escape_surrogates, escape_values
 from cci_plugins.in_session.message_bounds import (
     MAX_NOTES,
@@ -35,14 +35,18 @@ class CapturingStream(TerminalStream, io.TextIOBase):
         original: The kernel's stream, which leads to the pool.
         name: `stdout` or `stderr`.
         background: Keeps what is written while no run captures it.
+        cells: Recognizes the cells of other clients, whose output passes through.
     """
 
-    def __init__(self, original: Any, name: str, background: BackgroundOutput) -> None:
+    def __init__(
+        self, original: Any, name: str, background: BackgroundOutput, cells: CellWatch
+    ) -> None:
         self.original = original
         self.name = f"<{name}>"
         self.capture_buffer: StreamWriter | None = None
         self._stream_name = name
         self._background = background
+        self._cells = cells
         self._pid = os.getpid()
 
     def write(self, text: str) -> int:
@@ -50,12 +54,15 @@ class CapturingStream(TerminalStream, io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self.check_open()
+        buffer = self.capture_buffer
         if os.getpid() != self._pid:  # the buffer of a forked child would be lost with it
             self.original.write(text)
-        elif self.capture_buffer is None:
-            self._background.add(self._stream_name, escape_surrogates(text))
+        elif buffer is not None:
+            buffer.add(escape_surrogates(text))
+        elif self._cells.is_foreign:
+            self.original.write(text)
         else:
-            self.capture_buffer.add(escape_surrogates(text))
+            self._background.add(self._stream_name, escape_surrogates(text))
         return len(text)
 
     def flush(self) -> None:

@@ -28,7 +28,11 @@ from secrets import token_hex
 from types import FrameType
 from typing import Any
 
-from cci_plugins.in_session.background_output import BackgroundOutput, describe_background
+from cci_plugins.in_session.background_output import (
+    BackgroundOutput,
+    CellWatch,
+    describe_background,
+)
 from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.interrupts import (
     contain_exits,
@@ -73,13 +77,16 @@ class SessionAgent:
         os.chdir(self._folder)
         os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._background = BackgroundOutput()
-        self._out = CapturingStream(sys.stdout, "stdout", self._background)
-        self._err = CapturingStream(sys.stderr, "stderr", self._background)
+        self.cells = CellWatch()
+        self._out = CapturingStream(sys.stdout, "stdout", self._background, self.cells)
+        self._err = CapturingStream(sys.stderr, "stderr", self._background, self.cells)
         self._loop = find_running_loop()
         shell.cci_streams = (self._out, self._err)
         warnings.filterwarnings("ignore", "To exit: use")  # about a prompt that nobody sees
         warnings.filterwarnings("ignore", "Output cache limit")  # about IPython's own cache
         self.restore_streams()
+        with suppress(Exception):
+            self.cells.install(shell)
         with suppress(Exception):
             register_data_formatters(shell)
         with suppress(Exception):  # another kernel than IPython's may lack what it needs
@@ -394,6 +401,7 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
         An awaitable for `run_async`, otherwise None.
     """
     agent = get_agent(shell)
+    agent.cells.claim()
     agent.restore_streams()
     return getattr(agent, job.pop("verb"))(marker, **job)
 
