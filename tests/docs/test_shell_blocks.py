@@ -78,4 +78,5 @@ def test_a_json_block_is_valid_json(block: Block) -> None:
 
 
 def test_every_block_has_a_language_that_is_tested() -> None:
-    assert {block.kind for block in blocks()} <= {"python", "console", "sh", "json", "text"}
+    known = {"python", "console", "dockerfile", "sh", "json", "text"}
+    assert {block.kind for block in blocks()} <= known

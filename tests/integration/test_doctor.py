@@ -221,7 +221,7 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
         lambda s: s.set(CCI_TIMOUT="5"), "local.settings", "warning", "unset CCI_TIMOUT"),
     "an endpoint that is not a URL": (
         lambda s: s.set(AZURE_SESSION_POOL_MCP_ENDPOINT="pool.example/mcp"),
-        "local.settings", "failed", "it looks like https://"),
+        "local.settings", "failed", "https://"),
     "the sign-in fails": (
         lambda s: setattr(s.running.entra, "refuses", True), "auth.sign-in", "failed", "az login"),
     "another subscription is signed in": (
@@ -543,7 +543,7 @@ async def test_the_command_prints_the_first_fix_as_a_hint(cci: Command) -> None:
     code, out, messages = await cci("doctor", group="")
     assert code == 3
     assert "fix: correct or unset CCI_TIMEOUT" in out
-    assert messages.endswith("hint: correct or unset CCI_TIMEOUT\n")
+    assert "hint: correct or unset CCI_TIMEOUT; for no limit" in messages
 
 
 async def test_a_key_that_others_can_read_is_a_warning(cci: Command) -> None:

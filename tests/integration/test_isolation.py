@@ -290,7 +290,7 @@ async def test_a_backend_of_another_system_or_an_unknown_name_is_refused():
 
 async def test_an_interpreter_without_a_kernel_is_refused(tmp_path):
     bare = tmp_path / "python"
-    bare.write_text('#!/bin/sh\necho \'["/x", ["/usr"], false]\'\n')
+    bare.write_text('#!/bin/sh\necho \'["/x", ["/usr"], false, []]\'\n')
     bare.chmod(0o755)
     with pytest.raises(ConfigurationError, match="has no ipykernel"):
         await choose("process", KernelSpec(python=bare, key=""))

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from cci_plugins.common.packages import get_installed_packages
+from cci_plugins.pools.base import Capabilities
 from cci_plugins.tools import execute_code
 from cci_plugins.tools.options import build_description
 
@@ -121,7 +122,10 @@ async def test_the_tool_is_the_same_as_in_every_adapter(transport, url, tmp_path
             listed = (await client.list_tools()).tools
     assert [tool.name for tool in listed] == [execute_code.NAME, *PLATFORM]
     assert listed[0].description == build_description(
-        execute_code.DESCRIPTION, execute_code.DEFAULT_OPTIONS, get_installed_packages()
+        execute_code.DESCRIPTION,
+        execute_code.DEFAULT_OPTIONS,
+        get_installed_packages(),
+        capabilities=Capabilities(name="local", egress=False),
     )
     schema = getattr(listed[0], "input_schema", None) or listed[0].inputSchema
     assert schema == execute_code.PARAMETERS
