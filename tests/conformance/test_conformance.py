@@ -75,7 +75,7 @@ async def test_our_client_passes(node, scenario, tmp_path):
 class SuiteTools:
     """The tools that the suite's scenarios call, served by this package's endpoint."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         from cci_plugins.server.mcp.tools import ToolCallResult
 
         text = {"type": "text", "text": "This is a simple text response for testing."}
