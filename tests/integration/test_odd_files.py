@@ -123,7 +123,7 @@ def test_cci_run_downloads_the_others_and_names_what_it_skips(tmp_path: Path) ->
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=110,
             check=False,
         )
 

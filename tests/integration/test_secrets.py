@@ -59,7 +59,7 @@ def cci(url: str, *arguments: str, key: str = KEY) -> str:
     pool = {"AZURE_SESSION_POOL_MCP_ENDPOINT": url, "AZURE_SESSION_POOL_MCP_KEY": key}
     command = [sys.executable, "-m", "cci_plugins", *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **pool}
+        command, capture_output=True, text=True, timeout=110, env={**os.environ, **pool}
     )
     return done.stdout + done.stderr
 
