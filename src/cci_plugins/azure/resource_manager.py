@@ -46,9 +46,7 @@ _FIRST_ERROR_STATUS = 400
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _USER_AGENT = "cci-plugins"
 _APP_NAMESPACE = "/providers/microsoft.app/"
-_VERSION_REFUSALS = {"InvalidApiVersionParameter", "NoRegisteredProviderFound"}
 _VERSION_PARAMETER = re.compile(r"api-version=([\w-]+)")
-_VERSION = re.compile(r"\b20\d\d-\d\d-\d\d(?:-preview)?\b")
 
 
 class ArmClient:
@@ -272,18 +270,10 @@ def _find_other_version(response: Any, wanted: str, tried: list[str]) -> str | N
     if not wanted or response.http_response.status_code < _FIRST_ERROR_STATUS:
         return None
     code, message = parse_error(parse_json(response.http_response))
-    if code not in _VERSION_REFUSALS:
+    if code not in api_versions.REFUSALS:
         return None
-    listed = [version for version in _VERSION.findall(message) if version not in tried]
-    ours = [one for one in api_versions.FALLBACKS.get(wanted, ()) if one not in tried]
-    preview = wanted.endswith("-preview")
-    same_kind = sorted(one for one in listed if one.endswith("-preview") is preview)
-    # first what both know, then the newest that Azure lists, else what we would try anyhow
-    newest = sorted(listed)[-1:]
-    for choice in ([one for one in ours if one in listed], same_kind[-1:], newest, ours):
-        if choice:
-            return choice[0]
-    return None
+    ours = api_versions.FALLBACKS.get(wanted, ())
+    return api_versions.choose_other_version(wanted, ours, message, tried)
 
 
 def has_terminal_state(found: Mapping[str, Any]) -> bool:

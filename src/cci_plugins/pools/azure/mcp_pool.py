@@ -31,7 +31,7 @@ from cci_plugins.pools.base import Capabilities, OutputHandler
 
 from .cci_server import RunRequest, is_cci_server, run_full
 from .pool_auth import PoolAuth
-from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
+from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
 from .rest_client import RestClient
 
@@ -57,7 +57,8 @@ class _Server:
         tool: Name of the tool that runs Python.
         returns_full_results: Whether it is the cci-plugins server.
         launch_tool: Name of the tool that issues environment ids, if there is one.
-        requires_launch: Whether the server accepts only the ids that this tool issued.
+        requires_launch: Whether the server accepts only the ids that this tool issued. None if
+            only an attempt can show it.
     """
 
     mcp: McpClient
@@ -65,7 +66,7 @@ class _Server:
     tool: str
     returns_full_results: bool
     launch_tool: str | None = None
-    requires_launch: bool = False
+    requires_launch: bool | None = False
 
 
 class PlatformSessionPool(RemoteSessionPool):
@@ -176,17 +177,10 @@ class PlatformSessionPool(RemoteSessionPool):
         return (await self._get_server()).returns_full_results
 
     @override
-    async def _run_full(
-        self,
-        session_id: str,
-        code: str,
-        timeout: timedelta,
-        on_output: OutputHandler | None,
-        instance: str | None,
-    ) -> Execution:
-        server = await self._get_server()
+    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
+        server, session_id = await self._get_server(), request.session_id
         environment = await self._get_environment(server, session_id)
-        request = RunRequest(environment, code, timeout, self._margin, instance)
+        request = replace(request, session_id=environment)
         try:
             execution = await run_full(server.mcp, server.tool, request, on_output)
         except SessionLostError:
@@ -198,17 +192,25 @@ class PlatformSessionPool(RemoteSessionPool):
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         server = await self._get_server()
         environment = await self._get_environment(server, session_id)
-        arguments = {"environmentId": environment, "pythonCode": code}
         try:
-            answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
-            return read_execution(answer, session_id)
-        except SessionLostError as lost:
+            return await _run_text(server, environment, session_id, code, limit)
+        except SessionLostError:
             self._environments.pop(session_id, None)
-            if not lost.retryable or server.requires_launch or server.launch_tool is None:
-                raise
-            # The id was refused, so nothing ran. The pool may accept only ids that it issued.
-            self._server = replace(server, requires_launch=True)
-            return await self._run_text_only(session_id, code, limit)
+            raise
+
+    @override
+    async def _prepare_run(self, session_id: str) -> None:
+        """Check an id, since a refusal of the run itself would not prove that it did not start.
+
+        A server that accepts any id is asked once. One that issues ids may forget each of them.
+        """
+        server = await self._get_server()
+        if server.requires_launch is None:
+            await self._retry.call_with_retry(
+                lambda: self._get_environment(server, session_id), idempotent=True
+            )
+        elif server.requires_launch:
+            await self._send_harmless(session_id)
 
     @override
     async def _end_session(self, session_id: str) -> None:
@@ -221,11 +223,23 @@ class PlatformSessionPool(RemoteSessionPool):
 
     async def _get_environment(self, server: _Server, session_id: str) -> str:
         """Return the server's name of a session: the identifier, or an id that it issued."""
+        if server.requires_launch is None:
+            server = await self._check_own_ids(server, session_id)
         if not server.requires_launch:
             return session_id
         if session_id not in self._environments:
             self._environments[session_id] = await self._launch_environment(server)
         return self._environments[session_id]
+
+    async def _check_own_ids(self, server: _Server, session_id: str) -> _Server:
+        """Find out by harmless code whether the server accepts an id that it did not issue."""
+        try:
+            await _run_text(server, session_id, session_id, HARMLESS, self._busy_limit)
+            requires_launch = False
+        except SessionLostError:
+            requires_launch = True
+        self._server = server = replace(server, requires_launch=requires_launch)
+        return server
 
     async def _launch_environment(self, server: _Server) -> str:
         if server.launch_tool is None:
@@ -263,12 +277,22 @@ class PlatformSessionPool(RemoteSessionPool):
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
-        launcher, requires_launch = find_launch_tool(tools)
+        launcher, states_launch = find_launch_tool(tools)
+        can_require = launcher is not None and not returns_full_results
+        requires_launch = True if states_launch else (None if can_require else False)
         # Only a gateway requires its own ids, and the sessions behind it may not stream.
-        streams_output = returns_full_results and not requires_launch
+        streams_output = returns_full_results and not states_launch
         self.capabilities = replace(self.capabilities, streams_output=streams_output)
         python_tool = find_python_tool(tools)
         return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)
+
+
+async def _run_text(
+    server: _Server, environment: str, session_id: str, code: str, limit: timedelta
+) -> Execution:
+    arguments = {"environmentId": environment, "pythonCode": code}
+    answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
+    return read_execution(answer, session_id)
 
 
 def _build_auth(
