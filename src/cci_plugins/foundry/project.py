@@ -29,6 +29,7 @@ _ID = re.compile(
 )
 _PATH = re.compile(r"/api/projects/[^/]+/?")
 _API_NAME = "AI Foundry API"
+_MAX_ACCOUNTS = 10_000  # in one subscription
 _HINT = (
     "set FOUNDRY_PROJECT_ENDPOINT=https://<account>.services.ai.azure.com/api/projects/<project>, "
     "or AZURE_AI_PROJECT_ID to the project's resource id"
@@ -193,7 +194,11 @@ class Project:
         with translate_management_errors("Foundry accounts", role="Reader"):
             async with self.management(subscription) as client:
                 accounts: AsyncIterator[Any] = client.accounts.list()
+                count = 0
                 async for account in accounts:
+                    count += 1
+                    if count > _MAX_ACCOUNTS:
+                        break
                     if _has_address(account, wanted):
                         group = str(account.id).split("/")[4]
                         return ProjectLocation(subscription, group, str(account.name), project)
