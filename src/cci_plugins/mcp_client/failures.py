@@ -180,6 +180,7 @@ def build_error_from_status(
     """
     detail = _extract_message(body)
     what = f"HTTP {status}, {detail}" if detail else f"HTTP {status}"
+    suffix = f"; {MAY_HAVE_RUN}" if starts_code else ""
     if status in {401, 403}:
         return AuthenticationError(
             f"the pool refused the request ({what})", hint="check the pool's key and its rights"
@@ -193,10 +194,10 @@ def build_error_from_status(
         return _build_server_error(what, starts_code=starts_code and NOT_STARTED not in detail)
     if status == NOT_FOUND:
         return _match_known_error(detail) or PoolError(
-            f"the endpoint was not found ({what})", hint="check the pool's endpoint"
+            f"the endpoint was not found ({what}){suffix}", hint="check the pool's endpoint"
         )
     return _match_known_error(detail) or ProtocolError(
-        f"the pool did not understand the request ({what})"
+        f"the pool did not understand the request ({what}){suffix}"
     )
 
 

@@ -129,6 +129,7 @@ class PlatformSessionPool(RemoteSessionPool):
         self._endpoint = None if endpoint is None else parse_endpoint_url(endpoint.rstrip("/"))
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
+        self._lost_once: set[str] = set()
         self._discovery_lock = anyio.Lock()
         super().__init__(auth, rest_auth, limits=limits, margin=margin, patience=patience)
 
@@ -193,10 +194,16 @@ class PlatformSessionPool(RemoteSessionPool):
         server = await self._get_server()
         environment = await self._get_environment(server, session_id)
         try:
-            return await _run_text(server, environment, session_id, code, limit)
+            execution = await _run_text(server, environment, session_id, code, limit)
         except SessionLostError:
-            self._environments.pop(session_id, None)
+            # the first loss may be a wrong answer to a run, about which this id is asked next
+            if session_id in self._lost_once:
+                self._forget(session_id)
+            else:
+                self._lost_once.add(session_id)
             raise
+        self._lost_once.discard(session_id)
+        return execution
 
     @override
     async def _prepare_run(self, session_id: str) -> None:
@@ -210,7 +217,16 @@ class PlatformSessionPool(RemoteSessionPool):
                 lambda: self._get_environment(server, session_id), idempotent=True
             )
         elif server.requires_launch:
-            await self._send_harmless(session_id)
+            try:
+                await self._send_harmless(session_id)
+            except SessionLostError:
+                self._forget(session_id)
+                raise
+
+    def _forget(self, session_id: str) -> None:
+        """Forget the id that the server issued for a session."""
+        self._environments.pop(session_id, None)
+        self._lost_once.discard(session_id)
 
     @override
     async def _end_session(self, session_id: str) -> None:
@@ -219,7 +235,7 @@ class PlatformSessionPool(RemoteSessionPool):
     @override
     async def delete_session(self, session_id: str) -> None:
         await super().delete_session(session_id)
-        self._environments.pop(session_id, None)
+        self._forget(session_id)
 
     async def _get_environment(self, server: _Server, session_id: str) -> str:
         """Return the server's name of a session: the identifier, or an id that it issued."""
