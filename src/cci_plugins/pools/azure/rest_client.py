@@ -434,7 +434,7 @@ def _find_other_version(
 
 
 def _is_folder(entry: object) -> bool:
-    return isinstance(entry, Mapping) and entry.get("type") in {"directory", "Directory"}
+    return isinstance(entry, Mapping) and str(entry.get("type")).lower() == "directory"
 
 
 def _parse_object(body: bytes) -> Mapping[str, Any]:
