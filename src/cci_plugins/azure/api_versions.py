@@ -67,7 +67,7 @@ OF_TYPE = {
 def choose_other_version(
     wanted: str, ours: Sequence[str], message: str, tried: Sequence[str]
 ) -> str | None:
-    """Return the version to try after a refusal, or None if there is no other.
+    """Return the version to try after a refusal, or None if all were refused.
 
     Args:
         wanted: The version that this package prefers.

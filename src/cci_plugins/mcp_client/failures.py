@@ -6,14 +6,14 @@ look for the same known texts. The codes are the data plane's own where it has o
 (learn.microsoft.com, Container Apps dynamic sessions, and issue 1665 of
 github.com/microsoft/azure-container-apps, which quotes several bodies).
 
-An exception is `retryable` only if no code was started, as far as the answer says. Two texts say
-so: the pool had no free session, or it does not know the session. `NOT_STARTED` is the code that
-the cci-plugins server sends for the same fact. HTTP 503 alone says nothing, because a proxy also
+An exception is `retryable` only if no code was started, according to the answer. Two texts mean
+that: the pool had no free session, or it does not know the session. `NOT_STARTED` is the code that
+the cci-plugins server sends for the same fact. HTTP 503 alone means nothing, because a proxy also
 sends it when the connection behind it broke during a request.
 
-No answer proves it, since a proxy may change the answer of a run that took place. So whoever
-repeats a run sends it under the same name, which the session or the cci-plugins server refuses to
-start twice (`pools.azure.text_sessions`, `server.mcp.tools`).
+No answer proves it, since a proxy may change the answer of a run that took place. So a
+run is repeated under the same name, which the session or the cci-plugins server refuses to start
+twice (`pools.azure.text_sessions`, `server.mcp.tools`).
 """
 
 from __future__ import annotations

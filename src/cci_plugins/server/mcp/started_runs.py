@@ -1,7 +1,7 @@
 """Names of the runs that a server has started, so that none of them starts twice.
 
-A client gives each run a random name, and sends a run again under the same name when an answer
-says that it did not start. A proxy may have changed that answer.
+A client gives each run a random name, and sends a run again under the same name after an answer
+that it did not start. A proxy may have changed that answer.
 """
 
 from __future__ import annotations
