@@ -61,7 +61,7 @@ def run(
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENTS]", help="What the code finds in sys.argv."),
+        typer.Argument(metavar="[-- ARGUMENT...]", help="What the code finds in sys.argv."),
     ] = None,
     session: Annotated[
         str | None,
@@ -69,7 +69,7 @@ def run(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0.1, max=31_536_000, help="Time limit of each cell in seconds."),
+        typer.Option(min=0.1, max=31_536_000, metavar="SECONDS", help="Time limit of each cell."),
     ] = None,
     upload: Annotated[
         list[Path] | None,
@@ -82,7 +82,8 @@ def run(
         typer.Option(metavar="PATTERN", help="Files to download after the run, such as '*.csv'."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for images and downloaded files.")
+        Path,
+        typer.Option(metavar="DIR", help="Folder for images and downloads. By default this one."),
     ] = Path(),
     save_notebook: Annotated[
         Path | None,
