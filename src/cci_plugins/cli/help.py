@@ -17,7 +17,7 @@ _MAX_WIDTH = 88
 _MIN_WIDTH = 24
 # Below this width, an explanation starts on a line of its own.
 _TWO_COLUMNS = 64
-# The current folder needs no name: the option's help says so.
+# The current folder needs no name.
 _NO_DEFAULTS = (None, "", Path())
 _VALUE_NAMES = {Path: "PATH", int: "NUMBER", float: "NUMBER", str: "TEXT"}
 
