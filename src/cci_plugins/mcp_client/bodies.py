@@ -144,7 +144,9 @@ class _Inflater:
                 if not data and len(chunk) < CHUNK_BYTES:
                     return
         except zlib.error:
-            raise ProtocolError("the pool's answer is not gzip, although its header names it") from None
+            raise ProtocolError(
+                "the pool's answer is not gzip, although its header names it"
+            ) from None
 
 
 def _split(data: bytes) -> Iterator[bytes]:

@@ -213,9 +213,7 @@ class PlatformSessionPool(RemoteSessionPool):
         """
         server = await self._get_server()
         if server.requires_launch is None:
-            await self._retry.call_with_retry(
-                lambda: self._get_environment(server, session_id), idempotent=True
-            )
+            await self._call_harmless(lambda: self._get_environment(server, session_id))
         elif server.requires_launch:
             try:
                 await self._send_harmless(session_id)

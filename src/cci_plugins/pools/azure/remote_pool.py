@@ -14,7 +14,7 @@ its content is wiped once and not again before the next use, because each call s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
 from secrets import token_hex
@@ -26,7 +26,14 @@ from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.errors import AuthenticationError, SessionLostError
+from cci_plugins.errors import (
+    AuthenticationError,
+    ExecutionTimeoutError,
+    PoolError,
+    PoolUnavailableError,
+    SessionLostError,
+)
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
 
@@ -97,9 +104,23 @@ class RemoteSessionPool(SessionPool):
 
     async def _send_harmless(self, session_id: str) -> None:
         """Run code that does nothing, in a text-only session."""
-        await self._retry.call_with_retry(
-            lambda: self._run_text_only(session_id, HARMLESS, self._busy_limit), idempotent=True
+        await self._call_harmless(
+            lambda: self._run_text_only(session_id, HARMLESS, self._busy_limit)
         )
+
+    async def _call_harmless(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Make a call that runs nothing of the user's, and repeat it after any fault.
+
+        Raises:
+            PoolUnavailableError: The pool failed. The user's code was not sent.
+        """
+        try:
+            await self._retry.call_with_retry(call, idempotent=True)
+        except (PoolError, ExecutionTimeoutError) as error:
+            text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
+            if text == str(error):
+                raise
+            raise PoolUnavailableError(f"{text}; the code was not sent", hint=error.hint) from error
 
     @abstractmethod
     async def _end_session(self, session_id: str) -> None:

@@ -61,6 +61,7 @@ from .retry import NoRouteError
 
 OUTPUT_CHARACTERS = 2_000_000  # of one stream, in the request. A pool may return less.
 LONGEST_RUN = timedelta(seconds=220)  # limit of managed pools
+READ_BYTES = 256 * 1024
 MIN_PACE = 8 * 1024  # bytes a second of a download, on average
 MAX_FILES = 100_000  # in one list
 MAX_PAGES = 1_000
@@ -223,8 +224,14 @@ class RestClient:
         async with self._send("GET", url, name=name) as response:
             chunks = iterate_body(response)
             async with aclosing(limit_pace(chunks, self._timeout, MIN_PACE)) as paced:
+                buffer = bytearray()  # a chunk of the network is small, and each one costs a write
                 async for chunk in paced:
-                    yield chunk
+                    buffer += chunk
+                    if len(buffer) >= READ_BYTES:
+                        yield bytes(buffer)
+                        buffer.clear()
+                if buffer:
+                    yield bytes(buffer)
 
     async def delete_file(self, session_id: str, name: str) -> None:
         """Delete a file.
