@@ -328,7 +328,7 @@ class RestClient:
 
         A version of the API that the pool refuses is replaced, now and for later requests.
         """
-        wanted, tried = url.params.get("api-version", ""), list[str]()
+        wanted, tried = str(url.params.get("api-version") or ""), list[str]()
         while True:
             version = self._versions.get(wanted, wanted)
             request = self._http.build_request(

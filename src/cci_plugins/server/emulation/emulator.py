@@ -39,7 +39,7 @@ from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
 from .faults import FaultInjector, build_refusal, corrupt_answer, cut_bytes
-from .image import add_packages
+from .image import add_packages, format_old_result
 from .options import Emulation
 from .platform import PlatformMcp
 
@@ -236,6 +236,8 @@ class Emulator:
         fields = payload.get("result", payload.get("properties", payload))
         for name in ("stdout", "stderr"):
             fields[name] = cut_bytes(fields[name], limit) if is_shell else fields[name][:limit]
+        if "properties" in payload:
+            fields["result"] = format_old_result(fields.get("result"))
         is_image = self._emulation.kind == "custom"
         return JSONResponse(payload, 202 if is_image else 200)
 

@@ -1,10 +1,11 @@
-"""What clients rely on in Azure's image, where the emulator's own Python lacks it.
+"""What clients rely on in Azure's image and its older API, where our own server differs.
 
 AutoGen's executor lists the packages by `pkg_resources`, which came with setuptools until 2026.
 """
 
 from __future__ import annotations
 
+import pprint
 from typing import Any
 
 _MODULE = "pkg_resources"
@@ -18,6 +19,17 @@ if {_MODULE!r} not in sys.modules and importlib.util.find_spec({_MODULE!r}) is N
     ]
     sys.modules[{_MODULE!r}] = module
 """
+
+
+def format_old_result(value: Any) -> Any:
+    """Return a result as clients of the older form read it.
+
+    A list is the text that Python prints, and nothing is an empty text.
+    """
+    is_image = isinstance(value, dict) and "base64_data" in value
+    if isinstance(value, (list, dict)) and not is_image:
+        return pprint.pformat(value, width=79, sort_dicts=False)
+    return "" if value is None else value
 
 
 def add_packages(request: dict[str, Any]) -> dict[str, Any]:

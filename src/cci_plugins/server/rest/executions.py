@@ -158,15 +158,6 @@ def _get_result_value(execution: Execution) -> Any:
     return find_image(execution) or get_main_value(execution)
 
 
-def _get_old_result(execution: Execution) -> Any:
-    """Return the result as old clients read it: text for a list, and empty text for nothing."""
-    value = _get_result_value(execution)
-    is_image = isinstance(value, dict) and "base64_data" in value
-    if isinstance(value, (list, dict)) and not is_image:
-        return next((r.text for r in reversed(execution.results) if r.is_main), None) or value
-    return "" if value is None else value
-
-
 def _to_new_form(
     run_id: str, session_id: str, run_request: _RunRequest, execution: Execution
 ) -> dict[str, Any]:
@@ -189,7 +180,7 @@ def _build_record(
 
 
 def _to_old_form(execution: Execution, limit: int) -> dict[str, Any]:
-    fields = build_run_fields(execution, limit, _get_old_result(execution))
+    fields = build_run_fields(execution, limit, _get_result_value(execution))
     status = "Success" if execution.status == "succeeded" else "Failure"
     result = fields.pop("executionResult")
     return {"properties": {"$id": "1", "status": status, "result": result, **fields}}
