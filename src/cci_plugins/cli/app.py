@@ -15,6 +15,7 @@ from .mcp import mcp
 from .provision import app as provision
 from .run import run
 from .serve import serve
+from .settings_file import SettingsFileOption
 
 # Typer bundles its own copy of Click since 0.26. This is UsageError in either version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -62,9 +63,10 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error of this command.")
     ] = False,
+    env_file: SettingsFileOption = None,
 ) -> None:
     """Accept the options that stand before the command."""
-    del version
+    del version, env_file
     if debug:
         console.set_debug()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from cci_plugins.common.settings import IsolationName
@@ -87,7 +88,11 @@ def format_vscode_config(endpoint: Endpoint) -> str:
 
 
 def format_stdio_config(
-    client: ClientName, *, isolation: IsolationName | None, file_links: bool
+    client: ClientName,
+    *,
+    isolation: IsolationName | None,
+    file_links: bool,
+    env_file: Path | None = None,
 ) -> str:
     """Return the configuration of a client that starts `cci mcp` itself.
 
@@ -98,12 +103,15 @@ def format_stdio_config(
         isolation: Value of `--isolation` in the command, or None to leave the option out.
         file_links: Whether the command has `--file-links`. For VS Code, which shows such
             links, it always has.
+        env_file: File of `--env-file` in the command, or None to leave the option out.
     """
     arguments = ["-m", "cci_plugins", "mcp"]
     if isolation is not None:
         arguments += ["--isolation", isolation]
     if file_links or client == "vscode":
         arguments.append("--file-links")
+    if env_file is not None:
+        arguments += ["--env-file", str(env_file.resolve())]
     server: dict[str, object] = {"command": sys.executable, "args": arguments}
     if client == "vscode":
         return json.dumps({"servers": {_NAME: {"type": "stdio"} | server}}, indent=2) + "\n"

@@ -14,6 +14,7 @@ from . import console
 from .client_setup import ClientName, format_stdio_config
 from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, serve_until_signal
+from .settings_file import SettingsFileOption
 
 
 def mcp(
@@ -27,6 +28,7 @@ def mcp(
     ] = None,
     file_links: FileLinksOption = False,
     isolation: IsolationOption = None,
+    env_file: SettingsFileOption = None,
 ) -> None:
     """Serve one MCP client on standard input and output until it disconnects.
 
@@ -36,7 +38,9 @@ def mcp(
     """
     if print_config is not None:
         console.write_stdout(
-            format_stdio_config(print_config, isolation=isolation, file_links=file_links)
+            format_stdio_config(
+                print_config, isolation=isolation, file_links=file_links, env_file=env_file
+            )
         )
         return
     settings = load_settings(isolation)

@@ -27,6 +27,7 @@ from . import console
 from .console import ExitCode
 from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
 from .saving import Saver, insert_outputs, is_savable, match_files
+from .settings_file import SettingsFileOption
 from .source import Cell, RunInput, read_source
 
 IsolationOption = Annotated[
@@ -92,6 +93,7 @@ def run(
         bool, typer.Option("--json", help="Print each execution as one line of JSON.")
     ] = False,
     isolation: IsolationOption = None,
+    env_file: SettingsFileOption = None,
 ) -> int:
     """Run Python in a session and show its output.
 
@@ -100,6 +102,7 @@ def run(
     session pool if AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or
     AZURE_SESSION_POOL_ENDPOINT, are set.
     """
+    del env_file
     saver = Saver(output)
     job = _Job(
         source=read_source(code, arguments or ()),

@@ -202,12 +202,11 @@ async def _resolve_target(
     if endpoint is None and key is None and pool is None:
         settings = Settings.read(check=False)
         endpoint, pool = settings.mcp_endpoint, settings.resource_id
-        secret = settings.mcp_key
         if settings.chosen_pool == "custom":  # the endpoint is a gateway's
-            secret = secret or settings.serve_key
-        elif pool is not None:
-            secret = None  # the key is read from the pool, where it is never outdated
-        key = None if secret is None else secret.get_secret_value()
+            key = settings.gateway_key
+        elif pool is None and settings.mcp_key is not None:
+            key = settings.mcp_key.get_secret_value()
+        # otherwise the key is read from the pool, where it is never outdated
     if pool is not None and (endpoint is None or key is None):
         azure = Azure(credential=credential or project.sign_in, endpoint=project.arm_endpoint)
         endpoint, key = await _read_pool(pool, azure, endpoint, key)
