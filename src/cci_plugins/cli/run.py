@@ -98,9 +98,8 @@ def run(
     """Run Python in a session and show its output.
 
     Output is printed while the code runs, then the value of the last expression. Images are
-    saved, and their names printed. The code runs in the embedded pool on this machine, or in a
-    session pool if AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or
-    AZURE_SESSION_POOL_ENDPOINT, are set.
+    saved, and their names printed. The code runs in the embedded pool on this machine, or in the
+    session pool of AZURE_SESSION_POOL_MCP_ENDPOINT or AZURE_SESSION_POOL_ENDPOINT.
     """
     del env_file
     saver = Saver(output)

@@ -10,6 +10,10 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import urlsplit
 
+from cci_plugins.errors import ConfigurationError
+
+from .urls import is_loopback_host
+
 Service = Literal["sessions", "storage", "foundry"]
 
 _SUFFIXES: dict[Service, tuple[str, ...]] = {
@@ -52,3 +56,20 @@ def is_azure_host(url: str, service: Service) -> bool:
     except ValueError:
         return False
     return parts.scheme == "https" and host.endswith(_SUFFIXES[service])
+
+
+def check_sign_in_host(url: str, service: Service) -> None:
+    """Refuse to send a token of this machine's own sign-in to a host that is not Azure's.
+
+    An emulator on this machine counts as Azure's. A credential that the application passed is the
+    application's own decision.
+
+    Raises:
+        ConfigurationError: It is another host.
+    """
+    host = urlsplit(url).hostname or ""
+    if not is_loopback_host(host) and not is_azure_host(url, service):
+        raise ConfigurationError(
+            f"{host} is not a host of Azure's own, so it gets no token of this machine's sign-in",
+            hint="correct the endpoint, or pass the credential for it yourself",
+        )

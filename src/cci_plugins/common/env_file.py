@@ -1,7 +1,7 @@
 """The file that settings are read from besides the environment: `./.env`, or one that is named.
 
-Whoever can write into the current folder can write `./.env`: a cloned repository, an opened
-workspace, a download. So a file that nobody named is data from a stranger. `Settings` refuses some
+Everyone who can write into the current folder can write `./.env`: the author of a repository that
+was cloned, or of a workspace that was opened. So a file that nobody named is data from a stranger. `Settings` refuses some
 variables of it, and its values cannot contain the environment's: `${NAME}` would send a secret of
 the environment to an endpoint of the file. A file that the user named is trusted like the
 environment.
@@ -75,10 +75,9 @@ def _read_untrusted(raw: Mapping[str, str | None]) -> EnvFile:
     borrowed: dict[str, str] = {}
     for name, value in raw.items():
         atoms = list(parse_variables(value or ""))
-        for atom in atoms:
-            is_foreign = isinstance(atom, Variable) and atom.name not in values
-            if is_foreign and atom.name in os.environ:
-                borrowed[name.upper()] = atom.name
+        for other in (atom.name for atom in atoms if isinstance(atom, Variable)):
+            if other not in values and other in os.environ:
+                borrowed[name.upper()] = other
         values[name] = None if value is None else "".join(atom.resolve(values) for atom in atoms)
     return EnvFile(values=_to_upper(values), borrowed=borrowed)
 

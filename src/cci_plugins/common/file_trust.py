@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 from cci_plugins.errors import ConfigurationError
 
 from .azure_hosts import Service, is_azure_host
 from .env_file import EnvFile
 
-if TYPE_CHECKING:
-    from .settings import Settings
-
+Settings: TypeAlias = Any  # `.settings` imports this module
 # They decide what runs outside the sandbox and how well it is sandboxed, what this machine trusts
 # and connects to, and how much of it sessions use. Each new setting of this kind belongs here.
 _NAMED_FILE_ONLY = frozenset(

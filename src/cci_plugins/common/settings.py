@@ -250,7 +250,8 @@ class Settings(BaseSettings):
         file = read_env_file(env_file or os.environ.get(get_variable_name("env_file")) or None)
         from_file = cls._select_values(file)
         try:
-            settings = cls(**{name: file.values[name] for name in from_file.values()})
+            given: dict[str, Any] = {name: file.values[name] for name in from_file.values()}
+            settings = cls(**given)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"

@@ -178,7 +178,7 @@ def test_a_named_file_is_read_instead_of_the_one_in_the_folder_and_must_exist(
     assert (settings.egress, settings.python, settings.location) == ("pypi.org", None, None)
     assert settings.session_environment == {"A": "b"}
     monkeypatch.setenv("CCI_ENV_FILE", "missing.env")
-    with pytest.raises(ConfigurationError, match="missing.env"):
+    with pytest.raises(ConfigurationError, match=r"missing\.env"):
         Settings.read()
 
 
