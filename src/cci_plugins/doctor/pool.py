@@ -12,7 +12,6 @@ import httpx
 from cci_plugins.azure.custom_container import describe_container
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.settings import get_variable_name
-from cci_plugins.common.urls import is_loopback_host
 
 from .azure import read_pool
 from .context import Check, Context
@@ -24,6 +23,7 @@ from .findings import (
 from .reachability import reach
 
 _LOCAL_ONLY = "code runs on this machine, and no session pool is configured"
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 _SESSION = "doctor"
 _REACH_CODE = textwrap.dedent("""
     def _reach(url):
@@ -153,7 +153,7 @@ async def _check_endpoint(context: Context) -> Outcome:
     shown = context.mask.hide_name("endpoint", url)
     answer = await reach(str(httpx.URL(url).join("/")), "the pool")
     parsed = httpx.URL(url)
-    if parsed.scheme != "https" and not is_loopback_host(parsed.host):
+    if parsed.scheme != "https" and parsed.host not in _LOOPBACK_HOSTS:
         return Outcome.warning(
             f"{shown} answers ({answer.status_code}), but the key is sent without encryption",
             "give the server a certificate and use https, or keep it in a private network",

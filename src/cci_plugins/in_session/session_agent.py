@@ -74,6 +74,7 @@ class SessionAgent:
         self._rejected_runs: set[str] = set()
         self._run_count = 0
         self._folder = find_session_folder(shell)
+        self._folder_identity = _identify_folder(self._folder)
         os.chdir(self._folder)
         os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._background = BackgroundOutput()
@@ -210,16 +211,23 @@ class SessionAgent:
 
     def wipe(self, marker: str) -> None:
         """Remove variables, files and this agent, where a pool cannot end a session."""
-        for path in self._folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        self._empty_folder()
         self._shell.reset(new_session=True)
         self._answer(marker, {})
         adopt_streams(self._out.original, self._err.original)
         self._shell.cci_streams = (self._out.original, self._err.original)
         sys.modules.pop(MODULE_NAME, None)
+
+    def _empty_folder(self) -> None:
+        """Remove the files, unless something else lies where the session's folder was."""
+        if _identify_folder(self._folder) != self._folder_identity:
+            return
+        for path in self._folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
     def _accept_run(self, marker: str, run: str, code: str, instance: str | None) -> bool:
         self._rewrite_history(code)
@@ -411,6 +419,15 @@ def find_running_loop() -> asyncio.AbstractEventLoop | None:
     with suppress(RuntimeError):
         return asyncio.get_running_loop()
     return None
+
+
+def _identify_folder(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one at its place, or None for anything else."""
+    try:
+        entry = path.lstat()
+    except OSError:
+        return None
+    return (entry.st_dev, entry.st_ino) if stat.S_ISDIR(entry.st_mode) else None
 
 
 def _build_file_info(name: str, stamp: tuple[int, int, int]) -> dict[str, Any]:
