@@ -1,10 +1,10 @@
 """The file that settings are read from besides the environment: `./.env`, or one that is named.
 
 Everyone who can write into the current folder can write `./.env`: the author of a repository that
-was cloned, or of a workspace that was opened. So a file that nobody named is data from a stranger. `Settings` refuses some
-variables of it, and its values cannot contain the environment's: `${NAME}` would send a secret of
-the environment to an endpoint of the file. A file that the user named is trusted like the
-environment.
+was cloned, or of a workspace that was opened. So a file that nobody named is data from a stranger.
+`Settings` refuses some variables of it (`file_trust`). Its values cannot contain the environment's:
+`${NAME}` would send a secret of the environment to an endpoint of the file. A file that the user
+named is trusted like the environment.
 """
 
 from __future__ import annotations
