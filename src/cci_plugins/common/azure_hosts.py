@@ -43,8 +43,10 @@ _SUFFIXES: dict[Service, tuple[str, ...]] = {
 }
 
 
-def is_azure_host(url: str, service: Service) -> bool:
-    """Return whether a URL leads by https to a host of Azure's own.
+def may_get_sign_in(url: str, service: Service) -> bool:
+    """Return whether an endpoint may get tokens of a sign-in: by https a host of Azure's own.
+
+    An emulator on this machine may get them too.
 
     Args:
         url: An endpoint.
@@ -55,21 +57,21 @@ def is_azure_host(url: str, service: Service) -> bool:
         host = (parts.hostname or "").lower()
     except ValueError:
         return False
-    return parts.scheme == "https" and host.endswith(_SUFFIXES[service])
+    is_azure = parts.scheme == "https" and host.endswith(_SUFFIXES[service])
+    return is_azure or is_loopback_host(host)
 
 
 def check_sign_in_host(url: str, service: Service) -> None:
     """Refuse to send a token of this machine's own sign-in to a host that is not Azure's.
 
-    An emulator on this machine counts as Azure's. A credential that the application passed is the
-    application's own decision.
+    A credential that the application passed is the application's own decision.
 
     Raises:
         ConfigurationError: It is another host.
     """
-    host = urlsplit(url).hostname or ""
-    if not is_loopback_host(host) and not is_azure_host(url, service):
+    if not may_get_sign_in(url, service):
         raise ConfigurationError(
-            f"{host} is not a host of Azure's own, so it gets no token of this machine's sign-in",
+            f"{urlsplit(url).hostname} is not a host of Azure's own, so it gets no token of this "
+            "machine's sign-in",
             hint="correct the endpoint, or pass the credential for it yourself",
         )

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from cci_plugins.errors import ConfigurationError
 
-from .azure_hosts import Service, is_azure_host
+from .azure_hosts import Service, may_get_sign_in
 from .env_file import EnvFile
 
 Settings: TypeAlias = Any  # `.settings` imports this module
@@ -76,7 +76,7 @@ class FileTrust:
                 self.check_secrets(settings, endpoint, secrets)
         for endpoint, service in _list_sign_ins(settings):
             url = str(getattr(settings, endpoint))
-            if self.decides(settings, endpoint) and not is_azure_host(url, service):
+            if self.decides(settings, endpoint) and not may_get_sign_in(url, service):
                 raise self._build_error(
                     self.get_name(endpoint),
                     "is not a host of Azure's own, so it gets a token of your sign-in",

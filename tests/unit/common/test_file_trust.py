@@ -105,7 +105,6 @@ def test_a_secret_of_the_environment_is_not_sent_to_an_endpoint_of_such_a_file(
         "AZURE_SESSION_POOL_ENDPOINT=http://eastus.dynamicsessions.io",
         "AZURE_SESSION_POOL_ENDPOINT=https://eastus.dynamicsessions.io.evil.example",
         "AZURE_SESSION_POOL_ENDPOINT=https://eastus.dynamicsessions.io@evil.example",
-        "AZURE_SESSION_POOL_ENDPOINT=http://127.0.0.1:9",
         (
             f"AZURE_SESSION_POOL_MCP_ENDPOINT=https://evil.example/mcp\n"
             f"AZURE_SESSION_POOL_RESOURCE_ID={RESOURCE}"
@@ -142,6 +141,7 @@ def test_a_token_of_the_sign_in_goes_to_hosts_of_azure_only(file: str, tmp_path:
             "AZURE_SESSION_POOL_MCP_ENDPOINT=http://127.0.0.1:8765/mcp\n"
             "AZURE_SESSION_POOL_MCP_KEY=the-key"
         ),
+        "AZURE_SESSION_POOL_ENDPOINT=http://127.0.0.1:9",
         "FOUNDRY_PROJECT_ENDPOINT=https://a.services.ai.azure.com/api/projects/p",
         "CCI_TIMEOUT=60\nCCI_SESSIONS=40\nA=b\nAZURE_RESOURCE_GROUP=rg-${A}",
     ],
