@@ -18,7 +18,7 @@ from .env_file import EnvFile
 Settings: TypeAlias = Any  # `.settings` imports this module
 # They decide what runs outside the sandbox and how well it is sandboxed, what this machine trusts
 # and connects to, and how much of it sessions use. Each new setting of this kind belongs here.
-_NAMED_FILE_ONLY = frozenset(
+NAMED_FILE_ONLY = frozenset(
     {
         "python",
         "isolation",
@@ -117,7 +117,7 @@ class FileTrust:
             raise self._build_borrow_error(name)
 
     def _check_setting(self, settings: Settings, setting: str, name: str) -> None:
-        if setting in _NAMED_FILE_ONLY:
+        if setting in NAMED_FILE_ONLY:
             raise self._build_error(name, "is read")
         most = _LARGEST.get(setting)
         if most is not None and getattr(settings, setting) > most:

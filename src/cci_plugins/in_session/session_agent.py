@@ -422,7 +422,7 @@ def find_running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _identify_folder(path: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another one at its place, or None for anything else."""
+    """Return the identity of a folder, or None for a link and anything else."""
     try:
         entry = path.lstat()
     except OSError:
