@@ -157,12 +157,12 @@ def _settings() -> Iterator[str]:
     yield "folder. With no variable set, they use the embedded pool, with the defaults below."
     yield "If only half of a pool is configured, they raise an error."
     yield ""
-    yield "A folder that you opened may contain a `.env` of somebody else. So large limits and these"
-    yield "variables count only in a file that you named, by `CCI_ENV_FILE`, `--env-file` or"
+    yield "A folder that you opened may contain a `.env` of somebody else. So large limits and"
+    yield "these variables count only in a file that you named, by `CCI_ENV_FILE`, `--env-file` or"
     yield "`from_env(env_file=...)`:"
     yield f"{_list_named_file_settings()}."
-    yield "A key or token of the environment is never sent to an endpoint of a file that you did not"
-    yield "name, and a token of your sign-in only to Azure's own hosts and this machine."
+    yield "A key or token of the environment is never sent to an endpoint of a file that you did"
+    yield "not name, and a token of your sign-in only to Azure's own hosts and this machine."
     yield from ("", *_table(("Variable", "Default", "What it does"), map(_setting, _fields())))
 
 
