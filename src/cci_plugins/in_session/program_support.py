@@ -29,8 +29,19 @@ def find_session_folder(shell: Any) -> Path:
     if can_use_usual_folder():
         return FOLDER.resolve()
     if getattr(shell, "cci_folder", None) is None:
-        shell.cci_folder = tempfile.mkdtemp(prefix="cci-session-")
+        try:
+            shell.cci_folder = tempfile.mkdtemp(prefix="cci-session-")
+        except OSError:  # nothing can be written here
+            return Path(getattr(shell, "starting_dir", ".")).resolve()
     return Path(shell.cci_folder).resolve()
+
+
+def is_own_folder(shell: Any, path: Path) -> bool:
+    """Return whether a session's folder is `/mnt/data` or was made for it, so may be emptied."""
+    if can_use_usual_folder():
+        return path == FOLDER.resolve()
+    made = getattr(shell, "cci_folder", None)
+    return made is not None and path == Path(made).resolve()
 
 
 def can_use_usual_folder() -> bool:

@@ -41,7 +41,11 @@ from cci_plugins.in_session.interrupts import (
 )
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
-from cci_plugins.in_session.program_support import find_session_folder, write_answer
+from cci_plugins.in_session.program_support import (
+    find_session_folder,
+    is_own_folder,
+    write_answer,
+)
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
 from cci_plugins.in_session.streams import (
     compute_sha256,
@@ -74,7 +78,8 @@ class SessionAgent:
         self._rejected_runs: set[str] = set()
         self._run_count = 0
         self._folder = find_session_folder(shell)
-        self._folder_identity = _identify_folder(self._folder)
+        is_own = is_own_folder(shell, self._folder)
+        self._folder_identity = _identify_folder(self._folder) if is_own else None
         os.chdir(self._folder)
         os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._background = BackgroundOutput()
@@ -220,7 +225,8 @@ class SessionAgent:
 
     def _empty_folder(self) -> None:
         """Remove the files, unless something else lies where the session's folder was."""
-        if _identify_folder(self._folder) != self._folder_identity:
+        identity = _identify_folder(self._folder)
+        if identity is None or identity != self._folder_identity:
             return
         for path in self._folder.iterdir():
             if path.is_dir() and not path.is_symlink():

@@ -37,7 +37,8 @@ def wipe(usual: Path, work: Path, **variables: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(run.stdout)
     assert (work / "thesis.txt").read_text() == "precious"
     assert (work / ".git" / "config").read_text() == "precious"
-    assert sorted(path.name for path in work.iterdir()) == [".git", "thesis.txt"]
+    if "NO_FOLDERS" not in variables:
+        assert sorted(path.name for path in work.iterdir()) == [".git", "thesis.txt"]
     return found
 
 
@@ -84,3 +85,12 @@ def test_a_folder_that_was_exchanged_for_a_link_is_not_emptied(
 def test_a_working_directory_that_the_code_chose_is_not_emptied(work: Path, tmp_path: Path) -> None:
     found = wipe(tmp_path / "missing", work, BEFORE_WIPE=f"os.chdir({str(work)!r})")
     assert found["left"] == []
+
+
+def test_a_session_that_can_make_no_folder_keeps_the_files_of_the_working_directory(
+    work: Path, tmp_path: Path
+) -> None:
+    found = wipe(tmp_path / "missing", work, NO_FOLDERS="1")
+    assert found["folder"] == found["again"] == str(work)
+    assert found["fresh"] is True
+    assert {".git", "thesis.txt"} < set(found["left"])

@@ -31,9 +31,16 @@ class Output:
         """Do nothing."""
 
 
+def refuse(**_: Any) -> str:
+    """Refuse to make a folder."""
+    raise FileNotFoundError
+
+
 def main() -> None:
     """Print what a session sees before and after its end."""
     program_support.FOLDER = Path(sys.argv[1])
+    if "NO_FOLDERS" in os.environ:
+        program_support.tempfile.mkdtemp = refuse
     shell = InteractiveShell.instance()
     real, sys.stdout = sys.stdout, Output()  # type: ignore[assignment]
     output: Any = sys.stdout
