@@ -74,9 +74,16 @@ class FileTrust:
         for endpoint, secrets in _SECRETS.items():
             if endpoint != "storage_account" or settings.storage_container is not None:
                 self.check_secrets(settings, endpoint, secrets)
+
+    def check_sign_ins(self, settings: Settings, services: tuple[Service, ...]) -> None:
+        """Refuse to send tokens of a sign-in to an endpoint of such a file that is not Azure's.
+
+        Raises:
+            ConfigurationError: One of these services has such an endpoint.
+        """
         for endpoint, service in _list_sign_ins(settings):
-            url = str(getattr(settings, endpoint))
-            if self.decides(settings, endpoint) and not may_get_sign_in(url, service):
+            is_checked = service in services and self.decides(settings, endpoint)
+            if is_checked and not may_get_sign_in(str(getattr(settings, endpoint)), service):
                 raise self._build_error(
                     self.get_name(endpoint),
                     "is not a host of Azure's own, so it gets a token of your sign-in",

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cci_plugins.errors import ConfigurationError
 
+from .azure_hosts import Service
 from .env_file import EnvFile, read_env_file
 from .file_trust import FileTrust
 from .limits import Limits
@@ -372,6 +373,19 @@ class Settings(BaseSettings):
             self._trust.check_secrets(self, "mcp_endpoint", ("serve_key",))
         secret = self.mcp_key or self.serve_key
         return None if secret is None else secret.get_secret_value()
+
+    def check_sign_ins(self, *services: Service) -> None:
+        """Refuse to sign in to an endpoint of a file that nobody named, if it is not Azure's.
+
+        Call this before a token, or a key that a sign-in fetched, is sent to an endpoint.
+
+        Args:
+            services: The services that the endpoints belong to.
+
+        Raises:
+            ConfigurationError: One of them has such an endpoint.
+        """
+        self._trust.check_sign_ins(self, services)
 
     @property
     def file(self) -> EnvFile:

@@ -353,6 +353,7 @@ def build_pool(
         credential: Signs in to Azure if the settings have no token. None means
             `DefaultAzureCredential`.
     """
+    settings.check_sign_ins("sessions")
     given = settings.access_token
     token = credential if given is None else given.get_secret_value()
     if settings.chosen_pool == "platform":
@@ -410,6 +411,7 @@ def build_file_options(
     if settings.storage_account is not None and settings.storage_container is not None:
         from cci_plugins.files.blob import BlobStorage
 
+        settings.check_sign_ins("storage")
         key = settings.storage_key
         storage = BlobStorage(
             settings.storage_account,

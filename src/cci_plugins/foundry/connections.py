@@ -201,6 +201,7 @@ async def _resolve_target(
     """Return the endpoint and the key for the connection."""
     if endpoint is None and key is None and pool is None:
         settings = Settings.read(check=False)
+        settings.check_sign_ins("sessions")
         endpoint, pool = settings.mcp_endpoint, settings.resource_id
         if settings.chosen_pool == "custom":  # the endpoint is a gateway's
             key = settings.gateway_key

@@ -91,6 +91,7 @@ async def _open_gateway(host: SessionHost, pool: CustomSessionPool) -> SessionHo
     if found is not None:
         return found
     settings = Settings.read(check=False)
+    settings.check_sign_ins("sessions")
     endpoint, key = settings.mcp_endpoint, settings.gateway_key
     if endpoint is None or key is None:
         if settings.resource_id is None:

@@ -105,6 +105,7 @@ class Project:
             ConfigurationError: They do not name a project, or a value is invalid.
         """
         settings = Settings.read(check=False)
+        settings.check_sign_ins("foundry")
         return cls(
             settings.foundry_endpoint,
             resource_id=settings.foundry_project_id,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.common.settings import Settings, find_unknown_variables, read_session_environment
 from cci_plugins.errors import ConfigurationError
+from cci_plugins.foundry.project import Project
 
 POOL = "https://eastus.dynamicsessions.io/subscriptions/S/resourceGroups/G/sessionPools/P"
 RESOURCE = "/subscriptions/S/resourceGroups/G/providers/Microsoft.App/sessionPools/P"
@@ -120,9 +122,11 @@ def test_a_secret_of_the_environment_is_not_sent_to_an_endpoint_of_such_a_file(
 )
 def test_a_token_of_the_sign_in_goes_to_hosts_of_azure_only(file: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"{file}\n")
+    is_project = "PROJECT_ENDPOINT" in file
+    from_env: Any = Project.from_env if is_project else CodeInterpreter.from_env
     with pytest.raises(ConfigurationError, match="not a host of Azure's own"):
-        Settings.read()
-    Settings.read(env_file=".env")
+        from_env()
+    Settings.read(env_file=".env").check_sign_ins("sessions", "storage", "foundry")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_a_token_of_the_sign_in_goes_to_hosts_of_azure_only(file: str, tmp_path:
 )
 def test_pools_with_their_keys_are_still_read_from_such_a_file(file: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"{file}\n")
-    Settings.read()
+    Settings.read().check_sign_ins("sessions", "storage", "foundry")
     assert find_unknown_variables() == {}
 
 
