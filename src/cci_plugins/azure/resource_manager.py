@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -46,7 +47,6 @@ except ModuleNotFoundError as missing:
 MAX_BYTES = 32 * MIB  # of one answer
 MAX_PAGES, MAX_ITEMS = 1_000, 100_000  # of one list
 _FIRST_ERROR_STATUS = 400
-_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _USER_AGENT = "cci-plugins"
 _APP_NAMESPACE = "/providers/microsoft.app/"
 _VERSION_PARAMETER = re.compile(r"api-version=([\w-]+)")
@@ -71,7 +71,7 @@ class ArmClient:
         self._azure = azure
         self._endpoint = azure.endpoint.rstrip("/")
         parts = urlsplit(self._endpoint)
-        self._is_loopback = parts.hostname in _LOOPBACK_HOSTS
+        self._is_loopback = is_loopback_host(parts.hostname or "")
         if parts.scheme != "https" and not self._is_loopback:
             raise ConfigurationError(
                 f"Azure Resource Manager must be reached by https, not {parts.scheme!r}",
