@@ -190,7 +190,7 @@ async def test_a_wait_of_zero_that_the_pool_names_does_not_shorten_the_waits() -
         raise PoolExhaustedError("full", retry_after=0)
 
     with pytest.raises(PoolExhaustedError):
-        await RetryPolicy(StaticKey("key"), SECOND).call_with_retry(call)
+        await RetryPolicy(StaticKey("key"), SECOND / 2).call_with_retry(call)
     assert 1 < calls < 10
 
 
