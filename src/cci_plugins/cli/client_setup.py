@@ -24,11 +24,13 @@ class Endpoint:
         key: Key that clients send as `x-ms-apikey`. It is the key itself if this command
             generated it, otherwise a placeholder.
         isolation: Description of the isolation in one line. Empty when unknown.
+        needs_key: Whether the server checks the key.
     """
 
     url: str
     key: str = field(repr=False)
     isolation: str
+    needs_key: bool = True
 
 
 def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
@@ -43,8 +45,11 @@ def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
         "to use it with this package (LangChain, Semantic Kernel, cci run), in another terminal:"
     )
     console.write_stdout(format_environment(endpoint.url, endpoint.key))
+    if not endpoint.needs_key:
+        console.print_message("this package wants to send some key, which the server ignores")
     console.print_message(
-        "to use it with VS Code, put this into .vscode/mcp.json. VS Code asks for the key once:"
+        "to use it with VS Code, put this into .vscode/mcp.json"
+        + (". VS Code asks for the key once:" if endpoint.needs_key else ":")
     )
     console.write_stdout(format_vscode_config(endpoint))
     print_stop_message()
@@ -70,6 +75,9 @@ def format_environment(url: str, key: str) -> str:
 
 def format_vscode_config(endpoint: Endpoint) -> str:
     """Return an `mcp.json` for VS Code that does not contain the key."""
+    if not endpoint.needs_key:
+        keyless = {"servers": {_NAME: {"type": "http", "url": endpoint.url}}}
+        return json.dumps(keyless, indent=2) + "\n"
     name = "code-interpreter-key"
     prompt = {
         "type": "promptString",

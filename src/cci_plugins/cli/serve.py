@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import anyio
 import typer
@@ -97,6 +98,15 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+TrustedProxyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-proxy",
+        metavar="ADDRESS",
+        help="Address or network of a proxy whose X-Forwarded-For names the clients, such as "
+        "10.0.0.0/8. Repeat it for several. By default no such header is believed.",
+    ),
+]
 
 
 def serve(
@@ -117,6 +127,7 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    trusted_proxies: TrustedProxyOption = None,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
 
@@ -129,8 +140,9 @@ def serve(
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
-    _warn_if_exposed(host, port, key)
-    listener = _Listener(host, port, key, display_key, as_json, settings.limits())
+    listener = _Listener(
+        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
+    )
     if emulate is not None:
         if key is None:
             raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
@@ -165,6 +177,7 @@ class _Listener:
     Attributes:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
+        trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
     """
 
     host: str
@@ -173,12 +186,37 @@ class _Listener:
     display_key: str = field(repr=False)
     as_json: bool
     limits: Limits
+    trusted_proxies: list[str]
+
+    def warn_if_exposed(self, url: str) -> None:
+        """Warn where others than the users of this machine reach the server.
+
+        Args:
+            url: URL of the server, with the port that it listens on.
+        """
+        if self.key is None:
+            port = urlsplit(url).port
+            console.print_warning(
+                f"no key is required: anyone who reaches {self.host} port {port} can run code on "
+                "this machine"
+            )
+            console.print_message(
+                "without a key the tool execute_code is not offered: clients launch an environment"
+            )
+        elif not _is_loopback(self.host):
+            console.print_warning(
+                f"listening on {self.host}: anyone who reaches this port and has the key can run "
+                "code on this machine, and the connection is not encrypted"
+            )
 
 
 def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
     def print_endpoint(url: str) -> None:
+        listener.warn_if_exposed(url)
         isolation = pool.capabilities.isolation
-        endpoint = client_setup.Endpoint(url, listener.display_key, isolation)
+        endpoint = client_setup.Endpoint(
+            url, listener.display_key, isolation, needs_key=listener.key is not None
+        )
         client_setup.print_endpoint(endpoint, as_json=listener.as_json)
 
     async def serve_http() -> None:
@@ -191,6 +229,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             api_key=listener.key,
             limits=listener.limits,
             on_ready=print_endpoint,
+            trusted_proxies=listener.trusted_proxies,
             **options,
         )
 
@@ -199,13 +238,20 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
 
 def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
     def print_endpoint(url: str) -> None:
+        listener.warn_if_exposed(url)
         emulation.print_endpoint(options.kind, url, listener.display_key, as_json=listener.as_json)
 
     async def serve_http() -> None:
         from cci_plugins.server import serve_app
 
         app = emulation.create_app(pool, options, listener.limits)
-        await serve_app(app, host=listener.host, port=listener.port, on_ready=print_endpoint)
+        await serve_app(
+            app,
+            host=listener.host,
+            port=listener.port,
+            on_ready=print_endpoint,
+            trusted_proxies=listener.trusted_proxies,
+        )
 
     anyio.run(serve_until_signal, pool, serve_http)
 
@@ -283,19 +329,6 @@ def _create_environments(settings: Settings, key: str | None) -> Any:
     secret = settings.session_secret
     source = key.encode() if secret is None else secret.get_secret_value().encode()
     return SignedEnvironments(hashlib.sha256(b"cci gateway\0" + source).digest())
-
-
-def _warn_if_exposed(host: str, port: int, key: str | None) -> None:
-    if key is None:
-        console.print_warning(
-            f"no key is required: anyone who reaches {host} port {port} can run code on this "
-            "machine"
-        )
-    elif not _is_loopback(host):
-        console.print_warning(
-            f"listening on {host}: anyone who reaches this port and has the key can run code on "
-            "this machine, and the connection is not encrypted"
-        )
 
 
 def _check_no_key(api_key: str | None, settings: Settings) -> tuple[None, str]:

@@ -78,7 +78,7 @@ def create_app(
     """
     _check_rest_allowed(environments, rest=rest)
     limits = limits or Limits()
-    sessions = McpSessions(pool, limits) if execute_code else None
+    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     tools: ToolProvider = PlatformTools(pool, limits, environments, admit_run=admit_run)
     if sessions is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import math
 import time
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from limits import RateLimitItemPerMinute
@@ -19,7 +21,25 @@ from cci_plugins.errors import PoolExhaustedError
 from .rest.errors import build_error_response
 
 OPEN_PATHS = frozenset({"/health"})
+CONNECTION_KEY = "cci.connection"
+"""Where an ASGI scope holds the connection, if the server bounds connections."""
 _TOO_MANY_REQUESTS = "TooManyRequests"
+_MAX_PORT = 65_535
+
+
+@lru_cache(maxsize=1024)
+def get_network(host: str) -> str:
+    """Return what one client has of an address: all of IPv4, the first half of IPv6."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        if not address.is_loopback:
+            return str(ip_network((int(address), 64), strict=False))
+    return str(address)
 
 
 class Guard:
@@ -39,6 +59,8 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         refusal = self._check(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            self._admit_connection(scope)
         await (self._app if refusal is None else refusal)(scope, receive, send)
 
     def _check(self, scope: Scope) -> Response | None:
@@ -52,20 +74,29 @@ class Guard:
         message = "The request has no valid key. Send it in the header x-ms-apikey."
         return build_error_response(401, "Unauthorized", message, {"www-authenticate": "Key"})
 
+    def _admit_connection(self, scope: Scope) -> None:
+        """Mark the connection of a request that is complete or has a valid key."""
+        connection = scope.get(CONNECTION_KEY)
+        if connection is None or scope["path"] in OPEN_PATHS:
+            return
+        headers = Headers(scope=scope)
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        if self._key is not None or not has_body:
+            connection.admit()
+
     def _is_host_allowed(self, headers: Headers) -> bool:
         """Return whether the Host, and the Origin that a browser adds, are allowed names."""
         if self._hosts is None:
             return True
-        origin = headers.get("origin")
-        return self._is_known_host(headers.get("host", "")) and (
-            origin is None or self._is_known_host(urlsplit(origin).netloc)
-        )
+        hosts = headers.getlist("host") or [""]
+        origins = [_get_netloc(origin) for origin in headers.getlist("origin")]
+        return all(map(self._is_known_host, (*hosts, *origins)))
 
     def _is_known_host(self, host: str) -> bool:
         host = host.lower()
         name, _, port = host.rpartition(":")
         return self._hosts is not None and (
-            host in self._hosts or (port.isdigit() and name in self._hosts)
+            host in self._hosts or (_is_port(port) and name in self._hosts)
         )
 
     def _has_key(self, headers: Headers, *, rest: bool) -> bool:
@@ -76,6 +107,18 @@ class Guard:
         if given is None and rest and scheme.lower() == "bearer":
             given = token.strip()
         return given is not None and hmac.compare_digest(given.encode(), self._key)
+
+
+def _get_netloc(origin: str) -> str:
+    """Return the host and port of an origin. A malformed one has none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_PORT))
 
 
 class RunRate:
@@ -128,7 +171,8 @@ class Throttle:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer with status 429."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            client = "key" if self._by_key else (scope.get("client") or ("unknown",))[0]
+            address = (scope.get("client") or ("unknown",))[0]
+            client = "key" if self._by_key else get_network(address)
             if not await self._limiter.hit(self._rate, client):
                 await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
                 return
