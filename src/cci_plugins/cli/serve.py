@@ -1,6 +1,6 @@
 """`cci serve`: an HTTP server over the embedded pool, a pool of Azure, or an emulated pool.
 
-The command checks its options, chooses a key and builds the pool. Then one of three servers runs
+The command checks its options, chooses a key and builds the pool. Then one of these servers runs
 until Ctrl-C or SIGTERM:
 
 - By default, a server over the embedded pool on this machine. With `--no-key`, something in front
@@ -9,6 +9,8 @@ until Ctrl-C or SIGTERM:
 - With `--pool custom` or `--pool platform`, a gateway in front of a pool of Azure. It always
   requires a key, since you pay for that pool. It accepts only environment ids that it signed, so
   that no client can guess another client's session. Replicas share nothing except the secret.
+- With `--entra`, a gateway in front of any pool, which accepts tokens of Microsoft Entra too. Each
+  environment then belongs to the identity that launched it.
 - With `--emulate`, a server that behaves like a pool of Azure.
 """
 
@@ -38,6 +40,7 @@ from . import client_setup, console
 from . import emulate as emulation
 from .emulate import EmulatedKind, EmulationOptions
 from .run import IsolationOption
+from .serve_sign_in import AudienceOption, CallerOption, TenantOption, build_sign_in
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -128,6 +131,9 @@ def serve(
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
     trusted_proxies: TrustedProxyOption = None,
+    entra: TenantOption = None,
+    audience: AudienceOption = None,
+    caller: CallerOption = None,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
 
@@ -136,6 +142,7 @@ def serve(
     """
     emulation.check_options(emulate, container, fault_rate, sessions=sessions, cooldown=cooldown)
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
+    sign_in = build_sign_in(entra, audience, caller)
     served_pool = _create_pool(settings, pool, isolation, emulate)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
@@ -146,11 +153,15 @@ def serve(
     if emulate is not None:
         if key is None:
             raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
+        if sign_in is not None:
+            raise ConfigurationError(
+                "an emulated pool does not accept --entra", hint="leave --emulate or --entra out"
+            )
         options = EmulationOptions(
             emulate, container or "cci", fault_rate, seed, key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
-    elif pool == "local":
+    elif pool == "local" and sign_in is None:
         _serve_pool(
             served_pool,
             listener,
@@ -167,6 +178,7 @@ def serve(
             rest=False,
             requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
             runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
+            sign_in=sign_in,
         )
 
 
@@ -323,7 +335,7 @@ def _create_environments(settings: Settings, key: str | None) -> Any:
 
     if key is None:
         raise ConfigurationError(
-            "a gateway requires a key, since you pay for the pool behind it",
+            "a gateway requires a key, since you pay for the pool behind it, or clients sign in",
             hint="leave --no-key out, and give every replica the same CCI_SERVE_KEY",
         )
     secret = settings.session_secret

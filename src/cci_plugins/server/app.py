@@ -33,6 +33,7 @@ from .rest.errors import HANDLERS
 from .rest.executions import ExecutionRoutes
 from .rest.files import FileRoutes
 from .rest.sessions import SessionRoutes
+from .sign_in import EntraSignIn
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -50,6 +51,7 @@ def create_app(
     requests_per_minute: int | None = None,
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
+    sign_in: EntraSignIn | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -65,9 +67,10 @@ def create_app(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
+        sign_in: Accepts tokens of Microsoft Entra beside the key.
 
     Raises:
-        ConfigurationError: Signed environments exclude `rest`.
+        ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
 
     Example:
         ```python
@@ -77,6 +80,7 @@ def create_app(
         ```
     """
     _check_rest_allowed(environments, rest=rest)
+    _check_sign_in_allowed(environments, sign_in, api_key=api_key)
     limits = limits or Limits()
     sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
@@ -92,7 +96,7 @@ def create_app(
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
-        middleware=[*_build_middleware(api_key, hosts, requests_per_minute)],
+        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in)],
         lifespan=_make_lifespan(executions, mcp, sessions),
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
@@ -107,6 +111,22 @@ def _check_rest_allowed(environments: Environments | None, *, rest: bool) -> Non
         )
 
 
+def _check_sign_in_allowed(
+    environments: Environments | None, sign_in: EntraSignIn | None, *, api_key: str | None
+) -> None:
+    if sign_in is None:
+        return
+    if api_key is None:
+        raise ConfigurationError(
+            "a server without a key asks nobody to sign in", hint="pass api_key, or drop sign_in"
+        )
+    if environments is None or environments.accepts_any_id:
+        raise ConfigurationError(
+            "only signed environments belong to the caller that launched them",
+            hint="pass environments=SignedEnvironments(secret)",
+        )
+
+
 def _build_rest_routes(
     pool: SessionPool, limits: Limits, executions: ExecutionRoutes
 ) -> Iterator[Route]:
@@ -116,10 +136,14 @@ def _build_rest_routes(
 
 
 def _build_middleware(
-    api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
+    api_key: str | None,
+    hosts: Iterable[str] | None,
+    requests_per_minute: int | None,
+    sign_in: EntraSignIn | None,
 ) -> Iterator[Middleware]:
     """Build the middleware, outermost first."""
-    yield Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts))
+    names = None if hosts is None else tuple(hosts)
+    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in)
     if requests_per_minute is not None:  # after the guard, so that only valid keys are counted
         by_key = api_key is not None
         yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)

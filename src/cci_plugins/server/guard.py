@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cci_plugins.errors import PoolExhaustedError
 
+from .callers import current_caller
 from .rest.errors import build_error_response
+from .sign_in import CallerError, EntraSignIn, KeysError, TokenError
 
 OPEN_PATHS = frozenset({"/health"})
 CONNECTION_KEY = "cci.connection"
@@ -49,30 +51,52 @@ class Guard:
         app: The protected application.
         api_key: The key, or None to admit every client.
         hosts: Names by which a request may address this server, or None for any name.
+        sign_in: Checks tokens of Microsoft Entra, which are accepted beside the key.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        api_key: str | None,
+        hosts: tuple[str, ...] | None,
+        sign_in: EntraSignIn | None = None,
+    ) -> None:
         self._app = app
+        self._sign_in = sign_in
         self._key = None if api_key is None else api_key.encode()
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        refusal = self._check(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            self._admit_connection(scope)
-        await (self._app if refusal is None else refusal)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        found = await self._check(scope)
+        if not isinstance(found, str):
+            await found(scope, receive, send)
+            return
+        self._admit_connection(scope)
+        token = current_caller.set(found)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            current_caller.reset(token)
 
-    def _check(self, scope: Scope) -> Response | None:
+    async def _check(self, scope: Scope) -> Response | str:
+        """Return the caller, which is empty for those with the key, or the refusal."""
         headers = Headers(scope=scope)
         path = scope["path"]
         if not self._is_host_allowed(headers):
             message = "This host or origin is not allowed."
             return build_error_response(403, "HostNotAllowed", message)
         if path in OPEN_PATHS or self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
-            return None
+            return ""
+        if self._sign_in is not None and (token := _get_bearer_token(headers)) is not None:
+            return await _check_token(self._sign_in, token)
+        ways = "Key" if self._sign_in is None else "Key, Bearer"
         message = "The request has no valid key. Send it in the header x-ms-apikey."
-        return build_error_response(401, "Unauthorized", message, {"www-authenticate": "Key"})
+        return build_error_response(401, "Unauthorized", message, {"www-authenticate": ways})
 
     def _admit_connection(self, scope: Scope) -> None:
         """Mark the connection of a request that is complete or has a valid key."""
@@ -103,10 +127,29 @@ class Guard:
         if self._key is None:
             return True
         given = headers.get("x-ms-apikey")
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if given is None and rest and scheme.lower() == "bearer":
-            given = token.strip()
+        if given is None and rest:
+            given = _get_bearer_token(headers)
         return given is not None and hmac.compare_digest(given.encode(), self._key)
+
+
+async def _check_token(sign_in: EntraSignIn, token: str) -> Response | str:
+    """Return the caller behind a token, or the refusal, which does not repeat the token."""
+    try:
+        return await sign_in.check(token)
+    except TokenError as error:
+        message = f"The token is not accepted: {error}."
+        challenge = {"www-authenticate": 'Bearer error="invalid_token"'}
+        return build_error_response(401, "Unauthorized", message, challenge)
+    except CallerError as error:
+        return build_error_response(403, "Forbidden", f"The token is valid, but {error}.")
+    except KeysError as error:
+        message = f"The token cannot be checked now: {error}."
+        return build_error_response(503, "SignInUnavailable", message, {"retry-after": "10"})
+
+
+def _get_bearer_token(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _get_netloc(origin: str) -> str:
@@ -158,8 +201,8 @@ class Throttle:
     Args:
         app: The protected application.
         requests_per_minute: Most requests of one client.
-        by_key: Count all clients together, since they share one key. Otherwise count each
-            address.
+        by_key: Count all clients with the key together, and each caller that signs in. Otherwise
+            count each address.
     """
 
     def __init__(self, app: ASGIApp, *, requests_per_minute: int, by_key: bool) -> None:
@@ -172,7 +215,8 @@ class Throttle:
         """Pass a request on, or answer with status 429."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             address = (scope.get("client") or ("unknown",))[0]
-            client = "key" if self._by_key else get_network(address)
+            by_key = current_caller.get() or "key"
+            client = by_key if self._by_key else get_network(address)
             if not await self._limiter.hit(self._rate, client):
                 await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
                 return

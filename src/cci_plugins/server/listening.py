@@ -26,6 +26,7 @@ from .app import LOOPBACK, create_app
 from .connections import Connections
 from .mcp.environments import Environments
 from .mcp.sdk import BODY_BYTES
+from .sign_in import EntraSignIn
 
 _BACKLOG = 512
 _GRACE_SECONDS = 3
@@ -49,6 +50,7 @@ async def serve(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     trusted_proxies: Sequence[str] = (),
+    sign_in: EntraSignIn | None = None,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
@@ -68,9 +70,10 @@ async def serve(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
+        sign_in: Accepts tokens of Microsoft Entra beside the key.
 
     Raises:
-        ConfigurationError: The address is taken, or signed environments exclude `rest`.
+        ConfigurationError: The address is taken, or options exclude each other.
 
     Example:
         ```python
@@ -92,6 +95,7 @@ async def serve(
         requests_per_minute=requests_per_minute,
         runs_per_minute=runs_per_minute,
         body_bytes=body_bytes,
+        sign_in=sign_in,
     )
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
