@@ -1,4 +1,4 @@
-"""MCP 2026-07-28 over HTTP, which has no handshake and no MCP session, with the SDK that speaks it."""
+"""MCP 2026-07-28 over HTTP: no handshake and no MCP session, with the SDK that speaks it."""
 
 import json
 from contextlib import asynccontextmanager
@@ -62,7 +62,9 @@ class Client:
         return response.json()["result"]
 
     async def run(self, code: str, **arguments: str) -> dict:
-        return await self.get("tools/call", name="execute_code", arguments={"code": code} | arguments)
+        return await self.get(
+            "tools/call", name="execute_code", arguments={"code": code} | arguments
+        )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ async def test_the_server_describes_itself_without_a_handshake(url):
         assert tool["name"] == "execute_code"
         assert list(tool["inputSchema"]["properties"]) == ["code", "environmentId"]
         assert tool["inputSchema"]["required"] == ["code"]
-        assert [other["name"] for other in others][0] == "launchShell"
+        assert next(other["name"] for other in others) == "launchShell"
 
 
 @needs_mcp_2

@@ -7,6 +7,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 
@@ -21,6 +22,7 @@ from cci_plugins.server import connections as bounds
 
 pytestmark = pytest.mark.anyio
 
+EXECUTIONS = "/executions?api-version=2025-10-02-preview&identifier=session-1"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 RUN = {
     "jsonrpc": "2.0",
@@ -48,8 +50,8 @@ async def open_many(url: str, count: int, stack: ExitStack) -> list[socket.socke
     opened = []
     for _ in range(count):
         opened.append(stack.enter_context(closing(socket.create_connection(address_of(url)))))
-        opened[-1].setblocking(False)
-        await anyio.sleep(0)
+        opened[-1].settimeout(0)
+        await anyio.lowlevel.checkpoint()
     await anyio.sleep(0.2)
     return opened
 
@@ -142,7 +144,9 @@ async def test_a_connection_that_does_not_send_a_request_is_closed(sent):
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("path", ["/mcp", "/executions?api-version=2025-10-02-preview&identifier=x123"])
+@pytest.mark.parametrize(
+    "path", ["/mcp", "/executions?api-version=2025-10-02-preview&identifier=x123"]
+)
 @pytest.mark.parametrize("key", [KEY, None])
 async def test_a_body_that_drips_is_refused(path, key):
     """The client sends a byte now and then, so that no single wait is long."""
@@ -183,7 +187,7 @@ async def test_an_answer_that_nobody_reads_does_not_hold_its_connection():
             connection.connect(address_of(url))
             connection.sendall(head("/mcp", len(body), f"x-ms-apikey: {KEY}") + body)
             await anyio.sleep(3)
-            connection.setblocking(False)
+            connection.settimeout(0)
             assert len(await wait_closed(connection)) < 20_000_000
 
 
@@ -263,6 +267,8 @@ async def test_the_url_of_a_server_on_every_interface_can_be_opened():
 def test_an_address_that_one_client_has_many_of_counts_once():
     from cci_plugins.server.guard import get_network
 
-    assert get_network("2001:db8::1") == get_network("2001:db8::ffff:1") != get_network("2001:db9::1")
+    assert (
+        get_network("2001:db8::1") == get_network("2001:db8::ffff:1") != get_network("2001:db9::1")
+    )
     assert get_network("::ffff:10.0.0.1") == get_network("10.0.0.1") != get_network("10.0.0.2")
     assert get_network("unknown") == "unknown"
