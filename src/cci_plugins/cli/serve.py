@@ -150,36 +150,24 @@ def serve(
     listener = _Listener(
         host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
     )
+    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
-        if key is None:
-            raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
-        if sign_in is not None:
-            raise ConfigurationError(
-                "an emulated pool does not accept --entra", hint="leave --emulate or --entra out"
-            )
         options = EmulationOptions(
-            emulate, container or "cci", fault_rate, seed, key, sessions, cooldown
+            emulate,
+            container or "cci",
+            fault_rate,
+            seed,
+            _check_emulated(key, sign_in),
+            sessions,
+            cooldown,
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
         _serve_pool(
-            served_pool,
-            listener,
-            execute_code=key is not None,
-            file_links=file_links,
-            requests_per_minute=requests_per_minute,
-            runs_per_minute=runs_per_minute,
+            served_pool, listener, execute_code=key is not None, file_links=file_links, **rates
         )
     else:
-        _serve_pool(
-            served_pool,
-            listener,
-            environments=_create_environments(settings, key),
-            rest=False,
-            requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
-            runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
-            sign_in=sign_in,
-        )
+        _serve_gateway(served_pool, listener, _create_environments(settings, key), sign_in, **rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +234,27 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
         )
 
     anyio.run(serve_until_signal, pool, serve_http)
+
+
+def _serve_gateway(
+    pool: SessionPool,
+    listener: _Listener,
+    environments: Any,
+    sign_in: Any,
+    *,
+    requests_per_minute: int | None,
+    runs_per_minute: int | None,
+) -> None:
+    """Serve a pool whose environments only this gateway issues."""
+    _serve_pool(
+        pool,
+        listener,
+        environments=environments,
+        rest=False,
+        requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
+        runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
+        **({} if sign_in is None else {"sign_in": sign_in}),
+    )
 
 
 def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
@@ -341,6 +350,17 @@ def _create_environments(settings: Settings, key: str | None) -> Any:
     secret = settings.session_secret
     source = key.encode() if secret is None else secret.get_secret_value().encode()
     return SignedEnvironments(hashlib.sha256(b"cci gateway\0" + source).digest())
+
+
+def _check_emulated(key: str | None, sign_in: object) -> str:
+    """Return the key of an emulated pool, which has no other way in."""
+    if key is None:
+        raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
+    if sign_in is not None:
+        raise ConfigurationError(
+            "an emulated pool does not accept --entra", hint="leave --emulate or --entra out"
+        )
+    return key
 
 
 def _check_no_key(api_key: str | None, settings: Settings) -> tuple[None, str]:

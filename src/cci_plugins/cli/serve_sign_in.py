@@ -19,7 +19,7 @@ TenantOption = Annotated[
     typer.Option(
         "--entra",
         metavar="TENANT",
-        help="Accept Microsoft Entra tokens of this tenant too, beside the key. An environment "
+        help="Accept Microsoft Entra tokens of this tenant, and the key. An environment "
         "belongs to the identity that launched it. AZURE_AUTHORITY_HOST names another cloud.",
     ),
 ]

@@ -67,7 +67,7 @@ def create_app(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
-        sign_in: Accepts tokens of Microsoft Entra beside the key.
+        sign_in: Accepts tokens of Microsoft Entra, and the key.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
@@ -79,15 +79,12 @@ def create_app(
         app = create_app(FakeSessionPool(), api_key="a long random key")  # for any ASGI server
         ```
     """
-    _check_rest_allowed(environments, rest=rest)
-    _check_sign_in_allowed(environments, sign_in, api_key=api_key)
+    _check_options(environments, sign_in, api_key=api_key, rest=rest)
     limits = limits or Limits()
-    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    tools: ToolProvider = PlatformTools(pool, limits, environments, admit_run=admit_run)
-    if sessions is not None:
-        tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
-    mcp = McpEndpoint(tools, body_bytes, None if sessions is None else FileResources(sessions))
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run)
+    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
+    mcp = _build_mcp_endpoint(tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     executions = ExecutionRoutes(pool, limits, body_bytes)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
@@ -103,24 +100,34 @@ def create_app(
     return app
 
 
-def _check_rest_allowed(environments: Environments | None, *, rest: bool) -> None:
-    if rest and environments is not None and not environments.accepts_any_id:
+def _build_mcp_endpoint(
+    tools: ToolProvider, sessions: McpSessions | None, body_bytes: int, *, file_links: bool
+) -> McpEndpoint:
+    """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
+    if sessions is None:
+        return McpEndpoint(tools, body_bytes)
+    tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
+    return McpEndpoint(tools, body_bytes, FileResources(sessions))
+
+
+def _check_options(
+    environments: Environments | None,
+    sign_in: EntraSignIn | None,
+    *,
+    api_key: str | None,
+    rest: bool,
+) -> None:
+    is_open = environments is None or environments.accepts_any_id
+    if rest and not is_open:
         raise ConfigurationError(
             "the REST routes accept any session identifier, but signed environments do not",
             hint="pass rest=False",
         )
-
-
-def _check_sign_in_allowed(
-    environments: Environments | None, sign_in: EntraSignIn | None, *, api_key: str | None
-) -> None:
-    if sign_in is None:
-        return
-    if api_key is None:
+    if sign_in is not None and api_key is None:
         raise ConfigurationError(
             "a server without a key asks nobody to sign in", hint="pass api_key, or drop sign_in"
         )
-    if environments is None or environments.accepts_any_id:
+    if sign_in is not None and is_open:
         raise ConfigurationError(
             "only signed environments belong to the caller that launched them",
             hint="pass environments=SignedEnvironments(secret)",

@@ -51,7 +51,7 @@ class Guard:
         app: The protected application.
         api_key: The key, or None to admit every client.
         hosts: Names by which a request may address this server, or None for any name.
-        sign_in: Checks tokens of Microsoft Entra, which are accepted beside the key.
+        sign_in: Checks tokens of Microsoft Entra, which are accepted like the key.
     """
 
     def __init__(

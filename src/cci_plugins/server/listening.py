@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, cast
 
@@ -70,7 +71,7 @@ async def serve(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
-        sign_in: Accepts tokens of Microsoft Entra beside the key.
+        sign_in: Accepts tokens of Microsoft Entra, and the key.
 
     Raises:
         ConfigurationError: The address is taken, or options exclude each other.
@@ -83,20 +84,11 @@ async def serve(
             await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
-    app = create_app(
-        pool,
-        api_key=api_key,
-        limits=limits,
-        hosts=(*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None,
-        environments=environments,
-        rest=rest,
-        execute_code=execute_code,
-        file_links=file_links,
-        requests_per_minute=requests_per_minute,
-        runs_per_minute=runs_per_minute,
-        body_bytes=body_bytes,
-        sign_in=sign_in,
-    )
+    names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
+    build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
+    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
+    build = partial(build, execute_code=execute_code, file_links=file_links)
+    app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
 

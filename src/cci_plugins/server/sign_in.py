@@ -208,7 +208,7 @@ def _check_authority(authority: str) -> str:
 
 
 def _read_key_id(token: str) -> str:
-    """Return the id of the key that is said to have signed a token."""
+    """Return the id of the key that a token names as its signer."""
     if len(token) > _MAX_TOKEN_CHARACTERS:
         raise TokenError("the token is too long")
     try:

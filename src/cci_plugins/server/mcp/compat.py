@@ -11,7 +11,7 @@ The SDK answers each request alone. This module handles MCP sessions, where the 
 - `mcp_session_id` names the session to the tools while the SDK answers.
 - `notifications/cancelled` ends a call of the same MCP session.
 
-Since 2026-07-28 MCP is stateless: there is no handshake and no MCP session. Where the installed SDK
+Since 2026-07-28 MCP is stateless, without handshake and MCP session. Where the installed SDK
 speaks that revision, it answers such requests, and `is_stateless` is set.
 """
 
@@ -27,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
+from .messages import MessageError, check_unusual_message
 from .running import parse_cancelled_ids
 from .sdk import McpEndpoint, is_stateless_version
 from .sessions import McpSessions, is_stateless, mcp_session_id
@@ -75,7 +76,14 @@ class McpCompatApp:
         body = await read_body(receive, self._body_bytes)
         if body is None:
             await build_too_large_response(self._body_bytes)(scope, receive, send)
-        elif stateless:
+            return
+        try:
+            check_unusual_message(body)
+        except MessageError as error:
+            response = Response(error.answer, 400, media_type="application/json")
+            await response(scope, receive, send)
+            return
+        if stateless:
             await self._forward_stateless(scope, body, receive, send)
         else:
             await self._forward(scope, body, receive, send, mcp_session)

@@ -1,12 +1,14 @@
-"""Messages over standard input and output, one JSON object in a line.
+"""JSON-RPC messages that the SDK does not answer, or answers as a fault of the server.
 
-The SDK's own reader drops a line that it cannot parse, so its client waits forever. Lone surrogates
-are among them, which JSON may contain and code often does. Here every request is answered.
+Over standard input and output, the SDK's reader drops a line that it cannot parse, so the client
+waits forever. Lone surrogates are among them, which JSON may contain. Over HTTP it fails on some.
+Here every request is answered.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +18,8 @@ from pydantic import ValidationError
 
 from cci_plugins.server.answers import sanitize_json
 
+_DEEP = 500
+_UNUSUAL = re.compile(rb"\\u[dD][89a-fA-F]|\d{4000}")  # surrogates, and integers Python refuses
 _PARSE_ERROR, _INVALID_REQUEST = -32700, -32600
 # Either major may be installed, so names that only one of them has are reached through Any.
 _sdk_types: Any = types
@@ -23,17 +27,54 @@ _IS_FIRST_MAJOR = version("mcp").startswith("1.")
 
 
 class MessageError(Exception):
-    """A line that is not a message.
+    """A text that is not a message.
 
     Attributes:
-        answer: The line to answer with.
+        answer: The message to answer with, as JSON in ASCII.
     """
 
     def __init__(self, code: int, message: str, request_id: object = None) -> None:
         super().__init__(message)
         error = {"code": code, "message": message}
         answer = {"jsonrpc": "2.0", "id": request_id, "error": error}
-        self.answer = json.dumps(sanitize_json(answer)) + "\n"
+        self.answer = json.dumps(answer)
+
+
+def check_message(text: str | bytes) -> dict[str, Any]:
+    """Return a JSON-RPC message that has no id, or one that an answer can repeat.
+
+    Raises:
+        MessageError: The text is not one.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MessageError(_PARSE_ERROR, "Parse error: it is not JSON") from None
+    if not isinstance(value, dict):
+        text = "Invalid request: send one JSON-RPC message, not a batch"
+        raise MessageError(_INVALID_REQUEST, text)
+    request_id = value.get("id")
+    if "method" in value and "id" in value and not _is_id(request_id):
+        raise MessageError(_INVALID_REQUEST, "Invalid request: its id is not a string or integer")
+    if sanitize_json(request_id) != request_id:
+        text = "Invalid request: its id is not Unicode text"
+        raise MessageError(_INVALID_REQUEST, text, request_id)
+    return value
+
+
+def check_unusual_message(body: bytes) -> None:
+    """Check a body that may be one of those on which the SDK fails. Most are not parsed here.
+
+    Raises:
+        MessageError: The body is not a message.
+    """
+    is_deep = body.count(b"[") + body.count(b"{") > _DEEP
+    if is_deep or _UNUSUAL.search(body) is not None:
+        check_message(body)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def parse_line(line: str) -> SessionMessage:
@@ -42,17 +83,7 @@ def parse_line(line: str) -> SessionMessage:
     Raises:
         MessageError: The line is not a JSON-RPC message.
     """
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise MessageError(_PARSE_ERROR, "Parse error: the line is not JSON") from None
-    if not isinstance(value, dict):
-        text = "Invalid request: send one JSON-RPC message in a line, not a batch"
-        raise MessageError(_INVALID_REQUEST, text)
-    request_id = value.get("id")
-    is_id = isinstance(request_id, (str, int)) and not isinstance(request_id, bool)
-    if "method" in value and "id" in value and not is_id:
-        raise MessageError(_INVALID_REQUEST, "Invalid request: its id is not a string or integer")
+    value = check_message(line)
     try:
         if _IS_FIRST_MAJOR:
             message = _sdk_types.JSONRPCMessage.model_validate(value)
@@ -60,7 +91,9 @@ def parse_line(line: str) -> SessionMessage:
             message = _sdk_types.jsonrpc_message_adapter.validate_python(value, by_name=False)
     except (ValidationError, RecursionError):
         text = "Invalid request: it is not a JSON-RPC 2.0 message"
-        raise MessageError(_INVALID_REQUEST, text, request_id if is_id else None) from None
+        request_id = value.get("id")
+        request_id = request_id if _is_id(request_id) else None
+        raise MessageError(_INVALID_REQUEST, text, request_id) from None
     return SessionMessage(message)
 
 

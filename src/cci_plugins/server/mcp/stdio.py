@@ -91,7 +91,7 @@ async def _open_streams(lines: _StdinLines, output: anyio.AsyncFile[str]) -> Asy
         try:
             message = parse_line(line)
         except MessageError as error:
-            await write_line(error.answer)
+            await write_line(f"{error.answer}\n")
             return
         with suppress(anyio.BrokenResourceError):  # the server has ended
             await received.send(message)
