@@ -1,0 +1,105 @@
+"""`cci mcp --mount`: copies of a folder of the user in the client's session."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .test_cli_serve import environment
+from .test_mcp_execute_code import INITIALIZE, call
+
+pytest.importorskip("typer")
+pytest.importorskip("cci_plugins.server")
+
+LIMIT = 110
+LIST = json.dumps({"jsonrpc": "2.0", "id": 9, "method": "tools/list"}).encode() + b"\n"
+FILES = (
+    "import pathlib; open('sales.csv', 'a').write('!')\n"
+    "print(sorted(str(p) for p in pathlib.Path().rglob('*') if p.is_file()))"
+)
+
+
+def talk(cwd: Path, *arguments: str, requests: bytes) -> tuple[list[dict[str, Any]], str]:
+    """Return the answers of a server to these requests, and what it wrote to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cci_plugins", "mcp", *arguments],
+        cwd=cwd,
+        env=environment(),
+        input=INITIALIZE + requests,
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return sorted(answers, key=lambda answer: answer.get("id", 0)), done.stderr.decode()
+
+
+def test_the_session_gets_copies_of_the_folder_and_of_nothing_else(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("outside")
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sales.csv").write_text("price")
+    (folder / "sub" / "more.csv").write_text("1")
+    (folder / "inside.csv").symlink_to(folder / "sales.csv")
+    (folder / "out.txt").symlink_to(secret)
+    (folder / "outside").symlink_to(tmp_path)
+    (folder / ".env").write_text("KEY=1")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "a.txt").write_text("1")
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cci_plugins", "mcp", "--mount", "data"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(INITIALIZE + LIST + call(2, FILES))
+        process.stdin.flush()
+        answers = {}
+        for _ in range(3):
+            answer = json.loads(process.stdout.readline())
+            answers[answer["id"]] = answer["result"]
+        _, errors = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    tools = answers[9]["tools"]
+    assert [tool["name"] for tool in tools] == ["execute_code"]
+    assert "inside.csv, sales.csv, sub/more.csv" in tools[0]["description"]
+    text = answers[2]["content"][0]["text"]
+    assert "['inside.csv', 'sales.csv', 'sub/more.csv']" in text
+    assert (folder / "sales.csv").read_text() == "price"
+    assert b"copies of 3 files (11 bytes) of data go into the session\n" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mount", "missing"), "missing is not a folder"),
+        (("--mount", "file.txt"), "file.txt is not a folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_mounted_is_an_error_at_the_start(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "file.txt").write_text("1")
+    answers, errors = talk(tmp_path, *arguments, requests=b"")
+    assert answers == []
+    assert message in errors
+
+
+def test_all_tools_are_offered_on_request(tmp_path: Path) -> None:
+    answers, _ = talk(tmp_path, "--all-tools", requests=LIST)
+    names = [tool["name"] for tool in answers[-1]["result"]["tools"]]
+    assert names[0] == "execute_code"
+    assert "launchShell" in names
