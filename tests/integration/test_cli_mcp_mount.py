@@ -19,24 +19,35 @@ pytest.importorskip("cci_plugins.server")
 LIMIT = 110
 LIST = json.dumps({"jsonrpc": "2.0", "id": 9, "method": "tools/list"}).encode() + b"\n"
 FILES = (
-    "import pathlib; open('sales.csv', 'a').write('!')\n"
+    "import pathlib; open('sales.csv', 'a').write('!'); "
     "print(sorted(str(p) for p in pathlib.Path().rglob('*') if p.is_file()))"
 )
 
 
-def talk(cwd: Path, *arguments: str, requests: bytes) -> tuple[list[dict[str, Any]], str]:
-    """Return the answers of a server to these requests, and what it wrote to standard error."""
-    done = subprocess.run(
+def talk(cwd: Path, *arguments: str, requests: bytes, count: int) -> tuple[dict[int, Any], str]:
+    """Return this many results of a server by their ids, and what it wrote to standard error."""
+    results: dict[int, Any] = {}
+    with subprocess.Popen(
         [sys.executable, "-m", "cci_plugins", "mcp", *arguments],
         cwd=cwd,
         env=environment(),
-        input=INITIALIZE + requests,
-        capture_output=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    return sorted(answers, key=lambda answer: answer.get("id", 0)), done.stderr.decode()
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(INITIALIZE + requests)
+            process.stdin.flush()
+            while len(results) < count:
+                answer = json.loads(process.stdout.readline())
+                if "id" in answer:
+                    results[answer["id"]] = answer.get("result", answer)
+            _, errors = process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()
+    return results, errors.decode()
 
 
 def test_the_session_gets_copies_of_the_folder_and_of_nothing_else(tmp_path: Path) -> None:
@@ -53,33 +64,15 @@ def test_the_session_gets_copies_of_the_folder_and_of_nothing_else(tmp_path: Pat
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "a.txt").write_text("1")
 
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cci_plugins", "mcp", "--mount", "data"],
-        cwd=tmp_path,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(INITIALIZE + LIST + call(2, FILES))
-        process.stdin.flush()
-        answers = {}
-        for _ in range(3):
-            answer = json.loads(process.stdout.readline())
-            answers[answer["id"]] = answer["result"]
-        _, errors = process.communicate(timeout=LIMIT)
-    finally:
-        process.kill()
+    requests = LIST + call(2, FILES)
+    answers, errors = talk(tmp_path, "--mount", "data", requests=requests, count=3)
     tools = answers[9]["tools"]
     assert [tool["name"] for tool in tools] == ["execute_code"]
     assert "inside.csv, sales.csv, sub/more.csv" in tools[0]["description"]
     text = answers[2]["content"][0]["text"]
     assert "['inside.csv', 'sales.csv', 'sub/more.csv']" in text
     assert (folder / "sales.csv").read_text() == "price"
-    assert b"copies of 3 files (11 bytes) of data go into the session\n" in errors
+    assert "copies of 3 files (11 bytes) of data go into the session\n" in errors
 
 
 @pytest.mark.parametrize(
@@ -93,13 +86,22 @@ def test_a_folder_that_cannot_be_mounted_is_an_error_at_the_start(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "file.txt").write_text("1")
-    answers, errors = talk(tmp_path, *arguments, requests=b"")
-    assert answers == []
-    assert message in errors
+    done = subprocess.run(
+        [sys.executable, "-m", "cci_plugins", "mcp", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert message in done.stderr
 
 
 def test_all_tools_are_offered_on_request(tmp_path: Path) -> None:
-    answers, _ = talk(tmp_path, "--all-tools", requests=LIST)
-    names = [tool["name"] for tool in answers[-1]["result"]["tools"]]
+    answers, _ = talk(tmp_path, "--all-tools", requests=LIST, count=2)
+    names = [tool["name"] for tool in answers[9]["tools"]]
     assert names[0] == "execute_code"
     assert "launchShell" in names

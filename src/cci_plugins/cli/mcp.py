@@ -19,6 +19,7 @@ from .client_install import install as write_config
 from .client_setup import PrintedClientName, build_stdio_server, format_stdio_config
 from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, serve_until_signal
+from .settings_file import SettingsFileOption
 
 if TYPE_CHECKING:
     from cci_plugins.server.mcp.mounted_folder import MountedFolder
@@ -60,6 +61,7 @@ def mcp(
     ] = False,
     file_links: FileLinksOption = False,
     isolation: IsolationOption = None,
+    env_file: SettingsFileOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
 ) -> None:
     """Serve one MCP client on standard input and output until it disconnects.
@@ -76,6 +78,7 @@ def mcp(
             all_tools=all_tools,
             mount=mount,
             mount_hidden=mount_hidden,
+            env_file=env_file,
         )
         if install is not None:
             write_config(install, server, is_confirmed=yes)

@@ -28,7 +28,7 @@ AudienceOption = Annotated[
     typer.Option(
         "--audience",
         metavar="URI",
-        help="Application ID URI or client id that tokens must be for, such as api://<client id>. "
+        help="Application ID URI or client id that tokens must be for, such as api://CLIENT-ID. "
         "Repeat it for several.",
     ),
 ]
