@@ -40,6 +40,10 @@ OF_TYPE = {
     "Microsoft.Storage/storageAccounts": STORAGE,
     "Microsoft.Storage/storageAccounts/blobServices/containers": STORAGE,
     "Microsoft.Storage/storageAccounts/managementPolicies": STORAGE,
+    "Microsoft.CognitiveServices/accounts": COGNITIVE_SERVICES,
+    "Microsoft.CognitiveServices/accounts/projects": COGNITIVE_SERVICES,
+    "Microsoft.CognitiveServices/accounts/deployments": COGNITIVE_SERVICES,
+    "Microsoft.CognitiveServices/accounts/projects/connections": COGNITIVE_SERVICES,
     "Microsoft.Authorization/roleAssignments": ROLES,
     "Microsoft.Resources/resourceGroups": RESOURCES,
 }

@@ -6,7 +6,6 @@ returns a connection's key, so a fingerprint in the metadata shows whether the k
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -21,6 +20,13 @@ from azure.mgmt.cognitiveservices.models import (
 )
 
 from cci_plugins.azure.credentials import KEY_HEADER, TokenCredential, validate_secret
+from cci_plugins.azure.foundry_connection import (
+    AUTH_TYPE,
+    CATEGORY,
+    FINGERPRINT_FIELD,
+    NAME,
+    compute_fingerprint,
+)
 from cci_plugins.azure.gateway import find_gateway
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.pool_resource import CustomContainerError, PoolResource
@@ -32,9 +38,6 @@ from cci_plugins.redaction import know
 from .failures import OWNER, translate_management_errors
 from .project import Project, ProjectLocation
 
-NAME = "code-interpreter"
-_CATEGORY, _AUTH = "RemoteTool", "CustomKeys"
-_FINGERPRINT_FIELD = "cci-key-fingerprint"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
 
 
@@ -76,7 +79,7 @@ class ExistingConnection:
         return (
             None
             if self.fingerprint is None
-            else self.fingerprint == _compute_fingerprint(self.id, key)
+            else self.fingerprint == compute_fingerprint(self.id, key)
         )
 
 
@@ -96,7 +99,7 @@ async def find_connection(project: Project, *, name: str = NAME) -> ExistingConn
     kept = found.properties.metadata or {}
     connection_id, target = f"{location.id}/connections/{name}", str(found.properties.target or "")
     return ExistingConnection(
-        connection_id, target, _is_mcp_connection(found), kept.get(_FINGERPRINT_FIELD)
+        connection_id, target, _is_mcp_connection(found), kept.get(FINGERPRINT_FIELD)
     )
 
 
@@ -138,7 +141,7 @@ async def connect(
     target, secret = await _resolve_target(project, endpoint, key, pool, credential)
     location = await project.place()
     connection_id = f"{location.id}/connections/{name}"
-    fingerprint = _compute_fingerprint(connection_id, secret)
+    fingerprint = compute_fingerprint(connection_id, secret)
     with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(location.subscription) as client:
             found = await _get(client, location, name)
@@ -147,7 +150,7 @@ async def connect(
             if found is not None and not replace:
                 _check_ownership(found, target, name)
             metadata = {} if found is None else dict(found.properties.metadata or {})
-            body = _build_body(target, secret, metadata | {_FINGERPRINT_FIELD: fingerprint})
+            body = _build_body(target, secret, metadata | {FINGERPRINT_FIELD: fingerprint})
             await client.project_connections.create(
                 location.group, location.account, location.project, name, body
             )
@@ -255,7 +258,7 @@ def _build_body(
 ) -> ConnectionPropertiesV2BasicResource:
     return ConnectionPropertiesV2BasicResource(
         properties=CustomKeysConnectionProperties(
-            category=_CATEGORY,
+            category=CATEGORY,
             target=target,
             credentials=CustomKeys(keys={KEY_HEADER: key}),
             metadata=dict(metadata),
@@ -263,24 +266,19 @@ def _build_body(
     )
 
 
-def _compute_fingerprint(connection_id: str, key: str) -> str:
-    """Return a fingerprint of a key that only fits one connection."""
-    return hashlib.sha256(f"{connection_id.lower()}\0{key}".encode()).hexdigest()[:16]
-
-
 def _is_up_to_date(found: Any, target: str, fingerprint: str) -> bool:
     kept = found.properties.metadata or {}
     return (
         _is_mcp_connection(found)
         and found.properties.target == target
-        and kept.get(_FINGERPRINT_FIELD) == fingerprint
+        and kept.get(FINGERPRINT_FIELD) == fingerprint
     )
 
 
 def _is_mcp_connection(found: Any) -> bool:
     """Return whether a connection is for an MCP server with a key."""
     kind = (str(found.properties.category), str(found.properties.auth_type))
-    return kind == (_CATEGORY, _AUTH)
+    return kind == (CATEGORY, AUTH_TYPE)
 
 
 def _check_kind(found: Any, name: str) -> None:
@@ -293,7 +291,7 @@ def _check_kind(found: Any, name: str) -> None:
 def _check_ownership(found: Any, target: str, name: str) -> None:
     """Refuse to overwrite a connection that `connect` did not create."""
     _check_kind(found, name)
-    if found.properties.target != target and _FINGERPRINT_FIELD not in (
+    if found.properties.target != target and FINGERPRINT_FIELD not in (
         found.properties.metadata or {}
     ):
         raise ConfigurationError(
