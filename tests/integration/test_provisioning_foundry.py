@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ async def test_a_custom_pool_gets_a_gateway_whose_key_the_connection_has(place: 
     cloud.role_uses = 0
     cloud.tasks.images.add("cci-session:1")
     made = await deploy(place, wanted)
-    assert made.mcp_endpoint == "https://cci-gateway-abc123.happy-sea.eastus.azurecontainerapps.io/mcp"
+    assert (
+        made.mcp_endpoint == "https://cci-gateway-abc123.happy-sea.eastus.azurecontainerapps.io/mcp"
+    )
     (connection,) = bodies
     secrets = {one["name"]: one["value"] for one in next(iter(cloud._secrets.values()))}
     assert connection["target"] == made.mcp_endpoint
@@ -259,3 +262,45 @@ async def test_a_project_that_does_not_exist_is_refused_before_anything_is_made(
         options(foundry_account="mine")
     with pytest.raises(ConfigurationError, match="through the gateway"):
         options(**{**CUSTOM, "gateway": False})
+
+
+async def test_the_doctor_judges_the_model_of_the_project(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cci_plugins.foundry", exc_type=ConfigurationError)
+    made = await deploy(place, options(**OURS))
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CCI_ARM_ENDPOINT", place.azure.endpoint)
+    found = await check_model(place)
+    assert (found.status, "eastus offers it" in found.message) == ("ok", True)
+    place.cloud.foundry.offered["eastus"] = [offer("gpt-5.6-luna", ends=str(SOON)), offer("b")]
+    found = await check_model(place)
+    assert (found.status, str(SOON) in found.message) == ("warning", True)
+    place.cloud.foundry.offered["eastus"] = [offer("gpt-6-luna")]
+    found = await check_model(place)
+    assert (found.status, "it offers gpt-6-luna" in found.message) == ("failed", True)
+    place.cloud.foundry.offered.clear()  # Azure does not say what it offers
+    assert (await check_model(place)).status == "ok"
+    monkeypatch.setenv("FOUNDRY_MODEL_DEPLOYMENT_NAME", "other")
+    found = await check_model(place)
+    assert (found.status, "it has gpt-5.6-luna" in found.message) == ("failed", True)
+
+
+SOON = datetime.now(UTC).date() + timedelta(days=10)
+
+
+async def check_model(place: Place) -> Any:
+    from cci_plugins.doctor import context, findings
+    from cci_plugins.doctor import foundry as checks
+    from cci_plugins.doctor.engine import _run_check
+
+    mask = findings.Mask(show_ids=True)
+    credential = place.azure.credential
+    checked = context.Context(credential, mask, ca=place.running.ca, local_only=False)  # type: ignore[arg-type]
+    checked.done["foundry.project"] = findings.Finding("foundry.project", "ok", "")
+    (check,) = [one for one in checks.CHECKS if one.id == "foundry.model"]
+    try:
+        return await _run_check(check, checked, {}, None)
+    finally:
+        await checked.aclose()

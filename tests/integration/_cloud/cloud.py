@@ -383,7 +383,9 @@ class Cloud:
                 _hide(shown["properties"], {"poolManagementEndpoint", "mcpServerEndpoint"})
         return JSONResponse(shown)
 
-    def _put(self, path: str, kind: str, body: Any) -> Response:
+    def _put(  # noqa: PLR0911 - one answer for each lack
+        self, path: str, kind: str, body: Any
+    ) -> Response:
         key = path.lower()
         is_foundry = kind.lower().startswith(foundry.ACCOUNTS)
         check = foundry.check_body if is_foundry else specs.check_body

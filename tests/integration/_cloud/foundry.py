@@ -86,9 +86,7 @@ class Foundry:
             return Response(status_code=200)
         return JSONResponse(self.deleted[key])
 
-    def refuse(
-        self, path: str, kind: str, body: Any, resources: dict[str, Any]
-    ) -> Response | None:
+    def refuse(self, path: str, kind: str, body: Any, resources: dict[str, Any]) -> Response | None:
         """Return Azure's refusal of a PUT, or None."""
         low, kind = path.lower(), kind.lower()
         if kind == ACCOUNTS:
@@ -110,9 +108,7 @@ class Foundry:
             return error(409, "RequestConflict", message)
         return self._refuse_model(parent, body, resources) if kind == MODELS else None
 
-    def _refuse_model(
-        self, account: str, body: Any, resources: dict[str, Any]
-    ) -> Response | None:
+    def _refuse_model(self, account: str, body: Any, resources: dict[str, Any]) -> Response | None:
         wanted, region = body["properties"]["model"], resources[account]["location"]
         for one in self.offered.get(region, []):
             fits = one["model"]["name"] == wanted["name"]
