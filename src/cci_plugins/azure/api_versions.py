@@ -23,6 +23,8 @@ RESOURCES = "2021-04-01"
 FEATURES = "2021-07-01"
 SUBSCRIPTIONS = "2022-12-01"
 COGNITIVE_SERVICES = "2025-12-01"  # the first stable one whose connections have `RemoteTool`
+# The first with connections that sign in as the agent, which a toolbox needs.
+COGNITIVE_SERVICES_PREVIEW = "2025-10-01-preview"
 
 # The data plane of session pools.
 DATA_PLANE = "2025-10-02-preview"

@@ -53,7 +53,8 @@ async def _check_project(context: Context) -> Outcome:
 
 async def _check_connection(context: Context) -> Outcome:
     project = _open_project(context)
-    from cci_plugins.foundry.connections import NAME, find_connection
+    from cci_plugins.azure.foundry_connection import NAME
+    from cci_plugins.foundry.connections import find_connection
 
     name = (context.settings.foundry_connection or NAME).rpartition("/")[2]
     shown = context.mask.hide_name("connection", name)

@@ -6,6 +6,7 @@ returns a connection's key, so a fingerprint in the metadata shows whether the k
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ from cci_plugins.redaction import know
 
 from .failures import OWNER, translate_management_errors
 from .project import Project, ProjectLocation
+from .toolboxes import Toolbox, check_toolbox_name, ensure_toolbox, remove_toolbox_tools
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
 
@@ -50,12 +52,14 @@ class Connection:
         name: Its name in the project.
         endpoint: Its MCP endpoint.
         change: The change that `connect` made.
+        toolbox: The toolbox that has the pool's tools, if one was named.
     """
 
     id: str
     name: str
     endpoint: str
     change: Literal["created", "updated", "unchanged"]
+    toolbox: Toolbox | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ async def connect(
     pool: str | None = None,
     name: str = NAME,
     replace: bool = False,
+    toolbox: str | None = None,
     credential: TokenCredential | None = None,
 ) -> Connection:
     """Connect a project's agents to a session pool.
@@ -126,6 +131,8 @@ async def connect(
         pool: The resource id of a pool. Its endpoint and its key are read from Azure.
         name: The connection's name.
         replace: Whether to overwrite a connection of that name with another endpoint.
+        toolbox: Name of a toolbox to put the pool's tools into. It is created if it is missing.
+            Agents use it by `create_agent(toolbox=...)`.
         credential: The sign-in for the pool's resource. The project's when None.
 
     Returns:
@@ -138,7 +145,20 @@ async def connect(
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
+    if toolbox is not None:
+        check_toolbox_name(toolbox)
     target, secret = await _resolve_target(project, endpoint, key, pool, credential)
+    connection = await _write(project, name, target, secret, overwrite=replace)
+    if toolbox is None:
+        return connection
+    made = await ensure_toolbox(project, toolbox, connection.id, connection.endpoint)
+    return dataclasses.replace(connection, toolbox=made)
+
+
+async def _write(
+    project: Project, name: str, target: str, secret: str, *, overwrite: bool
+) -> Connection:
+    """Create or change the connection, unless it is as it should be."""
     location = await project.place()
     connection_id = f"{location.id}/connections/{name}"
     fingerprint = compute_fingerprint(connection_id, secret)
@@ -147,7 +167,7 @@ async def connect(
             found = await _get(client, location, name)
             if found is not None and _is_up_to_date(found, target, fingerprint):
                 return Connection(connection_id, name, target, "unchanged")
-            if found is not None and not replace:
+            if found is not None and not overwrite:
                 _check_ownership(found, target, name)
             metadata = {} if found is None else dict(found.properties.metadata or {})
             body = _build_body(target, secret, metadata | {FINGERPRINT_FIELD: fingerprint})
@@ -162,6 +182,7 @@ async def disconnect(
     project: Project | None = None,
     *,
     name: str = NAME,
+    toolbox: str | None = None,
     credential: TokenCredential | None = None,
 ) -> bool:
     """Delete a connection. The pool and its key stay as they are.
@@ -169,6 +190,8 @@ async def disconnect(
     Args:
         project: The project. `Project.from_env()` when None.
         name: The connection's name.
+        toolbox: Name of a toolbox to take the pool's tools out of. It is deleted if it has no
+            other tools.
         credential: The sign-in, if no project is passed.
 
     Returns:
@@ -181,6 +204,8 @@ async def disconnect(
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
+    if toolbox is not None:
+        await remove_toolbox_tools(project, toolbox)
     location = await project.place()
     with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(location.subscription) as client:
