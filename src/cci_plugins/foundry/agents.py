@@ -101,12 +101,7 @@ async def create_agent(
             "FOUNDRY_MODEL_DEPLOYMENT_NAME is not set",
             hint="set it to the name of a model's deployment in the project",
         )
-    if tool is not None and toolbox is not None:
-        raise ConfigurationError(
-            "create_agent() got a tool and a toolbox", hint="pass one of the two"
-        )
-    if toolbox is None and tool is None:
-        tool = code_interpreter_tool(require_approval=require_approval)
+    tool = _choose_tool(tool, toolbox, require_approval)
     project = Project.from_env() if project is None else project
     if toolbox is not None:
         tool = await build_toolbox_tool(project, toolbox, require_approval=require_approval)
@@ -120,6 +115,21 @@ async def create_agent(
         async with await project.client() as client:
             created = await client.agents.create_version(agent_name=name, definition=definition)
     return Agent(created.name, created.version, project)
+
+
+def _choose_tool(
+    tool: Tool | None,
+    toolbox: Toolbox | str | None,
+    require_approval: Literal["always", "never"],
+) -> Tool | None:
+    """Return the tool that runs Python, or None where a toolbox has it."""
+    if toolbox is None:
+        return code_interpreter_tool(require_approval=require_approval) if tool is None else tool
+    if tool is not None:
+        raise ConfigurationError(
+            "create_agent() got a tool and a toolbox", hint="pass one of the two"
+        )
+    return None
 
 
 async def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
@@ -200,12 +210,19 @@ async def run(
             _raise_for_failure(responses[-1])
             requests = list_approval_requests(responses[-1])
             if not requests:
-                return read_reply(responses)
+                return _read_reply(responses)
             next_input = [await _answer(request, approve) for request in requests]
             previous_id = response.id
     raise FoundryError(
         f"the agent asked for approval more than {rounds} times", hint="pass more rounds to run()"
     )
+
+
+def _read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
+    reply = read_reply(responses)
+    if not reply.calls:
+        logger.info("the agent answered without running code")
+    return reply
 
 
 async def _open_openai_client(stack: AsyncExitStack, project: Project) -> AsyncOpenAI:

@@ -207,7 +207,7 @@ def _build_stored_tool(connection_id: str, endpoint: str, tools: Sequence[str]) 
 
 
 async def _read_current(client: Any, name: str) -> Any:
-    """Return the default version of a toolbox, or None if there is no such toolbox."""
+    """Return the default version of a toolbox, or None if it does not exist."""
     operations = _get_operations(client)
     try:
         found = await operations.get(name)
