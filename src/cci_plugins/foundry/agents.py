@@ -95,12 +95,7 @@ async def create_agent(
             return (await run(agent, question)).text
         ```
     """
-    model = model or Settings.read(check=False).foundry_model
-    if model is None:
-        raise ConfigurationError(
-            "FOUNDRY_MODEL_DEPLOYMENT_NAME is not set",
-            hint="set it to the name of a model's deployment in the project",
-        )
+    model = _choose_model(model)
     tool = _choose_tool(tool, toolbox, require_approval)
     project = Project.from_env() if project is None else project
     if toolbox is not None:
@@ -115,6 +110,16 @@ async def create_agent(
         async with await project.client() as client:
             created = await client.agents.create_version(agent_name=name, definition=definition)
     return Agent(created.name, created.version, project)
+
+
+def _choose_model(model: str | None) -> str:
+    model = model or Settings.read(check=False).foundry_model
+    if model is None:
+        raise ConfigurationError(
+            "FOUNDRY_MODEL_DEPLOYMENT_NAME is not set",
+            hint="set it to the name of a model's deployment in the project",
+        )
+    return model
 
 
 def _choose_tool(

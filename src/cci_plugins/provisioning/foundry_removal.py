@@ -47,7 +47,8 @@ def describe_agents(inventory: FoundryInventory) -> str:
     if names is None:
         return "it may have agents: you may not list them, or the project cannot be reached"
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"it has {len(names)} agents: {', '.join(names[:_MOST_LISTED])}{more}"
+    count = "an agent" if len(names) == 1 else f"{len(names)} agents"
+    return f"it has {count}: {', '.join(names[:_MOST_LISTED])}{more}"
 
 
 async def remove_foundry(
