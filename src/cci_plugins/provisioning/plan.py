@@ -220,7 +220,7 @@ def _list_costs(options: Options) -> list[str]:
         size = f"{options.gateway_cpu:g} CPU and {options.gateway_memory}"
         lines.append(f"gateway: one replica with {size}, at all times")
     if options.foundry:
-        size = f"{options.model_capacity:,}000 tokens a minute"
+        size = f"{options.model_capacity * 1_000:,} tokens a minute"
         lines.append(f"model {options.model}: by token, at most {size}")
     if options.storage:
         lines.append("storage account: by stored and moved bytes; files are deleted after a day")

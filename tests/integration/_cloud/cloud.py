@@ -100,6 +100,7 @@ class Cloud:
         template_status: What previews report about the containers of custom pools.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Address of the pools' data plane.
+        gateway_host: Host of each gateway. Azure's form when empty.
         on_write: Called after each write, with the number of writes.
     """
 
@@ -122,6 +123,7 @@ class Cloud:
         self.template_status: dict[str, Any] | None = None
         self.drops_mcp = False
         self.data_plane = "https://pool.invalid"
+        self.gateway_host = ""
         self.url = ""
         self.key = values.POOL_KEY
         self.on_write: Callable[[int], None] | None = None
@@ -508,7 +510,7 @@ class Cloud:
             secrets = properties["configuration"].pop("secrets", [])
             self._secrets[kept["id"].lower()] = secrets
             properties["configuration"]["secrets"] = [{"name": one["name"]} for one in secrets]
-            host = f"{kept['name']}.happy-sea.eastus.azurecontainerapps.io"
+            host = self.gateway_host or f"{kept['name']}.happy-sea.eastus.azurecontainerapps.io"
             properties["configuration"]["ingress"]["fqdn"] = host
             properties["latestRevisionName"] = f"{kept['name']}--first"
         if kind == "microsoft.managedidentity/userassignedidentities":
