@@ -92,7 +92,7 @@ async def ensure_toolbox(
         async with await project.client() as client:
             current = await _read_current(client, name)
             kept = [] if current is None else _list_others(current)
-            if current is not None and wanted in _list_tools(current):
+            if current is not None and _has_tool(current, wanted):
                 version, change = str(current["version"]), "unchanged"
             else:
                 change = "created" if current is None else "updated"
@@ -239,6 +239,14 @@ def _get_operations(client: Any) -> Any:
 
 def _list_tools(version: Any) -> list[dict[str, Any]]:
     return [tool.as_dict() for tool in version.tools or []]
+
+
+def _has_tool(version: Any, wanted: dict[str, Any]) -> bool:
+    """Return whether a version has a tool. Foundry may add properties to it."""
+    return any(
+        all(tool.get(name) == value for name, value in wanted.items())
+        for tool in _list_tools(version)
+    )
 
 
 def _list_others(version: Any) -> list[dict[str, Any]]:
