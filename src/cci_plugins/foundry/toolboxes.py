@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ _MARKER = "cci-toolbox"
 _API_VERSION = "v1"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,23}")
 _PREFIX = "toolbox-"
+
+# The SDK logs a warning for each connection of a type that its models do not know.
+logging.getLogger("azure.mgmt.cognitiveservices._utils.serialization").addFilter(
+    lambda record: _AUTH_TYPE not in record.getMessage()
+)
 
 TOOLBOX_INSTRUCTIONS = INSTRUCTIONS.replace(LAUNCH, f"{LABEL}{SEPARATOR}{LAUNCH}").replace(
     RUN_PYTHON, f"{LABEL}{SEPARATOR}{RUN_PYTHON}"
