@@ -37,6 +37,7 @@ from . import client_setup, console
 from . import emulate as emulation
 from .emulate import EmulatedKind, EmulationOptions
 from .run import IsolationOption
+from .settings_file import SettingsFileOption
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -117,12 +118,14 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    env_file: SettingsFileOption = None,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
 
     Prints the endpoint and what to paste into a client: environment variables for this package,
     and `mcp.json` for VS Code. Sessions of the embedded pool end with the server.
     """
+    del env_file
     emulation.check_options(emulate, container, fault_rate, sessions=sessions, cooldown=cooldown)
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
     served_pool = _create_pool(settings, pool, isolation, emulate)

@@ -47,6 +47,11 @@ class PoolAuth(FetchedKey):
         return await self._token.headers()
 
     @override
+    def check_url(self, url: str) -> None:
+        if self._uses_token:
+            self._token.check_url(url)
+
+    @override
     async def renew(self, version: int) -> bool:
         if self._uses_token:
             if version != self.version:
