@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.errors import ConfigurationError
 
 from .credentials import CachedCredential
@@ -45,8 +46,11 @@ async def list_agents(endpoint: str, azure: Azure) -> list[str]:
     Raises:
         ProvisioningError: Azure refused the request, or cannot be reached.
         AuthenticationError: The sign-in failed.
+        ConfigurationError: The endpoint is not one of Azure's own.
     """
     credential = CachedCredential.wrap(azure.credential)
+    if credential.is_default:
+        check_sign_in_host(endpoint, "foundry")
     client: Any = AsyncPipelineClient(
         endpoint,
         policies=[

@@ -16,7 +16,7 @@ from cci_plugins.azure.foundry_connection import is_made_elsewhere
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import KIND_NAMES, Resource, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
-from cci_plugins.errors import AuthenticationError, ProvisioningError
+from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
 
 from . import foundry_resources as bodies
 from .deployment_run import has_owner_tag
@@ -161,7 +161,7 @@ async def _read_agents(
         return ()
     try:
         return tuple(await list_agents(deployment.project_endpoint, azure))
-    except (ProvisioningError, AuthenticationError):
+    except (ProvisioningError, AuthenticationError, ConfigurationError):
         return None
 
 
