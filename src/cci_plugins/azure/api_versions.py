@@ -37,6 +37,8 @@ RESOURCES = "2021-04-01"
 FEATURES = "2021-07-01"
 SUBSCRIPTIONS = "2022-12-01"
 COGNITIVE_SERVICES = "2025-12-01"  # the first stable one whose connections have `RemoteTool`
+# The first with connections that sign in as the agent, which a toolbox needs.
+COGNITIVE_SERVICES_PREVIEW = "2025-10-01-preview"
 
 # The data plane of session pools.
 DATA_PLANE = "2025-10-02-preview"
@@ -59,6 +61,10 @@ OF_TYPE = {
     "Microsoft.Storage/storageAccounts": STORAGE,
     "Microsoft.Storage/storageAccounts/blobServices/containers": STORAGE,
     "Microsoft.Storage/storageAccounts/managementPolicies": STORAGE,
+    "Microsoft.CognitiveServices/accounts": COGNITIVE_SERVICES,
+    "Microsoft.CognitiveServices/accounts/projects": COGNITIVE_SERVICES,
+    "Microsoft.CognitiveServices/accounts/deployments": COGNITIVE_SERVICES,
+    "Microsoft.CognitiveServices/accounts/projects/connections": COGNITIVE_SERVICES,
     "Microsoft.Authorization/roleAssignments": ROLES,
     "Microsoft.Resources/resourceGroups": RESOURCES,
 }

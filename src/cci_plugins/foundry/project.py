@@ -122,13 +122,15 @@ class Project:
         """Azure Resource Manager's address."""
         return self._arm
 
-    def management(self, subscription: str) -> CognitiveServicesManagementClient:
+    def management(
+        self, subscription: str, *, api_version: str = api_versions.COGNITIVE_SERVICES
+    ) -> CognitiveServicesManagementClient:
         """Open a client of Resource Manager for Foundry's resources. The caller closes it."""
         return CognitiveServicesManagementClient(
             self.sign_in,
             subscription,
             base_url=self._arm,
-            api_version=api_versions.COGNITIVE_SERVICES,
+            api_version=api_version,
             credential_scopes=[f"{self._arm}/.default"],
             user_agent="cci-plugins",
             connection_verify=self._ca or True,

@@ -122,7 +122,7 @@ class AgentClient:
 
         async def send() -> Answer:
             reply = await self._send(session_id, call.code, limit or self._get_time_limit(verb))
-            answer = call.parse_answer(reply.stdout)
+            answer = _parse_whole(call, reply.stdout)
             if answer is None and reply.error is not None:
                 raise PoolError(f"the session cannot be used: {format_error(reply)}")
             if answer is None:
@@ -198,7 +198,7 @@ class AgentClient:
                 lambda: self._send(session_id, call.code, self._get_time_limit(verb)),  # noqa: B023 - awaited here
                 idempotent=True,
             )
-            answer = call.parse_answer(reply.stdout)
+            answer = _parse_whole(call, reply.stdout)
             if answer is not None:
                 self.max_chars = max(self.max_chars, len(answer.text))
                 return answer
@@ -231,6 +231,18 @@ def check_chunk(size: int, left: int) -> None:
     """
     if size < min(MIN_CHUNK, left):
         raise ProtocolError(f"the session sent a chunk of {size:,} where {left:,} were left")
+
+
+def _parse_whole(call: MarkedCall, stdout: str) -> Answer | None:
+    """Return the answer in the output, or None if it is missing or was cut anywhere.
+
+    A server that renders output for a model keeps its head and tail, and so both markers.
+    """
+    answer = call.parse_answer(stdout)
+    if answer is None:
+        return None
+    length = answer.get_int("length")
+    return answer if length is None or length == len(answer.text) else None
 
 
 def get_total(answer: Answer) -> int:
