@@ -247,9 +247,14 @@ class CodeInterpreter(BlockingInterpreter):
         )
 
     @classmethod
-    def from_env(cls, *, approve: Approver | None = None) -> Self:
+    def from_env(
+        cls,
+        *,
+        approve: Approver | None = None,
+        env_file: str | PathLike[str] | None = None,
+    ) -> Self:
         """Create the interpreter that the environment configures."""
-        return cls._wrap(_interpreter.CodeInterpreter.from_env(approve=approve))
+        return cls._wrap(_interpreter.CodeInterpreter.from_env(approve=approve, env_file=env_file))
 
     @property
     def limits(self) -> Limits:

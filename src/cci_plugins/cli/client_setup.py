@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from cci_plugins.common.settings import IsolationName
@@ -95,7 +96,11 @@ def format_vscode_config(endpoint: Endpoint) -> str:
 
 
 def build_stdio_server(
-    client: PrintedClientName, *, isolation: IsolationName | None, file_links: bool
+    client: PrintedClientName,
+    *,
+    isolation: IsolationName | None,
+    file_links: bool,
+    env_file: Path | None = None,
 ) -> dict[str, Any]:
     """Return the entry of a server that its client starts as `cci mcp`.
 
@@ -106,12 +111,15 @@ def build_stdio_server(
         isolation: Value of `--isolation` in the command, or None to leave the option out.
         file_links: Whether the command has `--file-links`. For VS Code, which shows such
             links, it always has.
+        env_file: File of `--env-file` in the command, or None to leave the option out.
     """
     arguments = ["-m", "cci_plugins", "mcp"]
     if isolation is not None:
         arguments += ["--isolation", isolation]
     if file_links or client == "vscode":
         arguments.append("--file-links")
+    if env_file is not None:
+        arguments += ["--env-file", str(env_file.resolve())]
     server: dict[str, Any] = {"command": sys.executable, "args": arguments}
     return {"type": "stdio"} | server if client == "vscode" else server
 

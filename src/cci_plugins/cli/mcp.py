@@ -17,6 +17,7 @@ from .client_install import install as write_config
 from .client_setup import PrintedClientName, build_stdio_server, format_stdio_config
 from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, serve_until_signal
+from .settings_file import SettingsFileOption
 
 _TERMINAL_MESSAGE = (
     "this is an MCP server on standard input and output, which an MCP client starts. To add it to "
@@ -39,6 +40,7 @@ def mcp(
     ] = None,
     file_links: FileLinksOption = False,
     isolation: IsolationOption = None,
+    env_file: SettingsFileOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
 ) -> None:
     """Serve one MCP client on standard input and output until it disconnects.
@@ -48,7 +50,9 @@ def mcp(
     on this machine, or in the session pool that the environment configures.
     """
     if client := install or print_config:
-        server = build_stdio_server(client, isolation=isolation, file_links=file_links)
+        server = build_stdio_server(
+            client, isolation=isolation, file_links=file_links, env_file=env_file
+        )
         if install is not None:
             write_config(install, server, is_confirmed=yes)
         else:

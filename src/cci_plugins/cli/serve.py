@@ -41,6 +41,7 @@ from . import emulate as emulation
 from .emulate import EmulatedKind, EmulationOptions
 from .run import IsolationOption
 from .serve_sign_in import AudienceOption, CallerOption, TenantOption, build_sign_in
+from .settings_file import SettingsFileOption
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -134,12 +135,14 @@ def serve(
     entra: TenantOption = None,
     audience: AudienceOption = None,
     caller: CallerOption = None,
+    env_file: SettingsFileOption = None,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
 
     Prints the endpoint and what to paste into a client: environment variables for this package,
     and `mcp.json` for VS Code. Sessions of the embedded pool end with the server.
     """
+    del env_file
     emulation.check_options(emulate, container, fault_rate, sessions=sessions, cooldown=cooldown)
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
     sign_in = build_sign_in(entra, audience, caller)

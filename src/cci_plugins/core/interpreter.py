@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from os import PathLike
 from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
@@ -13,7 +14,7 @@ from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
-from cci_plugins.common.settings import Settings, read_session_environment
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
@@ -149,16 +150,25 @@ class CodeInterpreter:
         return cls(pool, approve=approve, limits=limits, session_secret=session_secret, files=files)
 
     @classmethod
-    def from_env(cls, *, approve: Approver | None = None) -> Self:
+    def from_env(
+        cls,
+        *,
+        approve: Approver | None = None,
+        env_file: str | PathLike[str] | None = None,
+    ) -> Self:
         """Create the interpreter that the environment configures, by default the embedded pool.
 
         Args:
             approve: Called before every run that a model starts.
+            env_file: File with variables that the environment does not set. A file that you name
+                is trusted. By default the one that `CCI_ENV_FILE` names, or else `.env` in the
+                current folder, which may name a pool but not act on this machine.
 
         Raises:
-            ConfigurationError: A value is not valid, or a pool is only half configured.
+            ConfigurationError: A value is not valid, a pool is only half configured, or `.env`
+                has a setting that only a named file may have.
         """
-        settings = Settings.read()
+        settings = Settings.read(env_file=env_file)
         return cls(
             build_pool(settings),
             approve=approve,
@@ -348,6 +358,7 @@ def build_pool(
         credential: Signs in to Azure if the settings have no token. None means
             `DefaultAzureCredential`.
     """
+    settings.check_sign_ins("sessions")
     given = settings.access_token
     token = credential if given is None else given.get_secret_value()
     if settings.chosen_pool == "platform":
@@ -383,7 +394,7 @@ def _build_local_pool(settings: Settings) -> SessionPool:
         cooldown=timedelta(seconds=settings.cooldown),
         egress=settings.egress_rules,
         limits=compute_limits(total or None, settings.container_cpu),
-        environment=read_session_environment(),
+        environment=settings.session_environment,
         total_memory_bytes=total or None,
     )
 
@@ -405,6 +416,7 @@ def build_file_options(
     if settings.storage_account is not None and settings.storage_container is not None:
         from cci_plugins.files.blob import BlobStorage
 
+        settings.check_sign_ins("storage")
         key = settings.storage_key
         storage = BlobStorage(
             settings.storage_account,

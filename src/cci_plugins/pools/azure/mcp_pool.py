@@ -18,6 +18,7 @@ from cci_plugins.azure.credentials import (
     StaticKey,
     TokenCredential,
 )
+from cci_plugins.azure.encryption import check_token_url, warn_of_plain_key
 from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.durations import Duration
@@ -132,6 +133,8 @@ class PlatformSessionPool(RemoteSessionPool):
         self._http.auth, self._rest_http.auth = ProviderAuth(auth), ProviderAuth(rest_auth)
         self._auth, self._file_bytes = auth, limits.file_bytes
         self._endpoint = None if endpoint is None else parse_endpoint_url(endpoint.rstrip("/"))
+        if self._endpoint is not None:
+            (check_token_url if signs_in else warn_of_plain_key)(self._endpoint)
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
         self._discovery_lock = anyio.Lock()

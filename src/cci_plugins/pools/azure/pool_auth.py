@@ -49,6 +49,11 @@ class PoolAuth(FetchedKey):
         return await self._token.headers()
 
     @override
+    def check_url(self, url: str) -> None:
+        if self._uses_token:
+            self._token.check_url(url)
+
+    @override
     async def renew(self, version: int) -> bool:
         if self._uses_token:
             if version != self.version:
@@ -87,5 +92,6 @@ class GatewayToken(Bearer):
             )
         super().__init__(credential, f"{audience.removesuffix('/.default')}/.default")
 
+    @override
     def check_url(self, url: str) -> None:
         """Allow every host: the token opens nothing but what accepts this audience."""
