@@ -32,6 +32,8 @@ CALL = (
 )
 CANCEL = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%s}}'
 SERVER = """
+from functools import partial
+
 import anyio
 from cci_plugins.models import Execution
 from cci_plugins.server import serve_stdio
@@ -50,7 +52,7 @@ class EchoPool(FakeSessionPool):
                 self.cancelled += 1
         return Execution(stdout=f"{len(code)} {code[-4:-3]!a}")
 
-anyio.run(serve_stdio, EchoPool())
+anyio.run(partial(serve_stdio, EchoPool(), all_tools=True))
 """
 
 

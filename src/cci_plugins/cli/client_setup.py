@@ -98,8 +98,11 @@ def format_vscode_config(endpoint: Endpoint) -> str:
 def build_stdio_server(
     client: PrintedClientName,
     *,
-    isolation: IsolationName | None,
-    file_links: bool,
+    isolation: IsolationName | None = None,
+    file_links: bool = False,
+    all_tools: bool = False,
+    mount: Path | None = None,
+    mount_hidden: bool = False,
     env_file: Path | None = None,
 ) -> dict[str, Any]:
     """Return the entry of a server that its client starts as `cci mcp`.
@@ -111,6 +114,9 @@ def build_stdio_server(
         isolation: Value of `--isolation` in the command, or None to leave the option out.
         file_links: Whether the command has `--file-links`. For VS Code, which shows such
             links, it always has.
+        all_tools: Whether the command has `--all-tools`.
+        mount: Folder of `--mount`, or None. Its whole path is used.
+        mount_hidden: Whether the command has `--mount-hidden`.
         env_file: File of `--env-file` in the command, or None to leave the option out.
     """
     arguments = ["-m", "cci_plugins", "mcp"]
@@ -118,6 +124,12 @@ def build_stdio_server(
         arguments += ["--isolation", isolation]
     if file_links or client == "vscode":
         arguments.append("--file-links")
+    if all_tools:
+        arguments.append("--all-tools")
+    if mount is not None:
+        arguments += ["--mount", str(mount.absolute())]
+    if mount_hidden:
+        arguments.append("--mount-hidden")
     if env_file is not None:
         arguments += ["--env-file", str(env_file.resolve())]
     server: dict[str, Any] = {"command": sys.executable, "args": arguments}

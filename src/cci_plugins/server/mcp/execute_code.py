@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from cci_plugins.core.session import Session
+from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.server.answers import find_images, sanitize_execution
 from cci_plugins.tools import execute_code
@@ -14,6 +15,7 @@ from cci_plugins.tools.execute_code import ToolReply
 from cci_plugins.tools.options import build_description
 
 from .environments import EnvironmentIdError
+from .mounted_folder import MountedFolder
 from .resources import to_resource_link
 from .sessions import McpSessions, is_stateless, mcp_session_id
 from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON, ToolCallResult
@@ -60,22 +62,29 @@ class ExecuteCodeTools:
     and names an environment. Other clients do not get the tool.
 
     Args:
-        platform: The tools that take an environment id.
+        platform: The tools that take an environment id, or None to offer `execute_code` alone.
         mcp_sessions: The session of each MCP session.
         file_links: Whether an answer links the files that its run wrote. Clients without
             resources pass a link to the model as a file, which not every model's API accepts.
+        mounted: Folder whose files are copied into each session, or None.
     """
 
     def __init__(
-        self, platform: ToolProvider, mcp_sessions: McpSessions, *, file_links: bool
+        self,
+        platform: ToolProvider | None,
+        mcp_sessions: McpSessions,
+        *,
+        file_links: bool,
+        mounted: MountedFolder | None = None,
     ) -> None:
         self._platform = platform
         self._mcp_sessions = mcp_sessions
         self._file_links = file_links
+        self._mounted = mounted
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
-        others = self._platform.list_tools()
+        others = [] if self._platform is None else self._platform.list_tools()
         has_tool = mcp_session_id.get() is not None or is_stateless.get()
         return [self._describe_tool(), *others] if has_tool else others
 
@@ -88,6 +97,8 @@ class ExecuteCodeTools:
     ) -> ToolCallResult | None:
         """Call a tool. Return None if no tool has this name."""
         if name != execute_code.NAME:
+            if self._platform is None:
+                return None
             return await self._platform.call(name, arguments, meta, on_output)
         code = arguments.get("code")
         if not isinstance(code, str):
@@ -97,7 +108,7 @@ class ExecuteCodeTools:
         session = await self._mcp_sessions.get_current_session()
         if session is None:
             return _build_failure(_NO_SESSION)
-        return self._build_result(await self._run(session, code, on_output))
+        return await self._answer(session, code, on_output)
 
     async def _call_in_environment(
         self, given_id: object, code: str, on_output: OutputHandler | None
@@ -109,13 +120,27 @@ class ExecuteCodeTools:
             session = self._mcp_sessions.get_environment(environment_id)
         except EnvironmentIdError as error:
             return _build_failure(f"{error.code}: {error} Leave {_ENVIRONMENT} out for a new one.")
-        reply = await self._run(session, code, on_output)
-        result = self._build_result(reply, str(environment_id))
+        result = await self._answer(session, code, on_output, str(environment_id))
         if is_new:
             text = f"{_ENVIRONMENT}: {environment_id}"
             result.content.append({"type": "text", "text": text})
         result.meta[ENVIRONMENT_KEY] = environment_id
         return result
+
+    async def _answer(
+        self,
+        session: Session,
+        code: str,
+        on_output: OutputHandler | None,
+        environment_id: str | None = None,
+    ) -> ToolCallResult:
+        """Copy the mounted files into a new session, run the code, and build the answer."""
+        if self._mounted is not None:
+            try:
+                await self._mounted.copy_into(session)
+            except CodeInterpreterError as error:
+                return _build_failure(f"Nothing ran: the user's files could not be copied: {error}")
+        return self._build_result(await self._run(session, code, on_output), environment_id)
 
     async def _run(self, session: Session, code: str, on_output: OutputHandler | None) -> ToolReply:
         return await execute_code.call_in_session(
@@ -129,9 +154,11 @@ class ExecuteCodeTools:
     def _describe_tool(self) -> dict[str, Any]:
         pool = self._mcp_sessions.host.pool
         options, parameters = execute_code.DEFAULT_OPTIONS, execute_code.PARAMETERS
+        notes = [] if self._mounted is None else [self._mounted.description]
         if is_stateless.get():
-            options = replace(options, instructions=_STATELESS_DESCRIPTION)
+            notes.append(_STATELESS_DESCRIPTION)
             parameters = _STATELESS_PARAMETERS
+        options = replace(options, instructions=" ".join(notes))
         return {
             "name": execute_code.NAME,
             "title": "Run Python",

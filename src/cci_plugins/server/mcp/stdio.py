@@ -21,6 +21,7 @@ from cci_plugins.pools.base import SessionPool
 
 from .execute_code import ExecuteCodeTools
 from .messages import MessageError, format_line, parse_line
+from .mounted_folder import MountedFolder
 from .resources import FileResources
 from .sdk import make_server
 from .sessions import McpSessions, mcp_session_id
@@ -35,6 +36,8 @@ async def serve_stdio(
     limits: Limits | None = None,
     files: FileOptions | None = None,
     file_links: bool = False,
+    all_tools: bool = False,
+    mounted: MountedFolder | None = None,
 ) -> None:
     """Answer one client until standard input closes.
 
@@ -46,10 +49,13 @@ async def serve_stdio(
         limits: The longest run, and how much a model may read.
         files: Where larger files are staged.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
+        all_tools: Offer the tools of a session pool too, which take an environment id.
+        mounted: Folder whose files are copied into the client's session.
     """
     limits = Limits() if limits is None else limits
     mcp_sessions = McpSessions(pool, limits, files=files)
-    tools = ExecuteCodeTools(PlatformTools(pool, limits), mcp_sessions, file_links=file_links)
+    platform = PlatformTools(pool, limits) if all_tools else None
+    tools = ExecuteCodeTools(platform, mcp_sessions, file_links=file_links, mounted=mounted)
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())
     try:
