@@ -124,7 +124,7 @@ class PlatformSessionPool(RemoteSessionPool):
             if resource_id is None
             else PoolResource(resource_id, credential=credential, endpoint=arm_endpoint)
         )
-        signs_in = credential is not None or self._resource is not None
+        signs_in = not (credential is None and self._resource is None and audience is None)
         if audience is None:
             auth = _build_auth(secret, self._resource, credential)
             rest_auth = Bearer(credential) if signs_in else auth
