@@ -26,7 +26,7 @@ def map_shared_memory_by_files() -> None:
 
 
 def _build_map_class(base: Any) -> Any:
-    def create(
+    def create(  # noqa: PLR0917 - those of mmap.mmap
         cls: Any,
         fileno: int,
         length: int,

@@ -3,7 +3,7 @@
 Servers differ in how they read an unusual head: a bare line feed as the end of a line, a space
 before the colon, a line that continues the one before, two lengths. Code can use that to have a
 server see another `Host`, or a second request in what the proxy takes for a body. So a head in any
-of these forms is invalid here, and `RequestBody` ends the body where its head says.
+of these forms is invalid here, and `RequestBody` ends the body where its head declares it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from typing_extensions import Buffer
 
 _HOST_PATTERN = re.compile(r"[a-z0-9_.:%-]{1,260}")
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([\x21-\x7e\x80-\xff]+) \S+")
-_HEADER_LINE = re.compile(rf"({_TOKEN}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE = re.compile(rf"({_NAME}) ([\x21-\x7e\x80-\xff]+) \S+")
+_HEADER_LINE = re.compile(rf"({_NAME}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _DROPPED_HEADERS = frozenset({"connection", "host", "keep-alive", "upgrade"})
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _MAX_CHUNK_LINE = 4096
