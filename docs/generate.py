@@ -19,7 +19,9 @@ import typer
 from cci_plugins import errors
 from cci_plugins.cli.app import app
 from cci_plugins.cli.console import ExitCode, get_exit_code
-from cci_plugins.common.settings import Settings
+from cci_plugins.cli.help import get_option_label, get_option_text
+from cci_plugins.common.file_trust import NAMED_FILE_ONLY
+from cci_plugins.common.settings import Settings, get_variable_name
 from cci_plugins.errors import CodeInterpreterError
 
 ROOT = Path(__file__).parents[1]
@@ -136,16 +138,7 @@ def _options(command: Any) -> Iterator[tuple[str, str]]:
 
 
 def _option(option: Any, kind: Any) -> tuple[str, str]:
-    value = "" if option.is_flag else f" {option.metavar or option.name.upper()}"
-    more = [option.help]
-    if choices := list(_choices(kind)):
-        more.append(f"One of {', '.join(f'`{choice}`' for choice in choices)}.")
-    if option.multiple:
-        more.append("May be given more than once.")
-    elif option.default not in {None, ""} and not option.is_flag:
-        more.append(f"Default: `{option.default}`.")
-    names = " / ".join([option.opts[0], *option.secondary_opts[:1]])
-    return f"`{names}{value}`", " ".join(more)
+    return f"`{get_option_label(option, kind, with_short=False)}`", get_option_text(option, kind)
 
 
 def _choices(kind: Any) -> Iterator[str]:
@@ -163,7 +156,19 @@ def _settings() -> Iterator[str]:
     yield "command line read these environment variables, also from a file `.env` in the current"
     yield "folder. With no variable set, they use the embedded pool, with the defaults below."
     yield "If only half of a pool is configured, they raise an error."
+    yield ""
+    yield "A folder that you opened may contain a `.env` of somebody else. So large limits and"
+    yield "these variables count only in a file that you named, by `CCI_ENV_FILE`, `--env-file` or"
+    yield "`from_env(env_file=...)`:"
+    yield f"{_list_named_file_settings()}."
+    yield "A key or token of the environment is never sent to an endpoint of a file that you did"
+    yield "not name, and a token of your sign-in only to Azure's own hosts and this machine."
     yield from ("", *_table(("Variable", "Default", "What it does"), map(_setting, _fields())))
+
+
+def _list_named_file_settings() -> str:
+    names = sorted(get_variable_name(setting) for setting in NAMED_FILE_ONLY - {"env_file"})
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _fields() -> Iterable[Any]:

@@ -12,11 +12,13 @@ from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 
 from . import console
+from .help import HelpCommand, HelpGroup
 
 if TYPE_CHECKING:
     from cci_plugins.foundry import Connection, Project
 
 app = typer.Typer(
+    cls=HelpGroup,
     help="Connect a Microsoft Foundry project to a session pool, so that its agents run Python.",
     no_args_is_help=True,
 )
@@ -34,7 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 _NAME = "code-interpreter"
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci foundry connect --project ID")
 def connect(
     *,
     project: ProjectOption = None,
@@ -43,7 +45,8 @@ def connect(
         typer.Option(
             metavar="URL",
             help="MCP endpoint to connect to, such as a gateway's. Its key is read from "
-            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY.",
+            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY. A gateway with --entra "
+            "needs it too.",
         ),
     ] = None,
     pool: Annotated[
@@ -104,7 +107,7 @@ def _print_connection(connection: Connection, *, as_json: bool) -> None:
     console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{connection.id}"\n')
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci foundry disconnect --project ID")
 def disconnect(
     *, project: ProjectOption = None, name: NameOption = _NAME, as_json: JsonOption = False
 ) -> None:
@@ -134,6 +137,8 @@ def _read_key() -> str:
     key = settings.mcp_key or settings.serve_key
     if key is None:
         raise ConfigurationError(
-            "the endpoint's key is not set", hint="set AZURE_SESSION_POOL_MCP_KEY"
+            "the endpoint's key is not set, and Foundry's connection needs it, because Foundry "
+            "does not sign in to a gateway with Entra",
+            hint="set AZURE_SESSION_POOL_MCP_KEY to the gateway's key",
         )
     return key.get_secret_value()
