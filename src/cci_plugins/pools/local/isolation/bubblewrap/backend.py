@@ -3,8 +3,8 @@
 The argument vector is the sandbox. Its order matters, because bubblewrap applies it in order:
 tmpfs mounts, then the interpreter (which may lie in /tmp or in the home folder), then the session's
 own files, and at last the remounts that make `/`, `/dev` and `/proc` read-only. Nothing of the host
-is mounted writable. No mount point lies in a folder that an earlier session could write to, where it
-might have left a link for bubblewrap to follow (CVE-2026-87766).
+is mounted writable. No mount point lies in a folder that an earlier session could write to, where
+it might have left a link for bubblewrap to follow (CVE-2026-87766).
 
 An app that runs as root gets no user namespace. There, user id 1000 inside would still be root for
 the kernel, which then neither protects /proc/sys nor counts processes. So bubblewrap keeps the two
