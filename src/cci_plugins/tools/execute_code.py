@@ -37,6 +37,11 @@ from cci_plugins.core.conversation import (
     to_key,
 )
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
+from cci_plugins.core.redacted_output import (
+    measure_execution,
+    redact_in_lane,
+    transform_in_lane,
+)
 from cci_plugins.core.rendering import render_text
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
@@ -203,8 +208,11 @@ async def call_in_session(
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return build_not_run_reply(log_failure(NAME, error))
     if sanitize is not None:
-        execution = sanitize(execution)
-    text = render_text(execution, output_characters)
+        execution = await transform_in_lane(execution, sanitize)
+    rendered = execution
+    text = await redact_in_lane(
+        measure_execution(execution), lambda: render_text(rendered, output_characters)
+    )
     return ToolReply(text, execution, failed=execution.error is not None)
 
 

@@ -11,8 +11,8 @@ releases tasks, sockets, egress proxy and sandbox. A dead kernel must be closed,
 States of a run (`_ExecuteRequest`): sent, then complete. It is complete when its reply and the
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
 may come first. The kernel can drop the idle status in a flood of output, so after the reply the
-run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest. A run that is late, prints too much or is cancelled is
-interrupted, again every second. `in_session/interrupts` ignores an interrupt that meets the
+run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
+A run that is late, prints too much or is cancelled is interrupted, again every second. `in_session/interrupts` ignores an interrupt that meets the
 kernel's own code. The kernel is also asked for its info: an answer means that the run is over,
 even if its reply was lost. Without either after `INTERRUPT_SECONDS`, the kernel is killed.
 `RunOutcome` names the end.
@@ -430,7 +430,7 @@ class Kernel:
             await reader.run(is_wanted, handle)
         except KernelConnectionError as error:
             reason = str(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the run would wait without end
             logger.exception("cannot read the messages of a session")
             reason = READER_FAILED
         await asyncio.wait((self._exit_task,), timeout=IDLE_SECONDS)  # a dying kernel closes them

@@ -168,12 +168,15 @@ def _read_count(value: object) -> int | None:
 
 
 def parse_error(content: Mapping[str, Any]) -> ErrorInfo:
-    """Read the error of a message or a reply. The kernel cuts long texts, forged ones are cut here."""
+    """Read the error of a message or a reply. Long texts are cut, because it may be forged."""
     trace = content.get("traceback")
     lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []
-    name, message = content.get("ename"), content.get("evalue")
     return ErrorInfo(
-        name=name[:_MAX_NAME_CHARACTERS] if isinstance(name, str) and name else "Error",
-        message=cut_text(message) if isinstance(message, str) else "",
+        name=_read_text(content.get("ename"))[:_MAX_NAME_CHARACTERS] or "Error",
+        message=cut_text(_read_text(content.get("evalue"))),
         traceback="\n".join(bound_traceback(lines)),
     )
+
+
+def _read_text(value: object) -> str:
+    return str(value) if isinstance(value, str | int | float) else ""

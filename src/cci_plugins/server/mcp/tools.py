@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.core.redacted_output import RedactingOutput, redact_execution
+from cci_plugins.core.redacted_output import RedactingOutput, redact_execution, transform_in_lane
 from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.in_session.shell_expression import build_shell_code
@@ -209,8 +209,10 @@ class PlatformTools:
             )
         finally:
             if output is not None:
-                output.finish()
-        return sanitize_execution(redact_execution(execution))
+                await output.finish()
+        return await transform_in_lane(
+            execution, lambda raw: sanitize_execution(redact_execution(raw))
+        )
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
