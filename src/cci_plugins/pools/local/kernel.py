@@ -102,6 +102,7 @@ class _ExecuteRequest:
 
     Attributes:
         has_reply: The code has ended, and some of its output may still arrive.
+        is_stopped: The host stopped the code, so it does not wait for all of its output.
     """
 
     def __init__(self, collector: Collector, reader: KernelReader) -> None:
@@ -114,6 +115,7 @@ class _ExecuteRequest:
         self.background_characters = 0
         self.reply: dict[str, Any] = {}
         self.has_reply = False
+        self.is_stopped = False
         self._is_idle = False
 
     def handle_message(self, kind: str, content: dict[str, Any], size: int) -> None:
@@ -152,7 +154,7 @@ class _ExecuteRequest:
         """Finish once no output has arrived for `IDLE_SECONDS`."""
 
         def look() -> None:
-            if self._reader.progress == progress or seconds_left <= 0:
+            if self._reader.progress == progress or seconds_left <= 0 or self.is_stopped:
                 self.finish()
             elif not self.is_complete:
                 self._finish_when_quiet(self._reader.progress, seconds_left - IDLE_SECONDS)
@@ -372,6 +374,7 @@ class Kernel:
 
     async def _interrupt_or_kill(self, request: _ExecuteRequest) -> RunOutcome:
         """Interrupt the code. Kill the kernel if it neither stops nor answers."""
+        request.is_stopped = True
         deadline = time.monotonic() + INTERRUPT_SECONDS
         self._send_interrupt(request)
         again = time.monotonic() + INTERRUPT_AGAIN_SECONDS
