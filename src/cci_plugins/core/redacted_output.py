@@ -110,13 +110,16 @@ class RedactingOutput:
 
     async def finish(self) -> None:
         """Forward what waits and what was held back."""
-        if self._task is not None:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait((self._task,))
+        await self._wait()
         if text := self._streams["stdout"].finish():
             self._handler(OutputEvent("stdout", text))
         if text := self._streams["stderr"].finish():
             self._handler(OutputEvent("stderr", text))
+
+    async def _wait(self) -> None:
+        if self._task is not None:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait((self._task,))
 
     async def _forward_waiting(self) -> None:
         try:
