@@ -14,7 +14,7 @@ from cci_plugins.core.rendering import render_text
 from cci_plugins.models import Execution, FileInfo, OutputEvent, Result
 from cci_plugins.redaction import forget, know
 
-SECRET = "correct-horse-battery"  # noqa: S105 - not a secret
+SECRET = "correct-horse-battery"
 LARGE = 40_000
 
 

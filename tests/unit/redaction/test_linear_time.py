@@ -82,7 +82,7 @@ def test_a_large_text_is_searched_in_slices_with_the_same_result() -> None:
 
 
 def test_rendering_does_not_try_every_place_within_a_word() -> None:
-    import time  # noqa: PLC0415
+    import time
 
     def measure(text: str) -> float:
         started = time.process_time()

@@ -12,10 +12,11 @@ States of a run (`_ExecuteRequest`): sent, then complete. It is complete when it
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
 may come first. The kernel can drop the idle status in a flood of output, so after the reply the
 run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
-A run that is late, prints too much or is cancelled is interrupted, again every second. `in_session/interrupts` ignores an interrupt that meets the
-kernel's own code. The kernel is also asked for its info: an answer means that the run is over,
-even if its reply was lost. Without either after `INTERRUPT_SECONDS`, the kernel is killed.
-`RunOutcome` names the end.
+
+A run that is late, prints too much or is cancelled is interrupted, again every second.
+`in_session/interrupts` ignores an interrupt that meets the kernel's own code. The kernel is also
+asked for its info: an answer means that the run is over, even if its reply was lost. Without
+either after `INTERRUPT_SECONDS`, the kernel is killed. `RunOutcome` names the end.
 
 Who may call: one event loop, which also owns the connections. Calls of `run` must not overlap
 (`LocalSession.run_lock`). `kill` may be called at any time, `close` when no call needs the kernel.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +166,8 @@ def test_another_protocol_is_refused(greeting: bytes) -> None:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    yield f"{tmp_path}/k"
+def address(tmp_path: Path) -> str:
+    return f"{tmp_path}/k"
 
 
 def test_it_talks_to_sockets_of_libzmq(address: str) -> None:
