@@ -47,6 +47,7 @@ from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.redaction import redact
 
 from . import options as tool_options
 from .options import ToolOptions
@@ -300,7 +301,7 @@ def log_failure(action: str, error: Exception) -> str:
     text = describe_error(error)
     logger.log(level, "%s failed: %s: %s", action, type(error).__name__, text)
     advice = "It did not start; you may try again." if error.retryable else ""
-    return f"The code interpreter could not run this: {error}. {advice}".strip()
+    return f"The code interpreter could not run this: {redact(str(error))}. {advice}".strip()
 
 
 def _is_new(message: str) -> bool:

@@ -121,3 +121,11 @@ def test_a_known_secret_in_the_name_of_a_file_is_hidden_from_the_model() -> None
     execution = Execution(files=(FileInfo(f"{SECRET}.csv", 3),))
     assert render_text(execution, 1000) == "[files created or changed: [redacted].csv (3 bytes)]"
     assert redact_execution(execution).files[0].name == f"{SECRET}.csv"
+
+
+def test_a_file_with_a_secret_in_its_name_is_a_resource_without_it() -> None:
+    resources = pytest.importorskip("cci_plugins.server.mcp.resources")
+    file = FileInfo(f"{SECRET} 1.csv", 3)
+    resource = resources.to_resource(file)
+    assert SECRET not in str(resource)
+    assert resources._find([file], resources._parse_name(resource["uri"])) is file

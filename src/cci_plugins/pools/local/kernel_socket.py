@@ -6,10 +6,10 @@ host would never see a message. Its queue is counted in messages of up to 48 MiB
 host speaks the protocol itself (rfc.zeromq.org/spec/23). It needs only the client's side of the
 mechanism NULL, and connects once.
 
-Bounds: `MAX_MESSAGE_BYTES` of one message with all its frames, which are refused by the size in
-their header; `MAX_FRAMES` of one message; `HIGH_WATER_BYTES` of messages that wait. Beyond the
-last one nothing is read, so the kernel's own queue fills, in the kernel's own memory. A small
-message costs `MESSAGE_COST` at least, which bounds the number of messages, too.
+Three bounds hold. `MAX_MESSAGE_BYTES` counts one message with all its frames, which are refused
+by the size in their header. `MAX_FRAMES` counts its frames. `HIGH_WATER_BYTES` counts the messages
+that wait. Beyond it nothing is read, so the kernel's own queue fills, in the kernel's own memory.
+A small message costs `MESSAGE_COST` at least, which bounds the number of messages, too.
 
 A peer that breaks the protocol or a bound is disconnected. `receive` then raises
 `KernelConnectionError` with the reason. It raises the same after the peer has closed.

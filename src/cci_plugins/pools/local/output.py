@@ -9,8 +9,8 @@ from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.in_session.message_bounds import (
     COUNTS_KEY,
+    MAX_CUT_CHARACTERS,
     MAX_NOTES,
-    bound_traceback,
     cut_text,
     measure_forms,
 )
@@ -23,6 +23,7 @@ _UPDATE = "update_display_data"
 _DISPLAYS = (_MAIN, "display_data", _UPDATE)
 _MAX_NOTE_CHARACTERS = 300
 _MAX_ID_CHARACTERS = 1000  # of a display: a longer id is ignored
+_MAX_ERROR_CHARACTERS = 2 * MAX_CUT_CHARACTERS  # more than the kernel sends
 _MAX_NAME_CHARACTERS = 200  # of an exception's class
 
 
@@ -173,8 +174,8 @@ def parse_error(content: Mapping[str, Any]) -> ErrorInfo:
     lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []
     return ErrorInfo(
         name=_read_text(content.get("ename"))[:_MAX_NAME_CHARACTERS] or "Error",
-        message=cut_text(_read_text(content.get("evalue"))),
-        traceback="\n".join(bound_traceback(lines)),
+        message=cut_text(_read_text(content.get("evalue")), _MAX_ERROR_CHARACTERS),
+        traceback=cut_text("\n".join(lines), _MAX_ERROR_CHARACTERS),
     )
 
 

@@ -17,6 +17,7 @@ from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import MIB
 from cci_plugins.errors import CodeInterpreterError, FileTooLargeError
 from cci_plugins.models import FileInfo
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
 
 from .sessions import McpSessions
@@ -61,9 +62,10 @@ class FileResources:
             ResourceError: The file does not exist, or it is too large.
         """
         name = _parse_name(uri)
-        file = next((file for file in await self._list_files() if file.name == name), None)
+        file = _find(await self._list_files(), name)
         if file is None:
             raise ResourceError(f"the session has no file {uri[:300]}")
+        name = file.name
         if file.size > self._max_bytes:
             raise self._build_too_large_error(file.size)
         kind = guess_media_type(name)
@@ -112,8 +114,8 @@ class FileResources:
 
 
 def to_resource(file: FileInfo) -> dict[str, Any]:
-    """Return a file in the form of a resource."""
-    name = sanitize_json(file.name)
+    """Return a file in the form of a resource, without secrets in its name and address."""
+    name = redact(sanitize_json(file.name))
     return {
         "uri": PREFIX + quote(name),
         "name": name,
@@ -125,6 +127,14 @@ def to_resource(file: FileInfo) -> dict[str, Any]:
 def to_resource_link(file: FileInfo) -> dict[str, Any]:
     """Return a file as a block of an answer that links its resource."""
     return {"type": "resource_link"} | to_resource(file)
+
+
+def _find(files: list[FileInfo], name: str) -> FileInfo | None:
+    """Return the file with a name, or the first that is listed with it because of a secret."""
+    for file in files:
+        if file.name == name:
+            return file
+    return next((file for file in files if redact(sanitize_json(file.name)) == name), None)
 
 
 def _parse_name(uri: str) -> str:

@@ -23,6 +23,7 @@ from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
     build_run_fields,
     find_images,
@@ -165,7 +166,7 @@ class PlatformTools:
             return _build_failure(error.code, f"{error} Call {LAUNCH} for one.")
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
-            return _build_failure(dumped["code"], str(error), {failures.META_KEY: dumped})
+            return _build_failure(dumped["code"], redact(str(error)), {failures.META_KEY: dumped})
         except Exception:  # noqa: BLE001 - a fault of the server must not break the protocol
             logger.exception("a tool failed because of a fault in the server")
             return _build_failure("InternalServerError", SERVER_FAULT)
@@ -225,7 +226,7 @@ def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
     displayed = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
     more = {
         "displayed": displayed,
-        "files": [file.name for file in execution.files],
+        "files": [redact(file.name) for file in execution.files],
         "notes": list(execution.notes),
     }
     return fields | {name: value for name, value in more.items() if value}
