@@ -74,7 +74,7 @@ async def measure_new_process() -> Ratio:
     ours, theirs = await in_turns(
         _run("cci_plugins", "run", "print(1)"), _run("IPython", "-c", "print(1)"), rounds=9, warm=1
     )
-    return Ratio("cci run 'print(1)'", ours, theirs, "ipython -c 'print(1)'", 1.3)
+    return Ratio("cci run 'print(1)'", ours, theirs, "ipython -c 'print(1)'", 2.0)
 
 
 def _run(*arguments: str) -> Call:

@@ -87,23 +87,22 @@ class KernelSocket(asyncio.Protocol):
         Raises:
             OSError: It does not accept connections.
         """
+        for _ in range(CONNECT_ATTEMPTS - 1):
+            try:
+                return await cls._connect_once(connection, channel)
+            except OSError:
+                await asyncio.sleep(CONNECT_SECONDS)
+        return await cls._connect_once(connection, channel)
+
+    @classmethod
+    async def _connect_once(cls, connection: dict[str, Any], channel: Channel) -> KernelSocket:
         loop = asyncio.get_running_loop()
         address, port = connection["ip"], connection[f"{channel}_port"]
-        for attempt in range(1, CONNECT_ATTEMPTS + 1):
-            try:
-                if connection["transport"] == "ipc":
-                    _, socket = await loop.create_unix_connection(
-                        lambda: cls(channel), f"{address}-{port}"
-                    )
-                else:
-                    _, socket = await loop.create_connection(lambda: cls(channel), address, port)
-            except OSError:
-                if attempt == CONNECT_ATTEMPTS:
-                    raise
-                await asyncio.sleep(CONNECT_SECONDS)
-            else:
-                return socket
-        raise AssertionError("unreachable")
+        if connection["transport"] == "ipc":
+            _, socket = await loop.create_unix_connection(lambda: cls(channel), f"{address}-{port}")
+        else:
+            _, socket = await loop.create_connection(lambda: cls(channel), address, port)
+        return socket
 
     @property
     def has_waiting(self) -> bool:
