@@ -57,7 +57,7 @@ from cci_plugins.pools.base import OutputHandler
 from .egress import EgressRule
 from .isolation.base import Sandbox
 from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
-from .kernel_socket import CHANNELS, KernelConnectionError, KernelSocket
+from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
 from .messages import MessageCodec
 from .output import Collector, parse_error
 
@@ -430,6 +430,7 @@ class Kernel:
         handle: Callable[[str, str, dict[str, Any], int], None],
     ) -> None:
         """Read a channel to its end. Kill the kernel then, because its run would never end."""
+        reason = CLOSED
         try:
             await reader.run(is_wanted, handle)
         except KernelConnectionError as error:
