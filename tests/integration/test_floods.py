@@ -142,7 +142,7 @@ async def test_a_flood_is_stopped_at_its_limit_and_ends_with_the_reason(
     async def flood() -> Execution:
         started = time.monotonic()
         execution = await session.run_code(FLOOD + "time.sleep(60)", timeout=3)
-        assert execution.status in {"timed_out", "died"}, execution
+        assert execution.status in {"timed_out", "died", "failed"}, execution  # by time or bytes
         assert time.monotonic() - started < 30
         pool = interpreter._host.pool
         for _ in range(240):  # the thread goes on between two runs
