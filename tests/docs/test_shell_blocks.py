@@ -66,7 +66,7 @@ def test_a_command_names_existing_extras_and_targets(block: Block) -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for line in block.text.splitlines():
         assert _KNOWN.match(line), f"{block.place}: {line}"
-        for named in re.findall(r"cci-plugins\[([\w,-]+)\]", line):
+        for named in re.findall(r"(?:cci-plugins|\.)\[([\w,-]+)\]", line):
             assert set(named.split(",")) <= set(extras), line
         if line.startswith("make "):
             assert line.split()[1] in targets, line
