@@ -96,6 +96,9 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedModel]:
     with ScriptedModel(Script((turn,))) as served:
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)
         monkeypatch.setenv("OPENAI_API_KEY", served.key)
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://resource.openai.azure.com")
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", served.key)
+        monkeypatch.setenv("OPENAI_API_VERSION", "2025-04-01-preview")
         yield served
 
 
