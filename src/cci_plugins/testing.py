@@ -15,6 +15,7 @@ from .common.file_names import guess_media_type, validate_name
 from .errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
 from .models import Execution, FileInfo, OutputEvent
 from .pools.base import Capabilities, OutputHandler, SessionPool
+from .pools.tool_host import ToolHost
 
 __all__ = ["FakeSessionPool", "check_session_pool"]
 
@@ -53,7 +54,9 @@ class FakeSessionPool(SessionPool):
         timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
+        del tools
         self.calls.append((session_id, code))
         execution = self._script.pop(0) if len(self._script) > 1 else self._script[0]
         if on_output is not None and execution.stdout:

@@ -41,6 +41,7 @@ from cci_plugins.pools.base import (
 )
 from cci_plugins.pools.folder_notes import add_folder_note
 from cci_plugins.pools.network_notes import add_network_note
+from cci_plugins.pools.tool_host import ToolHost
 
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
@@ -183,7 +184,9 @@ class LocalSessionPool(SessionPool):
         timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
+        del tools
         check_code(code)
         check_code_size(code)
         limit = to_timedelta(timeout, "timeout")
