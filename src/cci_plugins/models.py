@@ -208,10 +208,12 @@ class ToolCall:
 
     Attributes:
         name: The tool, as the code named it.
-        arguments: The arguments, as JSON values with secrets redacted. None if they were invalid.
+        arguments: The arguments, as JSON values with secrets redacted. None if they were invalid
+            or larger than 64 KiB.
         status: How the call ended.
         error: What the code was given as the reason, or None.
         duration: Time from the call to its end, with its approval.
+        argument_bytes: Size of the arguments as JSON.
         result_bytes: Size of the result as JSON.
     """
 
@@ -220,6 +222,7 @@ class ToolCall:
     status: ToolCallStatus = "succeeded"
     error: str | None = None
     duration: timedelta = timedelta(0)
+    argument_bytes: int = 0
     result_bytes: int = 0
 
 

@@ -32,7 +32,7 @@ import anyio
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
-from cci_plugins.errors import CodeInterpreterError, SessionLostError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
 from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
@@ -40,6 +40,7 @@ from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact, redact_exception
 
+from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
 from .notebook import Notebook
@@ -60,6 +61,7 @@ FORKED_NOTE = (
 )
 DELETED_TEXT = "the session ended while the code ran: it was deleted; variables and files are gone"
 STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
+MAX_NESTED_RUNS = 8  # sessions whose code waits for a tool that runs code in the next one
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
@@ -186,6 +188,7 @@ class Session:
         """
         check_code(code)
         check_code_size(code)
+        self._refuse_nested_run()
         limit = None if timeout is None else to_timedelta(timeout, "timeout")
         calls = self._build_calls(code, tools, approve_tool)
         dispatch = self._handle.host.dispatch
@@ -195,6 +198,20 @@ class Session:
             return await dispatch(self._run, code, limit, bind_to_current_loop(on_output), calls)
         finally:
             await asyncio.sleep(0)  # events that are queued on this loop come before the return
+
+    def _refuse_nested_run(self) -> None:
+        """Refuse a run that would wait for itself: its code waits for the tool that asks for it."""
+        running = running_sessions.get()
+        if self.id in running:
+            raise ConfigurationError(
+                "this session runs the code that called this tool, so it cannot run more code",
+                hint="use a session of another key inside the tool",
+            )
+        if len(running) >= MAX_NESTED_RUNS:
+            raise ConfigurationError(
+                f"{len(running)} runs wait for each other through their tools",
+                hint="do not run code in a tool that code calls",
+            )
 
     def _build_calls(
         self, code: str, tools: Sequence[HostTool], approve_tool: ToolApprover | None
@@ -208,6 +225,7 @@ class Session:
             self._handle.host.limits,
             code=code,
             session_key=self.key,
+            session_id=self.id,
             approve_tool=approve_tool,
         )
 

@@ -18,6 +18,7 @@ the code can forge every message. A pool bounds what it reads before it parses.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
@@ -123,6 +124,43 @@ class ToolHost(ABC):
             ToolCallError: The call was refused or has failed. Its `kind` selects the exception
                 in the session, and its message is for the code.
         """
+
+
+class WaitClock:
+    """The time in which at least one call is in progress, up to a limit.
+
+    Args:
+        limit: Most seconds that count.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._active = 0
+        self._since = 0.0
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The time so far."""
+        running = time.monotonic() - self._since if self._active else 0.0
+        return min(self._before + running, self._limit)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that the calls in progress may still add. 0 without any."""
+        return self._limit - self.seconds if self._active else 0.0
+
+    def begin(self) -> None:
+        """Note the start of a call."""
+        if not self._active:
+            self._since = time.monotonic()
+        self._active += 1
+
+    def end(self) -> None:
+        """Note the end of a call."""
+        self._active -= 1
+        if not self._active:
+            self._before += time.monotonic() - self._since
 
 
 def build_unsupported_error(pool: str, reason: str = "") -> ConfigurationError:

@@ -94,7 +94,9 @@ class LocalSessionPool(SessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="local", streams_output=True, lists_sessions=True)
+    capabilities = Capabilities(
+        name="local", streams_output=True, lists_sessions=True, host_tools=True
+    )
 
     def __init__(
         self,
@@ -186,17 +188,16 @@ class LocalSessionPool(SessionPool):
         instance: str | None = None,
         tools: ToolHost | None = None,
     ) -> Execution:
-        del tools
         check_code(code)
         check_code_size(code)
         limit = to_timedelta(timeout, "timeout")
         async with self._use_session(session_id) as session, session.run_lock:
             try:
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, limit, on_output)
+                execution = await session.execute(kernel, code, limit, on_output, tools)
             except KernelExitedError:  # the code did not start, so it may be sent again
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, limit, on_output)
+                execution = await session.execute(kernel, code, limit, on_output, tools)
         name = "" if self._isolation is None else self._isolation.name
         execution = add_network_note(replace(execution, isolation=name), self.capabilities)
         return add_folder_note(execution, self.capabilities.folder)
