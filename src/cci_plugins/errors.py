@@ -218,8 +218,10 @@ class ToolCallError(CodeInterpreterError):
         ```
     """
 
-    def __init__(self, message: str, *, kind: ToolErrorKind = "failed") -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, kind: ToolErrorKind = "failed", hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
         self.kind: ToolErrorKind = kind
 
 

@@ -67,7 +67,7 @@ _abandoned = _Abandoned()
 
 
 class Caller:
-    """The event loop and the context of whoever called `run_code`.
+    """The event loop and the context of the caller of `run_code`.
 
     Create it there. Its methods run on the pool's loop.
 

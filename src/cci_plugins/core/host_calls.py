@@ -28,7 +28,7 @@ import anyio.to_thread
 
 from cci_plugins.common.approval import Decision
 from cci_plugins.common.limits import Limits
-from cci_plugins.common.log import logger
+from cci_plugins.common.log import describe_error, logger
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import ToolCallError, ToolErrorKind
 from cci_plugins.models import ToolCall, ToolCallStatus
@@ -157,7 +157,7 @@ class HostCalls(ToolHost):
         if tool is None:
             names = ", ".join(self._tools)[:_MAX_TEXT]
             raise ToolCallError(
-                f"there is no tool {name[:_MAX_NAME]!r}; the tools are {names}", kind="invalid"
+                f"no tool is called {name[:_MAX_NAME]!r}; the tools are {names}", kind="invalid"
             )
         return tool
 
@@ -212,7 +212,7 @@ class HostCalls(ToolHost):
         try:
             return await self._caller.call(tool.call, **arguments)
         except ToolCallError as error:
-            _refuse(str(error), error.kind)
+            _refuse(describe_error(error), error.kind)
         except Exception as error:  # noqa: BLE001 - the application's own code
             logger.info("the host tool %r raised %s", tool.name, type(error).__name__)
             logger.debug("the host tool %r failed", tool.name, exc_info=error)

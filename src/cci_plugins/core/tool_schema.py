@@ -53,7 +53,7 @@ def find_errors(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list
     errors: list[str] = []
     if not accepts_more(schema):
         unknown = [name for name in arguments if name not in names]
-        errors += [f"there is no parameter {name[:100]!r}" for name in unknown[:_MAX_ERRORS]]
+        errors += [f"{name[:100]!r} is not a parameter" for name in unknown[:_MAX_ERRORS]]
         if unknown:
             errors.append(f"the parameters are {', '.join(names) or 'empty'}")
             return errors

@@ -204,7 +204,9 @@ class ToolClient:
         if run is None:
             raise ToolError(NO_RUN)
         if name not in run.specs:
-            raise ToolArgumentError(f"no tool {name!r}; the tools are {', '.join(run.specs)}")
+            raise ToolArgumentError(
+                f"no tool is called {name!r}; the tools are {', '.join(run.specs)}"
+            )
         return dict(run.specs[name])
 
     def _cancel(self, call: Call, future: Future[Any]) -> None:

@@ -97,7 +97,7 @@ class ExecuteRequest:
         self.wake_up()
 
     def wake_up(self) -> None:
-        """Let whoever waits look again."""
+        """Let the waiting call look again."""
         if not self.waiter.done():
             self.waiter.set_result(None)
 
