@@ -240,7 +240,8 @@ def _decode_arguments(tool: HostTool, text: str) -> dict[str, Any]:
     """Decode JSON that the code of a session sent, and check it against the tool's schema."""
     try:
         values = json.loads(text, parse_constant=_refuse_constant)
-        json.dumps(values, ensure_ascii=False).encode()  # a lone surrogate
+        # no lone surrogate, and no number such as 1e999
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ToolCallError(
