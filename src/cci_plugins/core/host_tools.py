@@ -34,7 +34,7 @@ class HostTool:
     here, before `call` gets them.
 
     Attributes:
-        name: A Python identifier of at most 64 characters. `to_tool_name` makes one.
+        name: A Python identifier of at most 64 ASCII characters.
         description: Text for the model. Its first sentence is in the description of
             `execute_code`, and `help(tools.NAME)` shows all of it.
         parameters_schema: JSON schema of the arguments, of the type `object`. Arguments that it
@@ -168,7 +168,7 @@ def check_tools(
     if unapproved:
         raise ConfigurationError(
             f"the tool {unapproved[0]!r} needs approval, and nobody can be asked while code runs",
-            hint="pass approve_tool, or approve the run as a whole and use approve_tools(tools)",
+            hint="pass approve_tool=..., which is asked while the code waits",
         )
     return chosen
 
@@ -188,7 +188,7 @@ def _check_name(name: object) -> None:
     if not is_valid or str(name).startswith("_") or len(str(name)) > MAX_NAME_CHARACTERS:
         raise ConfigurationError(
             f"{str(name)[:100]!r} is not a valid name for a tool",
-            hint="use letters, digits and _, such as to_tool_name(name) returns",
+            hint=f"use up to {MAX_NAME_CHARACTERS} letters, digits and _, a letter first",
         )
     if _is_reserved(str(name)):
         raise ConfigurationError(
