@@ -12,10 +12,10 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from samples.scripted_model import Script, ScriptedModel, Turn
 
 import cci_plugins
 from cci_plugins import CodeInterpreter
+from cci_plugins.testing import Script, ScriptedModel, Turn
 
 from .blocks import ROOT, Block, blocks
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -126,6 +127,7 @@ class Caller:
             )
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._at_once)
+        _leave_async_library(context)
         call = _ThreadCall(partial(context.run, function))
         try:
             return await anyio.to_thread.run_sync(
@@ -167,6 +169,13 @@ class _ThreadCall:
             self._is_abandoned = True
             if self._is_running:
                 _abandoned.add(1)
+
+
+def _leave_async_library(context: Context) -> None:
+    """Let a function in a thread start its own event loop, as `anyio.run` checks for sniffio."""
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
 
 
 def _is_cancelled() -> bool:

@@ -46,6 +46,7 @@ MAX_RECORDED_BYTES = 64 * 1024  # of the arguments of one call
 _INLINE_BYTES = 64 * 1024  # more JSON than this is handled in a thread
 _MAX_TEXT = 4_000  # characters of an error
 _MAX_NAME = 100
+MAX_DEPTH = 100  # of the arguments
 _STATUSES: dict[ToolErrorKind, ToolCallStatus] = {
     "failed": "failed",
     "invalid": "rejected",
@@ -249,6 +250,8 @@ def _decode_arguments(tool: HostTool, text: str) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         raise ToolCallError(f"the arguments of {tool.name} are not an object", kind="invalid")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(values):
+        raise ToolCallError(f"the arguments of {tool.name} are nested too deeply", kind="invalid")
     try:
         errors = find_errors(tool.parameters_schema, values)
     except Exception as error:  # noqa: BLE001 - such as a schema at another address
@@ -258,6 +261,15 @@ def _decode_arguments(tool: HostTool, text: str) -> dict[str, Any]:
         text = "; ".join(errors).encode("utf-8", "backslashreplace").decode()
         raise ToolCallError(f"{tool.name}: {text}"[:_MAX_TEXT], kind="invalid")
     return values
+
+
+def _is_too_deep(values: object) -> bool:
+    """Return whether JSON is nested so deeply that a function could fail to walk through it."""
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        inner = [one for one in level if isinstance(one, dict | list)]
+        level = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
 
 
 def _refuse_constant(name: str) -> NoReturn:

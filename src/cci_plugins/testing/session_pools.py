@@ -12,20 +12,20 @@ from typing import Any, TypeAlias
 
 from typing_extensions import override
 
-from .common.durations import Duration
-from .common.file_names import guess_media_type, validate_name
-from .common.limits import Limits
-from .core.host_calls import HostCalls
-from .core.host_tools import HostTool
-from .errors import (
+from cci_plugins.common.durations import Duration
+from cci_plugins.common.file_names import guess_media_type, validate_name
+from cci_plugins.common.limits import Limits
+from cci_plugins.core.host_calls import HostCalls
+from cci_plugins.core.host_tools import HostTool
+from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
     ToolCallError,
     UnsafeNameError,
 )
-from .models import Execution, FileInfo, OutputEvent
-from .pools.base import Capabilities, OutputHandler, SessionPool
-from .pools.tool_host import ToolHost
+from cci_plugins.models import Execution, FileInfo, OutputEvent
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.pools.tool_host import ToolHost
 
 __all__ = ["FakeProgram", "FakeSessionPool", "FakeTools", "check_session_pool"]
 
