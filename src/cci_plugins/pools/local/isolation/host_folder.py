@@ -100,7 +100,7 @@ class HostFolderIsolation(Isolation):
             options = replace(
                 self._build_options(base, interpreter, uid),
                 paths=interpreter.paths,
-                channel=sandbox.channel.descriptor,
+                channel=sandbox.tool_socket.descriptor,
             )
             if uid is None and sys.platform == "linux":
                 options = replace(options, other_threads=count_own_threads())
@@ -128,7 +128,7 @@ class HostFolderSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
-        self.channel: InheritedSocket = InheritedSocket()
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._base = ""
         self._shielded_start: ShieldedStart | None = None
@@ -176,7 +176,7 @@ class HostFolderSandbox(Sandbox):
                 ManagedProcess.start(
                     [
                         *(interpreter.executable, "-I", "-S", supervisor.__file__, base),
-                        str(self.channel.descriptor),
+                        str(self.tool_socket.descriptor),
                         *command,
                     ],
                     env=build_environment(
@@ -188,13 +188,13 @@ class HostFolderSandbox(Sandbox):
                     ),
                     cwd=f"{base}/data",
                     stdin=receive,
-                    pass_fds=(self.channel.descriptor,),
+                    pass_fds=(self.tool_socket.descriptor,),
                 )
             )
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
-            self.channel.close_session_end()
+            self.tool_socket.close_session_end()
 
     async def wait(self) -> int:
         """Wait until the kernel has ended and return its exit status."""
@@ -226,7 +226,7 @@ class HostFolderSandbox(Sandbox):
                 _reap(pids[1:])
         if not self._is_released:
             self._is_released = True
-            self.channel.close()
+            self.tool_socket.close()
             if hasattr(self, "folder"):
                 self.folder.close()
                 os.close(self.sockets)

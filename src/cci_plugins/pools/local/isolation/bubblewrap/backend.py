@@ -197,7 +197,7 @@ class BwrapIsolation(Isolation):
                 lifeline=True,
                 other_threads=_count_other_threads(uid),
                 paths=interpreter.paths,
-                channel=sandbox.channel.descriptor,
+                channel=sandbox.tool_socket.descriptor,
             )
             session = _describe(spec, options, check)
             with contextlib.ExitStack() as stack:

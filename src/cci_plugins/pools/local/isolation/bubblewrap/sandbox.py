@@ -70,7 +70,7 @@ class BwrapSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
-        self.channel: InheritedSocket = InheritedSocket()
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._shielded_start: ShieldedStart | None = None
         self._init_pid = 0  # as the host numbers it
@@ -82,14 +82,14 @@ class BwrapSandbox(Sandbox):
         self._add_handle("lifeline", send)
         self._shielded_start = ShieldedStart(
             ManagedProcess.start(
-                command, env={}, pass_fds=[*inherited, self.channel.descriptor], stdin=receive
+                command, env={}, pass_fds=[*inherited, self.tool_socket.descriptor], stdin=receive
             )
         )
         try:
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
-            self.channel.close_session_end()
+            self.tool_socket.close_session_end()
 
     async def attach(self, info_fd: int, session: bytes, key: str) -> None:
         """Open the sandbox's first process and its folders.
@@ -156,7 +156,7 @@ class BwrapSandbox(Sandbox):
         if child is not None:
             self.child = child
             await self._wait_or_kill()
-        self.channel.close()
+        self.tool_socket.close()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:
