@@ -31,7 +31,7 @@ NUMBERS = {
     "required": ["a"],
 }
 LIMITS = Limits(
-    tool_calls=300, tool_call_bytes=1 << 20, tool_total_bytes=8 << 20, tool_call_timeout=1.5
+    tool_calls=300, tool_call_bytes=1 << 20, tool_total_bytes=8 << 20, tool_call_timeout=3
 )
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
@@ -211,7 +211,7 @@ async def test_what_goes_wrong_is_an_exception_in_the_code(interpreter: CodeInte
         "ToolArgumentError: no tool is called 'secret'; the tools are add, ",
         "ToolLimitError: the tool's result has 100,000,001 bytes or more, ",
         "ToolLimitError: the arguments have 2,000,",
-        "ToolTimeoutError: the tool did not return within 1.5 s",
+        "ToolTimeoutError: the tool did not return within 3 s",
         "done done ToolDeniedError: the user did not approve the call of refund: too much",
         "True False",
     ]
@@ -249,7 +249,7 @@ async def test_waiting_for_tools_is_not_the_runs_time_and_a_late_call_ends(
 
 async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) -> None:
     host, session = Host(), interpreter.session("one")
-    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(1.4)"))
+    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(2.5)"))
     while not host.started:
         await asyncio.sleep(0.02)
     task.cancel()
@@ -258,18 +258,18 @@ async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) 
     ended = await run(
         interpreter,
         host,
-        "import threading\nthreading.Thread(target=lambda: tools.wait(1.4)).start()\n"
+        "import threading\nthreading.Thread(target=lambda: tools.wait(2.5)).start()\n"
         "import time; time.sleep(0.3)",
     )
     assert [call.status for call in ended.tool_calls] == ["cancelled"]
     died = await run(
         interpreter,
         host,
-        "import threading, os\nthreading.Timer(0.3, lambda: os._exit(7)).start()\ntools.wait(1.4)",
+        "import threading, os\nthreading.Timer(0.3, lambda: os._exit(7)).start()\ntools.wait(2.5)",
     )
     assert (died.status, died.state) == ("died", "lost")
     assert [call.status for call in died.tool_calls] == ["cancelled"]
-    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(1.4)"))
+    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(2.5)"))
     while host.started < 4:
         await asyncio.sleep(0.02)
     await session.delete()
@@ -288,6 +288,7 @@ async def test_a_tool_cannot_wait_for_its_own_session(interpreter: CodeInterpret
 
     schema = {"type": "object", "properties": {"code": {"type": "string"}}}
     tools = [HostTool("again", "", schema, again), HostTool("other", "", schema, other)]
+    await interpreter.session("two").run_code("1")
     code = "print(tools.other('6 * 7'))\ntools.again('1')"
     execution = await interpreter.session("one").run_code(code, tools=tools)
     assert execution.stdout == "42\n"
@@ -347,6 +348,7 @@ for number in range(250):
 """
 
 
+@pytest.mark.full
 async def test_floods_are_bounded(interpreter: CodeInterpreter) -> None:
     host = Host()
     flood = await run(interpreter, host, FORGE + FLOOD + "\ntools.add(1)")
