@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -433,3 +434,35 @@ def test_blocking_callers_have_the_same_tools(backend: str) -> None:
         rule = HostTool("rule", "", NUMBERS, add, needs_approval=True)
         with pytest.raises(ConfigurationError, match="needs approval"):
             interpreter.run_code("1", tools=[rule])
+
+
+PROGRAM = """
+import asyncio, sys
+from cci_plugins import CodeInterpreter, HostTool, LocalSessionPool
+
+async def main():
+    async def hang():
+        print("called", flush=True)
+        await asyncio.sleep(100)
+    pool = LocalSessionPool(isolation=sys.argv[1], ready_sessions=0, preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        tool = HostTool("hang", "", {"type": "object"}, hang)
+        await interpreter.run_code("tools.hang()", tools=[tool])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.full
+def test_a_host_that_dies_ends_the_run_that_waits_for_it(backend: str) -> None:
+    psutil = pytest.importorskip("psutil")
+    command = [sys.executable, "-c", PROGRAM, backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        lines = iter(host.stdout.readline, "")
+        assert "called" in (line.strip() for line in lines)
+        session = psutil.Process(host.pid).children(recursive=True)
+        assert len(session) >= 2
+        host.kill()
+    _, alive = psutil.wait_procs(session, timeout=30)
+    assert [one.pid for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
