@@ -22,16 +22,18 @@ import pytest
 
 from cci_plugins.in_session.host_tools import (
     METADATA_KEY,
-    ToolArgumentError,
     ToolClient,
+    Tools,
+    install_tools,
+    open_channel,
+)
+from cci_plugins.in_session.tool_arguments import (
+    ToolArgumentError,
     ToolError,
     ToolLimitError,
-    Tools,
     bind_arguments,
     build_signature,
     encode_arguments,
-    install_tools,
-    open_channel,
 )
 from cci_plugins.pools.local.isolation.tool_sockets import LoopbackSocket
 from cci_plugins.pools.local.tool_channel import ToolChannel, ToolRun

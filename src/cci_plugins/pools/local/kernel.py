@@ -70,6 +70,7 @@ _SETUP_MODULES = (
     *DATA_FORMAT_MODULES,
     *PLAIN_PYTHON_MODULES,
     "in_session/background_output.py",
+    "in_session/tool_arguments.py",
     "in_session/host_tools.py",
     "in_session/memory_limit.py",
     "in_session/proxy_relay.py",
