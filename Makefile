@@ -7,6 +7,8 @@ COVERAGE ?=
 MEASURE := $(if $(COVERAGE),--cov --cov-report=,)
 ALSO := $(if $(COVERAGE),--cov-append,)
 export HATCH_INTERACTIVE := 0
+# Without bytecode each program and each kernel would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-rest test-all coverage lint fix infra bench docs clean sandbox debootstrap image-lock environments
 .DEFAULT_GOAL := demo

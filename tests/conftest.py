@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -15,6 +18,51 @@ from cci_plugins.redaction.registry import SECRETS
 __all__ = ["anyio_backend", "nothing_leaks"]
 
 watching.start()
+
+
+# The longest files begin, so that the workers end together. The cheap unit tests fill the rest.
+LONGEST = (
+    "tests/integration/test_azure_pools.py",
+    "tests/integration/test_plain_python.py",
+    "tests/adapters/test_what_the_model_sees.py",
+    "tests/samples/test_samples.py",
+    "tests/docs/test_python_blocks.py",
+    "tests/integration/test_mcp_execute_code.py",
+    "tests/integration/test_files.py",
+    "tests/integration/test_isolation.py",
+    "tests/integration/test_local_pool.py",
+    "tests/contract/test_pools.py",
+    "tests/samples/test_sample_folders.py",
+    "tests/integration/test_doctor.py",
+    "tests/adapters/test_deepagents.py",
+)
+LAST = ("tests/unit/", "tests/infra/", "tests/bare/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files by how long they take."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.nodeid.partition("::")[0]
+        if path in LONGEST:
+            return LONGEST.index(path)
+        return len(LONGEST) + path.startswith(LAST)
+
+    items.sort(key=rank)
+
+
+def _undo_what_the_shell_set() -> None:
+    """Let programs write bytecode, and let Ctrl-C interrupt them, as on a user's terminal.
+
+    A shell's background jobs ignore Ctrl-C, and so do the programs that they start.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_undo_what_the_shell_set()
 
 
 def _start_kernels_on_demand() -> None:
@@ -30,6 +78,17 @@ def _start_kernels_on_demand() -> None:
 
 
 _start_kernels_on_demand()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_garbage() -> Iterator[None]:
+    """Fail the module that left sockets or processes open, not one that runs after it.
+
+    What is alive after a module is not searched again, because that costs half a second.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
