@@ -39,8 +39,14 @@ LONGEST = (
 LAST = ("tests/unit/", "tests/infra/", "tests/bare/")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files by how long they take."""
+    """Mark what repeats a test with other parameters, and sort the files by their length."""
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        chosen = getattr(item, "callspec", None)
+        if quick is not None and chosen is not None and not set(quick.args) & set(chosen._idlist):
+            item.add_marker("full")
 
     def rank(item: pytest.Item) -> int:
         path = item.nodeid.partition("::")[0]

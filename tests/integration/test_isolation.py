@@ -167,6 +167,7 @@ async def test_nothing_outlives_the_app(backend, mark, short_folder, end):
 
 
 @pytest.mark.slow
+@pytest.mark.quick("0.001", "0.005", "0.02", "0.06")
 @pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.06])
 async def test_a_cancelled_launch_leaves_nothing(
     backend, sandboxed_kernel, delay, short_folder, monkeypatch

@@ -190,10 +190,12 @@ async def test_a_runaway_print_is_stopped_and_bounded(interpreter: CodeInterpret
     assert len(execution.stdout) < 11_000
 
 
-async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread() -> None:
+@pytest.mark.quick("1")
+@pytest.mark.parametrize("times", [1, 5])
+async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread(times: int) -> None:
     wide = SandboxLimits(stream_characters=100_000, runaway_bytes=200 << 20)
     async with CodeInterpreter(LocalSessionPool(preload=(), limits=wide)) as interpreter:
-        for _ in range(3):
+        for _ in range(times):
             execution = await interpreter.run_code("for n in range(300_000): print(n)")
             assert execution.error is None
 
@@ -298,6 +300,7 @@ ENDINGS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.quick("auto")
 @pytest.mark.parametrize("isolation", ["auto", "landlock", "process"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -> None:
