@@ -19,6 +19,7 @@ import typer
 from cci_plugins import errors
 from cci_plugins.cli.app import app
 from cci_plugins.cli.console import ExitCode, get_exit_code
+from cci_plugins.cli.help import get_option_label, get_option_text
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError
 
@@ -136,16 +137,7 @@ def _options(command: Any) -> Iterator[tuple[str, str]]:
 
 
 def _option(option: Any, kind: Any) -> tuple[str, str]:
-    value = "" if option.is_flag else f" {option.metavar or option.name.upper()}"
-    more = [option.help]
-    if choices := list(_choices(kind)):
-        more.append(f"One of {', '.join(f'`{choice}`' for choice in choices)}.")
-    if option.multiple:
-        more.append("May be given more than once.")
-    elif option.default not in {None, ""} and not option.is_flag:
-        more.append(f"Default: `{option.default}`.")
-    names = " / ".join([option.opts[0], *option.secondary_opts[:1]])
-    return f"`{names}{value}`", " ".join(more)
+    return f"`{get_option_label(option, kind, with_short=False)}`", get_option_text(option, kind)
 
 
 def _choices(kind: Any) -> Iterator[str]:

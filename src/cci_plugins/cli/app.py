@@ -11,29 +11,37 @@ from . import console
 from .console import ExitCode
 from .doctor import doctor
 from .foundry import app as foundry
+from .help import HelpCommand, HelpGroup
 from .mcp import mcp
 from .provision import app as provision
 from .run import run
 from .serve import serve
+
+RUN_EXAMPLES = """\
+cci run 'print(6 * 7)'
+cci run report.py --upload sales.csv
+cci run 'import this' --json
+cci run analysis.ipynb"""
 
 # Typer bundles its own copy of Click since 0.26. This is UsageError in either version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="cci",
+    cls=HelpGroup,
     help="Run Python in a sandbox, on this machine or in a session pool elsewhere.",
     epilog="Exit codes: "
     + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode),
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(no_args_is_help=True)(run)
-app.command()(serve)
-app.command()(mcp)
-app.command()(doctor)
+app.command(cls=HelpCommand, epilog=RUN_EXAMPLES, no_args_is_help=True)(run)
+app.command(cls=HelpCommand, epilog="cci serve --port 8000")(serve)
+app.command(cls=HelpCommand, epilog="cci mcp --print-config vscode")(mcp)
+app.command(cls=HelpCommand, epilog="cci doctor")(doctor)
 app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")
 

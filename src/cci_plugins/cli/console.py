@@ -6,15 +6,18 @@ import io
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
+from time import monotonic
 from typing import IO, Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.status import Status
 from rich.text import Text
 
 from cci_plugins.errors import (
@@ -85,6 +88,13 @@ _EXIT_CODES: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (FoundryError, ExitCode.POOL_UNAVAILABLE),
     (SessionLostError, ExitCode.POOL_UNAVAILABLE),
     (FileTransferError, ExitCode.USAGE),
+)
+
+_TRACEBACK_STYLES = (
+    ("dim", r"(?m)^-{10,}$"),
+    ("cyan", r"(?m)^ *(File .*|Cell In\[\d+\].*)$"),
+    ("bold", r"(?m)^-+> .*$"),
+    ("bold red", r"(?m)^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning|Iteration)\b"),
 )
 
 _debug = False
@@ -204,6 +214,87 @@ def show_activity(message: str) -> Generator[Callable[[str], object]]:
         return
     with console.status(message) as status:
         yield lambda step: status.update(f"{message}: {step}")
+
+
+@contextmanager
+def show_silence(message: str) -> Generator[Callable[[str], None]]:
+    """Show a message with the time that passed, while the code prints nothing for a while.
+
+    Without a terminal for stderr, nothing is shown.
+
+    Args:
+        message: Text before the time.
+
+    Yields:
+        Function to call with each chunk of output, before the chunk is printed.
+    """
+    console = create_stderr_console()
+    if not has_animation(console):
+        yield lambda _: None
+        return
+    silence = _Silence(console, message)
+    thread = threading.Thread(target=silence.watch, daemon=True)
+    thread.start()
+    try:
+        yield silence.end
+    finally:
+        silence.close()
+        thread.join()
+
+
+class _Silence:
+    """Spinner that stands on the terminal while no output comes."""
+
+    _SECONDS = 3.0
+
+    def __init__(self, console: Console, message: str) -> None:
+        self._console = console
+        self._message = message
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._status: Status | None = None
+        self._started = self._last = monotonic()
+        self._is_line_complete = True
+
+    def watch(self) -> None:
+        """Show and update the spinner until `close`."""
+        while not self._closed.wait(0.5):
+            with self._lock:
+                now = monotonic()
+                if now - self._last < self._SECONDS or not self._is_line_complete:
+                    continue
+                if self._status is None:
+                    self._status = self._console.status("")
+                    self._status.start()
+                self._status.update(f"{self._message} ({now - self._started:.0f} s)")
+
+    def end(self, text: str) -> None:
+        """Remove the spinner, because output follows."""
+        with self._lock:
+            self._last = monotonic()
+            if text:
+                # A spinner would erase a line that has begun.
+                self._is_line_complete = text.endswith("\n")
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+
+    def close(self) -> None:
+        """Remove the spinner and end `watch`."""
+        self._closed.set()
+        self.end("")
+
+
+def print_traceback(text: str) -> None:
+    """Print the code's traceback to stderr, in colours on a terminal."""
+    console = create_stderr_console()
+    if not console.is_terminal or console.no_color:
+        write_stderr(f"{text}\n")
+        return
+    lines = Text(text.rstrip("\n"))
+    for style, pattern in _TRACEBACK_STYLES:
+        lines.highlight_regex(pattern, style)
+    console.print(lines)
 
 
 def confirm(question: str) -> bool:

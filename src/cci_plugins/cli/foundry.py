@@ -12,11 +12,13 @@ from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 
 from . import console
+from .help import HelpCommand, HelpGroup
 
 if TYPE_CHECKING:
     from cci_plugins.foundry import Connection, Project
 
 app = typer.Typer(
+    cls=HelpGroup,
     help="Connect a Microsoft Foundry project to a session pool, so that its agents run Python.",
     no_args_is_help=True,
 )
@@ -34,7 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 _NAME = "code-interpreter"
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci foundry connect --project ID")
 def connect(
     *,
     project: ProjectOption = None,
@@ -104,7 +106,7 @@ def _print_connection(connection: Connection, *, as_json: bool) -> None:
     console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{connection.id}"\n')
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci foundry disconnect --project ID")
 def disconnect(
     *, project: ProjectOption = None, name: NameOption = _NAME, as_json: JsonOption = False
 ) -> None:

@@ -186,7 +186,7 @@ def _print_error(execution: Execution, position: int | None) -> None:
     headline = f"{execution.error.name}: {execution.error.message}".strip()
     trace = execution.error.traceback.rstrip()
     if trace:
-        console.write_stderr(f"{trace}\n")
+        console.print_traceback(trace)
     if not any(line.startswith(execution.error.name) for line in trace.splitlines()):
         console.print_error(headline)  # a limit or a crash ended it, not the traceback's error
     if position is not None:

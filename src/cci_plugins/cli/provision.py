@@ -16,6 +16,7 @@ from cci_plugins.errors import AuthenticationError, ConfigurationError
 from . import console
 from . import provision_options as opts
 from . import provision_output as output
+from .help import HelpCommand, HelpGroup
 from .provision_values import convert_options
 
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Create, show or remove a session pool in Azure.", no_args_is_help=True)
+app = typer.Typer(
+    cls=HelpGroup, help="Create, show or remove a session pool in Azure.", no_args_is_help=True
+)
 
 
-@app.command()
+@app.command(
+    cls=HelpCommand, epilog="cci provision up --plan\ncci provision up --kind custom --gateway"
+)
 def up(
     *,
     kind: opts.KindOption = None,
@@ -82,7 +87,7 @@ def up(
     _up(options, target.azure, up_options)
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci provision show")
 def show(
     *,
     subscription: opts.SubscriptionOption = None,
@@ -99,7 +104,7 @@ def show(
     output.print_inventory(_run_with_progress(run), as_json=as_json)
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci provision down")
 def down(
     *,
     subscription: opts.SubscriptionOption = None,
@@ -132,7 +137,7 @@ def down(
     output.print_removed(removed, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=HelpCommand, epilog="cci provision rotate-key")
 def rotate_key(
     *,
     subscription: opts.SubscriptionOption = None,

@@ -20,17 +20,25 @@ from cci_plugins.errors import (
     FileTransferError,
     UnsafeNameError,
 )
-from cci_plugins.models import Execution
+from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
 from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
+from .run_hints import suggest_download, suggest_upload
 from .saving import Saver, insert_outputs, is_savable, match_files
 from .source import Cell, RunInput, read_source
 
 IsolationOption = Annotated[
     IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print each execution as one line of JSON.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=31_536_000, metavar="SECONDS", help="Time limit of each cell."),
 ]
 
 _EXIT_CODES = {
@@ -52,6 +60,7 @@ class _Job:
     uploads: tuple[Path, ...]
     downloads: tuple[str, ...]
     notebook: Path | None
+    folders: tuple[Path, ...]
 
 
 def run(
@@ -61,16 +70,13 @@ def run(
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENTS]", help="What the code finds in sys.argv."),
+        typer.Argument(metavar="[-- ARGUMENT...]", help="What the code finds in sys.argv."),
     ] = None,
     session: Annotated[
         str | None,
         typer.Option(help="Name of the session. A served pool keeps its variables between calls."),
     ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(min=0.1, max=31_536_000, help="Time limit of each cell in seconds."),
-    ] = None,
+    timeout: TimeoutOption = None,
     upload: Annotated[
         list[Path] | None,
         typer.Option(
@@ -81,16 +87,18 @@ def run(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Files to download after the run, such as '*.csv'."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing images and downloads.")
+    ] = False,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for images and downloaded files.")
+        Path,
+        typer.Option(metavar="DIR", help="Folder for images and downloads. By default this one."),
     ] = Path(),
     save_notebook: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the executed code and its output to a notebook."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print each execution as one line of JSON.")
-    ] = False,
+    as_json: JsonOption = False,
     isolation: IsolationOption = None,
 ) -> int:
     """Run Python in a session and show its output.
@@ -100,15 +108,16 @@ def run(
     session pool if AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or
     AZURE_SESSION_POOL_ENDPOINT, are set.
     """
-    saver = Saver(output)
+    reporter = JsonLinesReporter if as_json else StreamReporter
     job = _Job(
         source=read_source(code, arguments or ()),
-        reporter=JsonLinesReporter(saver) if as_json else StreamReporter(saver),
+        reporter=reporter(saver := Saver(output, overwrite=overwrite)),
         saver=saver,
         timeout=None if timeout is None else timedelta(seconds=timeout),
         uploads=tuple(upload or ()),
         downloads=tuple(download or ()),
         notebook=save_notebook,
+        folders=(Path(), Path(code).parent) if code.endswith(".py") else (Path(),),
     )
     settings = load_settings(isolation)
     with _open_session(settings, session) as opened:
@@ -184,16 +193,24 @@ def _run_job(job: _Job, session: Session) -> int:
         if code == ExitCode.OK:
             raise
         console.print_warning(str(error))
+    if isinstance(job.reporter, StreamReporter):
+        _print_hints(job, [execution for _, execution in executions])
     return code
+
+
+def _print_hints(job: _Job, executions: list[Execution]) -> None:
+    """Print how to get the files that the code made, and how to give it one that it missed."""
+    if hint := suggest_upload(executions[-1].error if executions else None, job.folders):
+        console.print_hint(hint)
+    if text := suggest_download(executions, job.downloads):
+        console.print_message(text)
 
 
 def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Execution]]) -> int:
     """Run the cells in order, up to the first that fails without permission."""
     for cell in job.source.cells:
         try:
-            execution = session.run_code(
-                cell.source, timeout=job.timeout, on_output=job.reporter.handle_output
-            )
+            execution = _run_cell(job, session, cell)
         except BaseException:
             job.reporter.abort()
             raise
@@ -205,6 +222,16 @@ def _run_cells(job: _Job, session: Session, executions: list[tuple[Cell, Executi
         if code != ExitCode.OK and not is_allowed_failure:
             return code
     return ExitCode.OK
+
+
+def _run_cell(job: _Job, session: Session, cell: Cell) -> Execution:
+    with console.show_silence("the code is running") as end_silence:
+
+        def handle_output(event: OutputEvent) -> None:
+            end_silence(event.text)
+            job.reporter.handle_output(event)
+
+        return session.run_code(cell.source, timeout=job.timeout, on_output=handle_output)
 
 
 def _download(job: _Job, session: Session) -> None:
@@ -223,7 +250,12 @@ def _download(job: _Job, session: Session) -> None:
         with console.show_transfer(f"downloading {name}", sizes[name]) as on_progress:
             path = job.saver.save_file(
                 name,
-                lambda to: session.files.download(name, to=to, on_progress=on_progress),  # noqa: B023 - called in the loop
+                lambda to: session.files.download(
+                    name,  # noqa: B023 - called in the loop
+                    to=to,
+                    overwrite=job.saver.overwrite,
+                    on_progress=on_progress,
+                ),
             )
         console.print_message(f"saved {path}")
 

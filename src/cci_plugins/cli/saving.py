@@ -1,6 +1,6 @@
 """Files that `cci run` saves on this machine: images, downloads and the executed notebook.
 
-Images and downloads never replace an existing file. They get another number instead.
+Images and downloads replace an existing file only on request. They get another number instead.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from cci_plugins.common.file_names import normalize_new_name
 from cci_plugins.common.image_data import decode_image
 from cci_plugins.errors import (
-    FileTransferError,
     SessionFileNotFoundError,
     TargetExistsError,
     UnsafeNameError,
 )
-from cci_plugins.files.target import resolve_in_folder
+from cci_plugins.files.target import create_file, resolve_in_folder
 from cci_plugins.models import FileInfo, Result
 
 if TYPE_CHECKING:
@@ -40,10 +39,12 @@ class Saver:
 
     Args:
         folder: Target folder, which is created with the first file.
+        overwrite: Replace existing images and downloads.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self._folder = folder
+        self.overwrite = overwrite
         self._numbers = count(1)
 
     def save_image(self, result: Result) -> Path | None:
@@ -76,17 +77,13 @@ class Saver:
         raise AssertionError("names never end")
 
     def _write_first_free(self, folder: Path, names: Iterator[str], data: bytes) -> Path:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                try:
-                    with (folder / name).open("xb") as file:
-                        file.write(data)
-                except FileExistsError:
-                    continue
-                return folder / name
-        except OSError as error:
-            raise FileTransferError(f"cannot write into {folder}: {error.strerror}") from error
+        for name in names:
+            try:
+                with create_file(folder / name, overwrite=self.overwrite) as part:
+                    part.write_bytes(data)
+            except TargetExistsError:
+                continue
+            return folder / name
         raise AssertionError("names never end")
 
 
@@ -98,18 +95,23 @@ def is_savable(name: str) -> bool:
         return False
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a file's name matches a pattern, a hidden one only if it begins with a dot."""
+    return fnmatchcase(name, pattern) and (pattern.startswith(".") or not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file, or a folder on its way, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def match_files(files: Sequence[FileInfo], pattern: str) -> list[str]:
     """Return the names that match a pattern, hidden ones only if it begins with a dot.
 
     Raises:
         SessionFileNotFoundError: No file matches.
     """
-    names = [
-        file.name
-        for file in files
-        if fnmatchcase(file.name, pattern)
-        and (pattern.startswith(".") or not _is_hidden(file.name))
-    ]
+    names = [file.name for file in files if matches(file.name, pattern)]
     if not names:
         listing = ", ".join(file.name for file in files[:10]) or "none"
         raise SessionFileNotFoundError(
@@ -143,7 +145,3 @@ def insert_outputs(notebook: NotebookNode, history: str, positions: Sequence[int
             cell = result.cells[position]
             cell.outputs, cell.execution_count = run.outputs, run.execution_count
     return str(nbformat.writes(result))  # type: ignore[no-untyped-call]
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))

@@ -37,6 +37,16 @@ def test_images_are_numbered_and_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "image-2.png").read_bytes() == b"\x89PNG"
 
 
+def test_images_replace_existing_ones_on_request(tmp_path: Path) -> None:
+    (tmp_path / "image-1.png").write_text("old")
+    saver = Saver(tmp_path, overwrite=True)
+    assert [saver.save_image(PNG), saver.save_image(PNG)] == [
+        tmp_path / "image-1.png",
+        tmp_path / "image-2.png",
+    ]
+    assert (tmp_path / "image-1.png").read_bytes() == b"\x89PNG"
+
+
 def test_a_result_without_an_image_saves_nothing(tmp_path: Path) -> None:
     saver = Saver(tmp_path / "new")
     assert saver.save_image(Result({"text/plain": "42"})) is None
@@ -61,7 +71,7 @@ def test_a_name_outside_the_folder_is_rejected(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileTransferError, match="cannot write into"):
+    with pytest.raises(FileTransferError, match="cannot write"):
         Saver(tmp_path / "file").save_image(PNG)
 
 
