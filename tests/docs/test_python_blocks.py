@@ -15,7 +15,7 @@ import pytest
 from samples.scripted_model import Script, ScriptedModel, Turn
 
 import cci_plugins
-from cci_plugins import CodeInterpreter
+from cci_plugins import CodeInterpreter, testing
 
 from .blocks import ROOT, Block, blocks
 
@@ -93,6 +93,12 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
             "AZURE_STORAGE_KEY": KEY,
             "CCI_STORAGE_CA_FILE": str(azurite.ca),
         }
+
+
+@pytest.fixture(autouse=True)
+def _check_less_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the examples that check a pool. `tests/contract` runs all of the contract."""
+    monkeypatch.setattr(testing, "_CHECKS", testing._CHECKS[:2])
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
