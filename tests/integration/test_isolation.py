@@ -281,6 +281,23 @@ async def test_auto_takes_the_strongest_backend_that_works(monkeypatch, caplog):
     assert await choose("auto", spec) is isolation
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+async def test_a_self_check_that_ends_before_it_is_looked_at_passes(monkeypatch):
+    from cci_plugins.pools.local.isolation.bubblewrap.backend import BwrapIsolation
+    from cci_plugins.pools.local.isolation.bubblewrap.sandbox import BwrapSandbox
+
+    start = BwrapSandbox.start
+
+    async def start_on_a_busy_machine(sandbox, *arguments):
+        await start(sandbox, *arguments)
+        await sandbox.child.wait()
+
+    monkeypatch.setattr(BwrapSandbox, "start", start_on_a_busy_machine)
+    spec = KernelSpec(python=Path(sys.executable), key="00" * 16)
+    with anyio.fail_after(60):
+        await BwrapIsolation(SandboxLimits()).run_self_check(spec)
+
+
 async def test_a_backend_of_another_system_or_an_unknown_name_is_refused():
     spec = KernelSpec(python=Path(sys.executable), key="")
     with pytest.raises(IsolationError, match="is not available on linux"):

@@ -309,7 +309,8 @@ def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -
     script = f"""
         from cci_plugins.pools.local.pool import LocalSessionPool
         from cci_plugins.sync import CodeInterpreter
-        interpreter = CodeInterpreter(LocalSessionPool(isolation={isolation!r}, preload=()))
+        pool = LocalSessionPool(isolation={isolation!r}, preload=(), ready_sessions=0)
+        interpreter = CodeInterpreter(pool)  # no spare kernel is half started when the app ends
         print(interpreter.run_code({code!r}).text, flush=True)
         {ENDINGS[ending]}
     """

@@ -1,7 +1,7 @@
 """One running bubblewrap sandbox, held by descriptors.
 
-Its life is `start`, `attach`, `find_kernel` (not for a self-check), `wait`, `kill`. `kill` may come
-at any moment and twice, also while `start` is still running.
+Its life is `start`, `attach`, `find_kernel`, `wait`, `kill`. A self-check needs only `start` and
+`wait`. `kill` may come at any moment and twice, also while `start` is still running.
 
 The descriptors, by name in `_handles`:
 
