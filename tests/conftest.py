@@ -71,18 +71,10 @@ def _undo_what_the_shell_set() -> None:
 _undo_what_the_shell_set()
 
 
-def _choose_hypothesis_profile() -> None:
-    """Try few examples of each property, unless HYPOTHESIS_PROFILE is `thorough`."""
-    if find_spec("hypothesis") is None:
-        return
-    from hypothesis import settings
+if find_spec("hypothesis") is not None:
+    from tests.examples import load_profile
 
-    settings.register_profile("quick", max_examples=25, deadline=None)
-    settings.register_profile("thorough", max_examples=500, deadline=None)
-    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
-
-
-_choose_hypothesis_profile()
+    load_profile()
 
 
 def _start_kernels_on_demand() -> None:
