@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 USERS = 20
 
 
+@pytest.mark.quick("langchain")
 @pytest.mark.parametrize(
     "name", ["langchain", "semantic_kernel", "agent_framework", "openai_agents"]
 )
