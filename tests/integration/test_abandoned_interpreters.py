@@ -40,7 +40,7 @@ async def test_an_interpreter_that_nobody_holds_warns_and_ends_its_processes() -
     assert list_children() > before
     del session
     text = "unclosed CodeInterpreter of the pool 'local'"
-    with pytest.warns(ResourceWarning, match=text) as found, anyio.fail_after(30):
+    with pytest.warns(ResourceWarning, match=text) as found, anyio.fail_after(30):  # noqa: PT031
         while not found:  # the package's event loop holds the last call a moment longer
             gc.collect()
             await anyio.sleep(0.05)
