@@ -7,7 +7,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter
+from cci_plugins import CodeInterpreter, testing
 from cci_plugins.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -252,7 +252,9 @@ async def test_forty_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call
     assert sorted(credential.asked.values()) == [1]
 
 
-async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token():
+async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token(monkeypatch):
+    checks = testing.state_is_kept, testing.files_come_and_go, testing.missing_files_are_named
+    monkeypatch.setattr(testing, "_CHECKS", checks)
     credential = Credential(TOKEN)
     with anyio.fail_after(60):
         async with emulated(local_pool(), kind="platform", max_sessions=2) as azure:
