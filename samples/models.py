@@ -15,7 +15,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAsyncHttpxClient
 from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
 from semantic_kernel.connectors.ai.open_ai import AzureChatCompletion, OpenAIChatCompletion
 
-from samples.scripted_model import Script, ScriptedModel
+from cci_plugins.testing import Script, ScriptedModel
 
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
 AZURE = ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_CHAT_DEPLOYMENT_NAME")

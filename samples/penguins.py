@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samples.scripted_model import Script, Turn
+from cci_plugins.testing import Script, Turn
 
 HEAVIEST = Turn(
     question="Which species of penguin is the heaviest on average?",

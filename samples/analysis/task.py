@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cci_plugins import CodeInterpreter, Session
+from cci_plugins.testing import Script, Turn
 from samples.models import serve_model
-from samples.scripted_model import Script, Turn
 
 DATA = Path(__file__).parents[1] / "data" / "penguins.csv"
 OUTPUT = Path("out")

@@ -16,8 +16,8 @@ from langgraph.types import Command, interrupt
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.langchain import CodeInterpreterTool
+from cci_plugins.testing import Script, Turn
 from samples.models import open_langchain_model, serve_model
-from samples.scripted_model import Script, Turn
 
 QUESTION = "What is 2 to the power of 100?"
 SCRIPT = Script((Turn(QUESTION, "print(2 ** 100)", r"(?P<n>\d+)", "The tool returned {n}."),))

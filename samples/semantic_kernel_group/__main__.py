@@ -17,9 +17,9 @@ from semantic_kernel.contents import ChatMessageContent
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+from cci_plugins.testing import Script, Turn
 from samples.analysis.task import DATA
 from samples.models import open_semantic_kernel_service, serve_model
-from samples.scripted_model import Script, Turn
 
 LOAD = "Load penguins.csv as the DataFrame `penguins` and count its rows."
 ANALYSE = "Use the DataFrame `penguins` that is there: what is the mean flipper length?"

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from samples.scripted_model import Script, ScriptedModel, Turn
 
 from cci_plugins import CodeInterpreter, Limits, LocalSessionPool
+from cci_plugins.testing import Script, ScriptedModel, Turn
 
 Ask = Callable[[CodeInterpreter, ScriptedModel, str, str], Awaitable[str]]
 

@@ -15,7 +15,6 @@ import pytest
 from agent_framework import Agent, AgentSession, Content, FunctionInvocationContext, Message
 from agent_framework.openai import OpenAIChatClient, OpenAIChatCompletionClient
 from openai import AsyncOpenAI
-from samples.scripted_model import ScriptedModel
 
 from cci_plugins import (
     ApprovalRequest,
@@ -29,7 +28,7 @@ from cci_plugins import (
 )
 from cci_plugins.agent_framework import CodeInterpreterProvider, FileMount, code_interpreter_tool
 from cci_plugins.errors import ConfigurationError, UnsafeNameError
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins.testing import FakeSessionPool, ScriptedModel
 
 from .conftest import ask_agent_framework
 

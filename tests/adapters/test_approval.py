@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from samples.scripted_model import ScriptedModel
 
 from cci_plugins import CodeInterpreter
+from cci_plugins.testing import ScriptedModel
 
 from .test_what_the_model_sees import result_seen
 

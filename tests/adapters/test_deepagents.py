@@ -20,14 +20,14 @@ from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import SandboxIntegrationTests
 from openai import DefaultAsyncHttpxClient
-from samples.scripted_model import Script, ScriptedModel, apis
 
 from cci_plugins import CodeInterpreter, Execution, Limits, LocalSessionPool
 from cci_plugins.common import event_loop
 from cci_plugins.common.approval import ApprovalRequest, Decision
 from cci_plugins.deepagents import CodeInterpreterSandbox
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins.testing import FakeSessionPool, Script, ScriptedModel
+from cci_plugins.testing.scripted_model import apis
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 FROM_0_7 = tuple(map(int, version("deepagents").split(".")[:2])) >= (0, 7)

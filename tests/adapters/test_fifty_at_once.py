@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
-from samples.scripted_model import ScriptedModel
 
 from cci_plugins import CodeInterpreter, Execution, Limits, LocalSessionPool
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins.testing import FakeSessionPool, ScriptedModel
 
 from .conftest import Ask
 

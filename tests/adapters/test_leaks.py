@@ -21,7 +21,7 @@ HEAD = """
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient
     from semantic_kernel.agents import ChatCompletionAgent
     from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
-    from samples.scripted_model import Script, ScriptedModel, Turn
+    from cci_plugins.testing import Script, ScriptedModel, Turn
     from cci_plugins import CodeInterpreter, LocalSessionPool
     from cci_plugins.agent_framework import CodeInterpreterProvider
     from cci_plugins.langchain import CodeInterpreterTool

@@ -26,7 +26,6 @@ from agents import (
 )
 from agents.tool_context import ToolContext
 from openai import AsyncOpenAI
-from samples.scripted_model import ScriptedModel
 
 from cci_plugins import (
     ApprovalRequest,
@@ -38,7 +37,7 @@ from cci_plugins import (
     Result,
 )
 from cci_plugins.openai_agents import code_interpreter_tool, images_as_user_messages
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins.testing import FakeSessionPool, ScriptedModel
 
 from .conftest import ask_openai_agents
 

@@ -11,7 +11,6 @@ from agent_framework.openai import OpenAIChatCompletionClient
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-from samples.scripted_model import Script, ScriptedModel, Turn
 from semantic_kernel.agents import ChatCompletionAgent
 from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
 
@@ -20,6 +19,7 @@ from cci_plugins.agent_framework import CodeInterpreterProvider
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.openai_agents import code_interpreter_tool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
+from cci_plugins.testing import Script, ScriptedModel, Turn
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples.scripted_model import ScriptedModel
 
 from cci_plugins import CodeInterpreter, Execution, OutputEvent, ToolOptions
 from cci_plugins.common import packages
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins.testing import FakeSessionPool, ScriptedModel
 from cci_plugins.tools import execute_code
 
 from .conftest import ask_agent_framework, ask_langchain, ask_openai_agents, ask_semantic_kernel

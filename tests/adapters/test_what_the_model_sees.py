@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from samples.scripted_model import ScriptedModel
-from samples.scripted_model.apis import text_of
 
 from cci_plugins import CodeInterpreter
+from cci_plugins.testing import ScriptedModel
+from cci_plugins.testing.scripted_model.apis import text_of
 from cci_plugins.tools import execute_code
 
 from .conftest import Ask

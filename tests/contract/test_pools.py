@@ -10,13 +10,12 @@ from typing import Any
 import anyio
 import pytest
 
-from cci_plugins import testing
 from cci_plugins.common import event_loop
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
-from cci_plugins.testing import FakeSessionPool, check_session_pool
+from cci_plugins.testing import FakeSessionPool, check_session_pool, session_pools
 
 pytestmark = pytest.mark.anyio
 
@@ -58,8 +57,8 @@ class LateOutputPool(LocalSessionPool):
 def test_the_contract_tests_reject_a_pool_whose_output_arrives_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checks = (testing.state_is_kept, testing.output_streams_while_code_runs)
-    monkeypatch.setattr(testing, "_CHECKS", checks)
+    checks = (session_pools.state_is_kept, session_pools.output_streams_while_code_runs)
+    monkeypatch.setattr(session_pools, "_CHECKS", checks)
     report = check_pool(LateOutputPool(preload=()))
     found = {check: fault for check, fault in report.items() if fault}
     assert list(found) == ["output_streams_while_code_runs"]

@@ -6,10 +6,17 @@ import importlib.util
 import json
 import re
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
-from cci_plugins.cli.client_setup import Endpoint, format_stdio_config, format_vscode_config
+from cci_plugins.cli.client_install import ClientName
+from cci_plugins.cli.client_setup import (
+    Endpoint,
+    build_stdio_server,
+    format_stdio_config,
+    format_vscode_config,
+)
 from cci_plugins.doctor import CHECKS
 
 from .blocks import PAGES, ROOT
@@ -54,8 +61,21 @@ def test_the_claude_setup_in_the_guide_is_what_mcp_prints(monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.executable", "/path/to/python")
     guide = (ROOT / "docs" / "guides" / "mcp.md").read_text(encoding="utf-8")
     block = guide.split("```json\n")[1].split("```")[0]
-    printed = format_stdio_config("claude", isolation=None, file_links=False)
+    server = build_stdio_server("claude", isolation=None, file_links=False)
+    printed = format_stdio_config("claude", server)
     assert json.loads(block) == json.loads(printed)
+
+
+@pytest.mark.parametrize("client", get_args(ClientName))
+def test_the_page_of_each_client_shows_its_configuration(
+    monkeypatch: pytest.MonkeyPatch, client: ClientName
+) -> None:
+    monkeypatch.setattr("sys.executable", "/path/to/python")
+    page = (ROOT / "docs" / "guides" / f"mcp-{client}.md").read_text(encoding="utf-8")
+    block = page.split("```json\n")[1].split("```")[0]
+    server = build_stdio_server(client, isolation=None, file_links=False)
+    assert json.loads(block) == json.loads(format_stdio_config(client, server))
+    assert f"cci mcp --install {client}" in page
 
 
 def test_the_guide_of_the_doctor_names_every_check_in_order() -> None:

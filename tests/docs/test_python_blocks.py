@@ -12,10 +12,10 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from samples.scripted_model import Script, ScriptedModel, Turn
 
 import cci_plugins
-from cci_plugins import CodeInterpreter, testing
+from cci_plugins import CodeInterpreter
+from cci_plugins.testing import Script, ScriptedModel, Turn, session_pools
 
 from .blocks import ROOT, Block, blocks
 
@@ -98,7 +98,7 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
 @pytest.fixture(autouse=True)
 def _check_less_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the examples that check a pool. `tests/contract` runs all of the contract."""
-    monkeypatch.setattr(testing, "_CHECKS", testing._CHECKS[:2])
+    monkeypatch.setattr(session_pools, "_CHECKS", session_pools._CHECKS[:2])
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)

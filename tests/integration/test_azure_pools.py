@@ -7,7 +7,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, testing
+from cci_plugins import CodeInterpreter
 from cci_plugins.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -16,7 +16,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.models import OutputEvent
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
-from cci_plugins.testing import FakeSessionPool, check_session_pool
+from cci_plugins.testing import FakeSessionPool, check_session_pool, session_pools
 
 from ._azure import ARM_TOKEN, POOL_ID, Arm, Credential, listening
 from ._emulated import TOKEN, emulated
@@ -253,8 +253,12 @@ async def test_forty_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call
 
 
 async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token(monkeypatch):
-    checks = testing.state_is_kept, testing.files_come_and_go, testing.missing_files_are_named
-    monkeypatch.setattr(testing, "_CHECKS", checks)
+    checks = (
+        session_pools.state_is_kept,
+        session_pools.files_come_and_go,
+        session_pools.missing_files_are_named,
+    )
+    monkeypatch.setattr(session_pools, "_CHECKS", checks)
     credential = Credential(TOKEN)
     with anyio.fail_after(60):
         async with emulated(local_pool(), kind="platform", max_sessions=2) as azure:

@@ -12,8 +12,9 @@ import pytest
 import uvicorn
 from nbclient import NotebookClient
 from samples import models
-from samples.scripted_model import Script, Turn
 from tests.samples.test_samples import ROOT, run
+
+from cci_plugins.testing import Script, Turn
 
 pytestmark = pytest.mark.slow
 USERS = 20

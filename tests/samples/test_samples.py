@@ -16,9 +16,9 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 from samples import demo, models, penguins
-from samples.scripted_model import Script, ScriptedModel, Turn
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
+from cci_plugins.testing import Script, ScriptedModel, Turn
 
 ROOT = Path(__file__).parents[2]
 POWER = Turn(

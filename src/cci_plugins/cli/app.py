@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 app.command(cls=HelpCommand, epilog=RUN_EXAMPLES, no_args_is_help=True)(run)
 app.command(cls=HelpCommand, epilog="cci serve --port 8000")(serve)
-app.command(cls=HelpCommand, epilog="cci mcp --print-config vscode")(mcp)
+app.command(cls=HelpCommand, epilog="cci mcp --install vscode\ncci mcp --print-config cursor")(mcp)
 app.command(cls=HelpCommand, epilog="cci doctor")(doctor)
 app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")

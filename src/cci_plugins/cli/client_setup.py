@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from cci_plugins.common.settings import IsolationName
 
 from . import console
+from .client_install import SERVER_NAME
 
-ClientName = Literal["vscode", "claude"]
-_NAME = "code-interpreter"
+PrintedClientName = Literal["claude", "claude-desktop", "claude-code", "cursor", "vscode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ def format_vscode_config(endpoint: Endpoint) -> str:
         "url": endpoint.url,
         "headers": {"x-ms-apikey": f"${{input:{name}}}"},
     }
-    setup = {"inputs": [prompt], "servers": {_NAME: server}}
+    setup = {"inputs": [prompt], "servers": {SERVER_NAME: server}}
     return json.dumps(setup, indent=2) + "\n"
 
 
-def format_stdio_config(
-    client: ClientName, *, isolation: IsolationName | None, file_links: bool
-) -> str:
-    """Return the configuration of a client that starts `cci mcp` itself.
+def build_stdio_server(
+    client: PrintedClientName, *, isolation: IsolationName | None, file_links: bool
+) -> dict[str, Any]:
+    """Return the entry of a server that its client starts as `cci mcp`.
 
     It contains the interpreter's path, since a client rarely has the `PATH` of a terminal.
 
@@ -104,7 +104,16 @@ def format_stdio_config(
         arguments += ["--isolation", isolation]
     if file_links or client == "vscode":
         arguments.append("--file-links")
-    server: dict[str, object] = {"command": sys.executable, "args": arguments}
-    if client == "vscode":
-        return json.dumps({"servers": {_NAME: {"type": "stdio"} | server}}, indent=2) + "\n"
-    return json.dumps({"mcpServers": {_NAME: server}}, indent=2) + "\n"
+    server: dict[str, Any] = {"command": sys.executable, "args": arguments}
+    return {"type": "stdio"} | server if client == "vscode" else server
+
+
+def format_stdio_config(client: PrintedClientName, server: dict[str, Any]) -> str:
+    """Return the configuration of a client that starts `cci mcp` itself.
+
+    Args:
+        client: Client whose format is used.
+        server: Entry of the server.
+    """
+    servers = "servers" if client == "vscode" else "mcpServers"
+    return json.dumps({servers: {SERVER_NAME: server}}, indent=2) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import anyio
@@ -11,37 +12,55 @@ from cci_plugins.core.interpreter import build_file_options, build_pool
 from cci_plugins.errors import ConfigurationError
 
 from . import console
-from .client_setup import ClientName, format_stdio_config
+from .client_install import ClientName, get_config_path
+from .client_install import install as write_config
+from .client_setup import PrintedClientName, build_stdio_server, format_stdio_config
 from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, serve_until_signal
+
+_TERMINAL_MESSAGE = (
+    "this is an MCP server on standard input and output, which an MCP client starts. To add it to "
+    "one, run: cci mcp --install vscode. Press Ctrl-C to stop"
+)
 
 
 def mcp(
     *,
-    print_config: Annotated[
+    install: Annotated[
         ClientName | None,
+        typer.Option(help="Write the configuration of a client, after showing it and asking."),
+    ] = None,
+    print_config: Annotated[
+        PrintedClientName | None,
         typer.Option(
-            help="Print the configuration of a client and exit: vscode for .vscode/mcp.json, or "
-            "claude for Claude Desktop, Claude Code, Cursor and other clients with mcpServers."
+            help="Print the configuration of a client and exit. The name claude stands for every "
+            "client with mcpServers."
         ),
     ] = None,
     file_links: FileLinksOption = False,
     isolation: IsolationOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
 ) -> None:
     """Serve one MCP client on standard input and output until it disconnects.
 
-    The client starts this command itself. Use --print-config to configure the client. The tool
+    The client starts this command itself. Configure it with --install or --print-config. The tool
     execute_code has one session, which ends with the client. The code runs in the embedded pool
     on this machine, or in the session pool that the environment configures.
     """
-    if print_config is not None:
-        console.write_stdout(
-            format_stdio_config(print_config, isolation=isolation, file_links=file_links)
-        )
+    if client := install or print_config:
+        server = build_stdio_server(client, isolation=isolation, file_links=file_links)
+        if install is not None:
+            write_config(install, server, is_confirmed=yes)
+        else:
+            if client != "claude":
+                console.print_message(f"put this into {get_config_path(client)}")
+            console.write_stdout(format_stdio_config(client, server))
         return
     settings = load_settings(isolation)
     settings = settings.model_copy(update={"ready_sessions": 1})
     _check_installed()
+    if sys.stdin.isatty():
+        console.print_message(_TERMINAL_MESSAGE)
     pool, files = build_pool(settings), build_file_options(settings)
 
     async def serve_client() -> None:

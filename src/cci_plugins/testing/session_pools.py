@@ -10,11 +10,11 @@ from secrets import token_hex
 
 from typing_extensions import override
 
-from .common.durations import Duration
-from .common.file_names import guess_media_type, validate_name
-from .errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
-from .models import Execution, FileInfo, OutputEvent
-from .pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.common.durations import Duration
+from cci_plugins.common.file_names import guess_media_type, validate_name
+from cci_plugins.errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
+from cci_plugins.models import Execution, FileInfo, OutputEvent
+from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
 __all__ = ["FakeSessionPool", "check_session_pool"]
 

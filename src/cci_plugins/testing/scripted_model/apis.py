@@ -73,7 +73,7 @@ def collect_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]
     if earlier is not None and earlier not in kept:
         raise BadRequestError(f"previous response with id {earlier!r} not found")
     items = [{"role": "user", "content": items}] if isinstance(items, str) else items
-    return [*kept.get(earlier, []), *items]
+    return [*kept.get(earlier or "", []), *items]
 
 
 def read_responses(body: dict[str, Any], items: list[Any]) -> ModelRequest:
@@ -147,7 +147,7 @@ def build_responses_reply(
         call_id = f"call_{token_hex(8)}"
         item |= {"type": "function_call", "call_id": call_id, "name": tool, "arguments": arguments}
     else:
-        part = {"type": "output_text", "text": text, "annotations": []}
+        part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
         item |= {"type": "message", "role": "assistant", "content": [part]}
     return {
         "id": f"resp_{token_hex(8)}",

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from samples.scripted_model import Script, ScriptedModel, Turn
+
+from cci_plugins.testing import Script, ScriptedModel, Turn
 
 CODE = "print('the answer is', 6 * 7)  # long enough to come in several chunks"
 TURN = Turn("ask", CODE, r"is (?P<n>\d+)", "It is {n}, as the tool has just shown.")

@@ -14,13 +14,13 @@ class Turn:
         question: Part of the user's question, or of the agent's instructions.
         code: Code that the model passes to the tool.
         found: Pattern with named groups. It must match in the tool's result.
-        answer: The model's answer, with those groups as fields. It has no numbers of its own.
+        answer: The model's answer, with those groups as fields.
     """
 
     question: str
     code: str
-    found: str
-    answer: str
+    found: str = r"(?P<result>.+)"
+    answer: str = "It is {result}."
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
+
+from typing_extensions import override
 
 from . import apis
-from .script import Script
+from .script import Script, Turn
 from .streams import build_chat_events, build_responses_events
 
 CHAT = "/v1/chat/completions"
@@ -22,13 +24,28 @@ BAD_REQUEST = (apis.BadRequestError, AttributeError, KeyError, TypeError, ValueE
 class ScriptedModel:
     """A model server for one script. Use it in a `with` statement.
 
+    It answers OpenAI's Chat Completions and Responses on a free port of 127.0.0.1, so that the
+    client of every framework can use it. It is for tests and examples, not for a network.
+
+    Args:
+        script: The script, or the code that the model runs for every question.
+
     Attributes:
         url: The base URL, in the form of `OPENAI_BASE_URL`.
+        key: A key that the server accepts. It accepts every key.
         requests: Path and body of every request, in order.
+
+    Example:
+        ```python
+        with ScriptedModel("6 * 7") as model:
+            print(model.url)  # http://127.0.0.1:.../v1
+        ```
     """
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
+    key = "none-needed"
+
+    def __init__(self, script: Script | str) -> None:
+        self.script = Script((Turn("", script),)) if isinstance(script, str) else script
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self._kept: dict[str, list[Any]] = {}
         self._server = _Server(self)
@@ -75,12 +92,12 @@ class _Server(ThreadingHTTPServer):
         self.model = model
         super().__init__(("127.0.0.1", 0), _Handler)
 
-    def handle_error(self, *_: object) -> None:
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -95,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, data: bytes) -> None:
         try:
             body = json.loads(data)
-            reply = self.server.model.reply(self.path, body)
+            reply = cast("_Server", self.server).model.reply(self.path, body)
         except BAD_REQUEST as error:
             self._send(400, _build_error(str(error)))
             return
@@ -118,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
+    @override
+    def log_message(self, format: str, *args: Any) -> None:
         """Write nothing to stderr."""
 
 
