@@ -20,7 +20,8 @@ from cci_plugins import errors
 from cci_plugins.cli.app import app
 from cci_plugins.cli.console import ExitCode, get_exit_code
 from cci_plugins.cli.help import get_option_label, get_option_text
-from cci_plugins.common.settings import Settings
+from cci_plugins.common.file_trust import NAMED_FILE_ONLY
+from cci_plugins.common.settings import Settings, get_variable_name
 from cci_plugins.errors import CodeInterpreterError
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +156,19 @@ def _settings() -> Iterator[str]:
     yield "command line read these environment variables, also from a file `.env` in the current"
     yield "folder. With no variable set, they use the embedded pool, with the defaults below."
     yield "If only half of a pool is configured, they raise an error."
+    yield ""
+    yield "A folder that you opened may contain a `.env` of somebody else. So large limits and"
+    yield "these variables count only in a file that you named, by `CCI_ENV_FILE`, `--env-file` or"
+    yield "`from_env(env_file=...)`:"
+    yield f"{_list_named_file_settings()}."
+    yield "A key or token of the environment is never sent to an endpoint of a file that you did"
+    yield "not name, and a token of your sign-in only to Azure's own hosts and this machine."
     yield from ("", *_table(("Variable", "Default", "What it does"), map(_setting, _fields())))
+
+
+def _list_named_file_settings() -> str:
+    names = sorted(get_variable_name(setting) for setting in NAMED_FILE_ONLY - {"env_file"})
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _fields() -> Iterable[Any]:

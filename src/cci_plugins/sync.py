@@ -226,6 +226,7 @@ class CodeInterpreter(BlockingInterpreter):
         *,
         key: str | None = None,
         credential: TokenCredential | str | None = None,
+        audience: str | None = None,
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
@@ -237,6 +238,7 @@ class CodeInterpreter(BlockingInterpreter):
                 endpoint,
                 key=key,
                 credential=credential,
+                audience=audience,
                 approve=approve,
                 limits=limits,
                 session_secret=session_secret,
@@ -245,9 +247,14 @@ class CodeInterpreter(BlockingInterpreter):
         )
 
     @classmethod
-    def from_env(cls, *, approve: Approver | None = None) -> Self:
+    def from_env(
+        cls,
+        *,
+        approve: Approver | None = None,
+        env_file: str | PathLike[str] | None = None,
+    ) -> Self:
         """Create the interpreter that the environment configures."""
-        return cls._wrap(_interpreter.CodeInterpreter.from_env(approve=approve))
+        return cls._wrap(_interpreter.CodeInterpreter.from_env(approve=approve, env_file=env_file))
 
     @property
     def limits(self) -> Limits:

@@ -99,6 +99,32 @@ def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     return Settings.read()
 
 
+@happens("CCI_PYTHON in ./.env is read only when you name that file")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    return _read_env_file("CCI_PYTHON=./python", monkeypatch)
+
+
+@happens(
+    "AZURE_SESSION_POOL_MCP_ENDPOINT in ./.env gets the environment's AZURE_SESSION_POOL_MCP_KEY "
+    "only when you name that file"
+)
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "a-key")
+    return _read_env_file("AZURE_SESSION_POOL_MCP_ENDPOINT=https://pool.example/mcp", monkeypatch)
+
+
+def _read_env_file(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as inside:
+        inside.chdir(folder)
+        Path(".env").write_text(f"{line}\n", encoding="utf-8")
+        return Settings.read()
+
+
+@happens("a Microsoft Entra token cannot be sent to ... by http, without encryption")
+def _(*_: object) -> object:
+    return AsyncCodeInterpreter.azure("http://pool.example", credential="a-token")
+
+
 @happens(
     "no isolation works on this machine, so code from a model would run with your files "
     "and your network ..."

@@ -36,10 +36,12 @@ import anyio.to_thread
 import httpx
 from typing_extensions import override
 
+from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ConfigurationError
 from cci_plugins.redaction import know
 
+from .encryption import check_token_url, warn_of_plain_key
 from .failures import clean
 
 KEY_HEADER = "x-ms-apikey"
@@ -191,6 +193,11 @@ class CachedCredential:
                 return old is None or entry.token is None or old.token != entry.token.token
         return True
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it signs in as this machine does, because nobody passed a credential."""
+        return self._source is None or self._default is not None
+
     async def close(self) -> None:
         """Close the default credential if this adapter created one. The user's stays open."""
         default, self._default = self._default, None
@@ -298,6 +305,16 @@ class AuthProvider(ABC):
         """
         return version != self.version
 
+    def check_url(self, url: str) -> None:  # noqa: B027 - a key goes wherever the user sends it
+        """Refuse to send the headers to a URL.
+
+        Args:
+            url: The URL of a request.
+
+        Raises:
+            ConfigurationError: They must not be sent there.
+        """
+
     async def aclose(self) -> None:  # noqa: B027 - most hold nothing
         """Release what this provider holds."""
 
@@ -360,6 +377,11 @@ class Bearer(AuthProvider):
         self._scope = scope
 
     @override
+    def check_url(self, url: str) -> None:
+        if self._credential.is_default:
+            check_sign_in_host(url, "sessions")
+
+    @override
     async def headers(self) -> Mapping[str, str]:
         token = await self._credential.get_token(self._scope)
         self.version = self._credential.get_version(self._scope)
@@ -373,7 +395,10 @@ class Bearer(AuthProvider):
 
 
 class ProviderAuth(httpx.Auth):
-    """Authentication of an HTTP client by the headers of an `AuthProvider`."""
+    """Authentication of an HTTP client by the headers of an `AuthProvider`.
+
+    Without encryption, tokens go to this machine only. A key goes anywhere, with one warning.
+    """
 
     def __init__(self, auth: AuthProvider) -> None:
         self._auth = auth
@@ -382,7 +407,13 @@ class ProviderAuth(httpx.Auth):
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        request.headers.update(await self._auth.headers())
+        self._auth.check_url(str(request.url))
+        headers = await self._auth.headers()
+        if "authorization" in headers:
+            check_token_url(request.url)
+        else:
+            warn_of_plain_key(request.url)
+        request.headers.update(headers)
         yield request
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -43,7 +44,6 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 _FIRST_ERROR_STATUS = 400
-_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _USER_AGENT = "cci-plugins"
 _APP_NAMESPACE = "/providers/microsoft.app/"
 _VERSION_REFUSALS = {"InvalidApiVersionParameter", "NoRegisteredProviderFound"}
@@ -70,7 +70,7 @@ class ArmClient:
         self._azure = azure
         self._endpoint = azure.endpoint.rstrip("/")
         parts = urlsplit(self._endpoint)
-        self._is_loopback = parts.hostname in _LOOPBACK_HOSTS
+        self._is_loopback = is_loopback_host(parts.hostname or "")
         if parts.scheme != "https" and not self._is_loopback:
             raise ConfigurationError(
                 f"Azure Resource Manager must be reached by https, not {parts.scheme!r}",

@@ -16,6 +16,7 @@ from .mcp import mcp
 from .provision import app as provision
 from .run import run
 from .serve import serve
+from .settings_file import SettingsFileOption
 
 RUN_EXAMPLES = """\
 cci run 'print(6 * 7)'
@@ -70,9 +71,10 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error of this command.")
     ] = False,
+    env_file: SettingsFileOption = None,
 ) -> None:
     """Accept the options that stand before the command."""
-    del version
+    del version, env_file
     if debug:
         console.set_debug()
 

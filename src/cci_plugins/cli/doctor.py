@@ -12,6 +12,7 @@ import typer
 
 from . import console
 from .console import ExitCode
+from .settings_file import SettingsFileOption
 
 if TYPE_CHECKING:
     from cci_plugins.doctor import Finding
@@ -40,6 +41,7 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON.")
     ] = False,
+    env_file: SettingsFileOption = None,
 ) -> int:
     """Check everything from this machine to a run in the pool, and print a fix for each failure.
 
@@ -47,6 +49,7 @@ def doctor(
     account and Foundry project that the environment configures. The only changes are that the
     pool runs 1+1, and that a blob is written and deleted.
     """
+    del env_file
     limit = None if timeout is None else timedelta(seconds=timeout)
     printer = _FindingPrinter(as_json=as_json)
 

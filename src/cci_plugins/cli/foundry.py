@@ -45,7 +45,8 @@ def connect(
         typer.Option(
             metavar="URL",
             help="MCP endpoint to connect to, such as a gateway's. Its key is read from "
-            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY.",
+            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY. A gateway with --entra "
+            "needs it too.",
         ),
     ] = None,
     pool: Annotated[
@@ -136,6 +137,8 @@ def _read_key() -> str:
     key = settings.mcp_key or settings.serve_key
     if key is None:
         raise ConfigurationError(
-            "the endpoint's key is not set", hint="set AZURE_SESSION_POOL_MCP_KEY"
+            "the endpoint's key is not set, and Foundry's connection needs it, because Foundry "
+            "does not sign in to a gateway with Entra",
+            hint="set AZURE_SESSION_POOL_MCP_KEY to the gateway's key",
         )
     return key.get_secret_value()

@@ -28,6 +28,7 @@ from .console import ExitCode
 from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
 from .run_hints import suggest_download, suggest_upload
 from .saving import Saver, insert_outputs, is_savable, match_files
+from .settings_file import SettingsFileOption
 from .source import Cell, RunInput, read_source
 
 IsolationOption = Annotated[
@@ -100,14 +101,15 @@ def run(
     ] = None,
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
+    env_file: SettingsFileOption = None,
 ) -> int:
     """Run Python in a session and show its output.
 
     Output is printed while the code runs, then the value of the last expression. Images are
-    saved, and their names printed. The code runs in the embedded pool on this machine, or in a
-    session pool if AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY, or
-    AZURE_SESSION_POOL_ENDPOINT, are set.
+    saved, and their names printed. The code runs in the embedded pool on this machine, or in the
+    session pool of AZURE_SESSION_POOL_MCP_ENDPOINT or AZURE_SESSION_POOL_ENDPOINT.
     """
+    del env_file
     reporter = JsonLinesReporter if as_json else StreamReporter
     job = _Job(
         source=read_source(code, arguments or ()),

@@ -9,12 +9,14 @@ from difflib import get_close_matches
 from functools import cache, partial
 from typing import Any, Literal, Self
 
-from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cci_plugins.errors import ConfigurationError
 
+from .azure_hosts import Service
+from .env_file import EnvFile, read_env_file
+from .file_trust import FileTrust
 from .limits import Limits
 from .log import logger
 
@@ -63,10 +65,11 @@ def _define_number(default: float | None, name: str, *, doc: str) -> Any:
 class Settings(BaseSettings):
     """Settings of `CodeInterpreter.from_env`, the tools and the command line.
 
-    They are read from the environment and from a file `.env`.
+    They are read from the environment and from a file, by default `.env` (`env_file`).
     """
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+    _trust: FileTrust = PrivateAttr(default_factory=FileTrust)
 
     pool: PoolName | None = _define_optional(
         "CCI_POOL",
@@ -206,6 +209,11 @@ class Settings(BaseSettings):
     serve_key: SecretStr | None = _define_optional(
         "CCI_SERVE_KEY", doc="Key that clients of `cci serve` must send. By default, a new one"
     )
+    env_file: str | None = _define_optional(
+        "CCI_ENV_FILE",
+        doc="File that these variables are read from as well. Naming it makes it trusted: without "
+        "a name, `.env` in the current folder is read, but not for every setting",
+    )
 
     @model_validator(mode="after")
     def _use_mcp_server_url(self) -> Self:
@@ -228,17 +236,23 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def read(cls, *, check: bool = True) -> Self:
+    def read(cls, *, check: bool = True, env_file: str | os.PathLike[str] | None = None) -> Self:
         """Read the environment.
 
         Args:
             check: Whether to refuse an incomplete configuration of a pool.
+            env_file: File to read besides the environment, instead of the one that `CCI_ENV_FILE`
+                names.
 
         Raises:
-            ConfigurationError: A value is invalid, or the configuration of a pool is incomplete.
+            ConfigurationError: A value is invalid, the configuration of a pool is incomplete, or
+                a file that nobody named has a setting that only a named one may have.
         """
+        file = read_env_file(env_file or os.environ.get(get_variable_name("env_file")) or None)
+        from_file = cls._select_values(file)
         try:
-            settings = cls()
+            given: dict[str, Any] = {name: file.values[name] for name in from_file.values()}
+            settings = cls(**given)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
@@ -247,9 +261,27 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 f"{name}: {first['msg']}", hint=f"correct or unset {name}"
             ) from None
+        settings._trust = FileTrust(file, from_file, get_variable_name)
+        settings._trust.check(settings)
         if check:
             settings.check()
         return settings
+
+    @classmethod
+    def _select_values(cls, file: EnvFile) -> dict[str, str]:
+        """Return the settings that a file decides, each with its variable.
+
+        The environment wins, under whichever of a setting's names.
+        """
+        given = {name.upper() for name, value in os.environ.items() if value}
+        chosen = {}
+        for setting in cls.model_fields:
+            names = list_variable_names(setting)
+            if given.isdisjoint(names):
+                name = next((one for one in names if file.values.get(one)), None)
+                if name is not None:
+                    chosen[setting] = name
+        return chosen
 
     def check(self) -> None:
         """Refuse an incomplete configuration instead of using the embedded pool.
@@ -277,14 +309,12 @@ class Settings(BaseSettings):
 
     def _name_causes(self) -> str:
         """Return the variables that select a pool, by the names under which they are set."""
-        given = {*os.environ, *dotenv_values(".env")}
+        given = {*os.environ, *self._trust.file.values}
         names = []
         for setting in ("pool", "mcp_endpoint", "mcp_key", "resource_id", "endpoint"):
             if getattr(self, setting) is None:
                 continue
-            alias = type(self).model_fields[setting].validation_alias
-            choices = alias.choices if isinstance(alias, AliasChoices) else []
-            names += [str(one) for one in choices if one in given][:1]
+            names += [one for one in list_variable_names(setting) if one in given][:1]
         if self.mcp_server_url is not None and self.mcp_endpoint == self.mcp_server_url:
             names.append("MCP_SERVER_URL")
         if self.access_token is not None:
@@ -332,6 +362,52 @@ class Settings(BaseSettings):
         secret = self.session_secret or self.mcp_key
         return None if secret is None else secret.get_secret_value().encode()
 
+    @property
+    def gateway_key(self) -> str | None:
+        """Key of the gateway at the MCP endpoint: the pool's, or that of `cci serve`.
+
+        Raises:
+            ConfigurationError: It would be sent to an endpoint of a file that nobody named.
+        """
+        if self.mcp_key is None:
+            self._trust.check_secrets(self, "mcp_endpoint", ("serve_key",))
+        secret = self.mcp_key or self.serve_key
+        return None if secret is None else secret.get_secret_value()
+
+    def check_sign_ins(self, *services: Service) -> None:
+        """Refuse to sign in to an endpoint of a file that nobody named, if it is not Azure's.
+
+        Call this before a token, or a key that a sign-in fetched, is sent to an endpoint.
+
+        Args:
+            services: The services that the endpoints belong to.
+
+        Raises:
+            ConfigurationError: One of them has such an endpoint.
+        """
+        self._trust.check_sign_ins(self, services)
+
+    @property
+    def file(self) -> EnvFile:
+        """The file that was read besides the environment."""
+        return self._trust.file
+
+    @property
+    def session_environment(self) -> dict[str, str]:
+        """Variables for the code in sessions: each `CCI_SESSION_ENV_<NAME>` as `<NAME>`.
+
+        Raises:
+            ConfigurationError: A file that nobody named passes the environment's values on.
+        """
+        given = {**self._trust.file.values, **os.environ}
+        names = {
+            name
+            for name in given
+            if name.startswith(SESSION_ENV_PREFIX) and name != SESSION_ENV_PREFIX
+        }
+        self._trust.check_session_variables(names - set(os.environ))
+        return {name.removeprefix(SESSION_ENV_PREFIX): given[name] for name in sorted(names)}
+
     def limits(self) -> Limits:
         """Return the limits that the environment sets."""
         return Limits(
@@ -364,18 +440,31 @@ def _note_ignored_url() -> None:
 
 def get_variable_name(setting: str) -> str:
     """Return the name of a setting's environment variable."""
+    return next(iter(list_variable_names(setting)), setting)
+
+
+def list_variable_names(setting: str) -> list[str]:
+    """Return all names of a setting's environment variable, the usual one first."""
     alias = Settings.model_fields[setting].validation_alias
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else setting
+    return [str(one) for one in alias.choices] if isinstance(alias, AliasChoices) else []
+
+
+def name_env_file(path: str | os.PathLike[str]) -> None:
+    """Make this process read its settings from a file that the user named."""
+    os.environ[get_variable_name("env_file")] = os.fspath(path)
 
 
 def read_session_environment() -> dict[str, str]:
-    """Return the variables for the code in sessions: each `CCI_SESSION_ENV_<NAME>` as `<NAME>`."""
-    given = {**dotenv_values(".env"), **os.environ}
-    return {
-        name.removeprefix(SESSION_ENV_PREFIX): value
-        for name, value in given.items()
-        if name.startswith(SESSION_ENV_PREFIX) and name != SESSION_ENV_PREFIX and value is not None
-    }
+    """Return the variables for the code in sessions, as `Settings.session_environment` does."""
+    return Settings.read(check=False).session_environment
+
+
+def read_authority_host() -> str | None:
+    """Return the sign-in address that `AZURE_AUTHORITY_HOST` names, as azure-identity reads it.
+
+    Only the environment counts. A file `.env` must not choose whose tokens are accepted.
+    """
+    return os.environ.get("AZURE_AUTHORITY_HOST") or None
 
 
 def is_content_capture_enabled() -> bool:
@@ -390,13 +479,8 @@ def is_content_capture_enabled() -> bool:
 
 def find_unknown_variables() -> dict[str, str | None]:
     """Return unknown variables that begin with `CCI_`, each with the most similar setting."""
-    known = [
-        str(choice)
-        for field in Settings.model_fields.values()
-        if isinstance(field.validation_alias, AliasChoices)
-        for choice in field.validation_alias.choices
-    ]
-    given = sorted({*os.environ, *dotenv_values(".env")} - set(known))
+    known = [name for setting in Settings.model_fields for name in list_variable_names(setting)]
+    given = sorted({*os.environ, *Settings.read(check=False).file.values} - set(known))
     return {
         name: next(iter(get_close_matches(name, known, 1, 0.75)), None)
         for name in given

@@ -92,6 +92,15 @@ def parse_literal_address(host: str) -> Address | None:
         return None
 
 
+def is_loopback_host(host: str) -> bool:
+    """Return whether a host is this machine itself: `localhost`, 127.0.0.0/8 or ::1.
+
+    Another name may resolve to loopback now and to another machine later, so it does not count.
+    """
+    address = parse_literal_address(host.strip("[]"))
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
 def is_local_name(host: str) -> bool:
     """Return whether a name exists on this machine or network only (RFC 6761, 6762, 8375)."""
     last = host.rpartition(".")[2]

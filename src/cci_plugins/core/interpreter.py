@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from os import PathLike
 from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
@@ -13,7 +14,7 @@ from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
-from cci_plugins.common.settings import Settings, read_session_environment
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
@@ -112,6 +113,7 @@ class CodeInterpreter:
         *,
         key: str | None = None,
         credential: TokenCredential | str | None = None,
+        audience: str | None = None,
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
@@ -124,6 +126,8 @@ class CodeInterpreter:
             key: The key of the MCP endpoint.
             credential: A credential of azure-identity, or a token. None means
                 `DefaultAzureCredential`.
+            audience: Application ID URI of a gateway that accepts tokens of Microsoft Entra, as
+                `cci serve --entra` does. The endpoint is then the gateway's MCP endpoint.
             approve: Called before every run that a model starts.
             limits: Bounds of runs, files and sessions.
             session_secret: Makes sessions reachable from other processes, as in the class.
@@ -133,10 +137,12 @@ class CodeInterpreter:
             ConfigurationError: The endpoint, key or token is not valid.
         """
         pool: SessionPool
-        if key is not None:
+        if key is not None or audience is not None:
             from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 
-            pool = PlatformSessionPool(endpoint, key=key, credential=credential, limits=limits)
+            pool = PlatformSessionPool(
+                endpoint, key=key, credential=credential, audience=audience, limits=limits
+            )
         else:
             from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 
@@ -144,16 +150,25 @@ class CodeInterpreter:
         return cls(pool, approve=approve, limits=limits, session_secret=session_secret, files=files)
 
     @classmethod
-    def from_env(cls, *, approve: Approver | None = None) -> Self:
+    def from_env(
+        cls,
+        *,
+        approve: Approver | None = None,
+        env_file: str | PathLike[str] | None = None,
+    ) -> Self:
         """Create the interpreter that the environment configures, by default the embedded pool.
 
         Args:
             approve: Called before every run that a model starts.
+            env_file: File with variables that the environment does not set. A file that you name
+                is trusted. By default the one that `CCI_ENV_FILE` names, or else `.env` in the
+                current folder, which may name a pool but not act on this machine.
 
         Raises:
-            ConfigurationError: A value is not valid, or a pool is only half configured.
+            ConfigurationError: A value is not valid, a pool is only half configured, or `.env`
+                has a setting that only a named file may have.
         """
-        settings = Settings.read()
+        settings = Settings.read(env_file=env_file)
         return cls(
             build_pool(settings),
             approve=approve,
@@ -343,6 +358,7 @@ def build_pool(
         credential: Signs in to Azure if the settings have no token. None means
             `DefaultAzureCredential`.
     """
+    settings.check_sign_ins("sessions")
     given = settings.access_token
     token = credential if given is None else given.get_secret_value()
     if settings.chosen_pool == "platform":
@@ -378,7 +394,7 @@ def _build_local_pool(settings: Settings) -> SessionPool:
         cooldown=timedelta(seconds=settings.cooldown),
         egress=settings.egress_rules,
         limits=compute_limits(total or None, settings.container_cpu),
-        environment=read_session_environment(),
+        environment=settings.session_environment,
         total_memory_bytes=total or None,
     )
 
@@ -400,6 +416,7 @@ def build_file_options(
     if settings.storage_account is not None and settings.storage_container is not None:
         from cci_plugins.files.blob import BlobStorage
 
+        settings.check_sign_ins("storage")
         key = settings.storage_key
         storage = BlobStorage(
             settings.storage_account,

@@ -23,6 +23,7 @@ def _open_project(context: Context) -> Project:
     except ConfigurationError as error:
         raise SkipCheckError(f"this check needs another package: {error.hint}") from None
     settings = context.settings
+    settings.check_sign_ins("foundry")
     endpoint = None if settings.foundry_project_id else settings.foundry_endpoint
     return Project(
         endpoint,

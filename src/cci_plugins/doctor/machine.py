@@ -50,14 +50,17 @@ async def _check_settings(_: Context) -> Outcome:
         (settings.mcp_key, settings.access_token, settings.storage_key, settings.session_secret)
     )
     try:
-        mode = await anyio.to_thread.run_sync(os.stat, ".env")
+        mode = await anyio.to_thread.run_sync(os.stat, settings.file.name)
     except OSError:
         return Outcome.ok(f"the environment selects the pool {settings.chosen_pool}")
     if has_secret and sys.platform != "win32" and mode.st_mode & (stat.S_IRGRP | stat.S_IROTH):
         return Outcome.warning(
-            "other users of this machine can read .env, which may contain a key", "chmod 600 .env"
+            f"other users of this machine can read {settings.file.name}, which may contain a key",
+            f"chmod 600 {settings.file.name}",
         )
-    return Outcome.ok(f"the environment and .env select the pool {settings.chosen_pool}")
+    return Outcome.ok(
+        f"the environment and {settings.file.name} select the pool {settings.chosen_pool}"
+    )
 
 
 def _check_endpoints(settings: Settings) -> Outcome | None:

@@ -25,9 +25,10 @@ import anyio
 
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.common import event_loop
+from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.log import logger
 from cci_plugins.common.renewal import Renewable
-from cci_plugins.common.urls import SecretUrl
+from cci_plugins.common.urls import SecretUrl, is_loopback_host
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -48,7 +49,6 @@ MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=10), timedelta(hours=1)
 MIN_BYTES_PER_SECOND = 1 << 20  # the slowest transfer that a lifetime allows for
 DELEGATION_KEY_LIFETIME = timedelta(hours=2)
 MAX_DELEGATION_KEY_LIFETIME = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
-LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 ACCOUNT_HINT = "set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service"
 ROLES_HINT = (
     "give the identity the roles Storage Blob Data Contributor on the container and Storage Blob "
@@ -89,7 +89,7 @@ class AccountAddress:
             raise ConfigurationError(
                 "the storage account's URL is invalid", hint=ACCOUNT_HINT
             ) from None
-        if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK_HOSTS):
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback_host(host)):
             raise ConfigurationError(
                 "the storage account's URL does not begin with https://", hint=ACCOUNT_HINT
             )
@@ -264,6 +264,8 @@ class BlobStorage(Renewable):
 
     def _get_service(self) -> BlobServiceClient:
         if self._client is None:
+            if self._key is None and self._credential.is_default:
+                check_sign_in_host(self._address.url, "storage")
             _require_sdk()
             from azure.storage.blob.aio import (  # noqa: PLC0415 - heavy, and an extra
                 BlobServiceClient,

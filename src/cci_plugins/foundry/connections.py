@@ -7,7 +7,6 @@ returns a connection's key, so a fingerprint in the metadata shows whether the k
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from cci_plugins.azure.gateway import find_gateway
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.pool_resource import CustomContainerError, PoolResource
 from cci_plugins.common.settings import Settings, get_variable_name
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.mcp_client.client import parse_endpoint_url
 from cci_plugins.redaction import know
@@ -201,13 +201,13 @@ async def _resolve_target(
     """Return the endpoint and the key for the connection."""
     if endpoint is None and key is None and pool is None:
         settings = Settings.read(check=False)
+        settings.check_sign_ins("sessions")
         endpoint, pool = settings.mcp_endpoint, settings.resource_id
-        secret = settings.mcp_key
         if settings.chosen_pool == "custom":  # the endpoint is a gateway's
-            secret = secret or settings.serve_key
-        elif pool is not None:
-            secret = None  # the key is read from the pool, where it is never outdated
-        key = None if secret is None else secret.get_secret_value()
+            key = settings.gateway_key
+        elif pool is None and settings.mcp_key is not None:
+            key = settings.mcp_key.get_secret_value()
+        # otherwise the key is read from the pool, where it is never outdated
     if pool is not None and (endpoint is None or key is None):
         azure = Azure(credential=credential or project.sign_in, endpoint=project.arm_endpoint)
         endpoint, key = await _read_pool(pool, azure, endpoint, key)
@@ -314,15 +314,8 @@ def _check_name(name: str) -> None:
 def _check_endpoint(endpoint: str) -> str:
     """Return an endpoint that may receive the key: https, or http on this machine."""
     url = parse_endpoint_url(endpoint.rstrip("/"))
-    if url.scheme != "https" and not _is_loopback(url.host):
+    if url.scheme != "https" and not is_loopback_host(url.host):
         raise ConfigurationError(
             "the key must not be sent without encryption", hint="use an https endpoint"
         )
     return str(url)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

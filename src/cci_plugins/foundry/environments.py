@@ -91,8 +91,8 @@ async def _open_gateway(host: SessionHost, pool: CustomSessionPool) -> SessionHo
     if found is not None:
         return found
     settings = Settings.read(check=False)
-    secret = settings.mcp_key or settings.serve_key
-    endpoint, key = settings.mcp_endpoint, None if secret is None else secret.get_secret_value()
+    settings.check_sign_ins("sessions")
+    endpoint, key = settings.mcp_endpoint, settings.gateway_key
     if endpoint is None or key is None:
         if settings.resource_id is None:
             raise ConfigurationError(

@@ -17,6 +17,7 @@ from cci_plugins.azure import api_versions
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.azure.options import ARM, Azure
 from cci_plugins.azure.resource_manager import ArmClient
+from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
 
@@ -104,6 +105,7 @@ class Project:
             ConfigurationError: They do not name a project, or a value is invalid.
         """
         settings = Settings.read(check=False)
+        settings.check_sign_ins("foundry")
         return cls(
             settings.foundry_endpoint,
             resource_id=settings.foundry_project_id,
@@ -138,8 +140,11 @@ class Project:
             ProvisioningError: The project does not exist.
             AuthenticationError: Azure refused the sign-in.
         """
+        endpoint = await self.endpoint()
+        if self.sign_in.is_default:
+            check_sign_in_host(endpoint, "foundry")
         return AIProjectClient(
-            await self.endpoint(),
+            endpoint,
             self.sign_in,
             user_agent="cci-plugins",
             connection_verify=self._ca or True,

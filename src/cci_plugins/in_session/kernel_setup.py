@@ -223,5 +223,6 @@ def install(
     for name in (*OWN_IMPORTS, *preload):
         with suppress(ImportError):
             importlib.import_module(name)
-    set_up_shell(shell, str(Path.cwd()))
+    shell.cci_folder = str(Path.cwd())  # made for this session alone, as our programs need to know
+    set_up_shell(shell, shell.cci_folder)
     limit_memory(shell.kernel, memory_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,37 @@ WORKING_DIRECTORY_LINK = "/proc/self/cwd"  # what `/mnt/data` leads to in our im
 def find_session_folder(shell: Any) -> Path:
     """Return the folder of the session's files. User code may have changed the working directory.
 
+    It is `/mnt/data`, or the folder that our kernel has for this session alone. Where neither can
+    be used, a folder is made. It is never one that was there before, since wiping a session
+    empties its folder.
+
     Args:
-        shell: IPython's shell.
+        shell: IPython's shell, which keeps the path of a folder that was made.
     """
-    is_usual = FOLDER.is_dir() and os.access(FOLDER, os.W_OK) and not _is_working_directory(FOLDER)
-    return (FOLDER if is_usual else Path(getattr(shell, "starting_dir", "."))).resolve()
+    if can_use_usual_folder():
+        return FOLDER.resolve()
+    if getattr(shell, "cci_folder", None) is None:
+        try:
+            shell.cci_folder = tempfile.mkdtemp(prefix="cci-session-")
+        except OSError:  # nothing can be written here
+            return Path(getattr(shell, "starting_dir", ".")).resolve()
+    return Path(shell.cci_folder).resolve()
 
 
-def _is_working_directory(path: Path) -> bool:
-    """Return whether a path leads to the folder that the code works in, which it may change."""
-    return path.is_symlink() and os.readlink(path) == WORKING_DIRECTORY_LINK  # noqa: PTH115 - as text
+def is_own_folder(shell: Any, path: Path) -> bool:
+    """Return whether a session's folder is `/mnt/data` or was made for it, so may be emptied."""
+    if can_use_usual_folder():
+        return path == FOLDER.resolve()
+    made = getattr(shell, "cci_folder", None)
+    return made is not None and path == Path(made).resolve()
+
+
+def can_use_usual_folder() -> bool:
+    """Return whether `/mnt/data` is a folder itself, and may be written to.
+
+    A link is someone else's folder. In our image it leads to the folder that the code works in.
+    """
+    return FOLDER.is_dir() and not FOLDER.is_symlink() and os.access(FOLDER, os.W_OK | os.X_OK)
 
 
 def write_progress(marker: str, done: int) -> None:

@@ -41,7 +41,11 @@ from cci_plugins.in_session.interrupts import (
 )
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
 from cci_plugins.in_session.plain_python import set_up_shell
-from cci_plugins.in_session.program_support import find_session_folder, write_answer
+from cci_plugins.in_session.program_support import (
+    find_session_folder,
+    is_own_folder,
+    write_answer,
+)
 from cci_plugins.in_session.run_capture import CapturingStream, RunCapture
 from cci_plugins.in_session.streams import (
     compute_sha256,
@@ -74,6 +78,8 @@ class SessionAgent:
         self._rejected_runs: set[str] = set()
         self._run_count = 0
         self._folder = find_session_folder(shell)
+        is_own = is_own_folder(shell, self._folder)
+        self._folder_identity = _identify_folder(self._folder) if is_own else None
         os.chdir(self._folder)
         os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._background = BackgroundOutput()
@@ -210,16 +216,24 @@ class SessionAgent:
 
     def wipe(self, marker: str) -> None:
         """Remove variables, files and this agent, where a pool cannot end a session."""
-        for path in self._folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        self._empty_folder()
         self._shell.reset(new_session=True)
         self._answer(marker, {})
         adopt_streams(self._out.original, self._err.original)
         self._shell.cci_streams = (self._out.original, self._err.original)
         sys.modules.pop(MODULE_NAME, None)
+
+    def _empty_folder(self) -> None:
+        """Remove the files, unless something else lies where the session's folder was."""
+        identity = _identify_folder(self._folder)
+        if identity is None or identity != self._folder_identity:
+            return
+        for path in self._folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
     def _accept_run(self, marker: str, run: str, code: str, instance: str | None) -> bool:
         self._rewrite_history(code)
@@ -411,6 +425,15 @@ def find_running_loop() -> asyncio.AbstractEventLoop | None:
     with suppress(RuntimeError):
         return asyncio.get_running_loop()
     return None
+
+
+def _identify_folder(path: Path) -> tuple[int, int] | None:
+    """Return the identity of a folder, or None for a link and anything else."""
+    try:
+        entry = path.lstat()
+    except OSError:
+        return None
+    return (entry.st_dev, entry.st_ino) if stat.S_ISDIR(entry.st_mode) else None
 
 
 def _build_file_info(name: str, stamp: tuple[int, int, int]) -> dict[str, Any]:

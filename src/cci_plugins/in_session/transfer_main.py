@@ -1,7 +1,9 @@
-"""File transfer program: moves a file of the session by URL and removes all traces of the URL.
+"""File transfer program: moves a file of the session by URL, and leaves no trace of the URL.
 
-The URL is a secret and part of the call's code. So the call is removed from everything in which
-IPython keeps code, and the job from memory.
+The URL is a secret. So a child process moves the file, and only it can open the job
+(`transfer_relay`). Where a session cannot have child processes, the job is part of the call's code.
+Then the call is removed from everything in which IPython keeps code, and the job from memory, but
+copies of it may stay in memory that was freed.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from cci_plugins.in_session.program_support import (
     write_progress,
 )
 from cci_plugins.in_session.transfer import transfer
+from cci_plugins.in_session.transfer_relay import open_child, relay_job
 
 PROGRESS_INTERVAL = 0.25  # seconds, since each report waits until it is sent
 
@@ -31,7 +34,8 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
     Args:
         shell: IPython's shell.
         marker: The marker of the answer.
-        job: A job of `transfer`, with `name` below the session's folder in place of `path`.
+        job: `open` and the child's source, `move` and a sealed job, or a job of `transfer` itself.
+            Jobs have `name`, below the session's folder, in place of `path`.
     """
     reported_at = time.monotonic()
 
@@ -44,9 +48,7 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
     with suppress(Exception):
         erase_call(shell, marker)
     try:
-        job["path"] = _resolve_path(shell, job.pop("name"))
-        job["proxy_socket"] = getattr(shell, "cci_proxy_socket", None)
-        report = transfer(job, report_progress)
+        report = run_job(shell, job, report_progress)
     except PermissionError:
         report = {"failed": "its name leads out of the session's folder", "kind": "disk"}
     except BaseException as error:  # noqa: BLE001 - a traceback of an interrupt would show the URL
@@ -56,6 +58,17 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> None:
     urllib.parse.clear_cache()  # type: ignore[attr-defined]  # typeshed leaves it out
     gc.collect()  # frames and the exceptions raised in them refer to each other
     write_answer(marker, report)
+
+
+def run_job(shell: Any, job: dict[str, Any], report_progress: Any) -> dict[str, Any]:
+    """Run one job and return its report."""
+    if job["verb"] == "open":
+        return open_child(shell, job["source"])
+    if job["verb"] == "move":
+        return relay_job(shell, job, find_session_folder(shell), report_progress)
+    job["path"] = _resolve_path(shell, job.pop("name"))
+    job["proxy_socket"] = getattr(shell, "cci_proxy_socket", None)
+    return transfer(job, report_progress)
 
 
 def erase_call(shell: Any, marker: str) -> None:

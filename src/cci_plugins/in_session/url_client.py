@@ -12,6 +12,7 @@ from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import (
+    HTTPHandler,
     HTTPRedirectHandler,
     HTTPSHandler,
     ProxyHandler,
@@ -65,6 +66,24 @@ class SameHostRedirectHandler(HTTPRedirectHandler):
         if (asked.scheme, asked.netloc) != (given.scheme, given.netloc):
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class PublicHttpConnection(http.client.HTTPConnection):
+    """Connection without encryption to public addresses only."""
+
+    def connect(self) -> None:
+        """Connect to an address that was checked."""
+        self.sock = _connect_to_any(_resolve_public_addresses(self.host, self.port), self.port)
+
+
+class PublicHttpHandler(HTTPHandler):
+    """Handler that opens HTTP to public addresses only. A proxy has its own rules."""
+
+    def http_open(self, req: Request) -> http.client.HTTPResponse:
+        """Open the request."""
+        if req.has_proxy():
+            return super().http_open(req)
+        return self.do_open(PublicHttpConnection, req)
 
 
 class RestrictedConnection(http.client.HTTPSConnection):
@@ -143,7 +162,8 @@ class UrlClient:
         handler = RestrictedHttpsHandler(
             context, proxy_socket=proxy_socket, public_only=public_only
         )
-        self._opener = build_opener(ProxyHandler(), handler, SameHostRedirectHandler())
+        plain = PublicHttpHandler() if public_only else HTTPHandler()
+        self._opener = build_opener(ProxyHandler(), handler, plain, SameHostRedirectHandler())
 
     def send(
         self, method: str, headers: dict[str, str], data: Any = None, query: str = ""

@@ -32,6 +32,8 @@ from .failures import MAY_HAVE_RUN
 WRITE_SECONDS = 60
 # Shorter than servers keep a connection, so that a call rarely meets one that is closing.
 KEEPALIVE_SECONDS = 30
+# A proxy of HTTP_PROXY would get what is meant for this machine, with its key and unencrypted.
+_DIRECT_HOSTS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 # After these, no byte of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -55,6 +57,7 @@ def make_http(
             max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE_SECONDS
         ),
         follow_redirects=False,
+        mounts=dict.fromkeys(_DIRECT_HOSTS),
     )
 
 

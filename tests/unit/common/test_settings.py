@@ -72,8 +72,8 @@ def test_limits_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dotenv_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("CCI_ISOLATION=landlock\n")
-    assert Settings.read().isolation == "landlock"
+    (tmp_path / ".env").write_text("CCI_OUTPUT_CHARACTERS=77\n")
+    assert Settings.read().output_characters == 77
 
 
 def test_variables_for_sessions_are_no_settings_and_no_mistakes(

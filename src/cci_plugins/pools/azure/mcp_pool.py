@@ -18,6 +18,7 @@ from cci_plugins.azure.credentials import (
     StaticKey,
     TokenCredential,
 )
+from cci_plugins.azure.encryption import check_token_url, warn_of_plain_key
 from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.durations import Duration
@@ -30,7 +31,7 @@ from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
 from .cci_server import RunRequest, is_cci_server, run_full
-from .pool_auth import PoolAuth
+from .pool_auth import GatewayToken, PoolAuth
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
 from .rest_client import RestClient
@@ -83,6 +84,8 @@ class PlatformSessionPool(RemoteSessionPool):
         resource_id: The pool's id in Azure Resource Manager.
         credential: A credential of azure-identity, or a token. By default
             `DefaultAzureCredential`, where one is needed.
+        audience: Application ID URI of a gateway that accepts tokens. The credential signs in to
+            it then, and no key is needed.
         arm_endpoint: URL of Azure Resource Manager.
         limits: Limits, of which `file_bytes` bounds a transfer.
         margin: Time to wait for the answer beyond a run's own limit.
@@ -107,6 +110,7 @@ class PlatformSessionPool(RemoteSessionPool):
         key: str | Secret | None = None,
         resource_id: str | None = None,
         credential: TokenCredential | str | None = None,
+        audience: str | None = None,
         arm_endpoint: str = ARM,
         limits: Limits | None = None,
         margin: Duration = MARGIN,
@@ -119,13 +123,18 @@ class PlatformSessionPool(RemoteSessionPool):
             if resource_id is None
             else PoolResource(resource_id, credential=credential, endpoint=arm_endpoint)
         )
-        auth = _build_auth(secret, self._resource, credential)
         signs_in = credential is not None or self._resource is not None
-        rest_auth = Bearer(credential) if signs_in else auth
+        if audience is None:
+            auth = _build_auth(secret, self._resource, credential)
+            rest_auth = Bearer(credential) if signs_in else auth
+        else:
+            auth = rest_auth = _build_gateway_auth(credential, audience, secret, self._resource)
         self._http, self._rest_http = make_http(), make_http()
         self._http.auth, self._rest_http.auth = ProviderAuth(auth), ProviderAuth(rest_auth)
         self._auth, self._file_bytes = auth, limits.file_bytes
         self._endpoint = None if endpoint is None else parse_endpoint_url(endpoint.rstrip("/"))
+        if self._endpoint is not None:
+            (check_token_url if signs_in else warn_of_plain_key)(self._endpoint)
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
         self._discovery_lock = anyio.Lock()
@@ -282,6 +291,20 @@ def _build_auth(
             hint="set AZURE_SESSION_POOL_MCP_KEY or AZURE_SESSION_POOL_RESOURCE_ID",
         )
     return StaticKey(key)
+
+
+def _build_gateway_auth(
+    credential: TokenCredential | str | None,
+    audience: str,
+    key: str | None,
+    resource: PoolResource | None,
+) -> AuthProvider:
+    if key is not None or resource is not None:
+        other = "a key" if key is not None else "a resource id"
+        raise ConfigurationError(
+            f"{other} and the audience of a gateway exclude each other", hint="pass one of them"
+        )
+    return GatewayToken(credential, audience)
 
 
 def find_launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:

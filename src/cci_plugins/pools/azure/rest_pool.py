@@ -11,6 +11,7 @@ import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
+from cci_plugins.azure.encryption import check_token_url
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -57,7 +58,8 @@ class CustomSessionPool(RemoteSessionPool):
         sign_in: The sign-in.
 
     Raises:
-        ConfigurationError: The endpoint or the token is invalid.
+        ConfigurationError: The endpoint or the token is invalid, or the token would be sent to
+            another machine without encryption.
 
     Example:
         ```python
@@ -78,7 +80,9 @@ class CustomSessionPool(RemoteSessionPool):
         patience: Duration = RETRY_WINDOW,
     ) -> None:
         limits = Limits() if limits is None else limits
-        self._endpoint = str(parse_endpoint_url(endpoint.rstrip("/")))
+        url = parse_endpoint_url(endpoint.rstrip("/"))
+        check_token_url(url)
+        self._endpoint = str(url)
         self.sign_in = CachedCredential.wrap(credential)
         self._auth = Bearer(self.sign_in)
         self._http = make_http()

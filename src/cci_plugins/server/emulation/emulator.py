@@ -108,7 +108,9 @@ class Emulator:
             await self._container(scope, receive, send)
             return
         await anyio.sleep(self._emulation.latency.total_seconds())
-        identifier = parse_qs(scope["query_string"].decode()).get("identifier", [""])[0]
+        identifier = parse_qs(scope["query_string"].decode(errors="replace")).get(
+            "identifier", [""]
+        )[0]
         answer: ASGIApp | None = self._check_request(scope, identifier)
         if answer is None and scope["path"].startswith("/files"):
             answer = await self._open_container(identifier)

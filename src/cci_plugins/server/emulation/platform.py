@@ -18,7 +18,12 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client.failures import BAD_IDENTIFIER
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.server.answers import build_run_fields, get_main_value, sanitize_execution
+from cci_plugins.server.answers import (
+    build_run_fields,
+    get_main_value,
+    sanitize_execution,
+    sanitize_json,
+)
 from cci_plugins.server.mcp.tools import RUN_PYTHON, RUN_SHELL
 from cci_plugins.server.requests import check_identifier
 
@@ -79,7 +84,8 @@ class PlatformMcp:
             result = await self._dispatch(message.get("method"), given)
         except JsonRpcError as fault:
             return _build_error(message["id"], fault)
-        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        return JSONResponse(sanitize_json(answer))
 
     async def _dispatch(self, method: object, params: object) -> dict[str, Any]:
         if not isinstance(params, Mapping):
@@ -165,4 +171,4 @@ def _build_result(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _build_error(request_id: object, fault: JsonRpcError) -> Response:
     error = {"code": fault.code, "message": str(fault)}
-    return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error})
+    return JSONResponse(sanitize_json({"jsonrpc": "2.0", "id": request_id, "error": error}))

@@ -43,6 +43,12 @@ from .environments import EnvironmentIdError, Environments, OpenEnvironments
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
 RUN_SHELL = "runShellCommandInRemoteEnvironment"
+ENVIRONMENT_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": MIN_IDENTIFIER_LENGTH,
+    "maxLength": MAX_IDENTIFIER_LENGTH,
+    "description": "The environment: the id that an earlier answer gave.",
+}
 ALIASES = {"launchShellEnvironment": LAUNCH, "launchPythonEnvironment": LAUNCH}
 
 
@@ -259,11 +265,8 @@ def _build_failure(code: str, message: str, meta: dict[str, Any] | None = None) 
 
 
 def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
-    environment = {
-        "type": "string",
-        "minLength": MIN_IDENTIFIER_LENGTH,
-        "maxLength": MAX_IDENTIFIER_LENGTH,
-        "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task.",
+    environment = ENVIRONMENT_SCHEMA | {
+        "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task."
     }
     limit = {
         "type": "number",
