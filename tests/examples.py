@@ -19,5 +19,5 @@ def examples(count: int) -> settings:
 def load_profile() -> None:
     """Set the number of examples of properties without one of their own."""
     settings.register_profile("quick", max_examples=25, deadline=None)
-    settings.register_profile(THOROUGH, max_examples=500, deadline=None)
+    settings.register_profile(THOROUGH, max_examples=200, deadline=None)
     settings.load_profile(THOROUGH if is_thorough() else "quick")
