@@ -289,6 +289,10 @@ PLATFORM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
         "pool.tools", "failed", "key"),
 }  # fmt: skip
 CUSTOM_FAULTS: dict[str, tuple[Plant, str, str, str]] = {
+    "no container gets ready": (
+        lambda s: s.pool.update(templateUpdateStatus={"desiredTemplate": {
+            "status": {"expectedCount": 1, "readyCount": 0, "imagePullFailCount": 3}}}),
+        "pool.state", "failed", "AcrPull"),
     "a token that expired": (_set_expired_token, "auth.token", "failed", "CCI_ACCESS_TOKEN"),
     "a token for something else": (
         _set_token_for_another_service, "auth.token", "failed", "--resource https://dynamicsessions.io"),

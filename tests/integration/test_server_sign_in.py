@@ -19,6 +19,7 @@ import pytest
 from cci_plugins import CodeInterpreter
 from cci_plugins.errors import AuthenticationError, ConfigurationError
 from cci_plugins.models import Execution
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.testing import FakeSessionPool
 
 from ._server import KEY, serving
@@ -30,6 +31,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cci_plugins.server import EntraSignIn, SignedEnvironments
+from cci_plugins.server.sign_in import KeysError
 
 pytestmark = pytest.mark.anyio
 
@@ -210,15 +212,23 @@ async def test_rotated_keys_are_fetched_and_removed_ones_forgotten(identity):
     "document",
     [b"", b"{}", b"[]", b'{"keys": [1, {"kty": "RSA"}]}', b"\xff", b" " * 2**21, b"weak"],
 )
-async def test_a_wrong_document_of_keys_refuses_everybody_for_a_moment(identity, document):
+async def test_a_wrong_document_of_keys_refuses_everybody(identity, document):
     token = identity.sign()
     if document == b"weak":
         identity.add_key("first", 1024)
     else:
         identity.document = document
+    sign_in = EntraSignIn(TENANT, audiences=[AUDIENCE], authority=identity.url)
+    with anyio.fail_after(60), pytest.raises(KeysError, match="cannot be fetched"):
+        await sign_in.check(token)
+
+
+async def test_while_the_keys_cannot_be_fetched_the_shared_key_still_opens(identity):
+    identity.document = b"broken"
     with anyio.fail_after(60):
         async with gateway(identity) as url:
-            assert (await post(url, token)).status_code == 503
+            refused = await post(url, identity.sign())
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
             assert (await post(url, **{"x-ms-apikey": KEY})).status_code == 200
 
 
@@ -281,12 +291,13 @@ async def test_the_client_signs_in_with_its_credential(identity):
     with anyio.fail_after(60):
         async with gateway(identity, FakeSessionPool(Execution(stdout="hi\n"))) as url:
             async with CodeInterpreter.azure(
-                url, credential=credential, audience=AUDIENCE
+                url, credential=credential, audience=AUDIENCE, session_secret=b"s" * 32
             ) as interpreter:
                 assert (await interpreter.session("chat").run_code("1")).stdout == "hi\n"
             assert credential.scopes == (f"{AUDIENCE}/.default",)
-            wrong = CodeInterpreter.azure(url, credential=identity.sign(exp=1), audience=AUDIENCE)
-            async with wrong:
+            expired = identity.sign(exp=1)
+            pool = PlatformSessionPool(url, credential=expired, audience=AUDIENCE, patience=0.1)
+            async with CodeInterpreter(pool) as wrong:
                 with pytest.raises(AuthenticationError):
                     await wrong.session("chat").run_code("1")
 

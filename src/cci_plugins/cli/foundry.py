@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -29,6 +30,13 @@ ProjectOption = Annotated[
         metavar="ID",
         help="Resource id or endpoint of the project. By default AZURE_AI_PROJECT_ID, otherwise "
         "FOUNDRY_PROJECT_ENDPOINT.",
+    ),
+]
+ToolboxOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Toolbox of the project for the pool's tools, which several agents can share.",
     ),
 ]
 NameOption = Annotated[str, typer.Option(help="Name of the connection in the project.")]
@@ -59,6 +67,7 @@ def connect(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a connection that has another endpoint.")
     ] = False,
+    toolbox: ToolboxOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Connect a project's agents to a session pool's MCP endpoint, without showing the key.
@@ -83,6 +92,7 @@ def connect(
             pool=pool,
             name=name,
             replace=replace,
+            toolbox=toolbox,
         )
 
     with console.show_progress("connecting"):
@@ -92,30 +102,43 @@ def connect(
 
 def _print_connection(connection: Connection, *, as_json: bool) -> None:
     if as_json:
-        facts = {
+        facts: dict[str, Any] = {
             "id": connection.id,
             "name": connection.name,
             "endpoint": connection.endpoint,
             "change": connection.change,
         }
+        if connection.toolbox is not None:
+            facts["toolbox"] = asdict(connection.toolbox)
         console.write_stdout(json.dumps(facts) + "\n")
         return
     console.print_message(
         f"connection {connection.name}: {connection.change}, endpoint {connection.endpoint}"
     )
+    if connection.toolbox is not None:
+        box = connection.toolbox
+        console.print_message(f"toolbox {box.name}: {box.change}, version {box.version}")
+        console.print_message(
+            "an agent uses it by create_agent(toolbox=...), and its identity needs the role "
+            "Foundry User on the project"
+        )
     console.print_message("to use it in agents of this package:")
     console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{connection.id}"\n')
 
 
 @app.command(cls=HelpCommand, epilog="cci foundry disconnect --project ID")
 def disconnect(
-    *, project: ProjectOption = None, name: NameOption = _NAME, as_json: JsonOption = False
+    *,
+    project: ProjectOption = None,
+    name: NameOption = _NAME,
+    toolbox: ToolboxOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove the connection, so that agents lose their code interpreter. The pool stays."""
     from cci_plugins import foundry
 
     async def work() -> bool:
-        return await foundry.disconnect(_find_project(project), name=name)
+        return await foundry.disconnect(_find_project(project), name=name, toolbox=toolbox)
 
     with console.show_progress("disconnecting"):
         removed = anyio.run(work)

@@ -108,7 +108,7 @@ TrustedProxyOption = Annotated[
         "--trusted-proxy",
         metavar="ADDRESS",
         help="Address or network of a proxy whose X-Forwarded-For names the clients, such as "
-        "10.0.0.0/8. Repeat it for several. By default no such header is believed.",
+        "10.0.0.0/8. By default no such header is believed.",
     ),
 ]
 

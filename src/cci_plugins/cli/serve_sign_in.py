@@ -28,8 +28,7 @@ AudienceOption = Annotated[
     typer.Option(
         "--audience",
         metavar="URI",
-        help="Application ID URI or client id that tokens must be for, such as api://CLIENT-ID. "
-        "Repeat it for several.",
+        help="Application ID URI or client id that tokens must be for, such as api://CLIENT-ID.",
     ),
 ]
 CallerOption = Annotated[
@@ -38,7 +37,7 @@ CallerOption = Annotated[
         "--caller",
         metavar="ID",
         help="Object id of a user or service principal, or client id of an application, that may "
-        "call. Repeat it for several. By default every identity of the tenant may.",
+        "call. By default every identity of the tenant may.",
     ),
 ]
 

@@ -283,9 +283,7 @@ class Session:
         pool = await self._handle.host.get_pool()
         self._deletions += 1
         if self._active_run is not None:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._active_run.end)
-                await pool.delete_session(self.id)
+            await _delete_during(self._active_run, pool, self.id)
         async with self._exclusive():
             await pool.delete_session(self.id)
             self._handle.host.note_end(self.id)
@@ -307,3 +305,17 @@ class Session:
                 self._lock = anyio.Lock()
             async with self._lock:
                 yield
+
+
+async def _delete_during(run: _ActiveRun, pool: SessionPool, session_id: str) -> None:
+    """End a session whose code runs. The pool's error is raised as itself, not in a group."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.end)
+        try:
+            await pool.delete_session(session_id)
+        except Exception as error:  # noqa: BLE001 - raised again outside the task group
+            failure = error
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -221,6 +221,6 @@ def _trust_proxies(app: ASGIApp, proxies: Sequence[str]) -> ASGIApp:
 def _format_url(listener: socket.socket) -> str:
     """Return a URL that reaches the server from this machine."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every interface
+    host = str({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))  # noqa: S104 - any interface
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/mcp"

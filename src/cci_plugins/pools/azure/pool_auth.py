@@ -92,5 +92,6 @@ class GatewayToken(Bearer):
             )
         super().__init__(credential, f"{audience.removesuffix('/.default')}/.default")
 
+    @override
     def check_url(self, url: str) -> None:
         """Allow every host: the token opens nothing but what accepts this audience."""

@@ -18,7 +18,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.core.redacted_output import RedactingOutput, redact_execution
 from cci_plugins.core.rendering import clip
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
@@ -38,7 +38,8 @@ from cci_plugins.server.requests import (
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
 
-from .environments import EnvironmentIdError, Environments, OpenEnvironments
+from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
+from .started_runs import StartedRuns
 
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
@@ -97,10 +98,12 @@ class CallOptions:
     Attributes:
         instance: The instance of the session that the code needs, or None for any.
         on_output: Called with each chunk of output, where the pool streams.
+        run: Name of the run, which starts once, or None.
     """
 
     instance: str | None
     on_output: OutputHandler | None
+    run: str | None = None
 
 
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
@@ -128,6 +131,7 @@ class PlatformTools:
         self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
+        self._started_runs = StartedRuns()
         self._tools: dict[str, _Tool] = {
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
@@ -162,13 +166,19 @@ class PlatformTools:
         if tool is None:
             return None
         try:
-            instance = meta.get(executions.INSTANCE_KEY)
-            options = CallOptions(instance if isinstance(instance, str) else None, on_output)
+            instance, run = meta.get(executions.INSTANCE_KEY), meta.get(executions.RUN_KEY)
+            options = CallOptions(
+                instance if isinstance(instance, str) else None,
+                on_output,
+                run if isinstance(run, str) else None,
+            )
             return await tool(arguments, options)
         except ValidationError as error:
             return _build_failure("InvalidArguments", describe_invalid(error))
         except EnvironmentIdError as error:
-            return _build_failure(error.code, f"{error} Call {LAUNCH} for one.")
+            lost = SessionLostError(f"{error.code}: {error}", retryable=True)
+            meta = {failures.META_KEY: failures.dump_error(lost)} if error.code == NOT_FOUND else {}
+            return _build_failure(error.code, f"{error} Call {LAUNCH} for one.", meta)
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
             return _build_failure(dumped["code"], str(error), {failures.META_KEY: dumped})
@@ -206,13 +216,16 @@ class PlatformTools:
         max_seconds = self._limits.execution_timeout.total_seconds()
         output = None if options.on_output is None else RedactingOutput(options.on_output)
         try:
-            execution = await self._pool.execute(
-                session_id,
-                code,
-                timeout=timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds)),
-                on_output=None if output is None else output.handle,
-                instance=options.instance,
-            )
+            with self._started_runs.starting(options.run):
+                execution = await self._pool.execute(
+                    session_id,
+                    code,
+                    timeout=timedelta(
+                        seconds=min(call.timeout_seconds or max_seconds, max_seconds)
+                    ),
+                    on_output=None if output is None else output.handle,
+                    instance=options.instance,
+                )
         finally:
             if output is not None:
                 output.finish()
