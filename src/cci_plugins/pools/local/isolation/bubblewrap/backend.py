@@ -209,8 +209,10 @@ class BwrapIsolation(Isolation):
                 )  # fmt: skip
                 inherited = [*files.values(), filter_, info]
                 await sandbox.start(command, inherited)
-                if check is None:  # a check ends by itself, perhaps before it could be found
+                if check is None:
                     await sandbox.attach(info, session, spec.key)
+                else:
+                    await sandbox.attach_check(info)
         return sandbox
 
 

@@ -1,7 +1,8 @@
 """One running bubblewrap sandbox, held by descriptors.
 
-Its life is `start`, `attach`, `find_kernel`, `wait`, `kill`. A self-check needs only `start` and
-`wait`. `kill` may come at any moment and twice, also while `start` is still running.
+Its life is `start`, `attach`, `find_kernel`, `wait`, `kill`. A self-check has `attach_check` in
+place of `attach` and `find_kernel`. `kill` may come at any moment and twice, also while `start` is
+still running.
 
 The descriptors, by name in `_handles`:
 
@@ -30,6 +31,7 @@ import json
 import os
 import select
 import signal
+from pathlib import Path
 
 from cci_plugins.errors import FileTransferError, IsolationError
 from cci_plugins.pools.local.folder.session_folder import SessionFolder
@@ -110,6 +112,23 @@ class BwrapSandbox(Sandbox):
             data, owner=owner, scratch=tuple(scratch), has_own_filesystems=True
         )
         self.connection = build_connection_info(f"/proc/self/fd/{self.sockets}/k", key)
+
+    async def attach_check(self, info_fd: int) -> None:
+        """Open the first process of a self-check, which ends by itself and perhaps has ended.
+
+        Args:
+            info_fd: Descriptor where bubblewrap reports its child.
+
+        Raises:
+            IsolationError: bubblewrap ended before it had a child.
+        """
+        self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
+        with contextlib.suppress(ProcessLookupError):  # bubblewrap has reaped it
+            init = _open_pidfd(self._init_pid)
+            if _read_parent(self._init_pid) in {self.child.process.pid, os.getpid()}:
+                self._add_handle("init", init)
+            else:  # another process has its number now
+                os.close(init)
 
     def find_kernel(self) -> None:
         """Open the kernel's process, which `interrupt` needs."""
@@ -221,6 +240,15 @@ class BwrapSandbox(Sandbox):
 
 def _open_pidfd(pid: int) -> int:
     return os.pidfd_open(pid)
+
+
+def _read_parent(pid: int) -> int | None:
+    """Return the process id of a process's parent, None if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def _open_folder(path: str, root: int) -> int:
