@@ -67,6 +67,7 @@ _SETUP_MODULES = (
     *DATA_FORMAT_MODULES,
     *PLAIN_PYTHON_MODULES,
     "in_session/background_output.py",
+    "in_session/file_backed_maps.py",
     "in_session/memory_limit.py",
     "in_session/proxy_relay.py",
     "in_session/kernel_setup.py",
