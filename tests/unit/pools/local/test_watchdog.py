@@ -21,14 +21,18 @@ class Kernel(SimpleNamespace):
 
     __hash__ = object.__hash__
 
-    def __init__(self, memory: int, usage: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, memory: int, usage: tuple[int, int] = (0, 0), violation: str | None = None
+    ) -> None:
         def measure_memory() -> int:
             if memory < 0:
                 raise OSError("it has ended")
             return memory * MIB
 
         sandbox = SimpleNamespace(
-            measure_memory=measure_memory, folder=SimpleNamespace(measure_usage=lambda: usage)
+            measure_memory=measure_memory,
+            folder=SimpleNamespace(measure_usage=lambda: usage),
+            find_violation=lambda: violation,
         )
         super().__init__(is_alive=True, reason=None, sandbox=sandbox)
 
@@ -46,12 +50,18 @@ async def watch(*kernels: Kernel, total: int | None = None) -> list[str | None]:
 
 async def test_a_session_beyond_a_limit_ends_and_the_reason_names_it() -> None:
     reasons = await watch(
-        Kernel(101), Kernel(1, (11 * MIB, 0)), Kernel(1, (0, 1001)), Kernel(99), Kernel(-1)
+        Kernel(101),
+        Kernel(1, (11 * MIB, 0)),
+        Kernel(1, (0, 1001)),
+        Kernel(1, violation="it hid a process"),
+        Kernel(99),
+        Kernel(-1),
     )
     assert reasons == [
         "it used 101 MiB of memory, its limit is 100 MiB",
         "its files used 11 MiB of disk, its limit is 10 MiB",
         "it created 1,001 files, its limit is 1,000",
+        "it hid a process",
         None,
         None,
     ]

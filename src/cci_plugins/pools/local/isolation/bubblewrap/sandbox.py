@@ -1,7 +1,7 @@
 """One running bubblewrap sandbox, held by descriptors.
 
-Its life is `start`, `attach`, `limit_first_process`, `find_kernel`, `wait`, `kill`. A self-check has
-`attach_check` in place of the middle three. `kill` may come at any moment and twice, also while
+Its life is `start`, `attach`, `limit_first_process`, `find_kernel`, `wait`, `kill`. A self-check
+has `attach_check` in place of the middle three. `kill` may come at any moment and twice, also while
 `start` is still running.
 
 The descriptors, by name in `_handles`:
