@@ -39,7 +39,13 @@ from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.redaction import redact, redact_exception
 
 from .notebook import Notebook
-from .redacted_output import RedactingOutput, redact_execution
+from .redacted_output import (
+    RedactingOutput,
+    measure_execution,
+    redact_execution,
+    redact_in_lane,
+    transform_in_lane,
+)
 from .rendering import render_text
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
@@ -194,14 +200,19 @@ class Session:
                         raise
                     raise clean from None
                 noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
-                noted = note_malformed_images(noted)
-                execution = redact_execution(noted)
+                execution = await transform_in_lane(
+                    noted, lambda raw: redact_execution(note_malformed_images(raw))
+                )
+                size = len(code) + measure_execution(execution)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
-                    record_content(
-                        span, code, render_text(execution, host.limits.output_characters)
+                    budget = host.limits.output_characters
+                    await redact_in_lane(
+                        size, lambda: record_content(span, code, render_text(execution, budget))
                     )
-        self._notebook.add(redact(remove_script(code)), execution)
+            await redact_in_lane(
+                size, lambda: self._notebook.add(redact(remove_script(code)), execution)
+            )
         return execution
 
     async def _execute(
@@ -213,7 +224,7 @@ class Session:
         try:
             return await self._execute_unless_deleted(pool, code, limit, output.handle)
         finally:
-            output.finish()
+            await output.finish()
 
     async def _execute_unless_deleted(
         self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None

@@ -20,6 +20,7 @@ from cci_plugins.common.limits import MIB
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, FileTooLargeError
 from cci_plugins.models import FileInfo
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
 
 from .environments import EnvironmentIdError
@@ -68,9 +69,10 @@ class FileResources:
             ResourceError: The file does not exist, or it is too large.
         """
         session, name = await self._resolve(uri)
-        file = next((file for file in await self._list_files(session) if file.name == name), None)
+        file = _find(await self._list_files(session), name)
         if file is None:
             raise ResourceError(f"the session has no file {uri[:300]}")
+        name = file.name
         if file.size > self._max_bytes:
             raise self._build_too_large_error(file.size)
         kind = guess_media_type(name)
@@ -128,13 +130,13 @@ class FileResources:
 
 
 def to_resource(file: FileInfo, environment_id: str | None = None) -> dict[str, Any]:
-    """Return a file in the form of a resource.
+    """Return a file in the form of a resource, without secrets in its name and address.
 
     Args:
         file: The file.
         environment_id: Its environment, for clients of the stateless revision.
     """
-    name = sanitize_json(file.name)
+    name = redact(sanitize_json(file.name))
     prefix = PREFIX
     if environment_id is not None:
         prefix = ENVIRONMENT_PREFIX.format(environmentId=quote(environment_id, safe=""))
@@ -149,6 +151,14 @@ def to_resource(file: FileInfo, environment_id: str | None = None) -> dict[str, 
 def to_resource_link(file: FileInfo, environment_id: str | None = None) -> dict[str, Any]:
     """Return a file as a block of an answer that links its resource."""
     return {"type": "resource_link"} | to_resource(file, environment_id)
+
+
+def _find(files: list[FileInfo], name: str) -> FileInfo | None:
+    """Return the file with a name, or the first that is listed with it because of a secret."""
+    for file in files:
+        if file.name == name:
+            return file
+    return next((file for file in files if redact(sanitize_json(file.name)) == name), None)
 
 
 def _parse_name(uri: str) -> str:

@@ -23,6 +23,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
 from cci_plugins.mcp_client.progress import PROGRESS_METHOD
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
 from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
 
@@ -341,7 +342,7 @@ def _convert_resource_errors() -> Generator[None]:
     try:
         yield
     except ResourceError as error:
-        raise _build_rpc_error(str(error)) from error
+        raise _build_rpc_error(redact(str(error))) from error
 
 
 def _build_unknown_tool_error(name: str) -> Exception:

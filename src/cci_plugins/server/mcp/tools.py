@@ -16,13 +16,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.core.redacted_output import RedactingOutput, redact_execution
+from cci_plugins.core.redacted_output import RedactingOutput, redact_execution, transform_in_lane
 from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
     build_run_fields,
     find_images,
@@ -181,7 +182,7 @@ class PlatformTools:
             return _build_failure(error.code, f"{error} Call {LAUNCH} for one.", meta)
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
-            return _build_failure(dumped["code"], str(error), {failures.META_KEY: dumped})
+            return _build_failure(dumped["code"], redact(str(error)), {failures.META_KEY: dumped})
         except Exception:  # noqa: BLE001 - a fault of the server must not break the protocol
             logger.exception("a tool failed because of a fault in the server")
             return _build_failure("InternalServerError", SERVER_FAULT)
@@ -228,8 +229,10 @@ class PlatformTools:
                 )
         finally:
             if output is not None:
-                output.finish()
-        return sanitize_execution(redact_execution(execution))
+                await output.finish()
+        return await transform_in_lane(
+            execution, lambda raw: sanitize_execution(redact_execution(raw))
+        )
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
@@ -242,7 +245,7 @@ def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
     displayed = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
     more = {
         "displayed": displayed,
-        "files": [file.name for file in execution.files],
+        "files": [redact(file.name) for file in execution.files],
         "notes": list(execution.notes),
     }
     return fields | {name: value for name, value in more.items() if value}
