@@ -12,7 +12,9 @@ from .blocks import PAGES, ROOT, blocks
 INSTALL = re.compile(r"^pip install .*$", re.MULTILINE)
 COMMAND = re.compile(r"^(\$ )?cci ", re.MULTILINE)
 TYPED = {
-    block.place.rpartition(":")[0] for block in blocks("sh", "console") if COMMAND.search(block.text)
+    block.place.rpartition(":")[0]
+    for block in blocks("sh", "console")
+    if COMMAND.search(block.text)
 }
 
 
