@@ -27,6 +27,7 @@ from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, SessionLostError
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
@@ -108,8 +109,13 @@ class RemoteSessionPool(SessionPool):
         timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
         check_code(code)
+        if tools is not None:
+            raise build_unsupported_error(
+                self.capabilities.name, "its sessions answer in text only"
+            )
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):

@@ -41,6 +41,7 @@ from .kernel_config import (
 from .launcher import supervisor
 from .managed_process import ManagedProcess, ShieldedStart, wait_for_sockets
 from .memory import count_own_threads, measure_tree
+from .tool_sockets import InheritedSocket
 
 PREFIX = "cci-"
 _FOLDERS = ("data", "tmp", "home", "k")
@@ -96,7 +97,11 @@ class HostFolderIsolation(Isolation):
         sandbox = HostFolderSandbox(uid)
         async with sandbox.kill_on_failure():
             base = sandbox.create_folders(spec)
-            options = replace(self._build_options(base, interpreter, uid), paths=interpreter.paths)
+            options = replace(
+                self._build_options(base, interpreter, uid),
+                paths=interpreter.paths,
+                channel=sandbox.channel.descriptor,
+            )
             if uid is None and sys.platform == "linux":
                 options = replace(options, other_threads=count_own_threads())
             session = sandbox.write_session_file(
@@ -123,6 +128,7 @@ class HostFolderSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
+        self.channel: InheritedSocket = InheritedSocket()
         self._uid = uid
         self._base = ""
         self._shielded_start: ShieldedStart | None = None
@@ -168,7 +174,11 @@ class HostFolderSandbox(Sandbox):
         try:
             self._shielded_start = ShieldedStart(
                 ManagedProcess.start(
-                    [interpreter.executable, "-I", "-S", supervisor.__file__, base, *command],
+                    [
+                        *(interpreter.executable, "-I", "-S", supervisor.__file__, base),
+                        str(self.channel.descriptor),
+                        *command,
+                    ],
                     env=build_environment(
                         f"{base}/home",
                         f"{base}/{_FOLDERS[1]}",
@@ -178,11 +188,13 @@ class HostFolderSandbox(Sandbox):
                     ),
                     cwd=f"{base}/data",
                     stdin=receive,
+                    pass_fds=(self.channel.descriptor,),
                 )
             )
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
+            self.channel.close_session_end()
 
     async def wait(self) -> int:
         """Wait until the kernel has ended and return its exit status."""
@@ -214,6 +226,7 @@ class HostFolderSandbox(Sandbox):
                 _reap(pids[1:])
         if not self._is_released:
             self._is_released = True
+            self.channel.close()
             if hasattr(self, "folder"):
                 self.folder.close()
                 os.close(self.sockets)

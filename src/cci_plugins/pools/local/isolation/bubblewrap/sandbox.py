@@ -44,6 +44,7 @@ from cci_plugins.pools.local.isolation.managed_process import (
     ShieldedStart,
 )
 from cci_plugins.pools.local.isolation.memory import measure_tree
+from cci_plugins.pools.local.isolation.tool_sockets import InheritedSocket
 
 # Paths inside the sandbox
 HOME, SCRATCH, DATA, SHARED, SOCKET_FOLDER, BOOT = (
@@ -69,6 +70,7 @@ class BwrapSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
+        self.channel: InheritedSocket = InheritedSocket()
         self._uid = uid
         self._shielded_start: ShieldedStart | None = None
         self._init_pid = 0  # as the host numbers it
@@ -79,12 +81,15 @@ class BwrapSandbox(Sandbox):
         receive, send = os.pipe()
         self._add_handle("lifeline", send)
         self._shielded_start = ShieldedStart(
-            ManagedProcess.start(command, env={}, pass_fds=inherited, stdin=receive)
+            ManagedProcess.start(
+                command, env={}, pass_fds=[*inherited, self.channel.descriptor], stdin=receive
+            )
         )
         try:
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
+            self.channel.close_session_end()
 
     async def attach(self, info_fd: int, session: bytes, key: str) -> None:
         """Open the sandbox's first process and its folders.
@@ -151,6 +156,7 @@ class BwrapSandbox(Sandbox):
         if child is not None:
             self.child = child
             await self._wait_or_kill()
+        self.channel.close()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:
