@@ -7,16 +7,26 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Literal, Self, TypeAlias
 
+from agent_framework import (
+    ChatContext,
+    ChatMiddleware,
+    Content,
+    ContextProvider,
+    FunctionInvocationContext,
+    FunctionTool,
+    Message,
+    SessionContext,
+)
 from typing_extensions import override
 
-from .common.log import describe_error, logger
-from .core.interpreter import AnyInterpreter
-from .core.mounts import FileMount, FileMountInput, Mounts
-from .errors import CodeInterpreterError, ConfigurationError
-from .pools.base import OutputHandler
-from .tools import execute_code
-from .tools.execute_code import SessionKeyResolver, ToolReply
-from .tools.images import (
+from cci_plugins.common.log import describe_error, logger
+from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.core.mounts import FileMount, FileMountInput, Mounts
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.images import (
     DEFAULT_LIMITS,
     INTRODUCTION,
     ImageLimits,
@@ -24,24 +34,7 @@ from .tools.images import (
     move_images_to_user,
     select_images,
 )
-from .tools.options import ToolOptions
-
-try:
-    from agent_framework import (
-        ChatContext,
-        ChatMiddleware,
-        Content,
-        ContextProvider,
-        FunctionInvocationContext,
-        FunctionTool,
-        Message,
-        SessionContext,
-    )
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"the Agent Framework tool needs {missing.name}",
-        hint='pip install "cci-plugins[agent-framework]"',
-    ) from missing
+from cci_plugins.tools.options import ToolOptions
 
 __all__ = ["CodeInterpreterProvider", "FileMount", "code_interpreter_tool"]
 

@@ -6,31 +6,24 @@ from collections.abc import Awaitable, Callable, Iterator
 from copy import copy
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
-from .core.conversation import SessionKey
-from .core.interpreter import AnyInterpreter
-from .errors import ConfigurationError
-from .pools.base import OutputHandler
-from .tools import execute_code
-from .tools.execute_code import SessionKeyResolver, ToolReply
-from .tools.images import INTRODUCTION, move_images_to_user, select_images
-from .tools.options import ToolOptions
+from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
+from semantic_kernel.contents import (
+    AuthorRole,
+    ChatHistory,
+    ChatMessageContent,
+    FunctionResultContent,
+    ImageContent,
+    TextContent,
+)
+from semantic_kernel.functions import kernel_function
 
-try:
-    from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
-    from semantic_kernel.contents import (
-        AuthorRole,
-        ChatHistory,
-        ChatMessageContent,
-        FunctionResultContent,
-        ImageContent,
-        TextContent,
-    )
-    from semantic_kernel.functions import kernel_function
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"the Semantic Kernel plugin needs {missing.name}",
-        hint='pip install "cci-plugins[semantic-kernel]"',
-    ) from missing
+from cci_plugins.core.conversation import SessionKey
+from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
+from cci_plugins.tools.options import ToolOptions
 
 __all__ = ["CodeInterpreterPlugin", "images_as_user_messages"]
 

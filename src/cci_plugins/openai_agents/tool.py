@@ -8,25 +8,18 @@ from copy import deepcopy
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from .core.conversation import SessionKey
-from .core.interpreter import AnyInterpreter
-from .errors import ConfigurationError
-from .models import Execution
-from .pools.base import OutputHandler
-from .tools import execute_code
-from .tools.execute_code import SessionKeyResolver, ToolReply
-from .tools.images import INTRODUCTION, move_images_to_user, select_images
-from .tools.options import ToolOptions
+from agents import FunctionTool, RunContextWrapper, ToolOutputImage, ToolOutputText
+from agents.run_config import CallModelData, ModelInputData
+from agents.tool_context import ToolContext
 
-try:
-    from agents import FunctionTool, RunContextWrapper, ToolOutputImage, ToolOutputText
-    from agents.run_config import CallModelData, ModelInputData
-    from agents.tool_context import ToolContext
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"the OpenAI Agents tool needs {missing.name}",
-        hint='pip install "cci-plugins[openai-agents]"',
-    ) from missing
+from cci_plugins.core.conversation import SessionKey
+from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.models import Execution
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
+from cci_plugins.tools.options import ToolOptions
 
 __all__ = ["ImageReply", "TextReply", "code_interpreter_tool", "images_as_user_messages"]
 
