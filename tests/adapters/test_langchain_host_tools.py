@@ -286,9 +286,9 @@ async def test_an_approver_is_asked_while_the_code_waits() -> None:
         return small, await failure(tools.acall("refund", amount=500))
 
     message = await run_code(program, refund, needs_approval={"refund"}, approve_tool=approve)
-    assert "('paid 5', ('denied', 'the user did not approve the call of refund: too much'))" == (
+    assert (
         message.content
-    )
+    ) == "('paid 5', ('denied', 'the user did not approve the call of refund: too much'))"
     assert [(one.name, one.arguments) for one in asked] == [
         ("refund", {"amount": 5}),
         ("refund", {"amount": 500}),

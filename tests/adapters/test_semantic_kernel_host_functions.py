@@ -133,9 +133,7 @@ async def test_filters_can_replace_refuse_and_end() -> None:
         names = ("cached", "secret", "forbidden", "last", "more")
         return [await failure(tools.acall("orders_search", customer=n, limit=0)) for n in names]
 
-    result = await run_code(
-        kernel_of((FilterTypes.AUTO_FUNCTION_INVOCATION, automatic)), program
-    )
+    result = await run_code(kernel_of((FilterTypes.AUTO_FUNCTION_INVOCATION, automatic)), program)
     assert result == repr(
         [
             ("returned", "['from the filter']"),
@@ -158,11 +156,11 @@ async def test_an_approver_is_asked_while_the_code_waits() -> None:
         return await failure(tools.acall("orders_search", customer="alice"))
 
     kernel = kernel_of()
-    result = await run_code(
-        kernel, program, needs_approval=["orders_search"], approve_tool=approve
-    )
-    assert "('denied', 'the user did not approve the call of orders_search: not today')" == result
-    assert [(one.name, one.arguments) for one in asked] == [("orders_search", {"customer": "alice"})]
+    result = await run_code(kernel, program, needs_approval=["orders_search"], approve_tool=approve)
+    assert result == "('denied', 'the user did not approve the call of orders_search: not today')"
+    assert [(one.name, one.arguments) for one in asked] == [
+        ("orders_search", {"customer": "alice"})
+    ]
 
 
 def shown(plugin: CodeInterpreterPlugin) -> dict[str, Any]:
@@ -175,7 +173,9 @@ def shown(plugin: CodeInterpreterPlugin) -> dict[str, Any]:
 def test_the_model_sees_the_signatures_and_the_same_parameters() -> None:
     plain, kernel = shown(CodeInterpreterPlugin()), kernel_of()
     add = HostTool("add", "Add.", {"properties": {"a": {"type": "integer"}}}, lambda a: a)
-    with_functions = shown(CodeInterpreterPlugin(functions=[kernel.get_function("orders", "search"), add]))
+    with_functions = shown(
+        CodeInterpreterPlugin(functions=[kernel.get_function("orders", "search"), add])
+    )
     assert with_functions["parameters"] == plain["parameters"]
     assert with_functions["description"].startswith(plain["description"] + "\n")
     signature = "- tools.orders_search(customer: str, limit: int = 2): Find orders.\n"

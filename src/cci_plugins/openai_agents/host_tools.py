@@ -2,8 +2,8 @@
 
 The SDK's own loop runs a tool that the model calls. A tool that code calls goes through the same
 steps here, by the SDK's public interfaces: `is_enabled`, the input guardrails, `on_tool_start` of
-the agent's hooks, the tool with its time-out, the output guardrails and `on_tool_end`, within a span
-of the SDK's tracing. The `RunHooks` that `Runner.run` got cannot be reached from a tool.
+the agent's hooks, the tool with its time-out, the output guardrails and `on_tool_end`, within a
+span of the SDK's tracing. The `RunHooks` that `Runner.run` got cannot be reached from a tool.
 
 A guardrail that rejects is a refusal for the code. One that raises ends the run of the code, and
 then the run of the agent.
@@ -212,9 +212,10 @@ class _ToolCalls:
                 await self._format_timeout(context, error), kind="timeout"
             ) from None
         except Exception as error:
-            if (text := await self._format_failure(context, error)) is None:
+            failure = await self._format_failure(context, error)
+            if failure is None:
                 raise
-            raise ToolCallError(text) from None
+            raise ToolCallError(failure) from None
         if result is None and getattr(one, "_is_agent_tool", False):
             raise ToolCallError(
                 "this agent waits for an approval, which is not possible while code runs",

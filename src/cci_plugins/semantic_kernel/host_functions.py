@@ -159,7 +159,7 @@ def _iter_functions(one: HostFunctionInput) -> Iterator[KernelFunction | HostToo
     else:
         raise ConfigurationError(
             f"functions has a {type(one).__name__}",
-            hint='pass kernel functions such as kernel.get_function("orders", "search")',
+            hint='pass kernel functions such as kernel.plugins["orders"]["search"]',
         )
 
 

@@ -62,8 +62,9 @@ class CodeInterpreterPlugin:
             call.
         session_key: The conversation of calls that name none. You need it for Semantic Kernel's
             orchestrations, whose runtime calls agents outside the context of `use_session`.
-        functions: Kernel functions that the code may call, such as `kernel.get_function("orders", "search")`,
-            which is `tools.orders_search(...)` there. The kernel runs them, with its filters.
+        functions: Kernel functions that the code may call, or whole plugins. For the code,
+            `kernel.plugins["orders"]["search"]` is `tools.orders_search(...)`. The kernel runs
+            them, with its filters.
         needs_approval: Names of those functions that `approve_tool` must allow, as the code
             writes them.
         approve_tool: Asked before a call of such a function, while the code waits.
