@@ -12,7 +12,6 @@ graph are hidden from the tool.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from pydantic import SkipValidation
 
 from cci_plugins.core.host_tools import HostTool, to_tool_name
 from cci_plugins.errors import ConfigurationError, ToolCallError
+from cci_plugins.tools.host_tools import check_list, parse_text
 
 HostToolInput: TypeAlias = BaseTool | Callable[..., Any] | HostTool
 """A tool of LangChain, a function that becomes one, or a `HostTool`."""
@@ -43,8 +43,7 @@ _INTERRUPTED = (
 
 def to_tools(given: Sequence[HostToolInput]) -> list[BaseTool | HostTool]:
     """Return what the application passed, with functions as tools of LangChain."""
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ConfigurationError(f"tools is a {type(given).__name__}", hint="pass a list of tools")
+    check_list("tools", given)
     return [_to_tool(one) for one in given]
 
 
@@ -164,20 +163,10 @@ class _ToolCall:
             raise ToolCallError("this tool changes the graph, which is not possible from code")
         if not isinstance(result, ToolMessage):
             return result
-        text = result.text if isinstance(result.text, str) else str(result.content)
+        text = str(result.text)
         if result.status == "error":
             raise ToolCallError(text)
         return parse_text(text) if isinstance(result.content, str) else result.content
-
-
-def parse_text(text: str) -> Any:
-    """Return the JSON object or list that a framework rendered as text, or the text itself."""
-    if text[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
 
 
 def _iter_annotations(one: BaseTool) -> Iterator[Any]:

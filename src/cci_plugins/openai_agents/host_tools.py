@@ -38,7 +38,7 @@ from agents.tool_context import ToolContext
 
 from cci_plugins.core.host_tools import ApprovalRule, HostTool, to_tool_name
 from cci_plugins.errors import ConfigurationError, ToolCallError
-from cci_plugins.tools.host_tools import RunStopper
+from cci_plugins.tools.host_tools import RunStopper, check_list
 
 HostToolInput: TypeAlias = FunctionTool | Callable[..., Any] | HostTool
 """A function tool, a function that becomes one, or a `HostTool`."""
@@ -46,8 +46,7 @@ HostToolInput: TypeAlias = FunctionTool | Callable[..., Any] | HostTool
 
 def to_tools(given: Sequence[HostToolInput]) -> list[FunctionTool | HostTool]:
     """Return what the application passed, with functions as function tools."""
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ConfigurationError(f"tools is a {type(given).__name__}", hint="pass a list of tools")
+    check_list("tools", given)
     return [_to_tool(one) for one in given]
 
 

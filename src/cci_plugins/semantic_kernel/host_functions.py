@@ -27,6 +27,7 @@ from semantic_kernel.functions import (
 
 from cci_plugins.core.host_tools import HostTool, to_tool_name
 from cci_plugins.errors import ConfigurationError, ToolCallError
+from cci_plugins.tools.host_tools import check_list
 
 HostFunctionInput: TypeAlias = KernelFunction | KernelPlugin | Callable[..., Any] | HostTool
 """A kernel function, a plugin with several, a decorated function, or a `HostTool`."""
@@ -37,10 +38,7 @@ _ENDED = "a filter of the kernel has ended the functions of this turn"
 
 def to_functions(given: Sequence[HostFunctionInput]) -> list[KernelFunction | HostTool]:
     """Return what the application passed, as kernel functions and host tools."""
-    if isinstance(given, KernelPlugin | KernelFunction | str) or not isinstance(given, Sequence):
-        raise ConfigurationError(
-            f"functions is a {type(given).__name__}", hint="pass a list of kernel functions"
-        )
+    check_list("functions", given)
     return [function for one in given for function in _iter_functions(one)]
 
 

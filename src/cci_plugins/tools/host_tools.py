@@ -9,8 +9,10 @@ the code waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Collection, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from cci_plugins.core.host_tools import (
@@ -76,24 +78,41 @@ def check_host_tools(
     return HostToolPolicy(approve_tool, needs_approval)
 
 
-def mark_approval(
-    tools: Sequence[HostTool], names: Sequence[str] | frozenset[str] | set[str]
-) -> list[HostTool]:
+def check_list(option: str, given: object) -> None:
+    """Check that an option is a list and not a single tool.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ConfigurationError(
+            f"{option} is a {type(given).__name__}", hint=f"pass a list: {option}=[...]"
+        )
+
+
+def mark_approval(tools: Sequence[HostTool], names: Collection[str]) -> list[HostTool]:
     """Return the tools, of which the named ones need approval.
 
     Raises:
         ConfigurationError: A name is not that of a tool.
     """
-    from dataclasses import replace  # noqa: PLC0415
-
     wanted = {names} if isinstance(names, str) else set(names)
     unknown = sorted(wanted - {tool.name for tool in tools})
     if unknown:
-        known = ", ".join(tool.name for tool in tools) or "no tools"
+        known = ", ".join(tool.name for tool in tools) or "none"
         raise ConfigurationError(
-            f"needs_approval names {unknown[0]!r}, which is not a tool", hint=f"there are: {known}"
+            f"needs_approval names {unknown[0]!r}, which is not a tool",
+            hint=f"the tools are: {known}",
         )
     return [replace(tool, needs_approval=True) if tool.name in wanted else tool for tool in tools]
+
+
+def parse_text(text: str) -> Any:
+    """Return the JSON object or list that a framework rendered as text, or the text itself."""
+    if text[:1] in ("{", "["):
+        with suppress(ValueError):
+            return json.loads(text)
+    return text
 
 
 class RunStopper:
