@@ -103,15 +103,15 @@ class FunctionCalls:
 
         stack = self._kernel.construct_call_stack(FilterTypes.AUTO_FUNCTION_INVOCATION, run)
         await stack(context)
-        self._has_ended = self._has_ended or context.terminate
+        if context.terminate:
+            self._has_ended = True
         result = context.function_result
-        if result is None or (result.value is None and (not ran or ran[-1] is None)):
+        has_run = any(one is not None for one in ran)
+        if result is None or (result.value is None and not has_run):
             raise ToolCallError(_REFUSED, kind="denied")
-        return (
-            str(result)
-            if function.is_prompt and not isinstance(result.value, str)
-            else result.value
-        )
+        if function.is_prompt and not isinstance(result.value, str):
+            return str(result)
+        return result.value
 
     def _build_context(
         self, function: KernelFunction, given: dict[str, Any], kernel: Kernel
