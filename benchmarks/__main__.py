@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from . import adapters, azure, embedded, files, served
+from . import adapters, azure, embedded, files, served, starts
 from .measure import Ratio
 
 MAX_EXCESS = 1.5
@@ -35,6 +35,7 @@ def measure_import() -> Ratio:
 
 async def measure() -> tuple[list[Ratio], list[files.RouteSpeed], str]:
     ratios = await embedded.measure()
+    ratios += await starts.measure()
     ratios += await adapters.measure()
     ratios += await served.measure()
     ratios += await azure.measure()

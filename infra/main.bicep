@@ -119,7 +119,7 @@ param revision string = utcNow('yyyyMMddHHmmss')
 param deployFoundry bool = false
 
 @description('Model of the Foundry project. Which ones there are differs by region and time.')
-param modelName string = 'gpt-4.1-mini'
+param modelName string = 'gpt-5.6-luna'
 
 @description('Version of the model; empty for the region\'s default.')
 param modelVersion string = ''

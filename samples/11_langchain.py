@@ -14,7 +14,7 @@ from cci_plugins.langchain import CodeInterpreterTool
 async def main() -> None:
     async with CodeInterpreter.from_env() as interpreter:
         agent = create_agent(
-            ChatOpenAI(model=os.environ.get("OPENAI_MODEL", "gpt-5-mini")),
+            ChatOpenAI(model=os.environ.get("OPENAI_MODEL", "gpt-5.6-luna")),
             tools=[CodeInterpreterTool(interpreter=interpreter)],
             checkpointer=InMemorySaver(),
         )

@@ -14,7 +14,7 @@ from cci_plugins.langchain import CodeInterpreterTool
 async def main() -> None:
     async with CodeInterpreter.from_env() as interpreter:
         tools = [CodeInterpreterTool(interpreter=interpreter)]
-        model = ChatOpenAI(model=os.environ.get("OPENAI_MODEL", "gpt-5-mini")).bind_tools(tools)
+        model = ChatOpenAI(model=os.environ.get("OPENAI_MODEL", "gpt-5.6-luna")).bind_tools(tools)
 
         async def think(state: MessagesState) -> dict[str, list[object]]:
             return {"messages": [await model.ainvoke(state["messages"])]}

@@ -16,7 +16,7 @@ from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
 async def main() -> None:
     async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
-        model = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
+        model = os.environ.get("OPENAI_MODEL", "gpt-5.6-luna")
         agent = ChatCompletionAgent(
             service=OpenAIChatCompletion(ai_model_id=model, async_client=client),
             instructions="Use execute_code for arithmetic.",

@@ -16,7 +16,7 @@ DATA = Path(__file__).with_name("data") / "penguins.csv"
 
 async def main() -> None:
     async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
-        model = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
+        model = os.environ.get("OPENAI_MODEL", "gpt-5.6-luna")
         agent = Agent(
             OpenAIChatClient(model=model, async_client=client),
             instructions="Use execute_code for arithmetic.",

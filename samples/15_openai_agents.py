@@ -30,7 +30,7 @@ async def answer(agent: Agent[Any], question: str, session: SQLiteSession) -> st
 
 async def main() -> None:
     async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
-        model = OpenAIResponsesModel(os.environ.get("OPENAI_MODEL", "gpt-5-mini"), client)
+        model = OpenAIResponsesModel(os.environ.get("OPENAI_MODEL", "gpt-5.6-luna"), client)
         tools: Any = [code_interpreter_tool(interpreter, needs_approval=True)]
         agent: Agent[Any] = Agent("analyst", model=model, tools=tools)
         session = SQLiteSession("alice")

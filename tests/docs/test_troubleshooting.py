@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -415,6 +416,53 @@ def _(*_: object) -> object:
     agents = pytest.importorskip("cci_plugins.foundry.agents")
     request = {"name": "runPythonCodeInRemoteEnvironment", "arguments": "{}"}
     return anyio.run(agents._answer, request, None)
+
+
+@happens("the agent answered without running code")
+def _(*_: object) -> object:
+    agents = pytest.importorskip("cci_plugins.foundry.agents")
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("cci_plugins")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        agents._read_reply([{"output": []}])
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    return records[0].getMessage()
+
+
+class Offers:
+    """A Resource Manager in which nothing exists and a region offers one model."""
+
+    async def get(self, *_: object, **__: object) -> None:
+        return None
+
+    async def list(self, *_: object, **__: object) -> list[object]:
+        return [{"kind": "AIServices", "model": {"name": "gpt-6-luna", "version": "1"}}]
+
+
+@happens("model: the region ... does not offer the model ...; it offers ...")
+def _(*_: object) -> object:
+    provisioning = pytest.importorskip("cci_plugins.provisioning")
+    from cci_plugins.provisioning.foundry import check_model
+
+    subscription = "00000000-0000-0000-0000-000000000001"
+    options = provisioning.Options(subscription=subscription, resource_group="group", foundry=True)
+    return anyio.run(check_model, options, Offers())
+
+
+@happens("Foundry project: it has ... agents: ...")
+def _(*_: object) -> object:
+    pytest.importorskip("cci_plugins.provisioning")
+    from cci_plugins.provisioning.foundry_inventory import FoundryInventory
+    from cci_plugins.provisioning.foundry_removal import check_agents
+
+    return check_agents(FoundryInventory(agents=("analyst", "planner")))
 
 
 class Replaced(FakeSessionPool):

@@ -35,7 +35,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "egress": True,
     },
     "python-no-storage": {"storage": False},
-    "python-foundry": {},
+    "python-foundry": {"foundry": True},
     "custom-no-image": {"kind": "custom"},
     "custom": {**CUSTOM, "ready_sessions": 2},
     "custom-gateway": {**CUSTOM, "gateway": True},
@@ -65,10 +65,10 @@ CHOICES: dict[str, dict[str, Any]] = {
         "env": {"REGION": "north"},
         "secrets": {"API_TOKEN": "a-secret-value"},
     },
-    "custom-foundry": {**CUSTOM, "gateway": True},
+    "custom-foundry": {**CUSTOM, "foundry": True},
 }
-# What the command does not create: the account has the blob service from the start.
-ELSEWHERE = ("Microsoft.CognitiveServices/", "Microsoft.Storage/storageAccounts/blobServices")
+# The command does not create it: the account has it from the start.
+BLOB_SERVICE = "Microsoft.Storage/storageAccounts/blobServices"
 
 
 def build_options(shape: str) -> Options:
@@ -120,7 +120,7 @@ def list_by_templates(made: Deployment) -> dict[str, Any]:
     return {
         each.id: (each.api_version, plain(each.body))
         for each in made.resources
-        if each.type != ELSEWHERE[1] and ELSEWHERE[0] not in each.id
+        if each.type != BLOB_SERVICE
     }
 
 
@@ -163,11 +163,16 @@ def plain(value: Any, known: Mapping[str, str] | None = None, name: str = "") ->
     """Return a body without the parts that differ between deployments."""
     if name == "secrets":  # the compiler does not show their values
         return [one["name"] for one in value]
+    if name == "keys":
+        return list(value)
+    if name == "target":  # it depends on what Azure assigns
+        return "an MCP endpoint"
     if isinstance(value, Mapping):
         return {
             key: plain(item, known, key)
             for key, item in value.items()
-            if key != "revisionSuffix"  # makes every deployment restart the gateway
+            # the one restarts the gateway, and a template cannot make the other, a fingerprint
+            if key not in {"revisionSuffix", "metadata"}
         }
     if isinstance(value, list):
         return [plain(item, known) for item in value]

@@ -8,6 +8,8 @@ import shlex
 
 import pytest
 
+from cci_plugins.azure import api_versions
+
 from .snapshots import FOLDER, MAIN, ROOT, SHAPES, list_parameters, load, load_template
 from .test_azd import VALUES
 from .test_template import PRINCIPAL, list_assignments
@@ -121,3 +123,23 @@ def test_every_snapshot_is_in_the_readme() -> None:
     listed = set(re.findall(r"\[`([\w-]+)`\]\(snapshots/\1\.snapshot\.json\)", README))
     assert listed == set(SHAPES)
     assert all((FOLDER / f"{shape}.snapshot.json").is_file() for shape in listed)
+
+
+def test_the_table_of_api_versions_is_the_templates_own() -> None:
+    section = README.split("## API versions")[1].split("\n## ")[0]
+    row = r"^\| .* \| `(modules/[\w-]+\.bicep)` \| ([\w-]+) \| (.*) \|$"
+    rows = re.findall(row, section, re.MULTILINE)
+    named = {(file, version) for file, version, _ in rows}
+    used = {
+        (f"modules/{path.name}", version)
+        for path in (MAIN.parent / "modules").glob("*.bicep")
+        for version in re.findall(
+            r"^resource \w+ 'Microsoft\.(?:App|CognitiveServices)/[\w/]+@([\w-]+)'",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    }
+    assert named == used
+    for _, version, following in rows:
+        for one in api_versions.FALLBACKS.get(version, ())[:1]:
+            assert one in following

@@ -113,6 +113,37 @@ class _Waiting:
 
 
 @dataclass
+class FakeToolbox:
+    """A toolbox.
+
+    Attributes:
+        versions: The tools of each version.
+        default: The version that agents use.
+        pinned: Whether a new version does not become the default by itself.
+    """
+
+    versions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    default: str = ""
+    pinned: bool = False
+
+
+class ToolboxServer:
+    """An MCP server of a toolbox, which puts the label of its server before each tool's name."""
+
+    def __init__(self, inner: Any, label: str) -> None:
+        self._inner, self._prefix = inner, f"{label}___"
+
+    async def list_tools(self) -> Any:
+        found = await self._inner.list_tools()
+        for tool in found.tools:
+            tool.name = f"{self._prefix}{tool.name}"
+        return found
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        return await self._inner.call_tool(name.removeprefix(self._prefix), arguments)
+
+
+@dataclass
 class FakeFoundry:
     """One account with one project.
 
@@ -125,6 +156,7 @@ class FakeFoundry:
         prompts: The questions of users.
         wrong: Requests that do not match the description.
         listed: The tools that the MCP server listed last.
+        toolboxes: The toolboxes, by name.
         pool: The session pool in Resource Manager.
         apps: Container apps of its resource group, and `app_secrets` of each.
     """
@@ -141,6 +173,7 @@ class FakeFoundry:
     apps: list[dict[str, Any]] = field(default_factory=list)
     app_secrets: dict[str, str] = field(default_factory=dict)
     url: str = ""
+    toolboxes: dict[str, FakeToolbox] = field(default_factory=dict)
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
 
@@ -156,6 +189,9 @@ class FakeFoundry:
                 Route(f"{api}/agents/{{name}}/versions", self._versions, methods=["POST"]),
                 Route(f"{api}/agents/{{name}}", self._agent, methods=["DELETE"]),
                 Route(f"{api}/agents/{{name}}/versions/{{v}}", self._version, methods=["DELETE"]),
+                Route(f"{api}/toolboxes/{{name}}/versions", self._toolbox_versions, methods=every),
+                Route(f"{api}/toolboxes/{{name}}/versions/{{v}}", self._toolbox_version),
+                Route(f"{api}/toolboxes/{{name}}", self._toolbox, methods=[*every, "PATCH"]),
                 Route(f"{api}/connections", self._list),
                 Route(f"{api}/connections/{{name}}", self._get),
                 Route(f"{api}/openai/v1/responses", self._responses, methods=["POST"]),
@@ -194,7 +230,11 @@ class FakeFoundry:
     async def _resource(self, request: Request, path: str) -> Response:
         if path == "/subscriptions":
             return self._subscriptions(request)
-        self._expect(f"version of {path}", request.query_params.get("api-version") == VERSION)
+        version = request.query_params.get("api-version")
+        is_preview = request.method == "PUT" and "/connections/toolbox-" in path
+        self._expect(
+            f"version of {path}", version == ("2025-10-01-preview" if is_preview else VERSION)
+        )
         if path.endswith("/accounts"):
             return JSONResponse({"value": [self._account()] if SUBSCRIPTION in path else []})
         if path == PROJECT_ID:
@@ -245,6 +285,62 @@ class FakeFoundry:
         kind = "Microsoft.CognitiveServices/accounts/projects/connections"
         id_ = f"{PROJECT_ID}/connections/{name}"
         return {"id": id_, "name": name, "type": kind, "properties": properties}
+
+    # toolboxes
+
+    async def _toolbox_versions(self, request: Request) -> Response:
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
+        body, name = await request.json(), request.path_params["name"]
+        known = {"tools", "description", "metadata", "skills", "policies"}
+        self._expect(f"toolbox: {set(body)}", set(body) <= known)
+        for tool in body["tools"]:
+            self._expect("a key in a toolbox", "headers" not in tool)
+        box = self.toolboxes.setdefault(name, FakeToolbox())
+        number = str(len(box.versions) + 1)
+        box.versions[number] = body["tools"]
+        if not (box.pinned and box.default):
+            box.default = number
+        return self._show_version(name, number)
+
+    async def _toolbox_version(self, request: Request) -> Response:
+        return self._refusal(request) or self._show_version(
+            request.path_params["name"], request.path_params["v"]
+        )
+
+    def _show_version(self, name: str, number: str) -> Response:
+        box = self.toolboxes.get(name)
+        if box is None or number not in box.versions:
+            return _error(404, "not_found", f"Toolbox {name} not found.")
+        facts = {"metadata": {}, "id": f"{name}:{number}", "name": name, "version": number}
+        return JSONResponse({**facts, "created_at": 1_790_000_000, "tools": box.versions[number]})
+
+    async def _toolbox(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
+        if name not in self.toolboxes:
+            return _error(404, "not_found", f"Toolbox {name} not found.")
+        box = self.toolboxes[name]
+        if request.method == "DELETE":
+            del self.toolboxes[name]
+            return Response(status_code=204)
+        if request.method == "PATCH":
+            box.default = (await request.json())["default_version"]
+        return JSONResponse({"id": name, "name": name, "default_version": box.default})
+
+    def _find_stored_tool(self, tool: dict[str, Any]) -> dict[str, Any]:
+        """Return the tool of a toolbox that an agent's tool leads to. The agent signs in itself."""
+        connection = self.connections.get(tool["project_connection_id"].rpartition("/")[2], {})
+        properties = connection.get("properties", {})
+        signed_in = properties.get("authType") == "AgenticIdentityToken"
+        if not signed_in or properties.get("audience") != "https://ai.azure.com":
+            raise ToolFaultError("Failed to enumerate tools from remote server: 401 (Unauthorized)")
+        self._expect("target", properties["target"] == tool["server_url"])
+        name = re.search(r"/toolboxes/([^/]+)/mcp\?api-version=v1$", tool["server_url"])
+        assert name is not None
+        box = self.toolboxes[name[1]]
+        return box.versions[box.default][0]
 
     # the project
 
@@ -308,6 +404,8 @@ class FakeFoundry:
             "allowed_tools",
             "require_approval",
         }
+        if "/toolboxes/" in tool["server_url"]:
+            wanted -= {"allowed_tools"}
         self._expect(f"tool: {set(tool)}", set(tool) == wanted)
         self._expect("type", tool["type"] == "mcp")
         self._expect("label", bool(re.fullmatch(r"[A-Za-z0-9_-]+", tool["server_label"])))
@@ -421,7 +519,8 @@ class FakeFoundry:
     async def _call(
         self, server: Any, tool: dict[str, Any], call: Call, output: list[dict[str, Any]]
     ) -> str:
-        if call.tool not in tool["allowed_tools"] or call.tool not in self.listed:
+        allowed = tool.get("allowed_tools", self.listed)
+        if call.tool not in allowed or call.tool not in self.listed:
             raise ToolFaultError(f"Tool {call.tool} is not allowed.")
         text, failed = await _call_tool(server, call)
         output.append(
@@ -446,7 +545,8 @@ class FakeFoundry:
         from mcp import ClientSession
         from mcp.client.streamable_http import streamable_http_client
 
-        name = tool["project_connection_id"].removeprefix(f"{PROJECT_ID}/connections/")
+        stored = self._find_stored_tool(tool) if "/toolboxes/" in tool["server_url"] else None
+        name = (stored or tool)["project_connection_id"].rpartition("/")[2]
         if name not in self.connections:
             raise ToolFaultError(f"Connection '{name}' can't be found in this workspace")
         properties = self.connections[name]["properties"]
@@ -458,7 +558,8 @@ class FakeFoundry:
             async with streamable_http_client(properties["target"], http_client=http) as streams:
                 async with ClientSession(streams[0], streams[1]) as session:
                     await session.initialize()
-                    yield session
+                    label = None if stored is None else stored["server_label"]
+                    yield session if label is None else ToolboxServer(session, label)
 
     def _expect(self, what: str, holds: object) -> None:
         if not holds:
@@ -566,6 +667,11 @@ def faults_of(name: str, body: dict[str, Any]) -> list[str]:
         return []
     from jsonschema import Draft4Validator
 
+    if body["properties"]["authType"] == "AgenticIdentityToken":  # only in a preview
+        allowed = {"category", "authType", "audience", "target", "metadata"}
+        return [f"unknown: {set(body['properties']) - allowed}"] * (
+            not set(body["properties"]) <= allowed
+        )
     described = _described()
     kind = "Microsoft.CognitiveServices/accounts/projects/connections"
     schema = {

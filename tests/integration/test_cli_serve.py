@@ -232,12 +232,13 @@ def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:
 
 def test_listening_for_others_warns(tmp_path: Path) -> None:
     with serving("--json", "--host", "0.0.0.0", cwd=tmp_path) as process:
-        assert ready(process)["endpoint"].startswith("http://0.0.0.0:")
+        assert ready(process)["endpoint"].startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=LIMIT)
     assert "warning: listening on 0.0.0.0" in stderr
 
 
+@pytest.mark.quick("platform", "custom --container executions")
 @pytest.mark.parametrize(
     "arguments",
     [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],

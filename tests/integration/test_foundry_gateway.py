@@ -108,6 +108,10 @@ async def test_an_agent_runs_on_a_custom_pool_with_the_settings_that_up_writes(
         reply = await foundry.run(agent, "sum sales.csv", environment=environment)
         assert "The total is 42" in reply.text
         assert await environment.files.download("n.txt") == b"42"
+        large = os.urandom(40_000)  # more than one answer of the gateway holds
+        await environment.files.upload(large, name="large.bin")
+        assert await environment.files.download("large.bin") == large
+        await environment.files.remove("large.bin")
         again = await foundry.open_environment(interpreter, environment.id)
         assert [one.name for one in await again.files.list()] == ["n.txt", "sales.csv"]
     assert running.fake.asked["GET app"] == 2  # once to connect, once for both environments

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ NUMBERS = {
     "required": ["a"],
 }
 LIMITS = Limits(
-    tool_calls=300, tool_call_bytes=1 << 20, tool_total_bytes=8 << 20, tool_call_timeout=1.5
+    tool_calls=300, tool_call_bytes=1 << 20, tool_total_bytes=8 << 20, tool_call_timeout=3
 )
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
@@ -211,7 +212,7 @@ async def test_what_goes_wrong_is_an_exception_in_the_code(interpreter: CodeInte
         "ToolArgumentError: no tool is called 'secret'; the tools are add, ",
         "ToolLimitError: the tool's result has 100,000,001 bytes or more, ",
         "ToolLimitError: the arguments have 2,000,",
-        "ToolTimeoutError: the tool did not return within 1.5 s",
+        "ToolTimeoutError: the tool did not return within 3 s",
         "done done ToolDeniedError: the user did not approve the call of refund: too much",
         "True False",
     ]
@@ -249,7 +250,7 @@ async def test_waiting_for_tools_is_not_the_runs_time_and_a_late_call_ends(
 
 async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) -> None:
     host, session = Host(), interpreter.session("one")
-    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(1.4)"))
+    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(2.5)"))
     while not host.started:
         await asyncio.sleep(0.02)
     task.cancel()
@@ -258,18 +259,18 @@ async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) 
     ended = await run(
         interpreter,
         host,
-        "import threading\nthreading.Thread(target=lambda: tools.wait(1.4)).start()\n"
+        "import threading\nthreading.Thread(target=lambda: tools.wait(2.5)).start()\n"
         "import time; time.sleep(0.3)",
     )
     assert [call.status for call in ended.tool_calls] == ["cancelled"]
     died = await run(
         interpreter,
         host,
-        "import threading, os\nthreading.Timer(0.3, lambda: os._exit(7)).start()\ntools.wait(1.4)",
+        "import threading, os\nthreading.Timer(0.3, lambda: os._exit(7)).start()\ntools.wait(2.5)",
     )
     assert (died.status, died.state) == ("died", "lost")
     assert [call.status for call in died.tool_calls] == ["cancelled"]
-    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(1.4)"))
+    task = asyncio.ensure_future(run(interpreter, host, "tools.wait(2.5)"))
     while host.started < 4:
         await asyncio.sleep(0.02)
     await session.delete()
@@ -288,6 +289,7 @@ async def test_a_tool_cannot_wait_for_its_own_session(interpreter: CodeInterpret
 
     schema = {"type": "object", "properties": {"code": {"type": "string"}}}
     tools = [HostTool("again", "", schema, again), HostTool("other", "", schema, other)]
+    await interpreter.session("two").run_code("1")
     code = "print(tools.other('6 * 7'))\ntools.again('1')"
     execution = await interpreter.session("one").run_code(code, tools=tools)
     assert execution.stdout == "42\n"
@@ -347,6 +349,7 @@ for number in range(250):
 """
 
 
+@pytest.mark.full
 async def test_floods_are_bounded(interpreter: CodeInterpreter) -> None:
     host = Host()
     flood = await run(interpreter, host, FORGE + FLOOD + "\ntools.add(1)")
@@ -431,3 +434,35 @@ def test_blocking_callers_have_the_same_tools(backend: str) -> None:
         rule = HostTool("rule", "", NUMBERS, add, needs_approval=True)
         with pytest.raises(ConfigurationError, match="needs approval"):
             interpreter.run_code("1", tools=[rule])
+
+
+PROGRAM = """
+import asyncio, sys
+from cci_plugins import CodeInterpreter, HostTool, LocalSessionPool
+
+async def main():
+    async def hang():
+        print("called", flush=True)
+        await asyncio.sleep(100)
+    pool = LocalSessionPool(isolation=sys.argv[1], ready_sessions=0, preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        tool = HostTool("hang", "", {"type": "object"}, hang)
+        await interpreter.run_code("tools.hang()", tools=[tool])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.full
+def test_a_host_that_dies_ends_the_run_that_waits_for_it(backend: str) -> None:
+    psutil = pytest.importorskip("psutil")
+    command = [sys.executable, "-c", PROGRAM, backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        lines = iter(host.stdout.readline, "")
+        assert "called" in (line.strip() for line in lines)
+        session = psutil.Process(host.pid).children(recursive=True)
+        assert len(session) >= 2
+        host.kill()
+    _, alive = psutil.wait_procs(session, timeout=30)
+    assert [one.pid for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 ROLE = "Container Apps SessionPools Contributor"
 _STEP = "session pool"
-_TIMEOUT_SECONDS = 30
+_TIMEOUT_SECONDS = 30  # for more of an answer
+_TOTAL_SECONDS = 180  # with the SDK's retries
 _ID = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.App/sessionPools/[^/]+",
     re.IGNORECASE,
@@ -152,7 +155,12 @@ class PoolResource:
 
             self._client = ArmClient(self._azure, read_timeout=_TIMEOUT_SECONDS)
         try:
-            return await call(self._client)
+            with anyio.fail_after(_TOTAL_SECONDS):
+                return await call(self._client)
+        except TimeoutError:
+            raise PoolUnavailableError(
+                f"{_STEP}: Azure Resource Manager did not answer within {_TOTAL_SECONDS} s"
+            ) from None
         except ArmError as error:
             raise _translate_error(error) from None
 

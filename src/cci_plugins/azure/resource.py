@@ -46,6 +46,10 @@ KIND_NAMES = {
     "Microsoft.Storage/storageAccounts": "storage account",
     "Microsoft.Storage/storageAccounts/blobServices/containers": "blob container",
     "Microsoft.Storage/storageAccounts/managementPolicies": "lifecycle rule",
+    "Microsoft.CognitiveServices/accounts": "Foundry account",
+    "Microsoft.CognitiveServices/accounts/projects": "Foundry project",
+    "Microsoft.CognitiveServices/accounts/deployments": "model",
+    "Microsoft.CognitiveServices/accounts/projects/connections": "Foundry connection",
     "Microsoft.Authorization/roleAssignments": "role assignment",
     "Microsoft.Resources/resourceGroups": "resource group",
 }

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import anyio
 
+from cci_plugins.common.limits import MIB
 from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import (
     AuthenticationError,
@@ -43,12 +44,12 @@ except ModuleNotFoundError as missing:
         f"Azure Resource Manager needs {missing.name}", hint='pip install "cci-plugins[azure]"'
     ) from missing
 
+MAX_BYTES = 32 * MIB  # of one answer
+MAX_PAGES, MAX_ITEMS = 1_000, 100_000  # of one list
 _FIRST_ERROR_STATUS = 400
 _USER_AGENT = "cci-plugins"
 _APP_NAMESPACE = "/providers/microsoft.app/"
-_VERSION_REFUSALS = {"InvalidApiVersionParameter", "NoRegisteredProviderFound"}
 _VERSION_PARAMETER = re.compile(r"api-version=([\w-]+)")
-_VERSION = re.compile(r"\b20\d\d-\d\d-\d\d(?:-preview)?\b")
 
 
 class ArmClient:
@@ -143,15 +144,21 @@ class ArmClient:
         """
         found: list[Mapping[str, Any]] = []
         request = self._build_request("GET", path, version, query=query)
-        while True:
+        for _ in range(MAX_PAGES):
             response = await self._send(request, step)
             if _is_missing(response):
                 return found
             page = check_response(response, step)
-            found += [item for item in page.get("value") or [] if isinstance(item, Mapping)]
+            values = page.get("value")
+            found += [item for item in as_list(values) if isinstance(item, Mapping)]
             if not (following := page.get("nextLink")):
                 return found
+            if len(found) > MAX_ITEMS:
+                break
             request = HttpRequest("GET", self._check_link(str(following), step))
+        raise ProvisioningError(
+            f"{step}: Azure's list does not end after {MAX_PAGES:,} pages or {MAX_ITEMS:,} items"
+        )
 
     async def post(
         self,
@@ -212,7 +219,11 @@ class ArmClient:
 
     def _check_link(self, url: str, step: str) -> str:
         """Return the link to the next page. It must not send the token to another host."""
-        own, other = urlsplit(self._endpoint), urlsplit(url)
+        own = urlsplit(self._endpoint)
+        try:
+            other = urlsplit(url)
+        except ValueError:  # such as a broken IPv6 address
+            other = urlsplit("")
         if (own.scheme, own.hostname) != (other.scheme, other.hostname):
             raise ProvisioningError(
                 f"{step}: Azure sent a link to the next page that leads to another host"
@@ -231,8 +242,12 @@ class ArmClient:
         try:
             while True:
                 response = await self._client.send_request(
-                    request, _return_pipeline_response=True, enforce_https=not self._is_loopback
+                    request,
+                    stream=True,
+                    _return_pipeline_response=True,
+                    enforce_https=not self._is_loopback,
                 )
+                await _read_bounded(response.http_response, step)
                 tried.append(_read_version(request))
                 other = _find_other_version(response, wanted, tried)
                 if other is None:
@@ -257,6 +272,27 @@ class ArmClient:
         )
 
 
+async def _read_bounded(response: Any, step: str) -> None:
+    """Read an answer into memory, in the SDK's own way, but not more than `MAX_BYTES`."""
+    iterate = response.iter_bytes
+
+    async def iterate_bounded() -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in iterate():
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise ProvisioningError(
+                    f"{step}: Azure's answer is larger than {MAX_BYTES:,} bytes"
+                )
+            yield chunk
+
+    response.iter_bytes = iterate_bounded  # `read` uses it
+    try:
+        await response.read()
+    finally:
+        await response.close()
+
+
 def _read_version(request: HttpRequest) -> str:
     found = _VERSION_PARAMETER.search(request.url)
     return found[1] if found is not None and _APP_NAMESPACE in request.url.lower() else ""
@@ -272,24 +308,21 @@ def _find_other_version(response: Any, wanted: str, tried: list[str]) -> str | N
     if not wanted or response.http_response.status_code < _FIRST_ERROR_STATUS:
         return None
     code, message = parse_error(parse_json(response.http_response))
-    if code not in _VERSION_REFUSALS:
+    if code not in api_versions.REFUSALS:
         return None
-    listed = [version for version in _VERSION.findall(message) if version not in tried]
-    ours = [one for one in api_versions.FALLBACKS.get(wanted, ()) if one not in tried]
-    preview = wanted.endswith("-preview")
-    same_kind = sorted(one for one in listed if one.endswith("-preview") is preview)
-    # first what both know, then the newest that Azure lists, else what we would try anyhow
-    newest = sorted(listed)[-1:]
-    for choice in ([one for one in ours if one in listed], same_kind[-1:], newest, ours):
-        if choice:
-            return choice[0]
-    return None
+    ours = api_versions.FALLBACKS.get(wanted, ())
+    return api_versions.choose_other_version(wanted, ours, message, tried)
 
 
 def has_terminal_state(found: Mapping[str, Any]) -> bool:
     """Return whether no operation on a resource is in progress."""
     state = as_mapping(found.get("properties")).get("provisioningState")
     return state is None or str(state).lower() in {"", "succeeded", "failed", "canceled"}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a JSON list, or an empty one for any other value."""
+    return value if isinstance(value, list) else []
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:

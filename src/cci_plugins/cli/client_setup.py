@@ -25,11 +25,13 @@ class Endpoint:
         key: Key that clients send as `x-ms-apikey`. It is the key itself if this command
             generated it, otherwise a placeholder.
         isolation: Description of the isolation in one line. Empty when unknown.
+        needs_key: Whether the server checks the key.
     """
 
     url: str
     key: str = field(repr=False)
     isolation: str
+    needs_key: bool = True
 
 
 def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
@@ -44,8 +46,11 @@ def print_endpoint(endpoint: Endpoint, *, as_json: bool) -> None:
         "to use it with this package (LangChain, Semantic Kernel, cci run), in another terminal:"
     )
     console.write_stdout(format_environment(endpoint.url, endpoint.key))
+    if not endpoint.needs_key:
+        console.print_message("this package wants to send some key, which the server ignores")
     console.print_message(
-        "to use it with VS Code, put this into .vscode/mcp.json. VS Code asks for the key once:"
+        "to use it with VS Code, put this into .vscode/mcp.json"
+        + (". VS Code asks for the key once:" if endpoint.needs_key else ":")
     )
     console.write_stdout(format_vscode_config(endpoint))
     print_stop_message()
@@ -71,6 +76,9 @@ def format_environment(url: str, key: str) -> str:
 
 def format_vscode_config(endpoint: Endpoint) -> str:
     """Return an `mcp.json` for VS Code that does not contain the key."""
+    if not endpoint.needs_key:
+        keyless = {"servers": {SERVER_NAME: {"type": "http", "url": endpoint.url}}}
+        return json.dumps(keyless, indent=2) + "\n"
     name = "code-interpreter-key"
     prompt = {
         "type": "promptString",
@@ -90,8 +98,11 @@ def format_vscode_config(endpoint: Endpoint) -> str:
 def build_stdio_server(
     client: PrintedClientName,
     *,
-    isolation: IsolationName | None,
-    file_links: bool,
+    isolation: IsolationName | None = None,
+    file_links: bool = False,
+    all_tools: bool = False,
+    mount: Path | None = None,
+    mount_hidden: bool = False,
     env_file: Path | None = None,
 ) -> dict[str, Any]:
     """Return the entry of a server that its client starts as `cci mcp`.
@@ -103,6 +114,9 @@ def build_stdio_server(
         isolation: Value of `--isolation` in the command, or None to leave the option out.
         file_links: Whether the command has `--file-links`. For VS Code, which shows such
             links, it always has.
+        all_tools: Whether the command has `--all-tools`.
+        mount: Folder of `--mount`, or None. Its whole path is used.
+        mount_hidden: Whether the command has `--mount-hidden`.
         env_file: File of `--env-file` in the command, or None to leave the option out.
     """
     arguments = ["-m", "cci_plugins", "mcp"]
@@ -110,6 +124,12 @@ def build_stdio_server(
         arguments += ["--isolation", isolation]
     if file_links or client == "vscode":
         arguments.append("--file-links")
+    if all_tools:
+        arguments.append("--all-tools")
+    if mount is not None:
+        arguments += ["--mount", str(mount.absolute())]
+    if mount_hidden:
+        arguments.append("--mount-hidden")
     if env_file is not None:
         arguments += ["--env-file", str(env_file.resolve())]
     server: dict[str, Any] = {"command": sys.executable, "args": arguments}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -31,6 +32,13 @@ ProjectOption = Annotated[
         "FOUNDRY_PROJECT_ENDPOINT.",
     ),
 ]
+ToolboxOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Toolbox of the project for the pool's tools, which several agents can share.",
+    ),
+]
 NameOption = Annotated[str, typer.Option(help="Name of the connection in the project.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 _NAME = "code-interpreter"
@@ -45,7 +53,8 @@ def connect(
         typer.Option(
             metavar="URL",
             help="MCP endpoint to connect to, such as a gateway's. Its key is read from "
-            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY.",
+            "AZURE_SESSION_POOL_MCP_KEY, otherwise from CCI_SERVE_KEY. A gateway with --entra "
+            "needs it too.",
         ),
     ] = None,
     pool: Annotated[
@@ -58,6 +67,7 @@ def connect(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a connection that has another endpoint.")
     ] = False,
+    toolbox: ToolboxOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Connect a project's agents to a session pool's MCP endpoint, without showing the key.
@@ -82,6 +92,7 @@ def connect(
             pool=pool,
             name=name,
             replace=replace,
+            toolbox=toolbox,
         )
 
     with console.show_progress("connecting"):
@@ -91,30 +102,43 @@ def connect(
 
 def _print_connection(connection: Connection, *, as_json: bool) -> None:
     if as_json:
-        facts = {
+        facts: dict[str, Any] = {
             "id": connection.id,
             "name": connection.name,
             "endpoint": connection.endpoint,
             "change": connection.change,
         }
+        if connection.toolbox is not None:
+            facts["toolbox"] = asdict(connection.toolbox)
         console.write_stdout(json.dumps(facts) + "\n")
         return
     console.print_message(
         f"connection {connection.name}: {connection.change}, endpoint {connection.endpoint}"
     )
+    if connection.toolbox is not None:
+        box = connection.toolbox
+        console.print_message(f"toolbox {box.name}: {box.change}, version {box.version}")
+        console.print_message(
+            "an agent uses it by create_agent(toolbox=...), and its identity needs the role "
+            "Foundry User on the project"
+        )
     console.print_message("to use it in agents of this package:")
     console.write_stdout(f'export MCP_PROJECT_CONNECTION_ID="{connection.id}"\n')
 
 
 @app.command(cls=HelpCommand, epilog="cci foundry disconnect --project ID")
 def disconnect(
-    *, project: ProjectOption = None, name: NameOption = _NAME, as_json: JsonOption = False
+    *,
+    project: ProjectOption = None,
+    name: NameOption = _NAME,
+    toolbox: ToolboxOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove the connection, so that agents lose their code interpreter. The pool stays."""
     from cci_plugins import foundry
 
     async def work() -> bool:
-        return await foundry.disconnect(_find_project(project), name=name)
+        return await foundry.disconnect(_find_project(project), name=name, toolbox=toolbox)
 
     with console.show_progress("disconnecting"):
         removed = anyio.run(work)
@@ -136,6 +160,8 @@ def _read_key() -> str:
     key = settings.mcp_key or settings.serve_key
     if key is None:
         raise ConfigurationError(
-            "the endpoint's key is not set", hint="set AZURE_SESSION_POOL_MCP_KEY"
+            "the endpoint's key is not set, and Foundry's connection needs it, because Foundry "
+            "does not sign in to a gateway with Entra",
+            hint="set AZURE_SESSION_POOL_MCP_KEY to the gateway's key",
         )
     return key.get_secret_value()

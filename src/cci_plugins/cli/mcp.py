@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
+from rich.filesize import decimal
 
 from cci_plugins.core.interpreter import build_file_options, build_pool
 from cci_plugins.errors import ConfigurationError
@@ -19,6 +21,18 @@ from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, serve_until_signal
 from .settings_file import SettingsFileOption
 
+if TYPE_CHECKING:
+    from cci_plugins.common.settings import Settings
+    from cci_plugins.server.mcp.mounted_folder import MountedFolder
+
+MountOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder whose files are copied into the session, without hidden files and without "
+        "links that lead out of it.",
+    ),
+]
 _TERMINAL_MESSAGE = (
     "this is an MCP server on standard input and output, which an MCP client starts. To add it to "
     "one, run: cci mcp --install vscode. Press Ctrl-C to stop"
@@ -38,6 +52,14 @@ def mcp(
             "client with mcpServers."
         ),
     ] = None,
+    mount: MountOption = None,
+    mount_hidden: Annotated[
+        bool, typer.Option("--mount-hidden", help="Copy hidden files of --mount too, such as .env.")
+    ] = False,
+    all_tools: Annotated[
+        bool,
+        typer.Option("--all-tools", help="Offer the tools of a session pool in addition."),
+    ] = False,
     file_links: FileLinksOption = False,
     isolation: IsolationOption = None,
     env_file: SettingsFileOption = None,
@@ -51,28 +73,68 @@ def mcp(
     """
     if client := install or print_config:
         server = build_stdio_server(
-            client, isolation=isolation, file_links=file_links, env_file=env_file
+            client,
+            isolation=isolation,
+            file_links=file_links,
+            all_tools=all_tools,
+            mount=mount,
+            mount_hidden=mount_hidden,
+            env_file=env_file,
         )
         if install is not None:
             write_config(install, server, is_confirmed=yes)
         else:
-            if client != "claude":
-                console.print_message(f"put this into {get_config_path(client)}")
-            console.write_stdout(format_stdio_config(client, server))
+            _print_config(client, server)
         return
     settings = load_settings(isolation)
     settings = settings.model_copy(update={"ready_sessions": 1})
     _check_installed()
     if sys.stdin.isatty():
         console.print_message(_TERMINAL_MESSAGE)
+    mounted = None
+    if mount is not None:
+        mounted = _mount(mount, with_hidden=mount_hidden, is_local=settings.chosen_pool == "local")
+    _serve(settings, mounted, file_links=file_links, all_tools=all_tools)
+
+
+def _print_config(client: PrintedClientName, server: dict[str, Any]) -> None:
+    if client != "claude":
+        console.print_message(f"put this into {get_config_path(client)}")
+    console.write_stdout(format_stdio_config(client, server))
+
+
+def _serve(
+    settings: Settings, mounted: MountedFolder | None, *, file_links: bool, all_tools: bool
+) -> None:
+    """Serve the client until it disconnects, or a signal arrives."""
     pool, files = build_pool(settings), build_file_options(settings)
 
     async def serve_client() -> None:
         from cci_plugins.server import serve_stdio
 
-        await serve_stdio(pool, limits=settings.limits(), files=files, file_links=file_links)
+        await serve_stdio(
+            pool,
+            limits=settings.limits(),
+            files=files,
+            file_links=file_links,
+            all_tools=all_tools,
+            mounted=mounted,
+        )
 
     anyio.run(serve_until_signal, pool, serve_client)
+
+
+def _mount(folder: Path, *, with_hidden: bool, is_local: bool) -> MountedFolder:
+    """Read the folder of `--mount`, and print what its sessions get."""
+    from cci_plugins.server.mcp.mounted_folder import MountedFolder
+
+    mounted = MountedFolder(folder, with_hidden=with_hidden)
+    where = "the session" if is_local else "the session, which is in a pool outside this machine"
+    console.print_message(
+        f"copies of {len(mounted.files):,} files ({decimal(mounted.size)}) of {folder} go into "
+        f"{where}"
+    )
+    return mounted
 
 
 def _check_installed() -> None:

@@ -47,6 +47,13 @@ def up(
     gateway_replicas: opts.GatewayReplicasOption = None,
     gateway_requests_per_minute: opts.GatewayRequestsOption = None,
     gateway_runs_per_minute: opts.GatewayRunsOption = None,
+    foundry: opts.FoundryOption = None,
+    foundry_account: opts.FoundryAccountOption = None,
+    foundry_project: opts.FoundryProjectOption = None,
+    model: opts.ModelOption = None,
+    model_version: opts.ModelVersionOption = None,
+    model_sku: opts.ModelSkuOption = None,
+    model_capacity: opts.ModelCapacityOption = None,
     requirements: opts.RequirementsOption = None,
     base: opts.BaseOption = None,
     image: opts.ImageOption = None,
@@ -112,6 +119,7 @@ def down(
     name: opts.NameOption = "cci",
     suffix: opts.SuffixOption = "",
     env_file: opts.EnvFileOption = Path(".env"),
+    remove_agents: opts.RemoveAgentsOption = False,
     yes: opts.YesOption = False,
     as_json: opts.JsonOption = False,
     polling: opts.PollingOption = opts.POLLING_SECONDS,
@@ -119,20 +127,29 @@ def down(
     """Remove what `up` created and everything in it. Nothing else is removed.
 
     The resource group is removed too if `up` created it and it contains nothing else. Settings
-    that name the removed pool are removed from the file.
+    that name the removed pool are removed from the file. A Foundry project that has agents is
+    removed only after a question of its own, or with --remove-agents.
     """
     from cci_plugins import provisioning
+    from cci_plugins.provisioning.foundry_removal import describe_agents
 
     target = _Target(subscription, resource_group, name, suffix, polling)
     options = target.build_options()
-    if not yes:
+    if not yes or console.is_interactive():
         inventory = _run_with_progress(provisioning.show(options, azure=target.azure))
-        for resource in inventory.resources:
-            console.print_message(f"- {resource.kind} {resource.name}", style="")
-        _require_confirmation(
-            f"remove these {len(inventory.resources)} resources and everything in them?"
-        )
-    run = provisioning.down(options, azure=target.azure, env_file=env_file)
+        if not yes:
+            for resource in inventory.resources:
+                console.print_message(f"- {resource.kind} {resource.name}", style="")
+            _require_confirmation(
+                f"remove these {len(inventory.resources)} resources and everything in them?"
+            )
+        if not remove_agents and inventory.foundry.agents != ():
+            question = f"the Foundry project: {describe_agents(inventory.foundry)}. Remove it?"
+            _require_confirmation(question)
+            remove_agents = True
+    run = provisioning.down(
+        options, azure=target.azure, env_file=env_file, remove_agents=remove_agents
+    )
     removed = _run_with_progress(run)
     output.print_removed(removed, as_json=as_json)
 

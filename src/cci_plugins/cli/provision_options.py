@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cci_plugins.azure.foundry_defaults import DEFAULT_CAPACITY, DEFAULT_MODEL, DEFAULT_SKU
+
 POLLING_SECONDS = 5.0
 
 SubscriptionOption = Annotated[
@@ -61,6 +63,56 @@ StorageOption = Annotated[
 ]
 GatewayOption = Annotated[
     bool | None, typer.Option("--gateway", help="Create an MCP endpoint for a custom pool.")
+]
+FoundryOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--foundry",
+        help="Create a Foundry account with a project and a model, and connect the project to the "
+        "pool. A custom pool gets a gateway for it.",
+    ),
+]
+FoundryAccountOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID", help="Resource id of an existing Foundry account to create the project in."
+    ),
+]
+FoundryProjectOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID", help="Resource id of an existing Foundry project to connect to the pool."
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Model of the Foundry project. By default that of an existing one, or else "
+        f"{DEFAULT_MODEL}.",
+    ),
+]
+ModelVersionOption = Annotated[
+    str | None,
+    typer.Option(metavar="VERSION", help="Version of the model. By default the region's."),
+]
+ModelSkuOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Kind of the model's deployment, such as DataZoneStandard. By default {DEFAULT_SKU}.",
+    ),
+]
+ModelCapacityOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Most tokens a minute of the model, in thousands. By default {DEFAULT_CAPACITY}.",
+    ),
+]
+RemoveAgentsOption = Annotated[
+    bool,
+    typer.Option("--remove-agents", help="Remove the Foundry project even if it has agents."),
 ]
 RequirementsOption = Annotated[
     Path | None,

@@ -109,6 +109,9 @@ def print_deployment(deployment: Deployment, *, as_json: bool) -> None:
     _print_settings(deployment)
     if deployment.kind == "custom" and deployment.mcp_endpoint:
         console.print_message(f"MCP endpoint of the gateway: {deployment.mcp_endpoint}")
+    if deployment.foundry is not None:
+        name = deployment.foundry.project_id.rpartition("/")[2]
+        console.print_message(f"Foundry project {name} is connected to the pool")
     console.print_message('ready: cci run "1+1"')
 
 

@@ -1,6 +1,6 @@
 """`cci serve`: an HTTP server over the embedded pool, a pool of Azure, or an emulated pool.
 
-The command checks its options, chooses a key and builds the pool. Then one of three servers runs
+The command checks its options, chooses a key and builds the pool. Then one of these servers runs
 until Ctrl-C or SIGTERM:
 
 - By default, a server over the embedded pool on this machine. With `--no-key`, something in front
@@ -9,6 +9,8 @@ until Ctrl-C or SIGTERM:
 - With `--pool custom` or `--pool platform`, a gateway in front of a pool of Azure. It always
   requires a key, since you pay for that pool. It accepts only environment ids that it signed, so
   that no client can guess another client's session. Replicas share nothing except the secret.
+- With `--entra`, a gateway in front of any pool, which accepts tokens of Microsoft Entra too. Each
+  environment then belongs to the identity that launched it.
 - With `--emulate`, a server that behaves like a pool of Azure.
 """
 
@@ -23,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import anyio
 import typer
@@ -37,6 +40,7 @@ from . import client_setup, console
 from . import emulate as emulation
 from .emulate import EmulatedKind, EmulationOptions
 from .run import IsolationOption
+from .serve_sign_in import AudienceOption, CallerOption, TenantOption, build_sign_in
 from .settings_file import SettingsFileOption
 
 _PORT = 8765
@@ -98,6 +102,15 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+TrustedProxyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-proxy",
+        metavar="ADDRESS",
+        help="Address or network of a proxy whose X-Forwarded-For names the clients, such as "
+        "10.0.0.0/8. By default no such header is believed.",
+    ),
+]
 
 
 def serve(
@@ -118,6 +131,10 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    trusted_proxies: TrustedProxyOption = None,
+    entra: TenantOption = None,
+    audience: AudienceOption = None,
+    caller: CallerOption = None,
     env_file: SettingsFileOption = None,
 ) -> None:
     """Serve a pool over MCP and REST until Ctrl-C.
@@ -128,37 +145,32 @@ def serve(
     del env_file
     emulation.check_options(emulate, container, fault_rate, sessions=sessions, cooldown=cooldown)
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
+    sign_in = build_sign_in(entra, audience, caller)
     served_pool = _create_pool(settings, pool, isolation, emulate)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
-    _warn_if_exposed(host, port, key)
-    listener = _Listener(host, port, key, display_key, as_json, settings.limits())
+    listener = _Listener(
+        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
+    )
+    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
-        if key is None:
-            raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
         options = EmulationOptions(
-            emulate, container or "cci", fault_rate, seed, key, sessions, cooldown
+            emulate,
+            container or "cci",
+            fault_rate,
+            seed,
+            _check_emulated(key, sign_in),
+            sessions,
+            cooldown,
         )
         _serve_emulated_pool(served_pool, options, listener)
-    elif pool == "local":
+    elif pool == "local" and sign_in is None:
         _serve_pool(
-            served_pool,
-            listener,
-            execute_code=key is not None,
-            file_links=file_links,
-            requests_per_minute=requests_per_minute,
-            runs_per_minute=runs_per_minute,
+            served_pool, listener, execute_code=key is not None, file_links=file_links, **rates
         )
     else:
-        _serve_pool(
-            served_pool,
-            listener,
-            environments=_create_environments(settings, key),
-            rest=False,
-            requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
-            runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
-        )
+        _serve_gateway(served_pool, listener, _create_environments(settings, key), sign_in, **rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +180,7 @@ class _Listener:
     Attributes:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
+        trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
     """
 
     host: str
@@ -176,12 +189,37 @@ class _Listener:
     display_key: str = field(repr=False)
     as_json: bool
     limits: Limits
+    trusted_proxies: list[str]
+
+    def warn_if_exposed(self, url: str) -> None:
+        """Warn where others than the users of this machine reach the server.
+
+        Args:
+            url: URL of the server, with the port that it listens on.
+        """
+        if self.key is None:
+            port = urlsplit(url).port
+            console.print_warning(
+                f"no key is required: anyone who reaches {self.host} port {port} can run code on "
+                "this machine"
+            )
+            console.print_message(
+                "without a key the tool execute_code is not offered: clients launch an environment"
+            )
+        elif not _is_loopback(self.host):
+            console.print_warning(
+                f"listening on {self.host}: anyone who reaches this port and has the key can run "
+                "code on this machine, and the connection is not encrypted"
+            )
 
 
 def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
     def print_endpoint(url: str) -> None:
+        listener.warn_if_exposed(url)
         isolation = pool.capabilities.isolation
-        endpoint = client_setup.Endpoint(url, listener.display_key, isolation)
+        endpoint = client_setup.Endpoint(
+            url, listener.display_key, isolation, needs_key=listener.key is not None
+        )
         client_setup.print_endpoint(endpoint, as_json=listener.as_json)
 
     async def serve_http() -> None:
@@ -194,21 +232,50 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             api_key=listener.key,
             limits=listener.limits,
             on_ready=print_endpoint,
+            trusted_proxies=listener.trusted_proxies,
             **options,
         )
 
     anyio.run(serve_until_signal, pool, serve_http)
 
 
+def _serve_gateway(
+    pool: SessionPool,
+    listener: _Listener,
+    environments: Any,
+    sign_in: Any,
+    *,
+    requests_per_minute: int | None,
+    runs_per_minute: int | None,
+) -> None:
+    """Serve a pool whose environments only this gateway issues."""
+    _serve_pool(
+        pool,
+        listener,
+        environments=environments,
+        rest=False,
+        requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
+        runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
+        **({} if sign_in is None else {"sign_in": sign_in}),
+    )
+
+
 def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
     def print_endpoint(url: str) -> None:
+        listener.warn_if_exposed(url)
         emulation.print_endpoint(options.kind, url, listener.display_key, as_json=listener.as_json)
 
     async def serve_http() -> None:
         from cci_plugins.server import serve_app
 
         app = emulation.create_app(pool, options, listener.limits)
-        await serve_app(app, host=listener.host, port=listener.port, on_ready=print_endpoint)
+        await serve_app(
+            app,
+            host=listener.host,
+            port=listener.port,
+            on_ready=print_endpoint,
+            trusted_proxies=listener.trusted_proxies,
+        )
 
     anyio.run(serve_until_signal, pool, serve_http)
 
@@ -280,7 +347,7 @@ def _create_environments(settings: Settings, key: str | None) -> Any:
 
     if key is None:
         raise ConfigurationError(
-            "a gateway requires a key, since you pay for the pool behind it",
+            "a gateway requires a key, since you pay for the pool behind it, or clients sign in",
             hint="leave --no-key out, and give every replica the same CCI_SERVE_KEY",
         )
     secret = settings.session_secret
@@ -288,17 +355,15 @@ def _create_environments(settings: Settings, key: str | None) -> Any:
     return SignedEnvironments(hashlib.sha256(b"cci gateway\0" + source).digest())
 
 
-def _warn_if_exposed(host: str, port: int, key: str | None) -> None:
+def _check_emulated(key: str | None, sign_in: object) -> str:
+    """Return the key of an emulated pool, which has no other way in."""
     if key is None:
-        console.print_warning(
-            f"no key is required: anyone who reaches {host} port {port} can run code on this "
-            "machine"
+        raise ConfigurationError("an emulated pool requires a key", hint="leave --no-key out")
+    if sign_in is not None:
+        raise ConfigurationError(
+            "an emulated pool does not accept --entra", hint="leave --emulate or --entra out"
         )
-    elif not _is_loopback(host):
-        console.print_warning(
-            f"listening on {host}: anyone who reaches this port and has the key can run code on "
-            "this machine, and the connection is not encrypted"
-        )
+    return key
 
 
 def _check_no_key(api_key: str | None, settings: Settings) -> tuple[None, str]:

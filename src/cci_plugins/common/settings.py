@@ -459,6 +459,14 @@ def read_session_environment() -> dict[str, str]:
     return Settings.read(check=False).session_environment
 
 
+def read_authority_host() -> str | None:
+    """Return the sign-in address that `AZURE_AUTHORITY_HOST` names, as azure-identity reads it.
+
+    Only the environment counts. A file `.env` must not choose whose tokens are accepted.
+    """
+    return os.environ.get("AZURE_AUTHORITY_HOST") or None
+
+
 def is_content_capture_enabled() -> bool:
     """Return whether spans contain code and output.
 

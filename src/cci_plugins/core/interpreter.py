@@ -114,6 +114,7 @@ class CodeInterpreter:
         *,
         key: str | None = None,
         credential: TokenCredential | str | None = None,
+        audience: str | None = None,
         approve: Approver | None = None,
         limits: Limits | None = None,
         session_secret: bytes | None = None,
@@ -126,6 +127,8 @@ class CodeInterpreter:
             key: The key of the MCP endpoint.
             credential: A credential of azure-identity, or a token. None means
                 `DefaultAzureCredential`.
+            audience: Application ID URI of a gateway that accepts tokens of Microsoft Entra, as
+                `cci serve --entra` does. The endpoint is then the gateway's MCP endpoint.
             approve: Called before every run that a model starts.
             limits: Bounds of runs, files and sessions.
             session_secret: Makes sessions reachable from other processes, as in the class.
@@ -135,10 +138,12 @@ class CodeInterpreter:
             ConfigurationError: The endpoint, key or token is not valid.
         """
         pool: SessionPool
-        if key is not None:
+        if key is not None or audience is not None:
             from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 
-            pool = PlatformSessionPool(endpoint, key=key, credential=credential, limits=limits)
+            pool = PlatformSessionPool(
+                endpoint, key=key, credential=credential, audience=audience, limits=limits
+            )
         else:
             from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 from cci_plugins.common.image_data import find_image_type, has_valid_image
 from cci_plugins.models import Execution, FileInfo, Result
+from cci_plugins.redaction import redact
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+|[\ud800-\udfff]+")
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{76,}[\r\n]*)+={0,2}")
+# The look-behind matters: without it, each place within a shorter word is tried, too.
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{76,}[\r\n]*)+={0,2}")
 _LONG_BASE64 = 512
 _BASE64_LETTERS = 24
 _MAX_LISTED_FILES = 20
@@ -139,6 +141,8 @@ def _render_error(execution: Execution) -> str:
 def _render_files(files: tuple[FileInfo, ...]) -> str:
     if not files:
         return ""
-    names = ", ".join(f"{file.name} ({file.size:,} bytes)" for file in files[:_MAX_LISTED_FILES])
+    names = ", ".join(
+        f"{redact(file.name)} ({file.size:,} bytes)" for file in files[:_MAX_LISTED_FILES]
+    )
     more = f" and {len(files) - _MAX_LISTED_FILES} more" if len(files) > _MAX_LISTED_FILES else ""
     return f"[files created or changed: {clean(names)}{more}]"

@@ -44,7 +44,13 @@ from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
 from .notebook import Notebook
-from .redacted_output import RedactingOutput, redact_execution
+from .redacted_output import (
+    RedactingOutput,
+    measure_execution,
+    redact_execution,
+    redact_in_lane,
+    transform_in_lane,
+)
 from .rendering import render_text
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
@@ -262,14 +268,19 @@ class Session:
                 if calls is not None:
                     raw_execution = replace(raw_execution, tool_calls=tuple(calls.records))
                 noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
-                noted = note_malformed_images(noted)
-                execution = redact_execution(noted)
+                execution = await transform_in_lane(
+                    noted, lambda raw: redact_execution(note_malformed_images(raw))
+                )
+                size = len(code) + measure_execution(execution)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
-                    record_content(
-                        span, code, render_text(execution, host.limits.output_characters)
+                    budget = host.limits.output_characters
+                    await redact_in_lane(
+                        size, lambda: record_content(span, code, render_text(execution, budget))
                     )
-        self._notebook.add(redact(remove_script(code)), execution)
+            await redact_in_lane(
+                size, lambda: self._notebook.add(redact(remove_script(code)), execution)
+            )
         return execution
 
     async def _execute(self, pool: SessionPool, request: _RunRequest) -> Execution:
@@ -280,7 +291,7 @@ class Session:
             request = replace(request, on_output=output.handle)
             return await self._execute_unless_deleted(pool, request)
         finally:
-            output.finish()
+            await output.finish()
 
     async def _execute_unless_deleted(self, pool: SessionPool, request: _RunRequest) -> Execution:
         """Run code once, or until `delete` ends it."""
@@ -346,9 +357,7 @@ class Session:
         pool = await self._handle.host.get_pool()
         self._deletions += 1
         if self._active_run is not None:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._active_run.end)
-                await pool.delete_session(self.id)
+            await _delete_during(self._active_run, pool, self.id)
         async with self._exclusive():
             await pool.delete_session(self.id)
             self._handle.host.note_end(self.id)
@@ -370,3 +379,17 @@ class Session:
                 self._lock = anyio.Lock()
             async with self._lock:
                 yield
+
+
+async def _delete_during(run: _ActiveRun, pool: SessionPool, session_id: str) -> None:
+    """End a session whose code runs. The pool's error is raised as itself, not in a group."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.end)
+        try:
+            await pool.delete_session(session_id)
+        except Exception as error:  # noqa: BLE001 - raised again outside the task group
+            failure = error
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

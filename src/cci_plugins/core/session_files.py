@@ -12,6 +12,7 @@ from typing import overload
 
 import anyio
 
+from cci_plugins.common.data_url import is_data_url, parse_data_url
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.file_names import (
     is_safe_name,
@@ -101,13 +102,20 @@ class SessionFiles:
 
         Args:
             url: An HTTPS address on an allowed host: a storage account, or a host of
-                `CCI_FETCH_HOSTS`. Its signature stays secret.
-            name: Its name in the session. None means the last part of the address.
+                `CCI_FETCH_HOSTS`. Its signature stays secret. A data URL such as
+                `data:text/csv;base64,...` is uploaded from this machine.
+            name: Its name in the session. None means the last part of the address, or `data`
+                with the suffix of a data URL's media type.
             on_progress: Called with the number of bytes transferred so far.
 
         Raises:
             FileTransferError: The address is refused, or the file did not arrive.
         """
+        if is_data_url(url):
+            data = parse_data_url(str(url))
+            return await self.upload(
+                data.content, name=name or data.file_name, on_progress=on_progress
+            )
         link = url if isinstance(url, SecretUrl) else SecretUrl(url)
         name = normalize_new_name(_require_name(name or parse_url_file_name(link.path)))
         return await self._host.dispatch(self._handle.fetch, link, name, _bind(on_progress))

@@ -94,8 +94,7 @@ def _build_validator(text: str) -> Any:
     from referencing import Registry  # noqa: PLC0415
 
     schema = json.loads(text)
-    default = validators.validator_for({}, default=None) or validators.Draft202012Validator
-    base = validators.validator_for(schema, default=default)
+    base = validators.validator_for(schema, default=validators.Draft202012Validator)
     base.check_schema(schema)
     bounded = validators.extend(base, {"uniqueItems": _find_repeated})
     return bounded(schema, registry=Registry())

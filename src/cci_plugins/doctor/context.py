@@ -28,7 +28,7 @@ _POOL = re.compile(
     re.IGNORECASE,
 )
 
-Api = Literal["APP", "FEATURES", "RESOURCES", "ROLES", "SUBSCRIPTIONS"]
+Api = Literal["APP", "COGNITIVE_SERVICES", "FEATURES", "RESOURCES", "ROLES", "SUBSCRIPTIONS"]
 """Part of Resource Manager that has an API version of its own, as in `azure.api_versions`."""
 
 
@@ -200,8 +200,12 @@ class Context:
         arm, version = await self._open_arm(api)
         return await arm.list(path, version, step=step, **query)
 
-    async def _open_arm(self, api: Api) -> tuple[ArmClient, str]:
-        """Return the client of Resource Manager, and the API version of one of its parts."""
+    async def open_arm(self) -> ArmClient:
+        """Return the client of Resource Manager. It is closed with the context.
+
+        Raises:
+            SkipCheckError: The package that it needs is not installed.
+        """
         if self._arm is None:
             try:
                 from cci_plugins.azure import api_versions
@@ -212,7 +216,11 @@ class Context:
             self._versions = vars(api_versions)
             azure = Azure(credential=self.credential, endpoint=self.arm_endpoint, ca=self.ca)
             self._arm = await self._stack.enter_async_context(ArmClient(azure))
-        return self._arm, str(self._versions[api])
+        return self._arm
+
+    async def _open_arm(self, api: Api) -> tuple[ArmClient, str]:
+        """Return the client of Resource Manager, and the API version of one of its parts."""
+        return await self.open_arm(), str(self._versions[api])
 
     async def open_interpreter(self) -> CodeInterpreter:
         """Return an interpreter built from the settings. Its sessions end with the context."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cci_plugins.errors import ConfigurationError
 
 from .context import Check, Context
-from .findings import Outcome, SkipCheckError
+from .findings import Outcome, SkipCheckError, lower_keys
 
 if TYPE_CHECKING:
     from cci_plugins.foundry import Project
@@ -53,7 +54,8 @@ async def _check_project(context: Context) -> Outcome:
 
 async def _check_connection(context: Context) -> Outcome:
     project = _open_project(context)
-    from cci_plugins.foundry.connections import NAME, find_connection
+    from cci_plugins.azure.foundry_connection import NAME
+    from cci_plugins.foundry.connections import find_connection
 
     name = (context.settings.foundry_connection or NAME).rpartition("/")[2]
     shown = context.mask.hide_name("connection", name)
@@ -78,8 +80,57 @@ async def _check_connection(context: Context) -> Outcome:
     return Outcome.ok(f"the project's connection {shown} has the endpoint of a pool")
 
 
+async def _check_model(context: Context) -> Outcome:
+    """Check that the model's deployment exists, and that its model does not end."""
+    model = context.settings.foundry_model
+    project = _open_project(context)
+    if model is None:
+        raise SkipCheckError("FOUNDRY_MODEL_DEPLOYMENT_NAME is not set")
+    place = await project.place()
+    shown = context.mask.hide_name("model deployment", model)
+    account_id = place.id.rpartition("/projects/")[0]
+    path = f"{account_id}/deployments"
+    found = await context.get(f"{path}/{model}", "COGNITIVE_SERVICES", "model")
+    if found is None:
+        others = await context.list(path, "COGNITIVE_SERVICES", "models")
+        names = ", ".join(str(one.get("name")) for one in others) or "none"
+        return Outcome.failed(
+            f"the Foundry account has no model deployment {shown}; it has {names}",
+            "set FOUNDRY_MODEL_DEPLOYMENT_NAME to one of them, or run cci provision up --foundry",
+        )
+    account = await context.get(account_id, "COGNITIVE_SERVICES", "Foundry account")
+    location = str((account or {}).get("location") or "").replace(" ", "").lower()
+    return await _judge_model(context, found, place.subscription, location)
+
+
+async def _judge_model(
+    context: Context, deployment: Mapping[str, Any], subscription: str, location: str
+) -> Outcome:
+    arm = await context.open_arm()
+    from cci_plugins.azure.foundry_models import find_end, find_problem, list_offered_models
+
+    properties = lower_keys(deployment.get("properties"))
+    model = lower_keys(properties.get("model"))
+    name, version = str(model.get("name") or ""), str(model.get("version") or "")
+    fix = "deploy another one: cci provision up --foundry --model NAME, and name it in the settings"
+    state = str(properties.get("provisioningstate") or "succeeded").lower()
+    if state in {"failed", "canceled"}:
+        return Outcome.failed(f"the deployment of the model {name} has the state {state}", fix)
+    offered = await list_offered_models(arm, subscription, location)
+    if offered is None:
+        return Outcome.ok(f"the model {name} is deployed; Azure does not report when it ends")
+    problem = find_problem(offered, name, location=location, version=version)
+    if problem is not None:
+        return Outcome.failed(problem, fix)
+    ends = find_end(offered, name, version)
+    if ends is not None:
+        return Outcome.warning(f"the model {name} ends in {location} on {ends}", fix)
+    return Outcome.ok(f"the model {name} is deployed, and {location} offers it")
+
+
 _ROLE = "assign the role Foundry User on the project, or sign in: az login"
 CHECKS = (
     Check("foundry.project", _check_project, _ROLE, ("auth.sign-in",)),
     Check("foundry.connection", _check_connection, _ROLE, ("foundry.project",)),
+    Check("foundry.model", _check_model, _ROLE, ("foundry.project",)),
 )

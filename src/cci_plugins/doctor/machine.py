@@ -26,6 +26,7 @@ _WEAK_BACKENDS = {
     "landlock": "sudo apt install bubblewrap; if it is there, allow it to create user namespaces",
     "NONE": "unset CCI_ISOLATION, which is only for code that you have read yourself",
 }
+_MEMORY_COUNTED = "memory of a session is counted by the application, not by a memory cgroup"
 _NOT_LOCAL = "code runs in a session pool, not on this machine"
 # The first package of each extra that a pool needs.
 _REQUIRED_PACKAGES = {"local": "ipykernel", "azure": "azure-identity"}
@@ -170,8 +171,10 @@ async def _check_isolation(context: Context) -> Outcome:
     backend = description.partition(": ")[2] or description
     weaker = next((fix for name, fix in _WEAK_BACKENDS.items() if backend.startswith(name)), None)
     if weaker is not None:
-        return Outcome.warning(f"the isolation is weaker than it could be: {backend}", weaker)
-    return Outcome.ok(backend)
+        return Outcome.warning(
+            f"the isolation is weaker than it could be: {backend}; {_MEMORY_COUNTED}", weaker
+        )
+    return Outcome.ok(f"{backend}; {_MEMORY_COUNTED}")
 
 
 async def _check_kernel(context: Context) -> Outcome:

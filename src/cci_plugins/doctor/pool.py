@@ -78,10 +78,31 @@ async def _check_state(context: Context) -> Outcome:
             f"the pool is being changed ({state}), which takes from minutes to an hour",
             "wait, then run cci doctor again",
         )
+    problem = await _find_container_problem(context, properties)
+    if problem is not None:
+        return problem
     network = lower_keys(properties.get("sessionnetworkconfiguration")).get("status", "unknown")
     container = describe_container(properties)
     size = f"; {container}" if container else ""
     return Outcome.ok(f"the pool is ready; network of its sessions: {network}{size}")
+
+
+async def _find_container_problem(context: Context, properties: dict[str, Any]) -> Outcome | None:
+    """Return why the containers of a custom pool do not get ready, where Azure reports it."""
+    if context.pool_parts is None or not _is_custom(properties):
+        return None
+    arm = await context.open_arm()
+    from cci_plugins.azure.template_status import read_template_status
+
+    status = await read_template_status(arm, context.pool_parts[0])
+    if status is None or status.problem is None:
+        return None
+    reason = f"its containers do not get ready: {context.mask.clean_text(status.problem)}"
+    fix = (
+        "check the image's name, the role AcrPull of the pool's identity, and that the container "
+        "starts as root; then cci provision up"
+    )
+    return Outcome.failed(reason, fix)
 
 
 async def _check_mcp_settings(context: Context) -> Outcome:

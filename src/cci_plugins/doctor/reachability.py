@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 
+import anyio
 import httpx
 
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.mcp_client.http import make_http
+from cci_plugins.mcp_client.bodies import ACCEPT_ENCODING, read_error_body
+from cci_plugins.mcp_client.http import ensure_closed, make_http
 
 _TIMEOUT_SECONDS = 20
+_BODY = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
 
 
 async def reach(url: str, server: str, *, ca: str | None = None) -> httpx.Response:
@@ -32,8 +35,17 @@ async def reach(url: str, server: str, *, ca: str | None = None) -> httpx.Respon
         verify.load_verify_locations(ca)
     try:
         async with make_http(verify=verify) as http:
-            return await http.get(url, timeout=_TIMEOUT_SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+            request = http.build_request(
+                "GET", url, headers=ACCEPT_ENCODING, timeout=_TIMEOUT_SECONDS
+            )
+            with anyio.fail_after(2 * _TIMEOUT_SECONDS):
+                async with ensure_closed(await http.send(request, stream=True)) as answer:
+                    body = await read_error_body(answer)
+            headers = {name: answer.headers[name] for name in answer.headers if name not in _BODY}
+            reply = httpx.Response(answer.status_code, headers=headers, content=body)
+            reply.elapsed = answer.elapsed
+            return reply
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         raise PoolUnavailableError(
             f"{server} cannot be reached: {_describe_cause(error)}"
         ) from None

@@ -12,6 +12,7 @@ try:
     from .environments import Environment, open_environment
     from .project import Project
     from .replies import Annotation, DataFile, Reply, ToolCall
+    from .toolboxes import Toolbox
     from .tools import INSTRUCTIONS, code_interpreter_tool
 except ImportError as missing:  # missing, or too old
     if (missing.name or "").startswith("cci_plugins"):
@@ -30,6 +31,7 @@ __all__ = [
     "Project",
     "Reply",
     "ToolCall",
+    "Toolbox",
     "code_interpreter_tool",
     "connect",
     "create_agent",

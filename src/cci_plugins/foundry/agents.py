@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from azure.ai.projects.models import PromptAgentDefinition, Tool
@@ -22,8 +22,16 @@ from cci_plugins.errors import ConfigurationError, FoundryError
 from .environments import Environment
 from .failures import USER, build_response_error, translate_management_errors, translate_run_errors
 from .project import Project
-from .replies import Reply, extract_code, list_approval_requests, parse_arguments, read_reply
-from .tools import INSTRUCTIONS, code_interpreter_tool, is_launch_tool
+from .replies import (
+    Reply,
+    describe_call,
+    list_approval_requests,
+    parse_arguments,
+    read_reply,
+)
+from .tool_names import INSTRUCTIONS, is_launch_tool
+from .toolboxes import TOOLBOX_INSTRUCTIONS, Toolbox, build_toolbox_tool, is_toolbox_tool
+from .tools import code_interpreter_tool
 
 ROUNDS = 25
 TIMEOUT = timedelta(minutes=10)
@@ -50,6 +58,8 @@ async def create_agent(
     model: str | None = None,
     instructions: str = "",
     tool: Tool | None = None,
+    toolbox: Toolbox | str | None = None,
+    require_approval: Literal["always", "never"] = "never",
     more_tools: Sequence[Tool] = (),
     project: Project | None = None,
 ) -> Agent:
@@ -60,6 +70,9 @@ async def create_agent(
         model: Name of the model's deployment. FOUNDRY_MODEL_DEPLOYMENT_NAME when None.
         instructions: Its task. `INSTRUCTIONS`, which explain how to run Python, are added.
         tool: The tool that runs Python. `code_interpreter_tool()` when None.
+        toolbox: A toolbox with the pool's tools instead, by the result of `connect(toolbox=...)`
+            or its name. The agent's identity needs the role Foundry User on the project.
+        require_approval: `always` asks before code runs. It counts only without `tool`.
         more_tools: Further tools.
         project: The project. `Project.from_env()` when None.
 
@@ -67,7 +80,8 @@ async def create_agent(
         The new version.
 
     Raises:
-        ConfigurationError: The model, the connection or the project is not named.
+        ConfigurationError: The model, the connection or the project is not named, or both a tool
+            and a toolbox are passed.
         AuthenticationError: A role is missing.
         ProvisioningError: Azure refused the request, or cannot be reached.
 
@@ -81,23 +95,46 @@ async def create_agent(
             return (await run(agent, question)).text
         ```
     """
+    model = _choose_model(model)
+    tool = _choose_tool(tool, toolbox, require_approval)
+    project = Project.from_env() if project is None else project
+    if toolbox is not None:
+        tool = await build_toolbox_tool(project, toolbox, require_approval=require_approval)
+    ours = TOOLBOX_INSTRUCTIONS if is_toolbox_tool(tool) else INSTRUCTIONS
+    definition = PromptAgentDefinition(
+        model=model,
+        instructions="\n\n".join(text for text in (instructions.strip(), ours) if text),
+        tools=[*(() if tool is None else (tool,)), *more_tools],
+    )
+    with translate_management_errors(f"agent {name}", role=USER):
+        async with await project.client() as client:
+            created = await client.agents.create_version(agent_name=name, definition=definition)
+    return Agent(created.name, created.version, project)
+
+
+def _choose_model(model: str | None) -> str:
     model = model or Settings.read(check=False).foundry_model
     if model is None:
         raise ConfigurationError(
             "FOUNDRY_MODEL_DEPLOYMENT_NAME is not set",
             hint="set it to the name of a model's deployment in the project",
         )
-    tool = code_interpreter_tool() if tool is None else tool
-    project = Project.from_env() if project is None else project
-    definition = PromptAgentDefinition(
-        model=model,
-        instructions="\n\n".join(text for text in (instructions.strip(), INSTRUCTIONS) if text),
-        tools=[tool, *more_tools],
-    )
-    with translate_management_errors(f"agent {name}", role=USER):
-        async with await project.client() as client:
-            created = await client.agents.create_version(agent_name=name, definition=definition)
-    return Agent(created.name, created.version, project)
+    return model
+
+
+def _choose_tool(
+    tool: Tool | None,
+    toolbox: Toolbox | str | None,
+    require_approval: Literal["always", "never"],
+) -> Tool | None:
+    """Return the tool that runs Python, or None where a toolbox has it."""
+    if toolbox is None:
+        return code_interpreter_tool(require_approval=require_approval) if tool is None else tool
+    if tool is not None:
+        raise ConfigurationError(
+            "create_agent() got a tool and a toolbox", hint="pass one of the two"
+        )
+    return None
 
 
 async def delete_agent(agent: Agent, *, all_versions: bool = False) -> bool:
@@ -178,12 +215,19 @@ async def run(
             _raise_for_failure(responses[-1])
             requests = list_approval_requests(responses[-1])
             if not requests:
-                return read_reply(responses)
+                return _read_reply(responses)
             next_input = [await _answer(request, approve) for request in requests]
             previous_id = response.id
     raise FoundryError(
         f"the agent asked for approval more than {rounds} times", hint="pass more rounds to run()"
     )
+
+
+def _read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
+    reply = read_reply(responses)
+    if not reply.calls:
+        logger.info("the agent answered without running code")
+    return reply
 
 
 async def _open_openai_client(stack: AsyncExitStack, project: Project) -> AsyncOpenAI:
@@ -227,7 +271,7 @@ async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[
                 "the agent's tool requires approval, but run() has no approver; no code ran",
                 hint="pass approve=... to run(), or require_approval='never' to the tool",
             )
-        code = extract_code(arguments)
+        code = describe_call(str(request.get("name") or ""), arguments)
         question = ApprovalRequest(code, str(arguments.get("environmentId") or ""))
         decision = _convert_edit(await _ask(approve, question), code)
     answer: dict[str, Any] = {

@@ -6,7 +6,7 @@ returns a connection's key, so a fingerprint in the metadata shows whether the k
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +20,13 @@ from azure.mgmt.cognitiveservices.models import (
 )
 
 from cci_plugins.azure.credentials import KEY_HEADER, TokenCredential, validate_secret
+from cci_plugins.azure.foundry_connection import (
+    AUTH_TYPE,
+    CATEGORY,
+    FINGERPRINT_FIELD,
+    NAME,
+    compute_fingerprint,
+)
 from cci_plugins.azure.gateway import find_gateway
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.pool_resource import CustomContainerError, PoolResource
@@ -31,10 +38,8 @@ from cci_plugins.redaction import know
 
 from .failures import OWNER, translate_management_errors
 from .project import Project, ProjectLocation
+from .toolboxes import Toolbox, check_toolbox_name, ensure_toolbox, remove_toolbox_tools
 
-NAME = "code-interpreter"
-_CATEGORY, _AUTH = "RemoteTool", "CustomKeys"
-_FINGERPRINT_FIELD = "cci-key-fingerprint"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
 
 
@@ -47,12 +52,14 @@ class Connection:
         name: Its name in the project.
         endpoint: Its MCP endpoint.
         change: The change that `connect` made.
+        toolbox: The toolbox that has the pool's tools, if one was named.
     """
 
     id: str
     name: str
     endpoint: str
     change: Literal["created", "updated", "unchanged"]
+    toolbox: Toolbox | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class ExistingConnection:
         return (
             None
             if self.fingerprint is None
-            else self.fingerprint == _compute_fingerprint(self.id, key)
+            else self.fingerprint == compute_fingerprint(self.id, key)
         )
 
 
@@ -96,7 +103,7 @@ async def find_connection(project: Project, *, name: str = NAME) -> ExistingConn
     kept = found.properties.metadata or {}
     connection_id, target = f"{location.id}/connections/{name}", str(found.properties.target or "")
     return ExistingConnection(
-        connection_id, target, _is_mcp_connection(found), kept.get(_FINGERPRINT_FIELD)
+        connection_id, target, _is_mcp_connection(found), kept.get(FINGERPRINT_FIELD)
     )
 
 
@@ -108,6 +115,7 @@ async def connect(
     pool: str | None = None,
     name: str = NAME,
     replace: bool = False,
+    toolbox: str | None = None,
     credential: TokenCredential | None = None,
 ) -> Connection:
     """Connect a project's agents to a session pool.
@@ -123,6 +131,8 @@ async def connect(
         pool: The resource id of a pool. Its endpoint and its key are read from Azure.
         name: The connection's name.
         replace: Whether to overwrite a connection of that name with another endpoint.
+        toolbox: Name of a toolbox to put the pool's tools into. It is created if it is missing.
+            Agents use it by `create_agent(toolbox=...)`.
         credential: The sign-in for the pool's resource. The project's when None.
 
     Returns:
@@ -135,19 +145,32 @@ async def connect(
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
+    if toolbox is not None:
+        check_toolbox_name(toolbox)
     target, secret = await _resolve_target(project, endpoint, key, pool, credential)
+    connection = await _write(project, name, target, secret, overwrite=replace)
+    if toolbox is None:
+        return connection
+    made = await ensure_toolbox(project, toolbox, connection.id, connection.endpoint)
+    return dataclasses.replace(connection, toolbox=made)
+
+
+async def _write(
+    project: Project, name: str, target: str, secret: str, *, overwrite: bool
+) -> Connection:
+    """Create or change the connection, unless it is as it should be."""
     location = await project.place()
     connection_id = f"{location.id}/connections/{name}"
-    fingerprint = _compute_fingerprint(connection_id, secret)
+    fingerprint = compute_fingerprint(connection_id, secret)
     with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(location.subscription) as client:
             found = await _get(client, location, name)
             if found is not None and _is_up_to_date(found, target, fingerprint):
                 return Connection(connection_id, name, target, "unchanged")
-            if found is not None and not replace:
+            if found is not None and not overwrite:
                 _check_ownership(found, target, name)
             metadata = {} if found is None else dict(found.properties.metadata or {})
-            body = _build_body(target, secret, metadata | {_FINGERPRINT_FIELD: fingerprint})
+            body = _build_body(target, secret, metadata | {FINGERPRINT_FIELD: fingerprint})
             await client.project_connections.create(
                 location.group, location.account, location.project, name, body
             )
@@ -159,6 +182,7 @@ async def disconnect(
     project: Project | None = None,
     *,
     name: str = NAME,
+    toolbox: str | None = None,
     credential: TokenCredential | None = None,
 ) -> bool:
     """Delete a connection. The pool and its key stay as they are.
@@ -166,6 +190,8 @@ async def disconnect(
     Args:
         project: The project. `Project.from_env()` when None.
         name: The connection's name.
+        toolbox: Name of a toolbox to take the pool's tools out of. It is deleted if it has no
+            other tools.
         credential: The sign-in, if no project is passed.
 
     Returns:
@@ -178,6 +204,8 @@ async def disconnect(
     """
     project = Project.from_env(credential=credential) if project is None else project
     _check_name(name)
+    if toolbox is not None:
+        await remove_toolbox_tools(project, toolbox)
     location = await project.place()
     with translate_management_errors(f"connection {name}", role=OWNER):
         async with project.management(location.subscription) as client:
@@ -255,7 +283,7 @@ def _build_body(
 ) -> ConnectionPropertiesV2BasicResource:
     return ConnectionPropertiesV2BasicResource(
         properties=CustomKeysConnectionProperties(
-            category=_CATEGORY,
+            category=CATEGORY,
             target=target,
             credentials=CustomKeys(keys={KEY_HEADER: key}),
             metadata=dict(metadata),
@@ -263,24 +291,19 @@ def _build_body(
     )
 
 
-def _compute_fingerprint(connection_id: str, key: str) -> str:
-    """Return a fingerprint of a key that only fits one connection."""
-    return hashlib.sha256(f"{connection_id.lower()}\0{key}".encode()).hexdigest()[:16]
-
-
 def _is_up_to_date(found: Any, target: str, fingerprint: str) -> bool:
     kept = found.properties.metadata or {}
     return (
         _is_mcp_connection(found)
         and found.properties.target == target
-        and kept.get(_FINGERPRINT_FIELD) == fingerprint
+        and kept.get(FINGERPRINT_FIELD) == fingerprint
     )
 
 
 def _is_mcp_connection(found: Any) -> bool:
     """Return whether a connection is for an MCP server with a key."""
     kind = (str(found.properties.category), str(found.properties.auth_type))
-    return kind == (_CATEGORY, _AUTH)
+    return kind == (CATEGORY, AUTH_TYPE)
 
 
 def _check_kind(found: Any, name: str) -> None:
@@ -293,7 +316,7 @@ def _check_kind(found: Any, name: str) -> None:
 def _check_ownership(found: Any, target: str, name: str) -> None:
     """Refuse to overwrite a connection that `connect` did not create."""
     _check_kind(found, name)
-    if found.properties.target != target and _FINGERPRINT_FIELD not in (
+    if found.properties.target != target and FINGERPRINT_FIELD not in (
         found.properties.metadata or {}
     ):
         raise ConfigurationError(

@@ -113,7 +113,8 @@ def _build_run_error(status: int, body: ErrorBody) -> CodeInterpreterError:
     if _TOOL.search(message):
         return FoundryError(
             message,
-            hint="Foundry could not use the pool; update its key: cci foundry connect",
+            hint="Foundry could not use the pool; update its key: cci foundry connect. Behind a "
+            "toolbox, assign the role Foundry User to the agent's identity",
             code=code,
         )
     if status in _AUTH_STATUSES:

@@ -30,6 +30,7 @@ _ID = re.compile(
 )
 _PATH = re.compile(r"/api/projects/[^/]+/?")
 _API_NAME = "AI Foundry API"
+_MAX_ACCOUNTS = 10_000  # in one subscription
 _HINT = (
     "set FOUNDRY_PROJECT_ENDPOINT=https://<account>.services.ai.azure.com/api/projects/<project>, "
     "or AZURE_AI_PROJECT_ID to the project's resource id"
@@ -121,13 +122,15 @@ class Project:
         """Azure Resource Manager's address."""
         return self._arm
 
-    def management(self, subscription: str) -> CognitiveServicesManagementClient:
+    def management(
+        self, subscription: str, *, api_version: str = api_versions.COGNITIVE_SERVICES
+    ) -> CognitiveServicesManagementClient:
         """Open a client of Resource Manager for Foundry's resources. The caller closes it."""
         return CognitiveServicesManagementClient(
             self.sign_in,
             subscription,
             base_url=self._arm,
-            api_version=api_versions.COGNITIVE_SERVICES,
+            api_version=api_version,
             credential_scopes=[f"{self._arm}/.default"],
             user_agent="cci-plugins",
             connection_verify=self._ca or True,
@@ -198,7 +201,11 @@ class Project:
         with translate_management_errors("Foundry accounts", role="Reader"):
             async with self.management(subscription) as client:
                 accounts: AsyncIterator[Any] = client.accounts.list()
+                count = 0
                 async for account in accounts:
+                    count += 1
+                    if count > _MAX_ACCOUNTS:
+                        break
                     if _has_address(account, wanted):
                         group = str(account.id).split("/")[4]
                         return ProjectLocation(subscription, group, str(account.name), project)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .tool_names import RUN_PYTHON, RUN_SHELL, get_own_name
+
 MCP_CALL, APPROVAL, MESSAGE = "mcp_call", "mcp_approval_request", "message"
 _CODE_ARGUMENTS = ("pythonCode", "shellCommand", "execCommandAndArgs")
 _DATA_URL = re.compile(
@@ -140,6 +142,14 @@ def extract_code(arguments: Mapping[str, Any]) -> str:
         if value:
             return str(value)
     return ""
+
+
+def describe_call(tool: str, arguments: Mapping[str, Any]) -> str:
+    """Return what an approver reads: the code, or the call of a tool that runs none."""
+    code = extract_code(arguments)
+    if code or get_own_name(tool) in {RUN_PYTHON, RUN_SHELL}:
+        return code
+    return f"{tool}({json.dumps(dict(arguments))})"
 
 
 def _list_items(response: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 from cci_plugins.in_session.background_output import BackgroundOutput
 from cci_plugins.in_session.charts import register_data_formatters
 from cci_plugins.in_session.data import escape_surrogates, escape_values
+from cci_plugins.in_session.file_backed_maps import map_shared_memory_by_files
 from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
 from cci_plugins.in_session.message_bounds import MessageBounds, bound_kernel_messages
@@ -220,6 +221,7 @@ def install(
     allow_nested_loops(lambda: loop)
     call_when_imported("anyio", partial(allow_in_anyio, lambda: loop))
     show_wide_tables()
+    map_shared_memory_by_files()
     for name in (*OWN_IMPORTS, *preload):
         with suppress(ImportError):
             importlib.import_module(name)

@@ -22,6 +22,9 @@ MAX_COUNTED_RUNS = 100
 CUTTABLE_FORMS = ("text/plain", "text/markdown", "text/latex")
 DISPLAY_MESSAGES = ("display_data", "update_display_data", "execute_result")
 JSON_BYTES_OF_CHARACTER = 6  # at most
+CONTAINER_BYTES = 64  # of an empty dict or list, and of an entry of a dict
+USUAL_FORMS = 16  # of one display, whose entries cost nothing
+VALUE_BYTES = 8  # of a number and of a place in a list
 
 
 def cut_text(text: str, limit: int = MAX_CUT_CHARACTERS) -> str:
@@ -43,6 +46,32 @@ def measure_json(value: Any) -> int:
     except (TypeError, ValueError, RecursionError):
         return len(repr(value))
     return len(text) if text.isascii() else len(text.encode("utf-8", "backslashreplace"))
+
+
+def measure_forms(data: dict[str, Any]) -> int:
+    """Return about how much memory the forms of a display take: texts, keys and containers."""
+    size = CONTAINER_BYTES * max(len(data) - USUAL_FORMS, 0)
+    return size + sum(len(str(kind)) + measure_value(value) for kind, value in data.items())
+
+
+def measure_value(value: Any) -> int:
+    """Return about how much memory a JSON value takes. A text counts by its characters."""
+    size, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            size += len(item)
+        elif isinstance(item, dict):
+            size += CONTAINER_BYTES + sum(CONTAINER_BYTES + len(str(key)) for key in item)
+            waiting += item.values()
+        elif isinstance(item, (list, tuple)):
+            size += CONTAINER_BYTES + VALUE_BYTES * len(item)
+            waiting += item
+        elif isinstance(item, int):
+            size += VALUE_BYTES + item.bit_length() // 8
+        else:
+            size += VALUE_BYTES if item is None or isinstance(item, float) else len(repr(item))
+    return size
 
 
 def bound_forms(data: dict[str, Any], limit: int = MAX_FORM_BYTES) -> tuple[Any, list[str]]:

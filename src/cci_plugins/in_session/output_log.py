@@ -72,13 +72,15 @@ class OutputLog:
         with self._lock:
             self._clear_if_asked()
             self.display_count += 1
+            size += len(display_id)
             if size > self._display_characters:
                 self.dropped_displays += 1
                 return
             if is_main:
                 self._remove_image(get_image_form(data))
             self._make_room(size)
-            entry = self._append([RESULT, {"data": data, "is_main": is_main, "size": size}])
+            display = {"data": data, "is_main": is_main, "size": size, "id": display_id}
+            entry = self._append([RESULT, display])
             self._displays[self._serial] = entry[1]
             self._remaining -= size
             if display_id:
@@ -92,6 +94,7 @@ class OutputLog:
                 self.add_display(data, size, display_id=display_id)
                 return
             self.display_count += 1
+            size += len(display_id)
             if size > self._remaining + display["size"]:
                 self.dropped_displays += 1
                 return
@@ -163,7 +166,10 @@ class OutputLog:
                     self._remove(serial)
 
     def _remove(self, serial: int) -> None:
-        self._remaining += self._displays.pop(serial)["size"]
+        display = self._displays.pop(serial)
+        self._remaining += display["size"]
+        if self._ids.get(display["id"]) == serial:
+            del self._ids[display["id"]]
         del self._entries[serial]
 
 

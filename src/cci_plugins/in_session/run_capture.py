@@ -17,6 +17,7 @@ from cci_plugins.in_session.message_bounds import (
     bound_forms,
     bound_traceback,
     cut_text,
+    measure_forms,
 )
 from cci_plugins.in_session.output_log import OutputLog, StreamWriter
 from cci_plugins.in_session.terminal_streams import TerminalStream, find_descriptor
@@ -189,10 +190,7 @@ class RunCapture:
         forms, notes = bound_forms(forms)
         if len(self._notes) < MAX_NOTES:
             self._notes += notes
-        size = sum(
-            len(value if isinstance(value, str) else repr(value)) for value in forms.values()
-        )
-        return forms, size
+        return forms, measure_forms(forms)
 
 
 def _encode_value(value: Any) -> Any:

@@ -355,6 +355,8 @@ class SessionAgent:
     def _answer(self, marker: str, fields: dict[str, Any], chunk: str = "") -> None:
         fields = {"instance": self.instance, "new": self._is_new, **fields}
         self._is_new = False
+        # a pool may cut the middle of an answer, so it names its length
+        fields["length"] = len(chunk)
         write_answer(marker, fields, chunk, stream=self._out.original)
 
     def _rewrite_history(self, code: str) -> None:

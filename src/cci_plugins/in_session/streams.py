@@ -62,7 +62,8 @@ class StreamBuffer:
         self._head_remaining = limit * 3 // 4
         self._tail_limit = limit - self._head_remaining
         self._head: list[str] = []
-        self._tail = ""
+        self._tail: list[str] = []
+        self._tail_length = 0
         self.total = 0
         self.lost = 0
 
@@ -74,20 +75,28 @@ class StreamBuffer:
             self._head.append(kept)
             self._head_remaining -= len(kept)
         if rest := text[len(kept) :]:
-            self._tail = (self._tail + rest)[-self._tail_limit :]
+            self._tail.append(rest)
+            self._tail_length += len(rest)
+            if self._tail_length > 2 * self._tail_limit:  # not each time: that would be quadratic
+                self._join_tail()
 
     @property
     def dropped_characters(self) -> int:
         """Characters between head and tail that were not kept."""
-        return self.total + self.lost - sum(map(len, self._head)) - len(self._tail)
+        return self.total + self.lost - sum(map(len, self._head)) - len(self._join_tail())
 
     def get_text(self) -> str:
         """Return the stream. If it was too long, a line between head and tail counts the rest."""
-        return "".join(self._head) + self._format_gap() + self._tail
+        return "".join(self._head) + self._format_gap() + self._join_tail()
 
     def get_lengths(self) -> tuple[int, int, int]:
         """Return the lengths of head, gap and tail in the text."""
-        return sum(map(len, self._head)), len(self._format_gap()), len(self._tail)
+        return sum(map(len, self._head)), len(self._format_gap()), len(self._join_tail())
+
+    def _join_tail(self) -> str:
+        tail = "".join(self._tail)[-self._tail_limit :]
+        self._tail, self._tail_length = [tail], len(tail)
+        return tail
 
     def _format_gap(self) -> str:
         dropped = self.dropped_characters

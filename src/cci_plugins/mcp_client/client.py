@@ -17,8 +17,8 @@ sends the request once more. Without such an id a 404 is an error.
 
 The handshake happens with the first call. A lock makes concurrent first calls share it, and the
 next call repeats a failed one. `_session` holds the headers that the handshake returned. A new
-handshake replaces the dictionary, so a call compares it by identity to learn whether another call
-has already renewed the session.
+handshake replaces the dictionary. Each request remembers the one that it was sent with: a 404 to it
+is about that one, also when another call has meanwhile renewed the session.
 """
 
 from __future__ import annotations
@@ -35,9 +35,22 @@ from typing import Any
 import anyio
 import httpx
 
-from cci_plugins.errors import CodeInterpreterError, ConfigurationError, ProtocolError
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    ConfigurationError,
+    PoolError,
+    ProtocolError,
+)
 
 from . import messages
+from .bodies import (
+    ACCEPT_ENCODING,
+    REPLY_BYTES,
+    RUN_BYTES,
+    iterate_body,
+    read_body,
+    read_error_body,
+)
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
 from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
@@ -46,6 +59,8 @@ from .progress import ProgressDispatcher, ProgressHandler
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
+MAX_PAGES = 100
+_MAX_HEADER = 1_000  # characters
 
 
 class McpClient:
@@ -81,6 +96,7 @@ class McpClient:
             **(headers or {}),
             "content-type": "application/json",
             "accept": "application/json, text/event-stream",
+            **ACCEPT_ENCODING,
         }
         self._ids = itertools.count(1)
         self._handshake_lock = anyio.Lock()
@@ -112,20 +128,23 @@ class McpClient:
         """
         tools: list[Mapping[str, Any]] = []
         cursor: str | None = None
-        while True:
-            params = {} if cursor is None else {"cursor": cursor}
-            result = await self._send_request(
-                "tools/list", params, self._timeout, starts_code=False
-            )
-            page = result.get("tools")
-            if not isinstance(page, list):
-                kind = type(page).__name__
-                raise ProtocolError(f"the pool returned an invalid list of tools ({kind})")
-            tools += [tool for tool in page if isinstance(tool, Mapping)]
-            following = result.get("nextCursor")
-            if not isinstance(following, str) or following == cursor or not page:
-                return tools
-            cursor = following
+        await self.initialize()
+        with limit_time(self._timeout, starts_code=False):
+            for _ in range(MAX_PAGES):
+                params = {} if cursor is None else {"cursor": cursor}
+                result = await self._send_request(
+                    "tools/list", params, self._timeout, starts_code=False
+                )
+                page = result.get("tools")
+                if not isinstance(page, list):
+                    kind = type(page).__name__
+                    raise ProtocolError(f"the pool returned an invalid list of tools ({kind})")
+                tools += [tool for tool in page if isinstance(tool, Mapping)]
+                following = result.get("nextCursor")
+                if not isinstance(following, str) or following == cursor or not page:
+                    return tools
+                cursor = following
+        raise ProtocolError(f"the pool's list of tools has more than {MAX_PAGES} pages")
 
     async def call_tool(
         self,
@@ -173,8 +192,12 @@ class McpClient:
         session, self._session = self._session, {}
         self._server = None
         if SESSION_HEADER in session:
+            request = self._http.build_request(
+                "DELETE", self._url, headers={**self._headers, **session}
+            )
             with contextlib.suppress(httpx.HTTPError, TimeoutError), anyio.fail_after(5):
-                await self._http.delete(self._url, headers={**self._headers, **session})
+                async with ensure_closed(await self._http.send(request, stream=True)):
+                    pass
         if self._owns_http:
             await self._http.aclose()
 
@@ -188,20 +211,20 @@ class McpClient:
         progress: ProgressDispatcher | None = None,
     ) -> Mapping[str, Any]:
         await self.initialize()
-        session = self._session
         request = partial(
             self._request, method, params, timeout, starts_code=starts_code, progress=progress
         )
         try:
             reply = await request()
         except _SessionTerminated as terminated:
-            if self._session is session:  # else another call has renewed it
+            if self._session is terminated.session:  # else another call has renewed it
                 self._server, self._session = None, {}
             await self.initialize()
             try:
                 reply = await request()
             except _SessionTerminated:
-                raise terminated.error from None
+                error = terminated.error  # its text is about the MCP session
+                raise PoolError(str(error), hint="check the pool's endpoint") from None
         return _unwrap_result(reply, starts_code=starts_code)
 
     async def _perform_handshake(self) -> Mapping[str, Any]:
@@ -212,14 +235,14 @@ class McpClient:
         server = _unwrap_result(reply, starts_code=False)
         protocol = server.get("protocolVersion")
         if isinstance(protocol, str):
-            self._session[VERSION_HEADER] = protocol
+            self._session[VERSION_HEADER] = _check_header(protocol, "protocolVersion")
         await self._notify("notifications/initialized")
         return server
 
     async def _notify(self, method: str) -> None:
         """Send a notification. Session pools may answer it with 4xx, which has no meaning."""
         body = messages.build_notification(method)
-        async with self._post(body, self._timeout, starts_code=False) as response:
+        async with self._post(body, self._session, self._timeout, starts_code=False) as response:
             if response.status_code >= SERVER_ERROR:
                 raise await _read_error(response, starts_code=False)
 
@@ -232,27 +255,28 @@ class McpClient:
         starts_code: bool,
         progress: ProgressDispatcher | None = None,
     ) -> RpcReply:
-        request_id = next(self._ids)
+        request_id, session = next(self._ids), self._session
         body = messages.build_request(request_id, method, params)
-        async with self._post(body, timeout, starts_code=starts_code) as response:
+        limit = RUN_BYTES if starts_code else REPLY_BYTES
+        async with self._post(body, session, timeout, starts_code=starts_code) as response:
             if response.is_success:
                 with map_protocol_errors(starts_code=starts_code):
-                    reply = await _read_reply(response, request_id, progress)
+                    reply = await _read_reply(response, request_id, progress, limit)
                 if method == "initialize" and (value := response.headers.get(SESSION_HEADER)):
-                    self._session = {SESSION_HEADER: value}
+                    self._session = {SESSION_HEADER: _check_header(value, "Mcp-Session-Id")}
                 return reply
             error = await _read_error(response, starts_code=starts_code)
-            if response.status_code == NOT_FOUND and SESSION_HEADER in self._session:
-                raise _SessionTerminated(error)
+            if response.status_code == NOT_FOUND and SESSION_HEADER in session:
+                raise _SessionTerminated(error, session)
             raise error
 
     @asynccontextmanager
     async def _post(
-        self, body: bytes, timeout: timedelta, *, starts_code: bool
+        self, body: bytes, session: Mapping[str, str], timeout: timedelta, *, starts_code: bool
     ) -> AsyncIterator[httpx.Response]:
         """Send a POST and map each failure of the transport to an exception of this package."""
         request = self._http.build_request(
-            "POST", self._url, content=body, headers={**self._headers, **self._session}
+            "POST", self._url, content=body, headers={**self._headers, **session}
         )
         with (
             limit_time(timeout, starts_code=starts_code),
@@ -263,9 +287,9 @@ class McpClient:
 
 
 class _SessionTerminated(Exception):  # noqa: N818 - a signal between two methods
-    def __init__(self, error: CodeInterpreterError) -> None:
+    def __init__(self, error: CodeInterpreterError, session: Mapping[str, str]) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.session = error, session
 
 
 def parse_endpoint_url(url: str) -> httpx.URL:
@@ -287,24 +311,36 @@ def parse_endpoint_url(url: str) -> httpx.URL:
 
 
 async def _read_reply(
-    response: httpx.Response, request_id: int, progress: ProgressDispatcher | None
+    response: httpx.Response, request_id: int, progress: ProgressDispatcher | None, limit: int
 ) -> RpcReply:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
-        return messages.parse_body(await response.aread(), request_id)
+        return messages.parse_body(await read_body(response, limit), request_id)
     reader = EventReader()
-    async for chunk in response.aiter_bytes():
-        for message in messages.split_batches(reader.feed(chunk)):
-            reply = messages.match_reply(message, request_id)
-            if reply is not None:
-                return reply
-            if progress is not None:
-                progress.dispatch(message)
+    async with contextlib.aclosing(iterate_body(response, limit=2 * limit)) as chunks:
+        async for chunk in chunks:
+            for message in messages.split_batches(reader.feed(chunk)):
+                reply = messages.match_reply(message, request_id)
+                if reply is not None:
+                    return reply
+                if progress is not None:
+                    progress.dispatch(message)
     raise ProtocolError("the pool's event stream ended before the reply")
 
 
+def _check_header(value: str, name: str) -> str:
+    """Return a value that the server chose for a header of later requests.
+
+    Raises:
+        ProtocolError: It has characters that no header may have, or is too long.
+    """
+    if len(value) > _MAX_HEADER or not value.isascii() or not value.isprintable() or " " in value:
+        raise ProtocolError(f"the pool sent an invalid {name} ({value[:40]!a})")
+    return value
+
+
 async def _read_error(response: httpx.Response, *, starts_code: bool) -> CodeInterpreterError:
-    body = await response.aread()
+    body = await read_error_body(response)
     return build_error_from_status(
         response.status_code, response.headers, body, starts_code=starts_code
     )

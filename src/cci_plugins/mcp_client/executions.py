@@ -26,6 +26,7 @@ from .wire_model import Text, Timestamp, WireModel
 META_KEY = "cci_plugins/execution"
 SIGNED_KEY = "cci_plugins/signed_environments"  # on a launch tool: it accepts no other ids
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
+RUN_KEY = "cci_plugins/run"  # in a request: name of the run, which is started once
 _MAX_SIZE = 2**62
 _MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could claim to exceed
 

@@ -6,10 +6,14 @@ look for the same known texts. The codes are the data plane's own where it has o
 (learn.microsoft.com, Container Apps dynamic sessions, and issue 1665 of
 github.com/microsoft/azure-container-apps, which quotes several bodies).
 
-An exception is `retryable` only if no code was started. Two texts prove that: the pool had no
-free session, or it does not know the session. `NOT_STARTED` is the code that the cci-plugins
-server sends for the same fact. HTTP 503 alone proves nothing, because a proxy also sends it when
-the connection behind it broke during a request.
+An exception is `retryable` only if no code was started, according to the answer. Two texts mean
+that: the pool had no free session, or it does not know the session. `NOT_STARTED` is the code that
+the cci-plugins server sends for the same fact. HTTP 503 alone means nothing, because a proxy also
+sends it when the connection behind it broke during a request.
+
+No answer proves it, since a proxy may change the answer of a run that took place. So a
+run is repeated under the same name, which the session or the cci-plugins server refuses to start
+twice (`pools.azure.text_sessions`, `server.mcp.tools`).
 """
 
 from __future__ import annotations
@@ -51,6 +55,12 @@ _SESSION_NOT_FOUND = re.compile(
     r"(error:? |\w*notfound\w*: )*((the|this|requested|python|shell) )*"
     r"(environment|session)\b.{0,200}\b(not found|not exist|does not exist)"
 )
+# The code's own error may have such words too. So for a run they count at the start of a refusal
+# only, and not in the text of a tool or of a fault.
+_REFUSED_KEY = re.compile(
+    r"\b(unauthori[sz]ed|forbidden|invalid api key|access denied)\b", re.IGNORECASE
+)
+_INTERNAL_ERROR = -32603
 # JSON-RPC codes that a server sends before it does any work.
 _INVALID_REQUEST_CODES = frozenset({-32700, -32600, -32601, -32602})
 
@@ -115,9 +125,10 @@ def build_error_from_text(text: str, *, started: bool) -> CodeInterpreterError:
     """
     text = shorten(text)
     suffix = f"; {MAY_HAVE_RUN}" if started else ""
-    return _match_known_error(text) or PoolError(
-        f"the pool failed: {text or 'it gave no reason'}{suffix}"
-    )
+    known = _match_known_error(text)
+    if known is None or (started and isinstance(known, AuthenticationError)):
+        return PoolError(f"the pool failed: {text or 'it gave no reason'}{suffix}")
+    return known
 
 
 def build_error_from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInterpreterError:
@@ -133,6 +144,8 @@ def build_error_from_rpc(code: int, text: str, *, starts_code: bool) -> CodeInte
         return _match_known_error(text) or ProtocolError(
             f"the pool refused the request: {text} ({code})"
         )
+    if starts_code and code != _INTERNAL_ERROR and _REFUSED_KEY.match(text):
+        return _build_key_error(text)
     return build_error_from_text(text, started=starts_code)
 
 
@@ -143,11 +156,15 @@ def _match_known_error(text: str) -> CodeInterpreterError | None:
         return PoolExhaustedError(text, hint="wait for the cooldown, or raise the pool's maximum")
     if BAD_IDENTIFIER in text:
         return PoolError(text, hint="session identifiers have 4 to 128 characters")
-    if re.search(r"\b(unauthori[sz]ed|forbidden|invalid api key|access denied)\b", low):
-        return AuthenticationError(text, hint="check the pool's key")
+    if _REFUSED_KEY.search(text):
+        return _build_key_error(text)
     if _SESSION_NOT_FOUND.match(low):
         return SessionLostError(text, hint="run the earlier steps again", retryable=True)
     return None
+
+
+def _build_key_error(text: str) -> AuthenticationError:
+    return AuthenticationError(text, hint="check the pool's key")
 
 
 def build_error_from_status(
@@ -163,6 +180,7 @@ def build_error_from_status(
     """
     detail = _extract_message(body)
     what = f"HTTP {status}, {detail}" if detail else f"HTTP {status}"
+    suffix = f"; {MAY_HAVE_RUN}" if starts_code else ""
     if status in {401, 403}:
         return AuthenticationError(
             f"the pool refused the request ({what})", hint="check the pool's key and its rights"
@@ -176,10 +194,10 @@ def build_error_from_status(
         return _build_server_error(what, starts_code=starts_code and NOT_STARTED not in detail)
     if status == NOT_FOUND:
         return _match_known_error(detail) or PoolError(
-            f"the endpoint was not found ({what})", hint="check the pool's endpoint"
+            f"the endpoint was not found ({what}){suffix}", hint="check the pool's endpoint"
         )
     return _match_known_error(detail) or ProtocolError(
-        f"the pool did not understand the request ({what})"
+        f"the pool did not understand the request ({what}){suffix}"
     )
 
 
@@ -249,12 +267,17 @@ def shorten(text: str) -> str:
 
 def _extract_message(body: bytes) -> str:
     """Return `code: message` of an error body in any form, or nothing if it is not JSON."""
+    return shorten(": ".join(part for part in parse_error_body(body) if part))
+
+
+def parse_error_body(body: bytes) -> tuple[str, str]:
+    """Return code and message of an error body in any form. Each may be empty."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return ""
-    inner = value.get("error", value) if isinstance(value, Mapping) else None
+        return "", ""
+    inner = value.get("error", value) if isinstance(value, Mapping) else value
     if not isinstance(inner, Mapping):
-        return shorten(value) if isinstance(value, str) else ""
+        return "", inner if isinstance(inner, str) else ""
     code, message = inner.get("code"), inner.get("message") or inner.get("title")
-    return shorten(": ".join(str(part) for part in (code, message) if part))
+    return str(code or ""), str(message or "")

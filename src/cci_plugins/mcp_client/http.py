@@ -150,6 +150,11 @@ def map_protocol_errors(*, starts_code: bool) -> Generator[None]:
         raise ProtocolError(f"{error}; {MAY_HAVE_RUN}", hint=error.hint) from error
 
 
+def was_sent(error: Exception) -> bool:
+    """Return whether the request behind an error may have reached the server."""
+    return not isinstance(error, ConfigurationError) and not isinstance(error.__cause__, _NOT_SENT)
+
+
 def _get_type_name(error: Exception) -> str:
     return type(error).__name__
 

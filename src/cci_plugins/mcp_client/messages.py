@@ -9,14 +9,18 @@ models are those of what the cci-plugins server adds (`executions`, `progress`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cci_plugins.common.limits import MIB
 from cci_plugins.errors import ProtocolError
 
 PROTOCOL_VERSION = "2025-06-18"
 METHOD_NOT_FOUND = -32601
+MAX_MEMORY = 512 * MIB  # of the values of one answer, beyond their text
+_JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,9 @@ def decode_json(body: bytes) -> Any:
     """Decode JSON that a pool sent.
 
     Raises:
-        ProtocolError: The body is not JSON.
+        ProtocolError: The body is not JSON, or would take much more memory than its text.
     """
+    _check_memory(body)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -206,6 +211,23 @@ class EventReader:
         data, self._data = b"\n".join(self._data), []
         if data.strip():
             yield decode_json(data)
+
+
+def _check_memory(body: bytes) -> None:
+    """Refuse JSON that would take too much memory: `[]` has 2 bytes here and 64 as a list."""
+    if _estimate_memory(body, body.count(b'"') // 2) <= MAX_MEMORY:
+        return
+    bare, texts = _JSON_TEXT.subn(b"", body)  # a text may hold any number of brackets
+    if _estimate_memory(bare, texts) > MAX_MEMORY:
+        raise ProtocolError(
+            f"the pool's answer of {len(body):,} bytes has too many values "
+            f"(more than {MAX_MEMORY:,} bytes of memory)"
+        )
+
+
+def _estimate_memory(body: bytes, texts: int) -> int:
+    """Return about how many bytes of memory the values of JSON take beyond their own text."""
+    return 64 * (body.count(b"[") + body.count(b"{") + texts) + 16 * body.count(b",")
 
 
 def _parse_rpc_error(error: object) -> RpcError:

@@ -25,7 +25,9 @@ try:
 
     from .deploy import PostDeployOptions, deploy
     from .deployment import Deployment
-    from .inventory import Found, Inventory, read_inventory
+    from .foundry import FoundryDeployment
+    from .foundry_inventory import Found, FoundryInventory
+    from .inventory import Inventory, read_inventory
     from .keys import rotate
     from .options import Kind, Options, PrincipalType
     from .plan import Plan, Planned, make_plan
@@ -42,6 +44,8 @@ __all__ = [
     "Azure",
     "Deployment",
     "Found",
+    "FoundryDeployment",
+    "FoundryInventory",
     "Inventory",
     "Kind",
     "Options",
@@ -93,7 +97,11 @@ def up(
 
 
 def down(
-    options: Options, *, azure: Azure | None = None, env_file: Path | None = None
+    options: Options,
+    *,
+    azure: Azure | None = None,
+    env_file: Path | None = None,
+    remove_agents: bool = False,
 ) -> Run[Removed]:
     """Remove what `up` created for these options, by computed name and tag, and nothing else.
 
@@ -101,11 +109,16 @@ def down(
         options: What was provisioned.
         azure: Address, sign-in and waiting times for Azure.
         env_file: File from which the variables that name this deployment are removed.
+        remove_agents: Whether a Foundry project that `up` created may be removed with its agents.
 
     Returns:
-        The run: iterate it for its progress, then read `result`.
+        The run: iterate it for its progress, then read `result`. Iterating raises
+        `ProvisioningError` with the code `ProjectHasAgents` before anything is removed.
     """
-    return Run(partial(remove, options, azure or Azure(), env_file=env_file))
+    work = partial(
+        remove, options, azure or Azure(), env_file=env_file, remove_agents=remove_agents
+    )
+    return Run(work)
 
 
 def show(options: Options, *, azure: Azure | None = None) -> Run[Inventory]:

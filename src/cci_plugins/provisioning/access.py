@@ -18,7 +18,7 @@ from cci_plugins.azure.resource import Resource, lowercase_keys
 from cci_plugins.azure.resource_manager import ArmClient
 from cci_plugins.errors import ProvisioningError
 
-from . import resources
+from . import foundry_resources, resources
 from .deployment_run import DeploymentRun, StepReporter
 from .options import Options, PrincipalType
 
@@ -45,6 +45,7 @@ SESSION_EXECUTOR = Role(
 )
 BLOB_CONTRIBUTOR = Role("Storage Blob Data Contributor", "ba92f5b4-2d11-453d-a403-e96b0029c9fe")
 BLOB_DELEGATOR = Role("Storage Blob Delegator", "db58b8e5-c6ad-4a2a-8342-4190687cbf4a")
+FOUNDRY_USER = Role("Foundry User", "53ca6127-db72-4b80-b1b0-d745d6d5456d")
 ACR_PULL = Role("AcrPull", "7f951dda-4ed3-4680-a7ca-43fe172d538d")
 
 
@@ -86,6 +87,8 @@ def list_user_roles(options: Options) -> list[tuple[Role, str]]:
     if options.storage:
         needed.append((BLOB_CONTRIBUTOR, resources.build_blob_container(options).id))
         needed.append((BLOB_DELEGATOR, resources.build_storage_account(options).id))
+    if options.foundry:
+        needed.append((FOUNDRY_USER, foundry_resources.get_project_id(options)))
     return needed
 
 

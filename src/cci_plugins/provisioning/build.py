@@ -21,6 +21,7 @@ from .image import BuildContext
 from .resources import DOCKERFILE, build_image_name, build_registry, build_task_run
 
 _STEP = "image"
+_LOG_BYTES = 256 * 1024
 _LOG_TAIL_LINES = 15
 _NO_TASKS = ("TasksOperationsNotAllowed",)  # github.com/Azure-Samples/azure-search-openai-demo#2220
 _UPLOAD_SECONDS = 600
@@ -141,13 +142,21 @@ async def _fetch_log(run: DeploymentRun, run_id: str) -> str:
     link = str(lowercase_keys(answer).get("loglink"))
     try:
         async with _open_http(run) as http, http.get(link) as response:
-            text = await response.text(errors="replace")
+            text = (await _read_end(response)).decode(errors="replace")
             if response.status != _OK_STATUS:
                 return ""
     except (aiohttp.ClientError, TimeoutError):
         return ""
     lines = [clean(line) for line in text.splitlines() if line.strip()]
     return "\n".join(["; its log ends with:", *lines[-_LOG_TAIL_LINES:]]) if lines else ""
+
+
+async def _read_end(response: aiohttp.ClientResponse) -> bytes:
+    """Return the end of a body of any length."""
+    end = b""
+    async for chunk in response.content.iter_chunked(_LOG_BYTES):
+        end = (end + chunk)[-_LOG_BYTES:]
+    return end
 
 
 async def _upload(run: DeploymentRun, url: str, archive: bytes) -> None:

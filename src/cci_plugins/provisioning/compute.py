@@ -12,7 +12,7 @@ REPOSITORY = "cci-session"
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*Gi", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ID = r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers"
-_IDS = {
+IDS = {
     "environment": (
         re.compile(rf"{_ID}/Microsoft\.App/managedEnvironments/[^/]+", re.IGNORECASE),
         "az containerapp env show --query id",
@@ -26,6 +26,16 @@ _IDS = {
             rf"{_ID}/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/]+", re.IGNORECASE
         ),
         "az identity show --query id",
+    ),
+    "foundry_account": (
+        re.compile(rf"{_ID}/Microsoft\.CognitiveServices/accounts/[^/]+", re.IGNORECASE),
+        "az cognitiveservices account show --query id",
+    ),
+    "foundry_project": (
+        re.compile(
+            rf"{_ID}/Microsoft\.CognitiveServices/accounts/[^/]+/projects/[^/]+", re.IGNORECASE
+        ),
+        "az cognitiveservices account project show --query id",
     ),
 }
 # Azure's sample for custom pools offers 1 to 16 CPUs with twice as many GiB.
@@ -116,7 +126,7 @@ def check_resource_id(name: str, value: str) -> None:
     Raises:
         ConfigurationError: It is not.
     """
-    rule, command = _IDS[name]
+    rule, command = IDS[name]
     if not rule.fullmatch(value):
         flag = f"--{name.replace('_', '-')}"
         raise ConfigurationError(

@@ -1,9 +1,9 @@
 """Deployment from nothing to a pool that runs code.
 
 The steps run in a fixed order: registrations, resource group, environment, registry, identity,
-image, pool, storage, roles, gateway, `.env` file, smoke test. Each one reads the current state and
-changes only what differs. So a run that was interrupted, or that failed, continues with the same
-command. What Azure reports after a change counts, not what it accepted.
+image, pool, storage, gateway, Foundry, roles, `.env` file, smoke test. Each one reads the current
+state and changes only what differs. So a run that was interrupted, or that failed, continues with
+the same command. What Azure reports after a change counts, not what it accepted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cci_plugins.azure.options import Azure
 from cci_plugins.azure.resource import lowercase_keys
@@ -34,6 +34,7 @@ from .deployment import Deployment, build_deployment, parse_gateway_url, read_ba
 from .deployment_run import DeploymentRun
 from .dotenv import write_env
 from .existing import Existing, build_pool_change, complete_options
+from .foundry import check_model, ensure_foundry
 from .image import BuildContext, build_context
 from .keys import fetch_gateway_secrets, fetch_key
 from .options import Options
@@ -63,6 +64,13 @@ class PostDeployOptions:
     try_out: bool = True
 
 
+class _Gateway(NamedTuple):
+    """The gateway's MCP endpoint, if Azure names it already, and its key."""
+
+    endpoint: str | None
+    key: str
+
+
 async def deploy(
     options: Options, azure: Azure, post_deploy: PostDeployOptions, on_progress: ProgressHandler
 ) -> Deployment:
@@ -90,16 +98,21 @@ async def deploy(
         run = DeploymentRun(options, azure, arm, on_progress)
         for warning in list_warnings(options):
             run.add_note("session pool", warning)
+        for warning in await check_model(options, arm):
+            run.add_note("model", warning)
         await _prepare(run)
         identity = await _ensure_identity(run)
         image = await _ensure_image(run, existing, context, identity)
         pool = await _ensure_pool(run, image)
         await _ensure_storage(run)
-        for role, scope in list_user_roles(options):
-            await assign(run, role, scope, user)
         deployment = await _read_back(run, pool)
         gateway = await _ensure_gateway(run, image, deployment, identity)
-        deployment = replace(deployment, mcp_endpoint=gateway or deployment.mcp_endpoint)
+        if gateway is not None:
+            deployment = replace(deployment, mcp_endpoint=gateway.endpoint)
+        if options.foundry:
+            deployment = await _ensure_foundry(run, deployment, gateway)
+        for role, scope in list_user_roles(options):
+            await assign(run, role, scope, user)
         await _finish(run, deployment, post_deploy)
     return replace(deployment, changed=tuple(run.changed), notes=tuple(run.notes))
 
@@ -207,20 +220,21 @@ async def _read_back(run: DeploymentRun, pool: Mapping[str, Any]) -> Deployment:
 
 async def _ensure_gateway(
     run: DeploymentRun, image: str, deployment: Deployment, identity: Mapping[str, Any]
-) -> str | None:
-    """Create the gateway of a custom pool and return its MCP endpoint. It keeps its key."""
+) -> _Gateway | None:
+    """Create the gateway of a custom pool. It keeps its key."""
     options = run.options
     if not options.gateway:
         return None
     principal = Principal(str(identity["principalid"]), "ServicePrincipal")
     for role, scope in list_identity_roles(options):
         await assign(run, role, scope, principal, required=role is ACR_PULL)
+    secrets = await fetch_gateway_secrets(run.arm, options)
     wanted = resources.build_gateway(
         options,
         image,
         pool_endpoint=deployment.pool_endpoint,
         client_id=str(identity.get("clientid")),
-        secrets=await fetch_gateway_secrets(run.arm, options),
+        secrets=secrets,
     )
     found = await run.ensure(wanted, expected_duration="1 to 2 minutes")
     run.add_note(
@@ -229,7 +243,28 @@ async def _ensure_gateway(
         f"{wanted.name} --resource-group {options.resource_group} "
         f"--secret-name {resources.SERVE_KEY}",
     )
-    return parse_gateway_url(found)
+    return _Gateway(parse_gateway_url(found), secrets[resources.SERVE_KEY])
+
+
+async def _ensure_foundry(
+    run: DeploymentRun, deployment: Deployment, gateway: _Gateway | None
+) -> Deployment:
+    """Create the Foundry project, and connect it to the pool or its gateway."""
+    endpoint = deployment.mcp_endpoint
+    if gateway is not None and endpoint is None:
+        app = resources.build_gateway_secrets(run.options, {})
+        found = await run.arm.get(app.id, app.api_version, step="gateway")
+        endpoint = parse_gateway_url(found or {})
+    if endpoint is None:
+        raise ProvisioningError(
+            "Foundry connection: Azure does not name the gateway's address yet",
+            hint="run the same command again; it continues from here",
+            step="Foundry connection",
+        )
+    key = await fetch_key(run.arm, deployment.pool_id) if gateway is None else gateway.key
+    return replace(
+        deployment, mcp_endpoint=endpoint, foundry=await ensure_foundry(run, endpoint, key)
+    )
 
 
 async def _finish(

@@ -15,6 +15,7 @@ from cci_plugins.common.settings import get_variable_name
 
 from . import resources
 from .deployment_run import DeploymentRun, StepReporter
+from .foundry import FoundryDeployment
 from .options import Kind, Options
 
 _LATE_SECONDS = 120  # Azure may name the endpoints a while after the pool
@@ -37,6 +38,7 @@ class Deployment:
         variables: Names of the variables for the code, in a custom pool.
         secrets: Names of those whose values are secrets.
         environment_id: Resource id of a custom pool's environment.
+        foundry: The Foundry project that is connected to the pool, or None.
         changed: Ids of the resources that this run created or changed.
         notes: Notes for the user, in the order they came up.
     """
@@ -53,6 +55,7 @@ class Deployment:
     variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     environment_id: str | None = None
+    foundry: FoundryDeployment | None = None
     changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -66,6 +69,13 @@ class Deployment:
             "storage_account": self.storage_account,
             "storage_container": self.storage_container,
         }
+        if self.foundry is not None:
+            values |= {
+                "foundry_endpoint": self.foundry.project_endpoint,
+                "foundry_project_id": self.foundry.project_id,
+                "foundry_model": self.foundry.model,
+                "foundry_connection": self.foundry.connection_id,
+            }
         return {get_variable_name(name): value for name, value in values.items() if value}
 
 

@@ -28,13 +28,15 @@ from cci_plugins.errors import ProvisioningError
 from .client import ProvisioningClient
 from .options import Options
 from .progress import Progress, ProgressHandler, State
-from .resources import TAG
+from .tags import TAG
 
 _REPORT_SECONDS = 15.0
 # Azure accepts these properties and never returns them.
-_WRITE_ONLY = frozenset({"secrets"})
+_WRITE_ONLY = frozenset({"secrets", "credentials"})
 # Azure may leave these properties out of what it returns, in some versions of its API.
 _NOT_ALWAYS_RETURNED = frozenset({"probes", "managedidentitysettings", "lifecycletype"})
+_CONFLICTS = frozenset({"requestconflict", "conflict", "anotheroperationinprogress"})
+_UNTIL_DONE, _UNTIL_KNOWN = "for another change", "until the new role is known everywhere"
 _QUANTITY = re.compile(r"(\d+)\.0+(?=[A-Za-z]+$)")
 
 
@@ -72,6 +74,7 @@ class DeploymentRun:
         expected_duration: str = "",
         step: str = "",
         retry_role_propagation: bool = False,
+        retry_conflict: bool = False,
         change: Resource | None = None,
     ) -> Mapping[str, Any]:
         """Create or change a resource, unless it is as it should be.
@@ -82,6 +85,8 @@ class DeploymentRun:
             step: Its name in the progress. The kind of the resource by default.
             retry_role_propagation: Whether a refusal may come from a role that is not known
                 everywhere yet.
+            retry_conflict: Whether the resource takes one change at a time, so that a conflict is
+                waited for.
             change: The request that changes it if it exists, sent by PATCH. The whole body by PUT
                 when None.
 
@@ -108,6 +113,7 @@ class DeploymentRun:
             wanted if found is None else _keep_tags(wanted, found),
             reporter,
             retry_role_propagation=retry_role_propagation,
+            retry_conflict=retry_conflict,
             method="PATCH" if is_patch else "PUT",
         )
         self.changed.append(resource.id)
@@ -143,11 +149,10 @@ class DeploymentRun:
         reporter: StepReporter,
         *,
         retry_role_propagation: bool,
+        retry_conflict: bool,
         method: str,
     ) -> Mapping[str, Any]:
-        deadline = time.monotonic() + (
-            self.azure.settling.total_seconds() if retry_role_propagation else 0
-        )
+        deadline = time.monotonic() + self.azure.settling.total_seconds()
         while True:
             try:
                 return await self.arm.put(
@@ -157,9 +162,11 @@ class DeploymentRun:
                     method=method,
                 )
             except ProvisioningError as error:
-                if time.monotonic() > deadline or not _is_propagation_error(error):
+                is_conflict = retry_conflict and error.code.lower() in _CONFLICTS
+                is_role = retry_role_propagation and _is_propagation_error(error)
+                if time.monotonic() > deadline or not (is_conflict or is_role):
                     raise
-            reporter.report_waiting("until the new role is known everywhere")
+            reporter.report_waiting(_UNTIL_DONE if is_conflict else _UNTIL_KNOWN)
             await anyio.sleep(self.azure.polling.total_seconds())
 
 

@@ -20,6 +20,7 @@ from cci_plugins.errors import ProvisioningError
 
 from . import resources
 from .deployment_run import check_ownership, has_failed, has_owner_tag, matches
+from .foundry import complete_foundry
 from .inventory import list_group_resources, list_own_ids
 from .options import Options
 
@@ -67,7 +68,7 @@ async def complete_options(options: Options, arm: ArmClient) -> Existing:
     wanted = resources.build_pool(options)
     pool = await arm.get(wanted.id, wanted.api_version, step=_POOL_STEP)
     if pool is None:
-        return Existing(options)
+        return Existing(await complete_foundry(options, arm, None))
     check_ownership(wanted, pool, _POOL_STEP)
     properties = lowercase_keys(pool.get("properties"))
     kind = _read_kind(properties)
@@ -83,7 +84,10 @@ async def complete_options(options: Options, arm: ArmClient) -> Existing:
         for name, read in _READERS.items()
         if name not in options.given and (value := read(properties)) is not None
     }
+    if options.foundry and kind == "custom" and "gateway" not in options.given:
+        values["gateway"] = True
     options = options.with_values(kind=kind, **values)
+    options = await complete_foundry(options, arm, pool)
     if kind == "python":
         return Existing(options)
     _check_secret_values(options, pool)
@@ -218,7 +222,7 @@ async def _complete_gateway(options: Options, arm: ArmClient) -> Options:
     found = await arm.get(app.id, app.api_version, step="gateway")
     is_own = found is not None and has_owner_tag(found, options.name)
     if "gateway" not in options.given:
-        options = options.with_values(gateway=is_own)
+        options = options.with_values(gateway=is_own or options.foundry)
     if not is_own or found is None:
         return options
     values = _read_gateway(lowercase_keys(lowercase_keys(found.get("properties")).get("template")))

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -21,30 +21,10 @@ from cci_plugins.errors import ConfigurationError
 from . import resources
 from .deployment import Deployment, build_deployment, parse_gateway_url
 from .deployment_run import has_owner_tag
+from .foundry_inventory import Found, FoundryInventory, read_foundry_inventory
+from .foundry_resources import get_own_account_id
 from .options import Options
 from .progress import Progress, ProgressHandler
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A resource that exists.
-
-    Attributes:
-        type: Resource type, such as `Microsoft.App/sessionPools`.
-        name: Its name.
-        id: Resource id.
-        state: Provisioning state, as Azure reports it.
-    """
-
-    type: str
-    name: str
-    id: str
-    state: str
-
-    @property
-    def kind(self) -> str:
-        """Its type in words, such as `session pool`."""
-        return KIND_NAMES.get(_normalize_type(self.type), self.type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +35,12 @@ class Inventory:
         resources: Everything that `up` creates for these options and that has this package's tag,
             in the order in which it can be removed.
         deployment: The pool and its settings for an application, or None without a pool.
+        foundry: What the deployment has in Microsoft Foundry. `resources` has it too.
     """
 
     resources: tuple[Found, ...]
     deployment: Deployment | None
+    foundry: FoundryInventory = field(default_factory=FoundryInventory)
 
 
 UNKNOWN_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
@@ -113,7 +95,7 @@ def list_own_ids(options: Options) -> set[str]:
         resources.build_storage_account(options),
         resources.build_gateway_secrets(options, {}),
     )
-    return {one.id.lower() for one in built}
+    return {one.id.lower() for one in built} | {get_own_account_id(options).lower()}
 
 
 async def read_inventory(options: Options, azure: Azure, on_progress: ProgressHandler) -> Inventory:
@@ -131,8 +113,13 @@ async def read_inventory(options: Options, azure: Azure, on_progress: ProgressHa
     async with ArmClient(azure) as arm:
         on_progress(Progress("show", "working", f"reading resource group {options.resource_group}"))
         found = await list_owned_resources(options, arm)
+        pool, deployment = await _read_deployment(options, arm, found)
+        endpoint = None if deployment is None else deployment.mcp_endpoint
+        foundry = await read_foundry_inventory(options, arm, azure, pool, endpoint)
+        if deployment is not None:
+            deployment = replace(deployment, foundry=foundry.deployment)
         return Inventory(
-            resources=tuple(found), deployment=await _read_deployment(options, arm, found)
+            resources=(*foundry.resources, *found), deployment=deployment, foundry=foundry
         )
 
 
@@ -196,11 +183,12 @@ async def find_only_subscription(azure: Azure, *, default: str | None = None) ->
 
 async def _read_deployment(
     options: Options, arm: ArmClient, found: list[Found]
-) -> Deployment | None:
+) -> tuple[Mapping[str, Any] | None, Deployment | None]:
+    """Return the pool as Azure describes it, and as a deployment."""
     wanted = resources.build_pool(options)
     pool = await arm.get(wanted.id, wanted.api_version, step=wanted.kind)
     if pool is None:
-        return None
+        return None, None
     kind = str(lowercase_keys(pool.get("properties")).get("containertype", "")).lower()
     names = {one.name for one in found}
     app = resources.build_gateway_secrets(options, {})
@@ -214,9 +202,9 @@ async def _read_deployment(
     problem = None if status is None else status.problem
     notes = () if problem is None else (f"the pool is not ready: {problem}",)
     if app.name not in names:
-        return replace(deployment, notes=notes)
+        return pool, replace(deployment, notes=notes)
     gateway = await arm.get(app.id, app.api_version, step="gateway") or {}
-    return replace(deployment, mcp_endpoint=parse_gateway_url(gateway), notes=notes)
+    return pool, replace(deployment, mcp_endpoint=parse_gateway_url(gateway), notes=notes)
 
 
 def _normalize_type(kind: str) -> str:

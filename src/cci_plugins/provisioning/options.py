@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
+from cci_plugins.azure.foundry_defaults import DEFAULT_CAPACITY, DEFAULT_MODEL, DEFAULT_SKU
 from cci_plugins.common.durations import convert_durations
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.redaction import know
@@ -49,6 +50,11 @@ _DEFAULTS: Mapping[str, Any] = {
     "gateway_replicas": 3,
     "gateway_requests_per_minute": 6_000,
     "gateway_runs_per_minute": 60,
+    "foundry": False,
+    "model": DEFAULT_MODEL,
+    "model_version": "",
+    "model_sku": DEFAULT_SKU,
+    "model_capacity": DEFAULT_CAPACITY,
     "tags": MappingProxyType({}),
 }
 _CUSTOM_ONLY = (
@@ -65,6 +71,7 @@ _CUSTOM_ONLY = (
     "subnet",
     "logs",
 )
+_MODEL = re.compile(r"[A-Za-z0-9][\w.-]{1,63}")
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure accepts
 _MAX_SESSIONS = 600
 _MICROSOFT_IMAGES = "mcr.microsoft.com/k8se/"
@@ -105,6 +112,14 @@ class Options:
         gateway_replicas: Most replicas of the gateway. One always runs.
         gateway_requests_per_minute: Most requests of all its clients in a minute, for each replica.
         gateway_runs_per_minute: Most runs of one environment in a minute, for each replica.
+        foundry: Whether to create a Foundry account with a project and a model, and to connect
+            the project to the pool. A custom pool gets a gateway for it.
+        foundry_account: Resource id of an existing Foundry account to use instead.
+        foundry_project: Resource id of an existing Foundry project to use instead.
+        model: Name of the project's model, and of its deployment.
+        model_version: Version of the model. The region's default when empty.
+        model_sku: Kind of its deployment, such as `GlobalStandard`.
+        model_capacity: Most tokens a minute of the model, in thousands.
         max_sessions: Most sessions at once.
         ready_sessions: Sessions that a custom pool keeps ready. They are billed.
         cooldown: A session ends after this time without use, 5 minutes to an hour.
@@ -144,6 +159,13 @@ class Options:
     gateway_replicas: int = _LEFT_OUT
     gateway_requests_per_minute: int = _LEFT_OUT
     gateway_runs_per_minute: int = _LEFT_OUT
+    foundry: bool = _LEFT_OUT
+    foundry_account: str | None = None
+    foundry_project: str | None = None
+    model: str = _LEFT_OUT
+    model_version: str = _LEFT_OUT
+    model_sku: str = _LEFT_OUT
+    model_capacity: int = _LEFT_OUT
     max_sessions: int = _LEFT_OUT
     ready_sessions: int = _LEFT_OUT
     cooldown: timedelta = _LEFT_OUT
@@ -172,6 +194,7 @@ class Options:
                     hint=f"correct {_format_flag(name)}",
                 )
         self._check_numbers()
+        self._check_foundry()
         self._check_kind()
         self._check_compute()
         self._check_gateway()
@@ -238,13 +261,40 @@ class Options:
                     hint=f"correct {_format_flag(f'gateway_{name}')}",
                 )
         compute.check_variables(self.env, self.secrets)
-        for name in ("environment", "subnet", "registry_identity"):
+        for name in compute.IDS:
             value = getattr(self, name)
             if value is not None:
                 compute.check_resource_id(name, value)
         for secret in self.secrets.values():
             if secret:
                 know(secret)
+
+    def _check_foundry(self) -> None:
+        """Complete the options of Foundry, and refuse those that exclude each other."""
+        if self.foundry_account is not None and self.foundry_project is not None:
+            raise ConfigurationError(
+                "--foundry-project names its account, so --foundry-account has no effect",
+                hint="remove --foundry-account",
+            )
+        if self.foundry_account is not None or self.foundry_project is not None:
+            object.__setattr__(self, "foundry", True)
+        if not _MODEL.fullmatch(self.model):
+            raise ConfigurationError(
+                f"the model {self.model!r} is invalid: a name has letters, digits, - . and _",
+                hint="correct --model",
+            )
+        if self.model_capacity < 1:
+            raise ConfigurationError(
+                f"a model needs a capacity of at least 1, not {self.model_capacity}",
+                hint="correct --model-capacity",
+            )
+        if self.foundry and self.kind == "custom" and not self.gateway:
+            if "gateway" in self.given:
+                raise ConfigurationError(
+                    "Foundry reaches a custom pool through the gateway, which is switched off",
+                    hint="leave gateway out, or switch it on",
+                )
+            object.__setattr__(self, "gateway", True)
 
     def with_values(self, **values: Any) -> Self:
         """Return a copy with other values, for which `given` stays as it is.

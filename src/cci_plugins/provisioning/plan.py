@@ -12,13 +12,18 @@ from cci_plugins.errors import AuthenticationError
 from . import resources
 from .access import Role, list_identity_roles, list_user_roles
 from .compute import describe_unusual_pair
-from .deployment_run import is_up_to_date
+from .deployment_run import has_owner_tag, is_up_to_date
 from .existing import complete_options, list_changes
+from .foundry import check_model
+from .foundry_resources import MODEL, list_foundry_resources
 from .image import build_context
 from .inventory import UNKNOWN_SUBSCRIPTION
 from .options import Options
 from .progress import Progress, ProgressHandler
 from .registration import FEATURE, list_providers
+
+# They depend on values that exist once the rest is created.
+_DEPENDENT = ("gateway", "Foundry connection")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +95,7 @@ def list_resources(options: Options, image: str) -> list[Resource]:
         found.append(
             resources.build_gateway(options, image, pool_endpoint="", client_id="", secrets={})
         )
-    return found
+    return [*found, *list_foundry_resources(options)]
 
 
 async def make_plan(options: Options, azure: Azure, on_progress: ProgressHandler) -> Plan:
@@ -123,6 +128,7 @@ async def _read_plan(options: Options, azure: Azure, on_progress: ProgressHandle
     async with ArmClient(azure) as arm:
         existing = await complete_options(options, arm)
         options = existing.options
+        notes = await check_model(options, arm)
         image = existing.built_image or options.image or ""
         if existing.needs_build:
             image = resources.build_image_name(
@@ -130,8 +136,8 @@ async def _read_plan(options: Options, azure: Azure, on_progress: ProgressHandle
             )
         for resource in list_resources(options, image):
             on_progress(Progress("plan", "working", f"reading {resource.kind} {resource.name}"))
-            planned.append(await _plan_resource(arm, resource))
-    return _build_plan(options, planned, [])
+            planned.append(await _plan_resource(options, arm, resource))
+    return _build_plan(options, planned, notes)
 
 
 def _build_plan(options: Options, planned: list[Planned], notes: list[str]) -> Plan:
@@ -147,14 +153,16 @@ def _build_plan(options: Options, planned: list[Planned], notes: list[str]) -> P
     )
 
 
-async def _plan_resource(arm: ArmClient, resource: Resource) -> Planned:
+async def _plan_resource(options: Options, arm: ArmClient, resource: Resource) -> Planned:
     found = await arm.get(resource.id, resource.api_version, step=resource.kind)
     if found is None:
         return Planned(resource=resource, action="create")
     if is_up_to_date(resource, found) or resource.kind == "resource group":
         return Planned(resource=resource, action="keep")
-    if resource.kind == "gateway":  # it depends on values that exist once the rest is created
+    if resource.kind in _DEPENDENT:
         return Planned(resource=resource, action="check")
+    if resource.type == MODEL and not has_owner_tag(found, options.name):
+        return Planned(resource=resource, action="keep")
     changes = tuple(list_changes(resource.body, found))
     return Planned(resource=resource, action="update", changes=changes)
 
@@ -211,6 +219,9 @@ def _list_costs(options: Options) -> list[str]:
     if options.gateway:
         size = f"{options.gateway_cpu:g} CPU and {options.gateway_memory}"
         lines.append(f"gateway: one replica with {size}, at all times")
+    if options.foundry:
+        size = f"{options.model_capacity * 1_000:,} tokens a minute"
+        lines.append(f"model {options.model}: by token, at most {size}")
     if options.storage:
         lines.append("storage account: by stored and moved bytes; files are deleted after a day")
     return lines

@@ -12,6 +12,7 @@ from cci_plugins.azure.failures import FORBIDDEN, ArmError
 from cci_plugins.azure.resource import lowercase_keys
 from cci_plugins.errors import ProvisioningError
 
+from . import foundry_resources
 from .deployment_run import DeploymentRun, StepReporter
 from .options import Options
 
@@ -30,6 +31,8 @@ def list_providers(options: Options) -> list[str]:
         needed += ["Microsoft.Insights", "Microsoft.OperationalInsights"]
     if options.storage:
         needed.append("Microsoft.Storage")
+    if options.foundry:
+        needed.append(foundry_resources.PROVIDER)
     return needed
 
 

@@ -19,7 +19,15 @@ from .client import ProvisioningClient
 from .deployment import Deployment
 from .deployment_run import StepReporter, has_owner_tag
 from .dotenv import remove_env
-from .inventory import Found, list_group_resources, list_owned_resources, read_inventory
+from .foundry_inventory import Found, FoundryInventory
+from .foundry_removal import check_agents, remove_foundry
+from .foundry_resources import PROJECT
+from .inventory import (
+    Inventory,
+    list_group_resources,
+    list_owned_resources,
+    read_inventory,
+)
 from .options import Options
 from .progress import Progress, ProgressHandler
 
@@ -42,7 +50,12 @@ class Removed:
 
 
 async def remove(
-    options: Options, azure: Azure, on_progress: ProgressHandler, *, env_file: Path | None = None
+    options: Options,
+    azure: Azure,
+    on_progress: ProgressHandler,
+    *,
+    env_file: Path | None = None,
+    remove_agents: bool = False,
 ) -> Removed:
     """Remove this deployment's resources, and the resource group if it is then empty.
 
@@ -54,29 +67,23 @@ async def remove(
         azure: Address, sign-in and waiting times for Azure.
         on_progress: Called with each progress.
         env_file: File whose variables for this deployment are removed.
+        remove_agents: Whether a Foundry project may be removed that has agents.
 
     Raises:
-        ProvisioningError: Azure refused a step, or it took too long.
+        ProvisioningError: Azure refused a step, it took too long, or a project has agents.
         AuthenticationError: The sign-in failed.
         ConfigurationError: The file cannot be read or written.
     """
     removed: list[str] = []
-    inventory = None
-    if env_file is not None:
-        inventory = await read_inventory(options, azure, on_progress)
+    inventory = await read_inventory(options, azure, on_progress)
+    if not remove_agents:
+        check_agents(inventory.foundry)
     async with ProvisioningClient(azure, options.subscription) as arm:
+        removed += await _remove_project_roles(arm, on_progress, inventory, options)
+        removed += await remove_foundry(options, arm, inventory.foundry, on_progress)
         found = await list_owned_resources(options, arm)
         for one in found:
-            try:
-                removed += await _remove_assignments(arm, on_progress, one, options)
-            except ArmError as error:
-                if error.status != FORBIDDEN:
-                    raise
-                # Azure removes the assignments on a resource together with the resource
-                message = (
-                    f"role assignments on {one.name} are left to Azure: you may not remove them"
-                )
-                on_progress(Progress("role assignment", "note", message))
+            removed += await _try_remove_assignments(arm, on_progress, one, options)
         for one in found:
             await _delete(arm, on_progress, one.kind, one.id, api_versions.OF_TYPE[one.type])
             removed.append(one.id)
@@ -90,8 +97,8 @@ async def remove(
             removed.append(group.id)
     unset: list[str] = []
     if env_file is not None:
-        deployment = None if inventory is None else inventory.deployment
-        unset = _unset_variables(env_file, options, deployment)
+        unset = _unset_variables(env_file, options, inventory.deployment)
+        unset += _unset_foundry_variables(env_file, inventory.foundry)
     return Removed(removed=tuple(removed), left=tuple(left), unset=tuple(unset))
 
 
@@ -116,13 +123,61 @@ def _unset_variables(path: Path, options: Options, deployment: Deployment | None
     return [*unset, *stored]
 
 
+def _unset_foundry_variables(path: Path, foundry: FoundryInventory) -> list[str]:
+    """Remove the variables of the project and the connection that were removed."""
+    deployment = foundry.deployment
+    if deployment is None:
+        return []
+    removed = {one.type for one in foundry.resources}
+    names = {"foundry_connection": deployment.connection_id}
+    if PROJECT in removed:
+        names["foundry_project_id"] = deployment.project_id
+        names["foundry_endpoint"] = deployment.project_endpoint
+    values = {get_variable_name(name): value for name, value in names.items() if value}
+    unset = remove_env(path, values)
+    if get_variable_name("foundry_endpoint") in unset:
+        unset += remove_env(path, {get_variable_name("foundry_model"): deployment.model})
+    return unset
+
+
+async def _remove_project_roles(
+    arm: ProvisioningClient,
+    on_progress: ProgressHandler,
+    inventory: Inventory,
+    options: Options,
+) -> list[str]:
+    """Remove the roles that `up` assigned on the Foundry project."""
+    deployment = inventory.foundry.deployment
+    if deployment is None:
+        return []
+    name = deployment.project_id.rpartition("/")[2]
+    project = Found(type=PROJECT, name=name, id=deployment.project_id, state="")
+    return await _try_remove_assignments(arm, on_progress, project, options)
+
+
+async def _try_remove_assignments(
+    arm: ProvisioningClient, on_progress: ProgressHandler, one: Found, options: Options
+) -> list[str]:
+    try:
+        return await _remove_assignments(arm, on_progress, one, options)
+    except ArmError as error:
+        if error.status != FORBIDDEN:
+            raise
+        # Azure removes the assignments on a resource together with the resource
+        message = f"role assignments on {one.name} are left to Azure: you may not remove them"
+        on_progress(Progress("role assignment", "note", message))
+    return []
+
+
 async def _remove_assignments(
     arm: ProvisioningClient, on_progress: ProgressHandler, one: Found, options: Options
 ) -> list[str]:
     """Remove the role assignments on a resource whose names show that `up` made them."""
     removed = []
     # the names are derived from the id with the case that `up` uses, which Azure may change
-    scope = f"{options.group_id}/providers/{one.type}/{one.name}"
+    scope = one.id
+    if one.type != PROJECT:
+        scope = f"{options.group_id}/providers/{one.type}/{one.name}"
     scopes = [scope]
     if one.type.endswith("/storageAccounts"):
         scopes.append(f"{scope}/blobServices/default/containers/{resources.BLOB_CONTAINER}")

@@ -1,6 +1,7 @@
 """Id, API version and body of each resource, from the options alone.
 
-No other module builds bodies. `infra/` must create the same resources, and a test compares both.
+Those of Microsoft Foundry are in `foundry_resources`. `infra/` must create the same resources,
+and a test compares both.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from .compute import (
     is_own_image,
 )
 from .options import Options
+from .tags import build_foundry_tag, build_tags
 
-TAG = "cci-plugins"
 BLOB_CONTAINER = "cci-files"
 LOGS = "cci-logs"
 PORT = 6000
@@ -33,11 +34,6 @@ BUILD_SECONDS = 3600
 _GATEWAY = "Microsoft.App/containerApps"
 _HEALTH = {"httpGet": {"path": "/health", "port": PORT}}
 _COMMAND = ["/opt/cci/bin/cci", "serve", "--pool", "custom", "--host", "0.0.0.0", "--port", "6000"]  # noqa: S104 - in a container, behind its ingress
-
-
-def build_tags(options: Options) -> dict[str, str]:
-    """Return the tags of every resource. The user's tags cannot replace the owner tag."""
-    return {**options.tags, TAG: options.name}
 
 
 def build_resource_group(options: Options) -> Resource:
@@ -187,6 +183,7 @@ def build_pool(options: Options, image: str = "") -> Resource:
         puller = get_pull_identity(options)
         body |= _build_identity_block(puller) if puller else {}
     name = f"{options.name}pool{options.suffix}"
+    body["tags"] = build_tags(options) | build_foundry_tag(options)
     pool = _build_tracked(options, "Microsoft.App/sessionPools", name, body)
     is_managed = options.kind == "python"
     return replace(pool, api_version=api_versions.MANAGED_POOL) if is_managed else pool

@@ -19,6 +19,7 @@ _ENDS_QUERY_MARK = re.compile(
     rf"(?:[?&;]|{_PERCENT}(?:3f|26)|{_ESCAPE}(?:u00(?:26|3f)|x(?:26|3f)))\Z", re.IGNORECASE
 )
 _QUERY_MARK_REACH = 12
+_NO_VALUE = r"[^a-z0-9+/=_.~!*@:%&\\'\"-]"  # no value begins with it, in any spelling
 _COLON = r"""["'\\]{0,4}[ \t]{0,2}[:=,]"""  # as in JSON, a dict or a list of pairs
 _SPACE = rf"(?:[ \t+]|{_PERCENT}20)"
 
@@ -32,8 +33,8 @@ _SCHEME = rf"(?:(?:bearer|basic){_SPACE}|s{_SHARED_KEY})"
 _AUTHORIZATION = rf"""(?<=a)uthorization{_COLON}[ \t]{{0,2}}b?["'\\]{{0,4}}{_SCHEME}"""
 _ANNOUNCEMENT = re.compile(
     rf"{_FIRST_TWO}(?i:"
-    rf"(?P<near>{_NAME}{_EQUALS})"
-    rf"|(?P<far>{_NAME}{_COLON})"
+    rf"(?P<near>{_NAME}{_EQUALS}(?!{_NO_VALUE}))"
+    rf"|(?P<far>{_NAME}(?!{_EQUALS}){_COLON})"
     rf"|(?P<header>(?<=x)-ms-apikey(?:{_EQUALS}|{_COLON})|{_AUTHORIZATION})"
     rf"|(?P<bearer>(?<=b)earer{_SPACE}|(?<=s){_SHARED_KEY})"
     ")"

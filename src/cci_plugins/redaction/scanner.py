@@ -77,16 +77,24 @@ class Scanner:
             pass
         return "".join(output)
 
-    def _find_announcement(self, output: list[str], last: bool) -> bool:  # noqa: ARG002, FBT001
-        match = self._announcement.search(self._text, self._search_start)
-        end = len(self._text) if match is None else match.end()
-        output.append(self._text[self._output_end : end])
+    def _find_announcement(self, output: list[str], last: bool) -> bool:  # noqa: FBT001
+        text, start, rule = self._text, self._search_start, None
+        search = self._announcement.search
+        while (match := search(text, start)) is not None:
+            rule, end = self._choose_rule(match), match.end()
+            if (
+                rule.secret.match(text, end)
+                or rule.skip is not EMPTY_PATTERN
+                or not (last or rule.partial.match(text, end) is None)
+            ):
+                break
+            start = end  # most announcements of most texts are followed by no secret
+        end = len(text) if match is None else match.end()
+        output.append(text[self._output_end : end])
         self._output_end = end
-        self._search_start = (
-            end if match else max(self._search_start, end - MAX_ANNOUNCEMENT_LENGTH)
-        )
+        self._search_start = end if match else max(start, end - MAX_ANNOUNCEMENT_LENGTH)
         if match is not None:
-            self._rule, self._step = self._choose_rule(match), self._match_secret
+            self._rule, self._step = rule, self._match_secret
         return match is not None
 
     def _match_secret(self, output: list[str], last: bool) -> bool:  # noqa: FBT001

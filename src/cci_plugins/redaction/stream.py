@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+
 from .patterns import build_named_value_scanner, build_token_scanner
 from .registry import SECRETS, RegisteredSecretScanner
+
+SLICE_CHARACTERS = 32 * 1024  # a regular expression holds Python's lock while it searches them
+after_slice: ContextVar[Callable[[], object] | None] = ContextVar("cci_after_slice", default=None)
 
 
 class Redactor:
@@ -31,7 +37,14 @@ class Redactor:
 
     def feed(self, chunk: str) -> str:
         """Return the redacted text so far."""
-        return self._run_stages(chunk, last=False)
+        if len(chunk) <= SLICE_CHARACTERS:
+            return self._run_stages(chunk, last=False)
+        output = []
+        for start in range(0, len(chunk), SLICE_CHARACTERS):
+            output.append(self._run_stages(chunk[start : start + SLICE_CHARACTERS], last=False))
+            if pause := after_slice.get():
+                pause()
+        return "".join(output)
 
     def finish(self) -> str:
         """Return the text that was held back. Feed nothing after it."""
@@ -56,5 +69,8 @@ def redact(text: str) -> str:
         print(redact("https://x/?sp=r&sig=abc"))
         ```
     """
+    if len(text) > SLICE_CHARACTERS:
+        redactor = Redactor()
+        return redactor.feed(text) + redactor.finish()
     text, _ = SECRETS.redact(text)
     return build_token_scanner().feed(build_named_value_scanner().feed(text, last=True), last=True)

@@ -187,7 +187,7 @@ def images_as_user_messages(service: Service) -> Service:
         ```python
         from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
 
-        service = OpenAIChatCompletion(ai_model_id="gpt-4.1-mini")
+        service = OpenAIChatCompletion(ai_model_id="gpt-5.6-luna")
         kernel.add_service(images_as_user_messages(service))
         ```
     """

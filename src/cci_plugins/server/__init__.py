@@ -8,6 +8,7 @@ try:
     from .listening import serve, serve_app
     from .mcp.environments import SignedEnvironments
     from .mcp.stdio import serve_stdio
+    from .sign_in import EntraSignIn
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"the server needs {missing.name}, which is not installed",
@@ -18,6 +19,7 @@ __all__ = [
     "FAULTS",
     "Emulation",
     "Emulator",
+    "EntraSignIn",
     "Faults",
     "SignedEnvironments",
     "create_app",

@@ -33,6 +33,7 @@ from .rest.errors import HANDLERS
 from .rest.executions import ExecutionRoutes
 from .rest.files import FileRoutes
 from .rest.sessions import SessionRoutes
+from .sign_in import EntraSignIn
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -50,6 +51,7 @@ def create_app(
     requests_per_minute: int | None = None,
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
+    sign_in: EntraSignIn | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -65,9 +67,10 @@ def create_app(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
+        sign_in: Accepts tokens of Microsoft Entra, and the key.
 
     Raises:
-        ConfigurationError: Signed environments exclude `rest`.
+        ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
 
     Example:
         ```python
@@ -76,14 +79,12 @@ def create_app(
         app = create_app(FakeSessionPool(), api_key="a long random key")  # for any ASGI server
         ```
     """
-    _check_rest_allowed(environments, rest=rest)
+    _check_options(environments, sign_in, api_key=api_key, rest=rest)
     limits = limits or Limits()
-    sessions = McpSessions(pool, limits) if execute_code else None
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    tools: ToolProvider = PlatformTools(pool, limits, environments, admit_run=admit_run)
-    if sessions is not None:
-        tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
-    mcp = McpEndpoint(tools, body_bytes, None if sessions is None else FileResources(sessions))
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run)
+    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
+    mcp = _build_mcp_endpoint(tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     executions = ExecutionRoutes(pool, limits, body_bytes)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
@@ -92,18 +93,44 @@ def create_app(
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
-        middleware=[*_build_middleware(api_key, hosts, requests_per_minute)],
+        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in)],
         lifespan=_make_lifespan(executions, mcp, sessions),
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
 
 
-def _check_rest_allowed(environments: Environments | None, *, rest: bool) -> None:
-    if rest and environments is not None and not environments.accepts_any_id:
+def _build_mcp_endpoint(
+    tools: ToolProvider, sessions: McpSessions | None, body_bytes: int, *, file_links: bool
+) -> McpEndpoint:
+    """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
+    if sessions is None:
+        return McpEndpoint(tools, body_bytes)
+    tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
+    return McpEndpoint(tools, body_bytes, FileResources(sessions))
+
+
+def _check_options(
+    environments: Environments | None,
+    sign_in: EntraSignIn | None,
+    *,
+    api_key: str | None,
+    rest: bool,
+) -> None:
+    is_open = environments is None or environments.accepts_any_id
+    if rest and not is_open:
         raise ConfigurationError(
             "the REST routes accept any session identifier, but signed environments do not",
             hint="pass rest=False",
+        )
+    if sign_in is not None and api_key is None:
+        raise ConfigurationError(
+            "a server without a key asks nobody to sign in", hint="pass api_key, or drop sign_in"
+        )
+    if sign_in is not None and is_open:
+        raise ConfigurationError(
+            "only signed environments belong to the caller that launched them",
+            hint="pass environments=SignedEnvironments(secret)",
         )
 
 
@@ -116,10 +143,14 @@ def _build_rest_routes(
 
 
 def _build_middleware(
-    api_key: str | None, hosts: Iterable[str] | None, requests_per_minute: int | None
+    api_key: str | None,
+    hosts: Iterable[str] | None,
+    requests_per_minute: int | None,
+    sign_in: EntraSignIn | None,
 ) -> Iterator[Middleware]:
     """Build the middleware, outermost first."""
-    yield Middleware(Guard, api_key=api_key, hosts=None if hosts is None else tuple(hosts))
+    names = None if hosts is None else tuple(hosts)
+    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in)
     if requests_per_minute is not None:  # after the guard, so that only valid keys are counted
         by_key = api_key is not None
         yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)

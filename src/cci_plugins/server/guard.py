@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import math
 import time
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from limits import RateLimitItemPerMinute
@@ -16,10 +18,30 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cci_plugins.errors import PoolExhaustedError
 
+from .callers import current_caller
 from .rest.errors import build_error_response
+from .sign_in import CallerError, EntraSignIn, KeysError, TokenError
 
 OPEN_PATHS = frozenset({"/health"})
+CONNECTION_KEY = "cci.connection"
+"""Where an ASGI scope holds the connection, if the server bounds connections."""
 _TOO_MANY_REQUESTS = "TooManyRequests"
+_MAX_PORT = 65_535
+
+
+@lru_cache(maxsize=1024)
+def get_network(host: str) -> str:
+    """Return what one client has of an address: all of IPv4, the first half of IPv6."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        if not address.is_loopback:
+            return str(ip_network((int(address), 64), strict=False))
+    return str(address)
 
 
 class Guard:
@@ -29,53 +51,117 @@ class Guard:
         app: The protected application.
         api_key: The key, or None to admit every client.
         hosts: Names by which a request may address this server, or None for any name.
+        sign_in: Checks tokens of Microsoft Entra, which are accepted like the key.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        api_key: str | None,
+        hosts: tuple[str, ...] | None,
+        sign_in: EntraSignIn | None = None,
+    ) -> None:
         self._app = app
+        self._sign_in = sign_in
         self._key = None if api_key is None else api_key.encode()
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        refusal = self._check(scope) if scope["type"] == "http" else None
-        await (self._app if refusal is None else refusal)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        found = await self._check(scope)
+        if not isinstance(found, str):
+            await found(scope, receive, send)
+            return
+        self._admit_connection(scope)
+        token = current_caller.set(found)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            current_caller.reset(token)
 
-    def _check(self, scope: Scope) -> Response | None:
+    async def _check(self, scope: Scope) -> Response | str:
+        """Return the caller, which is empty for those with the key, or the refusal."""
         headers = Headers(scope=scope)
         path = scope["path"]
         if not self._is_host_allowed(headers):
             message = "This host or origin is not allowed."
             return build_error_response(403, "HostNotAllowed", message)
         if path in OPEN_PATHS or self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
-            return None
+            return ""
+        if self._sign_in is not None and (token := _get_bearer_token(headers)) is not None:
+            return await _check_token(self._sign_in, token)
+        ways = "Key" if self._sign_in is None else "Key, Bearer"
         message = "The request has no valid key. Send it in the header x-ms-apikey."
-        return build_error_response(401, "Unauthorized", message, {"www-authenticate": "Key"})
+        return build_error_response(401, "Unauthorized", message, {"www-authenticate": ways})
+
+    def _admit_connection(self, scope: Scope) -> None:
+        """Mark the connection of a request that is complete or has a valid key."""
+        connection = scope.get(CONNECTION_KEY)
+        if connection is None or scope["path"] in OPEN_PATHS:
+            return
+        headers = Headers(scope=scope)
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        if self._key is not None or not has_body:
+            connection.admit()
 
     def _is_host_allowed(self, headers: Headers) -> bool:
         """Return whether the Host, and the Origin that a browser adds, are allowed names."""
         if self._hosts is None:
             return True
-        origin = headers.get("origin")
-        return self._is_known_host(headers.get("host", "")) and (
-            origin is None or self._is_known_host(urlsplit(origin).netloc)
-        )
+        hosts = headers.getlist("host") or [""]
+        origins = [_get_netloc(origin) for origin in headers.getlist("origin")]
+        return all(map(self._is_known_host, (*hosts, *origins)))
 
     def _is_known_host(self, host: str) -> bool:
         host = host.lower()
         name, _, port = host.rpartition(":")
         return self._hosts is not None and (
-            host in self._hosts or (port.isdigit() and name in self._hosts)
+            host in self._hosts or (_is_port(port) and name in self._hosts)
         )
 
     def _has_key(self, headers: Headers, *, rest: bool) -> bool:
         if self._key is None:
             return True
         given = headers.get("x-ms-apikey")
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if given is None and rest and scheme.lower() == "bearer":
-            given = token.strip()
+        if given is None and rest:
+            given = _get_bearer_token(headers)
         return given is not None and hmac.compare_digest(given.encode(), self._key)
+
+
+async def _check_token(sign_in: EntraSignIn, token: str) -> Response | str:
+    """Return the caller behind a token, or the refusal, which does not repeat the token."""
+    try:
+        return await sign_in.check(token)
+    except TokenError as error:
+        message = f"The token is not accepted: {error}."
+        challenge = {"www-authenticate": 'Bearer error="invalid_token"'}
+        return build_error_response(401, "Unauthorized", message, challenge)
+    except CallerError as error:
+        return build_error_response(403, "Forbidden", f"The token is valid, but {error}.")
+    except KeysError as error:
+        message = f"The token cannot be checked now: {error}."
+        return build_error_response(503, "SignInUnavailable", message, {"retry-after": "10"})
+
+
+def _get_bearer_token(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _get_netloc(origin: str) -> str:
+    """Return the host and port of an origin. A malformed one has none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_PORT))
 
 
 class RunRate:
@@ -115,8 +201,8 @@ class Throttle:
     Args:
         app: The protected application.
         requests_per_minute: Most requests of one client.
-        by_key: Count all clients together, since they share one key. Otherwise count each
-            address.
+        by_key: Count all clients with the key together, and each caller that signs in. Otherwise
+            count each address.
     """
 
     def __init__(self, app: ASGIApp, *, requests_per_minute: int, by_key: bool) -> None:
@@ -128,7 +214,9 @@ class Throttle:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer with status 429."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            client = "key" if self._by_key else (scope.get("client") or ("unknown",))[0]
+            address = (scope.get("client") or ("unknown",))[0]
+            by_key = current_caller.get() or "key"
+            client = by_key if self._by_key else get_network(address)
             if not await self._limiter.hit(self._rate, client):
                 await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
                 return

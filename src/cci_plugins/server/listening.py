@@ -7,27 +7,31 @@ task itself.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from ipaddress import ip_address
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import Any, cast
 
 import anyio
 import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from .app import LOOPBACK, create_app
+from .connections import Connections
 from .mcp.environments import Environments
 from .mcp.sdk import BODY_BYTES
+from .sign_in import EntraSignIn
 
 _BACKLOG = 512
 _GRACE_SECONDS = 3
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection
-_MAX_CONCURRENT_REQUESTS = 512
 
 
 async def serve(
@@ -46,6 +50,8 @@ async def serve(
     requests_per_minute: int | None = None,
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
+    trusted_proxies: Sequence[str] = (),
+    sign_in: EntraSignIn | None = None,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
@@ -64,9 +70,11 @@ async def serve(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
+        trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
+        sign_in: Accepts tokens of Microsoft Entra, and the key.
 
     Raises:
-        ConfigurationError: The address is taken, or signed environments exclude `rest`.
+        ConfigurationError: The address is taken, or options exclude each other.
 
     Example:
         ```python
@@ -76,24 +84,21 @@ async def serve(
             await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
-    app = create_app(
-        pool,
-        api_key=api_key,
-        limits=limits,
-        hosts=(*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None,
-        environments=environments,
-        rest=rest,
-        execute_code=execute_code,
-        file_links=file_links,
-        requests_per_minute=requests_per_minute,
-        runs_per_minute=runs_per_minute,
-        body_bytes=body_bytes,
-    )
-    await serve_app(app, host=host, port=port, on_ready=on_ready)
+    names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
+    build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
+    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
+    build = partial(build, execute_code=execute_code, file_links=file_links)
+    app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
+    await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
 
 async def serve_app(
-    app: ASGIApp, *, host: str, port: int, on_ready: Callable[[str], None] | None = None
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    on_ready: Callable[[str], None] | None = None,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve an application over HTTP until cancelled, as `serve` does.
 
@@ -102,22 +107,30 @@ async def serve_app(
         host: Address to listen on.
         port: Port to listen on. 0 chooses a free port.
         on_ready: Called with the URL of the MCP endpoint when the server answers requests.
+        trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
 
     Raises:
         ConfigurationError: The address is not available.
     """
+    if trusted_proxies:
+        app = _trust_proxies(app, trusted_proxies)
     with _listen(host, port) as listener:
+        connections = Connections(app)
         config = uvicorn.Config(
-            app,
+            connections,
+            http="h11",
+            proxy_headers=False,  # uvicorn would let every local client choose its address
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="on",
             ws="none",
-            limit_concurrency=_MAX_CONCURRENT_REQUESTS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
+        config.load()
+        wrapped: Any = connections.wrap(config.http_protocol_class)
+        config.http_protocol_class = wrapped
         server = _Server(config, lambda: on_ready and on_ready(_format_url(listener)))
         await _serve_until_cancelled(server, listener)
 
@@ -191,7 +204,23 @@ def _build_listen_error(host: str, port: int, error: OSError) -> ConfigurationEr
     )
 
 
+def _trust_proxies(app: ASGIApp, proxies: Sequence[str]) -> ASGIApp:
+    """Return the application behind proxies that name their clients."""
+    for proxy in proxies:
+        try:
+            ip_network(proxy)
+        except ValueError:
+            raise ConfigurationError(
+                f"{proxy!r} is not the address or network of a proxy",
+                hint="use one such as 10.0.0.4 or 10.0.0.0/8",
+            ) from None
+    wrapped: Any = ProxyHeadersMiddleware(cast("Any", app), trusted_hosts=list(proxies))
+    return cast("ASGIApp", wrapped)
+
+
 def _format_url(listener: socket.socket) -> str:
+    """Return a URL that reaches the server from this machine."""
     host, port = listener.getsockname()[:2]
+    host = str({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))  # noqa: S104 - any interface
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/mcp"

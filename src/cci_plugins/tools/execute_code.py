@@ -38,12 +38,18 @@ from cci_plugins.core.conversation import (
 )
 from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
+from cci_plugins.core.redacted_output import (
+    measure_execution,
+    redact_in_lane,
+    transform_in_lane,
+)
 from cci_plugins.core.rendering import render_text
 from cci_plugins.core.session import Session
 from cci_plugins.core.tool_signatures import describe_tools
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.redaction import redact
 
 from . import options as tool_options
 from .options import ToolOptions
@@ -217,8 +223,11 @@ async def call_in_session(
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return build_not_run_reply(log_failure(NAME, error))
     if sanitize is not None:
-        execution = sanitize(execution)
-    text = render_text(execution, output_characters)
+        execution = await transform_in_lane(execution, sanitize)
+    rendered = execution
+    text = await redact_in_lane(
+        measure_execution(execution), lambda: render_text(rendered, output_characters)
+    )
     return ToolReply(text, execution, failed=execution.error is not None)
 
 
@@ -311,7 +320,7 @@ def log_failure(action: str, error: Exception) -> str:
     text = describe_error(error)
     logger.log(level, "%s failed: %s: %s", action, type(error).__name__, text)
     advice = "It did not start; you may try again." if error.retryable else ""
-    return f"The code interpreter could not run this: {error}. {advice}".strip()
+    return f"The code interpreter could not run this: {redact(str(error))}. {advice}".strip()
 
 
 def _is_new(message: str) -> bool:

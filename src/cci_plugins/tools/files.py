@@ -9,7 +9,9 @@ from anyio import to_thread
 
 from cci_plugins.common.file_names import strip_folder
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.worker_lane import give_way
 from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.core.redacted_output import redact_in_lane
 from cci_plugins.core.rendering import clean, clip
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.models import FileInfo
@@ -26,6 +28,8 @@ READ_DESCRIPTION = (
 FILE_DESCRIPTION = "Path of the file, relative to the working directory."
 OFFSET_DESCRIPTION = "How many lines to skip."
 
+_NAME_COST = 100  # of a name in characters: a short text takes time, too
+_NAMES_IN_A_SLICE = 100
 READ_BYTES = 4 * MIB  # a larger file is not downloaded to show a few thousand characters of it
 
 
@@ -61,9 +65,9 @@ async def list_files(
         files = tuple(await chosen.session(session_key).files.list())
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return _build_failure(LIST_NAME, error)
-    lines = [f"{clean(redact(file.name))} ({file.size:,} bytes)" for file in files]
-    text = _fit_lines(lines, 0, chosen.limits.output_characters, "[{left:,} more files]")
-    return FilesReply(text or "(no files)", files)
+    budget = chosen.limits.output_characters
+    size = sum(len(file.name) + _NAME_COST for file in files)
+    return FilesReply(await redact_in_lane(size, lambda: _render_list(files, budget)), files)
 
 
 async def read_file(
@@ -93,6 +97,15 @@ async def read_file(
         return _build_failure(READ_NAME, error)
     budget = chosen.limits.output_characters
     return await to_thread.run_sync(_render_file, info, content, max(offset, 0), budget)
+
+
+def _render_list(files: Sequence[FileInfo], budget: int) -> str:
+    lines = []
+    for number, file in enumerate(files, 1):
+        lines.append(f"{clean(redact(file.name))} ({file.size:,} bytes)")
+        if number % _NAMES_IN_A_SLICE == 0:
+            give_way()
+    return _fit_lines(lines, 0, budget, "[{left:,} more files]") or "(no files)"
 
 
 def _find(files: Sequence[FileInfo], name: str) -> FileInfo:
@@ -141,4 +154,5 @@ def _build_unreadable(info: FileInfo, what: str) -> FilesReply:
 
 def _build_failure(name: str, error: Exception) -> FilesReply:
     text = execute_code.log_failure(name, error)
-    return FilesReply(f"{error}." if isinstance(error, FileTransferError) else text, failed=True)
+    shown = f"{redact(str(error))}." if isinstance(error, FileTransferError) else text
+    return FilesReply(shown, failed=True)

@@ -15,7 +15,7 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import specs, values
+from . import foundry, specs, values
 from .registry_tasks import RegistryTasks
 
 _ID = re.compile(
@@ -30,6 +30,9 @@ SLOW = {
     "microsoft.containerregistry/registries",
     "microsoft.containerregistry/registries/taskruns",
     "microsoft.storage/storageaccounts",
+    foundry.ACCOUNTS,
+    foundry.PROJECTS,
+    foundry.MODELS,
 }
 # Actions by POST that change nothing.
 READS = ("fetchmcpservercredentials", "listsecrets", "listlogsasurl", "listbuildsourceuploadurl")
@@ -97,6 +100,7 @@ class Cloud:
         template_status: What previews report about the containers of custom pools.
         drops_mcp: Whether `mcpServerSettings` are dropped on every pool.
         data_plane: Address of the pools' data plane.
+        gateway_host: Host of each gateway. Azure's form when empty.
         on_write: Called after each write, with the number of writes.
     """
 
@@ -119,6 +123,7 @@ class Cloud:
         self.template_status: dict[str, Any] | None = None
         self.drops_mcp = False
         self.data_plane = "https://pool.invalid"
+        self.gateway_host = ""
         self.url = ""
         self.key = values.POOL_KEY
         self.on_write: Callable[[int], None] | None = None
@@ -126,6 +131,7 @@ class Cloud:
         self.subscription_state = "Enabled"
         self.regions = ["East US", "Sweden Central", "North Europe", "West US 2"]
         self.tasks = RegistryTasks(self)
+        self.foundry = foundry.Foundry(self._keep)
         self._registering: dict[str, int] = {}
         self._operations: dict[str, Operation] = {}
         self._unknown_roles: dict[str, int] = {}
@@ -142,6 +148,7 @@ class Cloud:
         self.feature = "Registered"
         for name in (
             "App",
+            "CognitiveServices",
             "ContainerRegistry",
             "Insights",
             "ManagedIdentity",
@@ -253,6 +260,9 @@ class Cloud:
         if "/providers/microsoft.features/" in low:
             specs.check_version("features", version)
             return self._feature(method)
+        answer = self.foundry.provider(method, low, version)
+        if answer is not None:
+            return answer
         provider = re.fullmatch(r"/subscriptions/[^/]+/providers/([^/]+)(/register)?", low)
         if provider is not None:
             specs.check_version("providers", version)
@@ -322,6 +332,8 @@ class Cloud:
         unknown = set(request.query_params) - {"api-version"}
         if unknown:
             raise specs.NotAsDescribedError(f"query {unknown}")
+        if action == "list" and method == "GET":
+            return self._children(path)
         if method == "POST":
             return self._action(path, body)
         if method == "PATCH":
@@ -347,6 +359,16 @@ class Cloud:
                 found.append(one)
         return JSONResponse({"value": found})
 
+    def _children(self, path: str) -> Response:
+        """Return the resources of one type below another one."""
+        start, depth = f"{path.lower()}/", path.count("/") + 1
+        found = [
+            _shown(one)
+            for key, one in sorted(self.resources.items())
+            if key.startswith(start) and key.count("/") == depth
+        ]
+        return JSONResponse({"value": found})
+
     def _get(self, path: str, kind: str, _: Any) -> Response:
         key = path.lower()
         for name, operation in list(self._operations.items()):
@@ -363,12 +385,20 @@ class Cloud:
                 _hide(shown["properties"], {"poolManagementEndpoint", "mcpServerEndpoint"})
         return JSONResponse(shown)
 
-    def _put(self, path: str, kind: str, body: Any) -> Response:
+    def _put(  # noqa: PLR0911 - one answer for each lack
+        self, path: str, kind: str, body: Any
+    ) -> Response:
         key = path.lower()
-        specs.check_body(kind, path.rpartition("/")[2], body)
+        is_foundry = kind.lower().startswith(foundry.ACCOUNTS)
+        check = foundry.check_body if is_foundry else specs.check_body
+        check(kind, path.rpartition("/")[2], body)
         missing = self._missing_parent(path, kind, body)
         if missing is not None:
             return missing
+        if is_foundry:
+            missing = self.foundry.refuse(path, kind, body, self.resources)
+            if missing is not None:
+                return missing
         is_new = key not in self.resources
         if not is_new and self._busy(key):
             return _error(409, "Conflict", "Another operation is in progress.")
@@ -480,7 +510,7 @@ class Cloud:
             secrets = properties["configuration"].pop("secrets", [])
             self._secrets[kept["id"].lower()] = secrets
             properties["configuration"]["secrets"] = [{"name": one["name"]} for one in secrets]
-            host = f"{kept['name']}.happy-sea.eastus.azurecontainerapps.io"
+            host = self.gateway_host or f"{kept['name']}.happy-sea.eastus.azurecontainerapps.io"
             properties["configuration"]["ingress"]["fqdn"] = host
             properties["latestRevisionName"] = f"{kept['name']}--first"
         if kind == "microsoft.managedidentity/userassignedidentities":
@@ -490,6 +520,7 @@ class Cloud:
             properties["loginServer"] = f"{kept['name']}.azurecr.io"
         if kind.endswith("/taskruns"):
             self.tasks.built(kept)
+        self.foundry.made(kept)
 
     def _made_pool(self, properties: dict[str, Any]) -> None:
         properties["poolManagementEndpoint"] = self.data_plane
@@ -509,6 +540,9 @@ class Cloud:
             for one in self.resources.values():
                 if str(one["properties"].get("environmentId", "")).lower() == key:
                     return _error(409, "ManagedEnvironmentInUse", "The environment is in use.")
+        refused = self.foundry.delete(path, kind, self.resources)
+        if refused is not None:
+            return refused
         slow = kind.lower() in SLOW - {"microsoft.storage/storageaccounts"}
         if not slow and kind.lower() != "microsoft.resources/resourcegroups":
             self._forget(key)
@@ -678,7 +712,7 @@ def _kind_of(path: str) -> tuple[str, str]:
     last = match["rest"].rpartition("/providers/")[2]
     namespace, *parts = last.split("/")
     types, names = parts[0::2], parts[1::2]
-    action = "list" if len(types) > len(names) and len(types) == 1 else ""
+    action = "list" if len(types) > len(names) else ""
     return "/".join([namespace, *types]), action
 
 

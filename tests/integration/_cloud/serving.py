@@ -63,9 +63,11 @@ def running(folder: Path) -> Iterator[Running]:
             Route("/{tenant}/oauth2/v2.0/token", entra.token, methods=["POST"]),
             Route("/upload/{name:path}", cloud.tasks.upload, methods=["PUT"]),
             Route("/log/{name:path}", cloud.tasks.log),
+            Route("/api/projects/{project}/agents", cloud.foundry.list_agents),
             Route("/{path:path}", cloud.answer, methods=everything),
         ]
     )
     with listening(app, ssl_keyfile=str(key), ssl_certfile=str(chain)) as url:
         cloud.url = url.replace("http://", "https://")
+        cloud.foundry.endpoint = cloud.url
         yield Running(cloud, entra, cloud.url, ca)

@@ -33,6 +33,7 @@ VERSIONS = {
     "microsoft.managedidentity/userassignedidentities": "2024-11-30",
     "microsoft.insights/diagnosticsettings": "2021-05-01-preview",
     "microsoft.operationalinsights/workspaces": "2025-02-01",
+    "microsoft.cognitiveservices": "2025-12-01",
     "microsoft.storage/storageaccounts": "2025-01-01",
     "microsoft.authorization/roleassignments": "2022-04-01",
     "microsoft.authorization/roledefinitions": "2022-04-01",
@@ -162,6 +163,16 @@ def check_change(body: Any) -> None:
     """Check the body of a change of a container app's secrets."""
     shape = {"properties": {"configuration": {"secrets": list}}}
     _check_shape(body, shape, "change of a container app")
+
+
+def make_offline(value: Any) -> Any:
+    """Return a description without references to other documents."""
+    return _offline(value)
+
+
+def find_unknown(value: Any, schema: dict[str, Any]) -> list[str]:
+    """Return names that a description does not define."""
+    return _unknown(value, schema, schema["definitions"])
 
 
 def _version(schema: dict[str, Any]) -> str:

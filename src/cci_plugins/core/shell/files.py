@@ -16,6 +16,7 @@ from typing import Any
 from cci_plugins.common.file_names import normalize_new_name, validate_name
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, SessionFileNotFoundError, UnsafeNameError
+from cci_plugins.redaction import redact
 
 from .call import call_session
 
@@ -173,4 +174,4 @@ def _record_error(file: FileResult) -> Iterator[None]:
     except SessionFileNotFoundError:
         file.error = "file_not_found"
     except CodeInterpreterError as error:
-        file.error = str(error)
+        file.error = redact(str(error))

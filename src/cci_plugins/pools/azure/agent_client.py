@@ -18,16 +18,18 @@ from typing import Any
 
 from cci_plugins.common.limits import MIB, Limits
 from cci_plugins.common.log import logger
-from cci_plugins.errors import PoolError, ProtocolError
+from cci_plugins.errors import CodeInterpreterError, PoolError, ProtocolError
 from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call
 from cci_plugins.in_session.session_agent import MODULE_NAME
 from cci_plugins.in_session.source import DATA_FORMAT_MODULES, PLAIN_PYTHON_MODULES
+from cci_plugins.mcp_client.http import limit_time, was_sent
 from cci_plugins.models import ErrorInfo, Execution
 
 from .retry import RetryPolicy
 
 SAFE_CHARS = 3_000  # characters of a chunk that fit with its header under the platform's 4,096
 WIDE_CHARS = 1_000_000
+MIN_CHUNK = 1_000  # of each chunk but the last. The agent always sends what was asked for
 HEADER_CHARS = 400  # most characters of an answer around its chunk
 REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent, since a session may send anything
 REPORT_BYTES = 256 * MIB  # of the same, unpacked
@@ -71,12 +73,38 @@ class AgentClient:
         self.max_chars = SAFE_CHARS
         self._has_found_limit = False  # an answer was cut, so `max_chars` is the most
 
-    async def send_once(self, session_id: str, call: MarkedCall, limit: timedelta) -> Execution:
-        """Send a call that must not run twice. Only what did not start is sent again."""
-        return await self._retry.call_with_retry(lambda: self._send(session_id, call.code, limit))
+    async def send_named(
+        self, session_id: str, call: MarkedCall, limit: timedelta, faults: list[Exception]
+    ) -> Execution:
+        """Send a run, whose name the agent accepts once.
+
+        What did not start, as the pool answers, is sent again under the same name.
+
+        Args:
+            session_id: The session.
+            call: The run.
+            limit: How long to wait for each answer.
+            faults: Gets the errors of all tries that may have reached the pool.
+        """
+
+        async def send() -> Execution:
+            try:
+                return await self._send(session_id, call.code, limit)
+            except CodeInterpreterError as error:
+                if was_sent(error):
+                    faults.append(error)
+                raise
+
+        return await self._retry.call_with_retry(send)
 
     async def call(
-        self, session_id: str, verb: str, *, limit: timedelta | None = None, **arguments: Any
+        self,
+        session_id: str,
+        verb: str,
+        *,
+        limit: timedelta | None = None,
+        is_repeated: bool = True,
+        **arguments: Any,
     ) -> Answer:
         """Call a verb that may run twice.
 
@@ -84,6 +112,7 @@ class AgentClient:
             session_id: The session.
             verb: The agent's method, except `run` and `run_async`.
             limit: How long to wait.
+            is_repeated: Whether to call again after a failure.
             **arguments: The method's arguments.
 
         Raises:
@@ -93,27 +122,37 @@ class AgentClient:
 
         async def send() -> Answer:
             reply = await self._send(session_id, call.code, limit or self._get_time_limit(verb))
-            answer = call.parse_answer(reply.stdout)
+            answer = _parse_whole(call, reply.stdout)
             if answer is None and reply.error is not None:
                 raise PoolError(f"the session cannot be used: {format_error(reply)}")
             if answer is None:
                 raise ProtocolError("the pool cut the session's answer")
             return answer
 
+        if not is_repeated:
+            return await self._retry.call_with_renewal(send)
         return await self._retry.call_with_retry(send, idempotent=True)
 
-    async def fetch_report(self, session_id: str, run: str, first: Answer) -> Any:
+    async def fetch_report(
+        self, session_id: str, run: str, first: Answer, limit: timedelta | None = None
+    ) -> Any:
         """Return a whole report, as JSON values.
 
         Args:
             session_id: The session.
             run: The report's run.
             first: The answer with the report's first chunk.
+            limit: How long to wait for all of it.
 
         Raises:
-            PoolError: The session no longer has the report.
+            PoolError: The session no longer has the report, or sends it too slowly.
             ProtocolError: It is too large or malformed.
         """
+        limit = max(self._busy_limit if limit is None else limit, self._report_limit)
+        with limit_time(limit, starts_code=False):
+            return _unpack_report(await self._fetch_text(session_id, run, first))
+
+    async def _fetch_text(self, session_id: str, run: str, first: Answer) -> str:
         chunks, at, total = [first.text], len(first.text), get_total(first)
         if total > REPORT_CHARACTERS:
             raise ProtocolError(
@@ -124,9 +163,10 @@ class AgentClient:
             answer = await self.fetch_chunk(session_id, "emit_report", at, total, run=run)
             if not answer.text or get_total(answer) != total:
                 raise PoolError("the session no longer has the report")
+            check_chunk(len(answer.text), total - at)
             chunks.append(answer.text)
             at += len(answer.text)
-        return _unpack_report("".join(chunks))
+        return "".join(chunks)
 
     async def fetch_chunk(
         self,
@@ -158,7 +198,7 @@ class AgentClient:
                 lambda: self._send(session_id, call.code, self._get_time_limit(verb)),  # noqa: B023 - awaited here
                 idempotent=True,
             )
-            answer = call.parse_answer(reply.stdout)
+            answer = _parse_whole(call, reply.stdout)
             if answer is not None:
                 self.max_chars = max(self.max_chars, len(answer.text))
                 return answer
@@ -177,6 +217,32 @@ class AgentClient:
 def build_agent_call(verb: str, **arguments: Any) -> MarkedCall:
     """Build a call of the agent's method `verb`."""
     return build_call(_AGENT, {"verb": verb, **arguments}, awaits=verb == "run_async")
+
+
+def check_chunk(size: int, left: int) -> None:
+    """Refuse a chunk that is much shorter than what was asked for, since it would never end.
+
+    Args:
+        size: Size of the chunk.
+        left: Size of what the chunk was the beginning of.
+
+    Raises:
+        ProtocolError: The session sent less.
+    """
+    if size < min(MIN_CHUNK, left):
+        raise ProtocolError(f"the session sent a chunk of {size:,} where {left:,} were left")
+
+
+def _parse_whole(call: MarkedCall, stdout: str) -> Answer | None:
+    """Return the answer in the output, or None if it is missing or was cut anywhere.
+
+    A server that renders output for a model keeps its head and tail, and so both markers.
+    """
+    answer = call.parse_answer(stdout)
+    if answer is None:
+        return None
+    length = answer.get_int("length")
+    return answer if length is None or length == len(answer.text) else None
 
 
 def get_total(answer: Answer) -> int:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from cci_plugins.errors import PoolError, SessionLostError
 from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.mcp_client.executions import (
     INSTANCE_KEY,
     META_KEY,
+    RUN_KEY,
     check_files,
     load_execution,
 )
@@ -36,6 +38,7 @@ class RunRequest:
         timeout: Longest run.
         margin: Time to wait for the answer beyond `timeout`.
         instance: The instance of the session that the code needs, or None.
+        run: Name of the run, which the server starts once, or None.
     """
 
     session_id: str
@@ -43,6 +46,7 @@ class RunRequest:
     timeout: timedelta
     margin: timedelta
     instance: str | None
+    run: str | None = None
 
 
 def is_cci_server(description: Mapping[str, Any]) -> bool:
@@ -59,6 +63,10 @@ def _read_execution(answer: ToolResult, session_id: str) -> Execution:
     if META_KEY in answer.meta:
         return check_files(load_execution(answer.meta[META_KEY], session_id))
     return read_execution(answer, session_id)
+
+
+def _build_unclear(error: SessionLostError) -> PoolError:
+    return PoolError(f"{error}; {failures.MAY_HAVE_RUN}", hint=error.hint)
 
 
 async def run_full(
@@ -80,20 +88,26 @@ async def run_full(
         "pythonCode": request.code,
         "timeoutSeconds": request.timeout.total_seconds(),
     }
-    meta = {} if request.instance is None else {INSTANCE_KEY: request.instance}
+    given = {INSTANCE_KEY: request.instance, RUN_KEY: request.run}
     streamed = None if on_output is None else StreamedOutput(on_output)
-    answer = await mcp.call_tool(
-        tool,
-        arguments,
-        timeout=request.timeout + request.margin,
-        meta=meta,
-        on_progress=streamed,
-    )
+    try:
+        answer = await mcp.call_tool(
+            tool,
+            arguments,
+            timeout=request.timeout + request.margin,
+            meta={key: value for key, value in given.items() if value is not None},
+            on_progress=streamed,
+        )
+    except SessionLostError as error:  # of something on the way, which proves nothing
+        raise _build_unclear(error) from error
     failure = answer.meta.get(failures.META_KEY)
     if META_KEY not in answer.meta and isinstance(failure, Mapping):
         raise failures.load_error(failure)
-    with map_protocol_errors(starts_code=True):
-        execution = _read_execution(answer, request.session_id)
+    try:
+        with map_protocol_errors(starts_code=True):
+            execution = _read_execution(answer, request.session_id)
+    except SessionLostError as error:
+        raise _build_unclear(error) from error
     if streamed is not None:
         streamed.finish(execution)
     return execution

@@ -31,8 +31,8 @@ from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
 from .cci_server import RunRequest, is_cci_server, run_full
-from .pool_auth import PoolAuth
-from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
+from .pool_auth import GatewayToken, PoolAuth
+from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
 from .rest_client import RestClient
 
@@ -58,7 +58,8 @@ class _Server:
         tool: Name of the tool that runs Python.
         returns_full_results: Whether it is the cci-plugins server.
         launch_tool: Name of the tool that issues environment ids, if there is one.
-        requires_launch: Whether the server accepts only the ids that this tool issued.
+        requires_launch: Whether the server accepts only the ids that this tool issued. None if
+            only an attempt can show it.
     """
 
     mcp: McpClient
@@ -66,7 +67,7 @@ class _Server:
     tool: str
     returns_full_results: bool
     launch_tool: str | None = None
-    requires_launch: bool = False
+    requires_launch: bool | None = False
 
 
 class PlatformSessionPool(RemoteSessionPool):
@@ -84,6 +85,8 @@ class PlatformSessionPool(RemoteSessionPool):
         resource_id: The pool's id in Azure Resource Manager.
         credential: A credential of azure-identity, or a token. By default
             `DefaultAzureCredential`, where one is needed.
+        audience: Application ID URI of a gateway that accepts tokens. The credential signs in to
+            it then, and no key is needed.
         arm_endpoint: URL of Azure Resource Manager.
         limits: Limits, of which `file_bytes` bounds a transfer.
         margin: Time to wait for the answer beyond a run's own limit.
@@ -108,6 +111,7 @@ class PlatformSessionPool(RemoteSessionPool):
         key: str | Secret | None = None,
         resource_id: str | None = None,
         credential: TokenCredential | str | None = None,
+        audience: str | None = None,
         arm_endpoint: str = ARM,
         limits: Limits | None = None,
         margin: Duration = MARGIN,
@@ -120,9 +124,12 @@ class PlatformSessionPool(RemoteSessionPool):
             if resource_id is None
             else PoolResource(resource_id, credential=credential, endpoint=arm_endpoint)
         )
-        auth = _build_auth(secret, self._resource, credential)
-        signs_in = credential is not None or self._resource is not None
-        rest_auth = Bearer(credential) if signs_in else auth
+        signs_in = not (credential is None and self._resource is None and audience is None)
+        if audience is None:
+            auth = _build_auth(secret, self._resource, credential)
+            rest_auth = Bearer(credential) if signs_in else auth
+        else:
+            auth = rest_auth = _build_gateway_auth(credential, audience, secret, self._resource)
         self._http, self._rest_http = make_http(), make_http()
         self._http.auth, self._rest_http.auth = ProviderAuth(auth), ProviderAuth(rest_auth)
         self._auth, self._file_bytes = auth, limits.file_bytes
@@ -131,6 +138,7 @@ class PlatformSessionPool(RemoteSessionPool):
             (check_token_url if signs_in else warn_of_plain_key)(self._endpoint)
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
+        self._lost_once: set[str] = set()
         self._discovery_lock = anyio.Lock()
         super().__init__(auth, rest_auth, limits=limits, margin=margin, patience=patience)
 
@@ -179,17 +187,10 @@ class PlatformSessionPool(RemoteSessionPool):
         return (await self._get_server()).returns_full_results
 
     @override
-    async def _run_full(
-        self,
-        session_id: str,
-        code: str,
-        timeout: timedelta,
-        on_output: OutputHandler | None,
-        instance: str | None,
-    ) -> Execution:
-        server = await self._get_server()
+    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
+        server, session_id = await self._get_server(), request.session_id
         environment = await self._get_environment(server, session_id)
-        request = RunRequest(environment, code, timeout, self._margin, instance)
+        request = replace(request, session_id=environment)
         try:
             execution = await run_full(server.mcp, server.tool, request, on_output)
         except SessionLostError:
@@ -201,17 +202,38 @@ class PlatformSessionPool(RemoteSessionPool):
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         server = await self._get_server()
         environment = await self._get_environment(server, session_id)
-        arguments = {"environmentId": environment, "pythonCode": code}
         try:
-            answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
-            return read_execution(answer, session_id)
-        except SessionLostError as lost:
-            self._environments.pop(session_id, None)
-            if not lost.retryable or server.requires_launch or server.launch_tool is None:
+            execution = await _run_text(server, environment, session_id, code, limit)
+        except SessionLostError:
+            # the first loss may be a wrong answer to a run, about which this id is asked next
+            if session_id in self._lost_once:
+                self._forget(session_id)
+            else:
+                self._lost_once.add(session_id)
+            raise
+        self._lost_once.discard(session_id)
+        return execution
+
+    @override
+    async def _prepare_run(self, session_id: str) -> None:
+        """Check an id, since a refusal of the run itself would not prove that it did not start.
+
+        A server that accepts any id is asked once. One that issues ids may forget each of them.
+        """
+        server = await self._get_server()
+        if server.requires_launch is None:
+            await self._call_harmless(lambda: self._get_environment(server, session_id))
+        elif server.requires_launch:
+            try:
+                await self._send_harmless(session_id)
+            except SessionLostError:
+                self._forget(session_id)
                 raise
-            # The id was refused, so nothing ran. The pool may accept only ids that it issued.
-            self._server = replace(server, requires_launch=True)
-            return await self._run_text_only(session_id, code, limit)
+
+    def _forget(self, session_id: str) -> None:
+        """Forget the id that the server issued for a session."""
+        self._environments.pop(session_id, None)
+        self._lost_once.discard(session_id)
 
     @override
     async def _end_session(self, session_id: str) -> None:
@@ -220,15 +242,27 @@ class PlatformSessionPool(RemoteSessionPool):
     @override
     async def delete_session(self, session_id: str) -> None:
         await super().delete_session(session_id)
-        self._environments.pop(session_id, None)
+        self._forget(session_id)
 
     async def _get_environment(self, server: _Server, session_id: str) -> str:
         """Return the server's name of a session: the identifier, or an id that it issued."""
+        if server.requires_launch is None:
+            server = await self._check_own_ids(server, session_id)
         if not server.requires_launch:
             return session_id
         if session_id not in self._environments:
             self._environments[session_id] = await self._launch_environment(server)
         return self._environments[session_id]
+
+    async def _check_own_ids(self, server: _Server, session_id: str) -> _Server:
+        """Find out by harmless code whether the server accepts an id that it did not issue."""
+        try:
+            await _run_text(server, session_id, session_id, HARMLESS, self._busy_limit)
+            requires_launch = False
+        except SessionLostError:
+            requires_launch = True
+        self._server = server = replace(server, requires_launch=requires_launch)
+        return server
 
     async def _launch_environment(self, server: _Server) -> str:
         if server.launch_tool is None:
@@ -266,12 +300,22 @@ class PlatformSessionPool(RemoteSessionPool):
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
         tools = await mcp.list_tools()
-        launcher, requires_launch = find_launch_tool(tools)
+        launcher, states_launch = find_launch_tool(tools)
+        can_require = launcher is not None and not returns_full_results
+        requires_launch = True if states_launch else (None if can_require else False)
         # Only a gateway requires its own ids, and the sessions behind it may not stream.
-        streams_output = returns_full_results and not requires_launch
+        streams_output = returns_full_results and not states_launch
         self.capabilities = replace(self.capabilities, streams_output=streams_output)
         python_tool = find_python_tool(tools)
         return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)
+
+
+async def _run_text(
+    server: _Server, environment: str, session_id: str, code: str, limit: timedelta
+) -> Execution:
+    arguments = {"environmentId": environment, "pythonCode": code}
+    answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
+    return read_execution(answer, session_id)
 
 
 def _build_auth(
@@ -285,6 +329,20 @@ def _build_auth(
             hint="set AZURE_SESSION_POOL_MCP_KEY or AZURE_SESSION_POOL_RESOURCE_ID",
         )
     return StaticKey(key)
+
+
+def _build_gateway_auth(
+    credential: TokenCredential | str | None,
+    audience: str,
+    key: str | None,
+    resource: PoolResource | None,
+) -> AuthProvider:
+    if key is not None or resource is not None:
+        other = "a key" if key is not None else "a resource id"
+        raise ConfigurationError(
+            f"{other} and the audience of a gateway exclude each other", hint="pass one of them"
+        )
+    return GatewayToken(credential, audience)
 
 
 def find_launch_tool(tools: list[Mapping[str, Any]]) -> tuple[str | None, bool]:

@@ -1,4 +1,6 @@
-"""Sign-in to the MCP server of a managed pool: its key, or a token where the key is switched off.
+"""Sign-in to an MCP server: the key of a managed pool, or a token.
+
+A gateway may accept tokens for an audience of its own (`cci serve --entra`).
 
 `isMcpServerApiKeyDisabled` switches the key off. Nothing documents what opens the server then. A
 token for the data plane is an assumption, so it is tried once, and the error
@@ -13,7 +15,7 @@ from typing_extensions import override
 
 from cci_plugins.azure.credentials import DATA_PLANE_SCOPE, Bearer, FetchedKey, TokenCredential
 from cci_plugins.azure.pool_resource import PoolResource
-from cci_plugins.errors import AuthenticationError, CodeInterpreterError
+from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ConfigurationError
 
 
 class PoolAuth(FetchedKey):
@@ -72,3 +74,24 @@ class PoolAuth(FetchedKey):
             self._uses_token = True
             self.version += 1
         return self._uses_token
+
+
+class GatewayToken(Bearer):
+    """A Microsoft Entra token for a gateway's own audience, which the application names.
+
+    Args:
+        credential: As in `Bearer`.
+        audience: Application ID URI or client id that the gateway accepts tokens for.
+    """
+
+    def __init__(self, credential: TokenCredential | str | None, audience: str) -> None:
+        if not audience or not audience.isascii() or not audience.isprintable() or " " in audience:
+            raise ConfigurationError(
+                f"the audience {audience!r} is not an application's ID URI",
+                hint="pass what the gateway has as --audience, such as api://<client id>",
+            )
+        super().__init__(credential, f"{audience.removesuffix('/.default')}/.default")
+
+    @override
+    def check_url(self, url: str) -> None:
+        """Allow every host: the token opens nothing but what accepts this audience."""

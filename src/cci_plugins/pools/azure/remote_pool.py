@@ -5,7 +5,8 @@ other server returns text only (`_run_text_only`), and `TextSessions` rebuilds t
 agent inside the session. Files use the pool's REST API where it answers, or else the session.
 
 Nothing runs twice: each abstract method sends its request once, and only `RetryPolicy` repeats
-it. A run is repeated only if it did not start. An upload is never repeated, because its content
+it. A run is repeated only if the pool answered that it did not start, and under a name that the
+session or the cci-plugins server accepts once. An upload is never repeated, because its content
 can be read only once. A deleted session must stay deleted: where the pool cannot end sessions,
 its content is wiped once and not again before the next use, because each call starts a session.
 """
@@ -13,9 +14,10 @@ its content is wiped once and not again before the next use, because each call s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
+from secrets import token_hex
 
 from typing_extensions import override
 
@@ -24,17 +26,26 @@ from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.errors import AuthenticationError, SessionLostError
+from cci_plugins.errors import (
+    AuthenticationError,
+    ExecutionTimeoutError,
+    PoolError,
+    PoolUnavailableError,
+    SessionLostError,
+)
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
+from .cci_server import RunRequest
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
 from .text_sessions import TextSessions
 
 MARGIN = timedelta(seconds=15)
 RETRY_WINDOW = timedelta(seconds=30)
+HARMLESS = "pass"  # code that may run any number of times
 
 
 class RemoteSessionPool(SessionPool):
@@ -60,6 +71,7 @@ class RemoteSessionPool(SessionPool):
         margin = to_timedelta(margin, "margin", allow_zero=True)
         patience = to_timedelta(patience, "patience", allow_zero=True)
         self._margin = margin
+        self._busy_limit = limits.execution_timeout + margin  # code of others may run
         self._retry = RetryPolicy(auth, patience)
         self._rest_retry = RetryPolicy(rest_auth, patience)
         self._text = TextSessions(
@@ -77,19 +89,39 @@ class RemoteSessionPool(SessionPool):
         """Return whether the pool runs the cci-plugins server, which returns full results."""
 
     @abstractmethod
-    async def _run_full(
-        self,
-        session_id: str,
-        code: str,
-        timeout: timedelta,
-        on_output: OutputHandler | None,
-        instance: str | None,
-    ) -> Execution:
+    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
         """Run code once on the cci-plugins server."""
 
     @abstractmethod
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         """Run code once on any other server, and wait at most `limit` for the answer."""
+
+    async def _prepare_run(self, session_id: str) -> None:
+        """Find out by harmless code what a refusal of the run itself could not prove.
+
+        Raises:
+            CodeInterpreterError: The session cannot run code. Nothing was sent to it.
+        """
+
+    async def _send_harmless(self, session_id: str) -> None:
+        """Run code that does nothing, in a text-only session."""
+        await self._call_harmless(
+            lambda: self._run_text_only(session_id, HARMLESS, self._busy_limit)
+        )
+
+    async def _call_harmless(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Make a call that runs nothing of the user's, and repeat it after any fault.
+
+        Raises:
+            PoolUnavailableError: The pool failed. The user's code was not sent.
+        """
+        try:
+            await self._retry.call_with_retry(call, idempotent=True)
+        except (PoolError, ExecutionTimeoutError) as error:
+            text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
+            if text == str(error):
+                raise
+            raise PoolUnavailableError(f"{text}; the code was not sent", hint=error.hint) from error
 
     @abstractmethod
     async def _end_session(self, session_id: str) -> None:
@@ -119,9 +151,9 @@ class RemoteSessionPool(SessionPool):
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
-            return await self._retry.call_with_retry(
-                lambda: self._run_full(session_id, code, limit, on_output, instance)
-            )
+            request = RunRequest(session_id, code, limit, self._margin, instance, token_hex(16))
+            return await self._retry.call_with_retry(lambda: self._run_full(request, on_output))
+        await self._prepare_run(session_id)
         execution = await self._text.execute(session_id, code, timeout=limit, instance=instance)
         if on_output is not None:
             emit_output(execution, on_output)

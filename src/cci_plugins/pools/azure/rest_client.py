@@ -8,7 +8,7 @@ of the older form, in which a file's fields lie under `properties`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from datetime import timedelta
 from secrets import token_hex
 from typing import Any
@@ -21,6 +21,7 @@ from pydantic import AliasChoices, Field
 from cci_plugins.azure import api_versions
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
+from cci_plugins.common.log import logger
 from cci_plugins.errors import (
     FileTooLargeError,
     PoolError,
@@ -28,9 +29,23 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
 )
+from cci_plugins.mcp_client.bodies import (
+    ACCEPT_ENCODING,
+    REPLY_BYTES,
+    RUN_BYTES,
+    iterate_body,
+    limit_pace,
+    read_body,
+    read_error_body,
+)
 from cci_plugins.mcp_client.client import parse_endpoint_url
 from cci_plugins.mcp_client.executions import check_file
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, build_error_from_status, shorten
+from cci_plugins.mcp_client.failures import (
+    MAY_HAVE_RUN,
+    build_error_from_status,
+    parse_error_body,
+    shorten,
+)
 from cci_plugins.mcp_client.http import (
     ensure_closed,
     limit_time,
@@ -47,13 +62,16 @@ from .retry import NoRouteError
 OUTPUT_CHARACTERS = 2_000_000  # of one stream, in the request. A pool may return less.
 LONGEST_RUN = timedelta(seconds=220)  # limit of managed pools
 READ_BYTES = 256 * 1024
+MIN_PACE = 8 * 1024  # bytes a second of a download, on average
+MAX_FILES = 100_000  # in one list
+MAX_PAGES = 1_000
 _RUNNING = frozenset({"notstarted", "running", "inprogress", "accepted", "queued", "pending"})
 _POLL_SECONDS = 0.5
 _MAX_POLL_FAILURES = 5
-_MAX_PAGES = 1_000
+_LIST_TIME = timedelta(minutes=3)  # for all pages
 _CONNECT_TIMEOUT_ONLY = httpx.Timeout(None, connect=10)
 _NO_SESSION = b"NoSessionFoundError"  # the session to end has already ended
-_NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE = 404, 405, 413
+_BAD_REQUEST, _NOT_FOUND, _NOT_ALLOWED, _TOO_LARGE = 400, 404, 405, 413
 
 
 class RestClient:
@@ -80,7 +98,8 @@ class RestClient:
         file_bytes: int = Limits().file_bytes,
     ) -> None:
         self._base = parse_endpoint_url(endpoint.rstrip("/"))
-        self._timeout = httpx.Timeout(timeout.total_seconds())
+        self._timeout = timeout
+        self._versions: dict[str, str] = {}  # versions of the API that replace refused ones
         self._file_bytes = file_bytes
         self._http = http
 
@@ -160,13 +179,16 @@ class RestClient:
         """
         url = self._build_url("files", session_id, recursive="true")
         files: list[FileInfo] = []
-        for _ in range(_MAX_PAGES):
-            page = _FilePage.load(await self._request_json("GET", url), "list of files")
-            files += [parse_file_info(entry) for entry in page.value if not _is_folder(entry)]
-            if not page.next_link:
-                break
-            url = self._resolve_next_link(page.next_link)
-        return sorted(files, key=lambda file: file.name)
+        with limit_time(_LIST_TIME, starts_code=False):
+            for _ in range(MAX_PAGES):
+                page = _FilePage.load(await self._request_json("GET", url), "list of files")
+                files += [parse_file_info(entry) for entry in page.value if not _is_folder(entry)]
+                if not page.next_link:
+                    return sorted(files, key=lambda file: file.name)
+                if len(files) > MAX_FILES:
+                    raise ProtocolError(f"the pool lists more than {MAX_FILES:,} files")
+                url = self._resolve_next_link(page.next_link)
+        raise ProtocolError(f"the pool's list of files has more than {MAX_PAGES:,} pages")
 
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
         """Upload a file in chunks as they arrive.
@@ -186,7 +208,8 @@ class RestClient:
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
         url = self._build_url("files", session_id, path=folder)
         async with self._send("POST", url, headers=headers, content=body) as response:
-            value = _parse_object(await response.aread())
+            with limit_time(self._timeout, starts_code=False):
+                value = _parse_object(await read_body(response, REPLY_BYTES))
         listed = value.get("value")  # the older form wraps the file in a list
         return parse_file_info(listed[0] if isinstance(listed, list) and listed else value, name)
 
@@ -199,8 +222,16 @@ class RestClient:
         """
         url = self._build_file_url(session_id, name, "/content")
         async with self._send("GET", url, name=name) as response:
-            async for chunk in response.aiter_bytes(READ_BYTES):
-                yield chunk
+            chunks = iterate_body(response)
+            async with aclosing(limit_pace(chunks, self._timeout, MIN_PACE)) as paced:
+                buffer = bytearray()  # a chunk of the network is small, and each one costs a write
+                async for chunk in paced:
+                    buffer += chunk
+                    if len(buffer) >= READ_BYTES:
+                        yield bytes(buffer)
+                        buffer.clear()
+                if buffer:
+                    yield bytes(buffer)
 
     async def delete_file(self, session_id: str, name: str) -> None:
         """Delete a file.
@@ -250,9 +281,13 @@ class RestClient:
     async def _request_json(
         self, method: str, url: httpx.URL, *, json: Any = None, starts_code: bool = False
     ) -> Mapping[str, Any]:
+        limit = RUN_BYTES if starts_code else REPLY_BYTES
         async with self._send(method, url, json=json, starts_code=starts_code) as response:
-            with map_protocol_errors(starts_code=starts_code):
-                return _parse_object(await response.aread())
+            with (
+                nullcontext() if starts_code else limit_time(self._timeout, starts_code=False),
+                map_protocol_errors(starts_code=starts_code),
+            ):
+                return _parse_object(await read_body(response, limit))
 
     @asynccontextmanager
     async def _send(
@@ -266,23 +301,62 @@ class RestClient:
         name: str = "",
         starts_code: bool = False,
     ) -> AsyncIterator[httpx.Response]:
-        request = self._http.build_request(
-            method,
-            url,
-            headers=headers,
-            content=content,
-            json=json,
-            timeout=_CONNECT_TIMEOUT_ONLY if starts_code else self._timeout,
-        )
         with map_transport_errors(starts_code=starts_code):
-            async with ensure_closed(await self._http.send(request, stream=True)) as response:
+            response = await self._open(
+                method, url, headers=headers, content=content, json=json, starts_code=starts_code
+            )
+            async with ensure_closed(response):
                 if not response.is_success:
-                    body = await response.aread()
+                    body = await self._read_error(response)
                     if response.status_code == _NOT_FOUND and _NO_SESSION in body:
                         yield response
                         return
                     raise self._build_error(response, body, name, starts_code=starts_code)
                 yield response
+
+    async def _open(
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        headers: Mapping[str, str] | None,
+        content: AsyncIterator[bytes] | None,
+        json: Any,
+        starts_code: bool,
+    ) -> httpx.Response:
+        """Send a request and return the beginning of its answer.
+
+        A version of the API that the pool refuses is replaced, now and for later requests.
+        """
+        wanted, tried = str(url.params.get("api-version") or ""), list[str]()
+        while True:
+            version = self._versions.get(wanted, wanted)
+            request = self._http.build_request(
+                method,
+                url.copy_set_param("api-version", version) if version else url,
+                headers={**ACCEPT_ENCODING, **(headers or {})},
+                content=content,
+                json=json,
+                timeout=_CONNECT_TIMEOUT_ONLY if starts_code else self._timeout.total_seconds(),
+            )
+            # a run and an upload have time limits of their own
+            has_limit = starts_code or content is not None
+            with nullcontext() if has_limit else limit_time(self._timeout, starts_code=False):
+                response = await self._http.send(request, stream=True)
+            if response.status_code != _BAD_REQUEST or content is not None:
+                return response
+            tried.append(version)
+            async with ensure_closed(response):
+                body = await self._read_error(response)
+            other = _find_other_version(wanted, response, body, tried)
+            if other is None:
+                raise self._build_error(response, body, "", starts_code=starts_code)
+            logger.info("the pool refuses version %s of its API; using %s", version, other)
+            self._versions[wanted] = other
+
+    async def _read_error(self, response: httpx.Response) -> bytes:
+        with limit_time(self._timeout, starts_code=False):
+            return await read_error_body(response)
 
     def _build_error(
         self, response: httpx.Response, body: bytes, name: str, *, starts_code: bool
@@ -354,8 +428,20 @@ def _is_running(answer: Mapping[str, Any]) -> bool:
     return isinstance(status, str) and status.lower() in _RUNNING
 
 
+def _find_other_version(
+    wanted: str, response: httpx.Response, body: bytes, tried: list[str]
+) -> str | None:
+    """Return the version to try after a refusal, or None after any other answer."""
+    code, message = parse_error_body(body)
+    if code not in api_versions.REFUSALS:
+        return None
+    listed = f"{message} {response.headers.get('api-supported-versions', '')}"
+    ours = api_versions.DATA_PLANE_FALLBACKS.get(wanted, ())
+    return api_versions.choose_other_version(wanted, ours, listed, tried)
+
+
 def _is_folder(entry: object) -> bool:
-    return isinstance(entry, Mapping) and entry.get("type") in {"directory", "Directory"}
+    return isinstance(entry, Mapping) and str(entry.get("type")).lower() == "directory"
 
 
 def _parse_object(body: bytes) -> Mapping[str, Any]:

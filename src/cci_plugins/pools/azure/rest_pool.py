@@ -126,16 +126,9 @@ class CustomSessionPool(RemoteSessionPool):
         return self._kind == "cci"
 
     @override
-    async def _run_full(
-        self,
-        session_id: str,
-        code: str,
-        timeout: timedelta,
-        on_output: OutputHandler | None,
-        instance: str | None,
-    ) -> Execution:
-        request = RunRequest(session_id, code, timeout, self._margin, instance)
-        return await run_full(self._build_mcp_client(session_id), RUN_PYTHON, request, on_output)
+    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
+        mcp = self._build_mcp_client(request.session_id)
+        return await run_full(mcp, RUN_PYTHON, request, on_output)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
@@ -158,6 +151,12 @@ class CustomSessionPool(RemoteSessionPool):
             ) from error
         self._kind = "execute"
         return execution
+
+    @override
+    async def _prepare_run(self, session_id: str) -> None:
+        """Find a route for runs before code is sent, since a full pool may refuse it as missing."""
+        if not self._is_kind_certain:
+            await self._send_harmless(session_id)
 
     @override
     async def _end_session(self, session_id: str) -> None:

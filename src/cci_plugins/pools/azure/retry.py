@@ -5,7 +5,8 @@ A call is repeated in three cases only:
 * **No code was started.** The error states this: it is a `PoolExhaustedError`, or a
   `PoolUnavailableError` that is `retryable`. `mcp_client.http` and `mcp_client.failures` choose
   the error. For a request that starts code, they do so only if the request cannot have arrived or
-  the pool refused it. For any other request a broken connection is enough.
+  the pool refused it. For any other request a broken connection is enough. The request is the same
+  each time, with the same name of its run, which starts once.
 * **The call is idempotent.** The caller states this, for example for a list of files or a chunk of
   a report. Any lost or malformed reply is then a reason to ask again.
 * **The key or token was refused.** A pool checks it before it does anything else. The policy
@@ -17,7 +18,8 @@ retried here although it is `retryable`: only the caller can restore what the se
 
 Retries end when `max_duration` has passed since the first try. A pool that names a longer wait
 (`Retry-After`) ends them at once. Waits grow from 0.2 s to 5 s, with jitter, so that clients of a
-full pool do not all return at the same moment.
+full pool do not all return at the same moment. A pool that names a shorter wait, such as 0, does
+not shorten them.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class RetryPolicy:
         Raises:
             CodeInterpreterError: The last error of the call.
         """
-        deadline = time.monotonic() + self._max_seconds
+        deadline, grown = time.monotonic() + self._max_seconds, FIRST_WAIT.total_seconds()
 
         def decide(error: Exception) -> bool | float:
             left = deadline - time.monotonic()
@@ -90,7 +92,9 @@ class RetryPolicy:
             if left <= (retry_after or 0):
                 return False
             logger.info("trying again: %s", error)
-            return True if retry_after is None else retry_after
+            nonlocal grown
+            shortest, grown = grown, min(2 * grown, LONGEST_WAIT.total_seconds())
+            return True if retry_after is None or retry_after < shortest else retry_after
 
         async for attempt in stamina.retry_context(
             on=decide,

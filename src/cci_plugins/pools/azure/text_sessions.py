@@ -15,22 +15,26 @@ The outcomes of one try (`_run`):
 
 1. The reply holds the agent's answer. The report is fetched, unless the run was rejected because
    the pool had replaced the session's instance.
-2. The request surely did not start (`retryable`), or the pool refused the key. The error is
-   raised as it is.
-3. The answer is missing or cut, or the transport failed later on. The outcome is unclear, so
-   `_resolve_run` asks the agent, which also closes the record of a run that did not begin:
+2. No try can have reached the pool, or the pool refused the key. The error is raised as it is.
+3. The answer is missing or cut, or the transport failed later on. Or the pool answered that the
+   run did not start, or that the session is gone, which proves nothing: a proxy may have changed
+   the answer of a run that took place. Or the agent refused the run, because an earlier try began.
+   The outcome is unclear, so `_resolve_run` asks the agent, which also closes the record of a run
+   that did not begin:
    * The run has a report. It is fetched.
    * The run did not begin, in the instance that the caller expects. It never will, so the code is
      sent again under a new name.
    * The pool's reply or a new agent proves that the session ended. That is the run's result.
+   * The pool was full, and nobody contradicts it. The error stays `retryable`.
    * Anything else raises an error which states that the code may have run.
 
 Invariants:
 
-* Code is sent again only when the agent has closed the earlier name in the same instance.
+* Code is sent again under the same name, which the agent accepts once. It gets another name only
+  when the agent has closed the earlier one in the same instance.
 * Once the code ran, a failure to get its report states that it ran, and is not `retryable`.
 * All calls but `run` may be repeated. `write` carries its offset, and its file gets its name last.
-* Everything that a session sends is untrusted and bounded in size.
+* Everything that a session sends is untrusted, and bounded in size and time.
 """
 
 from __future__ import annotations
@@ -71,6 +75,7 @@ from .agent_client import (
     AgentClient,
     Sender,
     build_agent_call,
+    check_chunk,
     format_error,
     get_instance,
     get_total,
@@ -118,11 +123,7 @@ class TextSessions:
         name, run, at = validate_name(name), token_hex(8), 0
         async for chunk, is_last in _split_chunks(content):
             if at + len(chunk) > self._limits.pieces_bytes:
-                raise FileTooLargeError(
-                    f"{name!r} is larger than {self._limits.pieces_bytes:,} bytes",
-                    size=at + len(chunk),
-                    limit=self._limits.pieces_bytes,
-                )
+                raise _build_too_large_error(name, at + len(chunk), self._limits.pieces_bytes)
             data = base64.b64encode(chunk).decode()
             answer = await self._agent.call(
                 session_id, "write", name=name, run=run, at=at, data=data, is_last=is_last
@@ -149,6 +150,9 @@ class TextSessions:
             stamp = stamps[0]
             if not data and at < total:
                 raise build_changed_error(name)
+            if total > self._limits.pieces_bytes:
+                raise _build_too_large_error(name, total, self._limits.pieces_bytes)
+            check_chunk(len(data), total - at)
             at += len(data)
             yield data
 
@@ -189,16 +193,18 @@ class TextSessions:
         )
         sent = _SentRun(run, instance, timeout + self._margin)
         try:
-            sent.reply = await self._agent.send_once(session_id, call, sent.limit)
+            sent.reply = await self._agent.send_named(session_id, call, sent.limit, sent.faults)
         except CodeInterpreterError as error:
-            if error.retryable or isinstance(error, (AuthenticationError, ConfigurationError)):
+            if isinstance(error, (AuthenticationError, ConfigurationError)) or not sent.faults:
                 raise
             sent.fault = error
         answer = call.parse_answer(sent.reply.stdout)
         is_cut = answer is None
+        if answer is not None and "refused" in answer.fields:
+            sent.refused_by, answer = get_instance(answer), None
         if answer is None:
             answer = await self._resolve_run(session_id, sent)
-        if answer is None or "refused" in answer.fields:
+        if answer is None:
             return None
         if "replaced" in answer.fields:
             raise SessionLostError(
@@ -207,7 +213,7 @@ class TextSessions:
         if "total" not in answer.fields:
             return _build_unreported_execution(sent, answer, session_id)
         try:
-            report = await self._agent.fetch_report(session_id, run, answer)
+            report = await self._agent.fetch_report(session_id, run, answer, sent.limit)
             execution = check_files(load_execution(report, session_id))
         except CodeInterpreterError as error:  # even if the error is `retryable`, the code ran
             kind = ProtocolError if isinstance(error, ProtocolError) else PoolError
@@ -216,19 +222,21 @@ class TextSessions:
         return _add_child_output(execution, sent.reply, around, is_cut=is_cut)
 
     async def _resolve_run(self, session_id: str, sent: _SentRun) -> Answer | None:
-        """Find out the outcome of a run whose answer is missing or cut.
+        """Find out the outcome of a run whose answer is missing, cut or contradicts an earlier one.
 
         Returns:
             The first chunk of its report. An answer without one if the session ended during the
             run. None if it did not begin and never will.
 
         Raises:
-            CodeInterpreterError: The outcome stays unclear, so the code may have run.
+            CodeInterpreterError: The outcome stays unclear, so the code may have run. Or the pool
+                had no place for the run, and the session has not seen it.
         """
-        unclear = sent.fault or ProtocolError(f"the pool's answer was cut; {MAY_HAVE_RUN}")
+        # after a refusal one question is enough, because a full pool refuses it too
+        is_repeated = not isinstance(sent.fault, (PoolUnavailableError, SessionLostError))
         try:
             answer = await self._agent.call(
-                session_id, "resolve_run", limit=sent.limit, run=sent.run
+                session_id, "resolve_run", limit=sent.limit, is_repeated=is_repeated, run=sent.run
             )
             if answer.fields.get("began") is True:
                 report = await self._agent.call(
@@ -238,29 +246,60 @@ class TextSessions:
                     return report
         except CodeInterpreterError as error:
             logger.info("the outcome of a run stays unclear: %s", error)
-            raise unclear from None
+            raise sent.build_error(has_begun=False) from None
         if "replaced" in answer.fields:
             return answer
+        has_begun = answer.fields.get("began") is True
         is_new = answer.fields.get("new") is True  # so the session that got the run has ended
         ended = sent.fault is None and (is_new or sent.reply.error is not None)
-        if answer.fields.get("began") is not True and get_instance(answer) == sent.instance:
+        if not has_begun and get_instance(answer) in {sent.instance, sent.refused_by}:
             if ended:
                 raise PoolError(f"the pool could not run the code: {format_error(sent.reply)}")
+            if isinstance(sent.fault, PoolUnavailableError):
+                raise sent.fault
             return None
         if ended:
             return answer
-        raise unclear
+        raise sent.build_error(has_begun=has_begun)
 
 
 @dataclass(slots=True)
 class _SentRun:
-    """A run that was sent, and what the pool replied."""
+    """A run that was sent, and what the pool replied.
+
+    Attributes:
+        run: Its name.
+        instance: The instance that the caller expects.
+        limit: How long to wait for it.
+        reply: The pool's reply.
+        fault: The error instead of a reply.
+        faults: The errors of all tries that may have reached the pool.
+        refused_by: The instance whose agent had met the name before.
+    """
 
     run: str
     instance: str | None
     limit: timedelta
     reply: Execution = field(default_factory=Execution)
     fault: CodeInterpreterError | None = None
+    faults: list[Exception] = field(default_factory=list)
+    refused_by: str | None = None
+
+    def build_error(self, *, has_begun: bool) -> CodeInterpreterError:
+        """Return the error for an outcome that stays unclear.
+
+        Args:
+            has_begun: Whether the session knows that the code began.
+        """
+        fault = self.fault
+        if isinstance(fault, PoolUnavailableError) and not has_begun:
+            return fault  # the pool had no place for it
+        if fault is None:
+            return ProtocolError(f"the pool's answer was cut; {MAY_HAVE_RUN}")
+        if "may have run" in str(fault):
+            return fault
+        kind = SessionLostError if isinstance(fault, SessionLostError) else PoolError
+        return kind(f"{fault}; {MAY_HAVE_RUN}", hint=fault.hint)
 
 
 def needs_await(code: str) -> bool:
@@ -330,6 +369,10 @@ def _decode_chunk(chunk: str) -> bytes:
 
 def _add_media_type(file: FileInfo) -> FileInfo:
     return replace(file, media_type=guess_media_type(file.name))
+
+
+def _build_too_large_error(name: str, size: int, limit: int) -> FileTooLargeError:
+    return FileTooLargeError(f"{name!r} is larger than {limit:,} bytes", size=size, limit=limit)
 
 
 def _build_not_found_error(name: str) -> SessionFileNotFoundError:

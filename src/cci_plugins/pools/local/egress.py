@@ -40,6 +40,18 @@ class EgressRule:
         """True if the rule names one host. Only then may its address be private."""
         return not self.host.startswith("*")
 
+    @property
+    def is_loopback(self) -> bool:
+        """True if the rule names this machine itself. Only then may its address be loopback.
+
+        A name with a dot is somebody's name in DNS, which can lead to `127.0.0.1`. One without a
+        dot is a name in this machine's own hosts file.
+        """
+        address = parse_address(self.host)
+        if address is not None:
+            return address.is_loopback
+        return self.is_exact and ("." not in self.host or self.host.endswith(".localhost"))
+
 
 def parse_egress_rules(egress: Egress) -> tuple[EgressRule, ...]:
     """Return the rules of a setting.
@@ -76,7 +88,7 @@ def _parse_rule(text: str) -> EgressRule:
     return EgressRule(host, WEB_PORTS if port is None else frozenset({port}))
 
 
-def is_address_allowed(address: str, *, private: bool) -> bool:
+def is_address_allowed(address: str, *, private: bool, loopback: bool = True) -> bool:
     """Return whether a session may connect to an address.
 
     Metadata services are never allowed.
@@ -84,8 +96,11 @@ def is_address_allowed(address: str, *, private: bool) -> bool:
     Args:
         address: An IP address.
         private: Whether private addresses are allowed.
+        loopback: Whether addresses of this machine itself are among them.
     """
     parsed = parse_address(address)
     if parsed is None or is_metadata(parsed) or parsed.is_multicast or parsed.is_unspecified:
+        return False
+    if parsed.is_loopback and not loopback:
         return False
     return private or is_public(address)

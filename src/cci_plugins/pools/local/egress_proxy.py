@@ -4,7 +4,7 @@ A session has no network. Its only connection to the outside is a Unix socket to
 
 Each connection goes through these steps, in this order:
 1. It takes one of `MAX_CONNECTIONS` slots, or gets the status 503.
-2. Its request line is parsed. Any request that is not a proxy request gets the status 400.
+2. Its head is parsed (`proxy_request`). What is not a proxy request gets the status 400.
 3. The host and port must match a rule, or it gets the status 403.
 4. The host is resolved here, and every address is checked before it is tried.
 5. Bytes are relayed until both sides have finished or nothing moved for `IDLE_SECONDS`.
@@ -13,7 +13,8 @@ What must never happen:
 - The proxy connects to an address that it did not check. It resolves a name once and connects to
   the checked address itself. A second lookup could return another address (DNS rebinding).
 - A request reaches another host than the one in its request line. So the `Host` header is written
-  here, and a plain HTTP connection carries one request only.
+  here, a head that servers could read in two ways gets the status 400, and a plain HTTP connection
+  carries one request only: what follows the body that its head declares is dropped.
 - A socket stays open after `close()`. `_Server.track` knows every open socket and refuses new
   ones after the abort, also for a connection whose host was still being resolved.
 - One slow direction stops the other. Each `_Pump` buffers one chunk and reads no more until the
@@ -30,26 +31,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import selectors
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from socketserver import BaseRequestHandler, ThreadingMixIn, UnixStreamServer
-from urllib.parse import urlsplit
 
 from cci_plugins.common.log import logger
 
 from .egress import EgressRule, is_address_allowed
+from .proxy_request import ProxyRequest, RequestBody
 
 HEAD_BYTES = 64 * 1024
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 MAX_CONNECTIONS = 64
-_HOST_PATTERN = re.compile(r"[a-z0-9_.:%-]{1,260}")
-_DROPPED_HEADERS = ("proxy-", "connection:", "host:")
 
 
 class EgressProxy:
@@ -140,7 +137,7 @@ class _Handler(BaseRequestHandler):
         if not head:
             self._send_status("400 Bad Request")
             return
-        proxy_request = _ProxyRequest.parse(head)
+        proxy_request = ProxyRequest.parse(head)
         if proxy_request is None:
             self._send_status("400 Bad Request")
             return
@@ -152,8 +149,9 @@ class _Handler(BaseRequestHandler):
                 upstream.sendall(proxy_request.head)
             else:
                 self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            upstream.sendall(rest)
-            _relay(self.request, upstream)
+            body = proxy_request.body
+            upstream.sendall(rest if body is None else rest[: body.accept(rest)])
+            _relay(self.request, upstream, body)
 
     def _read_head(self) -> tuple[bytes, bytes]:
         data = bytearray()
@@ -173,7 +171,9 @@ class _Handler(BaseRequestHandler):
             return None
         try:
             for address in _resolve_addresses(host, port):
-                if not is_address_allowed(address, private=rule.is_exact):
+                if not is_address_allowed(
+                    address, private=rule.is_exact, loopback=rule.is_loopback
+                ):
                     logger.info("egress: the address of %s is not allowed", host)
                     self._send_status("403 Forbidden address")
                     return None
@@ -193,51 +193,14 @@ class _Handler(BaseRequestHandler):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _ProxyRequest:
-    """A parsed proxy request.
-
-    Attributes:
-        host: Name or address.
-        port: Port.
-        head: The request head to forward. It is empty for a tunnel.
-    """
-
-    host: str
-    port: int
-    head: bytes
-
-    @classmethod
-    def parse(cls, head: bytes) -> _ProxyRequest | None:
-        """Parse a request's head. Return None if it is not a proxy request."""
-        first, *lines = head.decode("latin-1").split("\r\n")
-        try:
-            method, target, _ = first.split(" ")
-            is_tunnel = method == "CONNECT"
-            parts = urlsplit(f"//{target}" if is_tunnel else target)
-            host, port = (parts.hostname or "").rstrip(".").lower(), parts.port
-        except ValueError:
-            return None
-        if not _HOST_PATTERN.fullmatch(host) or (not is_tunnel and parts.scheme != "http"):
-            return None
-        if is_tunnel:
-            return cls(host, 443 if port is None else port, b"")
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        # the host that was checked is the only one that the server may see
-        kept = [line for line in lines if not line.lower().startswith(_DROPPED_HEADERS)]
-        first, host_header = f"{method} {path} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}"
-        forwarded_head = "\r\n".join([first, host_header, *kept, "Connection: close", "", ""])
-        return cls(host, 80 if port is None else port, forwarded_head.encode("latin-1"))
-
-
 def _resolve_addresses(host: str, port: int) -> list[str]:
     entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in entries]
 
 
-def _relay(one: socket.socket, other: socket.socket) -> None:
+def _relay(one: socket.socket, other: socket.socket, body: RequestBody | None) -> None:
     """Copy bytes both ways until both sides have finished or nothing moved for long."""
-    pumps = (_Pump(one, other), _Pump(other, one))
+    pumps = (_Pump(one, other, body), _Pump(other, one))
     one.settimeout(0.0)
     other.settimeout(0.0)
     with selectors.DefaultSelector() as selector:
@@ -268,8 +231,10 @@ def _update_registration(
 class _Pump:
     """One direction of a connection, with a buffer of one chunk."""
 
-    def __init__(self, source: socket.socket, target: socket.socket) -> None:
-        self._source, self._target = source, target
+    def __init__(
+        self, source: socket.socket, target: socket.socket, body: RequestBody | None = None
+    ) -> None:
+        self._source, self._target, self._body = source, target, body
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._pending = self._buffer[:0]
         self.is_done = False
@@ -285,7 +250,10 @@ class _Pump:
         with contextlib.suppress(BlockingIOError):
             if not self._pending and not self.is_done:
                 self._pending = self._buffer[: self._source.recv_into(self._buffer)]
-                if not self._pending:
+                has_ended = not self._pending
+                if self._body is not None:
+                    self._pending = self._pending[: self._body.accept(self._pending)]
+                if has_ended:
                     self.is_done = True
                     with contextlib.suppress(OSError):
                         self._target.shutdown(socket.SHUT_WR)

@@ -1,7 +1,8 @@
 """One Jupyter kernel in its sandbox: `Kernel` runs code, interrupts it and notices its death.
 
-The kernel runs untrusted code. That code can read the key of the messages and replace the
-sockets. So no message is trusted, and no call waits for the kernel without a limit.
+The kernel runs untrusted code. That code can read the key of the messages and write to the
+sockets. So no message is trusted, no call waits for the kernel without a limit, and the kernel's
+output never holds up another session (`kernel_reader`).
 
 States of a kernel: starting (`start` connects and runs the setup code), idle, running (`_request`
 is set), dead (the process exited, `kill_reason` is set if `kill` ended it), closed. `close`
@@ -9,26 +10,26 @@ releases tasks, sockets, egress proxy and sandbox. A dead kernel must be closed,
 
 States of a run (`ExecuteRequest`): sent, then complete. It is complete when its reply and the
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
-may come first. ZeroMQ can drop the idle status in a flood of output, so after the reply it is
-awaited for `IDLE_SECONDS` only. A run that is late, prints too much or is cancelled is
-interrupted, again every second. `in_session/interrupts` ignores an interrupt that meets the
-kernel's own code. The kernel is also asked for its info: an answer means that the run is over,
-even if its reply was lost. Without either after `INTERRUPT_SECONDS`, the kernel is killed.
-`RunOutcome` names the end.
+may come first. The kernel can drop the idle status in a flood of output, so after the reply the
+run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
 
-Who may call: one event loop, which also owns the ZeroMQ context. Calls of `run` must not overlap
+A run that is late, prints too much or is cancelled is interrupted, again every second.
+`in_session/interrupts` ignores an interrupt that meets the kernel's own code. The kernel is also
+asked for its info: an answer means that the run is over, even if its reply was lost. Without
+either after `INTERRUPT_SECONDS`, the kernel is killed. `RunOutcome` names the end.
+
+Who may call: one event loop, which also owns the connections. Calls of `run` must not overlap
 (`LocalSession.run_lock`). `kill` may be called at any time, `close` when no call needs the kernel.
 
 Order of messages: the first run waits until any message has arrived on the output channel.
-ZeroMQ drops what a kernel publishes before the subscription has reached it.
+The kernel drops what it publishes before the subscription has reached it.
 
 What must never happen:
 - Code runs twice. Only `KernelExitedError` means that the code did not start. A later exit is
   `RunOutcome.DIED`, because the code may have started.
-- A run waits for a reply that cannot come. The exit of the process completes the request, and
-  `_watch_connection` kills a kernel whose connection ZeroMQ closed.
+- A run waits for a reply that cannot come. The exit of the process completes the request. A
+  kernel whose connection closed, or whose messages cannot be read, is killed with the reason.
 - A message of an earlier run counts for this one: both handlers compare the request's id.
-- A forged message raises into the loop: unsigned and malformed messages are ignored.
 - A second interrupt follows at once. The code needs a moment to unwind its stack.
 """
 
@@ -39,15 +40,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.connect import KernelConnectionInfo
 
 from cci_plugins.common.limits import MIB, SandboxLimits
+from cci_plugins.common.log import logger
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.in_session.source import (
     DATA_FORMAT_MODULES,
@@ -60,6 +58,9 @@ from cci_plugins.pools.tool_host import ToolHost
 from .egress import EgressRule
 from .execute_request import IDLE_SECONDS, ExecuteRequest
 from .isolation.base import Sandbox
+from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
+from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
+from .messages import MessageCodec
 from .output import Collector
 from .tool_channel import ToolChannel, ToolRun
 
@@ -70,7 +71,9 @@ _SETUP_MODULES = (
     *DATA_FORMAT_MODULES,
     *PLAIN_PYTHON_MODULES,
     "in_session/background_output.py",
+    "in_session/tool_arguments.py",
     "in_session/host_tools.py",
+    "in_session/file_backed_maps.py",
     "in_session/memory_limit.py",
     "in_session/proxy_relay.py",
     "in_session/kernel_setup.py",
@@ -78,9 +81,9 @@ _SETUP_MODULES = (
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine needs time to unwind the code's stack
-ANSWER_SECONDS = 5.0  # for a kernel whose output channel closed to exit or to answer
-MAX_MESSAGE_BYTES = 48 * MIB
 EXITED_BETWEEN_CALLS = "its process ended between two calls"
+FLOODED = f"it sent more than {FLOOD_BYTES // MIB:,} MiB of output that nobody reads"
+READER_FAILED = "its messages cannot be read"
 DID_NOT_STOP = "its code did not stop when interrupted, so the session was ended"
 
 
@@ -97,20 +100,6 @@ class RunOutcome(StrEnum):
     DIED = "died"  # by itself, or killed for using more than its limits
 
 
-def make_context() -> zmq.asyncio.Context:
-    """Create a ZeroMQ context that neither trusts nor waits for its peers.
-
-    A session's code can replace its sockets. So the context never reconnects by path and never
-    blocks in a send. It drops a peer that sends more than `MAX_MESSAGE_BYTES` in one message.
-    """
-    context = zmq.asyncio.Context()
-    context.setsockopt(zmq.RECONNECT_IVL, -1)
-    context.setsockopt(zmq.SNDTIMEO, 0)
-    context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-    context.setsockopt(zmq.LINGER, 0)
-    return context
-
-
 class Kernel:
     """A running kernel. Create it with `await Kernel.start(...)`.
 
@@ -121,7 +110,7 @@ class Kernel:
     """
 
     def __init__(
-        self, sandbox: Sandbox, context: zmq.asyncio.Context, limits: SandboxLimits
+        self, sandbox: Sandbox, sockets: dict[str, KernelSocket], limits: SandboxLimits
     ) -> None:
         self.sandbox = sandbox
         self.kill_reason: str | None = None
@@ -131,23 +120,24 @@ class Kernel:
         self._on_first_message: Callable[[], object] | None = None
         self._egress_proxy: EgressProxy | None = None
         self._tool_channel = ToolChannel(sandbox.channel)
-        self._client = AsyncKernelClient(context=context)
-        self._client.load_connection_info(cast("KernelConnectionInfo", sandbox.connection))
-        self._client.start_channels(stdin=False, hb=False)
-        self._monitor = self._client.iopub_channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._sockets = sockets
+        self._codec = MessageCodec(sandbox.connection["key"])
+        gauge = FloodGauge(self._on_flood)
+        self._iopub = KernelReader(sockets["iopub"], self._codec, gauge)
+        self._shell = KernelReader(sockets["shell"], self._codec, gauge)
+        self._control = KernelReader(sockets["control"], self._codec, gauge)
         self._exit_task: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
         self._exit_task.add_done_callback(self._on_exit)
-        self._readers = [
-            asyncio.create_task(self._read(self._client.iopub_channel, self._on_iopub)),
-            asyncio.create_task(self._read(self._client.shell_channel, self._on_reply)),
-            asyncio.create_task(self._watch_connection()),
+        self._tasks = [
+            asyncio.create_task(self._read(self._iopub, self._is_wanted, self._on_iopub)),
+            asyncio.create_task(self._read(self._shell, self._is_wanted, self._on_reply)),
+            asyncio.create_task(self._read(self._control, lambda *_: False, self._on_reply)),
         ]
 
     @classmethod
     async def start(
         cls,
         sandbox: Sandbox,
-        context: zmq.asyncio.Context,
         limits: SandboxLimits,
         preload: tuple[str, ...] = (),
         rules: tuple[EgressRule, ...] = (),
@@ -156,7 +146,6 @@ class Kernel:
 
         Args:
             sandbox: The sandbox in which it was launched.
-            context: The context of its sockets.
             limits: Limits of the session.
             preload: Modules to import.
             rules: Hosts that it may reach, if its sandbox supports an egress proxy.
@@ -164,7 +153,7 @@ class Kernel:
         Raises:
             PoolUnavailableError: It did not answer in time or its setup failed. It has been ended.
         """
-        kernel = cls(sandbox, context, limits)
+        kernel = cls(sandbox, await _connect(sandbox), limits)
         source = build_session_source(*_SETUP_MODULES)
         code = f"exec({source!r}, (ns := {{'__name__': 'cci'}}))\n"
         proxy_socket = kernel._start_egress_proxy(rules)
@@ -243,9 +232,9 @@ class Kernel:
             KernelExitedError: The code did not start.
         """
         collector = Collector(self._limits, on_output)
-        request = self._request = ExecuteRequest(collector)
+        request = self._request = ExecuteRequest(collector, self._iopub)
         async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
-            await self._send(request, code, silent=silent, metadata=calls.metadata)
+            await self._send_code(request, code, silent=silent, metadata=calls.metadata)
             try:
                 return await self._await_end(request, timeout, calls), collector
             except asyncio.CancelledError:
@@ -258,7 +247,7 @@ class Kernel:
                 collector.finish(request.reply)
                 self._request = None
 
-    async def _send(
+    async def _send_code(
         self, request: ExecuteRequest, code: str, *, silent: bool, metadata: dict[str, Any]
     ) -> None:
         content = {
@@ -269,11 +258,9 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": True,
         }
-        message = self._client.session.msg("execute_request", content, metadata=metadata)
-        request.msg_id = message["header"]["msg_id"]
         try:
-            self._client.shell_channel.send(message)
-        except zmq.Again:
+            request.msg_id = self._send("shell", "execute_request", content, metadata)
+        except KernelConnectionError:
             self._request = None
             await self.kill(EXITED_BETWEEN_CALLS)
             raise KernelExitedError from None
@@ -282,16 +269,15 @@ class Kernel:
 
     async def close(self) -> None:
         """End the kernel and everything of its session."""
-        for task in self._readers:
+        for task in self._tasks:
             task.cancel()
-        self._client.iopub_channel.socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._client.stop_channels()
+        for socket in self._sockets.values():
+            socket.close()
         if self._egress_proxy is not None:
             await anyio.to_thread.run_sync(self._egress_proxy.close)
         self._tool_channel.close()
         await self.sandbox.kill()
-        await asyncio.gather(self._exit_task, *self._readers, return_exceptions=True)
+        await asyncio.gather(self._exit_task, *self._tasks, return_exceptions=True)
 
     async def kill(self, reason: str) -> None:
         """End the kernel's process. The next caller is given the first `reason`."""
@@ -301,7 +287,10 @@ class Kernel:
     async def _await_end(
         self, request: ExecuteRequest, timeout: float, calls: ToolRun
     ) -> RunOutcome:
-        if await request.wait_end(timeout, calls.clock):
+        is_done = await request.wait_end(timeout, calls.clock)
+        if not is_done and request.has_reply and not request.collector.is_runaway:
+            request.finish()  # the code has ended, and its output takes too long
+        if request.is_complete:
             return (
                 RunOutcome.FINISHED
                 if self.is_alive and self.kill_reason is None
@@ -312,6 +301,7 @@ class Kernel:
     async def _interrupt_or_kill(self, request: ExecuteRequest, calls: ToolRun) -> RunOutcome:
         """Interrupt the code. Kill the kernel if it neither stops nor answers."""
         calls.stop()
+        request.is_stopped = True
         deadline = time.monotonic() + INTERRUPT_SECONDS
         self._send_interrupt(request)
         again = time.monotonic() + INTERRUPT_AGAIN_SECONDS
@@ -325,20 +315,33 @@ class Kernel:
                 self._send_interrupt(request)
                 self.sandbox.interrupt()
             if not request.probe_id:
-                with suppress(zmq.Again):
-                    request.probe_id = self._client.kernel_info()
+                with suppress(KernelConnectionError):
+                    request.probe_id = self._send("shell", "kernel_info_request", {})
+        if request.has_reply:
+            request.finish()
         if request.is_complete and self.is_alive:
             return RunOutcome.INTERRUPTED
         await self.kill(DID_NOT_STOP)
         return RunOutcome.KILLED
 
     def _send_interrupt(self, request: ExecuteRequest) -> None:
-        message = self._client.session.msg("interrupt_request", {"run": request.msg_id})
-        with suppress(zmq.Again):  # it is exiting already
-            self._client.control_channel.send(message)
+        with suppress(KernelConnectionError):  # it is exiting already
+            self._send("control", "interrupt_request", {"run": request.msg_id})
+
+    def _send(
+        self,
+        channel: str,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
+        """Send a request, and return its identifier."""
+        identifier, frames = self._codec.build(kind, content, metadata)
+        self._sockets[channel].send(frames)
+        return identifier
 
     async def _wait_subscribed(self) -> None:
-        """Wait until output arrives. ZeroMQ drops what is published before the subscription."""
+        """Wait until output arrives. What is published before the subscription is dropped."""
         subscribed = asyncio.Event()
         self._on_first_message = subscribed.set
         while not subscribed.is_set():
@@ -346,80 +349,80 @@ class Kernel:
                 raise PoolUnavailableError(
                     f"the kernel exited with status {self.exit_status} while it started"
                 )
-            self._client.kernel_info()
+            with suppress(KernelConnectionError):
+                self._send("shell", "kernel_info_request", {})
             with anyio.move_on_after(0.1):
                 await subscribed.wait()
         self._on_first_message = None
 
-    async def _watch_connection(self) -> None:
-        """Kill a kernel whose output channel closed. Its reply would never arrive.
-
-        ZeroMQ drops a peer for a message that is too large. The kernel then still answers.
-        """
-        await self._monitor.recv_multipart()
-        await asyncio.wait((self._exit_task,), timeout=IDLE_SECONDS)
-        if not self.is_alive:
-            return
-        asked = asyncio.create_task(self._ask_control())
-        await asyncio.wait(
-            (self._exit_task, asked), timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        asked.cancel()
+    async def _read(
+        self,
+        reader: KernelReader,
+        is_wanted: Callable[[str, str], bool],
+        handle: Callable[[str, str, dict[str, Any], int], None],
+    ) -> None:
+        """Read a channel to its end. Kill the kernel then, because its run would never end."""
+        reason = CLOSED
+        try:
+            await reader.run(is_wanted, handle)
+        except KernelConnectionError as error:
+            reason = str(error)
+        except Exception:  # noqa: BLE001 - whatever it is, the run would wait without end
+            logger.exception("cannot read the messages of a session")
+            reason = READER_FAILED
+        await asyncio.wait((self._exit_task,), timeout=IDLE_SECONDS)  # a dying kernel closes them
         if self.is_alive:
-            await self.kill(
-                f"it sent more than {MAX_MESSAGE_BYTES // MIB} MiB of output at once"
-                if asked.done() and not asked.cancelled()
-                else "it closed its connection to the pool"
-            )
+            await self.kill(reason)
 
-    async def _ask_control(self) -> None:
-        """Return once the kernel answers on its control channel."""
-        channel = self._client.control_channel
-        message = self._client.session.msg("kernel_info_request", {})
-        with suppress(zmq.Again):
-            channel.send(message)
-        while True:
-            parsed = self._parse_message(await channel.socket.recv_multipart())
-            if parsed is not None and parsed[0] == "kernel_info_reply":
-                return
+    def _is_wanted(self, kind: str, parent: str) -> bool:
+        """Return whether anybody waits for a message. The others are not read."""
+        if self._on_first_message is not None:
+            return True
+        del kind
+        if self._request is None or not parent:
+            return False
+        return parent in {self._request.msg_id, self._request.probe_id}
 
-    async def _read(self, channel: Any, handle: Callable[[str, str, dict[str, Any]], None]) -> None:
-        while True:
-            frames = await channel.socket.recv_multipart()
-            try:
-                message = self._parse_message(frames)
-            except (ValueError, TypeError, LookupError):
-                continue  # forged or malformed: the session's own code wrote it
-            if message is not None:
-                handle(*message)
-
-    def _parse_message(self, frames: list[bytes]) -> tuple[str, str, dict[str, Any]] | None:
-        """Return the kind, request id and content of a message. None if its signature is wrong.
-
-        This does what `Session.deserialize` does, without parsing dates that nobody reads.
-        """
-        session = self._client.session
-        _, (signature, *parts) = session.feed_identities(frames)
-        parts = parts[:4]
-        if not compare_digest(session.sign(parts), signature):
-            return None
-        header, parent, _, content = map(session.unpack, parts)
-        if not isinstance(content, dict):
-            return None
-        return str(header["msg_type"]), str(parent.get("msg_id")), content
-
-    def _on_iopub(self, kind: str, parent: str, content: dict[str, Any]) -> None:
+    def _on_iopub(self, kind: str, parent: str, content: dict[str, Any], size: int) -> None:
         if self._on_first_message is not None:
             self._on_first_message()
         if self._request is not None and parent == self._request.msg_id:
-            self._request.handle_message(kind, content)
+            self._request.handle_message(kind, content, size)
 
-    def _on_reply(self, kind: str, parent: str, content: dict[str, Any]) -> None:
+    def _on_reply(self, kind: str, parent: str, content: dict[str, Any], size: int) -> None:
+        del size
         if kind == "execute_reply" and self._request is not None and parent == self._request.msg_id:
             self._request.handle_reply(content)
         elif kind == "kernel_info_reply" and self._request and parent == self._request.probe_id:
             self._request.handle_reply({})  # requests are answered in order, so the run is over
 
+    async def _on_flood(self, *, is_over: bool) -> None:
+        """Stop the run that sends too much, or end the kernel."""
+        if is_over:
+            await self.kill(FLOODED)
+        elif self._request is not None:
+            self._request.note_flood()
+
     def _on_exit(self, _: object) -> None:
         if self._request is not None:
             self._request.finish()  # the reply cannot arrive any longer
+
+
+async def _connect(sandbox: Sandbox) -> dict[str, KernelSocket]:
+    """Connect to a kernel that was just launched. Kill it if that fails.
+
+    Raises:
+        PoolUnavailableError: It does not accept connections.
+    """
+    sockets: dict[str, KernelSocket] = {}
+    try:
+        async with sandbox.kill_on_failure():
+            for channel in CHANNELS:
+                sockets[channel] = await KernelSocket.connect(sandbox.connection, channel)
+    except OSError as error:
+        raise PoolUnavailableError(f"cannot connect to the kernel: {error}") from error
+    except BaseException:
+        for socket in sockets.values():
+            socket.close()
+        raise
+    return sockets

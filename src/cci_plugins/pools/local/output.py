@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
-from cci_plugins.in_session.message_bounds import COUNTS_KEY, MAX_NOTES
+from cci_plugins.in_session.message_bounds import (
+    COUNTS_KEY,
+    MAX_CUT_CHARACTERS,
+    MAX_NOTES,
+    cut_text,
+    measure_forms,
+)
 from cci_plugins.in_session.output_log import OutputLog
 from cci_plugins.models import ErrorInfo, OutputEvent, Result, build_outputs
 from cci_plugins.pools.base import OutputHandler
@@ -16,6 +22,9 @@ _MAIN = "execute_result"
 _UPDATE = "update_display_data"
 _DISPLAYS = (_MAIN, "display_data", _UPDATE)
 _MAX_NOTE_CHARACTERS = 300
+_MAX_ID_CHARACTERS = 1000  # of a display: a longer id is ignored
+_MAX_ERROR_CHARACTERS = 2 * MAX_CUT_CHARACTERS  # more than the kernel sends
+_MAX_NAME_CHARACTERS = 200  # of an exception's class
 
 
 class Collector:
@@ -27,6 +36,7 @@ class Collector:
         error: The exception that ended the code, once reported.
         execution_count: The kernel's number of the run, once reported.
         notes: Sentences of the kernel about output that it cut.
+        is_flooding: The kernel sends more than a run may, of any kind of message.
     """
 
     def __init__(self, limits: SandboxLimits, on_output: OutputHandler | None) -> None:
@@ -37,13 +47,22 @@ class Collector:
         self.error: ErrorInfo | None = None
         self.execution_count: int | None = None
         self.notes: tuple[str, ...] = ()
+        self.is_flooding = False
 
-    def handle_message(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Add one message of the run."""
+    def handle_message(
+        self, kind: str, content: Mapping[str, Any], size: int | None = None
+    ) -> None:
+        """Add one message of the run.
+
+        Args:
+            kind: Its type.
+            content: Its content.
+            size: Size of the forms of a display. None if it was not measured yet.
+        """
         if kind == "stream":
             self._add_stream(content)
         elif kind in _DISPLAYS:
-            self._add_result(kind, content)
+            self._add_result(kind, content, size)
         elif kind == "clear_output":
             self._log.clear(wait=content.get("wait") is True)
         elif kind == "error":
@@ -73,7 +92,7 @@ class Collector:
     @property
     def is_runaway(self) -> bool:
         """True if the run produced more output than its limit."""
-        return sum(self._log.received.values()) > self._limits.runaway_bytes
+        return self.is_flooding or sum(self._log.received.values()) > self._limits.runaway_bytes
 
     @property
     def stdout(self) -> str:
@@ -116,17 +135,17 @@ class Collector:
             self._log.add_text(name, text)
             self._emit(OutputEvent(name, text))
 
-    def _add_result(self, kind: str, content: Mapping[str, Any]) -> None:
+    def _add_result(self, kind: str, content: Mapping[str, Any], size: int | None) -> None:
         data = content.get("data")
         if not isinstance(data, dict) or not data:
             self._log.display_count += 1
             return
-        size = sum(
-            len(value) if isinstance(value, str) else len(repr(value)) for value in data.values()
-        )
+        if size is None:
+            size = measure_forms(data)
         transient = content.get("transient")
         display_id = transient.get("display_id") if isinstance(transient, Mapping) else None
-        display_id = display_id if isinstance(display_id, str) else ""
+        is_usable = isinstance(display_id, str) and len(display_id) <= _MAX_ID_CHARACTERS
+        display_id = str(display_id) if is_usable else ""
         if kind == _UPDATE and display_id:
             self._log.update_display(data, size, display_id)
         else:
@@ -150,11 +169,15 @@ def _read_count(value: object) -> int | None:
 
 
 def parse_error(content: Mapping[str, Any]) -> ErrorInfo:
-    """Read the error of a message or a reply."""
+    """Read the error of a message or a reply. Long texts are cut, because it may be forged."""
     trace = content.get("traceback")
     lines = [line for line in trace if isinstance(line, str)] if isinstance(trace, list) else []
     return ErrorInfo(
-        name=str(content.get("ename") or "Error"),
-        message=str(content.get("evalue") or ""),
-        traceback="\n".join(lines),
+        name=_read_text(content.get("ename"))[:_MAX_NAME_CHARACTERS] or "Error",
+        message=cut_text(_read_text(content.get("evalue")), _MAX_ERROR_CHARACTERS),
+        traceback=cut_text("\n".join(lines), _MAX_ERROR_CHARACTERS),
     )
+
+
+def _read_text(value: object) -> str:
+    return str(value) if isinstance(value, str | int | float) else ""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 
@@ -43,11 +44,16 @@ from cci_plugins.pools.folder_notes import add_folder_note
 from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import ToolHost
 
+if find_spec("jupyter_client") is None:  # the kernels need it, and this process does not
+    raise ConfigurationError(
+        "the embedded pool needs jupyter_client.asynchronous",
+        hint='pip install "cci-plugins[local]"',
+    )
 try:
     from .egress import Egress, describe_egress, parse_egress_rules
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
-    from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError, make_context
+    from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -168,7 +174,6 @@ class LocalSessionPool(SessionPool):
                     folder=isolation.folder,
                     egress=self._check_egress(isolation),
                 )
-                self._context = make_context()
                 self._isolation = isolation
                 watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
                 self._tasks = [
@@ -253,7 +258,6 @@ class LocalSessionPool(SessionPool):
         await asyncio.gather(*(session.end("the pool was closed") for session in sessions))
         if self._isolation is not None:
             self._isolation = None
-            self._context.destroy(linger=0)
 
     @asynccontextmanager
     async def _use_session(self, session_id: str) -> AsyncIterator[LocalSession]:
@@ -326,7 +330,7 @@ class LocalSessionPool(SessionPool):
         async with self._launch_limiter:
             sandbox = await self._launch(self._isolation)
             preload = self._preload if warm else ()
-            return await Kernel.start(sandbox, self._context, self._limits, preload, self._rules)
+            return await Kernel.start(sandbox, self._limits, preload, self._rules)
 
     def _check_egress(self, isolation: Isolation) -> bool:
         """Return whether sessions reach any host.

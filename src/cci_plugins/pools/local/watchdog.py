@@ -14,7 +14,7 @@ from cci_plugins.errors import CodeInterpreterError
 from .kernel import Kernel
 
 BUSY_SECONDS = 0.2
-IDLE_ROUNDS = 25  # an idle session is measured every `BUSY_SECONDS * IDLE_ROUNDS`
+IDLE_ROUNDS = 5  # an idle session is measured every `BUSY_SECONDS * IDLE_ROUNDS`
 
 
 class Watchdog:
@@ -90,4 +90,4 @@ class Watchdog:
             )
         if files > self._limits.file_count:
             return f"it created {files:,} files, its limit is {self._limits.file_count:,}"
-        return None
+        return kernel.sandbox.find_violation()

@@ -38,11 +38,13 @@ from cci_plugins.server.mcp.sdk import BODY_BYTES
 from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
-from .faults import FaultInjector, build_refusal, corrupt_answer
+from .faults import FaultInjector, build_refusal, corrupt_answer, cut_bytes
+from .image import add_packages, format_old_result
 from .options import Emulation
 from .platform import PlatformMcp
 
 _RUN_PATHS = ("/executions", "/code/execute", "/python/execute", "/execute")
+_SHELL_KEYS = {"shellcommand", "execcommandandargs"}
 _OLD_RUN_PATH = "/code/execute"
 _STOP_PATH = "/.management/stopSession"
 _PATHS_NOT_IN_IMAGE = ("/mcp", "/session", "/listSessions", "/metadata")
@@ -108,7 +110,9 @@ class Emulator:
             await self._container(scope, receive, send)
             return
         await anyio.sleep(self._emulation.latency.total_seconds())
-        identifier = parse_qs(scope["query_string"].decode()).get("identifier", [""])[0]
+        identifier = parse_qs(scope["query_string"].decode(errors="replace")).get(
+            "identifier", [""]
+        )[0]
         answer: ASGIApp | None = self._check_request(scope, identifier)
         if answer is None and scope["path"].startswith("/files"):
             answer = await self._open_container(identifier)
@@ -171,7 +175,8 @@ class Emulator:
             if early is not None:
                 return early
         answer = await self._handle(scope, identifier, body)
-        if fault is not None and fault.endswith("-after") and answer.status_code < 300:  # noqa: PLR2004
+        changes_answer = fault is not None and fault.endswith(("-after", "-lost"))
+        if fault is not None and changes_answer and answer.status_code < 300:  # noqa: PLR2004
             return corrupt_answer(fault, bytes(answer.body)) or _break_connection
         as_events = fault == "sse" or self._emulation.replies == "sse"
         return _to_events(answer) if as_events and scope["path"] == "/mcp" else answer
@@ -220,17 +225,21 @@ class Emulator:
             request = json.loads(body)
         except ValueError:
             request = None
-        limit = self._emulation.output_characters
+        limit, is_shell = self._emulation.output_characters, False
         if isinstance(request, dict):
+            is_shell = not _SHELL_KEYS.isdisjoint(map(str.lower, request))
             limit = request.get("outputStreamsMaxLength", limit)
-            body = json.dumps({**request, "outputStreamsMaxLength": 10**8}).encode()
+            request = add_packages({**request, "outputStreamsMaxLength": 10**8})
+            body = json.dumps(request).encode()
         answer = await _collect(self._container, scope, body)
         if answer.status_code != 200 or not isinstance(limit, int):  # noqa: PLR2004
             return answer
         payload = json.loads(bytes(answer.body))
         fields = payload.get("result", payload.get("properties", payload))
         for name in ("stdout", "stderr"):
-            fields[name] = fields[name][:limit]
+            fields[name] = cut_bytes(fields[name], limit) if is_shell else fields[name][:limit]
+        if "properties" in payload:
+            fields["result"] = format_old_result(fields.get("result"))
         is_image = self._emulation.kind == "custom"
         return JSONResponse(payload, 202 if is_image else 200)
 

@@ -16,6 +16,7 @@ from cci_plugins.server.answers import sanitize_json
 _HTML_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
 # "-before" comes before anything is done. "-after" comes after the code ran, and loses its reply.
+# "tail-lost" loses what a run wrote last, as was seen on Azure's shell pools.
 FAULTS = (
     "429",
     "429-retry-after",
@@ -38,6 +39,7 @@ FAULTS = (
     "lost",
     "rotate",
     "sse",
+    "tail-lost",
 )
 
 
@@ -96,17 +98,19 @@ def corrupt_answer(fault: str, body: bytes) -> Response | None:
         return _build_server_error(int(fault[:3]))
     if fault == "truncated-after":
         return Response(body[: len(body) // 2], media_type="application/json")
-    if fault == "missing-after":
-        return JSONResponse(_change_run_fields(json.loads(body), _empty))
-    if fault == "cut-after":
-        return JSONResponse(
-            _change_run_fields(json.loads(body), lambda value: {**value, "stdout": ""})
-        )
-    return None
+    change = _CHANGES.get(fault)
+    return None if change is None else JSONResponse(_change_run_fields(json.loads(body), change))
 
 
-def _empty(_: dict[str, Any]) -> dict[str, Any]:
-    return {}
+def drop_tail(text: str) -> str:
+    """Return output without its last line, which was written just before the run ended."""
+    head, newline, _ = text.removesuffix("\n").rpartition("\n")
+    return head + newline
+
+
+def cut_bytes(text: str, limit: int) -> str:
+    """Return the beginning of output that has at most `limit` bytes in UTF-8."""
+    return text.encode()[:limit].decode(errors="ignore")
 
 
 def _change_run_fields(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
@@ -122,6 +126,13 @@ def _change_run_fields(value: Any, change: Callable[[dict[str, Any]], dict[str, 
     if isinstance(value, list):
         return [_change_run_fields(item, change) for item in value]
     return sanitize_json(value)
+
+
+_CHANGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "missing-after": lambda _: {},
+    "cut-after": lambda value: {**value, "stdout": ""},
+    "tail-lost": lambda value: {**value, "stdout": drop_tail(value["stdout"])},
+}
 
 
 def _build_too_many_requests(headers: dict[str, str]) -> Response:

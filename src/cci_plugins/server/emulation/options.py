@@ -25,7 +25,8 @@ class Emulation:
             `executions` is an interpreter that answers `/executions` only.
         max_sessions: Most sessions at a time.
         cooldown: How long a session stays allocated after its last request.
-        output_characters: Length at which output streams are cut. REST requests may ask for more.
+        output_characters: Length at which output streams are cut, of shell commands in bytes. REST
+            requests may ask for more.
         launch_tool: Name of the tool that launches an environment.
         unknown_environments: Whether an id that the pool did not issue is a new, empty session, as
             observed, or an error, as documented.

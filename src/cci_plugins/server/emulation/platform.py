@@ -18,10 +18,16 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client.failures import BAD_IDENTIFIER
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.server.answers import build_run_fields, get_main_value, sanitize_execution
+from cci_plugins.server.answers import (
+    build_run_fields,
+    get_main_value,
+    sanitize_execution,
+    sanitize_json,
+)
 from cci_plugins.server.mcp.tools import RUN_PYTHON, RUN_SHELL
 from cci_plugins.server.requests import check_identifier
 
+from .faults import cut_bytes
 from .options import Emulation
 
 MAX_TIMEOUT = timedelta(seconds=220)
@@ -79,7 +85,8 @@ class PlatformMcp:
             result = await self._dispatch(message.get("method"), given)
         except JsonRpcError as fault:
             return _build_error(message["id"], fault)
-        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        return JSONResponse(sanitize_json(answer))
 
     async def _dispatch(self, method: object, params: object) -> dict[str, Any]:
         if not isinstance(params, Mapping):
@@ -116,9 +123,9 @@ class PlatformMcp:
             code = build_shell_code(command) if isinstance(command, (str, list)) else None
         if not isinstance(code, str):
             raise JsonRpcError(-32602, "The arguments have no code or command to run.")
-        return await self._run(arguments["environmentId"], code)
+        return await self._run(arguments["environmentId"], code, is_shell=name == RUN_SHELL)
 
-    async def _run(self, identifier: object, code: str) -> dict[str, Any]:
+    async def _run(self, identifier: object, code: str, *, is_shell: bool) -> dict[str, Any]:
         if (problem := check_identifier(identifier)) is not None:
             raise JsonRpcError(-32602, f"{BAD_IDENTIFIER}: {problem}")
         strict = self._emulation.unknown_environments == "error"
@@ -129,8 +136,10 @@ class PlatformMcp:
             await self._pool.execute(str(identifier), code, timeout=self._timeout)
         )
         fields = build_run_fields(execution, _NO_LIMIT, get_main_value(execution))
-        cut = self._emulation.output_characters
-        return _build_result(fields | {name: fields[name][:cut] for name in ("stdout", "stderr")})
+        limit = self._emulation.output_characters
+        for name in ("stdout", "stderr"):
+            fields[name] = cut_bytes(fields[name], limit) if is_shell else fields[name][:limit]
+        return _build_result(fields)
 
     def _list_tools(self) -> list[dict[str, Any]]:
         return [
@@ -165,4 +174,4 @@ def _build_result(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _build_error(request_id: object, fault: JsonRpcError) -> Response:
     error = {"code": fault.code, "message": str(fault)}
-    return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error})
+    return JSONResponse(sanitize_json({"jsonrpc": "2.0", "id": request_id, "error": error}))

@@ -9,6 +9,10 @@ The SDK answers each request alone. This module handles MCP sessions, where the 
 - A request with an unknown or ended id is refused with status 404.
 - DELETE ends a session.
 - `mcp_session_id` names the session to the tools while the SDK answers.
+- `notifications/cancelled` ends a call of the same MCP session.
+
+Since 2026-07-28 MCP is stateless, without handshake and MCP session. Where the installed SDK
+speaks that revision, it answers such requests, and `is_stateless` is set.
 """
 
 from __future__ import annotations
@@ -23,11 +27,14 @@ from starlette.types import Message, Receive, Scope, Send
 from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
-from .sdk import McpEndpoint
-from .sessions import McpSessions, mcp_session_id
+from .messages import MessageError, check_unusual_message
+from .running import parse_cancelled_ids
+from .sdk import McpEndpoint, is_stateless_version
+from .sessions import McpSessions, is_stateless, mcp_session_id
 
 DEFAULT_PROTOCOL = "2025-03-26"
 SESSION_HEADER = "mcp-session-id"
+VERSION_HEADER = "mcp-protocol-version"
 _ANY = {"", "*/*"}
 _METHOD_NOT_FOUND = -32601
 
@@ -50,9 +57,11 @@ class McpCompatApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what the SDK must not see, and complete what the SDK would refuse."""
+        headers = Headers(scope=scope)
+        stateless = is_stateless_version(headers.get(VERSION_HEADER))
         mcp_session = None
-        if self._mcp_sessions is not None:
-            mcp_session = Headers(scope=scope).get(SESSION_HEADER)
+        if self._mcp_sessions is not None and not stateless:
+            mcp_session = headers.get(SESSION_HEADER)
             if mcp_session is not None and not self._mcp_sessions.is_active(mcp_session):
                 message = "The MCP session does not exist or has ended. Begin with initialize."
                 await build_error_response(404, "SessionNotFound", message)(scope, receive, send)
@@ -68,7 +77,16 @@ class McpCompatApp:
         if body is None:
             await build_too_large_response(self._body_bytes)(scope, receive, send)
             return
-        await self._forward(scope, body, receive, send, mcp_session)
+        try:
+            check_unusual_message(body)
+        except MessageError as error:
+            response = Response(error.answer, 400, media_type="application/json")
+            await response(scope, receive, send)
+            return
+        if stateless:
+            await self._forward_stateless(scope, body, receive, send)
+        else:
+            await self._forward(scope, body, receive, send, mcp_session)
 
     async def _forward(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, mcp_session: str | None
@@ -80,6 +98,9 @@ class McpCompatApp:
                 return
             if short.get("method") == "initialize":
                 send = _add_session_header(self._mcp_sessions.create_id(), send)
+        if mcp_session is not None:
+            for request_id in parse_cancelled_ids(body):
+                self._mcp.running.cancel(mcp_session, request_id)
         receive = replay_body(_complete_initialize(body), receive)
         streams = _requests_progress(scope, body)
         token = mcp_session_id.set(mcp_session)
@@ -87,6 +108,23 @@ class McpCompatApp:
             await self._mcp(_add_required_headers(scope), receive, send, streams=streams)
         finally:
             mcp_session_id.reset(token)
+
+    async def _forward_stateless(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Let the SDK answer a request of the stateless revision.
+
+        It streams where the client reads streams, so that a long run is not silent.
+        """
+        streams = "text/event-stream" in Headers(scope=scope).get("accept", "")
+        scope = _add_required_headers(scope)
+        token = is_stateless.set(True)
+        try:
+            await self._mcp(
+                scope, replay_body(body, receive), send, streams=streams, stateless=True
+            )
+        finally:
+            is_stateless.reset(token)
 
 
 def _add_session_header(mcp_session: str, send: Send) -> Send:

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.mcp_client.failures import BAD_IDENTIFIER
+from cci_plugins.server.callers import current_caller
 from cci_plugins.server.requests import check_identifier
 
 MAX_AGE = timedelta(days=7)
@@ -89,7 +90,8 @@ class SignedEnvironments:
     """Environments that accept only ids issued by a replica with one of these secrets.
 
     A second HMAC derives the session identifier from the id. So the identifiers in the pool's logs
-    are not valid ids here, and a client cannot choose whose session it gets.
+    are not valid ids here, and a client cannot choose whose session it gets. An id is also bound to
+    the caller that launched it: nobody else's token opens it, nor does the shared key.
 
     Args:
         secrets: Random bytes, at least 32 in each. The first one signs, and all of them verify. To
@@ -124,14 +126,15 @@ class SignedEnvironments:
 
     def mint(self) -> str:
         """Issue an id of 44 characters `[A-Za-z0-9_-]`, signed with the first secret."""
+        caller = current_caller.get()
         head = _HEAD.pack(_VERSION, int(self._clock()), randomness.token_bytes(12))
-        return urlsafe_b64encode(head + _compute_mac(self._secrets[0], head)).decode()
+        return urlsafe_b64encode(head + _compute_mac(self._secrets[0], head, caller)).decode()
 
     def resolve_session_id(self, environment_id: object) -> str:
         """Return the session identifier that is derived from an id.
 
         Raises:
-            EnvironmentIdError: None of the secrets signed the id, or the id is too old.
+            EnvironmentIdError: None of the secrets signed the id for the caller, or it is too old.
         """
         unknown = EnvironmentIdError(
             "The environment does not exist: this server did not issue its environmentId.",
@@ -142,7 +145,10 @@ class SignedEnvironments:
         signed = urlsafe_b64decode(environment_id)
         head, mac = signed[: _HEAD.size], signed[_HEAD.size :]
         # try every secret, so that the duration does not reveal which one signed
-        signers = [s for s in self._secrets if hmac.compare_digest(_compute_mac(s, head), mac)]
+        caller = current_caller.get()
+        signers = [
+            s for s in self._secrets if hmac.compare_digest(_compute_mac(s, head, caller), mac)
+        ]
         version, issued, _ = _HEAD.unpack(head)
         if not signers or version != _VERSION:
             raise unknown
@@ -151,5 +157,7 @@ class SignedEnvironments:
         return "cci-" + hmac.new(signers[0], _SESSION_LABEL + signed, hashlib.sha256).hexdigest()
 
 
-def _compute_mac(secret: bytes, head: bytes) -> bytes:
-    return hmac.new(secret, _ID_LABEL + head, hashlib.sha256).digest()[:_MAC_BYTES]
+def _compute_mac(secret: bytes, head: bytes, caller: str) -> bytes:
+    """Sign the head of an id for its caller. The head has a fixed length, so both stay apart."""
+    signed = _ID_LABEL + head + caller.encode()
+    return hmac.new(secret, signed, hashlib.sha256).digest()[:_MAC_BYTES]

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
+from cci_plugins.core.session import Session
+from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.server.answers import find_images, sanitize_execution
 from cci_plugins.tools import execute_code
 from cci_plugins.tools.execute_code import ToolReply
 from cci_plugins.tools.options import build_description
 
+from .environments import EnvironmentIdError
+from .mounted_folder import MountedFolder
 from .resources import to_resource_link
-from .sessions import McpSessions, mcp_session_id
-from .tools import LAUNCH, RUN_PYTHON, ToolCallResult
+from .sessions import McpSessions, is_stateless, mcp_session_id
+from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON, ToolCallResult
 
 _MAX_LINKS = 20
+ENVIRONMENT_KEY = "cci_plugins/environmentId"
+_ENVIRONMENT = "environmentId"
+_STATELESS_DESCRIPTION = (
+    f"Without {_ENVIRONMENT}, the code runs in a new environment, whose id the answer gives. Pass "
+    "that id to every later call, because variables and files are kept in the environment only."
+)
+_STATELESS_PARAMETERS: dict[str, Any] = execute_code.PARAMETERS | {
+    "properties": execute_code.PARAMETERS["properties"] | {_ENVIRONMENT: ENVIRONMENT_SCHEMA}
+}
 _NO_SESSION = (
     f"{execute_code.NAME} keeps variables for an MCP session, and this request belongs to none. "
     "Either begin with initialize and send the header Mcp-Session-Id that it gives, or call "
@@ -42,26 +56,37 @@ class ToolProvider(Protocol):
 
 
 class ExecuteCodeTools:
-    """`execute_code` in front of the platform's tools, for clients that keep an MCP session.
+    """`execute_code` in front of the platform's tools.
+
+    It runs in the session of the client's MCP session. A client of the stateless revision has none
+    and names an environment. Other clients do not get the tool.
 
     Args:
-        platform: The tools that take an environment id.
+        platform: The tools that take an environment id, or None to offer `execute_code` alone.
         mcp_sessions: The session of each MCP session.
         file_links: Whether an answer links the files that its run wrote. Clients without
             resources pass a link to the model as a file, which not every model's API accepts.
+        mounted: Folder whose files are copied into each session, or None.
     """
 
     def __init__(
-        self, platform: ToolProvider, mcp_sessions: McpSessions, *, file_links: bool
+        self,
+        platform: ToolProvider | None,
+        mcp_sessions: McpSessions,
+        *,
+        file_links: bool,
+        mounted: MountedFolder | None = None,
     ) -> None:
         self._platform = platform
         self._mcp_sessions = mcp_sessions
         self._file_links = file_links
+        self._mounted = mounted
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
-        others = self._platform.list_tools()
-        return others if mcp_session_id.get() is None else [self._describe_tool(), *others]
+        others = [] if self._platform is None else self._platform.list_tools()
+        has_tool = mcp_session_id.get() is not None or is_stateless.get()
+        return [self._describe_tool(), *others] if has_tool else others
 
     async def call(
         self,
@@ -72,38 +97,82 @@ class ExecuteCodeTools:
     ) -> ToolCallResult | None:
         """Call a tool. Return None if no tool has this name."""
         if name != execute_code.NAME:
+            if self._platform is None:
+                return None
             return await self._platform.call(name, arguments, meta, on_output)
         code = arguments.get("code")
         if not isinstance(code, str):
             return _build_failure("code must be the Python source, as text.")
+        if is_stateless.get():
+            return await self._call_in_environment(arguments.get(_ENVIRONMENT), code, on_output)
         session = await self._mcp_sessions.get_current_session()
         if session is None:
             return _build_failure(_NO_SESSION)
-        reply = await execute_code.call_in_session(
+        return await self._answer(session, code, on_output)
+
+    async def _call_in_environment(
+        self, given_id: object, code: str, on_output: OutputHandler | None
+    ) -> ToolCallResult:
+        """Run code in the environment that the request names, or in a new one."""
+        is_new = given_id is None
+        environment_id = self._mcp_sessions.launch_environment() if is_new else given_id
+        try:
+            session = self._mcp_sessions.get_environment(environment_id)
+        except EnvironmentIdError as error:
+            return _build_failure(f"{error.code}: {error} Leave {_ENVIRONMENT} out for a new one.")
+        result = await self._answer(session, code, on_output, str(environment_id))
+        if is_new:
+            text = f"{_ENVIRONMENT}: {environment_id}"
+            result.content.append({"type": "text", "text": text})
+        result.meta[ENVIRONMENT_KEY] = environment_id
+        return result
+
+    async def _answer(
+        self,
+        session: Session,
+        code: str,
+        on_output: OutputHandler | None,
+        environment_id: str | None = None,
+    ) -> ToolCallResult:
+        """Copy the mounted files into a new session, run the code, and build the answer."""
+        if self._mounted is not None:
+            try:
+                await self._mounted.copy_into(session)
+            except CodeInterpreterError as error:
+                return _build_failure(f"Nothing ran: the user's files could not be copied: {error}")
+        return self._build_result(await self._run(session, code, on_output), environment_id)
+
+    async def _run(self, session: Session, code: str, on_output: OutputHandler | None) -> ToolReply:
+        return await execute_code.call_in_session(
             session,
             code,
             output_characters=self._mcp_sessions.host.limits.output_characters,
             on_output=on_output,
             sanitize=sanitize_execution,
         )
-        return self._build_result(reply)
 
     def _describe_tool(self) -> dict[str, Any]:
         pool = self._mcp_sessions.host.pool
+        options, parameters = execute_code.DEFAULT_OPTIONS, execute_code.PARAMETERS
+        notes = [] if self._mounted is None else [self._mounted.description]
+        if is_stateless.get():
+            notes.append(_STATELESS_DESCRIPTION)
+            parameters = _STATELESS_PARAMETERS
+        options = replace(options, instructions=" ".join(notes))
         return {
             "name": execute_code.NAME,
             "title": "Run Python",
             "description": build_description(
                 execute_code.DESCRIPTION,
-                execute_code.DEFAULT_OPTIONS,
+                options,
                 pool.known_packages,
                 capabilities=pool.capabilities,
             ),
-            "inputSchema": execute_code.PARAMETERS,
+            "inputSchema": parameters,
             "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
         }
 
-    def _build_result(self, reply: ToolReply) -> ToolCallResult:
+    def _build_result(self, reply: ToolReply, environment_id: str | None = None) -> ToolCallResult:
         """Build text within the budget, then images. Structured content would hide the images."""
         content: list[dict[str, Any]] = [{"type": "text", "text": reply.text}]
         content += [
@@ -111,7 +180,8 @@ class ExecuteCodeTools:
             for kind, data in find_images(reply.execution)
         ]
         if self._file_links:
-            content += [to_resource_link(file) for file in reply.execution.files[:_MAX_LINKS]]
+            files = reply.execution.files[:_MAX_LINKS]
+            content += [to_resource_link(file, environment_id) for file in files]
         return ToolCallResult(content, is_error=reply.failed)
 
 

@@ -1,10 +1,12 @@
 """Files of a client's session as MCP resources, `sandbox:/mnt/data/...`.
 
-The scheme is not `file:`, which clients would resolve on their own machine.
+The scheme is not `file:`, which clients would resolve on their own machine. In the stateless
+revision of MCP a resource names its environment too, `sandbox://ENVIRONMENT/mnt/data/...`.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from base64 import b64encode
 from pathlib import Path
@@ -15,13 +17,18 @@ import anyio
 
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import MIB
+from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, FileTooLargeError
 from cci_plugins.models import FileInfo
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
 
-from .sessions import McpSessions
+from .environments import EnvironmentIdError
+from .sessions import McpSessions, is_stateless
 
 PREFIX = "sandbox:/mnt/data/"
+ENVIRONMENT_PREFIX = "sandbox://{environmentId}/mnt/data/"
+_ENVIRONMENT_URI = re.compile(r"sandbox://(?P<environment>[^/]+)/mnt/data/(?P<name>.+)", re.DOTALL)
 MAX_FILE_BYTES = 8 * MIB
 _TEXT_TYPES = ("application/json", "application/xml", "application/javascript", "image/svg+xml")
 _MAX_LISTED = 1000
@@ -49,7 +56,8 @@ class FileResources:
         Raises:
             ResourceError: The pool cannot list the files.
         """
-        return [to_resource(file) for file in (await self._list_files())[:_MAX_LISTED]]
+        files = await self._list_files(await self._mcp_sessions.get_current_session())
+        return [to_resource(file) for file in files[:_MAX_LISTED]]
 
     async def read(self, uri: str) -> dict[str, Any]:
         """Return the content of a file in the form of `resources/read`: text, or else base64.
@@ -60,14 +68,15 @@ class FileResources:
         Raises:
             ResourceError: The file does not exist, or it is too large.
         """
-        name = _parse_name(uri)
-        file = next((file for file in await self._list_files() if file.name == name), None)
+        session, name = await self._resolve(uri)
+        file = _find(await self._list_files(session), name)
         if file is None:
             raise ResourceError(f"the session has no file {uri[:300]}")
+        name = file.name
         if file.size > self._max_bytes:
             raise self._build_too_large_error(file.size)
         kind = guess_media_type(name)
-        content = await self._download(name)
+        content = await self._download(session, name)
         fields = {"uri": uri, "mimeType": kind}
         if kind.startswith("text/") or kind in _TEXT_TYPES:
             try:
@@ -76,8 +85,18 @@ class FileResources:
                 pass
         return fields | {"blob": b64encode(content).decode()}
 
-    async def _list_files(self) -> list[FileInfo]:
-        session = await self._mcp_sessions.get_current_session()
+    async def _resolve(self, uri: str) -> tuple[Session | None, str]:
+        """Return the session and the name of the file that a URI stands for."""
+        match = _ENVIRONMENT_URI.fullmatch(uri)
+        if match is None or not is_stateless.get():
+            return await self._mcp_sessions.get_current_session(), _parse_name(uri)
+        name = _parse_name(PREFIX + match["name"])
+        try:
+            return self._mcp_sessions.get_environment(unquote(match["environment"])), name
+        except EnvironmentIdError as error:
+            raise ResourceError(f"{error.code}: {error}") from None
+
+    async def _list_files(self, session: Session | None) -> list[FileInfo]:
         if session is None or not self._mcp_sessions.was_used(session):
             return []  # listing its files would start the session
         pool = await self._mcp_sessions.host.get_pool()
@@ -86,8 +105,7 @@ class FileResources:
         except CodeInterpreterError as error:
             raise ResourceError(f"the session's files cannot be listed: {error}") from error
 
-    async def _download(self, name: str) -> bytes:
-        session = await self._mcp_sessions.get_current_session()
+    async def _download(self, session: Session | None, name: str) -> bytes:
         if session is None:
             raise ResourceError("the request does not belong to an MCP session")
         file_transfer = await self._mcp_sessions.host.get_file_transfer()
@@ -111,20 +129,36 @@ class FileResources:
         )
 
 
-def to_resource(file: FileInfo) -> dict[str, Any]:
-    """Return a file in the form of a resource."""
-    name = sanitize_json(file.name)
+def to_resource(file: FileInfo, environment_id: str | None = None) -> dict[str, Any]:
+    """Return a file in the form of a resource, without secrets in its name and address.
+
+    Args:
+        file: The file.
+        environment_id: Its environment, for clients of the stateless revision.
+    """
+    name = redact(sanitize_json(file.name))
+    prefix = PREFIX
+    if environment_id is not None:
+        prefix = ENVIRONMENT_PREFIX.format(environmentId=quote(environment_id, safe=""))
     return {
-        "uri": PREFIX + quote(name),
+        "uri": prefix + quote(name),
         "name": name,
         "mimeType": guess_media_type(file.name),
         "size": file.size,
     }
 
 
-def to_resource_link(file: FileInfo) -> dict[str, Any]:
+def to_resource_link(file: FileInfo, environment_id: str | None = None) -> dict[str, Any]:
     """Return a file as a block of an answer that links its resource."""
-    return {"type": "resource_link"} | to_resource(file)
+    return {"type": "resource_link"} | to_resource(file, environment_id)
+
+
+def _find(files: list[FileInfo], name: str) -> FileInfo | None:
+    """Return the file with a name, or the first that is listed with it because of a secret."""
+    for file in files:
+        if file.name == name:
+            return file
+    return next((file for file in files if redact(sanitize_json(file.name)) == name), None)
 
 
 def _parse_name(uri: str) -> str:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from typing import Any, cast
 
+import anyio
 import mcp
 from mcp import types
 from mcp.server.lowlevel import Server
@@ -20,11 +23,15 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
 from cci_plugins.mcp_client.progress import PROGRESS_METHOD
+from cci_plugins.redaction import redact
+from cci_plugins.server.answers import sanitize_json
 from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
 
 from .execute_code import ToolProvider
 from .progress import Notify, report_progress
-from .resources import PREFIX, FileResources, ResourceError
+from .resources import ENVIRONMENT_PREFIX, PREFIX, FileResources, ResourceError
+from .running import RunningCalls
+from .sessions import is_stateless, mcp_session_id
 from .tools import ToolCallResult
 
 SERVER_NAME = "cci-plugins"
@@ -36,6 +43,12 @@ EXECUTE_CODE_INSTRUCTIONS = (
     "Call execute_code to run Python: variables and files stay for as long as this connection. "
     "The session's files are resources. The other tools are for separate environments: "
 ) + INSTRUCTIONS
+STATELESS_INSTRUCTIONS = (
+    "Call execute_code to run Python. The answer of the first call has an environmentId. Pass it "
+    "to every later call, because variables and files live there. An environment that was not "
+    "used for a while is lost."
+)
+REQUEST_CANCELLED = -32800  # of 2.x, where streamable HTTP keeps sessions
 BODY_BYTES = 4 * 1024**2
 _CLIENT_DISCONNECTED = ToolCallResult([{"type": "text", "text": "The client left."}], is_error=True)
 # Either major may be installed, so names that only one of them has are reached through Any.
@@ -45,6 +58,20 @@ _sdk_server: Any = Server
 _MAJOR = int(version("mcp").partition(".")[0])
 
 
+def is_stateless_version(protocol: str | None) -> bool:
+    """Return whether a request is of the stateless revision of MCP, and the SDK speaks it.
+
+    A version that nobody knows is one too, because the SDK then answers with those it speaks.
+
+    Args:
+        protocol: The request's header `MCP-Protocol-Version`.
+    """
+    if _MAJOR < 2 or protocol is None:  # noqa: PLR2004
+        return False
+    known: Any = import_module("mcp_types.version")
+    return protocol not in known.HANDSHAKE_PROTOCOL_VERSIONS
+
+
 class McpEndpoint:
     """ASGI application that answers MCP's streamable HTTP, without MCP sessions.
 
@@ -52,6 +79,9 @@ class McpEndpoint:
         tools: The tools that it offers.
         body_bytes: Longest body of a request.
         resources: The files that it offers, or None.
+
+    Attributes:
+        running: The calls in progress, which clients may cancel.
     """
 
     def __init__(
@@ -63,24 +93,37 @@ class McpEndpoint:
         self._tools = tools
         self._resources = resources
         self._body_bytes = body_bytes
-        self._managers: dict[bool, StreamableHTTPSessionManager] = {}
+        self.running = RunningCalls()
+        self._managers: dict[tuple[bool, bool], StreamableHTTPSessionManager] = {}
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Answer requests inside this block."""
         async with AsyncExitStack() as stack:
-            for streams in (False, True):
-                server = make_server(self._tools, self._resources, streams=streams)
+            for streams, stateless in product((False, True), (False, True)):
+                server = make_server(
+                    self._tools,
+                    self._resources,
+                    streams=streams,
+                    stateless=stateless,
+                    running=self.running,
+                )
                 manager = _make_manager(server, self._body_bytes, streams=streams)
                 await stack.enter_async_context(manager.run())
-                self._managers[streams] = manager
+                self._managers[streams, stateless] = manager
             try:
                 yield
             finally:
                 self._managers.clear()
 
     async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, *, streams: bool = False
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        streams: bool = False,
+        stateless: bool = False,
     ) -> None:
         """Answer one request.
 
@@ -90,10 +133,11 @@ class McpEndpoint:
             send: Sends the answer.
             streams: Answer by server-sent events, with progress before the reply. Otherwise
                 answer by one JSON body.
+            stateless: The request is of the stateless revision.
         """
-        if streams not in self._managers:
+        if not self._managers:
             raise RuntimeError("the application's lifespan has not started")
-        manager = self._managers[streams]
+        manager = self._managers[streams, stateless]
         await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
 
 
@@ -105,21 +149,32 @@ def _make_manager(server: Any, body_bytes: int, *, streams: bool) -> StreamableH
     return StreamableHTTPSessionManager(server, json_response=not streams, stateless=True, **bound)
 
 
-def make_server(tools: ToolProvider, resources: FileResources | None, *, streams: bool) -> Any:
+def make_server(
+    tools: ToolProvider,
+    resources: FileResources | None,
+    *,
+    streams: bool,
+    stateless: bool = False,
+    running: RunningCalls | None = None,
+) -> Any:
     """Build the SDK's server, of whichever major version is installed.
 
     Args:
         tools: The tools that it offers.
         resources: The files that it offers, or None.
         streams: Report the progress of a call when a client asks for it.
+        stateless: Describe it to clients of the stateless revision.
+        running: Where calls in progress are kept, or None where the SDK cancels them.
     """
+    with_execute_code = STATELESS_INSTRUCTIONS if stateless else EXECUTE_CODE_INSTRUCTIONS
     options: dict[str, Any] = {
         "version": _get_version(),
-        "instructions": INSTRUCTIONS if resources is None else EXECUTE_CODE_INSTRUCTIONS,
+        "instructions": INSTRUCTIONS if resources is None else with_execute_code,
     }
+    running = RunningCalls() if running is None else running
     if _MAJOR > 1:
-        return _make_server_2(tools, resources, options, streams=streams)
-    return _make_server_1(tools, resources, options, streams=streams)
+        return _make_server_2(tools, resources, running, options, streams=streams)
+    return _make_server_1(tools, resources, running, options, streams=streams)
 
 
 def _get_version() -> str:
@@ -131,14 +186,20 @@ def _get_version() -> str:
 
 
 def _make_server_2(
-    tools: ToolProvider, resources: FileResources | None, options: dict[str, Any], *, streams: bool
+    tools: ToolProvider,
+    resources: FileResources | None,
+    running: RunningCalls,
+    options: dict[str, Any],
+    *,
+    streams: bool,
 ) -> Any:
     async def list_tools(_context: Any, _params: Any) -> Any:
         return _build_tools_result(tools)
 
     async def call_tool(context: Any, params: Any) -> Any:
         token = (context.meta or {}).get("progress_token")
-        return await _call(tools, params, _build_notifier(context, token) if streams else None)
+        notify = _build_notifier(context, token) if streams else None
+        return await _call(tools, params, notify, running, context.request_id)
 
     if resources is not None:
         handlers = _build_resource_handlers(resources)
@@ -148,7 +209,12 @@ def _make_server_2(
 
 
 def _make_server_1(
-    tools: ToolProvider, resources: FileResources | None, options: dict[str, Any], *, streams: bool
+    tools: ToolProvider,
+    resources: FileResources | None,
+    running: RunningCalls,
+    options: dict[str, Any],
+    *,
+    streams: bool,
 ) -> Any:
     server = _sdk_server(SERVER_NAME, **options)
 
@@ -159,7 +225,8 @@ def _make_server_1(
         context = server.request_context
         token = None if context.meta is None else context.meta.progressToken
         notify = _build_notifier(context, token) if streams else None
-        return _sdk_types.ServerResult(await _call(tools, request.params, notify))
+        answer = await _call(tools, request.params, notify, running, context.request_id)
+        return _sdk_types.ServerResult(answer)
 
     server.request_handlers[types.ListToolsRequest] = list_tools
     server.request_handlers[types.CallToolRequest] = call_tool
@@ -206,7 +273,8 @@ def _build_resource_handlers(resources: FileResources) -> dict[str, _Handler]:
         return types.ListResourcesResult.model_validate({"resources": files})
 
     async def list_templates(_params: Any) -> Any:
-        template = {"uriTemplate": PREFIX + "{+name}", "name": "A file of the session"}
+        prefix = ENVIRONMENT_PREFIX if is_stateless.get() else PREFIX
+        template = {"uriTemplate": prefix + "{+name}", "name": "A file of the session"}
         return types.ListResourceTemplatesResult.model_validate({"resourceTemplates": [template]})
 
     async def read(params: Any) -> Any:
@@ -237,15 +305,24 @@ def _build_notifier(context: Any, token: str | int | None) -> Notify | None:
     return notify
 
 
-async def _call(tools: ToolProvider, params: Any, notify: Notify | None) -> types.CallToolResult:
+async def _call(
+    tools: ToolProvider,
+    params: Any,
+    notify: Notify | None,
+    running: RunningCalls,
+    request_id: object,
+) -> types.CallToolResult:
     meta = params.model_dump(by_alias=True).get("_meta") or {}
     answer: ToolCallResult | None = _CLIENT_DISCONNECTED
-    with get_run_scope():
+    scope = anyio.CancelScope()
+    with running.track(mcp_session_id.get(), request_id, scope), scope, get_run_scope():
         if notify is None:
             answer = await tools.call(params.name, params.arguments or {}, meta)
         else:
             async with report_progress(notify) as on_output:
                 answer = await tools.call(params.name, params.arguments or {}, meta, on_output)
+    if scope.cancelled_caught:
+        raise _build_rpc_error("Request cancelled", REQUEST_CANCELLED)
     if answer is None:
         raise _build_unknown_tool_error(params.name)
     return _to_call_tool_result(answer)
@@ -265,7 +342,7 @@ def _convert_resource_errors() -> Generator[None]:
     try:
         yield
     except ResourceError as error:
-        raise _build_rpc_error(str(error)) from error
+        raise _build_rpc_error(redact(str(error))) from error
 
 
 def _build_unknown_tool_error(name: str) -> Exception:
@@ -273,9 +350,10 @@ def _build_unknown_tool_error(name: str) -> Exception:
     return _build_rpc_error(f"Unknown tool: {name[:100]}")
 
 
-def _build_rpc_error(message: str) -> Exception:
+def _build_rpc_error(message: str, code: int = types.INVALID_PARAMS) -> Exception:
+    message = sanitize_json(message)
     if _MAJOR > 1:
-        error = _sdk.MCPError(types.INVALID_PARAMS, message)
+        error = _sdk.MCPError(code, message)
     else:
-        error = _sdk.McpError(types.ErrorData(code=types.INVALID_PARAMS, message=message))
+        error = _sdk.McpError(types.ErrorData(code=code, message=message))
     return cast("Exception", error)

@@ -1,4 +1,8 @@
-"""The session of each MCP session: which client sends a request, and where its code runs."""
+"""The session of each MCP session: which client sends a request, and where its code runs.
+
+Clients of MCP 2026-07-28 have no MCP session. Their requests name an environment, or start one.
+`is_stateless` is set while such a request is answered, and `mcp_session_id` is not.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,21 @@ from contextvars import ContextVar
 from cci_plugins.common.limits import Limits
 from cci_plugins.core.session import Session
 from cci_plugins.core.session_directory import SessionDirectory
+from cci_plugins.core.session_handle import SessionHandle
 from cci_plugins.core.session_host import SessionHost
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
 
-from .environments import EnvironmentIdError, SignedEnvironments
+from .environments import EnvironmentIdError, Environments, OpenEnvironments, SignedEnvironments
 
 _SECRET_BYTES = 32
 _MAX_ENDED_IDS = 10_000
+_MAX_ENVIRONMENTS = 1_000
 
 mcp_session_id: ContextVar[str | None] = ContextVar("cci_mcp_session", default=None)
 """The MCP session that a request belongs to. None if its client keeps none."""
+is_stateless: ContextVar[bool] = ContextVar("cci_stateless", default=False)
+"""Whether a request is of the stateless revision of MCP, so that it names its environment."""
 
 
 class McpSessions:
@@ -32,18 +40,26 @@ class McpSessions:
         pool: Where code runs. The caller starts and closes it.
         limits: How many sessions are kept, and for how long.
         files: Where larger files are staged.
+        environments: Issues and checks environment ids. None accepts any id.
 
     Attributes:
         host: The pool, with its limits and its file transfer.
     """
 
     def __init__(
-        self, pool: SessionPool, limits: Limits, *, files: FileOptions | None = None
+        self,
+        pool: SessionPool,
+        limits: Limits,
+        *,
+        files: FileOptions | None = None,
+        environments: Environments | None = None,
     ) -> None:
         self.host = SessionHost(pool, limits=limits, files=files, owns_pool=False)
         self._ids = SignedEnvironments(secrets.token_bytes(_SECRET_BYTES))
         self._directory = SessionDirectory(self.host)
         self._ended_ids: OrderedDict[str, None] = OrderedDict()
+        self._environment_ids = OpenEnvironments() if environments is None else environments
+        self._environments: OrderedDict[str, tuple[Session, SessionHandle]] = OrderedDict()
 
     def create_id(self) -> str:
         """Create the id of a new MCP session. No session of the pool is started."""
@@ -59,7 +75,39 @@ class McpSessions:
 
     def was_used(self, session: Session) -> bool:
         """Return whether a session may exist in the pool."""
+        if (kept := self._environments.get(session.key)) is not None:
+            return kept[1].was_used
         return self._directory.was_used(session.key)
+
+    def launch_environment(self) -> str:
+        """Issue the id of a new environment. No session of the pool is started."""
+        return self._environment_ids.mint()
+
+    def get_environment(self, environment_id: object) -> Session:
+        """Return the session of an environment. The pool ends it after its cooldown.
+
+        Args:
+            environment_id: The id that the client sent.
+
+        Raises:
+            EnvironmentIdError: The id is not accepted.
+        """
+        session_id = self._environment_ids.resolve_session_id(environment_id)
+        key = f"environment {session_id}"
+        if key not in self._environments:
+            handle = SessionHandle(self.host, key, session_id)
+            self._environments[key] = Session(handle, on_delete=bool), handle
+        self._environments.move_to_end(key)
+        self._forget_environments()
+        return self._environments[key][0]
+
+    def _forget_environments(self) -> None:
+        """Forget what is kept of the environments that were not used for the longest time."""
+        surplus = len(self._environments) - _MAX_ENVIRONMENTS
+        if surplus > 0:
+            for key in [*self._environments][:surplus]:
+                if not self._environments[key][1].is_busy:
+                    del self._environments[key]
 
     async def get_current_session(self) -> Session | None:
         """Return the session of the request's client, or None if it keeps no MCP session."""

@@ -8,12 +8,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Generator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
 
 import anyio
-from mcp.server.stdio import stdio_server
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -21,6 +20,8 @@ from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
 
 from .execute_code import ExecuteCodeTools
+from .messages import MessageError, format_line, parse_line
+from .mounted_folder import MountedFolder
 from .resources import FileResources
 from .sdk import make_server
 from .sessions import McpSessions, mcp_session_id
@@ -35,6 +36,8 @@ async def serve_stdio(
     limits: Limits | None = None,
     files: FileOptions | None = None,
     file_links: bool = False,
+    all_tools: bool = False,
+    mounted: MountedFolder | None = None,
 ) -> None:
     """Answer one client until standard input closes.
 
@@ -46,10 +49,13 @@ async def serve_stdio(
         limits: The longest run, and how much a model may read.
         files: Where larger files are staged.
         file_links: Link the files that a run wrote in the answer of `execute_code`.
+        all_tools: Offer the tools of a session pool too, which take an environment id.
+        mounted: Folder whose files are copied into the client's session.
     """
     limits = Limits() if limits is None else limits
     mcp_sessions = McpSessions(pool, limits, files=files)
-    tools = ExecuteCodeTools(PlatformTools(pool, limits), mcp_sessions, file_links=file_links)
+    platform = PlatformTools(pool, limits) if all_tools else None
+    tools = ExecuteCodeTools(platform, mcp_sessions, file_links=file_links, mounted=mounted)
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())
     try:
@@ -64,9 +70,47 @@ async def serve_stdio(
 
 async def _serve_client(server: Any) -> None:
     with _redirect_stdout() as output:
-        lines: Any = _StdinLines()
-        async with stdio_server(lines, anyio.wrap_file(output)) as (read, write):
+        lines = _StdinLines()
+        async with _open_streams(lines, anyio.wrap_file(output)) as (read, write):
             await server.run(read, write, server.create_initialization_options())
+
+
+@asynccontextmanager
+async def _open_streams(lines: _StdinLines, output: anyio.AsyncFile[str]) -> AsyncIterator[Any]:
+    """Yield the streams of messages that the SDK reads from and writes to."""
+    received, read = anyio.create_memory_object_stream[Any](0)
+    write, sent = anyio.create_memory_object_stream[Any](0)
+    writing = anyio.Lock()
+
+    async def write_line(line: str) -> None:
+        async with writing:
+            await output.write(line)
+            await output.flush()
+
+    async def read_lines() -> None:
+        async with received:
+            async for line in lines:
+                if line.strip():
+                    await read_line(line)
+
+    async def read_line(line: str) -> None:
+        try:
+            message = parse_line(line)
+        except MessageError as error:
+            await write_line(f"{error.answer}\n")
+            return
+        with suppress(anyio.BrokenResourceError):  # the server has ended
+            await received.send(message)
+
+    async def write_lines() -> None:
+        async with sent:
+            async for message in sent:
+                await write_line(format_line(message))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_lines)
+        tasks.start_soon(write_lines)
+        yield read, write
 
 
 class _StdinLines:

@@ -16,13 +16,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.core.redacted_output import RedactingOutput, redact_execution
+from cci_plugins.core.redacted_output import RedactingOutput, redact_execution, transform_in_lane
 from cci_plugins.core.rendering import clip
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
     build_run_fields,
     find_images,
@@ -38,11 +39,18 @@ from cci_plugins.server.requests import (
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
 
-from .environments import EnvironmentIdError, Environments, OpenEnvironments
+from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
+from .started_runs import StartedRuns
 
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
 RUN_SHELL = "runShellCommandInRemoteEnvironment"
+ENVIRONMENT_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "minLength": MIN_IDENTIFIER_LENGTH,
+    "maxLength": MAX_IDENTIFIER_LENGTH,
+    "description": "The environment: the id that an earlier answer gave.",
+}
 ALIASES = {"launchShellEnvironment": LAUNCH, "launchPythonEnvironment": LAUNCH}
 
 
@@ -91,10 +99,12 @@ class CallOptions:
     Attributes:
         instance: The instance of the session that the code needs, or None for any.
         on_output: Called with each chunk of output, where the pool streams.
+        run: Name of the run, which starts once, or None.
     """
 
     instance: str | None
     on_output: OutputHandler | None
+    run: str | None = None
 
 
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
@@ -122,6 +132,7 @@ class PlatformTools:
         self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
+        self._started_runs = StartedRuns()
         self._tools: dict[str, _Tool] = {
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
@@ -156,16 +167,22 @@ class PlatformTools:
         if tool is None:
             return None
         try:
-            instance = meta.get(executions.INSTANCE_KEY)
-            options = CallOptions(instance if isinstance(instance, str) else None, on_output)
+            instance, run = meta.get(executions.INSTANCE_KEY), meta.get(executions.RUN_KEY)
+            options = CallOptions(
+                instance if isinstance(instance, str) else None,
+                on_output,
+                run if isinstance(run, str) else None,
+            )
             return await tool(arguments, options)
         except ValidationError as error:
             return _build_failure("InvalidArguments", describe_invalid(error))
         except EnvironmentIdError as error:
-            return _build_failure(error.code, f"{error} Call {LAUNCH} for one.")
+            lost = SessionLostError(f"{error.code}: {error}", retryable=True)
+            meta = {failures.META_KEY: failures.dump_error(lost)} if error.code == NOT_FOUND else {}
+            return _build_failure(error.code, f"{error} Call {LAUNCH} for one.", meta)
         except CodeInterpreterError as error:
             dumped = failures.dump_error(error)
-            return _build_failure(dumped["code"], str(error), {failures.META_KEY: dumped})
+            return _build_failure(dumped["code"], redact(str(error)), {failures.META_KEY: dumped})
         except Exception:  # noqa: BLE001 - a fault of the server must not break the protocol
             logger.exception("a tool failed because of a fault in the server")
             return _build_failure("InternalServerError", SERVER_FAULT)
@@ -200,17 +217,22 @@ class PlatformTools:
         max_seconds = self._limits.execution_timeout.total_seconds()
         output = None if options.on_output is None else RedactingOutput(options.on_output)
         try:
-            execution = await self._pool.execute(
-                session_id,
-                code,
-                timeout=timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds)),
-                on_output=None if output is None else output.handle,
-                instance=options.instance,
-            )
+            with self._started_runs.starting(options.run):
+                execution = await self._pool.execute(
+                    session_id,
+                    code,
+                    timeout=timedelta(
+                        seconds=min(call.timeout_seconds or max_seconds, max_seconds)
+                    ),
+                    on_output=None if output is None else output.handle,
+                    instance=options.instance,
+                )
         finally:
             if output is not None:
-                output.finish()
-        return sanitize_execution(redact_execution(execution))
+                await output.finish()
+        return await transform_in_lane(
+            execution, lambda raw: sanitize_execution(redact_execution(raw))
+        )
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
@@ -223,7 +245,7 @@ def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
     displayed = [clip(r.text, limit) for r in execution.results if r.text and not r.is_main]
     more = {
         "displayed": displayed,
-        "files": [file.name for file in execution.files],
+        "files": [redact(file.name) for file in execution.files],
         "notes": list(execution.notes),
     }
     return fields | {name: value for name, value in more.items() if value}
@@ -259,11 +281,8 @@ def _build_failure(code: str, message: str, meta: dict[str, Any] | None = None) 
 
 
 def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
-    environment = {
-        "type": "string",
-        "minLength": MIN_IDENTIFIER_LENGTH,
-        "maxLength": MAX_IDENTIFIER_LENGTH,
-        "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task.",
+    environment = ENVIRONMENT_SCHEMA | {
+        "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task."
     }
     limit = {
         "type": "number",

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cci_plugins.common.limits import Limits
-from cci_plugins.core.redacted_output import redact_execution
+from cci_plugins.core.redacted_output import redact_execution, transform_in_lane
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.models import Execution
@@ -135,7 +135,9 @@ class ExecutionRoutes:
         execution = await self._pool.execute(
             session_id, run_request.code, timeout=run_request.timeout
         )
-        return sanitize_execution(redact_execution(execution))
+        return await transform_in_lane(
+            execution, lambda raw: sanitize_execution(redact_execution(raw))
+        )
 
     def _store_record(self, record: dict[str, Any]) -> None:
         self._records[record["identifier"], record["id"]] = record

@@ -5,7 +5,9 @@ The session's code changes the folder while the host reads and writes it. So the
   in any component is an error, however late it was put there.
 - Only regular files are opened, and with `O_NONBLOCK`. A FIFO would block the host otherwise.
 - A written file appears under its name whole or not at all. See `FolderWriter`.
-- Every walk is bounded in depth and number, because a session can create endless folders.
+- Every walk is bounded in number, because a session can create endless folders. One that lists
+  files is also bounded in depth. One that measures is not, and it sees what the list leaves out:
+  see `usage.py`.
 - `close` may be called while another thread works here. `_duplicate` copies a descriptor under the
   lock, so that no method uses a number that the system has given to another file meanwhile.
 """
@@ -18,11 +20,12 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cci_plugins.common.file_names import validate_name
 from cci_plugins.errors import FileTransferError
 
+from .usage import measure_folder
 from .writer import (
     NO_FOLLOW,
     TEMPORARY_PREFIX,
@@ -52,6 +55,7 @@ class SessionFolder:
         capacity: int | None = None,
         scratch: tuple[int, ...] = (),
         has_own_filesystems: bool = False,
+        measure_nameless: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         """Create the folder from open descriptors, which `close` closes.
 
@@ -62,10 +66,13 @@ class SessionFolder:
             scratch: Descriptors of the session's other directories, for `measure_usage`.
             has_own_filesystems: True if each directory is a file system of its own. Then
                 `measure_usage` need not walk.
+            measure_nameless: Returns the bytes and number of the files that the session's
+                processes hold without a name. None where the file systems count them.
         """
         self._root, self._owner, self._capacity = root, owner, capacity
         self._descriptors = (root, *scratch)
         self._has_own_filesystems = has_own_filesystems
+        self._measure_nameless = measure_nameless
         self._closed = False
         self._lock = threading.Lock()
 
@@ -155,8 +162,8 @@ class SessionFolder:
         """Return the bytes that count against the disk limit, and the number of all files.
 
         If each directory is a file system of its own, scratch space has its own limit and only
-        the folder's bytes are returned. Otherwise scratch space counts as well. Entries that
-        cannot be counted (too many, too deep, unreadable) make the number `limit + 1`.
+        the folder's bytes are returned. Otherwise scratch space counts as well, and so do files
+        without a name. More than `limit` entries make the number `limit + 1`.
         """
         if self._has_own_filesystems:
             states = self._stat_filesystems()
@@ -165,11 +172,17 @@ class SessionFolder:
             )
         size = count = 0
         for descriptor in self._descriptors:
-            for _, status in self._walk(descriptor):
-                count += 1
-                if status is None or count > limit:
-                    return size, limit + 1
-                size += status.st_blocks * 512
+            root = self._duplicate(descriptor)
+            try:
+                used = measure_folder(root, limit - count)
+            finally:
+                os.close(root)
+            size, count = size + used[0], count + used[1]
+            if count > limit:
+                return size, limit + 1
+        if self._measure_nameless is not None:
+            used = self._measure_nameless()
+            size, count = size + used[0], count + used[1]
         return size, count
 
     def measure_bytes(self) -> int:

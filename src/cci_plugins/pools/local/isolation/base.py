@@ -110,7 +110,11 @@ class Sandbox(ABC):
 
     @abstractmethod
     def measure_memory(self) -> int:
-        """Return the bytes that all processes use (PSS), and files that live in memory."""
+        """Return the bytes of all processes (PSS), their sockets, and files that live in memory."""
+
+    def find_violation(self) -> str | None:
+        """Return how the session evades its measurement, as a clause. None if it does not."""
+        return None
 
 
 class Isolation(ABC):

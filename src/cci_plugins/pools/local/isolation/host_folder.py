@@ -40,7 +40,8 @@ from .kernel_config import (
 )
 from .launcher import supervisor
 from .managed_process import ManagedProcess, ShieldedStart, wait_for_sockets
-from .memory import count_own_threads, measure_tree
+from .memory import count_own_threads, measure_sockets, measure_tree
+from .open_files import OpenFiles
 from .tool_sockets import InheritedSocket
 
 PREFIX = "cci-"
@@ -100,8 +101,9 @@ class HostFolderIsolation(Isolation):
             options = replace(
                 self._build_options(base, interpreter, uid),
                 paths=interpreter.paths,
-                channel=sandbox.channel.descriptor,
+                channel=sandbox.tool_socket.descriptor,
             )
+            sandbox.may_hide_files = options.readable is None
             if uid is None and sys.platform == "linux":
                 options = replace(options, other_threads=count_own_threads())
             session = sandbox.write_session_file(
@@ -122,13 +124,19 @@ class HostFolderIsolation(Isolation):
 
 
 class HostFolderSandbox(Sandbox):
-    """A kernel below a supervisor, in a folder that the supervisor removes."""
+    """A kernel below a supervisor, in a folder that the supervisor removes.
+
+    Attributes:
+        may_hide_files: Nothing isolates its processes, so one may run set-uid programs whose
+            descriptors the app cannot read.
+    """
 
     child: ManagedProcess
     sockets: int
+    may_hide_files = False
 
     def __init__(self, uid: int | None) -> None:
-        self.channel: InheritedSocket = InheritedSocket()
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._base = ""
         self._shielded_start: ShieldedStart | None = None
@@ -154,9 +162,14 @@ class HostFolderSandbox(Sandbox):
             if owner is not None:
                 os.chown(path, *owner)
         data, scratch, home, self.sockets = (_open_directory(f"{base}/{name}") for name in _FOLDERS)
-        # temporary files and the home folder count as well
+        self._open_files = OpenFiles(base, spec.limits.file_bytes)
+        # every folder that the code can write to counts, and so do deleted files
         self.folder = SessionFolder(
-            data, owner=owner, capacity=spec.limits.disk_bytes, scratch=(scratch, home)
+            data,
+            owner=owner,
+            capacity=spec.limits.disk_bytes,
+            scratch=(scratch, home, os.dup(self.sockets)),
+            measure_nameless=lambda: self._open_files.measure(self._list_roots()),
         )
         self.connection = build_connection_info(address, spec.key)
         return base
@@ -176,7 +189,7 @@ class HostFolderSandbox(Sandbox):
                 ManagedProcess.start(
                     [
                         *(interpreter.executable, "-I", "-S", supervisor.__file__, base),
-                        str(self.channel.descriptor),
+                        str(self.tool_socket.descriptor),
                         *command,
                     ],
                     env=build_environment(
@@ -188,13 +201,13 @@ class HostFolderSandbox(Sandbox):
                     ),
                     cwd=f"{base}/data",
                     stdin=receive,
-                    pass_fds=(self.channel.descriptor,),
+                    pass_fds=(self.tool_socket.descriptor,),
                 )
             )
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
-            self.channel.close_session_end()
+            self.tool_socket.close_session_end()
 
     async def wait(self) -> int:
         """Wait until the kernel has ended and return its exit status."""
@@ -226,7 +239,7 @@ class HostFolderSandbox(Sandbox):
                 _reap(pids[1:])
         if not self._is_released:
             self._is_released = True
-            self.channel.close()
+            self.tool_socket.close()
             if hasattr(self, "folder"):
                 self.folder.close()
                 os.close(self.sockets)
@@ -238,10 +251,20 @@ class HostFolderSandbox(Sandbox):
             uids.release(self._uid)
 
     def measure_memory(self) -> int:
-        """Return the bytes that all processes use. The session's files are on disk."""
-        if self.child.has_ended:
-            return 0
-        return sum(measure_tree(pid) for pid in supervisor.list_children(self.child.process.pid))
+        """Return the bytes that processes and sockets use. The session's files are on disk."""
+        return sum(measure_tree(pid) + measure_sockets(pid) for pid in self._list_roots())
+
+    def find_violation(self) -> str | None:
+        """Return how the session evades its measurement, as a clause. None if it does not."""
+        if self.may_hide_files:
+            return None
+        hidden = self._open_files.find_hidden_process(self._list_roots())
+        return None if hidden is None else "one of its processes hides its open files"
+
+    def _list_roots(self) -> list[int]:
+        """List the supervisor's children: the kernel, and processes that lost their parent."""
+        is_running = hasattr(self, "child") and not self.child.has_ended
+        return supervisor.list_children(self.child.process.pid) if is_running else []
 
 
 def _reap(pids: list[int]) -> None:

@@ -37,6 +37,7 @@ class SandboxOptions:
         read_anywhere: Keep the right to read files whatever their mode.
         readable: Paths that stay readable under Landlock. None for no Landlock.
         writable: Paths that stay writable under Landlock.
+        own_domain: Keep the session's processes apart from all others by Landlock, if it is there.
         filter: The first seccomp program.
         post_start_filter: The second seccomp program, set once the kernel listens.
         has_host_folder: The session lives in a folder of the host, below a supervisor.
@@ -51,6 +52,7 @@ class SandboxOptions:
     read_anywhere: bool = False
     readable: tuple[str, ...] | None = None
     writable: tuple[str, ...] = ()
+    own_domain: bool = False
     filter: bytes = b""
     post_start_filter: bytes = b""
     has_host_folder: bool = False

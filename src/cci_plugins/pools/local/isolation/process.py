@@ -89,7 +89,7 @@ class WindowsSandbox(Sandbox):
         self._ports = _find_free_ports()
         self.folder = PathFolder(self._base / "data")
         self.connection = build_connection_info("127.0.0.1", spec.key, ports=self._ports)
-        self.channel: LoopbackSocket = LoopbackSocket(spec.key)
+        self.channel = self._tool_socket = LoopbackSocket(spec.key)
 
     async def start(self, spec: KernelSpec) -> None:
         """Start the kernel and wait until it listens.
@@ -146,7 +146,7 @@ class WindowsSandbox(Sandbox):
 
     async def kill(self) -> None:
         """End the kernel and remove its folder."""
-        self.channel.close()
+        self._tool_socket.close()
         if hasattr(self, "child"):
             self.child.kill()
             await self.child.wait()

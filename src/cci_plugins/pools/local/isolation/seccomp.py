@@ -94,6 +94,7 @@ ABSENT_CALLS: Calls = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "clone3": (435, 435),
+    "vmsplice": (278, 75),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "mq_open": (240, 180),
@@ -149,17 +150,30 @@ ZERO_ARGUMENT_CALLS: dict[str, tuple[int, int, int]] = {
     "sched_setaffinity": (203, 122, 0),
     "sched_setscheduler": (144, 119, 1),
 }
-CONNECT_CALLS: Calls = {"socket": (41, 198), "connect": (42, 203), "bind": (49, 200)}
+# Refused once a kernel without its own network listens: new connections, and messages that can
+# carry descriptors. A descriptor on its way is in no process, where the watchdog could count it.
+CONNECT_CALLS: Calls = {
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
+}
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEWEST_CALL = 471
-NEW_NAMESPACES = 0x7E020000
+NEW_NAMESPACES, CLONE_FILES, CLONE_THREAD = 0x7E020000, 0x400, 0x10000
 CLONE, SOCKET, IOCTL, SOCKETPAIR = (56, 220), (41, 198), (16, 29), (53, 199)
+MMAP, PRCTL, SETSOCKOPT = (9, 222), (157, 167), (54, 208)
+MAP_SHARED_ANONYMOUS = 0x21
+PR_SET_DUMPABLE = 4
+SOL_SOCKET, BUFFER_OPTIONS = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and the two with FORCE
+IP_PROTOCOLS = (0, 6, 17)  # the default, TCP and UDP
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
-_ARGUMENTS = (16, 24, 32)  # offsets of the low 32 bits in struct seccomp_data
+_ARGUMENTS = (16, 24, 32, 40)  # offsets of the low 32 bits in struct seccomp_data
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
@@ -194,7 +208,10 @@ def build_session_filter(*, own_network: bool, guard_metadata: bool, machine: st
         builder.refuse(UNSUPPORTED_CALLS, errno.EOPNOTSUPP)
         builder.refuse(OWNERSHIP_CALLS, errno.EPERM)
     builder.require_zero(ZERO_ARGUMENT_CALLS)
-    builder.refuse_new_namespaces()
+    builder.restrict_clone()
+    builder.refuse_uncounted_memory()
+    builder.keep_processes_readable()
+    builder.ignore_buffer_sizes()
     builder.allow_families((AF_UNIX, AF_INET, AF_INET6) if own_network else (AF_UNIX,), own_network)
     builder.refuse_terminal_input()
     return builder.finish()
@@ -247,23 +264,77 @@ class _ProgramBuilder:
                 _encode(_RETURN, _ALLOW),
             )
 
-    def refuse_new_namespaces(self) -> None:
+    def restrict_clone(self) -> None:
+        """Refuse new namespaces, and threads with descriptors of their own.
+
+        The watchdog counts the descriptors of a process, which are those of its first thread.
+        """
         self._add_rule(
             CLONE,
             _encode(_LOAD, _ARGUMENTS[0]),
-            _encode(_ANY_BIT, NEW_NAMESPACES, 0, 1),
+            _encode(_ANY_BIT, NEW_NAMESPACES, 2, 0),
+            _encode(_ANY_BIT, CLONE_THREAD, 0, 2),
+            _encode(_ANY_BIT, CLONE_FILES, 1, 0),
             _encode_refusal(errno.EPERM),
             _encode(_RETURN, _ALLOW),
         )
 
+    def refuse_uncounted_memory(self) -> None:
+        """Refuse shared memory without a file. Pages that are not mapped any longer stay in it."""
+        self._add_rule(
+            MMAP,
+            _encode(_LOAD, _ARGUMENTS[3]),
+            _encode(_AND, MAP_SHARED_ANONYMOUS),
+            _encode(_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1),
+            _encode_refusal(errno.EPERM),
+            _encode(_RETURN, _ALLOW),
+        )
+
+    def keep_processes_readable(self) -> None:
+        """Refuse to hide a process's memory and descriptors from the watchdog."""
+        self._add_rule(
+            PRCTL,
+            _encode(_LOAD, _ARGUMENTS[0]),
+            _encode(_EQUAL, PR_SET_DUMPABLE, 0, 3),
+            _encode(_LOAD, _ARGUMENTS[1]),
+            _encode(_EQUAL, 0, 0, 1),
+            _encode_refusal(errno.EPERM),
+            _encode(_RETURN, _ALLOW),
+        )
+
+    def ignore_buffer_sizes(self) -> None:
+        """Keep the default size of every socket's buffers, by which the watchdog counts them."""
+        options = [
+            step
+            for option in BUFFER_OPTIONS
+            for step in (_encode(_EQUAL, option, 0, 1), _encode_refusal(0))
+        ]
+        self._add_rule(
+            SETSOCKOPT,
+            _encode(_LOAD, _ARGUMENTS[1]),
+            _encode(_EQUAL, SOL_SOCKET, 1, 0),
+            _encode(_RETURN, _ALLOW),
+            _encode(_LOAD, _ARGUMENTS[2]),
+            *options,
+            _encode(_RETURN, _ALLOW),
+        )
+
     def allow_families(self, families: tuple[int, ...], allow_netlink: bool) -> None:  # noqa: FBT001
-        """Allow these socket families and refuse all others.
+        """Allow these socket families and refuse all others, and all protocols but TCP and UDP.
 
         libzmq aborts when AF_NETLINK fails with any error except EOPNOTSUPP and EINVAL.
         """
+        protocols = [
+            step
+            for protocol in IP_PROTOCOLS
+            for step in (_encode(_EQUAL, protocol, 0, 1), _encode(_RETURN, _ALLOW))
+        ]
+        protocols = [_encode(_LOAD, _ARGUMENTS[2]), *protocols]
+        protocols.append(_encode_refusal(errno.EPROTONOSUPPORT))
         body = [_encode(_LOAD, _ARGUMENTS[0])]
         for family in families:
-            body += [_encode(_EQUAL, family, 0, 1), _encode(_RETURN, _ALLOW)]
+            allowed = [_encode(_RETURN, _ALLOW)] if family == AF_UNIX else protocols
+            body += [_encode(_EQUAL, family, 0, len(allowed)), *allowed]
         if allow_netlink:  # NETLINK_ROUTE only
             body += [
                 _encode(_EQUAL, AF_NETLINK, 0, 4),

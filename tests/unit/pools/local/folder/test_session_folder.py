@@ -2,6 +2,7 @@
 
 # ruff: noqa: PTH208 - short blocking calls on local files
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -206,12 +207,61 @@ def test_a_full_disk_raises_file_too_large(strict, monkeypatch):
 
 
 @posix
-def test_entries_that_are_too_deep_count_as_too_many(strict):
+def test_entries_count_at_any_depth_but_are_listed_to_a_limit(strict):
     folder, root = strict
-    (root / ("d/" * (MAX_DEPTH + 3))).mkdir(parents=True)
+    deep = root / ("d/" * (MAX_DEPTH + 3))
+    deep.mkdir(parents=True)
+    (deep / "f").write_bytes(b"x" * 10_000)
     folder.write("f", b"x")
     assert list(folder.scan()) == ["f"]
-    assert folder.measure_usage(limit=500)[1] == 501
+    size, count = folder.measure_usage(limit=500)
+    assert count == MAX_DEPTH + 5
+    assert size >= 10_000
+
+
+@posix
+def test_names_and_modes_hide_nothing_from_the_measurement(strict):
+    folder, root = strict
+    (root / f"{TEMPORARY_PREFIX}1").mkdir()
+    (root / f"{TEMPORARY_PREFIX}1" / "f").write_bytes(b"x" * 10_000)
+    (root / "closed").mkdir()
+    (root / "closed" / "f").write_bytes(b"x" * 10_000)
+    (root / "closed").chmod(0o300)
+    size, count = folder.measure_usage()
+    assert count == 4
+    assert size >= 20_000
+    if sys.platform == "linux":
+        (root / "closed").chmod(0o300)
+        folder.measure_usage()
+
+
+@posix
+def test_a_folder_that_moves_during_the_measurement_does_not_end_it(strict, monkeypatch):
+    folder, root = strict
+    for name in ("a/b/c", "d", "e/f", "g"):
+        (root / name).mkdir(parents=True)
+    scandir, moved = os.scandir, []
+
+    def move_while_inside(descriptor):
+        entries = list(scandir(descriptor))
+        if not moved and (root / "a/b").exists() and os.fstat(descriptor).st_ino == inode:
+            (root / "a/b").rename(root / "e/b")
+            moved.append(1)
+        return contextlib.nullcontext(iter(entries))
+
+    inode = (root / "a/b/c").stat().st_ino
+    monkeypatch.setattr("cci_plugins.pools.local.folder.usage.os.scandir", move_while_inside)
+    assert folder.measure_usage()[1] >= 7
+    assert moved
+
+
+@posix
+def test_files_without_a_name_are_added(tmp_path):
+    folder = SessionFolder(
+        os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY), measure_nameless=lambda: (5_000, 3)
+    )
+    assert folder.measure_usage() == (5_000, 3)
+    folder.close()
 
 
 @posix

@@ -120,6 +120,31 @@ def test_sockets_by_family(bwrap, landlock, machine, column):
             assert (inside, outside) == (errno.EAFNOSUPPORT, errno.EAFNOSUPPORT)
 
 
+def test_no_ip_protocol_but_tcp_and_udp(bwrap, machine, column):
+    for family in (2, 10):
+        for protocol in range(300):
+            expected = None if protocol in {0, 6, 17} else errno.EPROTONOSUPPORT
+            found = errno_of(bwrap, machine, seccomp.SOCKET[column], family, 1, protocol)
+            assert found == expected
+
+
+def test_memory_and_descriptors_cannot_leave_what_the_watchdog_counts(
+    bwrap, landlock, machine, column
+):
+    for program in (bwrap, landlock):
+        for flags, expected in ((0x21, errno.EPERM), (0x23, errno.EPERM), (0x22, None), (1, None)):
+            assert errno_of(program, machine, seccomp.MMAP[column], 0, 0, 3, flags) == expected
+        prctl, clone = seccomp.PRCTL[column], seccomp.CLONE[column]
+        assert errno_of(program, machine, prctl, 4, 0) == errno.EPERM
+        assert errno_of(program, machine, prctl, 4, 1) is None
+        assert errno_of(program, machine, prctl, 15, 0) is None
+        assert errno_of(program, machine, clone, 0x3D0F00 & ~0x400) == errno.EPERM
+        for option in range(64):
+            expected = 0 if option in {7, 8, 32, 33} else None
+            assert errno_of(program, machine, seccomp.SETSOCKOPT[column], 3, 1, option) == expected
+            assert errno_of(program, machine, seccomp.SETSOCKOPT[column], 3, 6, option) is None
+
+
 def test_a_process_may_change_only_its_own_limits_and_processors(bwrap, machine, column):
     for *pair, argument in seccomp.ZERO_ARGUMENT_CALLS.values():
         own = [0, 0]

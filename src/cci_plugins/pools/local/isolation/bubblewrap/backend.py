@@ -2,9 +2,9 @@
 
 The argument vector is the sandbox. Its order matters, because bubblewrap applies it in order:
 tmpfs mounts, then the interpreter (which may lie in /tmp or in the home folder), then the session's
-own files, and at last the remounts that make `/` and `/dev` read-only. Nothing of the host is
-mounted writable. No mount point lies in a folder that an earlier session could write to, where it
-might have left a link for bubblewrap to follow (CVE-2026-87766).
+own files, and at last the remounts that make `/`, `/dev` and `/proc` read-only. Nothing of the host
+is mounted writable. No mount point lies in a folder that an earlier session could write to, where
+it might have left a link for bubblewrap to follow (CVE-2026-87766).
 
 An app that runs as root gets no user namespace. There, user id 1000 inside would still be root for
 the kernel, which then neither protects /proc/sys nor counts processes. So bubblewrap keeps the two
@@ -36,6 +36,7 @@ from cci_plugins.pools.local.isolation.kernel_config import (
     SandboxOptions,
     build_connection_info,
     build_environment,
+    build_resource_limits,
     describe_limits,
     describe_session,
 )
@@ -104,8 +105,9 @@ class Bubblewrap:
             ),
             *_build_environment_arguments(interpreter),
             *("--chdir", DATA, "--info-fd", str(info), "--seccomp", str(program)),
-            # without these, / and /dev are writable file systems in memory without a limit
-            *("--remount-ro", "/dev", "--remount-ro", "/"),
+            # without these, / and /dev are writable file systems in memory without a limit, and
+            # code can change the sandbox's first process by /proc/1/mem, and its own OOM score
+            *("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"),
             *("--", interpreter.executable, "-I", f"{BOOT}/boot.py", f"{BOOT}/session.json"),
         ]
 
@@ -194,10 +196,12 @@ class BwrapIsolation(Isolation):
         async with sandbox.kill_on_failure():
             options = SandboxOptions(
                 uid=uid,
+                writable=(SCRATCH, HOME, SHARED, DATA, SOCKET_FOLDER),
+                own_domain=True,
                 lifeline=True,
                 other_threads=_count_other_threads(uid),
                 paths=interpreter.paths,
-                channel=sandbox.channel.descriptor,
+                channel=sandbox.tool_socket.descriptor,
             )
             session = _describe(spec, options, check)
             with contextlib.ExitStack() as stack:
@@ -216,7 +220,12 @@ class BwrapIsolation(Isolation):
                 )  # fmt: skip
                 inherited = [*files.values(), filter_, info]
                 await sandbox.start(command, inherited)
-                await sandbox.attach(info, session, spec.key)
+                if check is None:
+                    await sandbox.attach(info, session, spec.key)
+                    other_threads = _count_other_threads(uid)
+                    sandbox.limit_first_process(build_resource_limits(spec.limits, other_threads))
+                else:
+                    await sandbox.attach_check(info)
         return sandbox
 
 

@@ -1,7 +1,8 @@
 """One running bubblewrap sandbox, held by descriptors.
 
-Its life is `start`, `attach`, `find_kernel` (not for a self-check), `wait`, `kill`. `kill` may come
-at any moment and twice, also while `start` is still running.
+Its life is `start`, `attach`, `limit_first_process`, `find_kernel`, `wait`, `kill`. A self-check
+has `attach_check` in place of the middle three. `kill` may come at any moment and twice, also while
+`start` is still running.
 
 The descriptors, by name in `_handles`:
 
@@ -18,6 +19,8 @@ Order:
   host's `/`. `attach` opens nothing below it until this session's own session.json is there.
 - `attach` opens the folders before anything is sent to the kernel. So no code of the user has run
   that could have replaced one of them by a link.
+- `limit_first_process` and `find_kernel` act from outside. Inside, /proc is read-only, so no code
+  can take their values back.
 - `kill` never kills bubblewrap first, because its init would wait for it forever. The init ends
   first, by its pidfd or by the lifeline. bubblewrap is killed only 10 s later.
 """
@@ -28,8 +31,11 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 
 from cci_plugins.errors import FileTransferError, IsolationError
 from cci_plugins.pools.local.folder.session_folder import SessionFolder
@@ -43,7 +49,7 @@ from cci_plugins.pools.local.isolation.managed_process import (
     ManagedProcess,
     ShieldedStart,
 )
-from cci_plugins.pools.local.isolation.memory import measure_tree
+from cci_plugins.pools.local.isolation.memory import measure_network, measure_tree
 from cci_plugins.pools.local.isolation.tool_sockets import InheritedSocket
 
 # Paths inside the sandbox
@@ -70,7 +76,7 @@ class BwrapSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
-        self.channel: InheritedSocket = InheritedSocket()
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._shielded_start: ShieldedStart | None = None
         self._init_pid = 0  # as the host numbers it
@@ -82,14 +88,14 @@ class BwrapSandbox(Sandbox):
         self._add_handle("lifeline", send)
         self._shielded_start = ShieldedStart(
             ManagedProcess.start(
-                command, env={}, pass_fds=[*inherited, self.channel.descriptor], stdin=receive
+                command, env={}, pass_fds=[*inherited, self.tool_socket.descriptor], stdin=receive
             )
         )
         try:
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
-            self.channel.close_session_end()
+            self.tool_socket.close_session_end()
 
     async def attach(self, info_fd: int, session: bytes, key: str) -> None:
         """Open the sandbox's first process and its folders.
@@ -107,7 +113,8 @@ class BwrapSandbox(Sandbox):
         root = await self._open_root(session)
         try:
             self.sockets = self._add_handle("sockets", _open_folder(SOCKET_FOLDER, root))
-            data, *scratch = (_open_folder(path, root) for path in (DATA, SCRATCH, HOME, SHARED))
+            folders = (DATA, SCRATCH, HOME, SHARED, SOCKET_FOLDER)
+            data, *scratch = (_open_folder(path, root) for path in folders)
         finally:
             os.close(root)
         owner = None if self._uid is None else (self._uid, self._uid)
@@ -116,10 +123,43 @@ class BwrapSandbox(Sandbox):
         )
         self.connection = build_connection_info(f"/proc/self/fd/{self.sockets}/k", key)
 
+    async def attach_check(self, info_fd: int) -> None:
+        """Open the first process of a self-check, which ends by itself and perhaps has ended.
+
+        Args:
+            info_fd: Descriptor where bubblewrap reports its child.
+
+        Raises:
+            IsolationError: bubblewrap ended before it had a child.
+        """
+        self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
+        with contextlib.suppress(ProcessLookupError):  # bubblewrap has reaped it
+            init = _open_pidfd(self._init_pid)
+            if _read_parent(self._init_pid) in {self.child.process.pid, os.getpid()}:
+                self._add_handle("init", init)
+            else:  # another process has its number now
+                os.close(init)
+
+    def limit_first_process(self, limits: Mapping[str, int]) -> None:
+        """Set the resource limits of the sandbox's first process, keyed as for `set_limits`.
+
+        Its files are written by now. Its processes are counted in its own user namespace. Before
+        that existed, those that the user runs elsewhere would have counted.
+        """
+        for name, value in limits.items():
+            kind = getattr(resource, "RLIMIT_" + name)
+            with contextlib.suppress(ProcessLookupError, ValueError):  # ended; lower already
+                resource.prlimit(self._init_pid, kind, (value, value))
+
     def find_kernel(self) -> None:
-        """Open the kernel's process, which `interrupt` needs."""
+        """Open the kernel's process, which `interrupt` needs, and make it first to be killed.
+
+        It has run no code of the user yet, so it has no children that would keep another score.
+        """
         for pid in list_children(self._init_pid)[:1]:
             self._add_handle("kernel", _open_pidfd(pid))
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
 
     async def wait(self) -> int:
         """Wait until the kernel and all its children have ended, and return its exit status."""
@@ -156,7 +196,7 @@ class BwrapSandbox(Sandbox):
         if child is not None:
             self.child = child
             await self._wait_or_kill()
-        self.channel.close()
+        self.tool_socket.close()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:
@@ -177,10 +217,11 @@ class BwrapSandbox(Sandbox):
         return f"/proc/self/fd/{self.sockets}/egress", f"{SOCKET_FOLDER}/egress"
 
     def measure_memory(self) -> int:
-        """Return the bytes that all processes and files use. The files live in memory too."""
+        """Return the bytes that processes, sockets and files use. The files live in memory too."""
         if "init" not in self._handles:
             return 0
-        return measure_tree(self._init_pid) + self._measure_files()
+        pid = self._init_pid
+        return measure_tree(pid) + measure_network(pid) + self._measure_files()
 
     def _measure_files(self) -> int:
         with contextlib.suppress(FileTransferError):  # the session has just ended
@@ -227,6 +268,15 @@ class BwrapSandbox(Sandbox):
 
 def _open_pidfd(pid: int) -> int:
     return os.pidfd_open(pid)
+
+
+def _read_parent(pid: int) -> int | None:
+    """Return the process id of a process's parent, None if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def _open_folder(path: str, root: int) -> int:

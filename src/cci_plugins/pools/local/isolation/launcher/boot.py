@@ -60,18 +60,20 @@ def _load_sibling(name: str) -> ModuleType:
 def lock_down(session: dict[str, Any]) -> None:
     """Give up every right that the session must not have, in the one order that works.
 
-    1. The OOM score, while /proc can still be written.
+    1. The OOM score, while /proc can still be written. bubblewrap's sandbox has a read-only /proc,
+       so there the app sets it from outside.
     2. The user id, the only step that needs root.
     3. The parent-death signal, which a change of user id clears.
     4. Resource limits, whose processes are counted for the new user id.
-    5. Landlock, which also sets no_new_privs.
+    5. Landlock, which also sets no_new_privs. Inside bubblewrap it only separates processes.
     6. The seccomp filter, which the kernel accepts only after no_new_privs.
     """
     if sys.platform == "win32":
         return
     lockdown = _load_sibling("lockdown")
     if sys.platform == "linux":
-        lockdown.raise_oom_score()
+        if session["has_host_folder"]:
+            lockdown.raise_oom_score()
         if session["uid"] is not None:
             lockdown.drop_privileges(session["uid"], read_anywhere=session["read_anywhere"])
         if session["has_host_folder"]:
@@ -82,6 +84,8 @@ def lock_down(session: dict[str, Any]) -> None:
     lockdown.set_limits(limits)
     if session["readable"] is not None:
         lockdown.restrict_paths(session["readable"], session["writable"])
+    elif session["own_domain"]:
+        lockdown.isolate_processes(session["writable"])
     if session["filter"]:
         lockdown.apply_filter(bytes.fromhex(session["filter"]))
 
@@ -97,6 +101,8 @@ def find_failures(check: dict[str, Any]) -> list[str]:
         failures.append("the code would run as root")
     if _has_network(own=check["own_network"]):
         failures.append("a network is reachable")
+    if _can_change("/proc/1/mem"):
+        failures.append("the memory of process 1 can be changed")
     if lockdown.can_create_namespace():
         failures.append("new namespaces can be created")
     return failures
@@ -117,6 +123,14 @@ def _can_write(folder: str) -> bool:
     except OSError:
         return False
     os.unlink(path)
+    return True
+
+
+def _can_change(path: str) -> bool:
+    try:
+        open(path, "r+b").close()
+    except OSError:
+        return False
     return True
 
 

@@ -31,7 +31,12 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 FIRST_RIGHTS = (1 << 13) - 1
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
+# Shared memory can be mapped from it, of which no limit counts what is not mapped any longer. That
+# needs a descriptor that can write.
+READABLE_DEVICE = "/dev/zero"
+TERMINALS = ("/dev/tty", "/dev/pts")
+OLDEST_DOMAIN_ABI = 2  # the first under which a file can be moved to another folder
 
 
 class _Filter(ctypes.Structure):
@@ -167,19 +172,42 @@ def restrict_paths(readable: list[str], writable: list[str]) -> None:
     rights |= REFER if abi >= 2 else 0  # noqa: PLR2004
     rights |= TRUNCATE if abi >= 3 else 0  # noqa: PLR2004
     rights |= IOCTL_DEV if abi >= 5 else 0  # noqa: PLR2004
+    allowed = dict.fromkeys(readable, EXECUTE | READ_FILE | READ_DIR)
+    allowed |= dict.fromkeys(writable, rights & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV))
+    allowed |= dict.fromkeys(DEVICES, rights & (READ_FILE | WRITE_FILE | TRUNCATE))
+    allowed[READABLE_DEVICE] = READ_FILE
+    _enter_domain(abi, rights, allowed, network=3)
+
+
+def isolate_processes(writable: list[str]) -> None:
+    """Put this process and its children into a Landlock domain, if the kernel has one.
+
+    None of them can look into a process outside the domain, such as the first of the sandbox, or
+    write to it by `/proc/PID/mem`. From ABI 6 on they cannot signal it either.
+
+    Args:
+        writable: Folders to write to. Mounts already make all others read-only, except for
+            device files.
+    """
+    abi = get_landlock_abi()
+    if abi < OLDEST_DOMAIN_ABI:
+        return
+    allowed = dict.fromkeys((*writable, *DEVICES, *TERMINALS), WRITE_FILE)
+    allowed["/"] = REFER
+    _enter_domain(abi, WRITE_FILE | MAKE_CHAR | MAKE_BLOCK | REFER, allowed)
+
+
+def _enter_domain(abi: int, rights: int, allowed: dict[str, int], network: int = 0) -> None:
+    """Refuse these rights for good, except for what is allowed by path."""
     scope = 3 if abi >= 6 else 0  # noqa: PLR2004 - abstract Unix sockets and signals
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8  # noqa: PLR2004
-    attributes = struct.pack("=QQQ", rights, 3, scope)[:size]
+    attributes = struct.pack("=QQQ", rights, network, scope)[:size]
     ruleset = _check_result(
         _libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), 0), "landlock"
     )
     try:
-        for path in readable:
-            _allow_path(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
-        for path in writable:
-            _allow_path(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV))
-        for path in DEVICES:
-            _allow_path(ruleset, path, rights & (READ_FILE | WRITE_FILE | TRUNCATE))
+        for path, kept in allowed.items():
+            _allow_path(ruleset, path, kept)
         set_no_new_privileges()
         _check_result(_libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
     finally:

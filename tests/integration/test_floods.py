@@ -1,0 +1,158 @@
+"""What one session sends neither stalls the others nor fills the host, and a flood has an end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import pytest
+
+from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
+from cci_plugins.pools.local import kernel_reader
+from cci_plugins.pools.local.kernel import FLOODED, READER_FAILED
+
+pytest.importorskip("jupyter_client")
+pytestmark = pytest.mark.anyio
+
+FORGE = """
+import json, threading, time
+kernel = get_ipython().kernel
+def forge(content, header=None, parent=None, metadata=b"{}"):
+    header = dict(kernel.session.msg_header("display_data")) if header is None else header
+    header = {**header, "date": ""} if isinstance(header, dict) else header
+    parent = get_ipython().parent_header["header"] if parent is None else parent
+    parent = {**parent, "date": ""} if isinstance(parent, dict) else parent
+    parts = [json.dumps(header).encode(), json.dumps(parent).encode(), metadata, content]
+    kernel.iopub_socket.send_multipart([b"<IDS|MSG>", kernel.session.sign(parts), *parts])
+"""
+ODD = (
+    FORGE
+    + """
+deep = b"[" * 50_000 + b"]" * 50_000
+forge(b"{}", header=[])
+forge(b"{}", header={})
+forge(b"{}", header={"msg_type": {"a": 1}})
+forge(b"[]")
+forge(b"not JSON")
+forge(deep)
+forge(b'{"data": {"application/json": ' + deep + b"}}")
+forge(b'{"data": [1], "transient": [2]}')
+forge(b'{"data": {"a": 1}, "transient": {"display_id": ["unhashable"]}}')
+forge(b'{"data": {"a": ' + b"9" * 5000 + b"}}")
+forge(b"{}", parent=[1])
+forge(b"{}", metadata=deep)
+forge(b'{"name": ["x"], "text": {"a": 1}}', header={"msg_type": "stream"})
+forge(b'{"ename": {"a": 1}, "evalue": [2], "traceback": 3}', header={"msg_type": "error"})
+forge(b'{"execution_state": []}', header={"msg_type": "status"})
+forge(b'{"stdout": 1, "stderr": [2]}', header={"msg_type": "cci_background"})
+forge(b'{"wait": "x"}', header={"msg_type": "clear_output"})
+print("still here")
+"""
+)
+KEYS = """
+from IPython.display import display
+for number in range(20):
+    display({"application/json": {f"{number:07}" + "k" * 1_000_000: [[]] * 20_000}}, raw=True)
+"""
+FLOOD = (
+    FORGE
+    + """
+big = json.dumps({"data": {"text/html": "x" * 20_000_000}, "metadata": {}}).encode()
+def flood():
+    while True:
+        forge(big, parent={"msg_id": "nobody"})
+threading.Thread(target=flood, daemon=True).start()
+"""
+)
+
+
+@pytest.fixture(scope="module")
+async def interpreter(anyio_backend: str) -> AsyncIterator[CodeInterpreter]:
+    pool = LocalSessionPool(ready_sessions=0, preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        await interpreter.session("bystander").run_code("1")
+        yield interpreter
+
+
+async def watch(interpreter: CodeInterpreter, work: Awaitable[Any]) -> tuple[Any, list[float]]:
+    """Call another session again and again while something happens. Return its times."""
+    task, times = asyncio.ensure_future(work), []
+    while not task.done():
+        started = time.perf_counter()
+        execution = await interpreter.session("bystander").run_code("1+1")
+        times.append(time.perf_counter() - started)
+        assert execution.text == "2"
+    return task.result(), times
+
+
+async def test_odd_fields_in_signed_messages_change_nothing(interpreter: CodeInterpreter) -> None:
+    session = interpreter.session("odd")
+    execution = await session.run_code(ODD)
+    assert "still here" in execution.stdout
+    assert (await session.run_code("print(kernel is not None)")).stdout == "True\n"
+
+
+async def test_keys_and_empty_values_count_as_results(interpreter: CodeInterpreter) -> None:
+    execution = await interpreter.session("keys").run_code(KEYS)
+    assert len(execution.results) < 16
+    assert any("too large to keep" in note for note in execution.notes)
+
+
+async def test_a_large_print_does_not_hold_up_another_session(
+    interpreter: CodeInterpreter,
+) -> None:
+    async def print_much() -> list[Execution]:
+        sessions = [interpreter.session(f"printer-{number}") for number in range(4)]
+        code = "print('sig= ' * 1_000_000)"
+        return await asyncio.gather(
+            *(session.run_code(code, on_output=lambda _: None) for session in sessions)
+        )
+
+    executions, times = await watch(interpreter, print_much())
+    assert [len(execution.stdout) for execution in executions] == [5_000_001] * 4
+    assert max(times) < 3
+
+
+async def test_a_reader_that_fails_ends_the_session_with_the_reason(
+    interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = interpreter.session("reader")
+    await session.run_code("1")
+
+    def fail(_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(kernel_reader, "read_headers", fail)
+    failed = await session.run_code("1 + 1")
+    monkeypatch.undo()
+    assert (failed.status, failed.state) == ("died", "lost")
+    assert failed.error is not None
+    assert READER_FAILED in failed.error.message
+    assert (await session.run_code("1 + 1")).text == "2"
+
+
+@pytest.mark.full
+async def test_a_flood_is_stopped_at_its_limit_and_ends_with_the_reason(
+    interpreter: CodeInterpreter,
+) -> None:
+    session = interpreter.session("flood")
+
+    async def flood() -> Execution:
+        started = time.monotonic()
+        execution = await session.run_code(FLOOD + "time.sleep(60)", timeout=3)
+        assert execution.status in {"timed_out", "died", "failed"}, execution  # by time or bytes
+        assert time.monotonic() - started < 30
+        pool = interpreter._host.pool
+        for _ in range(240):  # the thread goes on between two runs
+            record = pool._sessions[session.id]  # type: ignore[attr-defined]
+            if record.kernel is None or not record.kernel.is_alive:
+                break
+            await asyncio.sleep(0.25)
+        return await session.run_code("1")
+
+    execution, times = await watch(interpreter, flood())
+    assert execution.state == "lost"
+    assert FLOODED in execution.notes[0] or "MiB of memory" in execution.notes[0]
+    assert max(times) < 3

@@ -1,0 +1,217 @@
+"""A run is sent again only under its name, and no answer makes a run that began repeatable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from typing_extensions import override
+
+from cci_plugins.azure.credentials import AuthProvider, StaticKey
+from cci_plugins.common.limits import Limits
+from cci_plugins.errors import (
+    AuthenticationError,
+    CodeInterpreterError,
+    PoolError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+    ProtocolError,
+    SessionLostError,
+)
+from cci_plugins.mcp_client.failures import (
+    MAY_HAVE_RUN,
+    build_error_from_rpc,
+    build_error_from_text,
+)
+from cci_plugins.models import Execution
+from cci_plugins.pools.azure.retry import RetryPolicy
+from cci_plugins.pools.azure.text_sessions import TextSessions
+from cci_plugins.server.mcp.started_runs import MAX_NAMES, StartedRuns
+
+from .test_text_sessions import Pool, build_answer
+
+pytestmark = pytest.mark.anyio
+
+SECOND = timedelta(seconds=1)
+BEGAN: tuple[dict[str, Any], str] = ({"instance": "i", "began": True}, "")
+REFUSED: tuple[dict[str, Any], str] = ({"instance": "i", "refused": True}, "")
+
+
+class Named(Pool):
+    """Pool that also keeps the names of the runs."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.names: list[str] = []
+        rest = list(answers)
+        super().__init__(lambda _: rest.pop(0))
+
+    @override
+    async def send(self, session_id: str, code: str, limit: timedelta) -> Execution:
+        name = re.search(r'"run": "([0-9a-f]+)"', code)
+        self.names.append("" if name is None else name[1])
+        return await super().send(session_id, code, limit)
+
+
+class Rotating(AuthProvider):
+    """Provider that always has another key."""
+
+    @override
+    async def headers(self) -> Mapping[str, str]:
+        return {}
+
+    @override
+    async def renew(self, version: int) -> bool:
+        self.version += 1
+        return True
+
+
+async def run(
+    pool: Named,
+    *,
+    instance: str | None = "i",
+    auth: AuthProvider | None = None,
+    patience: float = 5,
+) -> Execution | CodeInterpreterError:
+    retry = RetryPolicy(auth or StaticKey("key"), timedelta(seconds=patience))
+    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
+    with anyio.fail_after(20):
+        try:
+            return await sessions.execute("s", "1", timeout=SECOND, instance=instance)
+        except CodeInterpreterError as error:
+            return error
+
+
+REFUSALS = [
+    PoolExhaustedError("full"),
+    PoolUnavailableError("SessionPoolUnavailable"),
+    SessionLostError("gone", retryable=True),
+]
+
+
+@pytest.mark.parametrize("instance", ["i", None])
+@pytest.mark.parametrize("refusal", [*REFUSALS, AuthenticationError("no")])
+async def test_a_run_that_is_answered_as_not_started_and_began_is_not_run_again(
+    refusal: Exception, instance: str | None
+) -> None:
+    is_resent = not isinstance(refusal, SessionLostError)
+    report = build_answer()
+    pool = Named(refusal, *([REFUSED] if is_resent else []), BEGAN, (report[0], ""), report)
+    execution = await run(pool, instance=instance, auth=Rotating())
+    assert isinstance(execution, Execution), execution
+    assert execution.stdout.startswith("hi")
+    runs = [name for verb, name in zip(pool.verbs, pool.names, strict=True) if verb == "run"]
+    assert len(runs) == 1 + is_resent
+    assert len(set(runs)) == 1
+
+
+@pytest.mark.parametrize("refusal", REFUSALS[:2])
+async def test_a_full_pool_is_asked_once_about_the_run(refusal: Exception) -> None:
+    pool = Named(refusal, refusal)
+    assert await run(pool, patience=0) is refusal
+    assert pool.verbs == ["run", "resolve_run"]
+    pool = Named(refusal, ({"instance": "i", "began": False}, ""))
+    assert await run(pool, patience=0) is refusal
+    report = build_answer()
+    pool = Named(refusal, BEGAN, (report[0], ""), report)
+    assert isinstance(await run(pool, patience=0), Execution)
+
+
+@pytest.mark.parametrize(
+    "resolved",
+    [
+        SessionLostError("gone", retryable=True),
+        ({"instance": "j", "began": False, "new": True}, ""),
+        PoolError("broken"),
+    ],
+)
+async def test_a_session_that_is_gone_after_the_run_was_sent_may_have_run_it(resolved: Any) -> None:
+    raised = await run(Named(SessionLostError("gone", retryable=True), resolved))
+    assert isinstance(raised, SessionLostError)
+    assert not raised.retryable
+    assert "may have run" in str(raised)
+
+
+async def test_a_run_that_did_not_reach_the_pool_is_an_error_as_it_is() -> None:
+    fault = PoolUnavailableError("the pool cannot be reached")
+    fault.__cause__ = httpx.ConnectError("refused")
+    pool = Named(fault)
+    assert await run(pool, patience=0) is fault
+    assert pool.verbs == ["run"]
+    pool = Named(PoolExhaustedError("full", retry_after=0), fault, BEGAN, *[build_answer()] * 2)
+    outcome = await run(pool, patience=0.3)
+    assert isinstance(outcome, Execution), "the first try may have reached it"
+
+
+@pytest.mark.parametrize("text", ["PermissionError: access denied", "Forbidden", "unauthorized"])
+def test_words_of_a_failed_run_do_not_refuse_the_key(text: str) -> None:
+    assert type(build_error_from_text(text, started=True)) is PoolError
+    assert type(build_error_from_rpc(-32603, text, starts_code=True)) is PoolError
+    code_failed = build_error_from_rpc(-32000, f"it raised {text}", starts_code=True)
+    assert type(code_failed) is PoolError
+    assert MAY_HAVE_RUN in str(code_failed)
+    refused = build_error_from_rpc(-32001, "Unauthorized: invalid key", starts_code=True)
+    assert isinstance(refused, AuthenticationError)
+
+
+async def test_a_report_that_comes_in_single_characters_or_too_slowly_ends() -> None:
+    first = ({"instance": "i", "at": 0, "total": 9_000}, "x" * 100)
+    pool = Named(first, *[({"instance": "i", "at": 0, "total": 9_000}, "x")] * 50)
+    raised = await run(pool)
+    assert isinstance(raised, ProtocolError)
+    assert "the code ran, but its output is lost" in str(raised)
+    assert len(pool.verbs) == 2
+
+    class Slow(Named):
+        @override
+        async def send(self, session_id: str, code: str, limit: timedelta) -> Execution:
+            if self.verbs:
+                await anyio.sleep(0.5)
+            return await super().send(session_id, code, limit)
+
+    piece = ({"instance": "i", "at": 0, "total": 10**6}, "x" * 3_000)
+    slow = Slow(*[piece] * 500)
+    raised = await run(slow)
+    assert isinstance(raised, PoolError)
+    assert "did not answer within 2 s" in str(raised)
+    assert not raised.retryable
+
+
+async def test_a_wait_of_zero_that_the_pool_names_does_not_shorten_the_waits() -> None:
+    calls = 0
+
+    async def call() -> None:
+        nonlocal calls
+        calls += 1
+        raise PoolExhaustedError("full", retry_after=0)
+
+    with pytest.raises(PoolExhaustedError):
+        await RetryPolicy(StaticKey("key"), SECOND / 2).call_with_retry(call)
+    assert 1 < calls < 10
+
+
+def test_a_server_starts_a_run_of_one_name_once() -> None:
+    runs = StartedRuns()
+    with runs.starting("a"):
+        pass
+    with pytest.raises(PoolError, match="may have run"), runs.starting("a"):
+        pass
+    for error in (PoolExhaustedError("full"), SessionLostError("replaced", retryable=True)):
+        with pytest.raises(type(error)), runs.starting("b"):
+            raise error
+    with pytest.raises(PoolError, match="broken"), runs.starting("b"):
+        raise PoolError("broken")
+    with pytest.raises(PoolError, match="begun before"), runs.starting("b"):
+        pass
+    for _ in range(2):
+        with runs.starting(None):
+            pass
+    for number in range(MAX_NAMES):
+        with runs.starting(str(number)):
+            pass
+    with runs.starting("a"):
+        pass
