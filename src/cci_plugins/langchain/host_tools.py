@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Annotated, Any, TypeAlias, get_origin, get_type_hints
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import SkipValidation
 
-from cci_plugins.core.host_tools import HostTool, to_tool_name
+from cci_plugins.core.host_tools import HostTool, ToolFunction, to_tool_name
 from cci_plugins.errors import ConfigurationError, ToolCallError
 from cci_plugins.tools.host_tools import check_list, parse_text
 
@@ -47,20 +48,25 @@ def to_tools(given: Sequence[HostToolInput]) -> list[BaseTool | HostTool]:
     return [_to_tool(one) for one in given]
 
 
-def build_host_tool(
-    one: BaseTool | HostTool, config: RunnableConfig | None = None, state: Any = None
-) -> HostTool:
-    """Build the host tool of a LangChain tool.
+def build_host_tool(one: BaseTool | HostTool) -> HostTool:
+    """Build the host tool of a LangChain tool."""
+    if isinstance(one, HostTool):
+        return one
+    call = bind_call(one, {}, None)
+    return HostTool(to_tool_name(one.name), one.description, get_schema(one), call)
+
+
+def bind_call(one: BaseTool | HostTool, config: RunnableConfig, state: Any) -> ToolFunction:
+    """Return the function that calls a tool in one run of code.
 
     Args:
         one: The tool.
-        config: The configuration of the call of `execute_code`. None for the description.
+        config: The configuration of the call of `execute_code`.
         state: The state of the graph.
     """
     if isinstance(one, HostTool):
-        return one
-    call = _ToolCall(one, _hide_interrupts(config or {}), state)
-    return HostTool(to_tool_name(one.name), one.description, get_schema(one), call.run)
+        return one.call
+    return _ToolCall(one, _hide_interrupts(config), state).run
 
 
 def needs_graph(one: BaseTool | HostTool) -> bool:
@@ -132,7 +138,7 @@ class _ToolCall:
         return self._read(result)
 
     async def _invoke(self, arguments: dict[str, Any]) -> Any:
-        if not self._returns_message():
+        if not self._returns_message:
             return await self._tool.ainvoke(arguments, self._config)
         call = {
             "type": "tool_call",
@@ -140,7 +146,7 @@ class _ToolCall:
             "args": arguments,
             "id": f"code_{uuid4().hex}",
         }
-        if not needs_graph(self._tool):
+        if not self._needs_graph:
             return await self._tool.ainvoke(call, self._config)
         from langgraph.prebuilt import ToolNode  # noqa: PLC0415
 
@@ -150,12 +156,17 @@ class _ToolCall:
         messages = result.get("messages", ()) if isinstance(result, Mapping) else result
         return messages[0] if len(messages) == 1 else messages
 
+    @cached_property
+    def _needs_graph(self) -> bool:
+        return needs_graph(self._tool)
+
+    @cached_property
     def _returns_message(self) -> bool:
         """Return whether a tool needs the form of a model's call, which returns a message."""
         one = self._tool
         handles = bool(one.handle_tool_error or one.handle_validation_error)
         with_artifact = one.response_format == "content_and_artifact"
-        return handles or with_artifact or _needs_call_id(one) or needs_graph(one)
+        return handles or with_artifact or _needs_call_id(one) or self._needs_graph
 
     def _read(self, result: Any) -> Any:
         """Return what the code gets: the tool's value, or the content of its message."""

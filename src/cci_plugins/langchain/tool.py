@@ -29,7 +29,7 @@ from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import select_images
 from cci_plugins.tools.options import ToolOptions
 
-from .host_tools import HostTools, ToolNames, build_host_tool, needs_graph, to_tools
+from .host_tools import HostTools, ToolNames, bind_call, build_host_tool, needs_graph, to_tools
 
 __all__ = ["CodeInterpreterTool"]
 
@@ -175,7 +175,7 @@ class CodeInterpreterTool(BaseTool):
         state = None if isinstance(runtime, dict) else getattr(runtime, "state", None)
         child_config = var_child_runnable_config.get() or config  # its parent is this tool's run
         return [
-            replace(known, call=build_host_tool(one, child_config, state).call)
+            replace(known, call=bind_call(one, child_config, state))
             for one, known in zip(to_tools(self.tools), self._host_tools, strict=True)
         ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import cache
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ from semantic_kernel.functions import (
     KernelPlugin,
 )
 
-from cci_plugins.core.host_tools import HostTool, to_tool_name
+from cci_plugins.core.host_tools import HostTool, ToolFunction, to_tool_name
 from cci_plugins.errors import ConfigurationError, ToolCallError
 from cci_plugins.tools.host_tools import check_list
 
@@ -42,22 +43,23 @@ def to_functions(given: Sequence[HostFunctionInput]) -> list[KernelFunction | Ho
     return [function for one in given for function in _iter_functions(one)]
 
 
-def build_host_tool(one: KernelFunction | HostTool, calls: FunctionCalls | None = None) -> HostTool:
-    """Build the host tool of a kernel function.
-
-    Args:
-        one: The function.
-        calls: The calls of one run of code. None for the description.
-    """
+def build_host_tool(one: KernelFunction | HostTool) -> HostTool:
+    """Build the host tool of a kernel function."""
     if isinstance(one, HostTool):
         return one
-    calls = calls or FunctionCalls(None, None)
+    name, call = to_tool_name(one.fully_qualified_name), bind_call(one, FunctionCalls(None, None))
+    return HostTool(name, one.description or "", get_schema(one), call)
+
+
+def bind_call(one: KernelFunction | HostTool, calls: FunctionCalls) -> ToolFunction:
+    """Return the function that calls a kernel function in one run of code."""
+    if isinstance(one, HostTool):
+        return one.call
 
     async def call(**arguments: Any) -> Any:
         return await calls.invoke(one, arguments)
 
-    name = to_tool_name(one.fully_qualified_name)
-    return HostTool(name, one.description or "", get_schema(one), call)
+    return call
 
 
 def get_schema(function: KernelFunction) -> dict[str, Any]:
@@ -117,21 +119,10 @@ class FunctionCalls:
         self, function: KernelFunction, given: dict[str, Any], kernel: Kernel
     ) -> AutoFunctionInvocationContext:
         """Build the context that the kernel builds for a call by the model."""
-        AutoFunctionInvocationContext.model_rebuild(
-            _types_namespace={
-                "ChatHistory": ChatHistory,
-                "FunctionCallContent": FunctionCallContent,
-                "FunctionResult": FunctionResult,
-                "Kernel": Kernel,
-                "KernelArguments": KernelArguments,
-                "KernelFunction": KernelFunction,
-                "PromptExecutionSettings": PromptExecutionSettings,
-            }
-        )
         arguments = copy(self._arguments)
         arguments.pop("code", None)
         arguments.update(given)
-        return AutoFunctionInvocationContext(
+        return _get_context_class()(
             function=function,
             kernel=kernel,
             arguments=arguments,
@@ -163,3 +154,20 @@ def _iter_functions(one: HostFunctionInput) -> Iterator[KernelFunction | HostToo
 
 def _is_json(value: Any) -> bool:
     return value is not None and isinstance(value, str | int | float | bool | list | dict)
+
+
+@cache
+def _get_context_class() -> type[AutoFunctionInvocationContext]:
+    """Return the class of the context, once its forward references are resolved."""
+    AutoFunctionInvocationContext.model_rebuild(
+        _types_namespace={
+            "ChatHistory": ChatHistory,
+            "FunctionCallContent": FunctionCallContent,
+            "FunctionResult": FunctionResult,
+            "Kernel": Kernel,
+            "KernelArguments": KernelArguments,
+            "KernelFunction": KernelFunction,
+            "PromptExecutionSettings": PromptExecutionSettings,
+        }
+    )
+    return AutoFunctionInvocationContext

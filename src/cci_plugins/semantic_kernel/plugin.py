@@ -29,7 +29,13 @@ from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
 from cci_plugins.tools.options import ToolOptions
 
-from .host_functions import FunctionCalls, HostFunctionInput, build_host_tool, to_functions
+from .host_functions import (
+    FunctionCalls,
+    HostFunctionInput,
+    bind_call,
+    build_host_tool,
+    to_functions,
+)
 
 __all__ = ["CodeInterpreterPlugin", "images_as_user_messages"]
 
@@ -119,7 +125,7 @@ class CodeInterpreterPlugin:
         """Run code that may call functions. Semantic Kernel passes the kernel and arguments."""
         calls = FunctionCalls(kernel, arguments)
         tools = [
-            replace(known, call=build_host_tool(one, calls).call)
+            replace(known, call=bind_call(one, calls))
             for one, known in zip(self._functions, self._host_tools, strict=True)
         ]
         return await self._call(code, session_id, tools)
