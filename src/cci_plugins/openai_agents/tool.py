@@ -19,7 +19,7 @@ from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.tools import execute_code
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
-from cci_plugins.tools.host_tools import HostToolPolicy, RunStopper, check_host_tools
+from cci_plugins.tools.host_tools import RunStopper, check_host_tools
 from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
 from cci_plugins.tools.options import ToolOptions
 
@@ -131,24 +131,21 @@ def code_interpreter_tool(
         agent = Agent("analyst", tools=[code_interpreter_tool()])
         ```
     """
-    functions = to_tools(tools)
-    host_tools = [build_host_tool(one) for one in functions]
-    policy = check_host_tools(host_tools, approve_tool, interpreter, framework_asks=True)
     adapter = _Adapter(
         interpreter,
         inline=images == "inline",
         key=session_key,
         on_output=on_output,
         options=options,
-        tools=functions,
-        policy=policy,
+        tools=tools,
+        approve_tool=approve_tool,
     )
     return FunctionTool(
         name=execute_code.NAME,
-        description=execute_code.build_description(options, interpreter, host_tools),
+        description=adapter.description,
         params_json_schema=deepcopy(execute_code.PARAMETERS),  # older releases write into it
         on_invoke_tool=adapter.invoke,
-        needs_approval=policy.needs_approval or needs_approval,
+        needs_approval=adapter.policy.needs_approval or needs_approval,
     )
 
 
@@ -163,16 +160,18 @@ class _Adapter:
         key: SessionKeyFunction | None,
         on_output: OutputHandler | None,
         options: ToolOptions,
-        tools: list[FunctionTool | HostTool],
-        policy: HostToolPolicy,
+        tools: Sequence[HostToolInput],
+        approve_tool: ToolApprover | None,
     ) -> None:
         self._interpreter = interpreter
         self._inline = inline
         self._session_key = key
         self._on_output = on_output
         self._options = options
-        self._tools = tools
-        self._policy = policy
+        self._tools = to_tools(tools)
+        host_tools = [build_host_tool(one) for one in self._tools]
+        self.policy = check_host_tools(host_tools, approve_tool, interpreter, framework_asks=True)
+        self.description = execute_code.build_description(options, interpreter, host_tools)
         self._key_resolver = SessionKeyResolver("openai-agents", _SHARED_SESSION_WARNING)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -190,7 +189,7 @@ class _Adapter:
             on_output=self._on_output,
             options=self._options,
             tools=await self._bind_tools(context, stopper),
-            approve_tool=self._policy.approve_tool,
+            approve_tool=self.policy.approve_tool,
         )
         reply = await (stopper.run(call) if self._tools else call)
         return _attach_images(reply) if self._inline else TextReply.of(reply)
@@ -200,7 +199,7 @@ class _Adapter:
     ) -> Sequence[HostTool]:
         """Return the host tools of one call, which run with its context."""
         tools = [one for one in self._tools if await is_enabled(one, context)]
-        return self._policy.apply([build_host_tool(one, context, stopper) for one in tools])
+        return self.policy.apply([build_host_tool(one, context, stopper) for one in tools])
 
     def _resolve_key(self, context: ToolContext[Any]) -> str:
         return self._key_resolver.resolve(

@@ -56,7 +56,7 @@ def check_host_tools(
     """Check the host tools that an application passes to an adapter.
 
     Args:
-        tools: The tools, which need approval as the framework says.
+        tools: The tools, with the need of approval that they have in the framework.
         approve_tool: Asked while the code waits.
         interpreter: Where the code will run.
         framework_asks: Whether the framework can ask before `execute_code` runs.
