@@ -168,6 +168,11 @@ async def test_tools_that_return_artifacts_commands_or_handle_their_errors() -> 
         """Load a table."""
         return f"rows of {name}", object()
 
+    @tool(response_format="content_and_artifact")
+    def ask_server() -> tuple[list[dict[str, str]], object]:
+        """Ask an MCP server."""
+        return [{"type": "text", "text": '{"rows": 3}'}], object()
+
     def fail(text: str) -> str:
         """Fail."""
         raise ToolException(text)
@@ -182,14 +187,16 @@ async def test_tools_that_return_artifacts_commands_or_handle_their_errors() -> 
     async def program(tools: FakeTools) -> Any:
         return [
             await tools.acall("load", name="t"),
+            await tools.acall("ask_server"),
             await failure(tools.acall("fail_handled", text="no such table")),
             await failure(tools.acall("go_to", node="end")),
         ]
 
-    message = await run_code(program, load, handled, go_to)
+    message = await run_code(program, load, ask_server, handled, go_to)
     assert message.content == repr(
         [
             "rows of t",
+            {"rows": 3},
             ("failed", "no such table"),
             ("failed", "this tool changes the graph, which is not possible from code"),
         ]

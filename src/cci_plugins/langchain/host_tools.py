@@ -23,7 +23,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId, tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import SkipValidation
+from pydantic import BaseModel, SkipValidation
 
 from cci_plugins.core.host_tools import HostTool, ToolFunction, to_tool_name
 from cci_plugins.errors import ConfigurationError, ToolCallError
@@ -85,7 +85,7 @@ def get_schema(one: BaseTool) -> dict[str, Any]:
     schema = one.tool_call_schema
     if isinstance(schema, dict):
         found = dict(schema)
-    elif hasattr(schema, "model_json_schema"):
+    elif issubclass(schema, BaseModel):
         found = dict(schema.model_json_schema())
     else:  # a model of pydantic 1
         found = dict(convert_to_openai_tool(one)["function"]["parameters"])
@@ -177,7 +177,7 @@ class _ToolCall:
         text = str(result.text)
         if result.status == "error":
             raise ToolCallError(text)
-        return parse_text(text) if isinstance(result.content, str) else result.content
+        return parse_text(text) if _is_text(result.content) else result.content
 
 
 def _iter_annotations(one: BaseTool) -> Iterator[Any]:
@@ -188,6 +188,12 @@ def _iter_annotations(one: BaseTool) -> Iterator[Any]:
     for function in (getattr(one, "func", None), getattr(one, "coroutine", None), one._run):  # noqa: SLF001
         with suppress(Exception):  # an annotation that cannot be resolved is not one of LangGraph
             yield from get_type_hints(function, include_extras=True).values()
+
+
+def _is_text(content: str | list[Any]) -> bool:
+    """Return whether a message has text only, such as that of a tool of an MCP server."""
+    blocks = [] if isinstance(content, str) else content
+    return all(isinstance(one, str) or one.get("type") == "text" for one in blocks)
 
 
 def _needs_call_id(one: BaseTool) -> bool:
