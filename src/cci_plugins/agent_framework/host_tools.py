@@ -17,13 +17,13 @@ from copy import copy
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+import agent_framework
 from agent_framework import (
     SKIP_PARSING,
     Content,
     FunctionInvocationContext,
     FunctionMiddleware,
     FunctionTool,
-    MiddlewareFailure,
     MiddlewareTermination,
     UserInputRequiredException,
     tool,
@@ -38,6 +38,11 @@ from cci_plugins.tools.host_tools import RunStopper, check_list, parse_text
 HostToolInput: TypeAlias = FunctionTool | Callable[..., Any] | HostTool
 """A function tool, a function that becomes one, or a `HostTool`."""
 
+_FAILURES: tuple[type[Exception], ...] = tuple(
+    getattr(agent_framework, name)
+    for name in ("MiddlewareFailure",)  # older releases do not have it
+    if hasattr(agent_framework, name)
+)
 _PIPELINE = "cci_function_middleware"  # in the metadata of an invocation
 _NO_PIPELINE = "the function middleware of this run cannot be found, so no tool is called from code"
 _WAITS = "this tool waits for the user, which is not possible while code runs"
@@ -125,7 +130,7 @@ class _ToolCalls:
             if error.result is None:
                 error.result = _to_text(context.result) if context.result else str(error)
             self._stopper.stop(error)
-        except MiddlewareFailure as error:
+        except _FAILURES as error:
             self._stopper.stop(error)
         except UserInputRequiredException:
             raise ToolCallError(_WAITS, kind="denied") from None
