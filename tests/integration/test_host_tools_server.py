@@ -1,0 +1,239 @@
+"""Host tools over HTTP: `cci serve`, our container image, and a gateway with two replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from cci_plugins import CodeInterpreter, Decision, HostTool, Limits
+from cci_plugins.errors import ConfigurationError, PoolError
+from cci_plugins.pools.azure import held_run
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
+from cci_plugins.pools.azure.rest_pool import CustomSessionPool
+from cci_plugins.pools.local.pool import LocalSessionPool
+from cci_plugins.server import runs
+from cci_plugins.testing import check_session_pool
+
+from ._emulated import TOKEN, emulated
+from ._server import KEY, serving
+
+if sys.platform != "linux":
+    pytest.skip("these backends exist on Linux only", allow_module_level=True)
+
+pytest.importorskip("mcp")
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+ANY = {"type": "object", "properties": {"a": {}, "b": {}}}
+SECRET = b"a secret that every replica of the gateway has"
+LIMITS = Limits(tool_calls=300, tool_call_bytes=2 << 20, tool_total_bytes=16 << 20)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Replicas:
+    """A balancer that sends each request to the next replica of a gateway."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self._urls = urls
+        self.requests: list[str] = []
+        self.fail: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        url = self._urls[len(self.requests) % len(self._urls)]
+        self.requests.append(url)
+        headers = {
+            name.decode(): value.decode()
+            for name, value in scope["headers"]
+            if name.decode() not in {"host", "content-length", "accept-encoding"}
+        }
+        lose = self.fail(body) if self.fail is not None else None
+        if lose == "request":
+            return  # the server closes the connection, as no answer was sent
+        target = f"{url.removesuffix('/mcp')}{scope['path']}?{scope['query_string'].decode()}"
+        async with httpx.AsyncClient(timeout=60) as client:
+            answer = await client.request(scope["method"], target, headers=headers, content=body)
+        if lose == "answer":
+            return
+        kind = answer.headers.get("content-type", "application/json").encode()
+        start = {"type": "http.response.start", "status": answer.status_code}
+        await send(start | {"headers": [(b"content-type", kind)]})
+        await send({"type": "http.response.body", "body": answer.content})
+
+
+@asynccontextmanager
+async def balanced(urls: list[str]) -> AsyncIterator[tuple[Replicas, str]]:
+    from cci_plugins.server import serve_app
+
+    replicas, ready, found = Replicas(urls), anyio.Event(), list[str]()
+
+    def on_ready(url: str) -> None:
+        found.append(url)
+        ready.set()
+
+    async def run() -> None:
+        await serve_app(replicas, host="127.0.0.1", port=0, on_ready=on_ready)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await ready.wait()
+        yield replicas, found[0]
+        tasks.cancel_scope.cancel()
+
+
+def local_pool() -> LocalSessionPool:
+    return LocalSessionPool(ready_sessions=0, preload=())
+
+
+class Place:
+    """A server of one kind, and its clients."""
+
+    def __init__(self, make_pool: Any, local: LocalSessionPool, replicas: Replicas | None) -> None:
+        self.make_pool, self.local, self.replicas = make_pool, local, replicas
+
+    def open(self, **limits: Any) -> CodeInterpreter:
+        return CodeInterpreter(self.make_pool(), limits=Limits(**limits) if limits else LIMITS)
+
+
+@pytest.fixture(scope="module", params=["serve", "custom", "gateway"])
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    from cci_plugins.server import SignedEnvironments
+
+    local, replicas = local_pool(), None
+    async with AsyncExitStack() as stack:
+        if request.param == "serve":
+            url = await stack.enter_async_context(serving(local))
+            replicas, url = await stack.enter_async_context(balanced([url]))
+
+            def make_pool() -> Any:
+                return PlatformSessionPool(url, key=KEY, margin=5)
+
+        else:
+            azure = await stack.enter_async_context(
+                emulated(local, kind="custom", max_sessions=99)
+            )
+            make_pool = azure.client
+        if request.param == "gateway":
+            urls = []
+            for _ in range(2):
+                environments = SignedEnvironments(SECRET)
+                server = serving(azure.client(), environments=environments, rest=False)
+                urls.append(await stack.enter_async_context(server))
+            replicas, url = await stack.enter_async_context(balanced(urls))
+
+            def make_pool() -> Any:
+                return PlatformSessionPool(url, key=KEY, margin=5)
+
+        yield Place(make_pool, local, replicas)
+
+
+class Host:
+    """The tools of the tests, and what happened to them."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.cancelled = 0
+        self.started = anyio.Event()
+        self.release = anyio.Event()
+
+    def add(self, a: float, b: float = 0) -> float:
+        self.calls.append((a, b))
+        return a + b
+
+    async def wait(self, a: float = 0) -> float:
+        self.started.set()
+        try:
+            await (asyncio.sleep(a) if a else self.release.wait())
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.calls.append(a)
+        return a
+
+    def echo(self, a: Any) -> Any:
+        self.calls.append("echo")
+        return a
+
+    def fail(self) -> None:
+        raise LookupError("no such row")
+
+    def refund(self, a: float) -> str:
+        return f"refunded {a}"
+
+    def big(self, a: int) -> str:
+        return "é" * a
+
+    def tools(self) -> list[HostTool]:
+        names = ("add", "wait", "echo", "fail", "big")
+        tools = [HostTool(name, f"The tool {name}.", ANY, getattr(self, name)) for name in names]
+        return [*tools, HostTool("refund", "Pay back.", ANY, self.refund, needs_approval=True)]
+
+
+async def run(interpreter: CodeInterpreter, code: str, host: Host, **options: Any) -> Any:
+    async def approve(request: Any) -> Decision:
+        return Decision("allow" if request.arguments["a"] < 100 else "deny", reason="too much")
+
+    return await interpreter.run_code(code, tools=host.tools(), approve_tool=approve, **options)
+
+
+CALLS = """
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+print('begin')
+print([tools.add(a=n, b=1) for n in range(3)])
+with ThreadPoolExecutor(4) as threads:
+    print(sorted(threads.map(lambda n: tools.add(a=n), range(20))))
+print(await asyncio.gather(*(tools.acall('wait', a=0.2 * n) for n in (1, 2))))
+print(tools.echo(a={'t': 'é"\\\\\\n', 'n': [1, None, 1.5]}))
+for call in (lambda: tools.fail(), lambda: tools.refund(a=500), lambda: tools.nothing()):
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, error)
+print(tools.refund(a=5))
+print(len(tools.big(a=700_000)), len(tools.echo(a='"' * 600_000)))
+try:
+    tools.big(a=3_000_000)
+except tools.ToolLimitError as error:
+    print('limit')
+"""
+
+
+async def test_tools_are_called_from_threads_and_tasks_through_every_server(place: Place) -> None:
+    host, seen = Host(), list[str]()
+    with anyio.fail_after(100):
+        async with place.open() as interpreter:
+            execution = await run(
+                interpreter, CALLS, host, on_output=lambda event: seen.append(event.text)
+            )
+    assert execution.error is None, execution.error.traceback
+    assert execution.stdout == "".join(seen)
+    lines = execution.stdout.splitlines()
+    assert lines[:4] == ["begin", "[1, 2, 3]", str(list(range(20))), "[0.2, 0.4]"]
+    assert lines[4] == str({"t": 'é"\\\n', "n": [1, None, 1.5]})
+    assert lines[5:8] == [
+        "ToolError LookupError: no such row",
+        "ToolDeniedError the user did not approve the call of refund: too much",
+        lines[7],
+    ]
+    assert lines[8:] == ["refunded 5", "700000 600000", "limit"]
+    assert len(execution.tool_calls) == 33
+    assert host.calls.count("echo") == 2
