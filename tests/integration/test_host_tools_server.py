@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -19,7 +20,7 @@ from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
 from cci_plugins.server import runs
-from cci_plugins.testing import check_session_pool
+from cci_plugins.testing import FakeSessionPool
 
 from ._emulated import TOKEN, emulated
 from ._server import KEY, serving
@@ -48,6 +49,7 @@ class Replicas:
         self._urls = urls
         self.requests: list[str] = []
         self.fail: Any = None
+        self.client = httpx.AsyncClient(timeout=60, verify=False)  # noqa: S501 - on loopback
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -69,8 +71,7 @@ class Replicas:
         if lose == "request":
             return  # the server closes the connection, as no answer was sent
         target = f"{url.removesuffix('/mcp')}{scope['path']}?{scope['query_string'].decode()}"
-        async with httpx.AsyncClient(timeout=60) as client:
-            answer = await client.request(scope["method"], target, headers=headers, content=body)
+        answer = await self.client.request(scope["method"], target, headers=headers, content=body)
         if lose == "answer":
             return
         kind = answer.headers.get("content-type", "application/json").encode()
@@ -97,6 +98,7 @@ async def balanced(urls: list[str]) -> AsyncIterator[tuple[Replicas, str]]:
         await ready.wait()
         yield replicas, found[0]
         tasks.cancel_scope.cancel()
+    await replicas.client.aclose()
 
 
 def local_pool() -> LocalSessionPool:
@@ -127,9 +129,7 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
                 return PlatformSessionPool(url, key=KEY, margin=5)
 
         else:
-            azure = await stack.enter_async_context(
-                emulated(local, kind="custom", max_sessions=99)
-            )
+            azure = await stack.enter_async_context(emulated(local, kind="custom", max_sessions=99))
             make_pool = azure.client
         if request.param == "gateway":
             urls = []
@@ -235,5 +235,86 @@ async def test_tools_are_called_from_threads_and_tasks_through_every_server(plac
         lines[7],
     ]
     assert lines[8:] == ["refunded 5", "700000 600000", "limit"]
-    assert len(execution.tool_calls) == 33
+    assert len(execution.tool_calls) == 32
     assert host.calls.count("echo") == 2
+
+
+async def test_a_run_goes_on_when_requests_and_answers_get_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.replicas is None:
+        pytest.skip("nothing lies between")
+    monkeypatch.setattr(held_run, "ASK_WAIT", timedelta(seconds=0.3))
+    host, kinds = Host(), ["answer", None, "request", None, None, "answer", "answer", "request"]
+    losses = iter(kinds)
+
+    def fail(body: bytes) -> str | None:
+        return next(losses, None) if b"held_run" in body else None
+
+    with anyio.fail_after(60):
+        async with place.open() as interpreter:
+            await interpreter.run_code("x = 1")
+            place.replicas.fail = fail
+            try:
+                code = "print([tools.add(a=n, b=x) for n in range(5)]); tools.wait(a=1)"
+                execution = await run(interpreter, code, host)
+            finally:
+                place.replicas.fail = None
+    assert execution.stdout == "[1, 2, 3, 4, 5]\n"
+    assert host.calls == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), 1]
+    assert next(losses, "none left") == "none left"
+
+
+async def test_a_cancelled_run_and_its_tool_end_in_the_session(place: Place) -> None:
+    host = Host()
+    with anyio.fail_after(60):
+        async with place.open() as interpreter:
+            async with anyio.create_task_group() as tasks:
+                code = "try:\n    tools.wait()\nfinally:\n    ended = True"
+                tasks.start_soon(lambda: run(interpreter, code, host))
+                await host.started.wait()
+                tasks.cancel_scope.cancel()
+            execution = await interpreter.run_code("ended", timeout=20)
+    assert (execution.text, host.cancelled) == ("True", 1)
+
+
+async def test_a_tool_takes_longer_than_a_request_and_than_the_run_may(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_run, "ASK_WAIT", timedelta(seconds=0.2))
+    host = Host()
+    with anyio.fail_after(60):
+        async with place.open() as interpreter:
+            await interpreter.run_code("1")
+            execution = await run(interpreter, "tools.wait(a=3)", host, timeout=2)
+            late = await run(interpreter, "while True: pass", host, timeout=1)
+    assert execution.text == "3"
+    assert late.status == "timed_out"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kind": "platform"}, {"kind": "managed"}, {"kind": "custom", "container": "executions"}],
+)
+async def test_a_pool_that_answers_in_text_only_refuses_before_it_runs_code(options: Any) -> None:
+    from cci_plugins.server import SignedEnvironments
+
+    host, fake = Host(), FakeSessionPool()
+    with anyio.fail_after(30):
+        async with emulated(fake, **options) as azure:
+            pools = [azure.client()]
+            async with AsyncExitStack() as stack:
+                if options["kind"] == "custom":
+                    environments = SignedEnvironments(SECRET)
+                    gateway = serving(azure.client(), environments=environments, rest=False)
+                    url = await stack.enter_async_context(gateway)
+                    pools.append(PlatformSessionPool(url, key=KEY))
+                for pool in pools:
+                    async with CodeInterpreter(pool) as interpreter:
+                        with pytest.raises(ConfigurationError, match="the code did not run") as why:
+                            await run(interpreter, "the_code = 1", host)
+                    assert "text only" in str(why.value)
+                    assert "this package's image" in (why.value.hint or "")
+                    if pool is pools[0]:
+                        assert pool.capabilities.host_tools is False
+    assert not [code for _, code in fake.calls if "the_code" in code]

@@ -114,7 +114,8 @@ class Run:
     ) -> None:
         """Wait until the run has ended, or there are new calls or new output.
 
-        A later wait ends an earlier one, whose client has most likely gone.
+        Where calls are answered, a later wait ends an earlier one: the client has sent it to
+        bring an answer, or has lost the earlier one.
 
         Args:
             wait: Longest wait in seconds.
@@ -122,7 +123,7 @@ class Run:
             since: Characters of output that are not new. None if output is not wanted.
         """
         with anyio.move_on_after(wait) as scope:
-            if wait:
+            if wait and self.relay is not None:
                 for earlier in self._askers:
                     earlier.cancel()
             self._askers.append(scope)

@@ -47,7 +47,6 @@ from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.pools.run_exchange import (
     HELD_KEY,
-    MAX_WAIT,
     PendingCall,
     RunQuery,
     RunReport,
@@ -59,6 +58,7 @@ from cci_plugins.pools.tool_host import ToolHost
 from .cci_server import RunRequest, RunTool, build_unclear_error, read_execution_of
 from .retry import RetryPolicy
 
+ASK_WAIT = timedelta(seconds=20)  # so that a request that got lost is noticed while calls wait
 QUICK_SECONDS = 0.02  # in which most tools return, so that one request does for a call
 CANCEL_SECONDS = 5.0
 PART_CHARACTERS = 256 * 1024  # of one answer in one request, whose body is bounded
@@ -123,7 +123,7 @@ class HeldRun:
         """Start the run, or find out whether a request without an answer has started it."""
         query = RunQuery(
             starts=True,
-            wait=MAX_WAIT.total_seconds(),
+            wait=ASK_WAIT.total_seconds(),
             since=None if self._output is None else 0,
             tools=self._tools.specs,
             bounds=self._tools.bounds,
@@ -190,7 +190,7 @@ class HeldRun:
     async def _ask(self, answers: tuple[ToolAnswer, ...]) -> None:
         """Bring answers and wait for a report."""
         query = RunQuery(
-            wait=MAX_WAIT.total_seconds(),
+            wait=ASK_WAIT.total_seconds(),
             since=None if self._output is None else self._received,
             known=tuple(self._known),
             answers=answers,

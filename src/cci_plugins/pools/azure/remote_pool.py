@@ -124,7 +124,7 @@ class RemoteSessionPool(SessionPool, RunRelay):
         )
 
     def _build_text_only_error(self) -> ConfigurationError:
-        return build_unsupported_error(self.capabilities.name, "its sessions answer in text only")
+        return build_unsupported_error(self.capabilities.name)
 
     @abstractmethod
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
