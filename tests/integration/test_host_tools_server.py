@@ -14,15 +14,13 @@ import httpx
 import pytest
 
 from cci_plugins import CodeInterpreter, Decision, HostTool, Limits
-from cci_plugins.errors import ConfigurationError, PoolError
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.azure import held_run
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
-from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
-from cci_plugins.server import runs
 from cci_plugins.testing import FakeSessionPool
 
-from ._emulated import TOKEN, emulated
+from ._emulated import emulated
 from ._server import KEY, serving
 
 if sys.platform != "linux":
@@ -49,7 +47,7 @@ class Replicas:
         self._urls = urls
         self.requests: list[str] = []
         self.fail: Any = None
-        self.client = httpx.AsyncClient(timeout=60, verify=False)  # noqa: S501 - on loopback
+        self.client = httpx.AsyncClient(timeout=60, verify=False)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
