@@ -7,9 +7,9 @@ than `MAX_WAIT`. Every message may be sent twice:
 - A query to start a run of a known name only asks for that run.
 - A query lists the calls that its sender knows (`RunQuery.known`), so that a report has the others
   again, if an earlier report was lost.
-- An answer says where its text begins. A part that arrived before, and an answer to an unknown
+- An answer states where its text begins. A part that arrived before, and an answer to an unknown
   call, changes nothing.
-- A report says where its output begins, so that the reader skips what it has.
+- A report states where its output begins, so that the reader skips what it has.
 
 Arguments and results of tools are JSON text, which nobody on the way parses.
 """

@@ -89,10 +89,9 @@ def create_app(
     sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
-    executions = ExecutionRoutes(pool, limits, body_bytes, runs)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
-        routes += _build_rest_routes(pool, limits, executions)
+        routes += _build_rest_routes(pool, limits, body_bytes, runs)
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
@@ -144,9 +143,9 @@ def _check_options(
 
 
 def _build_rest_routes(
-    pool: SessionPool, limits: Limits, executions: ExecutionRoutes
+    pool: SessionPool, limits: Limits, body_bytes: int, runs: RunRegistry
 ) -> Iterator[Route]:
-    yield from executions.build_routes()
+    yield from ExecutionRoutes(pool, limits, body_bytes, runs).build_routes()
     yield from FileRoutes(pool, limits).build_routes()
     yield from SessionRoutes(pool).build_routes()
 

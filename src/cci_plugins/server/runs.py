@@ -3,8 +3,8 @@
 A run belongs to a session and to the caller who started it, and has a name that its client chose.
 Nobody finds it by other means. There are two kinds:
 
-- `RunRegistry.start` runs code in a task of its own, which outlives the request. Whoever knows the
-  name asks with `Run.wait_for_news`, and ends it with `Run.cancel`. It ends by itself with its
+- `RunRegistry.start` runs code in a task of its own, which outlives the request. Requests that know the
+  name ask with `Run.wait_for_news`, and end it with `Run.cancel`. It ends by itself with its
   code, after `limit`, or `patience` after the last request if its calls of tools wait for answers.
 - `RunRegistry.claim` only keeps the name of a run that ends with its request.
 
@@ -104,7 +104,7 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
 
     def notify(self) -> None:
-        """Wake up whoever asks, because something changed."""
+        """Wake up the requests that wait, because something changed."""
         self._changed.set()
         self._changed = anyio.Event()
         self._watch_patience()

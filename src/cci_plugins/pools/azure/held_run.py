@@ -273,7 +273,7 @@ class HeldRun:
         """Send a query once.
 
         Raises:
-            CodeInterpreterError: The server refused it, or there was no answer.
+            CodeInterpreterError: The server refused it, or did not answer.
         """
         request = self._request
         given = {RUN_KEY: request.run, INSTANCE_KEY: request.instance, HELD_KEY: query.dump()}
@@ -313,7 +313,7 @@ class HeldRun:
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Return whether an error says that nothing was started."""
+    """Return whether an error proves that nothing was started."""
     return isinstance(error, (ConfigurationError, AuthenticationError)) or (
         isinstance(error, CodeInterpreterError) and error.retryable
     )
