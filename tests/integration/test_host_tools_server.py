@@ -13,12 +13,15 @@ import anyio
 import httpx
 import pytest
 
-from cci_plugins import CodeInterpreter, Decision, HostTool, Limits
+from cci_plugins import CodeInterpreter, Decision, Execution, HostTool, Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.azure import held_run
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
-from cci_plugins.testing import FakeSessionPool
+from cci_plugins.pools.run_exchange import RunQuery
+from cci_plugins.pools.tool_host import ToolBounds, ToolSpec
+from cci_plugins.server import runs
+from cci_plugins.testing import FakeSessionPool, FakeTools
 
 from ._emulated import emulated
 from ._server import KEY, serving
@@ -316,3 +319,107 @@ async def test_a_pool_that_answers_in_text_only_refuses_before_it_runs_code(opti
                     if pool is pools[0]:
                         assert pool.capabilities.host_tools is False
     assert not [code for _, code in fake.calls if "the_code" in code]
+
+
+FLOOD = """
+import asyncio
+async def call(n):
+    try:
+        return await tools.acall('add', a=n)
+    except tools.ToolLimitError:
+        return 'limit'
+found = await asyncio.gather(*(call(n) for n in range(200)))
+print(len([one for one in found if one != 'limit']), found.count('limit'))
+"""
+
+
+async def test_a_flood_of_calls_is_bounded_and_the_session_stays_usable(place: Place) -> None:
+    host = Host()
+    with anyio.fail_after(60):
+        async with place.open(tool_calls=40, tool_calls_at_once=4) as interpreter:
+            execution = await run(interpreter, FLOOD, host)
+            again = await run(interpreter, "tools.add(a=1, b=2)", host)
+    assert (execution.stdout, again.text) == ("40 160\n", "3")
+
+
+def build_query(environment: str, name: str, code: str = "", **query: Any) -> dict[str, Any]:
+    arguments = {"environmentId": environment, "pythonCode": code}
+    meta = {"cci_plugins/run": name, "cci_plugins/held_run": query}
+    params = {"name": "runPythonCodeInRemoteEnvironment", "arguments": arguments, "_meta": meta}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+async def test_a_run_by_name_outlives_its_connection_and_ends_when_nobody_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "PATIENCE", timedelta(seconds=0.5))
+    begun, ended = list[str](), anyio.Event()
+
+    async def program(code: str, tools: FakeTools) -> Execution:
+        begun.append(code)
+        try:
+            return Execution(stdout=str(await tools.acall("add", a=1)) if tools.names else "")
+        finally:
+            ended.set()
+
+    pool = FakeSessionPool(program)
+    start = {
+        "starts": True,
+        "tools": [RunQuery(tools=(ToolSpec("add"),)).dump()["tools"][0]],
+        "bounds": RunQuery(bounds=ToolBounds.from_limits(LIMITS)).dump()["bounds"],
+    }
+    headers = {"x-ms-apikey": KEY}
+    with anyio.fail_after(30):
+        async with serving(pool) as url, httpx.AsyncClient(headers=headers, timeout=10) as client:
+
+            async def ask(name: str, code: str = "", **query: Any) -> Any:
+                body = build_query("environment-1", name, code, **query)
+                return (await client.post(url, json=body)).json()["result"]
+
+            async def report(name: str, code: str = "", **query: Any) -> Any:
+                return (await ask(name, code, **query))["_meta"]["cci_plugins/held_run"]
+
+            for _ in range(2):
+                (call,) = (await report("first", "one", wait=5, **start))["calls"]
+            assert call == {"number": 1, "name": "add", "arguments": '{"a": 1}'}
+            body = build_query("environment-2", "first")
+            other = (await client.post(url, json=body)).json()["result"]["_meta"]
+            assert other["cci_plugins/held_run"]["state"] == "unknown"
+            answers = [{"call": 7, "text": "0"}, {"call": 1, "text": "5"}, {"call": 1, "text": "6"}]
+            result = await ask("first", wait=5, known=[1], answers=answers)
+            assert result["_meta"]["cci_plugins/execution"]["stdout"] == "5"
+            assert (await report("first"))["state"] == "ended"
+            ended = anyio.Event()
+            await report("second", "two", wait=5, **start)
+            await ended.wait()
+            failed = (await ask("second"))["_meta"]["cci_plugins/error"]["message"]
+            assert "nobody asked for it" in failed
+            assert (await report("third", cancels=True))["state"] == "unknown"
+            assert "begun before" in (await ask("third", "three", **start))["content"][0]["text"]
+            for odd in ({"wait": "long"}, {"known": "all"}, {"answers": [1]}, {"tools": [{}]}):
+                assert "InvalidArguments" in (await ask("odd", **odd))["content"][0]["text"]
+    assert begun == ["one", "two"]
+
+
+async def test_an_asynchronous_execution_is_held_by_its_name_and_runs_once() -> None:
+    pool, path = FakeSessionPool(Execution(stdout="4")), "/executions"
+    query = {"identifier": "environment-1", "api-version": "2025-10-02-preview"}
+    body = {"code": "four", "executionType": "Asynchronous"}
+    headers = {"authorization": f"Bearer {KEY}", "operation-id": "fourth"}
+    with anyio.fail_after(30):
+        async with serving(pool) as url, httpx.AsyncClient(headers=headers) as client:
+            base = url.removesuffix("/mcp")
+            for _ in range(2):
+                answer = await client.post(f"{base}{path}", params=query, json=body)
+                assert answer.status_code == 202, answer.text
+            while (await client.get(f"{base}{path}/fourth", params=query)).json()["status"] != (
+                "Succeeded"
+            ):
+                await anyio.sleep(0.01)
+            held = build_query("environment-1", "fourth")
+            key = {"x-ms-apikey": KEY}
+            result = (await client.post(url, json=held, headers=key)).json()["result"]
+            assert result["_meta"]["cci_plugins/execution"]["stdout"] == "4"
+            other = query | {"identifier": "environment-2"}
+            assert (await client.get(f"{base}{path}/fourth", params=other)).status_code == 404
+    assert [code for _, code in pool.calls] == ["four"]

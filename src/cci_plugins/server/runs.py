@@ -3,9 +3,9 @@
 A run belongs to a session and to the caller who started it, and has a name that its client chose.
 Nobody finds it by other means. There are two kinds:
 
-- `RunRegistry.start` runs code in a task of its own, which outlives the request. Requests that know the
-  name ask with `Run.wait_for_news`, and end it with `Run.cancel`. It ends by itself with its
-  code, after `limit`, or `patience` after the last request if its calls of tools wait for answers.
+- `RunRegistry.start` runs code in a task of its own, which outlives the request. Requests that
+  know the name ask with `Run.wait_for_news`, and end it with `Run.cancel`. It ends by itself with
+  its code, after `limit`, or `patience` after the last request if its calls of tools wait.
 - `RunRegistry.claim` only keeps the name of a run that ends with its request.
 
 A name starts code once. A second start finds the run of the first, or is refused if that run is
