@@ -90,6 +90,8 @@ class Link:
         self._tools = tools
         self.queries: list[dict[str, Any]] = []
         self.lose: Callable[[int], str | None] = lambda _: None
+        text = "the connection broke; the code may have run, so it was not sent again"
+        self.error: CodeInterpreterError = PoolError(text)
 
     async def call_tool(
         self, name: str, arguments: Mapping[str, Any], **options: Any
@@ -98,11 +100,11 @@ class Link:
         self.queries.append(meta[HELD_KEY])
         lost = self.lose(len(self.queries))
         if lost == "request":
-            raise PoolError("the connection broke; the code may have run, so it was not sent again")
+            raise self.error
         answer = await self._tools.call(name, arguments, meta)
         assert answer is not None
         if lost == "answer":
-            raise PoolError("the connection broke; the code may have run, so it was not sent again")
+            raise self.error
         return ToolResult(meta=json.loads(json.dumps(answer.meta)))
 
 
@@ -207,6 +209,25 @@ async def test_tools_at_once_a_refusal_and_a_large_result_reach_the_code() -> No
     assert len(tools.calls) == 4
 
 
+async def test_no_error_after_the_start_lets_the_run_be_repeated() -> None:
+    tools, runs = Tools(), RunRegistry()
+    async with linked(add_three, runs) as link:
+        run = held(link, tools)
+        run._retry = RetryPolicy(StaticKey("key"), SECOND / 5)
+        link.error = PoolUnavailableError("the pool cannot be reached")
+        link.lose = lambda number: "request" if number > 1 else None
+        with pytest.raises(PoolError, match="cannot be reached; the code may have run") as raised:
+            await run.execute()
+        assert not raised.value.retryable
+        assert link.queries[-1]["cancels"], "it tries to end the run"
+        link.lose = lambda number: runs._runs.clear() if number == 2 else None
+        link.queries.clear()
+        with pytest.raises(PoolError, match="no longer has the run") as raised:
+            await held(link, tools, name="replaced").execute()
+        assert not raised.value.retryable
+    assert tools.calls == ['add {"a": 0, "b": 1}'] * 2
+
+
 async def test_output_arrives_once_although_requests_overlap() -> None:
     seen = list[str]()
 
@@ -217,8 +238,6 @@ async def test_output_arrives_once_although_requests_overlap() -> None:
                 await anyio.sleep(0.15)
             return Execution(stdout="0\n1\n2\n3\n")
 
-    async with RunRegistry().run():
-        pass
     runs = RunRegistry()
     async with runs.run():
         link = Link(PlatformTools(Printing(), Limits(), runs=runs))
@@ -269,9 +288,7 @@ async def test_calls_that_wait_end_the_run_when_nobody_asks(
         tools.release = anyio.Event()
         died = held(link, tools, name="died")
         monkeypatch.setattr(died, "_cancel", anyio.sleep_forever)
-        with anyio.move_on_after(0.3):
-            with anyio.CancelScope(shield=False):
-                await died._start()
+        await died._start()
         run = runs.find(RunKey("session", "died", ""))
         assert run is not None
         await run.wait_ended(5)

@@ -146,9 +146,8 @@ def _read_execution(answer: ToolResult, session_id: str) -> Execution:
 
 def build_unclear_error(error: CodeInterpreterError) -> PoolError:
     """Return an error that does not allow a second run, because the code may have run."""
-    if MAY_HAVE_RUN in str(error) and isinstance(error, PoolError) and not error.retryable:
-        return error
-    return PoolError(f"{error}; {MAY_HAVE_RUN}", hint=error.hint)
+    text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
+    return PoolError(f"{text}; {MAY_HAVE_RUN}", hint=error.hint)
 
 
 async def run_full(

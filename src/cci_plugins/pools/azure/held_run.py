@@ -109,6 +109,8 @@ class HeldRun:
                 if report.state == "running":
                     answer = await self._serve(report)
             except CodeInterpreterError as error:
+                if MAY_HAVE_RUN in str(error) and not error.retryable:
+                    raise
                 raise build_unclear_error(error) from error
         except BaseException as error:
             if not _is_refused(error):
