@@ -30,7 +30,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
-from .cci_server import RunRequest, is_cci_server, run_full
+from .cci_server import RunRequest, call_session_tool, is_cci_server, run_full
 from .pool_auth import GatewayToken, PoolAuth
 from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
@@ -102,7 +102,7 @@ class PlatformSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="platform", outlives_app=True)
+    capabilities = Capabilities(name="platform", outlives_app=True, env=True)
 
     def __init__(
         self,
@@ -197,6 +197,12 @@ class PlatformSessionPool(RemoteSessionPool):
             self._environments.pop(session_id, None)  # it expired, or the server's secret changed
             raise
         return replace(execution, session_id=session_id)
+
+    @override
+    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+        server = await self._get_server()
+        environment = await self._get_environment(server, session_id)
+        return await call_session_tool(server.mcp, tool, environment, self._busy_limit)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:

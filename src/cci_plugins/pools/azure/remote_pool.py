@@ -24,6 +24,7 @@ from typing_extensions import override
 from cci_plugins.azure.credentials import AuthProvider
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -33,9 +34,10 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
+from cci_plugins.mcp_client.executions import INTERRUPT, RESTART
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import Execution, FileInfo, OutputEvent
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool, build_no_interrupt_error
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
 from .cci_server import RunRequest
@@ -93,6 +95,10 @@ class RemoteSessionPool(SessionPool):
         """Run code once on the cci-plugins server."""
 
     @abstractmethod
+    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+        """Call a tool of the cci-plugins server that runs no code."""
+
+    @abstractmethod
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         """Run code once on any other server, and wait at most `limit` for the answer."""
 
@@ -142,6 +148,7 @@ class RemoteSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
         tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         check_code(code)
         if tools is not None:
@@ -151,13 +158,32 @@ class RemoteSessionPool(SessionPool):
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
-            request = RunRequest(session_id, code, limit, self._margin, instance, token_hex(16))
+            name = token_hex(16)
+            request = RunRequest(session_id, code, limit, self._margin, instance, name, env)
             return await self._retry.call_with_retry(lambda: self._run_full(request, on_output))
         await self._prepare_run(session_id)
-        execution = await self._text.execute(session_id, code, timeout=limit, instance=instance)
+        execution = await self._text.execute(
+            session_id, code, timeout=limit, instance=instance, env=env
+        )
         if on_output is not None:
             emit_output(execution, on_output)
         return execution
+
+    @override
+    async def interrupt(self, session_id: str) -> bool:
+        if not await self._returns_full_results(session_id):
+            raise build_no_interrupt_error(self.capabilities.name)
+        return await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, INTERRUPT), idempotent=True
+        )
+
+    @override
+    async def restart_session(self, session_id: str) -> bool:
+        if not await self._returns_full_results(session_id):
+            return False
+        return await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, RESTART)
+        )
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:

@@ -27,7 +27,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
 
-from .cci_server import RunRequest, is_cci_server, run_full
+from .cci_server import RunRequest, call_session_tool, is_cci_server, run_full
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -68,7 +68,7 @@ class CustomSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="custom", outlives_app=True)
+    capabilities = Capabilities(name="custom", outlives_app=True, env=True)
 
     def __init__(
         self,
@@ -129,6 +129,11 @@ class CustomSessionPool(RemoteSessionPool):
     async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
         mcp = self._build_mcp_client(request.session_id)
         return await run_full(mcp, RUN_PYTHON, request, on_output)
+
+    @override
+    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+        mcp = self._build_mcp_client(session_id)
+        return await call_session_tool(mcp, tool, session_id, self._busy_limit)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.core.redacted_output import RedactingOutput, redact_execution, transform_in_lane
@@ -22,7 +23,7 @@ from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool, check_env_support
 from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
     build_run_fields,
@@ -100,11 +101,13 @@ class CallOptions:
         instance: The instance of the session that the code needs, or None for any.
         on_output: Called with each chunk of output, where the pool streams.
         run: Name of the run, which starts once, or None.
+        env: Variables for the code, or None.
     """
 
     instance: str | None
     on_output: OutputHandler | None
     run: str | None = None
+    env: SessionEnvironment | None = None
 
 
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
@@ -137,6 +140,8 @@ class PlatformTools:
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
             RUN_SHELL: self._run_shell,
+            executions.INTERRUPT: self._interrupt,
+            executions.RESTART: self._restart,
         }
 
     def list_tools(self) -> list[dict[str, Any]]:
@@ -172,6 +177,7 @@ class PlatformTools:
                 instance if isinstance(instance, str) else None,
                 on_output,
                 run if isinstance(run, str) else None,
+                executions.load_env(meta.get(executions.ENV_KEY)),
             )
             return await tool(arguments, options)
         except ValidationError as error:
@@ -189,6 +195,18 @@ class PlatformTools:
 
     async def _launch(self, *_: object) -> ToolCallResult:
         return _build_json_result({"environmentId": self._environments.mint()})
+
+    async def _interrupt(
+        self, arguments: Mapping[str, Any], options: CallOptions
+    ) -> ToolCallResult:
+        del options
+        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
+        return _build_json_result({"done": await self._pool.interrupt(session_id)})
+
+    async def _restart(self, arguments: Mapping[str, Any], options: CallOptions) -> ToolCallResult:
+        del options
+        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
+        return _build_json_result({"done": await self._pool.restart_session(session_id)})
 
     async def _run_python(
         self, arguments: Mapping[str, Any], options: CallOptions
@@ -212,6 +230,9 @@ class PlatformTools:
 
     async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
         session_id = self._environments.resolve_session_id(call.environment_id)
+        env: dict[str, Any] = {} if options.env is None else {"env": options.env}
+        if options.env is not None:
+            check_env_support(self._pool.capabilities)
         if self._admit_run is not None:
             await self._admit_run(session_id)
         max_seconds = self._limits.execution_timeout.total_seconds()
@@ -226,6 +247,7 @@ class PlatformTools:
                     ),
                     on_output=None if output is None else output.handle,
                     instance=options.instance,
+                    **env,
                 )
         finally:
             if output is not None:
