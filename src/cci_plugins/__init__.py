@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .common.environment import Secret
     from .common.limits import Limits, SandboxLimits
     from .common.structured import Chart, ChartSeries, Column, Table
-    from .core.host_tools import HostTool, ToolApprover, ToolCallRequest
     from .common.usage import Usage
+    from .core.host_tools import HostTool, ToolApprover, ToolCallRequest
     from .core.interpreter import CodeInterpreter
     from .core.session import Session
     from .errors import CodeInterpreterError

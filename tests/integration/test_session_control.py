@@ -11,7 +11,6 @@ import anyio
 import pytest
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool, Secret, Session
-from cci_plugins.testing import check_session_pool
 
 if sys.platform != "linux":
     pytest.skip("these backends exist on Linux only", allow_module_level=True)
@@ -44,7 +43,7 @@ async def interpreter(request: pytest.FixtureRequest) -> AsyncIterator[CodeInter
 
 
 async def show(session: Session, name: str) -> str:
-    execution = await session.run_code(SHOW.replace('NAME', name))
+    execution = await session.run_code(SHOW.replace("NAME", name))
     assert execution.status == "succeeded", execution
     return execution.stdout.strip()
 

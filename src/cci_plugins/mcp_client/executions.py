@@ -15,8 +15,8 @@ from cci_plugins.common.environment import (
     build_session_environment,
 )
 from cci_plugins.common.file_names import escape_name
-from cci_plugins.errors import ConfigurationError, ProtocolError
 from cci_plugins.common.usage import load_usage
+from cci_plugins.errors import ConfigurationError, ProtocolError
 from cci_plugins.models import (
     ErrorInfo,
     Execution,

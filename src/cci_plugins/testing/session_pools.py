@@ -29,6 +29,15 @@ from cci_plugins.models import ErrorInfo, Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 from cci_plugins.pools.tool_host import ToolHost
 
+from .session_control import (
+    LIMIT,
+    a_restart_keeps_the_files,
+    an_interrupt_keeps_the_state,
+    code_sees_the_given_variables,
+)
+from .session_control import expect as _expect
+from .session_control import run_code as _run
+
 __all__ = ["FakeProgram", "FakeSessionPool", "FakeTools", "check_session_pool"]
 
 
@@ -170,9 +179,6 @@ class FakeSessionPool(SessionPool):
             raise SessionFileNotFoundError(f"the session has no file {name!r}") from None
 
 
-LIMIT = timedelta(seconds=60)
-
-
 async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
     """Check a pool against the contract of `SessionPool`, with real code in new sessions.
 
@@ -203,17 +209,6 @@ async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
         finally:
             await pool.delete_session(session_id)
     return report
-
-
-def _expect(*, condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
-
-
-async def _run(
-    pool: SessionPool, session_id: str, code: str, timeout: timedelta = LIMIT
-) -> Execution:
-    return await pool.execute(session_id, code, timeout=timeout)
 
 
 async def state_is_kept(pool: SessionPool, session_id: str) -> None:
@@ -445,4 +440,7 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     a_replaced_session_is_noticed,
     code_calls_host_tools,
     failed_tool_calls_are_exceptions,
+    code_sees_the_given_variables,
+    an_interrupt_keeps_the_state,
+    a_restart_keeps_the_files,
 )

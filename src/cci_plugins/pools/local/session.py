@@ -19,6 +19,7 @@ import anyio
 
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
+from cci_plugins.common.usage import load_usage
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 from cci_plugins.in_session.background_output import describe_background
 from cci_plugins.in_session.streams import (
@@ -26,7 +27,6 @@ from cci_plugins.in_session.streams import (
     select_files_to_hash,
     select_files_to_report,
 )
-from cci_plugins.common.usage import load_usage
 from cci_plugins.models import (
     ErrorInfo,
     Execution,
