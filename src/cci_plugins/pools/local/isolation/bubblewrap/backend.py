@@ -220,9 +220,12 @@ class BwrapIsolation(Isolation):
                 )  # fmt: skip
                 inherited = [*files.values(), filter_, info]
                 await sandbox.start(command, inherited)
-                await sandbox.attach(info, session, spec.key)
-                other_threads = _count_other_threads(uid)
-                sandbox.limit_first_process(build_resource_limits(spec.limits, other_threads))
+                if check is None:
+                    await sandbox.attach(info, session, spec.key)
+                    other_threads = _count_other_threads(uid)
+                    sandbox.limit_first_process(build_resource_limits(spec.limits, other_threads))
+                else:
+                    await sandbox.attach_check(info)
         return sandbox
 
 

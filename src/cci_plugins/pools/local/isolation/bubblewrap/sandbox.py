@@ -1,8 +1,8 @@
 """One running bubblewrap sandbox, held by descriptors.
 
-Its life is `start`, `attach`, `limit_first_process`, `find_kernel` (not for a self-check), `wait`,
-`kill`. `kill` may come
-at any moment and twice, also while `start` is still running.
+Its life is `start`, `attach`, `limit_first_process`, `find_kernel`, `wait`, `kill`. A self-check
+has `attach_check` in place of the middle three. `kill` may come at any moment and twice, also while
+`start` is still running.
 
 The descriptors, by name in `_handles`:
 
@@ -122,6 +122,23 @@ class BwrapSandbox(Sandbox):
             data, owner=owner, scratch=tuple(scratch), has_own_filesystems=True
         )
         self.connection = build_connection_info(f"/proc/self/fd/{self.sockets}/k", key)
+
+    async def attach_check(self, info_fd: int) -> None:
+        """Open the first process of a self-check, which ends by itself and perhaps has ended.
+
+        Args:
+            info_fd: Descriptor where bubblewrap reports its child.
+
+        Raises:
+            IsolationError: bubblewrap ended before it had a child.
+        """
+        self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
+        with contextlib.suppress(ProcessLookupError):  # bubblewrap has reaped it
+            init = _open_pidfd(self._init_pid)
+            if _read_parent(self._init_pid) in {self.child.process.pid, os.getpid()}:
+                self._add_handle("init", init)
+            else:  # another process has its number now
+                os.close(init)
 
     def limit_first_process(self, limits: Mapping[str, int]) -> None:
         """Set the resource limits of the sandbox's first process, keyed as for `set_limits`.
@@ -251,6 +268,15 @@ class BwrapSandbox(Sandbox):
 
 def _open_pidfd(pid: int) -> int:
     return os.pidfd_open(pid)
+
+
+def _read_parent(pid: int) -> int | None:
+    """Return the process id of a process's parent, None if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def _open_folder(path: str, root: int) -> int:
