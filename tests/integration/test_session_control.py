@@ -155,8 +155,7 @@ async def test_the_usage_of_a_run_counts_its_own_time_and_memory(
     assert large is not None
     assert small is not None
     assert large.peak_memory_bytes > 200_000_000
-    assert small.cpu_seconds < large.peak_memory_bytes
-    print(busy, through_child, large, small)
+    assert small.cpu_seconds < busy.cpu_seconds
     await session.delete()
 
 

@@ -66,7 +66,7 @@ async def an_interrupt_keeps_the_state(pool: SessionPool, session_id: str) -> No
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        while not ended and not await pool.interrupt(session_id):
+        while not ended and not await pool.interrupt(session_id):  # noqa: ASYNC110 - it polls
             await anyio.sleep(0.1)
     error = ended[0].error
     name = "none" if error is None else error.name
