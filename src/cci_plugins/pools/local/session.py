@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
@@ -20,7 +19,7 @@ import anyio
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
 from cci_plugins.common.usage import load_usage
-from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
+from cci_plugins.errors import FileTransferError
 from cci_plugins.in_session.background_output import describe_background
 from cci_plugins.in_session.streams import (
     compute_sha256,
@@ -105,7 +104,7 @@ class LocalSession:
         try:
             if old is not None:
                 source, target = old.sandbox.folder, kernel.sandbox.folder
-                await anyio.to_thread.run_sync(_copy_files, source, target, self._max_files)
+                await anyio.to_thread.run_sync(source.copy_to, target, self._max_files)
             known = await anyio.to_thread.run_sync(kernel.sandbox.folder.scan, self._max_files)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -241,16 +240,6 @@ class LocalSession:
 def _build_file_info(name: str, entry: Stat) -> FileInfo:
     modified = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC)
     return FileInfo(escape_name(name), entry.size, guess_media_type(name), modified)
-
-
-def _copy_files(source: SessionFolder, target: SessionFolder, max_files: int) -> None:
-    """Copy all regular files from one folder to another."""
-    for name in source.scan(max_files):
-        with suppress(SessionFileNotFoundError):  # deleted since
-            chunks = source.read(name)
-            with target.create(name) as writer:
-                for chunk in chunks:
-                    writer.write(chunk)
 
 
 def _add_hashes(folder: SessionFolder, files: tuple[FileInfo, ...]) -> tuple[FileInfo, ...]:
