@@ -266,7 +266,7 @@ class LocalSessionPool(SessionPool):
             return True
         async with self._use_session(session_id) as session, session.start_lock:
             old = session.kernel
-            if old is None or not old.is_alive:  # the next call starts another, and tells why
+            if old is None or not old.is_alive:  # the next call starts another one
                 return True
             if old.interrupt(RESTART_SECONDS + COPY_SECONDS):
                 with anyio.move_on_after(RESTART_SECONDS):
