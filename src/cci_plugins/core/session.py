@@ -41,7 +41,6 @@ from cci_plugins.pools.base import (
     SessionPool,
     build_no_interrupt_error,
     check_code_size,
-    check_env_support,
 )
 from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
@@ -268,10 +267,9 @@ class Session:
             pool = await host.get_pool()
             if calls is not None and pool.capabilities.host_tools is False:
                 raise build_unsupported_error(pool.capabilities.name)
-            if self._handle.env is not None:
-                check_env_support(pool.capabilities)
+            env = self._handle.get_env(pool)
             await self._handle.begin()
-            request = _RunRequest(code, limit, on_output, calls, self._handle.env)
+            request = _RunRequest(code, limit, on_output, calls, env)
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
                     with measure_run(pool.capabilities.name) as measured:

@@ -34,6 +34,7 @@ from cci_plugins.errors import FileTransferError
 from cci_plugins.files.file_transfer import ProgressHandler
 from cci_plugins.files.source import UploadSource
 from cci_plugins.models import FileInfo
+from cci_plugins.pools.base import SessionPool, check_env_support
 
 from .session_host import SessionHost
 
@@ -83,6 +84,16 @@ class SessionHandle:
         """
         self._past_envs.append(self.env)
         self.env = env if self.host.env is None else self.host.env.merge(env)
+
+    def get_env(self, pool: SessionPool) -> SessionEnvironment | None:
+        """Return the variables that a run brings, or None.
+
+        Raises:
+            ConfigurationError: There are some, and the pool cannot set them.
+        """
+        if self.env is not None and self.env.values:
+            check_env_support(pool.capabilities)
+        return self.env if pool.capabilities.env else None
 
     def reset_after_fork(self, session_id: str, *, is_lost: bool) -> None:
         """Begin with another session, in a forked child.

@@ -11,7 +11,8 @@ from opentelemetry import metrics as api
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from cci_plugins import CodeInterpreter, Execution, Limits, Session, Usage
+from cci_plugins import CodeInterpreter, Execution, Limits, LocalSessionPool, Session, Usage
+from cci_plugins.azure.credentials import StaticKey
 from cci_plugins.common import metrics
 from cci_plugins.errors import (
     ConfigurationError,
@@ -19,6 +20,7 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
+from cci_plugins.pools.azure.retry import RetryPolicy
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.sync import CodeInterpreter as BlockingInterpreter
 from cci_plugins.testing import FakeSessionPool, FakeTools
@@ -85,6 +87,8 @@ async def test_a_pool_that_cannot_set_variables_refuses_before_the_code_runs() -
         with pytest.raises(ConfigurationError, match="'plain' cannot set environment variables"):
             await session.run_code("1")
         assert pool.calls == []
+        interpreter.session("a", env={})
+        assert (await session.run_code("1")).status == "succeeded"
 
 
 async def start(session: Session, tasks: Any, pool: FakeSessionPool) -> list[Any]:
@@ -181,6 +185,22 @@ async def test_where_a_pool_cannot_interrupt_both_are_refused_while_code_runs() 
             tasks.cancel_scope.cancel()
 
 
+def test_the_variables_of_the_environment_reach_sessions_of_every_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CCI_SESSION_ENV_REGION", "north")
+    for name, value in {"MCP_ENDPOINT": "https://pool.example/mcp", "MCP_KEY": "a-key"}.items():
+        monkeypatch.setenv(f"AZURE_SESSION_POOL_{name}", value)
+    remote = CodeInterpreter.from_env()
+    assert remote._host.env is not None
+    assert remote._host.env.values == {"REGION": "north"}
+    monkeypatch.delenv("AZURE_SESSION_POOL_MCP_ENDPOINT")
+    monkeypatch.delenv("AZURE_SESSION_POOL_MCP_KEY")
+    local = CodeInterpreter.from_env()._host.pool
+    assert isinstance(local, LocalSessionPool)
+    assert local._environment.values == {"REGION": "north"}
+
+
 def test_the_blocking_session_has_the_same_methods() -> None:
     pool = FakeSessionPool()
     with BlockingInterpreter(pool, env={"A": "1"}) as interpreter:
@@ -211,7 +231,13 @@ async def test_metrics_count_runs_files_sessions_and_losses(
         await session.files.upload(b"1234", name="a.csv")
         await session.files.download("a.csv")
         await interpreter.session("b").run_code("1")
-        metrics.count_retry("PoolUnavailableError")
+        errors = [PoolUnavailableError("no")]
+
+        async def call() -> None:
+            if errors:
+                raise errors.pop()
+
+        await RetryPolicy(StaticKey("key")).call_with_retry(call)
         assert read(reader, metrics.LIVE_SESSIONS) == {("fake",): 2}
         await interpreter.aclose()
         found = read(reader, metrics.RUNS)

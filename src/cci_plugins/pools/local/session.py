@@ -113,8 +113,9 @@ class LocalSession:
         self.attach_kernel(kernel)
         self._known_files, self.loss_reason = known, None
         if old is not None:
-            await old.kill(RESTARTED)  # the run in progress ends before its sockets are closed
-            await old.close()
+            with anyio.CancelScope(shield=True):
+                await old.kill(RESTARTED)  # the run ends before its sockets are closed
+                await old.close()
 
     async def end(self, reason: str) -> None:
         """End the session for good, and the code that runs in it.
