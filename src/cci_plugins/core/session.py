@@ -88,12 +88,14 @@ class _ActiveRun:
         scope: Cancels it.
         done: Set when it has ended.
         is_deleted: Its session was deleted.
+        is_restarted: Its session was restarted.
     """
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.done = anyio.Event()
         self.is_deleted = False
+        self.is_restarted = False
 
     async def end(self) -> None:
         """Wait for the end of a run whose session is being deleted, and cancel it if it goes on."""
@@ -259,11 +261,7 @@ class Session:
         ends = self._ends
         async with self._exclusive():
             if self._ends != ends:
-                raise SessionLostError(
-                    "the session was deleted or restarted while this call waited for it",
-                    hint="run the earlier steps again",
-                    retryable=True,
-                )
+                raise _build_ended_error()
             pool = await host.get_pool()
             if calls is not None and pool.capabilities.host_tools is False:
                 raise build_unsupported_error(pool.capabilities.name)
@@ -334,6 +332,8 @@ class Session:
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
+            if self._active_run is not None and self._active_run.is_restarted:
+                raise _build_ended_error() from lost
             self._instance, self._loss_note = None, REPLACED_NOTE
             await self._restore_uploads()
             return await pool.execute(self.id, request.code, **request.get_options())
@@ -415,9 +415,12 @@ class Session:
                     await restart_with_files(self._handle)
                 self._note_restart(has_state=self._instance is not None)
             return
+        run = self._active_run
         self._ends += 1  # a run that waits must not begin in what is about to end
+        run.is_restarted = True
         if not await pool.restart_session(self.id):
             self._ends -= 1
+            run.is_restarted = False
             raise build_no_interrupt_error(pool.capabilities.name)
         self._ends += 1
         async with self._exclusive():
@@ -425,7 +428,7 @@ class Session:
 
     def _note_restart(self, *, has_state: bool) -> None:
         self._instance, self._has_lost_uploads = None, False
-        if has_state:
+        if has_state and RESTARTED_NOTE not in self._notes:
             self._notes.append(RESTARTED_NOTE)
 
     async def delete(self) -> None:
@@ -458,6 +461,14 @@ class Session:
                 self._lock = anyio.Lock()
             async with self._lock:
                 yield
+
+
+def _build_ended_error() -> SessionLostError:
+    return SessionLostError(
+        "the session was deleted or restarted while this call waited for it",
+        hint="run the earlier steps again",
+        retryable=True,
+    )
 
 
 async def _delete_during(run: _ActiveRun, pool: SessionPool, session_id: str) -> None:
