@@ -33,6 +33,7 @@ async def restart_with_files(handle: SessionHandle) -> None:
         paths = {file.name: Path(folder, str(number)) for number, file in enumerate(files)}
         for name, path in paths.items():
             await transfer.download(handle.id, name, path, ignore_progress)
+        missing: list[str] = []
         with anyio.CancelScope(shield=True):  # the files soon exist here only
             await pool.delete_session(handle.id)
             missing = [
