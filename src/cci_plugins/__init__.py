@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .common.approval import ApprovalRequest, Approver, Decision
+    from .common.environment import Secret
     from .common.limits import Limits, SandboxLimits
     from .common.structured import Chart, ChartSeries, Column, Table
+    from .common.usage import Usage
     from .core.host_tools import HostTool, ToolApprover, ToolCallRequest
     from .core.interpreter import CodeInterpreter
     from .core.session import Session
@@ -66,6 +68,7 @@ _LAZY_EXPORTS = {
     "PlatformSessionPool": "pools.azure.mcp_pool",
     "Result": "models",
     "SandboxLimits": "common.limits",
+    "Secret": "common.environment",
     "Session": "core.session",
     "SessionPool": "pools.base",
     "SessionState": "models",
@@ -76,6 +79,7 @@ _LAZY_EXPORTS = {
     "ToolCallRequest": "core.host_tools",
     "ToolCallStatus": "models",
     "ToolOptions": "tools.options",
+    "Usage": "common.usage",
 }
 
 __all__ = [
@@ -101,6 +105,7 @@ __all__ = [
     "PlatformSessionPool",
     "Result",
     "SandboxLimits",
+    "Secret",
     "Session",
     "SessionPool",
     "SessionState",
@@ -111,6 +116,7 @@ __all__ = [
     "ToolCallRequest",
     "ToolCallStatus",
     "ToolOptions",
+    "Usage",
 ]
 
 

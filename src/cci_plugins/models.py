@@ -11,6 +11,7 @@ from .common import html
 from .common.image_data import SVG, decode_base64, find_image_type, has_valid_image
 from .common.structured import CHART, TABLE, Chart, Table, read_charts, read_table
 from .common.urls import SecretUrl
+from .common.usage import Usage
 from .errors import ExecutionFailedError, ExecutionTimeoutError, SessionLostError
 
 _MAX_REPR = 80  # characters of one text in a `repr`
@@ -251,6 +252,7 @@ class Execution:
             that do not report the order have standard output first, then standard error.
         execution_count: The kernel's number of the run, or None where the pool has none.
         tool_calls: Calls of host tools by the code, in the order in which they began.
+        usage: Processor time and memory of the run, or None where the pool cannot measure them.
 
     Example:
         ```python
@@ -278,6 +280,7 @@ class Execution:
     outputs: tuple[OutputEvent, ...] = ()
     execution_count: int | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
 
     def __post_init__(self) -> None:
         """Let `outputs` agree with the streams and results, which may have been replaced."""
@@ -287,7 +290,7 @@ class Execution:
         parts = [
             f"{one.name}={_shorten(getattr(self, one.name))}"
             for one in fields(self)
-            if one.name != "outputs" and getattr(self, one.name) != one.default
+            if one.name not in {"outputs", "usage"} and getattr(self, one.name) != one.default
         ]
         return f"Execution({', '.join(parts)})"
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 from .common import event_loop
 from .common.approval import Approver
 from .common.durations import Duration
+from .common.environment import Env
 from .common.limits import Limits
 from .common.urls import SecretUrl
 from .core import interpreter as _interpreter
@@ -174,6 +175,14 @@ class Session:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._session.notebook()
 
+    def interrupt(self) -> bool:
+        """Stop the run in progress, which another thread waits for. Return whether there is one."""
+        return event_loop.run_blocking(self._session.interrupt)
+
+    def restart(self) -> None:
+        """Give the session a new Python process, and keep its files."""
+        event_loop.run_blocking(self._session.restart)
+
     def delete(self) -> None:
         """End the session now and free its place in the pool."""
         event_loop.run_blocking(self._session.delete)
@@ -197,9 +206,15 @@ class CodeInterpreter(BlockingInterpreter):
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        env: Env | None = None,
     ) -> None:
         self._async = _interpreter.CodeInterpreter(
-            pool, approve=approve, limits=limits, session_secret=session_secret, files=files
+            pool,
+            approve=approve,
+            limits=limits,
+            session_secret=session_secret,
+            files=files,
+            env=env,
         )
 
     @classmethod
@@ -216,11 +231,12 @@ class CodeInterpreter(BlockingInterpreter):
         limits: Limits | None = None,
         files: FileOptions | None = None,
         egress: Egress = "none",
+        env: Env | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool."""
         return cls._wrap(
             _interpreter.CodeInterpreter.local(
-                approve=approve, limits=limits, files=files, egress=egress
+                approve=approve, limits=limits, files=files, egress=egress, env=env
             )
         )
 
@@ -236,6 +252,7 @@ class CodeInterpreter(BlockingInterpreter):
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        env: Env | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps."""
         return cls._wrap(
@@ -248,6 +265,7 @@ class CodeInterpreter(BlockingInterpreter):
                 limits=limits,
                 session_secret=session_secret,
                 files=files,
+                env=env,
             )
         )
 
@@ -266,9 +284,9 @@ class CodeInterpreter(BlockingInterpreter):
         """Bounds of runs, files and sessions."""
         return self._async.limits
 
-    def session(self, key: SessionKey | None = None) -> Session:
-        """Return the session of a conversation."""
-        return Session(self._async.session(key))
+    def session(self, key: SessionKey | None = None, *, env: Env | None = None) -> Session:
+        """Return the session of a conversation, with these environment variables for its code."""
+        return Session(self._async.session(key, env=env))
 
     @contextmanager
     def use_session(self, key: SessionKey, *, max_runs: int | None = None) -> Generator[Session]:

@@ -31,6 +31,7 @@ from cci_plugins.common.settings import Settings
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.files.source import PathSource
 from cci_plugins.mcp_client.failures import build_error_from_status
+from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.local.isolation import KernelSpec, selection, uids
 from cci_plugins.pools.local.isolation.landlock import LandlockIsolation
 from cci_plugins.sync import CodeInterpreter
@@ -431,6 +432,26 @@ class Replaced(FakeSessionPool):
         if instance is not None:
             raise SessionLostError("gone", retryable=True)
         return Execution(instance="1")
+
+
+class Plain(FakeSessionPool):
+    """A pool that can neither interrupt a run nor set variables."""
+
+    capabilities = Capabilities(name="plain")
+
+    async def interrupt(self, session_id: str) -> bool:
+        return await super(FakeSessionPool, self).interrupt(session_id)
+
+
+@happens("the pool ... cannot interrupt a run, so it ends with its code or its timeout")
+def _(*_: object) -> object:
+    return anyio.run(Plain().interrupt, "a-session")
+
+
+@happens("the pool ... cannot set environment variables")
+def _(*_: object) -> object:
+    with CodeInterpreter(Plain(), env={"A": "1"}) as interpreter:
+        return interpreter.run_code("1")
 
 
 @happens("the pool replaced the session; variables and files of earlier calls are gone")

@@ -17,9 +17,11 @@ from cci_plugins import (
     LocalSessionPool,
     OutputEvent,
     SandboxLimits,
+    Secret,
     Session,
     ToolCall,
     ToolCallRequest,
+    Usage,
     foundry,
     sync,
 )
@@ -47,6 +49,10 @@ async def awaited() -> None:
         assert_type(await session.files.upload(b"", name="x"), FileInfo)
         assert_type(await session.files.list(), Sequence[FileInfo])
         assert_type(await session.files.download("x"), bytes)
+        interpreter.session("alice", env={"A": "1", "B": Secret("at least 8")})
+        assert_type(await session.interrupt(), bool)
+        assert_type(execution.usage, Usage | None)
+        await session.restart()
         with interpreter.use_session("bob") as other:
             assert_type(other, Session)
     assert_type(await check_session_pool(FakeSessionPool()), dict[str, str | None])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
 from cci_plugins.common.durations import Duration
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
@@ -58,6 +59,8 @@ class CodeInterpreter:
             Sessions of a remote pool then survive this interpreter. If None, the secret is
             random: no other process can reach these sessions, so they end with the interpreter.
         files: Where larger files are staged, and which URLs may be fetched.
+        env: Environment variables for the code in every session. A `Secret` among them is not
+            shown in output, but the code can read it.
 
     Attributes:
         approve: Called before every run that a model starts.
@@ -78,9 +81,11 @@ class CodeInterpreter:
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        env: Env | None = None,
     ) -> None:
         self.approve = approve
-        self._host = SessionHost(pool, limits=limits, files=files)
+        checked = build_session_environment(env) if env else None
+        self._host = SessionHost(pool, limits=limits, files=files, env=checked)
         self._directory = SessionDirectory(self._host, secret=session_secret)
 
     @classmethod
@@ -91,6 +96,7 @@ class CodeInterpreter:
         limits: Limits | None = None,
         files: FileOptions | None = None,
         egress: Egress = "none",
+        env: Env | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool: no account, no Docker, no network.
 
@@ -99,13 +105,16 @@ class CodeInterpreter:
             limits: Bounds of runs, files and sessions.
             files: Where larger files are staged, and which URLs may be fetched.
             egress: Hosts that sessions may reach. By default they reach none.
+            env: Environment variables for the code, which acts on sessions only. A `Secret`
+                among them is not shown in output, but the code can read it.
 
         Raises:
-            ConfigurationError: The extra `local` is not installed.
+            ConfigurationError: The extra `local` is not installed, or `env` is invalid.
         """
         from cci_plugins.pools.local.pool import LocalSessionPool
 
-        return cls(LocalSessionPool(egress=egress), approve=approve, limits=limits, files=files)
+        pool = LocalSessionPool(egress=egress, environment=env)
+        return cls(pool, approve=approve, limits=limits, files=files)
 
     @classmethod
     def azure(
@@ -119,6 +128,7 @@ class CodeInterpreter:
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        env: Env | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps.
 
@@ -133,9 +143,10 @@ class CodeInterpreter:
             limits: Bounds of runs, files and sessions.
             session_secret: Makes sessions reachable from other processes, as in the class.
             files: Where larger files are staged, and which URLs may be fetched.
+            env: Environment variables for the code, as in the class.
 
         Raises:
-            ConfigurationError: The endpoint, key or token is not valid.
+            ConfigurationError: The endpoint, key, token or `env` is not valid.
         """
         pool: SessionPool
         if key is not None or audience is not None:
@@ -148,7 +159,14 @@ class CodeInterpreter:
             from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 
             pool = CustomSessionPool(endpoint, credential=credential, limits=limits)
-        return cls(pool, approve=approve, limits=limits, session_secret=session_secret, files=files)
+        return cls(
+            pool,
+            approve=approve,
+            limits=limits,
+            session_secret=session_secret,
+            files=files,
+            env=env,
+        )
 
     @classmethod
     def from_env(
@@ -176,6 +194,7 @@ class CodeInterpreter:
             limits=settings.limits(),
             session_secret=settings.secret,
             files=build_file_options(settings),
+            env=None if settings.chosen_pool == "local" else settings.session_environment,
         )
 
     @property
@@ -188,20 +207,25 @@ class CodeInterpreter:
         """Preinstalled packages that the pool can name without starting a session."""
         return self._host.pool.known_packages
 
-    def session(self, key: SessionKey | None = None) -> Session:
+    def session(self, key: SessionKey | None = None, *, env: Env | None = None) -> Session:
         """Return the session of a conversation. Its first call starts it, not this one.
 
         Args:
             key: The conversation, as the application names it, such as a thread id. A number or
                 a `UUID` means its text. None means the current one of `use_session`, or else a
                 single default session.
+            env: Environment variables for the code of this session, besides the interpreter's.
+                They hold from the next run on, and replace those of an earlier call. None leaves
+                them as they are.
 
         Raises:
-            ConfigurationError: The key is of another type, or the interpreter is closed.
+            ConfigurationError: The key is of another type, `env` is invalid, or the interpreter
+                is closed.
         """
         self._host.check_open()
+        checked = None if env is None else build_session_environment(env)
         chosen = next(filter(is_named, (key, current_key.get())), DEFAULT_KEY)
-        session, evicted = self._directory.get_or_create(to_key(chosen))
+        session, evicted = self._directory.get_or_create(to_key(chosen), checked)
         for handle in evicted:
             event_loop.submit(self._directory.delete, handle)
         return session

@@ -9,8 +9,8 @@ never runs code twice. Its state between runs:
   The next run restores the uploads first.
 - `_loss_note`, `_notes`: what happened before the next execution, in the order of events. They
   stay until a run returns, so a failed attempt in between does not hide them.
-- `_deletions`: counts the calls of `delete`. A run that waited for its turn meanwhile is refused,
-  because it would run in another session than its caller knows.
+- `_ends`: counts the calls of `delete` and `restart`. A run that waited for its turn meanwhile is
+  refused, because it would run in another session than its caller knows.
 
 After a loss the order is: restore uploads, run the code once without an instance, attach the notes.
 `delete` ends the run in progress (`_active_run`): in the pool, and after `STOP_SECONDS` by
@@ -31,11 +31,17 @@ import anyio
 
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
 from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
-from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
+from cci_plugins.pools.base import (
+    OutputHandler,
+    SessionPool,
+    build_no_interrupt_error,
+    check_code_size,
+)
 from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact, redact_exception
@@ -52,9 +58,11 @@ from .redacted_output import (
     transform_in_lane,
 )
 from .rendering import render_text
+from .run_metrics import measure_run
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
+from .session_restart import restart_with_files
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -68,6 +76,8 @@ FORKED_NOTE = (
 DELETED_TEXT = "the session ended while the code ran: it was deleted; variables and files are gone"
 STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
 MAX_NESTED_RUNS = 8  # sessions whose code waits for a tool that runs code in the next one
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 1.0  # between two attempts to interrupt a run
+RESTARTED_NOTE = "the session was restarted; variables of earlier calls are gone, files are kept"
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
@@ -78,12 +88,14 @@ class _ActiveRun:
         scope: Cancels it.
         done: Set when it has ended.
         is_deleted: Its session was deleted.
+        is_restarted: Its session was restarted.
     """
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.done = anyio.Event()
         self.is_deleted = False
+        self.is_restarted = False
 
     async def end(self) -> None:
         """Wait for the end of a run whose session is being deleted, and cancel it if it goes on."""
@@ -101,11 +113,13 @@ class _RunRequest:
     timeout: timedelta
     on_output: OutputHandler | None
     calls: HostCalls | None
+    env: SessionEnvironment | None
 
     def get_options(self) -> dict[str, Any]:
-        """Return the options for the pool. Only a pool that supports host tools gets `tools`."""
+        """Return the options for the pool. One that cannot use `tools` or `env` does not get it."""
+        given = {"tools": self.calls, "env": self.env}
         options = {"timeout": self.timeout, "on_output": self.on_output}
-        return options if self.calls is None else {**options, "tools": self.calls}
+        return options | {name: value for name, value in given.items() if value is not None}
 
 
 class Session:
@@ -135,7 +149,7 @@ class Session:
         self._has_lost_uploads = False
         self._lock: anyio.Lock | None = None
         self._active_run: _ActiveRun | None = None
-        self._deletions = 0
+        self._ends = 0
         self._notebook = Notebook()
         handle.on_fork = self._reset_after_fork
 
@@ -244,22 +258,21 @@ class Session:
     ) -> Execution:
         host = self._handle.host
         limit = host.limits.execution_timeout if timeout is None else timeout
-        deletions = self._deletions
+        ends = self._ends
         async with self._exclusive():
-            if self._deletions != deletions:
-                raise SessionLostError(
-                    "the session was deleted while this call waited for it",
-                    hint="run the earlier steps again",
-                    retryable=True,
-                )
+            if self._ends != ends:
+                raise _build_ended_error()
             pool = await host.get_pool()
             if calls is not None and pool.capabilities.host_tools is False:
                 raise build_unsupported_error(pool.capabilities.name)
+            env = self._handle.get_env(pool)
             await self._handle.begin()
-            request = _RunRequest(code, limit, on_output, calls)
+            request = _RunRequest(code, limit, on_output, calls, env)
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
-                    raw_execution = await self._execute(pool, request)
+                    with measure_run(pool.capabilities.name) as measured:
+                        raw_execution = await self._execute(pool, request)
+                        measured.append(raw_execution)
                 except CodeInterpreterError as error:
                     clean = redact_exception(error)
                     if clean is error:
@@ -319,6 +332,8 @@ class Session:
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
+            if self._active_run is not None and self._active_run.is_restarted:
+                raise _build_ended_error() from lost
             self._instance, self._loss_note = None, REPLACED_NOTE
             await self._restore_uploads()
             return await pool.execute(self.id, request.code, **request.get_options())
@@ -349,13 +364,80 @@ class Session:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._notebook.to_json()
 
+    async def interrupt(self) -> bool:
+        """Stop the run in progress, and keep the variables and files.
+
+        The run returns with the error `KeyboardInterrupt`. Code that does not stop within some
+        seconds is ended with its session, as after a timeout.
+
+        Returns:
+            False if no run is in progress.
+
+        Raises:
+            ConfigurationError: The pool cannot stop a run.
+        """
+        return await self._handle.host.dispatch(self._interrupt)
+
+    async def _interrupt(self) -> bool:
+        run, wait = self._active_run, FIRST_LOOK_SECONDS
+        pool = await self._handle.host.get_pool()
+        while run is not None and not run.done.is_set():
+            if await pool.interrupt(self.id):
+                await run.done.wait()
+                return True
+            with anyio.move_on_after(wait):  # its kernel starts, or its uploads are restored
+                await run.done.wait()
+            wait = min(2 * wait, LAST_LOOK_SECONDS)
+        return False
+
+    async def restart(self) -> None:
+        """Give the session a new Python process, and keep its files.
+
+        Variables are gone, and a run in progress ends. Environment variables are given again. On
+        a pool that cannot restart a session, its files move into a new one by way of this machine.
+
+        Raises:
+            ConfigurationError: Code runs, and the pool cannot end it. Or a tool of this session's
+                own run made the call. Nothing has happened.
+            FileTransferError: A file cannot be kept, so that nothing has happened. Or files are
+                gone, as the message states.
+        """
+        self._refuse_nested_run()
+        await self._handle.host.dispatch(self._restart)
+
+    async def _restart(self) -> None:
+        pool = await self._handle.host.get_pool()
+        if self._active_run is None:
+            async with self._exclusive():
+                self._ends += 1
+                await self._handle.begin()
+                if not await pool.restart_session(self.id):
+                    await restart_with_files(self._handle)
+                self._note_restart(has_state=self._instance is not None)
+            return
+        run = self._active_run
+        self._ends += 1  # a run that waits must not begin in what is about to end
+        run.is_restarted = True
+        if not await pool.restart_session(self.id):
+            self._ends -= 1
+            run.is_restarted = False
+            raise build_no_interrupt_error(pool.capabilities.name)
+        self._ends += 1
+        async with self._exclusive():
+            self._note_restart(has_state=True)
+
+    def _note_restart(self, *, has_state: bool) -> None:
+        self._instance, self._has_lost_uploads = None, False
+        if has_state and RESTARTED_NOTE not in self._notes:
+            self._notes.append(RESTARTED_NOTE)
+
     async def delete(self) -> None:
         """End the session now, with the code that runs in it. A later run starts a new one."""
         await self._handle.host.dispatch(self._delete)
 
     async def _delete(self) -> None:
         pool = await self._handle.host.get_pool()
-        self._deletions += 1
+        self._ends += 1
         if self._active_run is not None:
             await _delete_during(self._active_run, pool, self.id)
         async with self._exclusive():
@@ -379,6 +461,14 @@ class Session:
                 self._lock = anyio.Lock()
             async with self._lock:
                 yield
+
+
+def _build_ended_error() -> SessionLostError:
+    return SessionLostError(
+        "the session was deleted or restarted while this call waited for it",
+        hint="run the earlier steps again",
+        retryable=True,
+    )
 
 
 async def _delete_during(run: _ActiveRun, pool: SessionPool, session_id: str) -> None:

@@ -24,6 +24,7 @@ from threading import Lock
 import anyio
 
 from cci_plugins.common import event_loop
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.log import describe_error, logger
 from cci_plugins.errors import CodeInterpreterError
 
@@ -65,7 +66,7 @@ class SessionDirectory:
         self._secret = secret or secrets.token_bytes(32)
         self._has_shared_secret = secret is not None
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._evicted_keys: OrderedDict[str, None] = OrderedDict()
+        self._evicted_keys: OrderedDict[str, SessionEnvironment | None] = OrderedDict()
         self._guard = Lock()
         host.close_at_exit = self.aclose
         if self._has_shared_secret:
@@ -73,14 +74,19 @@ class SessionDirectory:
         if host.owns_pool:
             event_loop.add_fork_hook(self)
 
-    def get_or_create(self, key: str) -> tuple[Session, list[SessionHandle]]:
+    def get_or_create(
+        self, key: str, env: SessionEnvironment | None = None
+    ) -> tuple[Session, list[SessionHandle]]:
         """Return the session of a conversation, and the sessions evicted to make room for it.
 
         Args:
             key: The conversation.
+            env: Variables for its code from the next run on. None leaves them as they are.
         """
         with self._guard:
             entry = self._entries.get(key) or self._create_entry(key)
+            if env is not None:
+                entry.handle.set_env(env)
             entry.last_used = time.monotonic()
             self._entries[key] = entry
             self._entries.move_to_end(key)
@@ -142,9 +148,10 @@ class SessionDirectory:
 
     def _create_entry(self, key: str) -> _Entry:
         was_evicted = key in self._evicted_keys
-        self._evicted_keys.pop(key, None)
+        env = self._evicted_keys.pop(key, None)
         identifier = derive_identifier(self._secret, key)
         handle = SessionHandle(self._host, key, identifier, is_stale=was_evicted)
+        handle.env = env or handle.env
         on_delete = partial(self.remove, key)
         return _Entry(Session(handle, on_delete=on_delete, was_evicted=was_evicted), handle)
 
@@ -158,7 +165,7 @@ class SessionDirectory:
             if entry.last_used >= idle_since and not is_surplus:
                 break
             del self._entries[key]
-            self._evicted_keys[key] = None
+            self._evicted_keys[key] = entry.handle.env
             if len(self._evicted_keys) > _MAX_EVICTED_KEYS:
                 self._evicted_keys.popitem(last=False)
             yield entry.handle

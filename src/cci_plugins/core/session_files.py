@@ -35,7 +35,7 @@ from cci_plugins.files.source import (
 from cci_plugins.files.target import create_file, resolve_target
 from cci_plugins.models import FileInfo, SharedFile
 
-from .session_handle import SessionHandle, ignore_progress
+from .session_handle import SessionHandle, count_transfer, ignore_progress
 from .session_host import bind_to_current_loop
 
 DEFAULT_SHARE_DURATION = timedelta(minutes=10)
@@ -238,7 +238,8 @@ class SessionFiles:
         with self._handle.in_use():
             await self._handle.begin()
             try:
-                await file_transfer.download(self._id, name, path, report_progress)
+                info = await file_transfer.download(self._id, name, path, report_progress)
+                count_transfer(info, "out")
             except SessionFileNotFoundError:
                 files = await (await self._host.get_pool()).list_files(self._id)
                 members = [info for info in files if _is_in(info.name, name)]
@@ -257,7 +258,8 @@ class SessionFiles:
         part, size = path.with_name("member"), 0
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in names:
-                size += (await file_transfer.download(self._id, name, part, ignore_progress)).size
+                info = await file_transfer.download(self._id, name, part, ignore_progress)
+                size += count_transfer(info, "out").size
                 check_folder_size(len(names), size, limit)  # files may have grown since the list
                 await anyio.to_thread.run_sync(archive.write, part, name)
         part.unlink(missing_ok=True)

@@ -19,21 +19,26 @@ the pool's event loop. `is_busy` and `was_used` may be read from any thread.
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.metrics import count_file
 from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError
 from cci_plugins.files.file_transfer import ProgressHandler
 from cci_plugins.files.source import UploadSource
 from cci_plugins.models import FileInfo
+from cci_plugins.pools.base import SessionPool, check_env_support
 
 from .session_host import SessionHost
 
+MAX_PAST_ENVIRONMENTS = 100
 MAX_KEPT_UPLOAD_BYTES = 64 * MIB  # bytes in memory, of uploads that have no path to read again
 
 
@@ -49,6 +54,7 @@ class SessionHandle:
     Attributes:
         on_fork: Called in a forked child with whether the session is lost.
         was_used: A run or a transfer was started, so the session may exist in the pool.
+        env: Variables for the code, or None. Each run brings them.
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class SessionHandle:
         self.key = key
         self.id = session_id
         self.was_used = False
+        self.env = host.env
+        self._past_envs: deque[SessionEnvironment | None] = deque(maxlen=MAX_PAST_ENVIRONMENTS)
         self.on_fork: Callable[[bool], object] = bool
         self._is_stale = is_stale
         self._use_count = 0
@@ -68,6 +76,24 @@ class SessionHandle:
     def is_busy(self) -> bool:
         """Whether a run or a transfer is in progress, or waits for its turn."""
         return self._use_count > 0
+
+    def set_env(self, env: SessionEnvironment) -> None:
+        """Replace the variables of this session, from its next run on.
+
+        Secrets of earlier variables stay hidden, because the code may have copied them.
+        """
+        self._past_envs.append(self.env)
+        self.env = env if self.host.env is None else self.host.env.merge(env)
+
+    def get_env(self, pool: SessionPool) -> SessionEnvironment | None:
+        """Return the variables that a run brings, or None.
+
+        Raises:
+            ConfigurationError: There are some, and the pool cannot set them.
+        """
+        if self.env is not None and self.env.values:
+            check_env_support(pool.capabilities)
+        return self.env if pool.capabilities.env else None
 
     def reset_after_fork(self, session_id: str, *, is_lost: bool) -> None:
         """Begin with another session, in a forked child.
@@ -178,14 +204,22 @@ class SessionHandle:
         with self.in_use():
             await self.begin()
             file_transfer = await self.host.get_file_transfer()
-            return await file_transfer.upload(self.id, name, source, on_progress)
+            info = await file_transfer.upload(self.id, name, source, on_progress)
+            return count_transfer(info, "in")
 
     async def _fetch_url(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         file_transfer = await self.host.get_file_transfer()
         with tempfile.TemporaryDirectory(prefix="cci-") as folder, self.in_use():
             await self.begin()
-            return await file_transfer.fetch(self.id, url, name, Path(folder), on_progress)
+            info = await file_transfer.fetch(self.id, url, name, Path(folder), on_progress)
+            return count_transfer(info, "in")
 
 
 def ignore_progress(_: int) -> None:
     """Ignore the count of transferred bytes."""
+
+
+def count_transfer(info: FileInfo, direction: str) -> FileInfo:
+    """Count the bytes of a file that arrived, and return its description."""
+    count_file(info.route or "unknown", direction, info.size)
+    return info

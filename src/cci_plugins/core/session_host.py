@@ -26,8 +26,10 @@ from typing import TypeVar
 import anyio
 
 from cci_plugins.common import event_loop
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import describe_error, logger
+from cci_plugins.common.metrics import count_live_sessions
 from cci_plugins.common.renewal import renew
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
@@ -50,12 +52,25 @@ class _Leftovers:
         self.file_transfer: FileTransfer | None = None
         self.session_ids: set[str] = set()
 
+    def add_session(self, session_id: str) -> None:
+        """Remember a session that may exist in the pool."""
+        if session_id not in self.session_ids:
+            self.session_ids.add(session_id)
+            count_live_sessions(self.pool.capabilities.name, 1)
+
+    def remove_sessions(self, *session_ids: str) -> None:
+        """Forget sessions that have ended in the pool."""
+        ended = self.session_ids.intersection(session_ids)
+        self.session_ids -= ended
+        count_live_sessions(self.pool.capabilities.name, -len(ended))
+
     async def aclose(self) -> None:
         """End sessions that would outlive the program, and close the pool."""
         try:
             if self.pool.capabilities.outlives_app and not self.keeps_sessions:
                 for session_id in self.session_ids:
                     await self.pool.delete_session(session_id)
+            self.remove_sessions(*self.session_ids)
             await self.pool.aclose()
             if self.file_transfer is not None:
                 await self.file_transfer.aclose()
@@ -87,11 +102,13 @@ class SessionHost:
         limits: Bounds of runs and files.
         files: Where larger files are staged, and which URLs may be fetched.
         owns_pool: Start and close the pool, and run calls on the package's event loop.
+        env: Variables for the code in every session.
 
     Attributes:
         pool: Where code runs. It may not be started yet.
         limits: Bounds of runs and files.
         owns_pool: Whether the host starts and closes the pool.
+        env: Variables for the code in every session, or None.
         close_at_exit: Called if the program ends before the host is closed.
     """
 
@@ -102,6 +119,7 @@ class SessionHost:
         limits: Limits | None = None,
         files: FileOptions | None = None,
         owns_pool: bool = True,
+        env: SessionEnvironment | None = None,
     ) -> None:
         self.pool = pool
         self.limits = Limits() if limits is None else limits
@@ -109,6 +127,7 @@ class SessionHost:
         self._files = FileOptions() if files is None else files
         self._file_transfer: FileTransfer | None = None
         self.owns_pool = owns_pool
+        self.env = env
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
@@ -125,7 +144,7 @@ class SessionHost:
             pool: Another way to the same sessions, such as a gateway.
         """
         companion = SessionHost(
-            pool, limits=self.limits, files=self._files, owns_pool=self.owns_pool
+            pool, limits=self.limits, files=self._files, owns_pool=self.owns_pool, env=self.env
         )
         self._companions.append(companion)
         return companion
@@ -189,11 +208,11 @@ class SessionHost:
 
     def note_use(self, session_id: str) -> None:
         """Remember a session that may exist in the pool."""
-        self._leftovers.session_ids.add(session_id)
+        self._leftovers.add_session(session_id)
 
     def note_end(self, session_id: str) -> None:
         """Forget a session that has ended in the pool."""
-        self._leftovers.session_ids.discard(session_id)
+        self._leftovers.remove_sessions(session_id)
 
     def keep_sessions(self) -> None:
         """Leave the sessions of a remote pool alone when nobody holds this host any longer."""
@@ -219,6 +238,7 @@ class SessionHost:
     async def aclose(self) -> None:
         """Close the file transfer, and the pool if the host owns it. A second call is allowed."""
         self.refuse_calls()
+        self._leftovers.remove_sessions(*self._leftovers.session_ids)
         for companion in self._companions:
             await companion.aclose()
         if self.owns_pool:

@@ -122,6 +122,10 @@ class FileTransfer:
         own = max(limits.file_bytes, limits.pieces_bytes)
         return own if self._storage is None else max(own, limits.staged_bytes)
 
+    async def check_size(self, session_id: str, size: int) -> None:
+        """Raise `FileTooLargeError` if no route takes a file of this size."""
+        await self._choose_route(session_id, size)
+
     async def upload(
         self, session_id: str, name: str, source: UploadSource, on_progress: ProgressHandler
     ) -> FileInfo:

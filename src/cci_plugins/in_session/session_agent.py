@@ -34,6 +34,7 @@ from cci_plugins.in_session.background_output import (
     describe_background,
 )
 from cci_plugins.in_session.charts import register_data_formatters
+from cci_plugins.in_session.environment import GivenEnvironment
 from cci_plugins.in_session.interrupts import (
     contain_exits,
     interrupt_children_after,
@@ -53,6 +54,7 @@ from cci_plugins.in_session.streams import (
     select_files_to_report,
 )
 from cci_plugins.in_session.terminal_streams import adopt_streams, restore_streams
+from cci_plugins.in_session.usage import UsageMeter
 from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
 MODULE_NAME = "_cci"
@@ -83,6 +85,7 @@ class SessionAgent:
         os.chdir(self._folder)
         os.environ.setdefault("SESSION_FOLDER", str(self._folder))
         self._background = BackgroundOutput()
+        self._environment = GivenEnvironment()
         self.cells = CellWatch()
         self._out = CapturingStream(sys.stdout, "stdout", self._background, self.cells)
         self._err = CapturingStream(sys.stderr, "stderr", self._background, self.cells)
@@ -122,9 +125,11 @@ class SessionAgent:
         timeout: float,
         max_chars: int,
         instance: str | None,
+        env: dict[str, str] | None = None,
     ) -> None:
         """Run code once, unless this run was refused or another instance is expected."""
         if self._accept_run(marker, run, code, instance):
+            self._set_environment(env)
             with (
                 self._capture_run(run, timeout) as capture,
                 self._enforce_timeout(capture, timeout),
@@ -141,9 +146,11 @@ class SessionAgent:
         timeout: float,
         max_chars: int,
         instance: str | None,
+        env: dict[str, str] | None = None,
     ) -> None:
         """Run code that awaits at its top level, otherwise as `run`."""
         if self._accept_run(marker, run, code, instance):
+            self._set_environment(env)
             with self._capture_run(run, timeout) as capture:
                 task = asyncio.ensure_future(self._run_cell(code))
                 with self._enforce_timeout(capture, timeout, task):
@@ -154,6 +161,10 @@ class SessionAgent:
                         await asyncio.wait({task}, timeout=1.0)
                 self._record_error(capture, None if task.cancelled() else task.result())
             self.emit_report(marker, run, 0, max_chars)
+
+    def _set_environment(self, env: dict[str, str] | None) -> None:
+        if env is not None:
+            self._environment.apply(env)
 
     def resolve_run(self, marker: str, run: str) -> None:
         """Report whether a run began. One that did not begin never will."""
@@ -217,6 +228,7 @@ class SessionAgent:
     def wipe(self, marker: str) -> None:
         """Remove variables, files and this agent, where a pool cannot end a session."""
         self._empty_folder()
+        self._environment.apply({})
         self._shell.reset(new_session=True)
         self._answer(marker, {})
         adopt_streams(self._out.original, self._err.original)
@@ -257,12 +269,12 @@ class SessionAgent:
         background = self._background.take()
         for name, text in background.items():
             getattr(capture, name).add(text)
-        started = time.perf_counter()
+        meter, started = UsageMeter(), time.perf_counter()
         try:
             with capture.replace_displays():
                 yield capture
         finally:
-            duration = time.perf_counter() - started
+            duration, usage = time.perf_counter() - started, meter.read()
             self.restore_streams()
             self._out.capture_buffer = self._err.capture_buffer = None
         after = self._scan()
@@ -280,6 +292,7 @@ class SessionAgent:
             "instance": self.instance,
             "duration": duration,
             "executionCount": self._run_count,
+            "usage": usage,
         }
         if background:
             report["notes"].append(describe_background(sum(map(len, background.values()))))

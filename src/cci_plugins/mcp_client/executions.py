@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
+from cci_plugins.common.environment import (
+    Secret,
+    SessionEnvironment,
+    build_session_environment,
+)
 from cci_plugins.common.file_names import escape_name
-from cci_plugins.errors import ProtocolError
+from cci_plugins.common.usage import load_usage
+from cci_plugins.errors import ConfigurationError, ProtocolError
 from cci_plugins.models import (
     ErrorInfo,
     Execution,
@@ -26,7 +33,10 @@ from .wire_model import Text, Timestamp, WireModel
 META_KEY = "cci_plugins/execution"
 SIGNED_KEY = "cci_plugins/signed_environments"  # on a launch tool: it accepts no other ids
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
+ENV_KEY = "cci_plugins/env"  # in a request: variables for the code
+INTERRUPT, RESTART = "interruptRun", "restartSession"  # tools for our client, which no list has
 RUN_KEY = "cci_plugins/run"  # in a request: name of the run, which is started once
+_SAME_VERSION = "install the same version of cci-plugins here and in the pool"
 _MAX_SIZE = 2**62
 _MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could claim to exceed
 
@@ -34,10 +44,15 @@ _MAX_SECONDS = 1e9  # below the limit of `timedelta`, which a session could clai
 def dump_execution(execution: Execution) -> dict[str, Any]:
     """Write an execution as JSON, without its session identifier, which the caller has.
 
-    The keys `order` and `executionCount` are optional, because older versions lack them.
+    The keys `order`, `executionCount` and `usage` are optional, because older versions lack them.
     """
-    error = execution.error
-    more = {"order": build_order(execution), "executionCount": execution.execution_count}
+    error, usage = execution.error, execution.usage
+    more = {
+        "order": build_order(execution),
+        "executionCount": execution.execution_count,
+        "usage": usage
+        and {"cpuSeconds": usage.cpu_seconds, "peakMemoryBytes": usage.peak_memory_bytes},
+    }
     return {
         "stdout": execution.stdout,
         "stderr": execution.stderr,
@@ -66,8 +81,7 @@ def load_execution(value: object, session_id: str) -> Execution:
     Raises:
         ProtocolError: `dump_execution` did not write this value.
     """
-    hint = "install the same version of cci-plugins here and in the pool"
-    run = _Execution.load(value, "execution", hint=hint)
+    run = _Execution.load(value, "execution", hint=_SAME_VERSION)
     error = run.error
     results = tuple(Result(result.data, result.is_main) for result in run.results)
     return Execution(
@@ -86,6 +100,29 @@ def load_execution(value: object, session_id: str) -> Execution:
         notes=tuple(run.notes),
         outputs=build_outputs(run.order, run.stdout, run.stderr, results),
         execution_count=run.execution_count,
+        usage=load_usage(run.usage),
+    )
+
+
+def dump_env(env: SessionEnvironment) -> dict[str, Any]:
+    """Write the variables of a session as JSON."""
+    return {"values": dict(env.values), "secrets": sorted(env.secrets)}
+
+
+def load_env(value: object) -> SessionEnvironment | None:
+    """Read what `dump_env` wrote. Return None if a request has no variables.
+
+    Raises:
+        ConfigurationError: A name or a value cannot be used.
+    """
+    if value is None:
+        return None
+    given = value.get("values") if isinstance(value, Mapping) else None
+    secrets = value.get("secrets") if isinstance(value, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(secrets, list):
+        raise ConfigurationError("the request has malformed variables", hint=_SAME_VERSION)
+    return build_session_environment(
+        {name: Secret(text) if name in secrets else text for name, text in given.items()}
     )
 
 
@@ -172,3 +209,4 @@ class _Execution(WireModel):
     notes: list[Text]
     order: list[_Step] = Field(default=[])  # older servers do not send it
     execution_count: int | None = Field(default=None, ge=0)  # the same
+    usage: Any = None  # the same

@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.renewal import Renewable
 from cci_plugins.errors import ConfigurationError, FileTransferError
@@ -43,6 +44,7 @@ class Capabilities:
         folder: Path of a session's files as its code sees it. It is `.` if it differs from session
             to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
+        env: The code sees the variables that `execute` gets as `env`.
         host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
             if only an attempt can show it. The pool then refuses before it runs code.
     """
@@ -56,6 +58,7 @@ class Capabilities:
     egress: bool | None = None
     folder: str = DATA_FOLDER
     host_tools: bool | None = False
+    env: bool = False
 
 
 def check_code_size(code: str) -> None:
@@ -82,6 +85,27 @@ def build_changed_error(name: str) -> FileTransferError:
     )
 
 
+def build_no_interrupt_error(pool: str) -> ConfigurationError:
+    """Build the error of a pool that cannot stop a run."""
+    return ConfigurationError(
+        f"the pool {pool!r} cannot interrupt a run, so it ends with its code or its timeout",
+        hint="pass a shorter timeout to run_code, or delete the session",
+    )
+
+
+def check_env_support(capabilities: Capabilities) -> None:
+    """Refuse variables for a pool whose code would not see them.
+
+    Raises:
+        ConfigurationError: The pool cannot set variables.
+    """
+    if not capabilities.env:
+        raise ConfigurationError(
+            f"the pool {capabilities.name!r} cannot set environment variables",
+            hint="set os.environ in the code, or use a pool with Capabilities.env",
+        )
+
+
 class SessionPool(Renewable, ABC):
     """A place that runs code in sessions. A new one is a subclass of this class.
 
@@ -105,6 +129,7 @@ class SessionPool(Renewable, ABC):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
         tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         """Run code in a session. A session runs one execution at a time.
 
@@ -120,6 +145,8 @@ class SessionPool(Renewable, ABC):
                 variables or files of that run.
             tools: Answers the tool calls of this run. It is passed only if
                 `Capabilities.host_tools` is not False. See `pools/tool_host` for the duties.
+            env: Variables that the code sees. It is passed only if `Capabilities.env` is true.
+                Each run has all of them. Set what changed, so that the code's own values stay.
 
         Raises:
             ConfigurationError: The sessions cannot call tools, so the code did not run.
@@ -167,6 +194,38 @@ class SessionPool(Renewable, ABC):
     @abstractmethod
     async def delete_session(self, session_id: str) -> None:
         """End a session. A session that does not exist is not an error."""
+
+    async def interrupt(self, session_id: str) -> bool:
+        """Stop the run in progress, and keep the variables and files.
+
+        The run returns with the error `KeyboardInterrupt`.
+
+        Args:
+            session_id: The session.
+
+        Returns:
+            False if no run is in progress.
+
+        Raises:
+            ConfigurationError: The pool cannot stop a run.
+        """
+        del session_id
+        raise build_no_interrupt_error(self.capabilities.name)
+
+    async def restart_session(self, session_id: str) -> bool:
+        """Give a session a new Python process, and keep its files. End a run in progress.
+
+        Args:
+            session_id: The session. One that does not exist is not an error.
+
+        Returns:
+            False if the pool cannot do it. Nothing has happened then.
+
+        Raises:
+            FileTransferError: The files cannot be kept. The session is as it was.
+        """
+        del session_id
+        return False
 
     @property
     def known_packages(self) -> tuple[str, ...]:

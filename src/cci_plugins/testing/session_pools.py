@@ -10,9 +10,11 @@ from datetime import timedelta
 from secrets import token_hex
 from typing import Any, TypeAlias
 
+import anyio
 from typing_extensions import override
 
 from cci_plugins.common.durations import Duration
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.core.host_calls import HostCalls
@@ -23,9 +25,18 @@ from cci_plugins.errors import (
     ToolCallError,
     UnsafeNameError,
 )
-from cci_plugins.models import Execution, FileInfo, OutputEvent
+from cci_plugins.models import ErrorInfo, Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 from cci_plugins.pools.tool_host import ToolHost
+
+from .session_control import (
+    LIMIT,
+    a_restart_keeps_the_files,
+    an_interrupt_keeps_the_state,
+    code_sees_the_given_variables,
+)
+from .session_control import expect as _expect
+from .session_control import run_code as _run
 
 __all__ = ["FakeProgram", "FakeSessionPool", "FakeTools", "check_session_pool"]
 
@@ -66,6 +77,8 @@ class FakeSessionPool(SessionPool):
 
     Attributes:
         calls: `(session id, code)` of every run, in order.
+        environments: Environment variables of the last run of each session.
+        restarts: Session ids of every restart, in order.
 
     Example:
         ```python
@@ -76,10 +89,13 @@ class FakeSessionPool(SessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="fake", streams_output=True, host_tools=True)
+    capabilities = Capabilities(name="fake", streams_output=True, host_tools=True, env=True)
 
     def __init__(self, *executions: Execution | FakeProgram) -> None:
         self.calls: list[tuple[str, str]] = []
+        self.environments: dict[str, dict[str, str]] = {}
+        self.restarts: list[str] = []
+        self._runs: dict[str, anyio.CancelScope] = {}
         self._script: list[Execution | FakeProgram] = list(executions) or [Execution()]
         self._files: dict[str, dict[str, bytes]] = {}
 
@@ -93,13 +109,43 @@ class FakeSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
         tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         self.calls.append((session_id, code))
+        self.environments[session_id] = {} if env is None else dict(env.values)
         step = self._script.pop(0) if len(self._script) > 1 else self._script[0]
-        execution = step if isinstance(step, Execution) else await step(code, FakeTools(tools))
+        execution = (
+            step
+            if isinstance(step, Execution)
+            else await self._run_program(session_id, step(code, FakeTools(tools)))
+        )
         if on_output is not None and execution.stdout:
             on_output(OutputEvent("stdout", execution.stdout))
         return execution
+
+    async def _run_program(self, session_id: str, program: Awaitable[Execution]) -> Execution:
+        """Wait for a program, or until `interrupt` or `restart_session` ends it."""
+        self._runs[session_id] = scope = anyio.CancelScope()
+        try:
+            with scope:
+                return await program
+        finally:
+            del self._runs[session_id]
+        error = ErrorInfo("KeyboardInterrupt", "the application interrupted the code")
+        return Execution(error=error, session_id=session_id, status="failed")
+
+    @override
+    async def interrupt(self, session_id: str) -> bool:
+        if session_id not in self._runs:
+            return False
+        self._runs[session_id].cancel()
+        return True
+
+    @override
+    async def restart_session(self, session_id: str) -> bool:
+        await self.interrupt(session_id)
+        self.restarts.append(session_id)
+        return True
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
@@ -133,9 +179,6 @@ class FakeSessionPool(SessionPool):
             raise SessionFileNotFoundError(f"the session has no file {name!r}") from None
 
 
-LIMIT = timedelta(seconds=60)
-
-
 async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
     """Check a pool against the contract of `SessionPool`, with real code in new sessions.
 
@@ -166,17 +209,6 @@ async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
         finally:
             await pool.delete_session(session_id)
     return report
-
-
-def _expect(*, condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
-
-
-async def _run(
-    pool: SessionPool, session_id: str, code: str, timeout: timedelta = LIMIT
-) -> Execution:
-    return await pool.execute(session_id, code, timeout=timeout)
 
 
 async def state_is_kept(pool: SessionPool, session_id: str) -> None:
@@ -408,4 +440,7 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     a_replaced_session_is_noticed,
     code_calls_host_tools,
     failed_tool_calls_are_exceptions,
+    code_sees_the_given_variables,
+    an_interrupt_keeps_the_state,
+    a_restart_keeps_the_files,
 )

@@ -39,6 +39,8 @@ _AGENT = Program(
         *DATA_FORMAT_MODULES,
         *PLAIN_PYTHON_MODULES,
         "in_session/background_output.py",
+        "in_session/environment.py",
+        "in_session/usage.py",
         "in_session/output_log.py",
         "in_session/run_capture.py",
         "in_session/session_agent.py",

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.errors import CodeInterpreterError, PoolError, SessionLostError
 from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.mcp_client.executions import (
+    ENV_KEY,
     INSTANCE_KEY,
     META_KEY,
     RUN_KEY,
     check_files,
+    dump_env,
     load_execution,
 )
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
@@ -41,6 +44,7 @@ class RunRequest:
         margin: Time to wait for the answer beyond `timeout`.
         instance: The instance of the session that the code needs, or None.
         run: Name of the run, which the server starts once, or None.
+        env: Variables for the code, or None.
     """
 
     session_id: str
@@ -49,6 +53,7 @@ class RunRequest:
     margin: timedelta
     instance: str | None
     run: str | None = None
+    env: SessionEnvironment | None = None
 
 
 def is_cci_server(description: Mapping[str, Any]) -> bool:
@@ -163,7 +168,8 @@ async def run_full(
     Raises:
         CodeInterpreterError: The error that the served pool raised.
     """
-    given = {INSTANCE_KEY: request.instance, RUN_KEY: request.run}
+    env = None if request.env is None else dump_env(request.env)
+    given = {INSTANCE_KEY: request.instance, RUN_KEY: request.run, ENV_KEY: env}
     streamed = None if on_output is None else StreamedOutput(on_output)
     try:
         answer = await tool.call(
@@ -179,3 +185,22 @@ async def run_full(
     if streamed is not None:
         streamed.finish(execution)
     return execution
+
+
+async def call_session_tool(mcp: McpClient, tool: str, session_id: str, timeout: timedelta) -> bool:
+    """Call a tool of the server that runs no code. Return whether it did something.
+
+    Args:
+        mcp: Client of the server.
+        tool: `INTERRUPT` or `RESTART`.
+        session_id: The session, by the name that the server knows.
+        timeout: How long to wait.
+
+    Raises:
+        CodeInterpreterError: The error that the served pool raised.
+    """
+    answer = await mcp.call_tool(tool, {"environmentId": session_id}, timeout=timeout)
+    failure = answer.meta.get(failures.META_KEY)
+    if isinstance(failure, Mapping):
+        raise failures.load_error(failure)
+    return (answer.structured or {}).get("done") is True

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -38,7 +39,7 @@ from cci_plugins.errors import (
     ToolErrorKind,
 )
 from cci_plugins.mcp_client import failures
-from cci_plugins.mcp_client.executions import INSTANCE_KEY, RUN_KEY
+from cci_plugins.mcp_client.executions import ENV_KEY, INSTANCE_KEY, RUN_KEY, dump_env
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.mcp_client.http import map_protocol_errors
 from cci_plugins.mcp_client.messages import ToolResult
@@ -278,7 +279,13 @@ class HeldRun:
             CodeInterpreterError: The server refused it, or did not answer.
         """
         request = self._request
-        given = {RUN_KEY: request.run, INSTANCE_KEY: request.instance, HELD_KEY: query.dump()}
+        env = dump_env(request.env) if query.starts and request.env is not None else None
+        given: dict[str, Any] = {
+            RUN_KEY: request.run,
+            INSTANCE_KEY: request.instance,
+            ENV_KEY: env,
+            HELD_KEY: query.dump(),
+        }
         try:
             answer = await self._tool.call(
                 request.code if query.starts else "",

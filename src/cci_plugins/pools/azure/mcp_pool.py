@@ -30,7 +30,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 
-from .cci_server import RunTool, is_cci_server, parse_host_tools
+from .cci_server import RunTool, call_session_tool, is_cci_server, parse_host_tools
 from .pool_auth import GatewayToken, PoolAuth
 from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
@@ -102,7 +102,7 @@ class PlatformSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="platform", outlives_app=True, host_tools=None)
+    capabilities = Capabilities(name="platform", outlives_app=True, host_tools=None, env=True)
 
     def __init__(
         self,
@@ -194,6 +194,12 @@ class PlatformSessionPool(RemoteSessionPool):
     @override
     def _note_loss(self, session_id: str) -> None:
         self._environments.pop(session_id, None)  # it expired, or the server's secret changed
+
+    @override
+    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+        server = await self._get_server()
+        environment = await self._get_environment(server, session_id)
+        return await call_session_tool(server.mcp, tool, environment, self._busy_limit)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:

@@ -24,6 +24,7 @@ from typing_extensions import override
 from cci_plugins.azure.credentials import AuthProvider
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -34,10 +35,11 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
+from cci_plugins.mcp_client.executions import INTERRUPT, RESTART
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool, build_no_interrupt_error
 from cci_plugins.pools.run_exchange import RelayedQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
@@ -127,6 +129,10 @@ class RemoteSessionPool(SessionPool, RunRelay):
         return build_unsupported_error(self.capabilities.name)
 
     @abstractmethod
+    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+        """Call a tool of the cci-plugins server that runs no code."""
+
+    @abstractmethod
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         """Run code once on any other server, and wait at most `limit` for the answer."""
 
@@ -176,12 +182,14 @@ class RemoteSessionPool(SessionPool, RunRelay):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
         tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         check_code(code)
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
-            request = RunRequest(session_id, code, limit, self._margin, instance, token_hex(16))
+            name = token_hex(16)
+            request = RunRequest(session_id, code, limit, self._margin, instance, name, env)
             if tools is not None and self.capabilities.host_tools is False:
                 reason = "its server is older, or its own sessions cannot"
                 raise build_unsupported_error(self.capabilities.name, reason)
@@ -193,10 +201,28 @@ class RemoteSessionPool(SessionPool, RunRelay):
                 await self._prepare_run(session_id)
             raise self._build_text_only_error()
         await self._prepare_run(session_id)
-        execution = await self._text.execute(session_id, code, timeout=limit, instance=instance)
+        execution = await self._text.execute(
+            session_id, code, timeout=limit, instance=instance, env=env
+        )
         if on_output is not None:
             emit_output(execution, on_output)
         return execution
+
+    @override
+    async def interrupt(self, session_id: str) -> bool:
+        if not await self._returns_full_results(session_id):
+            raise build_no_interrupt_error(self.capabilities.name)
+        return await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, INTERRUPT), idempotent=True
+        )
+
+    @override
+    async def restart_session(self, session_id: str) -> bool:
+        if not await self._returns_full_results(session_id):
+            return False
+        return await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, RESTART)
+        )
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:

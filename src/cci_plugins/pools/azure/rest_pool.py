@@ -27,7 +27,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 
-from .cci_server import RunTool, is_cci_server, parse_host_tools
+from .cci_server import RunTool, call_session_tool, is_cci_server, parse_host_tools
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -68,7 +68,7 @@ class CustomSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="custom", outlives_app=True, host_tools=None)
+    capabilities = Capabilities(name="custom", outlives_app=True, host_tools=None, env=True)
 
     def __init__(
         self,
@@ -130,6 +130,11 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def _get_run_tool(self, session_id: str) -> RunTool:
         return RunTool(self._build_mcp_client(session_id), RUN_PYTHON, session_id)
+
+    @override
+    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+        mcp = self._build_mcp_client(session_id)
+        return await call_session_tool(mcp, tool, session_id, self._busy_limit)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:

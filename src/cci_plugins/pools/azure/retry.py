@@ -34,6 +34,7 @@ import stamina
 
 from cci_plugins.azure.credentials import AuthProvider
 from cci_plugins.common.log import logger
+from cci_plugins.common.metrics import count_retry
 from cci_plugins.errors import (
     AuthenticationError,
     ExecutionTimeoutError,
@@ -92,6 +93,7 @@ class RetryPolicy:
             if left <= (retry_after or 0):
                 return False
             logger.info("trying again: %s", error)
+            count_retry(type(error).__name__)
             nonlocal grown
             shortest, grown = grown, min(2 * grown, LONGEST_WAIT.total_seconds())
             return True if retry_after is None or retry_after < shortest else retry_after

@@ -49,6 +49,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from secrets import token_hex
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -106,11 +107,17 @@ class TextSessions:
         self._margin = margin
 
     async def execute(
-        self, session_id: str, code: str, *, timeout: timedelta, instance: str | None
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: timedelta,
+        instance: str | None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         """Run code once, as `SessionPool.execute` does."""
         for _ in range(MAX_TRIES):
-            execution = await self._run(session_id, code, timeout, instance)
+            execution = await self._run(session_id, code, timeout, instance, env)
             if execution is not None:
                 return execution
         raise PoolUnavailableError(
@@ -179,7 +186,12 @@ class TextSessions:
         await self._agent.call(session_id, "wipe")
 
     async def _run(
-        self, session_id: str, code: str, timeout: timedelta, instance: str | None
+        self,
+        session_id: str,
+        code: str,
+        timeout: timedelta,
+        instance: str | None,
+        env: SessionEnvironment | None,
     ) -> Execution | None:
         """Run code once. Return None if it did not begin and never will, so that it may be sent."""
         run = token_hex(8)
@@ -190,6 +202,7 @@ class TextSessions:
             timeout=timeout.total_seconds(),
             max_chars=self._agent.max_chars,
             instance=instance,
+            env=None if env is None else dict(env.values),
         )
         sent = _SentRun(run, instance, timeout + self._margin)
         try:

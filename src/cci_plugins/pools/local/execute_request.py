@@ -29,6 +29,8 @@ class ExecuteRequest:
         reply: The content of its reply.
         has_reply: The code has ended, and some of its output may still arrive.
         is_stopped: The host stopped the code, so it does not wait for all of its output.
+        is_interrupted: The application asked to stop the code.
+        patience: Seconds until code that does not stop is killed, or 0 for the usual time.
     """
 
     def __init__(self, collector: Collector, reader: KernelReader) -> None:
@@ -42,6 +44,8 @@ class ExecuteRequest:
         self.reply: dict[str, Any] = {}
         self.has_reply = False
         self.is_stopped = False
+        self.is_interrupted = False
+        self.patience = 0.0
         self._is_idle = False
 
     async def wait_end(self, timeout: float, clock: WaitClock) -> bool:
@@ -52,7 +56,7 @@ class ExecuteRequest:
             clock: The time that it waits for the host, which does not count.
         """
         started = time.monotonic()
-        while not (self.is_complete or self.collector.is_runaway):
+        while not (self.is_complete or self.collector.is_runaway or self.is_interrupted):
             remaining = timeout - (time.monotonic() - started) + clock.seconds
             if remaining <= 0:
                 break
@@ -107,6 +111,11 @@ class ExecuteRequest:
     def _finish_if_complete(self) -> None:
         if self.has_reply and self._is_idle:
             self.finish()
+
+    def interrupt(self, patience: float) -> None:
+        """Stop the code, as at the end of its time."""
+        self.is_interrupted, self.patience = True, patience
+        self.wake_up()
 
     def note_flood(self) -> None:
         """Stop the code: it sends more than a run may."""

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,13 @@ import anyio
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import PoolUnavailableError
+from cci_plugins.in_session.environment import ENVIRONMENT_KEY
 from cci_plugins.in_session.source import (
     DATA_FORMAT_MODULES,
     PLAIN_PYTHON_MODULES,
     build_session_source,
 )
+from cci_plugins.in_session.usage import USAGE_KEY
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.pools.tool_host import ToolHost
 
@@ -73,6 +75,8 @@ _SETUP_MODULES = (
     "in_session/background_output.py",
     "in_session/tool_arguments.py",
     "in_session/host_tools.py",
+    "in_session/environment.py",
+    "in_session/usage.py",
     "in_session/file_backed_maps.py",
     "in_session/memory_limit.py",
     "in_session/proxy_relay.py",
@@ -107,6 +111,8 @@ class Kernel:
         sandbox: Its sandbox and folder.
         kill_reason: Why the host killed it, as a clause, or None.
         background_characters: Characters of the last run that were printed before it began.
+        usage: What the last run used, as the session measured it. It is untrusted.
+        was_interrupted: The application stopped the last run.
     """
 
     def __init__(
@@ -115,6 +121,8 @@ class Kernel:
         self.sandbox = sandbox
         self.kill_reason: str | None = None
         self.background_characters = 0
+        self.usage: object = None
+        self.was_interrupted = False
         self._limits = limits
         self._request: ExecuteRequest | None = None
         self._on_first_message: Callable[[], object] | None = None
@@ -160,7 +168,9 @@ class Kernel:
         code += (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
             f"{proxy_socket!r}, {limits.memory_bytes})\n"
-            f"ns['install_tools'](get_ipython().kernel, {kernel._tool_channel.address!r})\ndel ns"
+            f"ns['install_tools'](get_ipython().kernel, {kernel._tool_channel.address!r})\n"
+            "ns['install_environment'](get_ipython().kernel)\n"
+            "ns['install_usage'](get_ipython().kernel)\ndel ns"
         )
         try:
             with anyio.fail_after(START_SECONDS):
@@ -218,6 +228,7 @@ class Kernel:
         on_output: OutputHandler | None = None,
         silent: bool = False,
         tools: ToolHost | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> tuple[RunOutcome, Collector]:
         """Run one cell.
 
@@ -227,6 +238,7 @@ class Kernel:
             on_output: Called with each chunk of output.
             silent: Whether to skip IPython's counter and history.
             tools: Answers its calls of host tools.
+            environment: Variables to set first, if they are not set yet.
 
         Raises:
             KernelExitedError: The code did not start.
@@ -234,7 +246,9 @@ class Kernel:
         collector = Collector(self._limits, on_output)
         request = self._request = ExecuteRequest(collector, self._iopub)
         async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
-            await self._send_code(request, code, silent=silent, metadata=calls.metadata)
+            given = {} if environment is None else {ENVIRONMENT_KEY: dict(environment)}
+            metadata = {**calls.metadata, **given}
+            await self._send_code(request, code, silent=silent, metadata=metadata)
             try:
                 return await self._await_end(request, timeout, calls), collector
             except asyncio.CancelledError:
@@ -244,6 +258,8 @@ class Kernel:
                 raise
             finally:
                 self.background_characters = request.background_characters
+                self.usage = request.reply.get(USAGE_KEY)
+                self.was_interrupted = request.is_interrupted
                 collector.finish(request.reply)
                 self._request = None
 
@@ -279,6 +295,17 @@ class Kernel:
         await self.sandbox.kill()
         await asyncio.gather(self._exit_task, *self._tasks, return_exceptions=True)
 
+    def interrupt(self, patience: float = INTERRUPT_SECONDS) -> bool:
+        """Interrupt the run in progress, as at the end of its time. Return whether there is one.
+
+        Args:
+            patience: Seconds after which the kernel is killed if the code has not stopped.
+        """
+        if self._request is None or self._request.has_reply:
+            return False
+        self._request.interrupt(patience)
+        return True
+
     async def kill(self, reason: str) -> None:
         """End the kernel's process. The next caller is given the first `reason`."""
         self.kill_reason = self.kill_reason or reason
@@ -302,7 +329,7 @@ class Kernel:
         """Interrupt the code. Kill the kernel if it neither stops nor answers."""
         calls.stop()
         request.is_stopped = True
-        deadline = time.monotonic() + INTERRUPT_SECONDS
+        deadline = time.monotonic() + (request.patience or INTERRUPT_SECONDS)
         self._send_interrupt(request)
         again = time.monotonic() + INTERRUPT_AGAIN_SECONDS
         while not request.is_complete and time.monotonic() < deadline:

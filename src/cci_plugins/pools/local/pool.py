@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +20,11 @@ from typing_extensions import override
 
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.environment import (
+    Env,
+    SessionEnvironment,
+    build_session_environment,
+)
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
@@ -65,6 +70,8 @@ except ModuleNotFoundError as missing:
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 MAX_LOSS_REASONS = 10_000
 READ_BYTES = 256 * 1024
+RESTART_SECONDS = 3.0  # for code that runs to stop, so that it leaves no file half written
+COPY_SECONDS = 600.0  # for the files of code that does not stop, which die with its kernel
 
 
 class LocalSessionPool(SessionPool):
@@ -86,8 +93,8 @@ class LocalSessionPool(SessionPool):
         preload: Modules that warm kernels import if they are installed.
         egress: Hosts that sessions may reach through an egress proxy: `none`, `all` public ones,
             or names. A private address is reached only if a rule names that one host.
-        environment: Variables for the code in each session, by name. They do not act on this
-            application.
+        environment: Variables for the code in each session, by name: text, or a `Secret` that
+            output does not show. They do not act on this application.
         total_memory_bytes: Memory that all sessions may use together. Beyond it, the session that
             uses most is ended. None for no such limit.
 
@@ -101,7 +108,7 @@ class LocalSessionPool(SessionPool):
     """
 
     capabilities = Capabilities(
-        name="local", streams_output=True, lists_sessions=True, host_tools=True
+        name="local", streams_output=True, lists_sessions=True, host_tools=True, env=True
     )
 
     def __init__(
@@ -115,7 +122,7 @@ class LocalSessionPool(SessionPool):
         limits: SandboxLimits | None = None,
         preload: tuple[str, ...] = PRELOAD,
         egress: Egress = "none",
-        environment: Mapping[str, str] | None = None,
+        environment: Env | None = None,
         total_memory_bytes: int | None = None,
     ) -> None:
         if max_sessions < 1 or ready_sessions < 0:
@@ -132,7 +139,7 @@ class LocalSessionPool(SessionPool):
         self._preload = preload
         self._egress = egress
         self._rules = parse_egress_rules(egress)
-        self._environment = dict(environment or {})
+        self._environment = build_session_environment(environment or {})
         self._total_memory_bytes = total_memory_bytes
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
@@ -192,6 +199,7 @@ class LocalSessionPool(SessionPool):
         on_output: OutputHandler | None = None,
         instance: str | None = None,
         tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         check_code(code)
         check_code_size(code)
@@ -199,10 +207,14 @@ class LocalSessionPool(SessionPool):
         async with self._use_session(session_id) as session, session.run_lock:
             try:
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, limit, on_output, tools)
+                execution = await session.execute(
+                    kernel, code, limit, on_output, tools=tools, env=env
+                )
             except KernelExitedError:  # the code did not start, so it may be sent again
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, limit, on_output, tools)
+                execution = await session.execute(
+                    kernel, code, limit, on_output, tools=tools, env=env
+                )
         name = "" if self._isolation is None else self._isolation.name
         execution = add_network_note(replace(execution, isolation=name), self.capabilities)
         return add_folder_note(execution, self.capabilities.folder)
@@ -242,6 +254,29 @@ class LocalSessionPool(SessionPool):
         session = self._sessions.pop(session_id, None)
         if session is not None:
             await session.end("it was deleted")
+
+    @override
+    async def interrupt(self, session_id: str) -> bool:
+        session = self._sessions.get(session_id)
+        return session is not None and session.kernel is not None and session.kernel.interrupt()
+
+    @override
+    async def restart_session(self, session_id: str) -> bool:
+        if session_id not in self._sessions:
+            return True
+        async with self._use_session(session_id) as session, session.start_lock:
+            old = session.kernel
+            if old is None or not old.is_alive:  # the next call starts another one
+                return True
+            if old.interrupt(RESTART_SECONDS + COPY_SECONDS):
+                with anyio.move_on_after(RESTART_SECONDS):
+                    await session.wait_idle()
+            kernel = await self._warm_pool.allocate()
+            if session.is_ended:
+                await kernel.close()
+                raise SessionLostError("the session was deleted while it restarted")
+            await session.replace_kernel(kernel)
+        return True
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:
@@ -365,7 +400,9 @@ class LocalSessionPool(SessionPool):
             raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
     def _build_spec(self) -> KernelSpec:
-        return KernelSpec(self._python, token_hex(32), self._limits, environment=self._environment)
+        return KernelSpec(
+            self._python, token_hex(32), self._limits, environment=self._environment.values
+        )
 
     def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:
         """Yield every kernel that a session holds, and whether it is in use now."""

@@ -16,7 +16,9 @@ from secrets import token_hex
 
 import anyio
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
+from cci_plugins.common.usage import load_usage
 from cci_plugins.errors import FileTransferError
 from cci_plugins.in_session.background_output import describe_background
 from cci_plugins.in_session.streams import (
@@ -24,7 +26,13 @@ from cci_plugins.in_session.streams import (
     select_files_to_hash,
     select_files_to_report,
 )
-from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
+from cci_plugins.models import (
+    ErrorInfo,
+    Execution,
+    ExecutionStatus,
+    FileInfo,
+    SessionInfo,
+)
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.pools.tool_host import ToolHost
 
@@ -36,6 +44,9 @@ from .output import Collector
 _NO_TOOLS_NOTE = (
     "this session can call no host tools any longer, because {}; a new session can call them"
 )
+
+
+RESTARTED = "the application restarted it"
 
 
 class LocalSession:
@@ -80,6 +91,32 @@ class LocalSession:
         self.instance = token_hex(8)
         self._known_files = {}
 
+    async def replace_kernel(self, kernel: Kernel) -> None:
+        """Move to a new kernel with a copy of the files, and end the old one.
+
+        Args:
+            kernel: The new kernel. It is closed if the files cannot be copied.
+
+        Raises:
+            FileTransferError: A file cannot be copied. The old kernel is still there.
+        """
+        old = self.kernel
+        try:
+            if old is not None:
+                source, target = old.sandbox.folder, kernel.sandbox.folder
+                await anyio.to_thread.run_sync(source.copy_to, target, self._max_files)
+            known = await anyio.to_thread.run_sync(kernel.sandbox.folder.scan, self._max_files)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await kernel.close()
+            raise
+        self.attach_kernel(kernel)
+        self._known_files, self.loss_reason = known, None
+        if old is not None:
+            with anyio.CancelScope(shield=True):
+                await old.kill(RESTARTED)  # the run ends before its sockets are closed
+                await old.close()
+
     async def end(self, reason: str) -> None:
         """End the session for good, and the code that runs in it.
 
@@ -93,6 +130,11 @@ class LocalSession:
         if self.run_lock.locked():  # the run ends before its sockets are closed
             await kernel.kill(reason)
         await kernel.close()
+
+    async def wait_idle(self) -> None:
+        """Wait until no run is in progress."""
+        async with self.run_lock:
+            return
 
     async def close_kernel(self) -> None:
         """End the kernel, if there is one."""
@@ -110,7 +152,9 @@ class LocalSession:
         code: str,
         timeout: timedelta,
         on_output: OutputHandler | None,
+        *,
         tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
     ) -> Execution:
         """Run code in the kernel. The caller holds `run_lock`.
 
@@ -120,7 +164,11 @@ class LocalSession:
         loss_reason = self.loss_reason
         started = time.perf_counter()
         outcome, output = await kernel.run(
-            code, timeout=timeout.total_seconds(), on_output=on_output, tools=tools
+            code,
+            timeout=timeout.total_seconds(),
+            on_output=on_output,
+            tools=tools,
+            environment=None if env is None else env.values,
         )
         self.loss_reason = None
         duration = timedelta(seconds=time.perf_counter() - started)
@@ -130,11 +178,13 @@ class LocalSession:
         )
         if files:
             files = await anyio.to_thread.run_sync(_add_hashes, kernel.sandbox.folder, files)
-        if is_lost:
+        if is_lost and self.kernel is kernel:  # else `restart` has put another in its place
             await self.close_kernel()
         if tools is not None and kernel.tools_failure and not is_lost:
             file_notes = [*file_notes, _NO_TOOLS_NOTE.format(kernel.tools_failure)]
-        status, error = _classify_outcome(outcome, output, kernel, timeout)
+        status, error = _classify_request(outcome, output, kernel) or _classify_outcome(
+            outcome, output, kernel, timeout
+        )
         return Execution(
             stdout=output.stdout,
             stderr=output.stderr,
@@ -149,6 +199,7 @@ class LocalSession:
             dropped_characters=output.dropped_characters,
             outputs=output.build_outputs(),
             execution_count=output.execution_count,
+            usage=None if is_lost else load_usage(kernel.usage),
             notes=(
                 *_build_notes(loss_reason, output, kernel.background_characters),
                 *file_notes,
@@ -221,6 +272,26 @@ def _build_notes(loss_reason: str | None, output: Collector, background: int) ->
     if output.dropped_results:
         notes.append(f"{output.dropped_results} displayed results were too large to keep")
     return [*notes, *output.notes]
+
+
+def _classify_request(
+    outcome: RunOutcome, output: Collector, kernel: Kernel
+) -> tuple[ExecutionStatus, ErrorInfo] | None:
+    """Return the status and error of a run that the application stopped, otherwise None."""
+    if kernel.kill_reason == RESTARTED:
+        message = f"the session ended while the code ran: {RESTARTED}; only files are kept"
+        return "died", ErrorInfo("SessionDied", message)
+    if not kernel.was_interrupted or outcome not in {RunOutcome.INTERRUPTED, RunOutcome.KILLED}:
+        return None
+    trace = output.error.traceback if output.error else ""
+    if outcome is RunOutcome.INTERRUPTED:
+        message = "the application interrupted the code; variables and files are kept"
+        return "failed", ErrorInfo("KeyboardInterrupt", message, trace)
+    message = (
+        "the application interrupted the code, which did not stop, so the session was ended; "
+        "variables and files are gone"
+    )
+    return "died", ErrorInfo("KeyboardInterrupt", message, trace)
 
 
 def _classify_outcome(

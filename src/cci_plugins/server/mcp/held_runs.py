@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.errors import CodeInterpreterError, ProtocolError
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.executions import RUN_KEY
@@ -53,6 +54,7 @@ class HeldRequest:
         timeout: Longest run.
         instance: The instance of the session that the code needs, or None.
         value: The query as JSON, as it came.
+        env: Variables for the code, or None.
     """
 
     session_id: str
@@ -62,6 +64,7 @@ class HeldRequest:
     timeout: timedelta
     instance: str | None
     value: object
+    env: SessionEnvironment | None = None
 
 
 def parse_query(value: object) -> RunQuery | None:
@@ -134,6 +137,8 @@ class HeldRuns:
         meta: dict[str, Any] = {HELD_KEY: request.value, RUN_KEY: request.name}
         if request.instance is not None:
             meta[executions.INSTANCE_KEY] = request.instance
+        if request.env is not None:
+            meta[executions.ENV_KEY] = executions.dump_env(request.env)
         query = RelayedQuery(request.code, request.timeout, wait, meta)
         answer = await relay.relay_run(request.session_id, query)
         known = {key: answer.meta[key] for key in _PASSED_ON if key in answer.meta}

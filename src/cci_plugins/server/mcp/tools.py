@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.core.rendering import clip
@@ -22,7 +23,7 @@ from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool, check_env_support
 from cci_plugins.pools.run_exchange import HELD_KEY
 from cci_plugins.pools.tool_host import ToolHost
 from cci_plugins.redaction import redact
@@ -95,12 +96,14 @@ class CallOptions:
         on_output: Called with each chunk of output, where the pool streams.
         run: Name of the run, which starts once, or None.
         held: Query about a run that outlives the request, as it came, or None.
+        env: Variables for the code, or None.
     """
 
     instance: str | None
     on_output: OutputHandler | None
     run: str | None = None
     held: object = None
+    env: SessionEnvironment | None = None
 
 
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
@@ -136,6 +139,8 @@ class PlatformTools:
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
             RUN_SHELL: self._run_shell,
+            executions.INTERRUPT: self._interrupt,
+            executions.RESTART: self._restart,
         }
 
     def list_tools(self) -> list[dict[str, Any]]:
@@ -172,6 +177,7 @@ class PlatformTools:
                 on_output,
                 run if isinstance(run, str) else None,
                 meta.get(HELD_KEY),
+                executions.load_env(meta.get(executions.ENV_KEY)),
             )
             return await tool(arguments, options)
         except ValidationError as error:
@@ -189,6 +195,18 @@ class PlatformTools:
 
     async def _launch(self, *_: object) -> ToolCallResult:
         return _build_json_result({"environmentId": self._environments.mint()})
+
+    async def _interrupt(
+        self, arguments: Mapping[str, Any], options: CallOptions
+    ) -> ToolCallResult:
+        del options
+        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
+        return _build_json_result({"done": await self._pool.interrupt(session_id)})
+
+    async def _restart(self, arguments: Mapping[str, Any], options: CallOptions) -> ToolCallResult:
+        del options
+        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
+        return _build_json_result({"done": await self._pool.restart_session(session_id)})
 
     async def _run_python(
         self, arguments: Mapping[str, Any], options: CallOptions
@@ -217,10 +235,11 @@ class PlatformTools:
             timeout=timeout,
             instance=options.instance,
             value=options.held,
+            env=options.env,
         )
 
         async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
-            execute = partial(self._pool.execute, session_id, call.python_code, timeout=timeout)
+            execute = self._bind(session_id, call.python_code, timeout, options)
             if tools is not None:
                 execute = partial(execute, tools=tools)
             return await run_redacted(execute, on_output, instance=options.instance)
@@ -241,12 +260,22 @@ class PlatformTools:
 
     async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
         session_id = self._environments.resolve_session_id(call.environment_id)
+        execute = self._bind(session_id, code, self._get_timeout(call), options)
         if self._admit_run is not None:
             await self._admit_run(session_id)
-        execute = partial(self._pool.execute, session_id, code, timeout=self._get_timeout(call))
         key = None if options.run is None else RunKey(session_id, options.run)
         with self._runs.claim(key):
             return await run_redacted(execute, options.on_output, instance=options.instance)
+
+    def _bind(
+        self, session_id: str, code: str, timeout: timedelta, options: CallOptions
+    ) -> Callable[..., Awaitable[Execution]]:
+        """Return the pool's `execute` with what a call gives."""
+        execute = partial(self._pool.execute, session_id, code, timeout=timeout)
+        if options.env is None:
+            return execute
+        check_env_support(self._pool.capabilities)
+        return partial(execute, env=options.env)
 
     def _get_timeout(self, call: _RunArguments) -> timedelta:
         max_seconds = self._limits.execution_timeout.total_seconds()

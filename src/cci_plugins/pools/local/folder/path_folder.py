@@ -11,7 +11,7 @@ from pathlib import Path
 from cci_plugins.common.file_names import validate_name
 from cci_plugins.errors import FileTransferError
 
-from .session_folder import SessionFolder
+from .session_folder import CHUNK_BYTES, SessionFolder
 from .writer import TEMPORARY_PREFIX, FolderWriter, Stat, build_not_found_error
 
 
@@ -75,6 +75,13 @@ class PathFolder(SessionFolder):
             return PathWriter(path)
         except OSError as error:
             raise _build_write_error(name, error) from error
+
+    def copy_to(self, target: SessionFolder, limit: int) -> None:
+        """Copy at most `limit` regular files to another folder."""
+        for name in self.scan(limit):
+            with target.create(name) as writer, (self._path / name).open("rb") as stream:
+                while data := stream.read(CHUNK_BYTES):
+                    writer.write(data)
 
     def remove(self, name: str) -> None:
         """Delete a file."""

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from cci_plugins.common.file_names import validate_name
-from cci_plugins.errors import FileTransferError
+from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 
 from .usage import measure_folder
 from .writer import (
@@ -83,7 +83,10 @@ class SessionFolder:
             UnsafeNameError: The name would leave the folder.
             SessionFileNotFoundError: The folder has no such regular file.
         """
-        folder, part = self._open_parent(name)
+        return self._open_file(name, validate_name(name).split("/"))
+
+    def _open_file(self, name: str, parts: list[str]) -> int:
+        folder, part = self._open_folder(name, parts)
         try:
             with translate_errors(name, folder):
                 file = os.open(part, os.O_RDONLY | NO_FOLLOW | _NON_BLOCK, dir_fd=folder)
@@ -133,6 +136,27 @@ class SessionFolder:
             return writer.commit()
         finally:
             writer.abort()
+
+    def copy_to(self, target: SessionFolder, limit: int) -> None:
+        """Copy at most `limit` regular files to another folder, whatever their names are.
+
+        Raises:
+            FileTransferError: A file does not fit or cannot be written.
+        """
+        for name in self.scan(limit):
+            try:
+                file = self._open_file(name, name.split("/"))
+            except SessionFileNotFoundError:  # deleted since
+                continue
+            with os.fdopen(file, "rb") as stream, target.create_copy(name) as writer:
+                while data := stream.read(CHUNK_BYTES):
+                    writer.write(data)
+                writer.copy_attributes(os.fstat(stream.fileno()))
+
+    def create_copy(self, name: str) -> FolderWriter:
+        """Start writing a file that has a name of another session's folder, as `scan` lists it."""
+        folder, part = self._open_folder(name, name.split("/"), create=True)
+        return FolderWriter(folder, part, name, capacity=self._capacity, owner=self._owner)
 
     def remove(self, name: str) -> None:
         """Delete a file, or a link but never its target.
@@ -212,7 +236,10 @@ class SessionFolder:
 
     def _open_parent(self, name: str, *, create: bool = False) -> tuple[int, str]:
         """Return a new descriptor of a name's parent folder, and the name's last part."""
-        *parents, part = validate_name(name).split("/")
+        return self._open_folder(name, validate_name(name).split("/"), create=create)
+
+    def _open_folder(self, name: str, parts: list[str], *, create: bool = False) -> tuple[int, str]:
+        *parents, part = parts
         with translate_errors(name):
             folder = self._duplicate(self._root)
             for parent in parents:

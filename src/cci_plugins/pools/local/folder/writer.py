@@ -88,6 +88,12 @@ class FolderWriter:
             while view:
                 view = view[os.write(self._file, view) :]
 
+    def copy_attributes(self, status: os.stat_result) -> None:
+        """Give the file the permissions and times of another one. It stays readable."""
+        with contextlib.suppress(OSError):
+            os.fchmod(self._file, (status.st_mode & 0o777) | 0o400)
+            os.utime(self._file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
     def commit(self) -> Stat:
         """Move the file to its name. Replace a file of the same name."""
         try:
