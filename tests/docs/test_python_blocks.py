@@ -15,7 +15,7 @@ import pytest
 
 import cci_plugins
 from cci_plugins import CodeInterpreter
-from cci_plugins.testing import Script, ScriptedModel, Turn
+from cci_plugins.testing import Script, ScriptedModel, Turn, session_pools
 
 from .blocks import ROOT, Block, blocks
 
@@ -95,6 +95,12 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
         }
 
 
+@pytest.fixture(autouse=True)
+def _check_less_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the examples that check a pool. `tests/contract` runs all of the contract."""
+    monkeypatch.setattr(session_pools, "_CHECKS", session_pools._CHECKS[:2])
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
 def test_a_block_prints_its_expected_output(
     block: Block,
@@ -107,6 +113,10 @@ def test_a_block_prints_its_expected_output(
             monkeypatch.setenv(name, value)
     if "deepagents" in block.text:
         pytest.importorskip("deepagents")
+    if "AzureChatOpenAI" in block.text or "AzureOpenAI" in block.text:
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://resource.openai.azure.com")
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", "none-needed")
+        monkeypatch.setenv("OPENAI_API_VERSION", "2025-04-01-preview")
     if "init_chat_model" in block.text:
         chat_models = pytest.importorskip("langchain.chat_models")
         monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())

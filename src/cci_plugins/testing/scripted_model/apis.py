@@ -11,6 +11,7 @@ from .script import ModelRequest
 
 SYSTEM = {"developer", "system"}
 ROLES = {"assistant", "user", *SYSTEM}
+PARAMETERS = ("code", "command")
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -26,15 +27,17 @@ def text_of(content: Any) -> str:
     return "".join(parts)
 
 
-def find_tool_name(tools: Any) -> str | None:
-    """Return the name of the tool that takes code, or None."""
-    for tool in tools or []:
-        function = tool.get("function", tool)
+def find_tool(tools: Any) -> tuple[str | None, str]:
+    """Return the name and the parameter of the tool that takes code, or else a command."""
+    functions = [tool.get("function", tool) for tool in tools or []]
+    for tool, function in zip(tools or [], functions, strict=True):
         if tool.get("type") != "function" or not function.get("name"):
             raise BadRequestError("a tool needs a type and a name")
-        if "code" in function.get("parameters", {}).get("properties", {}):
-            return str(function["name"])
-    return None
+    for parameter in PARAMETERS:
+        for function in functions:
+            if parameter in function.get("parameters", {}).get("properties", {}):
+                return str(function["name"]), parameter
+    return None, PARAMETERS[0]
 
 
 def read_chat(body: dict[str, Any]) -> ModelRequest:
@@ -61,7 +64,8 @@ def read_chat(body: dict[str, Any]) -> ModelRequest:
     if waiting:
         raise BadRequestError("tool calls must be followed by a tool message each")
     systems = [text_of(one["content"]) for one in messages if one["role"] in SYSTEM]
-    return ModelRequest(question, find_tool_name(body.get("tools")), result, "\n".join(systems))
+    tool, parameter = find_tool(body.get("tools"))
+    return ModelRequest(question, tool, result, "\n".join(systems), parameter)
 
 
 def collect_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
@@ -92,9 +96,8 @@ def read_responses(body: dict[str, Any], items: list[Any]) -> ModelRequest:
             question, result = _update_question(item, question, result)
     if waiting:
         raise BadRequestError(f"no tool output found for function call {min(waiting)}")
-    return ModelRequest(
-        question, find_tool_name(body.get("tools")), result, body.get("instructions") or ""
-    )
+    tool, parameter = find_tool(body.get("tools"))
+    return ModelRequest(question, tool, result, body.get("instructions") or "", parameter)
 
 
 def _update_question(
@@ -118,12 +121,17 @@ def _require_text(content: Any) -> None:
 
 
 def build_chat_reply(
-    model: str, tool: str | None, code: str | None, text: str | None
+    model: str,
+    tool: str | None,
+    code: str | None,
+    text: str | None,
+    *,
+    parameter: str = "code",
 ) -> dict[str, Any]:
     """Build a Chat Completions reply."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if code is not None:
-        function = {"name": tool, "arguments": json.dumps({"code": code})}
+        function = {"name": tool, "arguments": json.dumps({parameter: code})}
         call = {"id": f"call_{token_hex(8)}", "type": "function", "function": function}
         message["tool_calls"] = [call]
     reason = "stop" if code is None else "tool_calls"
@@ -138,12 +146,17 @@ def build_chat_reply(
 
 
 def build_responses_reply(
-    model: str, tool: str | None, code: str | None, text: str | None
+    model: str,
+    tool: str | None,
+    code: str | None,
+    text: str | None,
+    *,
+    parameter: str = "code",
 ) -> dict[str, Any]:
     """Build a Responses reply."""
     item: dict[str, Any] = {"id": f"item_{token_hex(8)}", "status": "completed"}
     if code is not None:
-        arguments = json.dumps({"code": code})
+        arguments = json.dumps({parameter: code})
         call_id = f"call_{token_hex(8)}"
         item |= {"type": "function_call", "call_id": call_id, "name": tool, "arguments": arguments}
     else:

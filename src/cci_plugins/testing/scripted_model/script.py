@@ -25,12 +25,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A request in either API: the last question, and the tool's result for it."""
+    """A request in either API: the last question, and the tool's result for it.
+
+    `parameter` is the tool's parameter that takes the code.
+    """
 
     question: str
     tool: str | None
     result: str | None
     instructions: str = ""
+    parameter: str = "code"
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class ScriptedModel:
         if code is not None and request.tool is None:
             raise apis.BadRequestError("the script wants to run code, but no tool was offered")
         write = apis.build_chat_reply if chat else apis.build_responses_reply
-        reply = write(body["model"], request.tool, code, text)
+        reply = write(body["model"], request.tool, code, text, parameter=request.parameter)
         if not chat and body.get("store") is not False:
             self._kept[reply["id"]] = [*items, *reply["output"]]
         return reply
