@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_pictures_load_nothing_from_elsewhere_and_each_has_a_licence_line() -> N
         assert f"`{picture.name}`" in listed, picture.name
         if picture.suffix == ".svg":
             text = picture.read_text(encoding="utf-8")
-            ElementTree.fromstring(text)
+            ET.fromstring(text)
             assert not re.search(r"url\(\s*[\"']?http|href=\"http", text), picture.name
 
 
