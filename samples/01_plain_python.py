@@ -1,4 +1,4 @@
-"""Code, variables and files in a session. Needs only `pip install "cci-plugins[local]"`."""
+"""Code, variables and files in a session. Run `pip install ".[local]"` in the checkout."""
 
 import asyncio
 from pathlib import Path
@@ -22,8 +22,7 @@ async def main() -> None:
         if execution.error:
             print(execution.error.traceback)
         for file in execution.files:
-            await session.files.download(file.name, to=Path("out") / file.name)
-            print("saved", Path("out") / file.name)
+            print("saved", await session.files.download(file.name, to="out/", overwrite=True))
 
 
 asyncio.run(main())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ from cci_plugins import CodeInterpreter, Execution, Session
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from samples import penguins
-from samples.models import open_langchain_model, open_semantic_kernel_service, serve_model
+from samples.models import open_langchain_model, open_semantic_kernel_service, run_sample
 
 DATA = Path(__file__).with_name("data") / "penguins.csv"
 OUTPUT = Path("demo-output")
@@ -142,13 +140,11 @@ async def semantic_kernel_agent(
 
 async def main() -> int:
     started = time.monotonic()
-    with serve_model(penguins.SCRIPT) as description:
-        async with CodeInterpreter.from_env() as interpreter:
-            pool = await interpreter.describe()
-            print(f"model:     {description}\npool:      {pool}")
-            async with open_langchain_model() as chat, open_semantic_kernel_service() as service:
-                good = await langgraph_agent(interpreter, chat)
-                good = await semantic_kernel_agent(interpreter, service) and good
+    async with CodeInterpreter.from_env() as interpreter:
+        print("pool: ", await interpreter.describe())
+        async with open_langchain_model() as chat, open_semantic_kernel_service() as service:
+            good = await langgraph_agent(interpreter, chat)
+            good = await semantic_kernel_agent(interpreter, service) and good
     outcome = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
     print_headline(f"{outcome}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
     return 0 if good else 1
@@ -156,4 +152,4 @@ async def main() -> int:
 
 if __name__ == "__main__":
     OUTPUT.mkdir(exist_ok=True)
-    sys.exit(asyncio.run(main()))
+    run_sample(main, penguins.SCRIPT)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cci_plugins import CodeInterpreter, Session
 from cci_plugins.testing import Script, Turn
-from samples.models import serve_model
+from samples.models import run_sample
 
 DATA = Path(__file__).parents[1] / "data" / "penguins.csv"
 OUTPUT = Path("out")
@@ -53,6 +52,4 @@ async def analyse(name: str, answer: Answer) -> None:
 
 def main(name: str, answer: Answer) -> None:
     """Run the task with the configured model, or else with the scripted one."""
-    with serve_model(SCRIPT) as description:
-        print("model:", description)
-        asyncio.run(analyse(name, answer))
+    run_sample(lambda: analyse(name, answer), SCRIPT)

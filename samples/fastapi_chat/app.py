@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.langchain import CodeInterpreterTool
-from samples.models import open_langchain_model
+from samples.models import describe_failure, format_failure, open_langchain_model
 
 LARGEST = 10 * 1024 * 1024  # bytes of a file, in and out
 STATUSES = {UnsafeNameError: 400, FileTooLargeError: 413, PoolUnavailableError: 503}
@@ -101,6 +102,8 @@ async def stream_events(text: str, conversation: str) -> AsyncIterator[str]:
                 last = chunk["messages"][-1]
         yield format_event("answer", last.text)
     except Exception as error:  # noqa: BLE001  (the status was sent already, so the stream reports it)
+        if failure := describe_failure(error):  # for the operator: a user need not know of keys
+            print(format_failure(failure), file=sys.stderr, flush=True)
         yield format_event("error", f"The agent failed: {type(error).__name__}")
 
 

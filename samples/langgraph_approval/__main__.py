@@ -17,7 +17,7 @@ from langgraph.types import Command, interrupt
 from cci_plugins import CodeInterpreter
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.testing import Script, Turn
-from samples.models import open_langchain_model, serve_model
+from samples.models import open_langchain_model, run_sample
 
 QUESTION = "What is 2 to the power of 100?"
 SCRIPT = Script((Turn(QUESTION, "print(2 ** 100)", r"(?P<n>\d+)", "The tool returned {n}."),))
@@ -85,5 +85,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with serve_model(SCRIPT):
-        asyncio.run(main())
+    run_sample(main, SCRIPT)

@@ -5,8 +5,6 @@ second continues with its variables. The runtime calls the agents from its own t
 `use_session` has no effect, so the plugin names the session. Run `pip install protobuf` first.
 """
 
-import asyncio
-
 from semantic_kernel.agents import (
     ChatCompletionAgent,
     GroupChatOrchestration,
@@ -19,7 +17,7 @@ from cci_plugins import CodeInterpreter
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from cci_plugins.testing import Script, Turn
 from samples.analysis.task import DATA
-from samples.models import open_semantic_kernel_service, serve_model
+from samples.models import open_semantic_kernel_service, run_sample
 
 LOAD = "Load penguins.csv as the DataFrame `penguins` and count its rows."
 ANALYSE = "Use the DataFrame `penguins` that is there: what is the mean flipper length?"
@@ -72,5 +70,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with serve_model(SCRIPT):
-        asyncio.run(main())
+    run_sample(main, SCRIPT)

@@ -660,7 +660,7 @@ async def test_the_sample_charts_a_csv_and_saves_the_file(
         "AZURE_SESSION_POOL_MCP_KEY": KEY,
         "FOUNDRY_MODEL_DEPLOYMENT_NAME": MODEL,
     }
-    sample = ROOT / "samples" / "31_foundry_agent.py"
+    sample = ROOT / "samples" / "12_foundry_agent.py"
     done = await anyio.run_process(
         [sys.executable, str(sample)], cwd=tmp_path, env=signed_in | variables, check=False
     )

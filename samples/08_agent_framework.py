@@ -1,12 +1,13 @@
-"""An Agent Framework agent whose session is the conversation. Set OPENAI_API_KEY."""
+"""An Agent Framework agent whose session is the conversation. Without a key, a script is the model.
 
-import asyncio
-import os
+Run `pip install ".[local,agent-framework]" agent-framework-openai` in the checkout.
+"""
+
 from pathlib import Path
 
 from agent_framework import Agent
 from agent_framework.openai import OpenAIChatClient
-from openai import AsyncOpenAI
+from models import POWERS, get_model_name, open_openai_client, run_sample
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.agent_framework import CodeInterpreterProvider
@@ -15,10 +16,9 @@ DATA = Path(__file__).with_name("data") / "penguins.csv"
 
 
 async def main() -> None:
-    async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
-        model = os.environ.get("OPENAI_MODEL", "gpt-5.6-luna")
+    async with CodeInterpreter.from_env() as interpreter, open_openai_client() as client:
         agent = Agent(
-            OpenAIChatClient(model=model, async_client=client),
+            OpenAIChatClient(model=get_model_name(), async_client=client),
             instructions="Use execute_code for arithmetic.",
             context_providers=[CodeInterpreterProvider(interpreter, file_mounts=DATA)],
         )
@@ -28,4 +28,4 @@ async def main() -> None:
         print([file.name for file in await interpreter.session("alice").files.list()])
 
 
-asyncio.run(main())
+run_sample(main, POWERS)

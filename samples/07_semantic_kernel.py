@@ -1,24 +1,20 @@
-"""A Semantic Kernel agent. Set OPENAI_API_KEY.
+"""A Semantic Kernel agent. Without a key, a script is the model.
 
 Semantic Kernel passes no thread id to a plugin, so the program names the session.
+Run `pip install ".[local,semantic-kernel]"` in the checkout.
 """
 
-import asyncio
-import os
-
-from openai import AsyncOpenAI
+from models import POWERS, open_semantic_kernel_service, run_sample
 from semantic_kernel.agents import ChatCompletionAgent, ChatHistoryAgentThread
-from semantic_kernel.connectors.ai.open_ai import OpenAIChatCompletion
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 
 
 async def main() -> None:
-    async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
-        model = os.environ.get("OPENAI_MODEL", "gpt-5.6-luna")
+    async with CodeInterpreter.from_env() as interpreter, open_semantic_kernel_service() as service:
         agent = ChatCompletionAgent(
-            service=OpenAIChatCompletion(ai_model_id=model, async_client=client),
+            service=service,
             instructions="Use execute_code for arithmetic.",
             plugins=[CodeInterpreterPlugin(interpreter)],
         )
@@ -28,4 +24,4 @@ async def main() -> None:
                 print(await agent.get_response(question, thread=thread))
 
 
-asyncio.run(main())
+run_sample(main, POWERS)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from models import run_sample
+
 from cci_plugins import ApprovalRequest, CodeInterpreter, Decision, LocalSessionPool
 from cci_plugins.langchain import CodeInterpreterTool
 
@@ -18,4 +20,4 @@ async def main() -> None:
         print(await tool.ainvoke({"code": "print(6 * 7)"}))
 
 
-asyncio.run(main())
+run_sample(main)

@@ -1,11 +1,13 @@
-"""An agent of the OpenAI Agents SDK that asks you before code runs. Set OPENAI_API_KEY."""
+"""An agent of the OpenAI Agents SDK that asks you before code runs.
+
+Run `pip install ".[local,openai-agents]"` in the checkout. Without a key, a script is the model.
+"""
 
 import asyncio
-import os
 from typing import Any
 
 from agents import Agent, OpenAIResponsesModel, RunConfig, Runner, RunResult, SQLiteSession
-from openai import AsyncOpenAI
+from models import POWERS, get_model_name, open_openai_client, run_sample
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.openai_agents import code_interpreter_tool
@@ -29,8 +31,8 @@ async def answer(agent: Agent[Any], question: str, session: SQLiteSession) -> st
 
 
 async def main() -> None:
-    async with CodeInterpreter.from_env() as interpreter, AsyncOpenAI() as client:
-        model = OpenAIResponsesModel(os.environ.get("OPENAI_MODEL", "gpt-5.6-luna"), client)
+    async with CodeInterpreter.from_env() as interpreter, open_openai_client() as client:
+        model = OpenAIResponsesModel(get_model_name(), client)
         tools: Any = [code_interpreter_tool(interpreter, needs_approval=True)]
         agent: Agent[Any] = Agent("analyst", model=model, tools=tools)
         session = SQLiteSession("alice")
@@ -39,4 +41,4 @@ async def main() -> None:
         session.close()
 
 
-asyncio.run(main())
+run_sample(main, POWERS)

@@ -1,11 +1,12 @@
 """A Foundry agent that analyses a CSV in your session pool and saves a bar chart as a file.
 
-Run `pip install "cci-plugins[foundry]"` and `az login`. Set FOUNDRY_PROJECT_ENDPOINT,
+Run `pip install ".[foundry]"` in the checkout, and `az login`. Set FOUNDRY_PROJECT_ENDPOINT,
 FOUNDRY_MODEL_DEPLOYMENT_NAME, AZURE_SESSION_POOL_MCP_ENDPOINT and AZURE_SESSION_POOL_MCP_KEY.
 """
 
-import asyncio
 from pathlib import Path
+
+from models import run_sample
 
 from cci_plugins import CodeInterpreter, foundry
 
@@ -34,4 +35,4 @@ async def main() -> None:
         await foundry.delete_agent(agent)
 
 
-asyncio.run(main())
+run_sample(main)
