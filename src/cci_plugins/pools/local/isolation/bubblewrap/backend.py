@@ -211,6 +211,9 @@ class BwrapIsolation(Isolation):
                 )  # fmt: skip
                 inherited = [*files.values(), filter_, info]
                 await sandbox.start(command, inherited)
+                if check is not None:
+                    await sandbox.find_first_process(info)
+                    return sandbox
                 await sandbox.attach(info, session, spec.key)
                 other_threads = _count_other_threads(uid)
                 sandbox.limit_first_process(build_resource_limits(spec.limits, other_threads))

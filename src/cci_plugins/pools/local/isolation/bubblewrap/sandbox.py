@@ -1,8 +1,8 @@
 """One running bubblewrap sandbox, held by descriptors.
 
-Its life is `start`, `attach`, `limit_first_process`, `find_kernel` (not for a self-check), `wait`,
-`kill`. `kill` may come
-at any moment and twice, also while `start` is still running.
+Its life is `start`, `attach`, `limit_first_process`, `find_kernel`, `wait`, `kill`. A self-check
+calls only `start`, `find_first_process`, `wait` and `kill`, because it may have ended before its
+folders are opened. `kill` may come at any moment and twice, also while `start` is still running.
 
 The descriptors, by name in `_handles`:
 
@@ -103,8 +103,7 @@ class BwrapSandbox(Sandbox):
         Raises:
             IsolationError: bubblewrap ended, or the sandbox did not appear in time.
         """
-        self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
-        self._add_handle("init", _open_pidfd(self._init_pid))
+        await self.find_first_process(info_fd)
         root = await self._open_root(session)
         try:
             self.sockets = self._add_handle("sockets", _open_folder(SOCKET_FOLDER, root))
@@ -117,6 +116,16 @@ class BwrapSandbox(Sandbox):
             data, owner=owner, scratch=tuple(scratch), has_own_filesystems=True
         )
         self.connection = build_connection_info(f"/proc/self/fd/{self.sockets}/k", key)
+
+    async def find_first_process(self, info_fd: int) -> None:
+        """Open the sandbox's first process. One that has ended already is not opened.
+
+        Raises:
+            IsolationError: bubblewrap ended before it reported a process, or did not in time.
+        """
+        self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
+        with contextlib.suppress(ProcessLookupError):
+            self._add_handle("init", _open_pidfd(self._init_pid))
 
     def limit_first_process(self, limits: Mapping[str, int]) -> None:
         """Set the resource limits of the sandbox's first process, keyed as for `set_limits`.
