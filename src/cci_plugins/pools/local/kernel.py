@@ -10,8 +10,8 @@ releases tasks, sockets, egress proxy and sandbox. A dead kernel must be closed,
 
 States of a run (`_ExecuteRequest`): sent, then complete. It is complete when its reply and the
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
-may come first. The kernel can drop the idle status in a flood of output, so after the reply the
-run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
+may come first. Code can keep the idle status from being sent, so after the reply the run ends once
+no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
 
 A run that is late, prints too much or is cancelled is interrupted, again every second.
 `in_session/interrupts` ignores an interrupt that meets the kernel's own code. The kernel is also
@@ -70,6 +70,7 @@ _SETUP_MODULES = (
     "in_session/background_output.py",
     "in_session/file_backed_maps.py",
     "in_session/memory_limit.py",
+    "in_session/output_pace.py",
     "in_session/proxy_relay.py",
     "in_session/kernel_setup.py",
 )
@@ -149,7 +150,7 @@ class _ExecuteRequest:
         is_first, self.has_reply = not self.has_reply, True
         self._finish_if_complete()
         if is_first and not self.is_complete:
-            # The idle message can get lost in a flood of output. The reply cannot.
+            # The idle status comes after all output. Code can hold it up, but not the reply.
             self._finish_when_quiet(self._reader.progress, DRAIN_SECONDS)
 
     def _finish_when_quiet(self, progress: int, seconds_left: float) -> None:
@@ -215,7 +216,7 @@ class Kernel:
         self._egress_proxy: EgressProxy | None = None
         self._sockets = sockets
         self._codec = MessageCodec(sandbox.connection["key"])
-        gauge = FloodGauge(self._on_flood)
+        self._gauge = gauge = FloodGauge(self._on_flood)
         self._iopub = KernelReader(sockets["iopub"], self._codec, gauge)
         self._shell = KernelReader(sockets["shell"], self._codec, gauge)
         self._control = KernelReader(sockets["control"], self._codec, gauge)
@@ -317,6 +318,7 @@ class Kernel:
             KernelExitedError: The code did not start.
         """
         collector = Collector(self._limits, on_output)
+        self._gauge.start_run()
         request = self._request = _ExecuteRequest(collector, self._iopub)
         content = {
             "code": code,
