@@ -195,8 +195,7 @@ class PlatformTools:
     ) -> ToolCallResult:
         call = _PythonArguments.model_validate(arguments)
         execution = await self._execute(call, call.python_code, options)
-        fields = _build_python_fields(execution, self._limits.output_characters)
-        return _build_result(execution, fields)
+        return await transform_in_lane(execution, self._build_python_result)
 
     async def _run_shell(
         self, arguments: Mapping[str, Any], options: CallOptions
@@ -205,6 +204,13 @@ class PlatformTools:
         args = call.exec_command_and_args or []
         code = build_shell_code(args if call.shell_command is None else call.shell_command)
         execution = await self._execute(call, code, options)
+        return await transform_in_lane(execution, self._build_shell_result)
+
+    def _build_python_result(self, execution: Execution) -> ToolCallResult:
+        fields = _build_python_fields(execution, self._limits.output_characters)
+        return _build_result(execution, fields)
+
+    def _build_shell_result(self, execution: Execution) -> ToolCallResult:
         fields = _build_python_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1

@@ -21,8 +21,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cci_plugins.common.limits import Limits
-from cci_plugins.core.redacted_output import redact_execution, transform_in_lane
+from cci_plugins.core.redacted_output import (
+    redact_execution,
+    redact_in_lane,
+    transform_in_lane,
+)
 from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.in_session.message_bounds import measure_forms
 from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
@@ -93,7 +98,9 @@ class ExecutionRoutes:
         run_request = _build_run_request(body, self._limits)
         if is_old_form(request):
             execution = await self._run(session_id, run_request)
-            return JSONResponse(_to_old_form(execution, run_request.limit))
+            return await transform_in_lane(
+                execution, lambda run: JSONResponse(_to_old_form(run, run_request.limit))
+            )
         run_id = request.headers.get("operation-id") or str(uuid4())
         headers = {"operation-id": run_id}
         if run_request.in_background and self._tasks is not None:
@@ -103,8 +110,11 @@ class ExecutionRoutes:
             self._tasks.start_soon(self._run_in_background, run_id, session_id, run_request)
             return JSONResponse(record, 202, headers | {"operation-location": str(location)})
         execution = await self._run(session_id, run_request)
-        return JSONResponse(
-            _to_new_form(run_id, session_id, run_request, execution), headers=headers
+        return await transform_in_lane(
+            execution,
+            lambda run: JSONResponse(
+                _to_new_form(run_id, session_id, run_request, run), headers=headers
+            ),
         )
 
     async def _get_execution(self, request: Request) -> Response:
@@ -114,7 +124,7 @@ class ExecutionRoutes:
             raise RequestError(
                 404, "ExecutionNotFound", f"The session has no execution {run_id!r:.100}."
             )
-        return JSONResponse(record)
+        return await redact_in_lane(measure_forms(record), lambda: JSONResponse(record))
 
     async def _run_in_background(
         self, run_id: str, session_id: str, run_request: _RunRequest
@@ -128,7 +138,9 @@ class ExecutionRoutes:
                 "error": {"code": get_code_and_status(error)[0], "message": str(error)}
             }
         else:
-            record = _to_new_form(run_id, session_id, run_request, execution)
+            record = await transform_in_lane(
+                execution, lambda run: _to_new_form(run_id, session_id, run_request, run)
+            )
         self._store_record(record)
 
     async def _run(self, session_id: str, run_request: _RunRequest) -> Execution:
