@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -15,6 +18,67 @@ from cci_plugins.redaction.registry import SECRETS
 __all__ = ["anyio_backend", "nothing_leaks"]
 
 watching.start()
+
+
+# The longest files begin, so that the workers end together. The cheap unit tests fill the rest.
+LONGEST = (
+    "tests/samples/test_samples.py",
+    "tests/integration/test_azure_pools.py",
+    "tests/integration/test_plain_python.py",
+    "tests/integration/test_isolation.py",
+    "tests/integration/test_doctor.py",
+    "tests/docs/test_python_blocks.py",
+    "tests/adapters/test_deepagents.py",
+    "tests/integration/test_local_pool.py",
+    "tests/integration/test_mcp_execute_code.py",
+    "tests/integration/test_cli_serve.py",
+    "tests/integration/test_files.py",
+    "tests/adapters/test_what_the_model_sees.py",
+    "tests/integration/test_provisioning.py",
+    "tests/integration/test_cli_provision.py",
+    "tests/integration/test_cli_run.py",
+    "tests/samples/test_sample_folders.py",
+    "tests/contract/test_pools.py",
+)
+LAST = ("tests/unit/", "tests/infra/", "tests/bare/")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what repeats a test with other parameters, and sort the files by their length."""
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        chosen = getattr(item, "callspec", None)
+        if quick is not None and chosen is not None and not set(quick.args) & set(chosen._idlist):
+            item.add_marker("full")
+
+    def rank(item: pytest.Item) -> int:
+        path = item.nodeid.partition("::")[0]
+        if path in LONGEST:
+            return LONGEST.index(path)
+        return len(LONGEST) + path.startswith(LAST)
+
+    items.sort(key=rank)
+
+
+def _undo_what_the_shell_set() -> None:
+    """Let programs write bytecode, and let Ctrl-C interrupt them, as on a user's terminal.
+
+    A shell's background jobs ignore Ctrl-C, and so do the programs that they start.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_undo_what_the_shell_set()
+
+
+if find_spec("hypothesis") is not None:
+    from tests.examples import load_profile
+
+    load_profile()
 
 
 def _start_kernels_on_demand() -> None:
@@ -30,6 +94,17 @@ def _start_kernels_on_demand() -> None:
 
 
 _start_kernels_on_demand()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_garbage() -> Iterator[None]:
+    """Fail the module that left sockets or processes open, not one that runs after it.
+
+    What is alive after a module is not searched again, because that costs half a second.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

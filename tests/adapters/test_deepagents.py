@@ -264,7 +264,7 @@ async def test_the_same_works_in_sessions_that_answer_in_text_only() -> None:
     pytest.importorskip("mcp")
     from tests.integration._emulated import emulated
 
-    large = bytes(range(256)) * 2_000
+    large = bytes(range(256)) * 400
     async with emulated(LocalSessionPool(preload=())) as azure:
         async with CodeInterpreter(azure.client()) as interpreter:
             sandbox = CodeInterpreterSandbox(interpreter)

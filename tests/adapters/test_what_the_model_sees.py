@@ -91,6 +91,7 @@ async def test_a_python_error_is_readable(
     assert "line 2" in seen
 
 
+@pytest.mark.quick("langchain", "openai-agents-responses")
 async def test_a_time_out_is_one_plain_sentence(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
@@ -151,6 +152,7 @@ async def test_state_is_kept_in_a_conversation_and_not_in_another(
     assert result_seen(model) == "False"
 
 
+@pytest.mark.quick("langchain", "semantic-kernel")
 async def test_eight_conversations_at_once_do_not_mix(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:

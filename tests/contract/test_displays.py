@@ -10,7 +10,7 @@ from tests.integration._emulated import emulated
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.quick("embedded", "platform")]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 import cci_plugins
 from cci_plugins import CodeInterpreter
-from cci_plugins.testing import Script, ScriptedModel, Turn
+from cci_plugins.testing import Script, ScriptedModel, Turn, session_pools
 
 from .blocks import ROOT, Block, blocks
 
@@ -93,6 +93,12 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
             "AZURE_STORAGE_KEY": KEY,
             "CCI_STORAGE_CA_FILE": str(azurite.ca),
         }
+
+
+@pytest.fixture(autouse=True)
+def _check_less_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the examples that check a pool. `tests/contract` runs all of the contract."""
+    monkeypatch.setattr(session_pools, "_CHECKS", session_pools._CHECKS[:2])
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)

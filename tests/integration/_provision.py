@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cci_plugins.provisioning import Azure, Deployment, Options, Progress, Run, up
+from cci_plugins.provisioning import Azure, Deployment, Options, Progress, Run, image, up
 
 from ._cloud import Cloud, Running, running
 from ._cloud.values import SUBSCRIPTION
@@ -29,12 +29,25 @@ class Place(NamedTuple):
         return self.running.cloud
 
 
+_pack = image._pack_archive
+_archives: dict[int, bytes] = {}
+
+
+def _pack_once(files: dict[str, bytes]) -> bytes:
+    """Pack the same files once. It takes longer than all requests of a deployment."""
+    key = hash(tuple(sorted(files.items())))
+    if key not in _archives:
+        _archives[key] = _pack(files)
+    return _archives[key]
+
+
 def options(**more: Any) -> Options:
     return Options(**({"subscription": SUBSCRIPTION, "resource_group": GROUP} | more))
 
 
 @contextmanager
 def open_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr(image, "_pack_archive", _pack_once)
     with running(folder) as cloud:
         monkeypatch.setenv("SSL_CERT_FILE", str(cloud.ca))  # for the pool's own requests
         credential = cloud.credential()

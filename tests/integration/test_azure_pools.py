@@ -16,7 +16,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.models import OutputEvent
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
-from cci_plugins.testing import FakeSessionPool, check_session_pool
+from cci_plugins.testing import FakeSessionPool, check_session_pool, session_pools
 
 from ._azure import ARM_TOKEN, POOL_ID, Arm, Credential, listening
 from ._emulated import TOKEN, emulated
@@ -46,9 +46,10 @@ def named(options):
 def local_pool():
     from cci_plugins.pools.local.pool import LocalSessionPool
 
-    return LocalSessionPool(preload=(), ready_sessions=1)
+    return LocalSessionPool(preload=(), ready_sessions=0)
 
 
+@pytest.mark.quick("platform-sse-launchPythonEnvironment", "managed", "custom-executions")
 @pytest.mark.parametrize("options", KINDS, ids=named)
 async def test_every_kind_keeps_the_contract(options):
     with anyio.fail_after(110):
@@ -58,6 +59,7 @@ async def test_every_kind_keeps_the_contract(options):
     assert {check: fault for check, fault in report.items() if fault} == {}
 
 
+@pytest.mark.quick("platform", "custom-executions")
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)
 async def test_images_tables_and_long_output_arrive_whole(options):
     code = (
@@ -231,7 +233,7 @@ def arm_for(azure, **changes):
     return Arm(properties | changes, lambda: azure.emulator.key)
 
 
-async def test_two_hundred_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call():
+async def test_forty_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call():
     credential = Credential(TOKEN)
     with anyio.fail_after(100):
         async with emulated(local_pool(), kind="platform") as azure:
@@ -240,8 +242,8 @@ async def test_two_hundred_calls_and_a_rotated_key_cost_two_fetches_and_no_faile
                 options = {"key": None, "resource_id": POOL_ID, "credential": credential}
                 pool = azure.client(**options, arm_endpoint=arm_url)
                 async with pool:
-                    for number in range(200):
-                        if number == 100:
+                    for number in range(40):
+                        if number == 20:
                             azure.emulator.rotate_key()
                         execution = await pool.execute("session-1", "1 + 1", timeout=LIMIT)
                         assert execution.text == "2"
@@ -250,7 +252,13 @@ async def test_two_hundred_calls_and_a_rotated_key_cost_two_fetches_and_no_faile
     assert sorted(credential.asked.values()) == [1]
 
 
-async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token():
+async def test_endpoint_and_key_come_from_the_resource_and_files_by_a_token(monkeypatch):
+    checks = (
+        session_pools.state_is_kept,
+        session_pools.files_come_and_go,
+        session_pools.missing_files_are_named,
+    )
+    monkeypatch.setattr(session_pools, "_CHECKS", checks)
     credential = Credential(TOKEN)
     with anyio.fail_after(60):
         async with emulated(local_pool(), kind="platform", max_sessions=2) as azure:

@@ -53,6 +53,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.quick("script without closing", "threads", "blocking inside a running loop")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_prints_42_and_nothing_else(name: str) -> None:
     program = textwrap.dedent(HEAD) + textwrap.dedent(PROGRAMS[name])

@@ -238,6 +238,7 @@ def test_listening_for_others_warns(tmp_path: Path) -> None:
     assert "warning: listening on 0.0.0.0" in stderr
 
 
+@pytest.mark.quick("platform", "custom --container executions")
 @pytest.mark.parametrize(
     "arguments",
     [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],

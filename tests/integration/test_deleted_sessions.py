@@ -42,6 +42,7 @@ async def open_pool(options: dict[str, str] | None) -> AsyncIterator[SessionPool
         yield served.client()
 
 
+@pytest.mark.quick("embedded", "custom, text only")
 @pytest.mark.parametrize("options", POOLS.values(), ids=list(POOLS))
 async def test_deleting_a_session_ends_the_code_that_runs_in_it(
     options: dict[str, str] | None,

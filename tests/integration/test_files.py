@@ -191,7 +191,9 @@ class Moves:
 
 
 @pytest.mark.timeout(300)
-async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
+@pytest.mark.quick("12")
+@pytest.mark.parametrize("count", [12, 50])
+async def test_broken_connections_leave_no_partial_file(azurite, tmp_path, count):
     chance = random.Random(20261123)
     data = os.urandom(6 << 20)
     async with proxied(azurite.port) as proxy:
@@ -201,13 +203,13 @@ async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
             session = interpreter.session("a")
             await session.run_code(f"open('out.bin', 'wb').write({data[:1000]!r} * 6000)")
             moves = Moves(session, tmp_path, data)
-            for number in range(50):
+            for number in range(count):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(moves.move, number)
                     for _ in range(chance.randrange(1, 4)):
                         await anyio.sleep(chance.uniform(0.002, 0.12))
                         proxy.reset()
-            assert proxy.broken > 20
+            assert proxy.broken > 0.4 * count
             listed = {file.name: file.size for file in await session.files.list()}
             digests = await session.run_code(
                 "import glob, hashlib\n"
@@ -215,8 +217,8 @@ async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
                 "    return hashlib.sha256(open(name, 'rb').read()).hexdigest()\n"
                 "print({digest(name) for name in glob.glob('in-*')})"
             )
-    assert moves.whole + moves.failed == 50
-    assert moves.whole >= 40
+    assert moves.whole + moves.failed == count
+    assert moves.whole >= 0.8 * count
     assert {size for name, size in listed.items() if name.startswith("in-")} == {len(data)}
     assert digests.stdout.strip() == str({sha256(data)})
     assert not [name for name in listed if "part" in name]

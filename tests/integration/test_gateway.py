@@ -42,6 +42,7 @@ async def gateways(count, **options):
         yield azure, urls
 
 
+@pytest.mark.quick("cci")
 @pytest.mark.parametrize("container", CONTAINERS)
 async def test_the_gateway_keeps_the_contract(container):
     with anyio.fail_after(110):

@@ -167,6 +167,7 @@ async def test_nothing_outlives_the_app(backend, mark, short_folder, end):
 
 
 @pytest.mark.slow
+@pytest.mark.quick("0.001", "0.005", "0.02", "0.06")
 @pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.06])
 async def test_a_cancelled_launch_leaves_nothing(
     backend, sandboxed_kernel, delay, short_folder, monkeypatch
@@ -278,6 +279,23 @@ async def test_auto_takes_the_strongest_backend_that_works(monkeypatch, caplog):
     assert "bwrap: not here" in caplog.text
     assert isolation.describe() in caplog.text
     assert await choose("auto", spec) is isolation
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+async def test_a_self_check_that_ends_before_it_is_looked_at_passes(monkeypatch):
+    from cci_plugins.pools.local.isolation.bubblewrap.backend import BwrapIsolation
+    from cci_plugins.pools.local.isolation.bubblewrap.sandbox import BwrapSandbox
+
+    start = BwrapSandbox.start
+
+    async def start_on_a_busy_machine(sandbox, *arguments):
+        await start(sandbox, *arguments)
+        await sandbox.child.wait()
+
+    monkeypatch.setattr(BwrapSandbox, "start", start_on_a_busy_machine)
+    spec = KernelSpec(python=Path(sys.executable), key="00" * 16)
+    with anyio.fail_after(60):
+        await BwrapIsolation(SandboxLimits()).run_self_check(spec)
 
 
 async def test_a_backend_of_another_system_or_an_unknown_name_is_refused():

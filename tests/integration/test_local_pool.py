@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -190,10 +191,12 @@ async def test_a_runaway_print_is_stopped_and_bounded(interpreter: CodeInterpret
     assert len(execution.stdout) < 11_000
 
 
-async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread() -> None:
+@pytest.mark.quick("1")
+@pytest.mark.parametrize("times", [1, 5])
+async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread(times: int) -> None:
     wide = SandboxLimits(stream_characters=100_000, runaway_bytes=200 << 20)
     async with CodeInterpreter(LocalSessionPool(preload=(), limits=wide)) as interpreter:
-        for _ in range(3):
+        for _ in range(times):
             execution = await interpreter.run_code("for n in range(300_000): print(n)")
             assert execution.error is None
 
@@ -298,6 +301,7 @@ ENDINGS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.quick("auto")
 @pytest.mark.parametrize("isolation", ["auto", "landlock", "process"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -> None:
@@ -306,7 +310,8 @@ def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -
     script = f"""
         from cci_plugins.pools.local.pool import LocalSessionPool
         from cci_plugins.sync import CodeInterpreter
-        interpreter = CodeInterpreter(LocalSessionPool(isolation={isolation!r}, preload=()))
+        pool = LocalSessionPool(isolation={isolation!r}, preload=(), ready_sessions=0)
+        interpreter = CodeInterpreter(pool)  # no spare kernel is half started when the app ends
         print(interpreter.run_code({code!r}).text, flush=True)
         {ENDINGS[ending]}
     """
@@ -348,6 +353,7 @@ async def test_an_ended_session_leaves_no_descriptor_socket_or_task() -> None:
     async def count_tasks() -> int:
         return len(asyncio.all_tasks())
 
+    gc.collect()  # what earlier tests left is not counted
     async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
 
         async def count() -> tuple[int, int]:

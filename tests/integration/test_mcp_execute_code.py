@@ -141,6 +141,7 @@ async def run(client, code: str, environments: dict[int, dict[str, str]] = {}): 
     return result
 
 
+@pytest.mark.quick("http")
 @has_sessions
 async def test_the_tool_is_the_same_as_in_every_adapter(transport, url, tmp_path):
     with anyio.fail_after(60):
@@ -170,6 +171,7 @@ async def test_state_is_kept_and_a_traceback_is_an_error(transport, url, tmp_pat
             assert "ZeroDivisionError: division by zero" in result.content[0].text
 
 
+@pytest.mark.quick("http")
 @over_both
 async def test_text_stays_within_the_models_budget(transport, url, tmp_path):
     with anyio.fail_after(60):
@@ -180,6 +182,7 @@ async def test_text_stays_within_the_models_budget(transport, url, tmp_path):
     assert "characters left out" in result.content[0].text
 
 
+@pytest.mark.quick("http")
 @over_both
 async def test_images_come_as_images(transport, url, tmp_path):
     with anyio.fail_after(60):
@@ -209,6 +212,7 @@ async def test_files_are_resources_and_answers_link_them(transport, url, tmp_pat
             assert "sandbox:/mnt/data/" in str(templates)
 
 
+@pytest.mark.quick("http")
 @has_sessions
 @pytest.mark.parametrize(
     "uri",
@@ -256,6 +260,7 @@ async def test_two_clients_at_once_never_share_state(transport, url, tmp_path):
     assert seen == {1: ["1"] * 10, 2: ["2"] * 10}
 
 
+@pytest.mark.quick("http")
 @over_both
 async def test_the_platforms_tools_are_listed_with_it(transport, url, tmp_path):
     with anyio.fail_after(60):
@@ -354,6 +359,7 @@ def call(number: int, code: str) -> bytes:
     )
 
 
+@pytest.mark.quick("stdin", "signal")
 @pytest.mark.parametrize("ending", ["stdin", "signal", "stdin while code runs", "both"])
 def test_the_server_and_its_kernels_end_with_the_client(ending, tmp_path):
     psutil = pytest.importorskip("psutil")

@@ -19,7 +19,11 @@ from cci_plugins.pools.local.pool import LocalSessionPool
 from ._emulated import emulated
 
 pytest.importorskip("mcp")
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.quick("embedded", "managed-foreign-kernel", "custom", "bwrap"),
+]
 
 Run = Callable[..., Awaitable[Execution]]
 POOLS = ["embedded", "landlock", "managed", "managed-foreign-kernel", "custom"]
@@ -145,6 +149,7 @@ WAITING = [
 ]
 
 
+@pytest.mark.quick("embedded", "managed-foreign-kernel")
 async def test_a_time_out_keeps_the_session_wherever_a_signal_reaches_the_code(run: Run) -> None:
     await run("import asyncio; x = 42")
     for code in WAITING:

@@ -163,6 +163,7 @@ async def test_rotating_creates_a_new_key(place: Place) -> None:
         await rotate_key(options(resource_group="other"), azure=place.azure).finish()
 
 
+@pytest.mark.quick("gateway")
 @pytest.mark.parametrize(("wanted", "expected"), KINDS)
 async def test_a_run_stopped_after_any_change_is_continued_by_the_next(
     place: Place, wanted: dict[str, object], expected: set[str]

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 USERS = 20
 
 
+@pytest.mark.quick("langchain")
 @pytest.mark.parametrize(
     "name", ["langchain", "semantic_kernel", "agent_framework", "openai_agents"]
 )
@@ -33,9 +34,11 @@ def test_the_analysis_shows_the_numbers_and_saves_the_files(name: str, tmp_path:
     assert (out / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.quick("edits")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [("a\n", str(2**100)), ("e\nprint(3**5)\n", "243"), ("r\n", "could not find")],
+    ids=["approves", "edits", "rejects"],
 )
 def test_the_graph_approves_edits_and_rejects(given: str, expected: str, tmp_path: Path) -> None:
     done = run("-m", "samples.langgraph_approval", cwd=tmp_path, given=given)

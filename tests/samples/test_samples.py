@@ -143,7 +143,7 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
     [
         ("platform",),
         pytest.param(("managed",), marks=pytest.mark.full),
-        ("custom",),
+        pytest.param(("custom",), marks=pytest.mark.full),
         pytest.param(("custom", "--container", "executions"), marks=pytest.mark.full),
     ],
     ids=" ".join,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -22,6 +22,7 @@ from .serve import FileLinksOption, serve_until_signal
 from .settings_file import SettingsFileOption
 
 if TYPE_CHECKING:
+    from cci_plugins.common.settings import Settings
     from cci_plugins.server.mcp.mounted_folder import MountedFolder
 
 MountOption = Annotated[
@@ -57,7 +58,7 @@ def mcp(
     ] = False,
     all_tools: Annotated[
         bool,
-        typer.Option("--all-tools", help="Offer the tools of a session pool beside execute_code."),
+        typer.Option("--all-tools", help="Offer the tools of a session pool in addition."),
     ] = False,
     file_links: FileLinksOption = False,
     isolation: IsolationOption = None,
@@ -83,19 +84,30 @@ def mcp(
         if install is not None:
             write_config(install, server, is_confirmed=yes)
         else:
-            if client != "claude":
-                console.print_message(f"put this into {get_config_path(client)}")
-            console.write_stdout(format_stdio_config(client, server))
+            _print_config(client, server)
         return
     settings = load_settings(isolation)
     settings = settings.model_copy(update={"ready_sessions": 1})
     _check_installed()
     if sys.stdin.isatty():
         console.print_message(_TERMINAL_MESSAGE)
-    pool, files = build_pool(settings), build_file_options(settings)
     mounted = None
     if mount is not None:
         mounted = _mount(mount, with_hidden=mount_hidden, is_local=settings.chosen_pool == "local")
+    _serve(settings, mounted, file_links=file_links, all_tools=all_tools)
+
+
+def _print_config(client: PrintedClientName, server: dict[str, Any]) -> None:
+    if client != "claude":
+        console.print_message(f"put this into {get_config_path(client)}")
+    console.write_stdout(format_stdio_config(client, server))
+
+
+def _serve(
+    settings: Settings, mounted: MountedFolder | None, *, file_links: bool, all_tools: bool
+) -> None:
+    """Serve the client until it disconnects, or a signal arrives."""
+    pool, files = build_pool(settings), build_file_options(settings)
 
     async def serve_client() -> None:
         from cci_plugins.server import serve_stdio

@@ -106,7 +106,7 @@ def _pack_archive(files: dict[str, bytes]) -> bytes:
     """Pack files as `.tar.gz`, without times, owners or anything else of this machine."""
     packed = io.BytesIO()
     with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
+        gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for name in sorted(files):

@@ -58,6 +58,7 @@ HEAD = """
 LOGGING = "logging.basicConfig(format='%(levelname)s %(message)s', level=logging.INFO)\n"
 
 
+@pytest.mark.quick("by default")
 @pytest.mark.parametrize(("program", "expected"), PROGRAMS.values(), ids=list(PROGRAMS))
 @pytest.mark.parametrize("prefix", ["", "WARNING "], ids=["by default", "with logging"])
 def test_a_warning_is_printed_once_with_its_hint(

@@ -10,7 +10,12 @@ import anyio
 import pytest
 
 from cci_plugins.common.limits import Limits
-from cci_plugins.errors import ConfigurationError, FileTooLargeError, FileTransferError
+from cci_plugins.errors import (
+    ConfigurationError,
+    FileTooLargeError,
+    FileTransferError,
+    PoolUnavailableError,
+)
 from cci_plugins.files import in_session_transfer
 from cci_plugins.files.file_transfer import (
     FileOptions,
@@ -197,3 +202,15 @@ def test_every_size_has_a_lifetime():
 def test_a_storage_does_not_show_its_key(tmp_path: Path):
     assert "planted" not in repr(storage())
     assert KEY not in repr(storage())
+
+
+async def test_a_transfer_is_tried_again_from_its_start_a_few_times() -> None:
+    class Failing(Hostile):
+        async def execute(self, *arguments: object, **options: object) -> Execution:  # type: ignore[override]
+            self.calls += 1
+            raise PoolUnavailableError("it cannot be reached")
+
+    pool = Failing("")
+    with pytest.raises(FileTransferError, match="the session did not move the file: it cannot"):
+        await transfer_in_session(pool, "session", {"name": "a"}, lambda _: None)
+    assert pool.calls == in_session_transfer.MAX_TRIES

@@ -17,8 +17,9 @@ from urllib.request import Request
 
 import httpx
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from cci_plugins.common.addresses import is_public
 from cci_plugins.common.urls import AmbiguousUrlError, SecretUrl, split_url
@@ -146,7 +147,7 @@ def test_a_user_delegation_sas_of_the_sdk_is_read() -> None:
     assert codes(url, now=NOW + timedelta(minutes=45)) == {"expired": "refuse"}
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     permission=st.sets(st.sampled_from("racwdxlti"), min_size=1),
     minutes=st.integers(-2000, 5000),
@@ -272,7 +273,7 @@ def test_a_url_without_sas_is_fine_on_an_allowed_host() -> None:
     assert codes(BASE) == codes(BASE + "?comp=x&comp=y") == {}
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.text(max_size=80) | st.text(max_size=60).map(lambda query: f"{BASE}?sig=x&{query}"))
 def test_any_text_raises_only_errors_of_this_package(text: str) -> None:
     inspect(text)
@@ -433,7 +434,7 @@ def test_a_private_or_invalid_address_is_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.ip_addresses())
 def test_no_special_address_is_public(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
@@ -445,7 +446,7 @@ def test_no_special_address_is_public(
         assert not special or address in embedded
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.ip_addresses(v=4), st.sampled_from(["decimal", "hex", "octal", "short", "mixed"]))
 def test_every_spelling_of_an_ipv4_address_is_refused(
     address: ipaddress.IPv4Address, spelling: str
@@ -488,7 +489,7 @@ PIECES = st.sampled_from(
 ) | st.text(max_size=3)
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(
     st.sampled_from(["https://", "https:/", "https:", "HTTPS://", "", "https:\\\\", " https://"]),
     st.lists(PIECES, max_size=5).map("".join),
@@ -514,7 +515,7 @@ def test_an_accepted_url_has_one_host_for_every_client(
         assert request_host.removesuffix(":443").strip("[]") == checked_host
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(st.text(max_size=40))
 def test_splitting_a_url_raises_only_its_own_error(text: str) -> None:
     for url in (text, f"https://{text}", f"https://{text}/"):

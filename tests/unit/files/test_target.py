@@ -11,8 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from cci_plugins.common.file_names import (
     MAX_NAME_BYTES,
@@ -52,7 +53,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(NAMES)
 @example("../outside/kept.txt")
 @example("in/../../outside/kept.txt")

@@ -15,8 +15,9 @@ from html import escape
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from cci_plugins import redaction
 from cci_plugins.redaction import (
@@ -166,7 +167,7 @@ FRAGMENTS = st.sampled_from(
 ) | st.text(max_size=8)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.lists(FRAGMENTS, max_size=12), st.data())
 def test_redacted_chunks_joined_equal_the_redacted_whole(
     parts: list[str], data: st.DataObject
@@ -188,7 +189,7 @@ SECRET_TEXT = st.text(st.characters(codec="utf-8"), min_size=8, max_size=60) | s
 ).map(lambda data: base64.b64encode(data).decode())
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(SECRET_TEXT, st.text(max_size=20), st.text(max_size=20), st.data())
 def test_a_registered_secret_is_found_in_its_encodings(
     secret: str, before: str, after: str, data: st.DataObject

@@ -1,8 +1,8 @@
 """One running bubblewrap sandbox, held by descriptors.
 
 Its life is `start`, `attach`, `limit_first_process`, `find_kernel`, `wait`, `kill`. A self-check
-calls only `start`, `find_first_process`, `wait` and `kill`, because it may have ended before its
-folders are opened. `kill` may come at any moment and twice, also while `start` is still running.
+has `attach_check` in place of the middle three. `kill` may come at any moment and twice, also while
+`start` is still running.
 
 The descriptors, by name in `_handles`:
 
@@ -50,6 +50,7 @@ from cci_plugins.pools.local.isolation.managed_process import (
     ShieldedStart,
 )
 from cci_plugins.pools.local.isolation.memory import measure_network, measure_tree
+from cci_plugins.pools.local.isolation.tool_sockets import InheritedSocket
 
 # Paths inside the sandbox
 HOME, SCRATCH, DATA, SHARED, SOCKET_FOLDER, BOOT = (
@@ -75,6 +76,7 @@ class BwrapSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._shielded_start: ShieldedStart | None = None
         self._init_pid = 0  # as the host numbers it
@@ -85,12 +87,15 @@ class BwrapSandbox(Sandbox):
         receive, send = os.pipe()
         self._add_handle("lifeline", send)
         self._shielded_start = ShieldedStart(
-            ManagedProcess.start(command, env={}, pass_fds=inherited, stdin=receive)
+            ManagedProcess.start(
+                command, env={}, pass_fds=[*inherited, self.tool_socket.descriptor], stdin=receive
+            )
         )
         try:
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
+            self.tool_socket.close_session_end()
 
     async def attach(self, info_fd: int, session: bytes, key: str) -> None:
         """Open the sandbox's first process and its folders.
@@ -103,7 +108,8 @@ class BwrapSandbox(Sandbox):
         Raises:
             IsolationError: bubblewrap ended, or the sandbox did not appear in time.
         """
-        await self.find_first_process(info_fd)
+        self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
+        self._add_handle("init", _open_pidfd(self._init_pid))
         root = await self._open_root(session)
         try:
             self.sockets = self._add_handle("sockets", _open_folder(SOCKET_FOLDER, root))
@@ -117,15 +123,22 @@ class BwrapSandbox(Sandbox):
         )
         self.connection = build_connection_info(f"/proc/self/fd/{self.sockets}/k", key)
 
-    async def find_first_process(self, info_fd: int) -> None:
-        """Open the sandbox's first process. One that has ended already is not opened.
+    async def attach_check(self, info_fd: int) -> None:
+        """Open the first process of a self-check, which ends by itself and perhaps has ended.
+
+        Args:
+            info_fd: Descriptor where bubblewrap reports its child.
 
         Raises:
-            IsolationError: bubblewrap ended before it reported a process, or did not in time.
+            IsolationError: bubblewrap ended before it had a child.
         """
         self._init_pid = (await self._read_child_info(info_fd))["child-pid"]
-        with contextlib.suppress(ProcessLookupError):
-            self._add_handle("init", _open_pidfd(self._init_pid))
+        with contextlib.suppress(ProcessLookupError):  # bubblewrap has reaped it
+            init = _open_pidfd(self._init_pid)
+            if _read_parent(self._init_pid) in {self.child.process.pid, os.getpid()}:
+                self._add_handle("init", init)
+            else:  # another process has its number now
+                os.close(init)
 
     def limit_first_process(self, limits: Mapping[str, int]) -> None:
         """Set the resource limits of the sandbox's first process, keyed as for `set_limits`.
@@ -183,6 +196,7 @@ class BwrapSandbox(Sandbox):
         if child is not None:
             self.child = child
             await self._wait_or_kill()
+        self.tool_socket.close()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:
@@ -254,6 +268,15 @@ class BwrapSandbox(Sandbox):
 
 def _open_pidfd(pid: int) -> int:
     return os.pidfd_open(pid)
+
+
+def _read_parent(pid: int) -> int | None:
+    """Return the process id of a process's parent, None if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def _open_folder(path: str, root: int) -> int:

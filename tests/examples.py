@@ -1,0 +1,23 @@
+"""Number of examples that a property is tested with: few in `make test`, many in CI."""
+
+import os
+
+from hypothesis import settings
+
+THOROUGH = "thorough"
+
+
+def is_thorough() -> bool:
+    return os.environ.get("HYPOTHESIS_PROFILE") == THOROUGH
+
+
+def examples(count: int) -> settings:
+    """Try this many examples in the thorough run, and a tenth of them in the quick one."""
+    return settings(max_examples=count if is_thorough() else count // 10, deadline=None)
+
+
+def load_profile() -> None:
+    """Set the number of examples of properties without one of their own."""
+    settings.register_profile("quick", max_examples=25, deadline=None)
+    settings.register_profile(THOROUGH, max_examples=200, deadline=None)
+    settings.load_profile(THOROUGH if is_thorough() else "quick")
