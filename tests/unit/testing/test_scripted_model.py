@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from cci_plugins.testing import Script, ScriptedModel, Turn
+from cci_plugins.testing import Script, ScriptedCall, ScriptedModel, Steps, Turn
 
 CODE = "print('the answer is', 6 * 7)  # long enough to come in several chunks"
 TURN = Turn("ask", CODE, r"is (?P<n>\d+)", "It is {n}, as the tool has just shown.")
@@ -164,3 +164,28 @@ def test_other_paths_other_bodies_and_missing_keys_have_their_status(
         assert reply.status_code == 400
         assert reply.json()["error"]["type"] == "invalid_request_error"
     assert httpx.post(url, content=b"{}").status_code == 401
+
+
+def test_it_calls_several_tools_one_after_the_other_by_their_full_names() -> None:
+    def decide(results: Sequence[str]) -> ScriptedCall | str:
+        calls = [ScriptedCall("find", {"text": "a"}), ScriptedCall("count")]
+        return calls[len(results)] if len(results) < len(calls) else " ".join(results)
+
+    tools: Any = [
+        {"type": "function", "function": {"name": f"shop-{n}"}} for n in ("find", "count")
+    ]
+    messages: list[Any] = [USER]
+    with ScriptedModel(Script((Steps("ask", decide),))) as model:
+        with OpenAI(base_url=model.url, api_key="none-needed", max_retries=0) as client:
+            for name in ("find", "count", "answer"):
+                reply = client.chat.completions.create(model="m", messages=messages, tools=tools)
+                message = reply.choices[0].message
+                if message.tool_calls:
+                    (call,) = message.tool_calls
+                    assert call.type == "function"
+                    assert call.function.name == f"shop-{name}"
+                    result = {"role": "tool", "tool_call_id": call.id, "content": f"{name}!"}
+                    messages += [message.model_dump(exclude_none=True), result]
+            assert message.content == "find! count!"
+            with pytest.raises(BadRequestError, match="was not offered"):
+                client.chat.completions.create(model="m", messages=[USER], tools=tools[1:])
