@@ -202,7 +202,7 @@ def start_kernel(session: dict[str, Any]) -> None:
 def keep_sockets_in_their_threads(kernel: Any) -> None:
     """Have one thread alone, and there one stream alone, use each socket of the kernel.
 
-    A socket of libzmq announces a request once. Whoever uses it next takes that announcement.
+    A socket of libzmq announces a request once. The next call on it takes that announcement.
     ipykernel before 7.4 sends its replies past the stream that reads the requests. A request that
     comes at that moment is never read, and the kernel waits without end (ipykernel #1554). Every
     ipykernel registers the readers in the main thread, while their own threads already run.
