@@ -189,3 +189,24 @@ def test_it_calls_several_tools_one_after_the_other_by_their_full_names() -> Non
             assert message.content == "find! count!"
             with pytest.raises(BadRequestError, match="was not offered"):
                 client.chat.completions.create(model="m", messages=[USER], tools=tools[1:])
+
+
+def test_the_code_is_a_command_where_no_tool_takes_code(client: OpenAI) -> None:
+    properties = {"path": {"type": "string"}}, {"command": {"type": "string"}}
+    tools: Any = [
+        {
+            "type": "function",
+            "function": {"name": name, "parameters": {"type": "object", "properties": taken}},
+        }
+        for name, taken in zip(("read_file", "execute"), properties, strict=True)
+    ]
+    first = client.chat.completions.create(model="m", messages=[USER], tools=tools)
+    calls: Any = first.choices[0].message.tool_calls
+    assert calls[0].function.name == "execute"
+    assert json.loads(calls[0].function.arguments) == {"command": CODE}
+    flat: Any = [{"type": "function", **tool["function"], "strict": False} for tool in tools]
+    answer: Any = client.responses.create(model="m", input=[USER], tools=flat).output[0]
+    assert json.loads(answer.arguments) == {"command": CODE}
+    both = client.chat.completions.create(model="m", messages=[USER], tools=[*tools, NESTED])
+    taken_call: Any = both.choices[0].message.tool_calls
+    assert taken_call[0].function.name == "execute_code"

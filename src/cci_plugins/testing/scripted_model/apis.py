@@ -11,6 +11,7 @@ from .script import ModelRequest, ScriptedCall
 
 SYSTEM = {"developer", "system"}
 ROLES = {"assistant", "user", *SYSTEM}
+PARAMETERS = ("code", "command")
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -26,17 +27,20 @@ def text_of(content: Any) -> str:
     return "".join(parts)
 
 
-def read_tools(tools: Any) -> tuple[str | None, tuple[str, ...]]:
-    """Return the name of the tool that takes code, if there is one, and the names of all."""
-    code_tool, names = None, []
+def read_tools(tools: Any) -> tuple[str | None, str, tuple[str, ...]]:
+    """Return the tool that takes code or else a command, that parameter, and all names."""
+    found: dict[str, str] = {}
+    names: list[str] = []
     for tool in tools or []:
         function = tool.get("function", tool)
         if tool.get("type") != "function" or not function.get("name"):
             raise BadRequestError("a tool needs a type and a name")
         names.append(str(function["name"]))
-        takes_code = "code" in (function.get("parameters") or {}).get("properties", {})
-        code_tool = code_tool or (names[-1] if takes_code else None)
-    return code_tool, tuple(names)
+        taken = (function.get("parameters") or {}).get("properties", {})
+        for parameter in filter(taken.__contains__, PARAMETERS):
+            found.setdefault(parameter, names[-1])
+    parameter = next(filter(found.__contains__, PARAMETERS), PARAMETERS[0])
+    return found.get(parameter), parameter, tuple(names)
 
 
 def read_chat(body: dict[str, Any]) -> ModelRequest:
@@ -65,9 +69,9 @@ def read_chat(body: dict[str, Any]) -> ModelRequest:
     if waiting:
         raise BadRequestError("tool calls must be followed by a tool message each")
     systems = [text_of(one["content"]) for one in messages if one["role"] in SYSTEM]
-    code_tool, names = read_tools(body.get("tools"))
+    code_tool, parameter, names = read_tools(body.get("tools"))
     instructions = "\n".join(systems)
-    return ModelRequest(question, code_tool, result, instructions, names, tuple(results))
+    return ModelRequest(question, code_tool, result, instructions, names, tuple(results), parameter)
 
 
 def collect_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
@@ -100,9 +104,9 @@ def read_responses(body: dict[str, Any], items: list[Any]) -> ModelRequest:
             question, result = _update_question(item, question, result)
     if waiting:
         raise BadRequestError(f"no tool output found for function call {min(waiting)}")
-    code_tool, names = read_tools(body.get("tools"))
+    code_tool, parameter, names = read_tools(body.get("tools"))
     instructions = body.get("instructions") or ""
-    return ModelRequest(question, code_tool, result, instructions, names, tuple(results))
+    return ModelRequest(question, code_tool, result, instructions, names, tuple(results), parameter)
 
 
 def _update_question(

@@ -67,11 +67,12 @@ class ModelRequest:
 
     Attributes:
         question: The last question of the user.
-        tool: Name of the tool that takes code, if there is one.
+        tool: Name of the tool that takes code, or else a command, if there is one.
         result: The last result, if the model has not replied since.
         instructions: The agent's instructions.
         tools: Names of all tools.
         results: The results since the question.
+        parameter: The parameter of that tool which takes the code.
     """
 
     question: str
@@ -80,6 +81,7 @@ class ModelRequest:
     instructions: str = ""
     tools: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    parameter: str = "code"
 
     def find_tool(self, name: str) -> str | None:
         """Return the full name of a tool, or None."""
@@ -101,7 +103,7 @@ class Script:
         if isinstance(turn, Steps):
             return turn.decide(request.results)
         if request.result is None:
-            return ScriptedCall(request.tool or "", {"code": turn.code})
+            return ScriptedCall(request.tool or "", {request.parameter: turn.code})
         match = re.search(turn.found, request.result)
         if match is None:
             return "I could not find my answer in the tool's result."
