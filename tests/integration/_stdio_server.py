@@ -8,7 +8,7 @@ from cci_plugins.server import serve_stdio
 
 async def main() -> None:
     async with LocalSessionPool(ready_sessions=0) as pool:
-        await serve_stdio(pool, file_links=True)
+        await serve_stdio(pool, file_links=True, all_tools=True)
 
 
 if __name__ == "__main__":

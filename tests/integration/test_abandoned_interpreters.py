@@ -37,7 +37,7 @@ async def test_an_interpreter_that_nobody_holds_warns_and_ends_its_processes() -
     del interpreter
     gc.collect()
     assert (await session.run_code("x + 1")).text == "42"  # a session holds what it needs
-    assert list_children() > before
+    assert list_children() - before  # one of an earlier test may have ended meanwhile
     del session
     text = "unclosed CodeInterpreter of the pool 'local'"
     with pytest.warns(ResourceWarning, match=text) as found, anyio.fail_after(30):  # noqa: PT031

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -68,9 +69,34 @@ threading.Thread(target=flood, daemon=True).start()
 )
 
 
-@pytest.fixture(scope="module")
-async def interpreter(anyio_backend: str) -> AsyncIterator[CodeInterpreter]:
-    pool = LocalSessionPool(ready_sessions=0, preload=())
+# The code opens none of these sockets. It finds them, and writes below libzmq.
+RAW_BYTES = """
+import os, socket, stat, threading, time
+frame = b"\\x03" + (40 << 20).to_bytes(8, "big") if {endless} else b"\\xff" * 70_000
+def write():
+    for number in range(3, 100):
+        try:
+            peer = socket.socket(fileno=os.dup(number))
+            peer.getpeername()
+        except (OSError, ValueError): continue
+        if peer.family == socket.AF_UNIX and str(peer.getsockname()).find("k-") > 0:
+            try: [os.write(number, frame + bytes(4000)) for _ in range(20)]
+            except OSError: pass
+threading.Timer(0.2, write).start()
+"""
+BACKENDS = [
+    "auto",
+    pytest.param(
+        "landlock", marks=[pytest.mark.full, pytest.mark.skipif("sys.platform != 'linux'")]
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+async def interpreter(
+    anyio_backend: str, request: pytest.FixtureRequest
+) -> AsyncIterator[CodeInterpreter]:
+    pool = LocalSessionPool(isolation=request.param, ready_sessions=0, preload=())
     async with CodeInterpreter(pool) as interpreter:
         await interpreter.session("bystander").run_code("1")
         yield interpreter
@@ -92,6 +118,21 @@ async def test_odd_fields_in_signed_messages_change_nothing(interpreter: CodeInt
     execution = await session.run_code(ODD)
     assert "still here" in execution.stdout
     assert (await session.run_code("print(kernel is not None)")).stdout == "True\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets as on Linux")
+@pytest.mark.parametrize("is_endless", [False, True])
+async def test_raw_bytes_on_a_kernels_sockets_end_that_session_alone(
+    interpreter: CodeInterpreter, *, is_endless: bool
+) -> None:
+    session = interpreter.session(f"raw-{is_endless}")
+    code = RAW_BYTES.format(endless=is_endless) + "\ntime.sleep(30)"
+    execution = await session.run_code(code, timeout=20)
+    assert execution.status == "died"
+    assert execution.error is not None
+    assert "it sent" in execution.error.message
+    assert (await session.run_code("1 + 1")).text == "2"
+    assert (await interpreter.session("bystander").run_code("1 + 1")).text == "2"
 
 
 async def test_keys_and_empty_values_count_as_results(interpreter: CodeInterpreter) -> None:

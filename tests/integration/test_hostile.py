@@ -433,6 +433,7 @@ def test_the_same_holds_for_an_ordinary_user():
                 *("setpriv", f"--reuid={ORDINARY_USER}", f"--regid={ORDINARY_USER}"),
                 *("--clear-groups", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
                 *(__file__, str(Path(__file__).with_name("test_isolation.py"))),
+                str(Path(__file__).with_name("test_floods.py")),
             ],
             cwd=Path(__file__).parents[2],
             env={**os.environ, "HOME": home, "PYTHONDONTWRITEBYTECODE": "1"},

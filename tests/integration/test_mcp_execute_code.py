@@ -44,7 +44,7 @@ PLATFORM = ["launchShell", "runPythonCodeInRemoteEnvironment", "runShellCommandI
 FILES = "open('a b.csv', 'w').write('x,y\\n')\nopen('z.bin', 'wb').write(bytes(range(256)))\n'done'"
 HERE = Path(__file__).parent
 SERVER = (
-    ("-m", "cci_plugins", "mcp", "--file-links")
+    ("-m", "cci_plugins", "mcp", "--file-links", "--all-tools")
     if find_spec("typer")
     else (str(HERE / "_stdio_server.py"),)
 )

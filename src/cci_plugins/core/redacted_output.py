@@ -59,9 +59,7 @@ def measure_execution(execution: Execution) -> int:
     )
 
 
-async def transform_in_lane(
-    execution: Execution, transform: Callable[[Execution], Execution]
-) -> Execution:
+async def transform_in_lane(execution: Execution, transform: Callable[[Execution], T]) -> T:
     """Return `transform(execution)`, from a worker thread if the execution is large."""
     return await redact_in_lane(measure_execution(execution), partial(transform, execution))
 

@@ -26,6 +26,7 @@ from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
 from cci_plugins.in_session.message_bounds import MessageBounds, bound_kernel_messages
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
+from cci_plugins.in_session.output_pace import wait_for_the_host
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
 from cci_plugins.in_session.terminal_streams import (
@@ -209,6 +210,7 @@ def install(
         shell.cci_proxy_socket = proxy_socket  # file transfers connect to it without the relay
     escape_messages(shell.kernel.session)
     bounds = bound_kernel_messages(shell.kernel.session)
+    wait_for_the_host(shell.kernel.iopub_thread)
     InterruptGuard(shell).install()
     SessionStreams(shell, limit, bounds).install()
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory

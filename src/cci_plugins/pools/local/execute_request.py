@@ -94,7 +94,7 @@ class ExecuteRequest:
         is_first, self.has_reply = not self.has_reply, True
         self._finish_if_complete()
         if is_first and not self.is_complete:
-            # The idle message can get lost in a flood of output. The reply cannot.
+            # The idle status comes after all output. Code can hold it up, but not the reply.
             self._finish_when_quiet(self._reader.progress, DRAIN_SECONDS)
 
     def _finish_when_quiet(self, progress: int, seconds_left: float) -> None:

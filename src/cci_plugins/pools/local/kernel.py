@@ -10,8 +10,8 @@ releases tasks, sockets, egress proxy and sandbox. A dead kernel must be closed,
 
 States of a run (`ExecuteRequest`): sent, then complete. It is complete when its reply and the
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
-may come first. The kernel can drop the idle status in a flood of output, so after the reply the
-run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
+may come first. Code can keep the idle status from being sent, so after the reply the run ends once
+no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
 
 A run that is late, prints too much or is cancelled is interrupted, again every second.
 `in_session/interrupts` ignores an interrupt that meets the kernel's own code. The kernel is also
@@ -79,6 +79,7 @@ _SETUP_MODULES = (
     "in_session/usage.py",
     "in_session/file_backed_maps.py",
     "in_session/memory_limit.py",
+    "in_session/output_pace.py",
     "in_session/proxy_relay.py",
     "in_session/kernel_setup.py",
 )
@@ -130,7 +131,7 @@ class Kernel:
         self._tool_channel = ToolChannel(sandbox.channel)
         self._sockets = sockets
         self._codec = MessageCodec(sandbox.connection["key"])
-        gauge = FloodGauge(self._on_flood)
+        self._gauge = gauge = FloodGauge(self._on_flood)
         self._iopub = KernelReader(sockets["iopub"], self._codec, gauge)
         self._shell = KernelReader(sockets["shell"], self._codec, gauge)
         self._control = KernelReader(sockets["control"], self._codec, gauge)

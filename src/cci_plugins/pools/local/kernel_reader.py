@@ -43,21 +43,29 @@ class FloodGauge:
     """What a kernel has sent lately. It sinks by `ALLOWED_BYTES_PER_SECOND`.
 
     Args:
-        on_flood: Called beyond `RUN_FLOOD_BYTES`, and beyond `FLOOD_BYTES` with `is_over`.
+        on_flood: Called when a run has sent more than `RUN_FLOOD_BYTES`, and beyond `FLOOD_BYTES`
+            with `is_over`.
     """
 
     def __init__(self, on_flood: _FloodHandler) -> None:
         self._on_flood = on_flood
         self._level = 0.0
+        self._level_before_run = 0.0
         self._measured = time.monotonic()
+
+    def start_run(self) -> None:
+        """Count for a new run only what is sent from now on."""
+        self._level_before_run = self._level
 
     async def add(self, cost: int) -> None:
         """Count a message."""
         now = time.monotonic()
         sunk = (now - self._measured) * ALLOWED_BYTES_PER_SECOND
         self._level, self._measured = max(self._level - sunk, 0.0) + cost, now
-        if self._level > RUN_FLOOD_BYTES:
-            await self._on_flood(is_over=self._level > FLOOD_BYTES)
+        self._level_before_run = min(self._level_before_run, self._level)
+        is_over = self._level > FLOOD_BYTES
+        if is_over or self._level - self._level_before_run > RUN_FLOOD_BYTES:
+            await self._on_flood(is_over=is_over)
 
 
 class KernelReader:

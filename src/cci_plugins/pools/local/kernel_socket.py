@@ -6,10 +6,12 @@ host would never see a message. Its queue is counted in messages of up to 48 MiB
 host speaks the protocol itself (rfc.zeromq.org/spec/23). It needs only the client's side of the
 mechanism NULL, and connects once.
 
-Three bounds hold. `MAX_MESSAGE_BYTES` counts one message with all its frames, which are refused
-by the size in their header. `MAX_FRAMES` counts its frames. `HIGH_WATER_BYTES` counts the messages
-that wait. Beyond it nothing is read, so the kernel's own queue fills, in the kernel's own memory.
-A small message costs `MESSAGE_COST` at least, which bounds the number of messages, too.
+Three bounds hold. `MAX_MESSAGE_BYTES` counts one message of output with all its frames, which are
+refused by the size in their header. Replies have lower bounds (`MAX_REPLY_BYTES`), because each
+socket may have to keep that much of a message whose end never comes. `MAX_FRAMES` counts its
+frames. `HIGH_WATER_BYTES` counts the messages that wait. Beyond it nothing is read, so the kernel's
+own queue fills, in the kernel's own memory, and its code waits (`in_session/output_pace`). A small
+message costs `MESSAGE_COST` at least, which bounds the number of messages, too.
 
 A peer that breaks the protocol or a bound is disconnected. `receive` then raises
 `KernelConnectionError` with the reason. It raises the same after the peer has closed.
@@ -24,6 +26,8 @@ from typing import Any, Literal, cast
 from cci_plugins.common.limits import MIB
 
 MAX_MESSAGE_BYTES = 48 * MIB
+MAX_REPLY_BYTES = 32 * MIB  # to a run: its texts are cut in the session (`message_bounds`)
+MAX_CONTROL_BYTES = MIB
 MAX_FRAMES = 4096
 MAX_COMMANDS = 1000
 HIGH_WATER_BYTES = 4 * MIB
@@ -34,6 +38,7 @@ CONNECT_ATTEMPTS = 20
 CONNECT_SECONDS = 0.05  # between two attempts: a socket accepts shortly after its file exists
 CLOSED = "it closed its connection to the pool"
 TOO_LARGE = f"it sent more than {MAX_MESSAGE_BYTES // MIB} MiB of output at once"
+REPLY_TOO_LARGE = "it sent a reply that is too large"
 MALFORMED = "it sent bytes that are not a Jupyter message"
 
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -43,6 +48,11 @@ _MAX_SHORT = 255
 
 Channel = Literal["shell", "iopub", "control"]
 CHANNELS: tuple[Channel, ...] = ("shell", "iopub", "control")
+_MAX_BYTES: dict[Channel, int] = {
+    "shell": MAX_REPLY_BYTES,
+    "iopub": MAX_MESSAGE_BYTES,
+    "control": MAX_CONTROL_BYTES,
+}
 _SOCKET_TYPES: dict[Channel, bytes] = {"shell": b"DEALER", "iopub": b"SUB", "control": b"DEALER"}
 
 
@@ -236,8 +246,8 @@ class KernelSocket(asyncio.Protocol):
             if len(buffer) < head:
                 return None
             size = int.from_bytes(buffer[start + 1 : head], "big")
-        if self._frame_bytes + size > MAX_MESSAGE_BYTES:
-            self._fail(TOO_LARGE)
+        if self._frame_bytes + size > _MAX_BYTES[self._channel]:
+            self._fail(TOO_LARGE if self._channel == "iopub" else REPLY_TOO_LARGE)
             return None
         if len(buffer) - head < size:
             return None

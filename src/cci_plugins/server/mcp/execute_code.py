@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
@@ -141,7 +142,10 @@ class ExecuteCodeTools:
                 await self._mounted.copy_into(session)
             except CodeInterpreterError as error:
                 return _build_failure(f"Nothing ran: the user's files could not be copied: {error}")
-        return self._build_result(await self._run(session, code, on_output), environment_id)
+        reply = await self._run(session, code, on_output)
+        return await transform_in_lane(
+            reply.execution, lambda _: self._build_result(reply, environment_id)
+        )
 
     async def _run(self, session: Session, code: str, on_output: OutputHandler | None) -> ToolReply:
         return await execute_code.call_in_session(

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
+from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
@@ -215,8 +216,7 @@ class PlatformTools:
         if options.held is not None:
             return await self._answer_held(call, options)
         execution = await self._execute(call, call.python_code, options)
-        fields = _build_python_fields(execution, self._limits.output_characters)
-        return _build_result(execution, fields)
+        return await transform_in_lane(execution, self._build_python_result)
 
     async def _answer_held(self, call: _PythonArguments, options: CallOptions) -> ToolCallResult:
         """Start a run that outlives the request, or answer for one."""
@@ -253,6 +253,13 @@ class PlatformTools:
         args = call.exec_command_and_args or []
         code = build_shell_code(args if call.shell_command is None else call.shell_command)
         execution = await self._execute(call, code, options)
+        return await transform_in_lane(execution, self._build_shell_result)
+
+    def _build_python_result(self, execution: Execution) -> ToolCallResult:
+        fields = _build_python_fields(execution, self._limits.output_characters)
+        return _build_result(execution, fields)
+
+    def _build_shell_result(self, execution: Execution) -> ToolCallResult:
         fields = _build_python_fields(execution, self._limits.output_characters)
         exit_code = fields.pop("executionResult")
         exit_code = exit_code if isinstance(exit_code, int) else -1

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cci_plugins.common.limits import Limits
+from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
@@ -79,17 +80,22 @@ class ExecutionRoutes:
         run_request = _build_run_request(body, self._limits)
         if is_old_form(request):
             execution = await self._run(session_id, run_request)
-            return JSONResponse(_to_old_form(execution, run_request.limit))
+            return await transform_in_lane(
+                execution, lambda run: JSONResponse(_to_old_form(run, run_request.limit))
+            )
         run_id = request.headers.get("operation-id") or str(uuid4())
         headers = {"operation-id": run_id}
         if run_request.in_background:
             location = request.url.replace(path=f"/executions/{run_id}")
-            run = self._start(run_id, session_id, run_request)
+            started = self._start(run_id, session_id, run_request)
             headers["operation-location"] = str(location)
-            return JSONResponse(_describe_run(run, run_request), 202, headers)
+            return await _answer_run(started, run_request, 202, headers)
         execution = await self._run(session_id, run_request)
-        return JSONResponse(
-            _to_new_form(run_id, session_id, run_request, execution), headers=headers
+        return await transform_in_lane(
+            execution,
+            lambda run: JSONResponse(
+                _to_new_form(run_id, session_id, run_request, run), headers=headers
+            ),
         )
 
     async def _get_execution(self, request: Request) -> Response:
@@ -99,7 +105,7 @@ class ExecutionRoutes:
             raise RequestError(
                 404, "ExecutionNotFound", f"The session has no execution {run_id!r:.100}."
             )
-        return JSONResponse(_describe_run(run, run.detail))
+        return await _answer_run(run, run.detail)
 
     def _start(self, run_id: str, session_id: str, run_request: _RunRequest) -> Run:
         """Start a run in the background. A request that comes again finds the same run."""
@@ -127,6 +133,16 @@ def _build_run_request(body: RunBody, limits: Limits) -> _RunRequest:
         limit=int(body.output_streams_max_length or DEFAULT_OUTPUT),
         in_background=(body.execution_type or "").lower() == "asynchronous",
         is_shell=body.command is not None,
+    )
+
+
+async def _answer_run(
+    run: Run, run_request: _RunRequest, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """Answer with the record of a run in the background, from a thread if it is large."""
+    outcome = run.outcome if isinstance(run.outcome, Execution) else Execution()
+    return await transform_in_lane(
+        outcome, lambda _: JSONResponse(_describe_run(run, run_request), status, headers)
     )
 
 

@@ -14,9 +14,13 @@ from cci_plugins.pools.local import kernel_socket
 from cci_plugins.pools.local.kernel_socket import (
     HIGH_WATER_BYTES,
     MALFORMED,
+    MAX_CONTROL_BYTES,
     MAX_FRAMES,
     MAX_MESSAGE_BYTES,
+    MAX_REPLY_BYTES,
+    REPLY_TOO_LARGE,
     TOO_LARGE,
+    Channel,
     KernelConnectionError,
     KernelSocket,
 )
@@ -52,8 +56,8 @@ class Transport(asyncio.Transport):
         return 0
 
 
-def connect() -> tuple[KernelSocket, Transport]:
-    socket, transport = KernelSocket("iopub"), Transport()
+def connect(channel: Channel = "iopub") -> tuple[KernelSocket, Transport]:
+    socket, transport = KernelSocket(channel), Transport()
     socket.connection_made(transport)
     socket.data_received(GREETING + READY)
     return socket, transport
@@ -98,6 +102,19 @@ def test_a_message_is_refused_by_the_size_in_its_header() -> None:
     socket.data_received(bytes((2,)) + (MAX_MESSAGE_BYTES + 1).to_bytes(8, "big"))
     assert transport.is_aborted
     assert receive_reason(socket) == TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("channel", "limit"), [("shell", MAX_REPLY_BYTES), ("control", MAX_CONTROL_BYTES)]
+)
+def test_a_reply_is_refused_earlier_than_output(channel: Channel, limit: int) -> None:
+    socket, transport = connect(channel)
+    socket.data_received(bytes((2,)) + limit.to_bytes(8, "big"))
+    assert not transport.is_aborted
+    socket, transport = connect(channel)
+    socket.data_received(bytes((2,)) + (limit + 1).to_bytes(8, "big"))
+    assert transport.is_aborted
+    assert receive_reason(socket) == REPLY_TOO_LARGE
 
 
 def test_frames_that_never_end_are_refused_together() -> None:

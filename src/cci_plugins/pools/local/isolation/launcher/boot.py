@@ -38,7 +38,7 @@ import socket
 import sys
 import threading
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -192,10 +192,27 @@ def start_kernel(session: dict[str, Any]) -> None:
     if session["post_start_filter"]:
         program = bytes.fromhex(session["post_start_filter"])
         _load_sibling("lockdown").apply_filter(program, all_threads=True)
+    keep_sockets_in_their_threads(app.kernel)
     exit_if_abandoned(session)
     if session["lifeline"]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     app.start()
+
+
+def keep_sockets_in_their_threads(kernel: Any) -> None:
+    """Have one thread alone, and there one stream alone, use each socket of the kernel.
+
+    A socket of libzmq announces a request once. The next call on it takes that announcement.
+    ipykernel before 7.4 sends its replies past the stream that reads the requests. A request that
+    comes at that moment is never read, and the kernel waits without end (ipykernel #1554). Every
+    ipykernel registers the readers in the main thread, while their own threads already run.
+    """
+    for stream in filter(None, (kernel.shell_stream, kernel.control_stream)):
+        stream.on_recv = partial(stream.io_loop.add_callback, stream.on_recv)
+    shell = kernel.shell_channel_thread
+    manager = None if shell is None else shell.manager
+    if manager is not None and hasattr(manager, "_shell_socket"):
+        manager._shell_socket = kernel.shell_stream  # noqa: SLF001 - it only sends
 
 
 def _take_child_output(app: Any) -> None:
