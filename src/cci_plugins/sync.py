@@ -21,7 +21,9 @@ from .core import session as _session
 from .core import session_files as _session_files
 from .core.conversation import SessionKey
 from .core.interpreter import BlockingInterpreter, WrongWithError
+from .core.session_checkpoints import SaveTarget
 from .core.session_files import DEFAULT_SHARE_DURATION
+from .files.checkpoints import Checkpoint
 from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
@@ -168,6 +170,14 @@ class Session:
     def notebook(self) -> str:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._session.notebook()
+
+    def save(self, to: SaveTarget) -> Checkpoint:
+        """Save the session's files and its history, whole or not at all."""
+        return event_loop.run_blocking(self._session.save, to)
+
+    def restore(self, checkpoint: Checkpoint | SaveTarget) -> None:
+        """Put the files of a checkpoint into this session, and its history."""
+        event_loop.run_blocking(self._session.restore, checkpoint)
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from cci_plugins.models import Execution, Result
@@ -33,6 +34,19 @@ class Notebook:
         while self._bytes > MAX_BYTES and len(self._cells) > 1:
             self._bytes -= len(self._cells.popleft())
 
+    def replace(self, text: str) -> None:
+        """Replace the history by a saved one. What is not a cell of a notebook is left out.
+
+        Args:
+            text: The text of a notebook file, which may have been changed.
+        """
+        cells = load_cells(text)
+        self._cells = deque(json.dumps(cell, ensure_ascii=False) for cell in cells)
+        self._bytes = sum(map(len, self._cells))
+        self._count = max(map(get_count, cells), default=0)
+        while self._bytes > MAX_BYTES and len(self._cells) > 1:
+            self._bytes -= len(self._cells.popleft())
+
     def to_json(self) -> str:
         """Return the text of the notebook file."""
         notebook = {
@@ -45,6 +59,37 @@ class Notebook:
             "cells": [json.loads(cell) for cell in self._cells],
         }
         return json.dumps(notebook, indent=1, ensure_ascii=False)
+
+
+def load_cells(text: str) -> list[dict[str, Any]]:
+    """Return the code cells of a saved history, without what is not one.
+
+    Args:
+        text: The text of a notebook file, which may have been changed.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    cells = content.get("cells") if isinstance(content, dict) else None
+    return [cell for cell in cells if _is_cell(cell)] if isinstance(cells, list) else []
+
+
+def get_count(cell: Mapping[str, Any]) -> int:
+    """Return the number of the run that a cell shows."""
+    return int(cell["execution_count"])
+
+
+def _is_cell(cell: object) -> bool:
+    return (
+        isinstance(cell, dict)
+        and cell.get("cell_type") == "code"
+        and isinstance(cell.get("source"), str)
+        and isinstance(cell.get("outputs"), list)
+        and isinstance(cell.get("metadata"), dict)
+        and type(cell.get("execution_count")) is int
+        and cell.get("id") == f"run-{cell['execution_count']}"
+    )
 
 
 def _build_cell(count: int, code: str, execution: Execution) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
+from cci_plugins.files.checkpoints import Checkpoint, CheckpointStore
 from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
@@ -47,6 +48,14 @@ from .redacted_output import (
     transform_in_lane,
 )
 from .rendering import render_text
+from .session_checkpoints import (
+    SaveTarget,
+    build_restored_note,
+    open_store,
+    read_checkpoint,
+    restore_files,
+    save_session,
+)
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
@@ -181,14 +190,7 @@ class Session:
     ) -> Execution:
         host = self._handle.host
         limit = host.limits.execution_timeout if timeout is None else timeout
-        deletions = self._deletions
-        async with self._exclusive():
-            if self._deletions != deletions:
-                raise SessionLostError(
-                    "the session was deleted while this call waited for it",
-                    hint="run the earlier steps again",
-                    retryable=True,
-                )
+        async with self._exclusive_unless_deleted():
             pool = await host.get_pool()
             await self._handle.begin()
             with start_execution_span(self.id, pool.capabilities.name) as span:
@@ -286,6 +288,81 @@ class Session:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._notebook.to_json()
 
+    async def save(self, to: SaveTarget) -> Checkpoint:
+        """Save the session's files and its history, whole or not at all.
+
+        Variables are not saved. A run in progress ends first.
+
+        Args:
+            to: A folder, in which the checkpoint gets a folder of its own.
+
+        Raises:
+            SessionLostError: The pool replaced the session, so its files are gone.
+            FileTooLargeError: A file is larger than every route takes, or all are too large
+                together: more than 10,000, or more bytes than `Limits.staged_bytes`.
+            FileTransferError: A file did not arrive, or the checkpoint could not be written.
+        """
+        store = open_store(to)
+        return await self._handle.host.dispatch(self._save, store)
+
+    async def restore(self, checkpoint: Checkpoint | SaveTarget) -> None:
+        """Put the files of a checkpoint into this session, and its history, whole or not at all.
+
+        Every size and hash is compared first. A file of the same name is replaced, and other files
+        stay. The history of the checkpoint replaces the session's own. Variables do not come
+        back. The next run's notes tell a model so.
+
+        Args:
+            checkpoint: What `save` returned, or the path of the checkpoint's folder.
+
+        Raises:
+            CheckpointError: The checkpoint is missing, expired or damaged.
+            FileTooLargeError: It is larger than the limits of this interpreter.
+            FileTransferError: A file did not arrive. The session has the files it had before.
+        """
+        await self._handle.host.dispatch(self._restore, checkpoint)
+
+    async def _save(self, store: CheckpointStore) -> Checkpoint:
+        async with self._exclusive_unless_deleted():
+            await self._handle.begin()
+            if await self._note_replacement():
+                raise SessionLostError(
+                    "the pool replaced the session, so the files of its code are gone",
+                    hint="restore an earlier checkpoint, or run the earlier steps again",
+                )
+            notebook = await anyio.to_thread.run_sync(self.notebook)
+            return await save_session(self._handle, notebook, store)
+
+    async def _restore(self, checkpoint: Checkpoint | SaveTarget) -> None:
+        async with (
+            self._exclusive_unless_deleted(),
+            read_checkpoint(checkpoint, self._handle) as saved,
+        ):
+            await self._handle.begin()
+            await self._note_replacement()
+            await restore_files(self._handle, saved)
+            await anyio.to_thread.run_sync(self._notebook.replace, saved.notebook)
+            self._notes.append(redact(build_restored_note(saved)))
+
+    async def _note_replacement(self) -> bool:
+        """Return whether the pool replaced the session, and restore its uploads then."""
+        if self._has_lost_uploads:
+            await self._restore_uploads()
+        if self._instance is None:
+            return False
+        pool, limits = await self._handle.host.get_pool(), self._handle.host.limits
+        try:
+            await pool.execute(
+                self.id, "", timeout=limits.execution_timeout, instance=self._instance
+            )
+        except SessionLostError as lost:
+            if not lost.retryable:
+                raise
+            self._instance, self._loss_note = None, REPLACED_NOTE
+            await self._restore_uploads()
+            return True
+        return False
+
     async def delete(self) -> None:
         """End the session now, with the code that runs in it. A later run starts a new one."""
         await self._handle.host.dispatch(self._delete)
@@ -307,6 +384,19 @@ class Session:
         self._lock = None
         if is_lost and self._handle.was_used:
             self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
+
+    @asynccontextmanager
+    async def _exclusive_unless_deleted(self) -> AsyncIterator[None]:
+        """Wait as `_exclusive` does, and refuse a call whose session was deleted meanwhile."""
+        deletions = self._deletions
+        async with self._exclusive():
+            if self._deletions != deletions:
+                raise SessionLostError(
+                    "the session was deleted while this call waited for it",
+                    hint="run the earlier steps again",
+                    retryable=True,
+                )
+            yield
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:

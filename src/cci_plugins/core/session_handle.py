@@ -107,17 +107,17 @@ class SessionHandle:
     ) -> FileInfo:
         """Write a file into the session and remember it."""
         try:
-            info = await self._send(name, source, on_progress)
+            info = await self.send(name, source, on_progress)
         except BaseException:
             source.close()
             raise
-        self._remember(name, source, info)
+        self.remember(name, source, info)
         return info
 
     async def fetch(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         """Have the session fetch a URL, and remember it."""
         info = await self._fetch_url(url, name, on_progress)
-        self._remember(name, url, info)
+        self.remember(name, url, info)
         return info
 
     async def restore_uploads(self) -> tuple[Sequence[str], Sequence[str]]:
@@ -144,7 +144,8 @@ class SessionHandle:
         for name in list(self._uploads):
             self.forget_upload(name)
 
-    def _remember(self, name: str, source: UploadSource | SecretUrl, info: FileInfo) -> None:
+    def remember(self, name: str, source: UploadSource | SecretUrl, info: FileInfo) -> None:
+        """Keep the source of a file, to restore it."""
         self.forget_upload(name)
         kept_bytes = sum(
             old.memory_bytes for old in self._uploads.values() if isinstance(old, UploadSource)
@@ -164,7 +165,7 @@ class SessionHandle:
             elif source is None or not await anyio.to_thread.run_sync(source.is_unchanged):
                 return False
             else:
-                info = await self._send(name, source, ignore_progress)
+                info = await self.send(name, source, ignore_progress)
             if digest is not None and info.sha256 not in {digest, None}:
                 await (await self.host.get_pool()).delete_file(self.id, name)
                 return False
@@ -172,9 +173,8 @@ class SessionHandle:
             return False
         return True
 
-    async def _send(
-        self, name: str, source: UploadSource, on_progress: ProgressHandler
-    ) -> FileInfo:
+    async def send(self, name: str, source: UploadSource, on_progress: ProgressHandler) -> FileInfo:
+        """Write a file into the session without remembering it."""
         with self.in_use():
             await self.begin()
             file_transfer = await self.host.get_file_transfer()

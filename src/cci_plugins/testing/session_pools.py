@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -12,6 +13,9 @@ from typing_extensions import override
 
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.file_names import guess_media_type, validate_name
+from cci_plugins.core.session import Session
+from cci_plugins.core.session_handle import SessionHandle
+from cci_plugins.core.session_host import SessionHost
 from cci_plugins.errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
@@ -284,6 +288,35 @@ async def a_replaced_session_is_noticed(pool: SessionPool, session_id: str) -> N
     _expect(condition=after.text == "False", message="the code ran before the loss was reported")
 
 
+async def a_session_is_saved_and_restored(pool: SessionPool, session_id: str) -> None:
+    """Check that files and history of a session come back in another one, after its end."""
+    code = (
+        "import os\nos.makedirs('d', exist_ok=True)\nopen('d/.out', 'wb').write(bytes(range(256)))"
+    )
+    with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        first = _open_session(pool, session_id)
+        await first.files.upload(b"a,b", name="in.csv")
+        await first.run_code(code)
+        checkpoint = await first.save(folder)
+        await pool.delete_session(session_id)
+        second = _open_session(pool, f"{session_id}-b")
+        try:
+            await second.restore(checkpoint)
+            files = {info.name: await second.files.download(info.name) for info in checkpoint.files}
+            listed = [info.name for info in await second.files.list()]
+        finally:
+            await pool.delete_session(second.id)
+    expected = {"d/.out": bytes(range(256)), "in.csv": b"a,b"}
+    _expect(condition=files == expected, message=f"restored {sorted(files)}")
+    _expect(condition=listed == ["d/.out", "in.csv"], message=f"listed {listed}")
+    _expect(condition="os.makedirs" in second.notebook(), message="the history did not come back")
+
+
+def _open_session(pool: SessionPool, session_id: str) -> Session:
+    handle = SessionHandle(SessionHost(pool, owns_pool=False), "check", session_id)
+    return Session(handle, on_delete=lambda: None)
+
+
 async def _read(pool: SessionPool, session_id: str, name: str) -> None:
     async for _ in pool.download(session_id, name):
         pass
@@ -310,4 +343,5 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     missing_files_are_named,
     a_deleted_session_starts_anew,
     a_replaced_session_is_noticed,
+    a_session_is_saved_and_restored,
 )
