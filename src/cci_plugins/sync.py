@@ -31,6 +31,7 @@ from .pools.base import Capabilities, OutputHandler, SessionPool
 
 if TYPE_CHECKING:
     from .azure.credentials import TokenCredential
+    from .files.blob import BlobStorage
     from .pools.local.egress import Egress
 
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
@@ -171,13 +172,17 @@ class Session:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._session.notebook()
 
-    def save(self, to: SaveTarget) -> Checkpoint:
+    def save(
+        self, to: SaveTarget | BlobStorage | None = None, *, retention: Duration | None = None
+    ) -> Checkpoint:
         """Save the session's files and its history, whole or not at all."""
-        return event_loop.run_blocking(self._session.save, to)
+        return event_loop.run_blocking(lambda: self._session.save(to, retention=retention))
 
-    def restore(self, checkpoint: Checkpoint | SaveTarget) -> None:
+    def restore(
+        self, checkpoint: Checkpoint | SaveTarget, *, storage: BlobStorage | None = None
+    ) -> None:
         """Put the files of a checkpoint into this session, and its history."""
-        event_loop.run_blocking(self._session.restore, checkpoint)
+        event_loop.run_blocking(lambda: self._session.restore(checkpoint, storage=storage))
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""

@@ -36,6 +36,7 @@ from .session_host import SessionHost
 
 if TYPE_CHECKING:
     from cci_plugins.azure.credentials import TokenCredential
+    from cci_plugins.files.blob import BlobStorage
     from cci_plugins.pools.local.egress import Egress
 
 
@@ -412,18 +413,31 @@ def build_file_options(
     Raises:
         ConfigurationError: The storage is half configured, or the extra `azure` is missing.
     """
-    storage = None
-    if settings.storage_account is not None and settings.storage_container is not None:
-        from cci_plugins.files.blob import BlobStorage
-
-        settings.check_sign_ins("storage")
-        key = settings.storage_key
-        storage = BlobStorage(
-            settings.storage_account,
-            settings.storage_container,
-            credential=None if isinstance(credential, str) else credential,
-            key=None if key is None else key.get_secret_value(),
-            ca_file=settings.storage_ca_file,
-        )
+    names = (settings.storage_container, settings.checkpoint_container)
+    storage, checkpoints = [_build_storage(settings, name, credential) for name in names]
     hosts = (*STORAGE_HOSTS, *settings.fetch_hosts)
-    return FileOptions(storage, settings.stage_from, SasPolicy(hosts=hosts))
+    return FileOptions(
+        storage,
+        settings.stage_from,
+        SasPolicy(hosts=hosts),
+        checkpoints,
+        timedelta(days=settings.checkpoint_days),
+    )
+
+
+def _build_storage(
+    settings: Settings, container: str | None, credential: TokenCredential | str | None
+) -> BlobStorage | None:
+    if settings.storage_account is None or container is None:
+        return None
+    from cci_plugins.files.blob import BlobStorage
+
+    settings.check_sign_ins("storage")
+    key = settings.storage_key
+    return BlobStorage(
+        settings.storage_account,
+        container,
+        credential=None if isinstance(credential, str) else credential,
+        key=None if key is None else key.get_secret_value(),
+        ca_file=settings.storage_ca_file,
+    )

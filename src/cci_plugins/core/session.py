@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -60,6 +61,9 @@ from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .spans import record_content, record_execution, start_execution_span
+
+if TYPE_CHECKING:
+    from cci_plugins.files.blob import BlobStorage
 
 EVICTED_NOTE = (
     "this conversation was idle, or its session was needed for another one; "
@@ -288,24 +292,34 @@ class Session:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._notebook.to_json()
 
-    async def save(self, to: SaveTarget) -> Checkpoint:
+    async def save(
+        self, to: SaveTarget | BlobStorage | None = None, *, retention: Duration | None = None
+    ) -> Checkpoint:
         """Save the session's files and its history, whole or not at all.
 
         Variables are not saved. A run in progress ends first.
 
         Args:
-            to: A folder, in which the checkpoint gets a folder of its own.
+            to: A folder, or a container for checkpoints. The checkpoint gets a folder or prefix of
+                its own. None means `FileOptions.checkpoints`.
+            retention: When the container's lifecycle rule deletes it, in whole days. The account's
+                rule decides, and this records it. None means 30 days, and no end in a folder.
 
         Raises:
+            ConfigurationError: It is the container that files are staged in, or none is
+                configured.
             SessionLostError: The pool replaced the session, so its files are gone.
             FileTooLargeError: A file is larger than every route takes, or all are too large
                 together: more than 10,000, or more bytes than `Limits.staged_bytes`.
             FileTransferError: A file did not arrive, or the checkpoint could not be written.
         """
-        store = open_store(to)
+        kept = None if retention is None else to_timedelta(retention, "retention")
+        store = open_store(to, self._handle.host.files, kept)
         return await self._handle.host.dispatch(self._save, store)
 
-    async def restore(self, checkpoint: Checkpoint | SaveTarget) -> None:
+    async def restore(
+        self, checkpoint: Checkpoint | SaveTarget, *, storage: BlobStorage | None = None
+    ) -> None:
         """Put the files of a checkpoint into this session, and its history, whole or not at all.
 
         Every size and hash is compared first. A file of the same name is replaced, and other files
@@ -313,14 +327,15 @@ class Session:
         back. The next run's notes tell a model so.
 
         Args:
-            checkpoint: What `save` returned, or the path of the checkpoint's folder.
+            checkpoint: What `save` returned, its `location`, or its name in `storage`.
+            storage: The container of a URL or name. None means `FileOptions.checkpoints`.
 
         Raises:
             CheckpointError: The checkpoint is missing, expired or damaged.
             FileTooLargeError: It is larger than the limits of this interpreter.
             FileTransferError: A file did not arrive. The session has the files it had before.
         """
-        await self._handle.host.dispatch(self._restore, checkpoint)
+        await self._handle.host.dispatch(self._restore, checkpoint, storage)
 
     async def _save(self, store: CheckpointStore) -> Checkpoint:
         async with self._exclusive_unless_deleted():
@@ -333,10 +348,12 @@ class Session:
             notebook = await anyio.to_thread.run_sync(self.notebook)
             return await save_session(self._handle, notebook, store)
 
-    async def _restore(self, checkpoint: Checkpoint | SaveTarget) -> None:
+    async def _restore(
+        self, checkpoint: Checkpoint | SaveTarget, storage: BlobStorage | None
+    ) -> None:
         async with (
             self._exclusive_unless_deleted(),
-            read_checkpoint(checkpoint, self._handle) as saved,
+            read_checkpoint(checkpoint, self._handle, storage) as saved,
         ):
             await self._handle.begin()
             await self._note_replacement()

@@ -15,15 +15,16 @@ import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import anyio
 
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
 from cci_plugins.errors import ConfigurationError, UnsafeNameError
+from cci_plugins.files.checkpoint_blobs import DEFAULT_RETENTION, BlobCheckpoints
 from cci_plugins.files.checkpoint_folder import FolderCheckpoints
 from cci_plugins.files.checkpoints import (
     MANIFEST,
@@ -45,9 +46,10 @@ from .session_handle import SessionHandle, ignore_progress
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
+    from cci_plugins.files.file_transfer import FileOptions
     from cci_plugins.files.source import UploadSource
 
-SaveTarget = str | os.PathLike[str]
+SaveTarget: TypeAlias = str | os.PathLike[str]
 _SHOWN_NAMES = 10
 
 
@@ -66,37 +68,103 @@ class SavedSession:
     folder: Path
 
 
-def open_store(to: SaveTarget | BlobStorage) -> CheckpointStore:
+def open_store(
+    to: SaveTarget | BlobStorage | None, files: FileOptions, retention: timedelta | None
+) -> CheckpointStore:
     """Return the store of a folder or a blob container.
 
+    Args:
+        to: The folder or container. None means the configured container.
+        files: The configured containers.
+        retention: How long the store keeps a checkpoint. None means its default.
+
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: It is neither, or the container in which files are staged.
     """
+    if retention is not None and retention % timedelta(days=1):
+        raise ConfigurationError(
+            f"retention must be whole days, not {retention}", hint="pass timedelta(days=30)"
+        )
+    if to is None:
+        if files.checkpoints is None:
+            raise ConfigurationError(
+                "no storage for checkpoints is configured",
+                hint="pass to=, or set AZURE_STORAGE_CHECKPOINT_CONTAINER",
+            )
+        to = files.checkpoints
+    if _is_blob_storage(to):
+        default = files.checkpoint_retention if to is files.checkpoints else DEFAULT_RETENTION
+        _refuse_staging(to, files)
+        return BlobCheckpoints(to, retention or default)
     if isinstance(to, str | os.PathLike) and os.fspath(to) not in {"", b""}:
-        return FolderCheckpoints(Path(to))
+        store = FolderCheckpoints(Path(to))
+        store.retention = retention
+        return store
     raise ConfigurationError(
         f"a checkpoint cannot be saved to {to!r:.80}", hint="pass a folder or a BlobStorage"
     )
 
 
-def find_checkpoint(checkpoint: Checkpoint | SaveTarget) -> tuple[CheckpointStore, str]:
+def find_checkpoint(
+    checkpoint: Checkpoint | SaveTarget, storage: BlobStorage | None
+) -> tuple[CheckpointStore, str]:
     """Return the store and the name of a checkpoint.
 
     Args:
-        checkpoint: What `save` returned, or the path of its folder.
+        checkpoint: What `save` returned, its name or URL, or the path of its folder.
+        storage: The container of a name or URL.
 
     Raises:
         CheckpointError: It cannot be a checkpoint.
+        ConfigurationError: It is a URL, and its container is not known.
     """
     if isinstance(checkpoint, Checkpoint):
-        path = Path(checkpoint.location)
+        storage = checkpoint.storage or storage
+        text = checkpoint.location
     elif isinstance(checkpoint, str | os.PathLike):
-        path = Path(checkpoint)
+        text = os.fspath(checkpoint)
     else:
         raise ConfigurationError(
             f"cannot restore a {type(checkpoint).__name__}", hint="pass what Session.save returned"
         )
+    is_url = text.startswith(("https://", "http://"))
+    if storage is not None and (is_url or _is_name(text)):
+        place = f"{storage.url}/{storage.container}/"
+        if is_url and not text.startswith(place):
+            raise ConfigurationError(
+                f"the checkpoint is not in {place}", hint="pass its container by storage="
+            )
+        return BlobCheckpoints(storage), check_name(text.removeprefix(place))
+    if is_url:
+        raise ConfigurationError(
+            "the container of this checkpoint is not configured",
+            hint="pass storage=BlobStorage(account, container)",
+        )
+    path = Path(text)
     return FolderCheckpoints(path.parent), check_name(path.name)
+
+
+def _is_name(text: str) -> bool:
+    return "/" not in text and os.sep not in text and not Path(text).exists()
+
+
+def _is_blob_storage(to: object) -> TypeGuard[BlobStorage]:
+    """Return whether this is storage, without loading its module for a folder."""
+    if isinstance(to, str | os.PathLike):
+        return False
+    from cci_plugins.files.blob import BlobStorage  # noqa: PLC0415 - a folder needs none of it
+
+    return isinstance(to, BlobStorage)
+
+
+def _refuse_staging(to: BlobStorage, files: FileOptions) -> None:
+    staging = files.storage
+    if staging is not None and (to.url, to.container) == (staging.url, staging.container):
+        raise ConfigurationError(
+            f"the container {to.container!r} is for files on their way, which are deleted after a "
+            "day: a checkpoint needs another one",
+            hint="pass a BlobStorage of a container for checkpoints, such as cci-checkpoints",
+        )
 
 
 async def save_session(handle: SessionHandle, notebook: str, store: CheckpointStore) -> Checkpoint:
@@ -111,6 +179,7 @@ async def save_session(handle: SessionHandle, notebook: str, store: CheckpointSt
         FileTooLargeError: A file is larger than every route takes, or all are too large together.
         FileTransferError: A file did not arrive, or the checkpoint could not be written.
     """
+    _close_with_host(handle, store)
     listed = await (await handle.host.get_pool()).list_files(handle.id)
     names = sorted({info.name for info in listed if is_safe_name(info.name)})
     skipped = sorted({info.name for info in listed} - {*names})
@@ -135,19 +204,21 @@ async def save_session(handle: SessionHandle, notebook: str, store: CheckpointSt
 
 @asynccontextmanager
 async def read_checkpoint(
-    checkpoint: Checkpoint | SaveTarget, handle: SessionHandle
+    checkpoint: Checkpoint | SaveTarget, handle: SessionHandle, storage: BlobStorage | None
 ) -> AsyncGenerator[SavedSession]:
     """Provide a checkpoint's content, after every size and hash was compared.
 
     Args:
         checkpoint: What `save` returned, or its path.
         handle: The session that it is for.
+        storage: The container of a name or URL. None means the configured one.
 
     Raises:
         CheckpointError: It is missing, expired or damaged.
         FileTooLargeError: It is larger than the limits of this interpreter.
     """
-    store, name = find_checkpoint(checkpoint)
+    store, name = find_checkpoint(checkpoint, storage or handle.host.files.checkpoints)
+    _close_with_host(handle, store)
     with tempfile.TemporaryDirectory(prefix="cci-") as temporary:
         folder = Path(temporary)
         manifest = await _read_manifest(store, name, folder)
@@ -218,6 +289,11 @@ async def _put_back(handle: SessionHandle, names: Sequence[str], backups: dict[s
                 await pool.delete_file(handle.id, name)
         except Exception as error:  # noqa: BLE001 - each of them is tried
             logger.warning("cannot undo the restore of %a: %s", name, type(error).__name__)
+
+
+def _close_with_host(handle: SessionHandle, store: CheckpointStore) -> None:
+    if store.storage is not None:
+        handle.host.used_storages.add(store.storage)
 
 
 async def _read_manifest(store: CheckpointStore, name: str, folder: Path) -> Manifest:

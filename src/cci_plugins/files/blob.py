@@ -157,6 +157,11 @@ class BlobStorage(Renewable):
         """URL of the account's blob service."""
         return self._address.url
 
+    @property
+    def container(self) -> str:
+        """Name of the container."""
+        return self._container
+
     def __repr__(self) -> str:
         return f"BlobStorage({self._address.url!r}, {self._container!r})"
 

@@ -119,9 +119,11 @@ class CheckpointStore(ABC):
 
     Attributes:
         retention: How long it keeps one, or None for ever.
+        storage: Its container, or None.
     """
 
     retention: timedelta | None = None
+    storage: BlobStorage | None = None
 
     @abstractmethod
     def draft(self) -> AbstractAsyncContextManager[Path]:
@@ -148,6 +150,11 @@ class CheckpointStore(ABC):
         Raises:
             CheckpointError: It is missing, or differs.
         """
+
+
+def get_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
 
 
 def create_name(created_at: datetime, retention: timedelta | None) -> str:
@@ -194,7 +201,7 @@ def build_missing_error(name: str, place: str) -> CheckpointError:
         place: The folder or container.
     """
     times = parse_expiry(name)
-    if times is not None and times[1] <= datetime.now(UTC):
+    if times is not None and times[1] <= get_now():
         return CheckpointError(
             f"the checkpoint {name!r} has expired: it was saved on {times[0]:%Y-%m-%d}, and its "
             f"storage kept it until {times[1]:%Y-%m-%d}",
