@@ -62,6 +62,11 @@ async def test_a_conversation_comes_back_from_blob_storage(azurite):
     assert execution.text == "['.out', 'big', 'in.csv']"
     assert "restored files: .out, big, in.csv" in execution.notes[-1]
     name = checkpoint.name
+    assert not await storage.is_empty()
+    staging = storage_of(azurite, CONTAINER)
+    assert await staging.is_empty()
+    await staging.aclose()
+    await storage.aclose()
     assert list_blobs(azurite) == [
         *(f"{name}/file-{index:06}" for index in range(3)),
         f"{name}/manifest.json",
