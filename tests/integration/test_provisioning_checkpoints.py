@@ -54,10 +54,8 @@ async def test_saved_sessions_have_their_own_storage_which_down_keeps(
 
         for look in (holds_some, is_unreachable):
             monkeypatch.setattr(checkpoints, "is_empty", look)
-            notes: list[str] = []
             run = down(options(suffix="abc123"), azure=place.azure, env_file=env_file)
-            async for progress in run:
-                notes.append(progress.message)
+            notes = [progress.message async for progress in run]
             assert any(key.endswith(ACCOUNT) for key in place.cloud.resources)
             assert [one for one in run.result.left if "ccistabc123" in one]
             assert any("saved sessions; --remove-checkpoints removes it" in one for one in notes)
