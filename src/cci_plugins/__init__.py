@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .common.approval import ApprovalRequest, Approver, Decision
     from .common.limits import Limits, SandboxLimits
     from .common.structured import Chart, ChartSeries, Column, Table
+    from .core.host_tools import HostTool, ToolApprover, ToolCallRequest
     from .core.interpreter import CodeInterpreter
     from .core.session import Session
     from .errors import CodeInterpreterError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
         Result,
         SessionState,
         SharedFile,
+        ToolCall,
+        ToolCallStatus,
     )
     from .pools.azure.mcp_pool import PlatformSessionPool
     from .pools.azure.rest_pool import CustomSessionPool
@@ -58,6 +61,7 @@ _LAZY_EXPORTS = {
     "ExecutionStatus": "models",
     "FileInfo": "models",
     "FileOptions": "files.file_transfer",
+    "HostTool": "core.host_tools",
     "Limits": "common.limits",
     "LocalSessionPool": "pools.local.pool",
     "OutputEvent": "models",
@@ -69,6 +73,10 @@ _LAZY_EXPORTS = {
     "SessionState": "models",
     "SharedFile": "models",
     "Table": "common.structured",
+    "ToolApprover": "core.host_tools",
+    "ToolCall": "models",
+    "ToolCallRequest": "core.host_tools",
+    "ToolCallStatus": "models",
     "ToolOptions": "tools.options",
 }
 
@@ -89,6 +97,7 @@ __all__ = [
     "ExecutionStatus",
     "FileInfo",
     "FileOptions",
+    "HostTool",
     "Limits",
     "LocalSessionPool",
     "OutputEvent",
@@ -100,6 +109,10 @@ __all__ = [
     "SessionState",
     "SharedFile",
     "Table",
+    "ToolApprover",
+    "ToolCall",
+    "ToolCallRequest",
+    "ToolCallStatus",
     "ToolOptions",
 ]
 

@@ -15,6 +15,7 @@
     * SessionLostError          the session ended, with its variables and files
     * ExecutionTimeoutError     the code ran past its limit (also a TimeoutError)
     * ExecutionFailedError      only `Execution.raise_for_error()` raises it
+    * ToolCallError             a host tool refuses a call of the code, with a reason for the code
     * FileTransferError         a file could not be moved
         * UnsafeNameError       the name would leave the session's folder (also a ValueError)
         * FileTooLargeError     the file is larger than a limit
@@ -26,6 +27,8 @@ A traceback of the *code that was run* is not an exception. It is `Execution.err
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class CodeInterpreterError(Exception):
@@ -185,6 +188,42 @@ class ExecutionFailedError(CodeInterpreterError):
 
     Raised by that method only. The traceback is in `Execution.error`.
     """
+
+
+ToolErrorKind = Literal["failed", "invalid", "denied", "limit", "timeout"]
+"""Why a call of a host tool did not succeed, and which exception the code gets.
+
+* `failed`: the tool raised an exception. `ToolError`
+* `invalid`: no such tool, or its arguments are wrong. `ToolArgumentError`
+* `denied`: a person or a policy did not allow it. `ToolDeniedError`
+* `limit`: a bound of `Limits` was reached. `ToolLimitError`
+* `timeout`: the tool took too long. `ToolTimeoutError`
+"""
+
+
+class ToolCallError(CodeInterpreterError):
+    """A call of a host tool that was refused or has failed.
+
+    Raise it in a host tool to choose what the code in the session gets. Any other exception of
+    a tool arrives as `ToolError`, with its class name and text.
+
+    Attributes:
+        kind: The kind of failure, which selects the exception in the session.
+
+    Example:
+        ```python
+        from cci_plugins.errors import ToolCallError
+
+        def refund(order: int) -> str:
+            raise ToolCallError("refunds are closed at night", kind="denied")
+        ```
+    """
+
+    def __init__(
+        self, message: str, *, kind: ToolErrorKind = "failed", hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.kind: ToolErrorKind = kind
 
 
 class FileTransferError(CodeInterpreterError):

@@ -190,6 +190,42 @@ class Result:
         return read_charts(self.data.get(CHART))
 
 
+ToolCallStatus = Literal["succeeded", "failed", "rejected", "denied", "cancelled", "timed_out"]
+"""How a call of a host tool ended.
+
+* `succeeded`: the code got the result.
+* `failed`: the tool raised an exception, or its result could not be sent.
+* `rejected`: the name or the arguments were wrong, or a limit was reached. The tool did not run.
+* `denied`: the approver or the tool did not allow it.
+* `cancelled`: the run ended first.
+* `timed_out`: the tool took longer than a limit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a host tool by the code of a run.
+
+    Attributes:
+        name: The tool, as the code named it.
+        arguments: The arguments, as JSON values with secrets redacted. None if they were invalid
+            or larger than 64 KiB.
+        status: How the call ended.
+        error: What the code was given as the reason, or None.
+        duration: Time from the call to its end, with its approval.
+        argument_bytes: Size of the arguments as JSON.
+        result_bytes: Size of the result as JSON.
+    """
+
+    name: str
+    arguments: Any = field(default=None, repr=False)
+    status: ToolCallStatus = "succeeded"
+    error: str | None = None
+    duration: timedelta = timedelta(0)
+    argument_bytes: int = 0
+    result_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Execution:
     """The outcome of one run of code.
@@ -214,6 +250,7 @@ class Execution:
         outputs: The text of both streams and the results, in the order in which they came. Pools
             that do not report the order have standard output first, then standard error.
         execution_count: The kernel's number of the run, or None where the pool has none.
+        tool_calls: Calls of host tools by the code, in the order in which they began.
 
     Example:
         ```python
@@ -240,6 +277,7 @@ class Execution:
     notes: tuple[str, ...] = ()
     outputs: tuple[OutputEvent, ...] = ()
     execution_count: int | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __post_init__(self) -> None:
         """Let `outputs` agree with the streams and results, which may have been replaced."""
@@ -355,6 +393,15 @@ def transform_execution(
         results=results,
         error=error and ErrorInfo(text(error.name), text(error.message), text(error.traceback)),
         notes=tuple(map(text, execution.notes)),
+        tool_calls=tuple(
+            replace(
+                call,
+                name=text(call.name),
+                arguments=data(call.arguments),
+                error=call.error and text(call.error),
+            )
+            for call in execution.tool_calls
+        ),
     )
     unchanged = {
         name for name in ("stdout", "stderr") if getattr(changed, name) == getattr(execution, name)

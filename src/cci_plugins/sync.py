@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,6 +21,7 @@ from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
 from .core.conversation import SessionKey
+from .core.host_tools import HostTool, ToolApprover
 from .core.interpreter import BlockingInterpreter, WrongWithError
 from .core.session_checkpoints import SaveTarget
 from .core.session_files import DEFAULT_SHARE_DURATION
@@ -151,14 +153,17 @@ class Session:
         *,
         timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
     ) -> Execution:
         """Run code in this session. `on_output` is called in the calling thread."""
-        if on_output is None:
-            return event_loop.run_blocking(lambda: self._session.run_code(code, timeout=timeout))
-        events: SimpleQueue[OutputEvent | None] = SimpleQueue()
-        future = event_loop.submit(
-            lambda: self._session.run_code(code, timeout=timeout, on_output=events.put)
+        run = partial(
+            self._session.run_code, code, timeout=timeout, tools=tools, approve_tool=approve_tool
         )
+        if on_output is None:
+            return event_loop.run_blocking(run)
+        events: SimpleQueue[OutputEvent | None] = SimpleQueue()
+        future = event_loop.submit(partial(run, on_output=events.put))
         future.add_done_callback(lambda _: events.put(None))
         try:
             while (event := events.get()) is not None:
@@ -306,9 +311,13 @@ class CodeInterpreter(BlockingInterpreter):
         *,
         timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
     ) -> Execution:
         """Run code in the current session."""
-        return self.session().run_code(code, timeout=timeout, on_output=on_output)
+        return self.session().run_code(
+            code, timeout=timeout, on_output=on_output, tools=tools, approve_tool=approve_tool
+        )
 
     def start(self) -> None:
         """Start the pool now, so that the first call is fast."""

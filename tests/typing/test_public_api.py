@@ -12,17 +12,20 @@ from cci_plugins import (
     Decision,
     Execution,
     FileInfo,
+    HostTool,
     Limits,
     LocalSessionPool,
     OutputEvent,
     SandboxLimits,
     Session,
+    ToolCall,
+    ToolCallRequest,
     foundry,
     sync,
 )
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.foundry import sync as foundry_sync
-from cci_plugins.testing import FakeSessionPool, check_session_pool
+from cci_plugins.testing import FakeSessionPool, FakeTools, check_session_pool
 
 
 async def approve(request: ApprovalRequest) -> Decision:
@@ -59,6 +62,25 @@ async def in_the_cloud(interpreter: CodeInterpreter) -> None:
     assert_type(reply.calls, tuple[foundry.ToolCall, ...])
     assert_type(foundry_sync.run(agent, "?", previous=reply), foundry.Reply)
     assert_type(await foundry.delete_agent(agent), bool)
+
+
+async def approve_call(request: ToolCallRequest) -> Decision:
+    assert_type(request.name, str)
+    return Decision("allow")
+
+
+async def with_host_tools(interpreter: CodeInterpreter) -> None:
+    tool = HostTool(
+        "double", "Double it.", {"type": "object"}, lambda a: 2 * a, needs_approval=True
+    )
+    execution = await interpreter.run_code("1", tools=[tool], approve_tool=approve_call)
+    assert_type(execution.tool_calls, tuple[ToolCall, ...])
+
+    async def program(code: str, tools: FakeTools) -> Execution:
+        await tools.acall("double", a=code)
+        return Execution()
+
+    assert_type(FakeSessionPool(program, Execution()), FakeSessionPool)
 
 
 def blocking() -> None:

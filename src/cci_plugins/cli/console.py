@@ -33,6 +33,7 @@ from cci_plugins.errors import (
     PoolError,
     ProvisioningError,
     SessionLostError,
+    ToolCallError,
 )
 
 
@@ -83,6 +84,7 @@ _EXIT_CODES: tuple[tuple[type[CodeInterpreterError], ExitCode], ...] = (
     (ExecutionTimeoutError, ExitCode.TIMED_OUT),
     (ExecutionFailedError, ExitCode.CODE_FAILED),
     (ApprovalDeniedError, ExitCode.CODE_FAILED),
+    (ToolCallError, ExitCode.CODE_FAILED),
     (ProvisioningError, ExitCode.PROVISIONING),
     (PoolError, ExitCode.POOL_UNAVAILABLE),
     (FoundryError, ExitCode.POOL_UNAVAILABLE),

@@ -200,6 +200,11 @@ def get_running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
+def is_package_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether a loop is the one that owns every interpreter."""
+    return loop is _event_loop_thread.loop
+
+
 def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
     """Start `func(*args)` on the loop, with the caller's context variables."""
     return _event_loop_thread.get_portal().start_task_soon(func, *args)

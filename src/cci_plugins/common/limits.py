@@ -30,6 +30,13 @@ class Limits:
         live_sessions: Most conversations that hold a session at once. Beyond it, the least
             recently used one is evicted.
         idle_session: How long an unused session is remembered.
+        tool_calls: Most calls of host tools in one run.
+        tool_calls_at_once: Most of them in progress. Further ones wait.
+        tool_call_bytes: Most bytes of the arguments of one call, and of its result, as JSON.
+        tool_total_bytes: Most bytes of all arguments and results of one run.
+        tool_call_timeout: Longest call of a host tool, with its approval.
+        tool_timeout: Longest time that one run may wait for host tools. It does not count
+            against `execution_timeout`.
 
     Raises:
         ConfigurationError: A duration is invalid, or a number is negative.
@@ -50,6 +57,12 @@ class Limits:
     staged_bytes: int
     live_sessions: int
     idle_session: timedelta
+    tool_calls: int
+    tool_calls_at_once: int
+    tool_call_bytes: int
+    tool_total_bytes: int
+    tool_call_timeout: timedelta
+    tool_timeout: timedelta
 
     def __init__(  # noqa: PLR0917 - the order of the fields
         self,
@@ -61,10 +74,19 @@ class Limits:
         staged_bytes: int = 5000 * MIB,
         live_sessions: int = 100,
         idle_session: Duration = timedelta(minutes=30),
+        *,
+        tool_calls: int = 1_000,
+        tool_calls_at_once: int = 8,
+        tool_call_bytes: int = 4 * MIB,
+        tool_total_bytes: int = 64 * MIB,
+        tool_call_timeout: Duration = timedelta(minutes=5),
+        tool_timeout: Duration = timedelta(minutes=15),
     ) -> None:
         set_field = partial(object.__setattr__, self)
         set_field("execution_timeout", to_timedelta(execution_timeout, "execution_timeout"))
         set_field("idle_session", to_timedelta(idle_session, "idle_session", allow_zero=True))
+        set_field("tool_call_timeout", to_timedelta(tool_call_timeout, "tool_call_timeout"))
+        set_field("tool_timeout", to_timedelta(tool_timeout, "tool_timeout"))
         numbers = {
             "output_characters": output_characters,
             "file_bytes": file_bytes,
@@ -72,6 +94,10 @@ class Limits:
             "pieces_bytes": pieces_bytes,
             "staged_bytes": staged_bytes,
             "live_sessions": live_sessions,
+            "tool_calls": tool_calls,
+            "tool_calls_at_once": tool_calls_at_once,
+            "tool_call_bytes": tool_call_bytes,
+            "tool_total_bytes": tool_total_bytes,
         }
         for name, value in numbers.items():
             if value < 0:
@@ -79,6 +105,8 @@ class Limits:
                     f"{name} is negative ({value})", hint="pass a positive number"
                 )
             set_field(name, value)
+        if not tool_calls_at_once:
+            raise ConfigurationError("tool_calls_at_once is 0", hint="pass 1 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ def is_named(key: object) -> bool:
     return key is not None and key != ""
 
 
+running_sessions: ContextVar[tuple[str, ...]] = ContextVar("cci_running_sessions", default=())
+"""Identifiers of the sessions whose code waits for what runs in this context, outermost first."""
+
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from os import PathLike
@@ -30,6 +30,7 @@ from .conversation import (
     is_named,
     to_key,
 )
+from .host_tools import HostTool, ToolApprover
 from .session import Session
 from .session_directory import SessionDirectory
 from .session_host import SessionHost
@@ -261,6 +262,8 @@ class CodeInterpreter:
         *,
         timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
     ) -> Execution:
         """Run code in the current session, as `Session.run_code` does.
 
@@ -269,8 +272,12 @@ class CodeInterpreter:
             timeout: Longest run, in seconds or as a `timedelta`. None means
                 `Limits.execution_timeout`.
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
+            tools: Functions of the application that the code may call, as `tools.NAME(...)`.
+            approve_tool: Asked before a call of a tool with `needs_approval`, while the code waits.
         """
-        return await self.session().run_code(code, timeout=timeout, on_output=on_output)
+        return await self.session().run_code(
+            code, timeout=timeout, on_output=on_output, tools=tools, approve_tool=approve_tool
+        )
 
     async def start(self) -> None:
         """Start the pool now, so that the first call is fast.

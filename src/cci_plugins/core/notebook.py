@@ -7,10 +7,14 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from cci_plugins.models import Execution, Result
+from cci_plugins.models import Execution, Result, ToolCall
 
 MAX_BYTES = 16 * 1024**2  # characters of all cells, as JSON
 MAX_CHARACTERS = 200_000  # of one stream of one run
+MAX_TOOL_CALLS = 200  # of one run
+MAX_ARGUMENTS = 2_000  # characters of the arguments of one call
+METADATA_KEY = "cci_plugins"  # in the metadata of a cell
+TOOL_CALLS_KEY = "tool_calls"
 
 
 class Notebook:
@@ -93,13 +97,35 @@ def _is_cell(cell: object) -> bool:
 
 
 def _build_cell(count: int, code: str, execution: Execution) -> dict[str, Any]:
+    calls = [_build_tool_call(call) for call in execution.tool_calls[:MAX_TOOL_CALLS]]
     return {
         "cell_type": "code",
         "id": f"run-{count}",
-        "metadata": {},
+        "metadata": {METADATA_KEY: {TOOL_CALLS_KEY: calls}} if calls else {},
         "execution_count": count,
         "source": code,
         "outputs": list(_build_outputs(count, execution)),
+    }
+
+
+def calls_host_tools(cell: Mapping[str, Any]) -> bool:
+    """Return whether the code of a cell called host tools, so that a replay would call them again.
+
+    Args:
+        cell: A cell of the notebook.
+    """
+    ours = cell.get("metadata", {}).get(METADATA_KEY)
+    return isinstance(ours, Mapping) and bool(ours.get(TOOL_CALLS_KEY))
+
+
+def _build_tool_call(call: ToolCall) -> dict[str, Any]:
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    return {
+        "name": call.name,
+        "arguments": call.arguments if len(arguments) <= MAX_ARGUMENTS else None,
+        "status": call.status,
+        "error": call.error,
+        "seconds": round(call.duration.total_seconds(), 6),
     }
 
 

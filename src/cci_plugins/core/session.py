@@ -21,25 +21,28 @@ event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 
 import anyio
 
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
-from cci_plugins.errors import CodeInterpreterError, SessionLostError
-from cci_plugins.files.checkpoints import Checkpoint, CheckpointStore
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
 from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
 from cci_plugins.pools.network_notes import add_network_note
+from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact, redact_exception
 
+from .conversation import running_sessions
+from .host_calls import HostCalls
+from .host_tools import HostTool, ToolApprover, check_tools
 from .notebook import Notebook
 from .redacted_output import (
     RedactingOutput,
@@ -49,21 +52,11 @@ from .redacted_output import (
     transform_in_lane,
 )
 from .rendering import render_text
-from .session_checkpoints import (
-    SaveTarget,
-    build_restored_note,
-    open_store,
-    read_checkpoint,
-    restore_files,
-    save_session,
-)
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
+from .session_saving import REPLACED_NOTE, SavableSession
 from .spans import record_content, record_execution, start_execution_span
-
-if TYPE_CHECKING:
-    from cci_plugins.files.blob import BlobStorage
 
 EVICTED_NOTE = (
     "this conversation was idle, or its session was needed for another one; "
@@ -75,7 +68,7 @@ FORKED_NOTE = (
 )
 DELETED_TEXT = "the session ended while the code ran: it was deleted; variables and files are gone"
 STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
-REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
+MAX_NESTED_RUNS = 8  # sessions whose code waits for a tool that runs code in the next one
 
 
 class _ActiveRun:
@@ -100,7 +93,22 @@ class _ActiveRun:
         self.scope.cancel()
 
 
-class Session:
+@dataclass(frozen=True, slots=True)
+class _RunRequest:
+    """One run."""
+
+    code: str
+    timeout: timedelta
+    on_output: OutputHandler | None
+    calls: HostCalls | None
+
+    def get_options(self) -> dict[str, Any]:
+        """Return the options for the pool. Only a pool that supports host tools gets `tools`."""
+        options = {"timeout": self.timeout, "on_output": self.on_output}
+        return options if self.calls is None else {**options, "tools": self.calls}
+
+
+class Session(SavableSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -150,6 +158,8 @@ class Session:
         *,
         timeout: Duration | None = None,
         on_output: OutputHandler | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
     ) -> Execution:
         """Run code in this session and wait until it ends.
 
@@ -161,10 +171,14 @@ class Session:
             timeout: Longest run, in seconds or as a `timedelta`. None means
                 `Limits.execution_timeout`.
             on_output: Called with each chunk of output while the code runs, on the caller's loop.
+            tools: Functions of the application that the code may call, as `tools.NAME(...)`.
+            approve_tool: Asked before a call of a tool with `needs_approval`, while the code waits.
 
         Raises:
             ConfigurationError: The timeout is not a duration, the code is too long, or it has a
-                lone surrogate. Nothing was run.
+                lone surrogate. Or the pool cannot call the tools, one of them needs approval and
+                nobody can be asked, or a tool of this session's own run made the call. Nothing
+                was run.
             PoolUnavailableError: Nothing was started. You can call again.
             PoolExhaustedError: No session is free.
             PoolError: The pool failed. Unless it is `retryable`, the code may have run.
@@ -180,31 +194,79 @@ class Session:
         """
         check_code(code)
         check_code_size(code)
+        self._refuse_nested_run()
         limit = None if timeout is None else to_timedelta(timeout, "timeout")
+        calls = self._build_calls(code, tools, approve_tool)
         dispatch = self._handle.host.dispatch
         if on_output is None:
-            return await dispatch(self._run, code, limit, None)
+            return await dispatch(self._run, code, limit, None, calls)
         try:
-            return await dispatch(self._run, code, limit, bind_to_current_loop(on_output))
+            return await dispatch(self._run, code, limit, bind_to_current_loop(on_output), calls)
         finally:
             await asyncio.sleep(0)  # events that are queued on this loop come before the return
 
+    def _refuse_nested_run(self) -> None:
+        """Refuse a run that would wait for itself: its code waits for the tool that asks for it."""
+        running = running_sessions.get()
+        if self.id in running:
+            raise ConfigurationError(
+                "this session runs the code that called this tool, so it cannot run more code",
+                hint="use a session of another key inside the tool",
+            )
+        if len(running) >= MAX_NESTED_RUNS:
+            raise ConfigurationError(
+                f"{len(running)} runs wait for each other through their tools",
+                hint="do not run code in a tool that code calls",
+            )
+
+    def _build_calls(
+        self, code: str, tools: Sequence[HostTool], approve_tool: ToolApprover | None
+    ) -> HostCalls | None:
+        """Build what answers the tool calls of a run, on the caller's loop."""
+        chosen = check_tools(tools, approve_tool)
+        if not chosen:
+            return None
+        return HostCalls(
+            chosen,
+            self._handle.host.limits,
+            code=code,
+            session_key=self.key,
+            session_id=self.id,
+            approve_tool=approve_tool,
+        )
+
     async def _run(
-        self, code: str, timeout: timedelta | None, on_output: OutputHandler | None
+        self,
+        code: str,
+        timeout: timedelta | None,
+        on_output: OutputHandler | None,
+        calls: HostCalls | None,
     ) -> Execution:
         host = self._handle.host
         limit = host.limits.execution_timeout if timeout is None else timeout
-        async with self._exclusive_unless_deleted():
+        deletions = self._deletions
+        async with self._exclusive():
+            if self._deletions != deletions:
+                raise SessionLostError(
+                    "the session was deleted while this call waited for it",
+                    hint="run the earlier steps again",
+                    retryable=True,
+                )
             pool = await host.get_pool()
+            if calls is not None and pool.capabilities.host_tools is False:
+                raise build_unsupported_error(pool.capabilities.name)
             await self._handle.begin()
+            request = _RunRequest(code, limit, on_output, calls)
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
-                    raw_execution = await self._execute(pool, code, limit, on_output)
+                    raw_execution = await self._execute(pool, request)
                 except CodeInterpreterError as error:
                     clean = redact_exception(error)
                     if clean is error:
                         raise
                     raise clean from None
+                if calls is not None:
+                    raw_execution = replace(raw_execution, tool_calls=tuple(calls.records))
                 noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
                 execution = await transform_in_lane(
                     noted, lambda raw: redact_execution(note_malformed_images(raw))
@@ -221,25 +283,22 @@ class Session:
             )
         return execution
 
-    async def _execute(
-        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
-    ) -> Execution:
-        if on_output is None:
-            return await self._execute_unless_deleted(pool, code, limit, None)
-        output = RedactingOutput(on_output)
+    async def _execute(self, pool: SessionPool, request: _RunRequest) -> Execution:
+        if request.on_output is None:
+            return await self._execute_unless_deleted(pool, request)
+        output = RedactingOutput(request.on_output)
         try:
-            return await self._execute_unless_deleted(pool, code, limit, output.handle)
+            request = replace(request, on_output=output.handle)
+            return await self._execute_unless_deleted(pool, request)
         finally:
             await output.finish()
 
-    async def _execute_unless_deleted(
-        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
-    ) -> Execution:
+    async def _execute_unless_deleted(self, pool: SessionPool, request: _RunRequest) -> Execution:
         """Run code once, or until `delete` ends it."""
         run = self._active_run = _ActiveRun()
         try:
             with run.scope:
-                return await self._execute_once(pool, code, limit, on_output)
+                return await self._execute_once(pool, request)
         except CodeInterpreterError:
             if not run.is_deleted:
                 raise
@@ -249,22 +308,20 @@ class Session:
         error = ErrorInfo("SessionDied", DELETED_TEXT)
         return Execution(error=error, session_id=self.id, status="died", state="lost")
 
-    async def _execute_once(
-        self, pool: SessionPool, code: str, limit: timedelta, on_output: OutputHandler | None
-    ) -> Execution:
+    async def _execute_once(self, pool: SessionPool, request: _RunRequest) -> Execution:
         """Run code once. If the session was replaced, run it in the new instance instead."""
         if self._has_lost_uploads:
             await self._restore_uploads()
         try:
             return await pool.execute(
-                self.id, code, timeout=limit, on_output=on_output, instance=self._instance
+                self.id, request.code, instance=self._instance, **request.get_options()
             )
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
             self._instance, self._loss_note = None, REPLACED_NOTE
             await self._restore_uploads()
-            return await pool.execute(self.id, code, timeout=limit, on_output=on_output)
+            return await pool.execute(self.id, request.code, **request.get_options())
 
     def _attach_notes(self, execution: Execution) -> Execution:
         """Return the execution with the notes about what happened before it."""
@@ -292,94 +349,6 @@ class Session:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
         return self._notebook.to_json()
 
-    async def save(
-        self, to: SaveTarget | BlobStorage | None = None, *, retention: Duration | None = None
-    ) -> Checkpoint:
-        """Save the session's files and its history, whole or not at all.
-
-        Variables are not saved. A run in progress ends first.
-
-        Args:
-            to: A folder, or a container for checkpoints. The checkpoint gets a folder or prefix of
-                its own. None means `FileOptions.checkpoints`.
-            retention: When the container's lifecycle rule deletes it, in whole days. The account's
-                rule decides, and this records it. None means 30 days, and no end in a folder.
-
-        Raises:
-            ConfigurationError: It is the container that files are staged in, or none is
-                configured.
-            SessionLostError: The pool replaced the session, so its files are gone.
-            FileTooLargeError: A file is larger than every route takes, or all are too large
-                together: more than 10,000, or more bytes than `Limits.staged_bytes`.
-            FileTransferError: A file did not arrive, or the checkpoint could not be written.
-        """
-        kept = None if retention is None else to_timedelta(retention, "retention")
-        store = open_store(to, self._handle.host.files, kept)
-        return await self._handle.host.dispatch(self._save, store)
-
-    async def restore(
-        self, checkpoint: Checkpoint | SaveTarget, *, storage: BlobStorage | None = None
-    ) -> None:
-        """Put the files of a checkpoint into this session, and its history, whole or not at all.
-
-        Every size and hash is compared first. A file of the same name is replaced, and other files
-        stay. The history of the checkpoint replaces the session's own. Variables do not come
-        back. The next run's notes tell a model so.
-
-        Args:
-            checkpoint: What `save` returned, its `location`, or its name in `storage`.
-            storage: The container of a URL or name. None means `FileOptions.checkpoints`.
-
-        Raises:
-            CheckpointError: The checkpoint is missing, expired or damaged.
-            FileTooLargeError: It is larger than the limits of this interpreter.
-            FileTransferError: A file did not arrive. The session has the files it had before.
-        """
-        await self._handle.host.dispatch(self._restore, checkpoint, storage)
-
-    async def _save(self, store: CheckpointStore) -> Checkpoint:
-        async with self._exclusive_unless_deleted():
-            await self._handle.begin()
-            if await self._note_replacement():
-                raise SessionLostError(
-                    "the pool replaced the session, so the files of its code are gone",
-                    hint="restore an earlier checkpoint, or run the earlier steps again",
-                )
-            notebook = await anyio.to_thread.run_sync(self.notebook)
-            return await save_session(self._handle, notebook, store)
-
-    async def _restore(
-        self, checkpoint: Checkpoint | SaveTarget, storage: BlobStorage | None
-    ) -> None:
-        async with (
-            self._exclusive_unless_deleted(),
-            read_checkpoint(checkpoint, self._handle, storage) as saved,
-        ):
-            await self._handle.begin()
-            await self._note_replacement()
-            await restore_files(self._handle, saved)
-            await anyio.to_thread.run_sync(self._notebook.replace, saved.notebook)
-            self._notes.append(redact(build_restored_note(saved)))
-
-    async def _note_replacement(self) -> bool:
-        """Return whether the pool replaced the session, and restore its uploads then."""
-        if self._has_lost_uploads:
-            await self._restore_uploads()
-        if self._instance is None:
-            return False
-        pool, limits = await self._handle.host.get_pool(), self._handle.host.limits
-        try:
-            await pool.execute(
-                self.id, "", timeout=limits.execution_timeout, instance=self._instance
-            )
-        except SessionLostError as lost:
-            if not lost.retryable:
-                raise
-            self._instance, self._loss_note = None, REPLACED_NOTE
-            await self._restore_uploads()
-            return True
-        return False
-
     async def delete(self) -> None:
         """End the session now, with the code that runs in it. A later run starts a new one."""
         await self._handle.host.dispatch(self._delete)
@@ -401,19 +370,6 @@ class Session:
         self._lock = None
         if is_lost and self._handle.was_used:
             self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
-
-    @asynccontextmanager
-    async def _exclusive_unless_deleted(self) -> AsyncIterator[None]:
-        """Wait as `_exclusive` does, and refuse a call whose session was deleted meanwhile."""
-        deletions = self._deletions
-        async with self._exclusive():
-            if self._deletions != deletions:
-                raise SessionLostError(
-                    "the session was deleted while this call waited for it",
-                    hint="run the earlier steps again",
-                    retryable=True,
-                )
-            yield
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:

@@ -15,6 +15,8 @@ from cci_plugins.common.renewal import Renewable
 from cci_plugins.errors import ConfigurationError, FileTransferError
 from cci_plugins.models import Execution, FileInfo, OutputEvent, SessionInfo
 
+from .tool_host import ToolHost
+
 DATA_FOLDER = "/mnt/data"
 MAX_CODE_BYTES = 47 * MIB  # below the limit of a message, which has a header too
 _MAX_ESCAPED_BYTES = 6  # of one character, in JSON
@@ -41,6 +43,8 @@ class Capabilities:
         folder: Path of a session's files as its code sees it. It is `.` if it differs from session
             to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
+        host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
+            if only an attempt can show it. The pool then refuses before it runs code.
     """
 
     name: str = "pool"
@@ -51,6 +55,7 @@ class Capabilities:
     outlives_app: bool = False
     egress: bool | None = None
     folder: str = DATA_FOLDER
+    host_tools: bool | None = False
 
 
 def check_code_size(code: str) -> None:
@@ -99,6 +104,7 @@ class SessionPool(Renewable, ABC):
         timeout: timedelta,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
         """Run code in a session. A session runs one execution at a time.
 
@@ -112,8 +118,11 @@ class SessionPool(Renewable, ABC):
             on_output: Called with each chunk of output if the pool streams.
             instance: `Execution.instance` of an earlier run. Give it when the code needs the
                 variables or files of that run.
+            tools: Answers the tool calls of this run. It is passed only if
+                `Capabilities.host_tools` is not False. See `pools/tool_host` for the duties.
 
         Raises:
+            ConfigurationError: The sessions cannot call tools, so the code did not run.
             SessionLostError: The session is no longer that instance, so the code did not run.
                 The error is `retryable`.
         """

@@ -5,6 +5,14 @@ script, for agents of every framework. `check_session_pool` tests a session pool
 """
 
 from .scripted_model import Script, ScriptedModel, Turn
-from .session_pools import FakeSessionPool, check_session_pool
+from .session_pools import FakeProgram, FakeSessionPool, FakeTools, check_session_pool
 
-__all__ = ["FakeSessionPool", "Script", "ScriptedModel", "Turn", "check_session_pool"]
+__all__ = [
+    "FakeProgram",
+    "FakeSessionPool",
+    "FakeTools",
+    "Script",
+    "ScriptedModel",
+    "Turn",
+    "check_session_pool",
+]

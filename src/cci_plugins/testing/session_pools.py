@@ -3,31 +3,70 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from secrets import token_hex
+from typing import Any, TypeAlias
 
 from typing_extensions import override
 
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.file_names import guess_media_type, validate_name
+from cci_plugins.common.limits import Limits
+from cci_plugins.core.host_calls import HostCalls
+from cci_plugins.core.host_tools import HostTool
 from cci_plugins.core.session import Session
 from cci_plugins.core.session_handle import SessionHandle
 from cci_plugins.core.session_host import SessionHost
-from cci_plugins.errors import SessionFileNotFoundError, SessionLostError, UnsafeNameError
+from cci_plugins.errors import (
+    SessionFileNotFoundError,
+    SessionLostError,
+    ToolCallError,
+    UnsafeNameError,
+)
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
+from cci_plugins.pools.tool_host import ToolHost
 
-__all__ = ["FakeSessionPool", "check_session_pool"]
+__all__ = ["FakeProgram", "FakeSessionPool", "FakeTools", "check_session_pool"]
+
+
+class FakeTools:
+    """The host tools of a run in a `FakeSessionPool`, as a stand-in for `tools` in a session."""
+
+    def __init__(self, host: ToolHost | None) -> None:
+        self._host = host
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tools that the run may call."""
+        return () if self._host is None else tuple(spec.name for spec in self._host.specs)
+
+    async def acall(self, name: str, /, **arguments: Any) -> Any:
+        """Call a tool as code in a session does, with all checks of the host.
+
+        Raises:
+            ToolCallError: The call was refused or has failed.
+        """
+        if self._host is None:
+            raise ToolCallError("no run with host tools is in progress")
+        return json.loads(await self._host.call(name, json.dumps(arguments)))
+
+
+FakeProgram: TypeAlias = Callable[[str, FakeTools], Awaitable[Execution]]
+"""A stand-in for code that calls host tools: an async function of the code and the tools."""
 
 
 class FakeSessionPool(SessionPool):
     """A pool that returns scripted executions, keeps files in memory and records its calls.
 
     Args:
-        *executions: Returned one after the other. The last one is repeated.
+        *executions: Returned one after the other. The last one is repeated. An async function
+            of the code and a `FakeTools` stands for code that calls host tools, and returns the
+            execution.
 
     Attributes:
         calls: `(session id, code)` of every run, in order.
@@ -41,11 +80,11 @@ class FakeSessionPool(SessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="fake", streams_output=True)
+    capabilities = Capabilities(name="fake", streams_output=True, host_tools=True)
 
-    def __init__(self, *executions: Execution) -> None:
+    def __init__(self, *executions: Execution | FakeProgram) -> None:
         self.calls: list[tuple[str, str]] = []
-        self._script = list(executions) or [Execution()]
+        self._script: list[Execution | FakeProgram] = list(executions) or [Execution()]
         self._files: dict[str, dict[str, bytes]] = {}
 
     @override
@@ -57,9 +96,11 @@ class FakeSessionPool(SessionPool):
         timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
         self.calls.append((session_id, code))
-        execution = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        step = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        execution = step if isinstance(step, Execution) else await step(code, FakeTools(tools))
         if on_output is not None and execution.stdout:
             on_output(OutputEvent("stdout", execution.stdout))
         return execution
@@ -317,6 +358,61 @@ def _open_session(pool: SessionPool, session_id: str) -> Session:
     return Session(handle, on_delete=lambda: None)
 
 
+_NUMBERS = {
+    "type": "object",
+    "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
+    "required": ["a", "b"],
+}
+
+
+async def _run_with_tools(
+    pool: SessionPool, session_id: str, code: str, tools: list[HostTool]
+) -> tuple[Execution, HostCalls]:
+    calls = HostCalls(tools, Limits(), code=code, session_key="check", session_id=session_id)
+    return await pool.execute(session_id, code, timeout=LIMIT, tools=calls), calls
+
+
+async def code_calls_host_tools(pool: SessionPool, session_id: str) -> None:
+    """Check that code can call the host's tools, if the pool's capabilities promise it."""
+    if pool.capabilities.host_tools is not True:
+        return
+
+    async def add(a: float, b: float) -> float:
+        return a + b
+
+    tools = [HostTool("add", "Add two numbers.", _NUMBERS, add)]
+    code = (
+        "import asyncio\nfirst = tools.add(1, b=2)\n"
+        "more = await asyncio.gather(*(tools.acall('add', a=n, b=n) for n in range(3)))\n"
+        "[first, *more]"
+    )
+    execution, calls = await _run_with_tools(pool, session_id, code, tools)
+    _expect(condition=execution.text == "[3, 0, 2, 4]", message=f"results {execution.text!r}")
+    _expect(condition=len(calls.records) == 4, message=f"{calls.records}")  # noqa: PLR2004
+    after = await _run(pool, session_id, "tools.add(1, 2)")
+    _expect(condition=after.error is not None, message="a later run without tools called one")
+
+
+async def failed_tool_calls_are_exceptions(pool: SessionPool, session_id: str) -> None:
+    """Check that code can catch what went wrong with a host tool, if the pool has them."""
+    if pool.capabilities.host_tools is not True:
+        return
+
+    def fail(a: float, b: float) -> float:
+        raise ValueError(f"no sum of {a} and {b}")
+
+    code = (
+        "def attempt(*arguments):\n    try:\n        return tools.fail(*arguments)\n"
+        "    except Exception as error:\n        return f'{type(error).__name__}: {error}'\n"
+        "print(attempt(1, 2))\nprint(attempt('x', 2))\n"
+    )
+    tools = [HostTool("fail", "Fail.", _NUMBERS, fail)]
+    execution, _ = await _run_with_tools(pool, session_id, code, tools)
+    lines = execution.stdout.splitlines()
+    _expect(condition=lines[:1] == ["ToolError: ValueError: no sum of 1 and 2"], message=str(lines))
+    _expect(condition=lines[1].startswith("ToolArgumentError: "), message=str(lines))
+
+
 async def _read(pool: SessionPool, session_id: str, name: str) -> None:
     async for _ in pool.download(session_id, name):
         pass
@@ -344,4 +440,6 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     a_deleted_session_starts_anew,
     a_replaced_session_is_noticed,
     a_session_is_saved_and_restored,
+    code_calls_host_tools,
+    failed_tool_calls_are_exceptions,
 )

@@ -21,7 +21,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from threading import Lock
@@ -36,6 +36,7 @@ from cci_plugins.core.conversation import (
     is_named,
     to_key,
 )
+from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from cci_plugins.core.redacted_output import (
     measure_execution,
@@ -44,6 +45,7 @@ from cci_plugins.core.redacted_output import (
 )
 from cci_plugins.core.rendering import render_text
 from cci_plugins.core.session import Session
+from cci_plugins.core.tool_signatures import describe_tools
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.base import OutputHandler
@@ -152,6 +154,8 @@ async def call(
     session_key: str | None = None,
     on_output: OutputHandler | None = None,
     options: ToolOptions = DEFAULT_OPTIONS,
+    tools: Sequence[HostTool] = (),
+    approve_tool: ToolApprover | None = None,
 ) -> ToolReply:
     """Run the tool for an adapter. Nothing is raised but cancellation.
 
@@ -161,6 +165,8 @@ async def call(
         session_key: The conversation. None means the current one of `use_session`.
         on_output: Called with each chunk of output while the code runs.
         options: Options for the tool's description and the size of its output.
+        tools: Functions of the application that the code may call.
+        approve_tool: Asked before a call of a tool that needs approval, while the code waits.
     """
     try:
         chosen = get_interpreter(interpreter)
@@ -173,6 +179,8 @@ async def call(
         output_characters=options.output_characters or chosen.limits.output_characters,
         approve=chosen.approve,
         on_output=on_output,
+        tools=tools,
+        approve_tool=approve_tool,
     )
 
 
@@ -184,6 +192,8 @@ async def call_in_session(
     approve: Approver | None = None,
     on_output: OutputHandler | None = None,
     sanitize: Callable[[Execution], Execution] | None = None,
+    tools: Sequence[HostTool] = (),
+    approve_tool: ToolApprover | None = None,
 ) -> ToolReply:
     """Approve the code, run it and render the result. Nothing is raised but cancellation.
 
@@ -194,6 +204,8 @@ async def call_in_session(
         approve: Called before the run.
         on_output: Called with each chunk of output while the code runs.
         sanitize: Applied to the execution before it is rendered.
+        tools: Functions of the application that the code may call.
+        approve_tool: Asked before a call of a tool that needs approval, while the code waits.
     """
     try:
         source = strip_fence(code)
@@ -205,7 +217,9 @@ async def call_in_session(
         budget = current_budget.get()
         if budget is not None and not budget.try_spend():
             return build_not_run_reply(_BUDGET_SPENT.format(budget.max_runs))
-        execution = await session.run_code(source, on_output=on_output)
+        execution = await session.run_code(
+            source, on_output=on_output, tools=tools, approve_tool=approve_tool
+        )
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return build_not_run_reply(log_failure(NAME, error))
     if sanitize is not None:
@@ -226,14 +240,19 @@ async def ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
-def build_description(options: ToolOptions, interpreter: AnyInterpreter | None) -> str:
-    """Build the tool's description from the options and the pool's preinstalled packages."""
+def build_description(
+    options: ToolOptions, interpreter: AnyInterpreter | None, tools: Sequence[HostTool] = ()
+) -> str:
+    """Build the tool's description from the options, the pool's packages and the host tools."""
+    functions = describe_tools(tools, options.tools_characters)
     if interpreter is None:
-        return tool_options.build_description(DESCRIPTION, options, ())
-    unwrapped = unwrap_interpreter(interpreter)
-    return tool_options.build_description(
-        DESCRIPTION, options, unwrapped.known_packages, capabilities=unwrapped.capabilities
-    )
+        text = tool_options.build_description(DESCRIPTION, options, ())
+    else:
+        unwrapped = unwrap_interpreter(interpreter)
+        text = tool_options.build_description(
+            DESCRIPTION, options, unwrapped.known_packages, capabilities=unwrapped.capabilities
+        )
+    return f"{text}\n{functions}" if functions else text
 
 
 class SessionKeyResolver:

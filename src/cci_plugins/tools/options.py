@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from cci_plugins.core.tool_signatures import DESCRIPTION_CHARACTERS
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.folder_notes import describe_folder
@@ -25,6 +26,7 @@ class ToolOptions:
         instructions: More text for the model.
         output_characters: Most characters of one result. None means
             `Limits.output_characters`.
+        tools_characters: Most characters about host tools in the tool's description.
 
     Raises:
         ConfigurationError: `output_characters` is too small, or `packages` is a string.
@@ -42,6 +44,7 @@ class ToolOptions:
     packages: Collection[str] | None = None
     instructions: str = ""
     output_characters: int | None = None
+    tools_characters: int = DESCRIPTION_CHARACTERS
 
     def __post_init__(self) -> None:
         if isinstance(self.packages, str):  # else each letter would be a package

@@ -36,6 +36,7 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
 from .cci_server import RunRequest
 from .rest_client import RestClient
@@ -140,8 +141,13 @@ class RemoteSessionPool(SessionPool):
         timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
         check_code(code)
+        if tools is not None:
+            raise build_unsupported_error(
+                self.capabilities.name, "its sessions answer in text only"
+            )
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):

@@ -8,7 +8,7 @@ States of a kernel: starting (`start` connects and runs the setup code), idle, r
 is set), dead (the process exited, `kill_reason` is set if `kill` ended it), closed. `close`
 releases tasks, sockets, egress proxy and sandbox. A dead kernel must be closed, too.
 
-States of a run (`_ExecuteRequest`): sent, then complete. It is complete when its reply and the
+States of a run (`ExecuteRequest`): sent, then complete. It is complete when its reply and the
 idle status have arrived, or when the process exited. Reply and status use two channels, so either
 may come first. The kernel can drop the idle status in a flood of output, so after the reply the
 run ends once no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
@@ -53,13 +53,16 @@ from cci_plugins.in_session.source import (
     build_session_source,
 )
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.tool_host import ToolHost
 
 from .egress import EgressRule
+from .execute_request import IDLE_SECONDS, ExecuteRequest
 from .isolation.base import Sandbox
 from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
 from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
 from .messages import MessageCodec
-from .output import Collector, parse_error
+from .output import Collector
+from .tool_channel import ToolChannel, ToolRun
 
 if TYPE_CHECKING:
     from .egress_proxy import EgressProxy
@@ -68,6 +71,8 @@ _SETUP_MODULES = (
     *DATA_FORMAT_MODULES,
     *PLAIN_PYTHON_MODULES,
     "in_session/background_output.py",
+    "in_session/tool_arguments.py",
+    "in_session/host_tools.py",
     "in_session/file_backed_maps.py",
     "in_session/memory_limit.py",
     "in_session/proxy_relay.py",
@@ -76,14 +81,10 @@ _SETUP_MODULES = (
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine needs time to unwind the code's stack
-IDLE_SECONDS = 1.0
-DRAIN_SECONDS = 60.0  # for output that still arrives after the reply
-BACKGROUND_CHARACTERS = 1_000_000  # of each stream, from a kernel that does not bound them
 EXITED_BETWEEN_CALLS = "its process ended between two calls"
 FLOODED = f"it sent more than {FLOOD_BYTES // MIB:,} MiB of output that nobody reads"
 READER_FAILED = "its messages cannot be read"
 DID_NOT_STOP = "its code did not stop when interrupted, so the session was ended"
-_BACKGROUND_MESSAGE = "cci_background"  # as in `in_session/kernel_setup`
 
 
 class KernelExitedError(Exception):
@@ -97,101 +98,6 @@ class RunOutcome(StrEnum):
     INTERRUPTED = "interrupted"  # by the host, and the kernel lives
     KILLED = "killed"  # by the host, because it did not stop when interrupted
     DIED = "died"  # by itself, or killed for using more than its limits
-
-
-class _ExecuteRequest:
-    """An execute request in progress. It is complete with its reply and its idle status.
-
-    Attributes:
-        has_reply: The code has ended, and some of its output may still arrive.
-        is_stopped: The host stopped the code, so it does not wait for all of its output.
-    """
-
-    def __init__(self, collector: Collector, reader: KernelReader) -> None:
-        self.collector = collector
-        self._reader = reader
-        self.is_complete = False
-        self.waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.msg_id = ""
-        self.probe_id = ""
-        self.background_characters = 0
-        self.reply: dict[str, Any] = {}
-        self.has_reply = False
-        self.is_stopped = False
-        self._is_idle = False
-
-    def handle_message(self, kind: str, content: dict[str, Any], size: int) -> None:
-        if kind == "status":
-            self._is_idle = self._is_idle or content.get("execution_state") == "idle"
-        elif kind == _BACKGROUND_MESSAGE:
-            self._add_background(content)
-        else:
-            self.collector.handle_message(kind, content, size)
-            if self.collector.is_runaway:
-                self._wake_up()
-        self._finish_if_complete()
-
-    def _add_background(self, content: dict[str, Any]) -> None:
-        """Put what was printed between two runs before the output of this one."""
-        for name in ("stdout", "stderr"):
-            text = content.get(name)
-            if isinstance(text, str) and text:
-                text = text[:BACKGROUND_CHARACTERS]
-                self.collector.handle_message("stream", {"name": name, "text": text})
-        self.background_characters += sum(
-            len(text) for text in content.values() if isinstance(text, str)
-        )
-
-    def handle_reply(self, content: dict[str, Any]) -> None:
-        self.reply = content or self.reply
-        if content.get("status") == "error" and self.collector.error is None:
-            self.collector.error = parse_error(content)
-        is_first, self.has_reply = not self.has_reply, True
-        self._finish_if_complete()
-        if is_first and not self.is_complete:
-            # The idle message can get lost in a flood of output. The reply cannot.
-            self._finish_when_quiet(self._reader.progress, DRAIN_SECONDS)
-
-    def _finish_when_quiet(self, progress: int, seconds_left: float) -> None:
-        """Finish once no output has arrived for `IDLE_SECONDS`."""
-
-        def look() -> None:
-            if self._reader.progress == progress or seconds_left <= 0 or self.is_stopped:
-                self.finish()
-            elif not self.is_complete:
-                self._finish_when_quiet(self._reader.progress, seconds_left - IDLE_SECONDS)
-
-        asyncio.get_running_loop().call_later(IDLE_SECONDS, look)
-
-    def _finish_if_complete(self) -> None:
-        if self.has_reply and self._is_idle:
-            self.finish()
-
-    def note_flood(self) -> None:
-        """Stop the code: it sends more than a run may."""
-        self.collector.is_flooding = True
-        self._wake_up()
-
-    def finish(self) -> None:
-        """Mark the request complete: no further message is expected."""
-        self.is_complete = True
-        self._wake_up()
-
-    def _wake_up(self) -> None:
-        if not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def wait_done(self, timeout: float) -> bool:
-        """Wait until the run is complete, has too much output, or `timeout` seconds passed."""
-        if not self.is_complete:
-            loop = asyncio.get_running_loop()
-            self.waiter = loop.create_future()
-            timer = loop.call_later(timeout, self._wake_up)
-            try:
-                await self.waiter
-            finally:
-                timer.cancel()
-        return self.is_complete
 
 
 class Kernel:
@@ -210,9 +116,10 @@ class Kernel:
         self.kill_reason: str | None = None
         self.background_characters = 0
         self._limits = limits
-        self._request: _ExecuteRequest | None = None
+        self._request: ExecuteRequest | None = None
         self._on_first_message: Callable[[], object] | None = None
         self._egress_proxy: EgressProxy | None = None
+        self._tool_channel = ToolChannel(sandbox.channel)
         self._sockets = sockets
         self._codec = MessageCodec(sandbox.connection["key"])
         gauge = FloodGauge(self._on_flood)
@@ -252,7 +159,8 @@ class Kernel:
         proxy_socket = kernel._start_egress_proxy(rules)
         code += (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
-            f"{proxy_socket!r}, {limits.memory_bytes})\ndel ns"
+            f"{proxy_socket!r}, {limits.memory_bytes})\n"
+            f"ns['install_tools'](get_ipython().kernel, {kernel._tool_channel.address!r})\ndel ns"
         )
         try:
             with anyio.fail_after(START_SECONDS):
@@ -289,6 +197,11 @@ class Kernel:
         return not self._exit_task.done()
 
     @property
+    def tools_failure(self) -> str | None:
+        """Why its code can no longer call host tools, as a clause, or None."""
+        return self._tool_channel.failure
+
+    @property
     def exit_status(self) -> int | None:
         """Exit status of the kernel's process, 128 + n for signal n. None while it runs."""
         return (
@@ -304,6 +217,7 @@ class Kernel:
         timeout: float,
         on_output: OutputHandler | None = None,
         silent: bool = False,
+        tools: ToolHost | None = None,
     ) -> tuple[RunOutcome, Collector]:
         """Run one cell.
 
@@ -312,12 +226,30 @@ class Kernel:
             timeout: Seconds until the code is interrupted. It is killed if it does not stop.
             on_output: Called with each chunk of output.
             silent: Whether to skip IPython's counter and history.
+            tools: Answers its calls of host tools.
 
         Raises:
             KernelExitedError: The code did not start.
         """
         collector = Collector(self._limits, on_output)
-        request = self._request = _ExecuteRequest(collector, self._iopub)
+        request = self._request = ExecuteRequest(collector, self._iopub)
+        async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
+            await self._send_code(request, code, silent=silent, metadata=calls.metadata)
+            try:
+                return await self._await_end(request, timeout, calls), collector
+            except asyncio.CancelledError:
+                if not silent:  # `start` closes a kernel whose setup was cancelled
+                    with anyio.CancelScope(shield=True):
+                        await self._interrupt_or_kill(request, calls)
+                raise
+            finally:
+                self.background_characters = request.background_characters
+                collector.finish(request.reply)
+                self._request = None
+
+    async def _send_code(
+        self, request: ExecuteRequest, code: str, *, silent: bool, metadata: dict[str, Any]
+    ) -> None:
         content = {
             "code": code,
             "silent": silent,
@@ -327,24 +259,13 @@ class Kernel:
             "stop_on_error": True,
         }
         try:
-            request.msg_id = self._send("shell", "execute_request", content)
+            request.msg_id = self._send("shell", "execute_request", content, metadata)
         except KernelConnectionError:
             self._request = None
             await self.kill(EXITED_BETWEEN_CALLS)
             raise KernelExitedError from None
         if not self.is_alive:
             request.finish()  # it exited before `_on_exit` could complete this request
-        try:
-            return await self._await_end(request, timeout), collector
-        except asyncio.CancelledError:
-            if not silent:  # `start` closes a kernel whose setup was cancelled
-                with anyio.CancelScope(shield=True):
-                    await self._interrupt_or_kill(request)
-            raise
-        finally:
-            self.background_characters = request.background_characters
-            collector.finish(request.reply)
-            self._request = None
 
     async def close(self) -> None:
         """End the kernel and everything of its session."""
@@ -354,6 +275,7 @@ class Kernel:
             socket.close()
         if self._egress_proxy is not None:
             await anyio.to_thread.run_sync(self._egress_proxy.close)
+        self._tool_channel.close()
         await self.sandbox.kill()
         await asyncio.gather(self._exit_task, *self._tasks, return_exceptions=True)
 
@@ -362,8 +284,10 @@ class Kernel:
         self.kill_reason = self.kill_reason or reason
         await self.sandbox.kill()
 
-    async def _await_end(self, request: _ExecuteRequest, timeout: float) -> RunOutcome:
-        is_done = await request.wait_done(timeout)
+    async def _await_end(
+        self, request: ExecuteRequest, timeout: float, calls: ToolRun
+    ) -> RunOutcome:
+        is_done = await request.wait_end(timeout, calls.clock)
         if not is_done and request.has_reply and not request.collector.is_runaway:
             request.finish()  # the code has ended, and its output takes too long
         if request.is_complete:
@@ -372,10 +296,11 @@ class Kernel:
                 if self.is_alive and self.kill_reason is None
                 else RunOutcome.DIED
             )
-        return await self._interrupt_or_kill(request)
+        return await self._interrupt_or_kill(request, calls)
 
-    async def _interrupt_or_kill(self, request: _ExecuteRequest) -> RunOutcome:
+    async def _interrupt_or_kill(self, request: ExecuteRequest, calls: ToolRun) -> RunOutcome:
         """Interrupt the code. Kill the kernel if it neither stops nor answers."""
+        calls.stop()
         request.is_stopped = True
         deadline = time.monotonic() + INTERRUPT_SECONDS
         self._send_interrupt(request)
@@ -399,13 +324,19 @@ class Kernel:
         await self.kill(DID_NOT_STOP)
         return RunOutcome.KILLED
 
-    def _send_interrupt(self, request: _ExecuteRequest) -> None:
+    def _send_interrupt(self, request: ExecuteRequest) -> None:
         with suppress(KernelConnectionError):  # it is exiting already
             self._send("control", "interrupt_request", {"run": request.msg_id})
 
-    def _send(self, channel: str, kind: str, content: dict[str, Any]) -> str:
+    def _send(
+        self,
+        channel: str,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
         """Send a request, and return its identifier."""
-        identifier, frames = self._codec.build(kind, content)
+        identifier, frames = self._codec.build(kind, content, metadata)
         self._sockets[channel].send(frames)
         return identifier
 

@@ -61,7 +61,9 @@ class MessageCodec:
         self._session = token_hex(16)
         self._numbers = count()
 
-    def build(self, kind: str, content: dict[str, Any]) -> tuple[str, list[bytes]]:
+    def build(
+        self, kind: str, content: dict[str, Any], metadata: dict[str, Any] | None = None
+    ) -> tuple[str, list[bytes]]:
         """Build a request.
 
         Returns:
@@ -76,7 +78,7 @@ class MessageCodec:
             "date": datetime.now(UTC).isoformat(),
             "version": "5.3",
         }
-        parts = [_encode(header), b"{}", b"{}", _encode(content)]
+        parts = [_encode(header), b"{}", _encode(metadata or {}), _encode(content)]
         return identifier, [_DELIMITER, self._sign(parts), *parts]
 
     def read_content(self, message: Message) -> tuple[dict[str, Any], int]:

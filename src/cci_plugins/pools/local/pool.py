@@ -42,6 +42,7 @@ from cci_plugins.pools.base import (
 )
 from cci_plugins.pools.folder_notes import add_folder_note
 from cci_plugins.pools.network_notes import add_network_note
+from cci_plugins.pools.tool_host import ToolHost
 
 if find_spec("jupyter_client") is None:  # the kernels need it, and this process does not
     raise ConfigurationError(
@@ -99,7 +100,9 @@ class LocalSessionPool(SessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="local", streams_output=True, lists_sessions=True)
+    capabilities = Capabilities(
+        name="local", streams_output=True, lists_sessions=True, host_tools=True
+    )
 
     def __init__(
         self,
@@ -188,6 +191,7 @@ class LocalSessionPool(SessionPool):
         timeout: Duration,
         on_output: OutputHandler | None = None,
         instance: str | None = None,
+        tools: ToolHost | None = None,
     ) -> Execution:
         check_code(code)
         check_code_size(code)
@@ -195,10 +199,10 @@ class LocalSessionPool(SessionPool):
         async with self._use_session(session_id) as session, session.run_lock:
             try:
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, limit, on_output)
+                execution = await session.execute(kernel, code, limit, on_output, tools)
             except KernelExitedError:  # the code did not start, so it may be sent again
                 kernel = await self._ensure_kernel(session, instance)
-                execution = await session.execute(kernel, code, limit, on_output)
+                execution = await session.execute(kernel, code, limit, on_output, tools)
         name = "" if self._isolation is None else self._isolation.name
         execution = add_network_note(replace(execution, isolation=name), self.capabilities)
         return add_folder_note(execution, self.capabilities.folder)

@@ -26,11 +26,16 @@ from cci_plugins.in_session.streams import (
 )
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, FileInfo, SessionInfo
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.tool_host import ToolHost
 
 from .folder.session_folder import SessionFolder
 from .folder.writer import Stat
 from .kernel import Kernel, RunOutcome
 from .output import Collector
+
+_NO_TOOLS_NOTE = (
+    "this session can call no host tools any longer, because {}; a new session can call them"
+)
 
 
 class LocalSession:
@@ -100,7 +105,12 @@ class LocalSession:
         return SessionInfo(self.id, self._created, self._accessed, self._accessed + cooldown)
 
     async def execute(
-        self, kernel: Kernel, code: str, timeout: timedelta, on_output: OutputHandler | None
+        self,
+        kernel: Kernel,
+        code: str,
+        timeout: timedelta,
+        on_output: OutputHandler | None,
+        tools: ToolHost | None = None,
     ) -> Execution:
         """Run code in the kernel. The caller holds `run_lock`.
 
@@ -110,7 +120,7 @@ class LocalSession:
         loss_reason = self.loss_reason
         started = time.perf_counter()
         outcome, output = await kernel.run(
-            code, timeout=timeout.total_seconds(), on_output=on_output
+            code, timeout=timeout.total_seconds(), on_output=on_output, tools=tools
         )
         self.loss_reason = None
         duration = timedelta(seconds=time.perf_counter() - started)
@@ -122,6 +132,8 @@ class LocalSession:
             files = await anyio.to_thread.run_sync(_add_hashes, kernel.sandbox.folder, files)
         if is_lost:
             await self.close_kernel()
+        if tools is not None and kernel.tools_failure and not is_lost:
+            file_notes = [*file_notes, _NO_TOOLS_NOTE.format(kernel.tools_failure)]
         status, error = _classify_outcome(outcome, output, kernel, timeout)
         return Execution(
             stdout=output.stdout,

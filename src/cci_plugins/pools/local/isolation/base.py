@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -36,6 +37,24 @@ class KernelSpec:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+class ToolSocket(ABC):
+    """A socket for the calls of host tools, between the app and one session.
+
+    Attributes:
+        address: How the session opens its end (`in_session/host_tools.open_channel`).
+    """
+
+    address: dict[str, Any]
+
+    @abstractmethod
+    async def connect(self) -> socket.socket:
+        """Return the host's end, which the caller then owns. Call it once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what this object still owns. A second call does nothing."""
+
+
 class Sandbox(ABC):
     """One running, isolated kernel and everything that belongs to its session.
 
@@ -43,10 +62,13 @@ class Sandbox(ABC):
         folder: The folder of the session's files. The host reaches it by descriptors that cannot
             leave it.
         connection: Jupyter connection info for the host (transport, ip, ports, key).
+        channel: The socket for host tools. The backend closes it with the sandbox, unless a
+            kernel has taken the host's end.
     """
 
     folder: SessionFolder
     connection: dict[str, Any]
+    channel: ToolSocket | None = None
 
     @abstractmethod
     async def wait(self) -> int:

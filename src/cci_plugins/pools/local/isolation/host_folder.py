@@ -42,6 +42,7 @@ from .launcher import supervisor
 from .managed_process import ManagedProcess, ShieldedStart, wait_for_sockets
 from .memory import count_own_threads, measure_sockets, measure_tree
 from .open_files import OpenFiles
+from .tool_sockets import InheritedSocket
 
 PREFIX = "cci-"
 _FOLDERS = ("data", "tmp", "home", "k")
@@ -97,7 +98,11 @@ class HostFolderIsolation(Isolation):
         sandbox = HostFolderSandbox(uid)
         async with sandbox.kill_on_failure():
             base = sandbox.create_folders(spec)
-            options = replace(self._build_options(base, interpreter, uid), paths=interpreter.paths)
+            options = replace(
+                self._build_options(base, interpreter, uid),
+                paths=interpreter.paths,
+                channel=sandbox.tool_socket.descriptor,
+            )
             sandbox.may_hide_files = options.readable is None
             if uid is None and sys.platform == "linux":
                 options = replace(options, other_threads=count_own_threads())
@@ -131,6 +136,7 @@ class HostFolderSandbox(Sandbox):
     may_hide_files = False
 
     def __init__(self, uid: int | None) -> None:
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._base = ""
         self._shielded_start: ShieldedStart | None = None
@@ -181,7 +187,11 @@ class HostFolderSandbox(Sandbox):
         try:
             self._shielded_start = ShieldedStart(
                 ManagedProcess.start(
-                    [interpreter.executable, "-I", "-S", supervisor.__file__, base, *command],
+                    [
+                        *(interpreter.executable, "-I", "-S", supervisor.__file__, base),
+                        str(self.tool_socket.descriptor),
+                        *command,
+                    ],
                     env=build_environment(
                         f"{base}/home",
                         f"{base}/{_FOLDERS[1]}",
@@ -191,11 +201,13 @@ class HostFolderSandbox(Sandbox):
                     ),
                     cwd=f"{base}/data",
                     stdin=receive,
+                    pass_fds=(self.tool_socket.descriptor,),
                 )
             )
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
+            self.tool_socket.close_session_end()
 
     async def wait(self) -> int:
         """Wait until the kernel has ended and return its exit status."""
@@ -227,6 +239,7 @@ class HostFolderSandbox(Sandbox):
                 _reap(pids[1:])
         if not self._is_released:
             self._is_released = True
+            self.tool_socket.close()
             if hasattr(self, "folder"):
                 self.folder.close()
                 os.close(self.sockets)

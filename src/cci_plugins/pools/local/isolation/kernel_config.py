@@ -45,6 +45,7 @@ class SandboxOptions:
         lifeline: Until the kernel starts, a closed standard input means that the app has ended.
         other_threads: Threads outside the session that count against its limit of processes.
         paths: More folders of packages (`Interpreter.paths`).
+        channel: Descriptor of the session's end of the socket for host tools.
     """
 
     uid: int | None = None
@@ -59,6 +60,7 @@ class SandboxOptions:
     lifeline: bool = False
     other_threads: int = 0
     paths: tuple[str, ...] = ()
+    channel: int | None = None
 
 
 def build_environment(

@@ -33,6 +33,7 @@ from .kernel_config import (
 )
 from .launcher import LAUNCHER
 from .managed_process import START_SECONDS, ManagedProcess
+from .tool_sockets import LoopbackSocket
 
 # Windows itself does not start programs without these.
 _REQUIRED_VARIABLES = ("SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "NUMBER_OF_PROCESSORS")
@@ -88,6 +89,7 @@ class WindowsSandbox(Sandbox):
         self._ports = _find_free_ports()
         self.folder = PathFolder(self._base / "data")
         self.connection = build_connection_info("127.0.0.1", spec.key, ports=self._ports)
+        self.channel = self._tool_socket = LoopbackSocket(spec.key)
 
     async def start(self, spec: KernelSpec) -> None:
         """Start the kernel and wait until it listens.
@@ -144,6 +146,7 @@ class WindowsSandbox(Sandbox):
 
     async def kill(self) -> None:
         """End the kernel and remove its folder."""
+        self._tool_socket.close()
         if hasattr(self, "child"):
             self.child.kill()
             await self.child.wait()

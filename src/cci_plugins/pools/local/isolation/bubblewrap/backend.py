@@ -194,7 +194,16 @@ class BwrapIsolation(Isolation):
         uid = uids.allocate() if uids.can_allocate() else None
         sandbox = BwrapSandbox(uid)
         async with sandbox.kill_on_failure():
-            session = _describe(spec, uid, check, interpreter.paths)
+            options = SandboxOptions(
+                uid=uid,
+                writable=(SCRATCH, HOME, SHARED, DATA, SOCKET_FOLDER),
+                own_domain=True,
+                lifeline=True,
+                other_threads=_count_other_threads(uid),
+                paths=interpreter.paths,
+                channel=sandbox.tool_socket.descriptor,
+            )
+            session = _describe(spec, options, check)
             with contextlib.ExitStack() as stack:
                 files = {
                     path: stack.enter_context(_open_memory_file(data))
@@ -248,19 +257,10 @@ def _build_environment_arguments(interpreter: Interpreter) -> list[str]:
     return [part for name, value in values.items() for part in ("--setenv", name, value)]
 
 
-def _describe(
-    spec: KernelSpec, uid: int | None, check: dict[str, Any] | None, paths: tuple[str, ...]
-) -> bytes:
+def _describe(spec: KernelSpec, options: SandboxOptions, check: dict[str, Any] | None) -> bytes:
     return describe_session(
         spec,
-        SandboxOptions(
-            uid=uid,
-            writable=(SCRATCH, HOME, SHARED, DATA, SOCKET_FOLDER),
-            own_domain=True,
-            lifeline=True,
-            other_threads=_count_other_threads(uid),
-            paths=paths,
-        ),
+        options,
         kernel_connection=build_connection_info(f"{SOCKET_FOLDER}/k", spec.key),
         connection_file=f"{SOCKET_FOLDER}/connection.json",
         check=check,

@@ -50,6 +50,7 @@ from cci_plugins.pools.local.isolation.managed_process import (
     ShieldedStart,
 )
 from cci_plugins.pools.local.isolation.memory import measure_network, measure_tree
+from cci_plugins.pools.local.isolation.tool_sockets import InheritedSocket
 
 # Paths inside the sandbox
 HOME, SCRATCH, DATA, SHARED, SOCKET_FOLDER, BOOT = (
@@ -75,6 +76,7 @@ class BwrapSandbox(Sandbox):
     sockets: int
 
     def __init__(self, uid: int | None) -> None:
+        self.channel = self.tool_socket = InheritedSocket()
         self._uid = uid
         self._shielded_start: ShieldedStart | None = None
         self._init_pid = 0  # as the host numbers it
@@ -85,12 +87,15 @@ class BwrapSandbox(Sandbox):
         receive, send = os.pipe()
         self._add_handle("lifeline", send)
         self._shielded_start = ShieldedStart(
-            ManagedProcess.start(command, env={}, pass_fds=inherited, stdin=receive)
+            ManagedProcess.start(
+                command, env={}, pass_fds=[*inherited, self.tool_socket.descriptor], stdin=receive
+            )
         )
         try:
             self.child = await self._shielded_start.get_child()
         finally:
             os.close(receive)
+            self.tool_socket.close_session_end()
 
     async def attach(self, info_fd: int, session: bytes, key: str) -> None:
         """Open the sandbox's first process and its folders.
@@ -191,6 +196,7 @@ class BwrapSandbox(Sandbox):
         if child is not None:
             self.child = child
             await self._wait_or_kill()
+        self.tool_socket.close()
         if hasattr(self, "folder"):
             self.folder.close()
         while self._handles:

@@ -217,6 +217,8 @@ def main(path: str) -> int:
     if session["has_host_folder"]:
         os.unlink(path)
     exit_if_abandoned(session)
+    if session["channel"] is not None:  # programs that the code starts do not get it
+        os.set_inheritable(session["channel"], False)  # noqa: FBT003 - it takes no keyword
     if session["watch_stdin"]:
         _exit_with_stdin()
     if sys.platform != "win32":

@@ -1,9 +1,10 @@
 """Supervisor of one session's processes: ends them all and removes the session's folder.
 
-It runs as `python -I -S supervisor.py FOLDER COMMAND...`, between the app and boot.py, for the
-backends without a PID namespace. In a PID namespace the kernel ends every process with the first.
-Elsewhere a process that calls `setsid` and forks twice would outlive the session, so the supervisor
-takes that part. It imports the standard library only, to start in a few milliseconds.
+It runs as `python -I -S supervisor.py FOLDER CHANNEL COMMAND...`, between the app and boot.py, for
+the backends without a PID namespace. CHANNEL is a descriptor for the command alone, or -1. In a PID
+namespace the kernel ends every process with the first. Elsewhere a process that calls `setsid` and
+forks twice would outlive the session, so the supervisor takes that part. It imports the standard
+library only, to start in a few milliseconds.
 
 States, in this order and never back:
 
@@ -183,7 +184,7 @@ def remove_folder(folder: str) -> None:
         os.rmdir(folder)
 
 
-def main(folder: str, command: list[str]) -> int:
+def main(folder: str, channel: int, command: list[str]) -> int:
     """Run the command, clean up after it, and return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -191,6 +192,8 @@ def main(folder: str, command: list[str]) -> int:
         os.setsid()
     become_subreaper()
     child = start_command(command)
+    if channel >= 0:
+        os.close(channel)  # else the app would not notice when the command closes its own copy
     try:
         return watch(child)
     finally:
@@ -199,4 +202,4 @@ def main(folder: str, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))

@@ -1,0 +1,158 @@
+"""Save and restore, as every session has it.
+
+`Session` inherits from `SavableSession`. What moves the files is in `session_checkpoints`, and what
+runs cells again in `session_replay`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.errors import SessionLostError
+from cci_plugins.files.checkpoints import Checkpoint, CheckpointStore
+from cci_plugins.redaction import redact
+
+from .notebook import Notebook
+from .session_checkpoints import (
+    SaveTarget,
+    build_restored_note,
+    open_store,
+    read_checkpoint,
+    restore_files,
+    save_session,
+)
+from .session_handle import SessionHandle
+
+if TYPE_CHECKING:
+    from cci_plugins.files.blob import BlobStorage
+
+REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
+
+
+class SavableSession(ABC):
+    """A session whose files and history can be saved and restored."""
+
+    _handle: SessionHandle
+    _notebook: Notebook
+    _notes: list[str]
+    _instance: str | None
+    _has_lost_uploads: bool
+    _loss_note: str | None
+    _deletions: int
+
+    @abstractmethod
+    def notebook(self) -> str:
+        """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
+
+    @abstractmethod
+    def _exclusive(self) -> AbstractAsyncContextManager[None]: ...
+
+    @abstractmethod
+    async def _restore_uploads(self) -> None: ...
+
+    async def save(
+        self, to: SaveTarget | BlobStorage | None = None, *, retention: Duration | None = None
+    ) -> Checkpoint:
+        """Save the session's files and its history, whole or not at all.
+
+        Variables are not saved. A run in progress ends first.
+
+        Args:
+            to: A folder, or a container for checkpoints. The checkpoint gets a folder or prefix of
+                its own. None means `FileOptions.checkpoints`.
+            retention: When the container's lifecycle rule deletes it, in whole days. The account's
+                rule decides, and this records it. None means 30 days, and no end in a folder.
+
+        Raises:
+            ConfigurationError: It is the container that files are staged in, or none is
+                configured.
+            SessionLostError: The pool replaced the session, so its files are gone.
+            FileTooLargeError: A file is larger than every route takes, or all are too large
+                together: more than 10,000, or more bytes than `Limits.staged_bytes`.
+            FileTransferError: A file did not arrive, or the checkpoint could not be written.
+        """
+        kept = None if retention is None else to_timedelta(retention, "retention")
+        store = open_store(to, self._handle.host.files, kept)
+        return await self._handle.host.dispatch(self._save, store)
+
+    async def restore(
+        self, checkpoint: Checkpoint | SaveTarget, *, storage: BlobStorage | None = None
+    ) -> None:
+        """Put the files of a checkpoint into this session, and its history, whole or not at all.
+
+        Every size and hash is compared first. A file of the same name is replaced, and other files
+        stay. The history of the checkpoint replaces the session's own. Variables do not come
+        back. The next run's notes tell a model so.
+
+        Args:
+            checkpoint: What `save` returned, its `location`, or its name in `storage`.
+            storage: The container of a URL or name. None means `FileOptions.checkpoints`.
+
+        Raises:
+            CheckpointError: The checkpoint is missing, expired or damaged.
+            FileTooLargeError: It is larger than the limits of this interpreter.
+            FileTransferError: A file did not arrive. The session has the files it had before.
+        """
+        await self._handle.host.dispatch(self._restore, checkpoint, storage)
+
+    async def _save(self, store: CheckpointStore) -> Checkpoint:
+        async with self._exclusive_unless_deleted():
+            await self._handle.begin()
+            if await self._note_replacement():
+                raise SessionLostError(
+                    "the pool replaced the session, so the files of its code are gone",
+                    hint="restore an earlier checkpoint, or run the earlier steps again",
+                )
+            notebook = await anyio.to_thread.run_sync(self.notebook)
+            return await save_session(self._handle, notebook, store)
+
+    async def _restore(
+        self, checkpoint: Checkpoint | SaveTarget, storage: BlobStorage | None
+    ) -> None:
+        async with (
+            self._exclusive_unless_deleted(),
+            read_checkpoint(checkpoint, self._handle, storage) as saved,
+        ):
+            await self._handle.begin()
+            await self._note_replacement()
+            await restore_files(self._handle, saved)
+            await anyio.to_thread.run_sync(self._notebook.replace, saved.notebook)
+            self._notes.append(redact(build_restored_note(saved)))
+
+    async def _note_replacement(self) -> bool:
+        """Return whether the pool replaced the session, and restore its uploads then."""
+        if self._has_lost_uploads:
+            await self._restore_uploads()
+        if self._instance is None:
+            return False
+        pool, limits = await self._handle.host.get_pool(), self._handle.host.limits
+        try:
+            await pool.execute(
+                self._handle.id, "", timeout=limits.execution_timeout, instance=self._instance
+            )
+        except SessionLostError as lost:
+            if not lost.retryable:
+                raise
+            self._instance, self._loss_note = None, REPLACED_NOTE
+            await self._restore_uploads()
+            return True
+        return False
+
+    @asynccontextmanager
+    async def _exclusive_unless_deleted(self) -> AsyncIterator[None]:
+        """Wait as `_exclusive` does, and refuse a call whose session was deleted meanwhile."""
+        deletions = self._deletions
+        async with self._exclusive():
+            if self._deletions != deletions:
+                raise SessionLostError(
+                    "the session was deleted while this call waited for it",
+                    hint="run the earlier steps again",
+                    retryable=True,
+                )
+            yield
