@@ -25,6 +25,7 @@ from .core.host_tools import HostTool, ToolApprover
 from .core.interpreter import BlockingInterpreter, WrongWithError
 from .core.session_checkpoints import SaveTarget
 from .core.session_files import DEFAULT_SHARE_DURATION
+from .core.session_replay import CellName
 from .files.checkpoints import Checkpoint
 from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
@@ -184,10 +185,16 @@ class Session:
         return event_loop.run_blocking(lambda: self._session.save(to, retention=retention))
 
     def restore(
-        self, checkpoint: Checkpoint | SaveTarget, *, storage: BlobStorage | None = None
+        self,
+        checkpoint: Checkpoint | SaveTarget,
+        *,
+        storage: BlobStorage | None = None,
+        replay: Sequence[CellName] = (),
     ) -> None:
         """Put the files of a checkpoint into this session, and its history."""
-        event_loop.run_blocking(lambda: self._session.restore(checkpoint, storage=storage))
+        event_loop.run_blocking(
+            lambda: self._session.restore(checkpoint, storage=storage, replay=replay)
+        )
 
     def delete(self) -> None:
         """End the session now and free its place in the pool."""

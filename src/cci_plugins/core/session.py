@@ -33,12 +33,11 @@ from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
-from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_code_size
 from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
-from cci_plugins.redaction import redact, redact_exception
+from cci_plugins.redaction import redact_exception
 
 from .conversation import running_sessions
 from .host_calls import HostCalls
@@ -278,9 +277,7 @@ class Session(SavableSession):
                     await redact_in_lane(
                         size, lambda: record_content(span, code, render_text(execution, budget))
                     )
-            await redact_in_lane(
-                size, lambda: self._notebook.add(redact(remove_script(code)), execution)
-            )
+            await redact_in_lane(size, lambda: self._add_to_history(code, execution))
         return execution
 
     async def _execute(self, pool: SessionPool, request: _RunRequest) -> Execution:

@@ -23,7 +23,7 @@ import anyio
 
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
-from cci_plugins.errors import ConfigurationError, UnsafeNameError
+from cci_plugins.errors import CheckpointError, ConfigurationError, UnsafeNameError
 from cci_plugins.files.checkpoint_blobs import DEFAULT_RETENTION, BlobCheckpoints
 from cci_plugins.files.checkpoint_folder import FolderCheckpoints
 from cci_plugins.files.checkpoints import (
@@ -43,6 +43,7 @@ from cci_plugins.files.source import PathSource, check_folder_size, make_source
 from cci_plugins.models import FileInfo
 
 from .session_handle import SessionHandle, ignore_progress
+from .session_replay import ReplayCell
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
@@ -258,6 +259,25 @@ async def restore_files(handle: SessionHandle, saved: SavedSession) -> None:
         handle.remember(name, source, infos[name])
 
 
+async def put_files_back(handle: SessionHandle, saved: SavedSession) -> None:
+    """Make a new session's files those of its checkpoint again, after a replay changed them.
+
+    Raises:
+        CheckpointError: A file could not be sent again.
+    """
+    pool = await handle.host.get_pool()
+    wanted = {info.name for info in saved.manifest.files}
+    for info in await pool.list_files(handle.id):
+        if info.name not in wanted and is_safe_name(info.name):
+            await pool.delete_file(handle.id, info.name)
+    _, missing = await handle.restore_uploads()
+    if missing:
+        raise CheckpointError(
+            f"files did not arrive after the replay: {shorten_names(missing)}",
+            hint="restore again; nothing was restored",
+        )
+
+
 async def _send_all(handle: SessionHandle, sources: dict[str, UploadSource]) -> dict[str, FileInfo]:
     pool, transfer = await handle.host.get_pool(), await handle.host.get_file_transfer()
     present = {info.name for info in await pool.list_files(handle.id)}
@@ -329,10 +349,18 @@ def shorten_names(names: Sequence[str]) -> str:
     return shown if more <= 0 else f"{shown} and {more} more"
 
 
-def build_restored_note(saved: SavedSession) -> str:
-    """Build the sentence for the model about what a restore brought back."""
+def build_restored_note(saved: SavedSession, cells: Sequence[ReplayCell]) -> str:
+    """Build the sentence for the model about what a restore brought back.
+
+    Args:
+        saved: The checkpoint.
+        cells: The cells that were run again.
+    """
     names = [info.name for info in saved.manifest.files]
     files = f"restored files: {shorten_names(names)}" if names else "restored, without files"
     lost = saved.manifest.skipped
     missing = f"; not saved: {shorten_names(lost)}" if lost else ""
-    return f"{files}{missing}; variables of earlier calls are gone"
+    if not cells:
+        return f"{files}{missing}; variables of earlier calls are gone"
+    names = [cell.name for cell in cells]
+    return f"{files}{missing}; variables are only those of {', '.join(names)}, which ran again"

@@ -7,31 +7,37 @@ runs cells again in `session_replay`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 
 from cci_plugins.common.durations import Duration, to_timedelta
-from cci_plugins.errors import SessionLostError
+from cci_plugins.errors import ConfigurationError, SessionLostError
 from cci_plugins.files.checkpoints import Checkpoint, CheckpointStore
+from cci_plugins.in_session.script_comment import remove_script
+from cci_plugins.models import Execution
 from cci_plugins.redaction import redact
 
 from .notebook import Notebook
 from .session_checkpoints import (
+    SavedSession,
     SaveTarget,
     build_restored_note,
     open_store,
+    put_files_back,
     read_checkpoint,
     restore_files,
     save_session,
 )
 from .session_handle import SessionHandle
+from .session_replay import CellName, ReplayCell, choose_cells, replay_cells
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
 
+_END_SECONDS = 30
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
@@ -82,7 +88,11 @@ class SavableSession(ABC):
         return await self._handle.host.dispatch(self._save, store)
 
     async def restore(
-        self, checkpoint: Checkpoint | SaveTarget, *, storage: BlobStorage | None = None
+        self,
+        checkpoint: Checkpoint | SaveTarget,
+        *,
+        storage: BlobStorage | None = None,
+        replay: Sequence[CellName] = (),
     ) -> None:
         """Put the files of a checkpoint into this session, and its history, whole or not at all.
 
@@ -93,13 +103,17 @@ class SavableSession(ABC):
         Args:
             checkpoint: What `save` returned, its `location`, or its name in `storage`.
             storage: The container of a URL or name. None means `FileOptions.checkpoints`.
+            replay: Runs of the history to run again, by number, so that their variables come
+                back. It needs a session that was not used. No host tool is available, and the
+                files are as in the checkpoint afterwards.
 
         Raises:
-            CheckpointError: The checkpoint is missing, expired or damaged.
+            CheckpointError: The checkpoint is missing, expired or damaged, or a replayed run failed.
+            ConfigurationError: A run cannot be replayed, or the session was used.
             FileTooLargeError: It is larger than the limits of this interpreter.
             FileTransferError: A file did not arrive. The session has the files it had before.
         """
-        await self._handle.host.dispatch(self._restore, checkpoint, storage)
+        await self._handle.host.dispatch(self._restore, checkpoint, storage, tuple(replay))
 
     async def _save(self, store: CheckpointStore) -> Checkpoint:
         async with self._exclusive_unless_deleted():
@@ -113,17 +127,50 @@ class SavableSession(ABC):
             return await save_session(self._handle, notebook, store)
 
     async def _restore(
-        self, checkpoint: Checkpoint | SaveTarget, storage: BlobStorage | None
+        self,
+        checkpoint: Checkpoint | SaveTarget,
+        storage: BlobStorage | None,
+        replay: Sequence[CellName],
     ) -> None:
+        if replay and self._handle.was_used:
+            raise ConfigurationError(
+                "a replay needs a session that was not used",
+                hint="restore into a session of another key, or delete this one first",
+            )
         async with (
             self._exclusive_unless_deleted(),
             read_checkpoint(checkpoint, self._handle, storage) as saved,
         ):
             await self._handle.begin()
             await self._note_replacement()
+            cells = choose_cells(saved.notebook, replay)
             await restore_files(self._handle, saved)
+            if cells:
+                await self._replay(cells, saved)
             await anyio.to_thread.run_sync(self._notebook.replace, saved.notebook)
-            self._notes.append(redact(build_restored_note(saved)))
+            self._notes.append(redact(build_restored_note(saved, cells)))
+
+    async def _replay(self, cells: Sequence[ReplayCell], saved: SavedSession) -> None:
+        """Run cells in a new session, then put the files back. End the session if it fails."""
+        host = self._handle.host
+        pool = await host.get_pool()
+        try:
+            limit = host.limits.execution_timeout
+            self._instance = await replay_cells(pool, self._handle.id, cells, limit)
+            await put_files_back(self._handle, saved)
+        except BaseException:
+            self._instance = None
+            self._handle.forget_uploads()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_END_SECONDS):
+                await pool.delete_session(self._handle.id)
+                host.note_end(self._handle.id)
+                self._handle.was_used = False
+            raise
+
+    def _add_to_history(self, code: str, execution: Execution) -> None:
+        source = remove_script(code)
+        clean = redact(source)
+        self._notebook.add(clean, execution, is_redacted=clean != source)
 
     async def _note_replacement(self) -> bool:
         """Return whether the pool replaced the session, and restore its uploads then."""
