@@ -219,9 +219,15 @@ class CodeInterpreter(BlockingInterpreter):
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> None:
         self._async = _interpreter.CodeInterpreter(
-            pool, approve=approve, limits=limits, session_secret=session_secret, files=files
+            pool,
+            approve=approve,
+            limits=limits,
+            session_secret=session_secret,
+            files=files,
+            workspace=workspace,
         )
 
     @classmethod
@@ -238,11 +244,12 @@ class CodeInterpreter(BlockingInterpreter):
         limits: Limits | None = None,
         files: FileOptions | None = None,
         egress: Egress = "none",
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool."""
         return cls._wrap(
             _interpreter.CodeInterpreter.local(
-                approve=approve, limits=limits, files=files, egress=egress
+                approve=approve, limits=limits, files=files, egress=egress, workspace=workspace
             )
         )
 
@@ -258,6 +265,7 @@ class CodeInterpreter(BlockingInterpreter):
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps."""
         return cls._wrap(
@@ -270,6 +278,7 @@ class CodeInterpreter(BlockingInterpreter):
                 limits=limits,
                 session_secret=session_secret,
                 files=files,
+                workspace=workspace,
             )
         )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from os import PathLike
+from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
@@ -59,6 +61,9 @@ class CodeInterpreter:
             Sessions of a remote pool then survive this interpreter. If None, the secret is
             random: no other process can reach these sessions, so they end with the interpreter.
         files: Where larger files are staged, and which URLs may be fetched.
+        workspace: Folder of this machine that keeps the files of each session after each run.
+            They come back when the pool replaced the session, and in a later program with the
+            same key. Variables do not. None keeps only what you uploaded.
 
     Attributes:
         approve: Called before every run that a model starts.
@@ -79,9 +84,11 @@ class CodeInterpreter:
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> None:
         self.approve = approve
-        self._host = SessionHost(pool, limits=limits, files=files)
+        folder = None if workspace is None else check_workspace(workspace)
+        self._host = SessionHost(pool, limits=limits, files=files, workspace=folder)
         self._directory = SessionDirectory(self._host, secret=session_secret)
 
     @classmethod
@@ -92,6 +99,7 @@ class CodeInterpreter:
         limits: Limits | None = None,
         files: FileOptions | None = None,
         egress: Egress = "none",
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool: no account, no Docker, no network.
 
@@ -100,13 +108,15 @@ class CodeInterpreter:
             limits: Bounds of runs, files and sessions.
             files: Where larger files are staged, and which URLs may be fetched.
             egress: Hosts that sessions may reach. By default they reach none.
+            workspace: Folder that keeps the files of each session, as in the class.
 
         Raises:
             ConfigurationError: The extra `local` is not installed.
         """
         from cci_plugins.pools.local.pool import LocalSessionPool
 
-        return cls(LocalSessionPool(egress=egress), approve=approve, limits=limits, files=files)
+        pool = LocalSessionPool(egress=egress)
+        return cls(pool, approve=approve, limits=limits, files=files, workspace=workspace)
 
     @classmethod
     def azure(
@@ -120,6 +130,7 @@ class CodeInterpreter:
         limits: Limits | None = None,
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps.
 
@@ -134,6 +145,7 @@ class CodeInterpreter:
             limits: Bounds of runs, files and sessions.
             session_secret: Makes sessions reachable from other processes, as in the class.
             files: Where larger files are staged, and which URLs may be fetched.
+            workspace: Folder that keeps the files of each session, as in the class.
 
         Raises:
             ConfigurationError: The endpoint, key or token is not valid.
@@ -149,7 +161,14 @@ class CodeInterpreter:
             from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 
             pool = CustomSessionPool(endpoint, credential=credential, limits=limits)
-        return cls(pool, approve=approve, limits=limits, session_secret=session_secret, files=files)
+        return cls(
+            pool,
+            approve=approve,
+            limits=limits,
+            session_secret=session_secret,
+            files=files,
+            workspace=workspace,
+        )
 
     @classmethod
     def from_env(
@@ -324,6 +343,20 @@ class CodeInterpreter:
         tb: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def check_workspace(workspace: object) -> Path:
+    """Return the folder of a workspace.
+
+    Raises:
+        ConfigurationError: It is not a path.
+    """
+    if not isinstance(workspace, str | PathLike) or not os.fspath(workspace):
+        raise ConfigurationError(
+            f"the workspace must be a folder, not {type(workspace).__name__}",
+            hint="pass a path; Session.save(to) accepts a BlobStorage",
+        )
+    return Path(os.fspath(workspace)).absolute()
 
 
 class BlockingInterpreter:

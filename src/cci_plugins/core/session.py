@@ -255,6 +255,7 @@ class Session(SavableSession):
             if calls is not None and pool.capabilities.host_tools is False:
                 raise build_unsupported_error(pool.capabilities.name)
             await self._handle.begin()
+            await self._open_workspace()
             request = _RunRequest(code, limit, on_output, calls)
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
@@ -267,6 +268,7 @@ class Session(SavableSession):
                 if calls is not None:
                     raw_execution = replace(raw_execution, tool_calls=tuple(calls.records))
                 noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
+                noted = await self._keep_files(noted)
                 execution = await transform_in_lane(
                     noted, lambda raw: redact_execution(note_malformed_images(raw))
                 )

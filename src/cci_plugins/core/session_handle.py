@@ -132,6 +132,14 @@ class SessionHandle:
             self.forget_upload(name)
         return [name for name in names if name not in missing], missing
 
+    def has_upload(self, name: str) -> bool:
+        """Return whether a file is remembered."""
+        return name in self._uploads
+
+    def get_digest(self, name: str) -> str | None:
+        """Return the hash of a remembered file, or None."""
+        return self._digests.get(name)
+
     def forget_upload(self, name: str) -> None:
         """Forget a file, and release what was kept to restore it."""
         source = self._uploads.pop(name, None)

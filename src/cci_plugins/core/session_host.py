@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -90,6 +91,7 @@ class SessionHost:
         limits: Bounds of runs and files.
         files: Where larger files are staged, and which URLs may be fetched.
         owns_pool: Start and close the pool, and run calls on the package's event loop.
+        workspace: Folder that keeps the files of sessions after each run, or None.
 
     Attributes:
         pool: Where code runs. It may not be started yet.
@@ -107,6 +109,7 @@ class SessionHost:
         limits: Limits | None = None,
         files: FileOptions | None = None,
         owns_pool: bool = True,
+        workspace: Path | None = None,
     ) -> None:
         self.pool = pool
         self.limits = Limits() if limits is None else limits
@@ -115,6 +118,7 @@ class SessionHost:
         self._file_transfer: FileTransfer | None = None
         self.used_storages: set[BlobStorage] = set()
         self.owns_pool = owns_pool
+        self.workspace = workspace
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
@@ -131,7 +135,11 @@ class SessionHost:
             pool: Another way to the same sessions, such as a gateway.
         """
         companion = SessionHost(
-            pool, limits=self.limits, files=self.files, owns_pool=self.owns_pool
+            pool,
+            limits=self.limits,
+            files=self.files,
+            owns_pool=self.owns_pool,
+            workspace=self.workspace,
         )
         self._companions.append(companion)
         return companion

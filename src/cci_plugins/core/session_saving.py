@@ -9,12 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
 from cci_plugins.common.durations import Duration, to_timedelta
-from cci_plugins.errors import ConfigurationError, SessionLostError
+from cci_plugins.common.log import describe_error, logger
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
 from cci_plugins.files.checkpoints import Checkpoint, CheckpointStore
 from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import Execution
@@ -30,9 +32,11 @@ from .session_checkpoints import (
     read_checkpoint,
     restore_files,
     save_session,
+    shorten_names,
 )
 from .session_handle import SessionHandle
 from .session_replay import CellName, ReplayCell, choose_cells, replay_cells
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
@@ -51,6 +55,7 @@ class SavableSession(ABC):
     _has_lost_uploads: bool
     _loss_note: str | None
     _deletions: int
+    _workspace: Workspace | None = None
 
     @abstractmethod
     def notebook(self) -> str:
@@ -108,7 +113,7 @@ class SavableSession(ABC):
                 files are as in the checkpoint afterwards.
 
         Raises:
-            CheckpointError: The checkpoint is missing, expired or damaged, or a replayed run failed.
+            CheckpointError: It is missing, expired or damaged, or a replayed run failed.
             ConfigurationError: A run cannot be replayed, or the session was used.
             FileTooLargeError: It is larger than the limits of this interpreter.
             FileTransferError: A file did not arrive. The session has the files it had before.
@@ -118,7 +123,7 @@ class SavableSession(ABC):
     async def _save(self, store: CheckpointStore) -> Checkpoint:
         async with self._exclusive_unless_deleted():
             await self._handle.begin()
-            if await self._note_replacement():
+            if await self._note_replacement() and self._workspace is None:
                 raise SessionLostError(
                     "the pool replaced the session, so the files of its code are gone",
                     hint="restore an earlier checkpoint, or run the earlier steps again",
@@ -166,6 +171,32 @@ class SavableSession(ABC):
                 host.note_end(self._handle.id)
                 self._handle.was_used = False
             raise
+
+    async def _open_workspace(self) -> None:
+        """Have the next run send the files that the workspace kept, once in this process."""
+        folder = self._handle.host.workspace
+        if folder is not None and self._workspace is None:
+            self._workspace = Workspace(folder, self._handle.key)
+            if await self._workspace.open(self._handle):
+                self._has_lost_uploads = True
+
+    async def _keep_files(self, execution: Execution) -> Execution:
+        """Keep the changed files in the workspace. Return the execution with a note about others.
+
+        The code has run, so a failure is a note, too.
+        """
+        if self._workspace is None or self._has_lost_uploads or execution.status == "died":
+            return execution
+        try:
+            skipped = await self._workspace.keep(self._handle, execution)
+        except CodeInterpreterError as error:
+            logger.warning("the workspace did not keep the files: %s", describe_error(error))
+            note = "the files of this run could not be kept outside the session"
+        else:
+            if not skipped:
+                return execution
+            note = f"not kept outside the session: {shorten_names(sorted(skipped))}"
+        return replace(execution, notes=(*execution.notes, note))
 
     def _add_to_history(self, code: str, execution: Execution) -> None:
         source = remove_script(code)

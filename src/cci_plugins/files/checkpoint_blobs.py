@@ -100,8 +100,7 @@ class BlobCheckpoints(CheckpointStore):
 
     async def _move(self, verb: str, blob: str, **fields: Any) -> None:
         """Move a file of this machine by a signature that is forgotten afterwards."""
-        permission = "cw" if verb == "put" else "r"
-        link = await self._storage.link(blob, permission, _LINK_LIFETIME)
+        link = await self._storage.link(blob, "cw" if verb == "put" else "r", _LINK_LIFETIME)
         job = {"verb": verb, "url": link.reveal(), "ca": self._storage.ca, **fields}
         try:
             report = await transfer_locally(job, lambda _: None)
