@@ -91,8 +91,7 @@ def up(
     fields = convert_options(dict(locals()))
     target = _Target(subscription, resource_group, name, suffix, polling)
     options = target.build_options(without_sign_in=plan, **fields)
-    up_options = _UpOptions(env_file, write_key, replace_env, plan, yes, as_json)
-    _up(options, target.azure, up_options)
+    _up(options, target.azure, _UpOptions(env_file, write_key, replace_env, plan, yes, as_json))
 
 
 @app.command(cls=HelpCommand, epilog="cci provision show")
