@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from . import adapters, azure, embedded, files, served, starts
+from . import adapters, azure, embedded, files, host_tools, served, starts
 from .measure import Ratio
 
 MAX_EXCESS = 1.5
@@ -37,6 +37,7 @@ async def measure() -> tuple[list[Ratio], list[files.RouteSpeed], str]:
     ratios = await embedded.measure()
     ratios += await starts.measure()
     ratios += await adapters.measure()
+    ratios += await host_tools.measure()
     ratios += await served.measure()
     ratios += await azure.measure()
     file_ratios, speeds = await files.measure()

@@ -26,7 +26,7 @@ from cci_plugins.common import event_loop
 from cci_plugins.common.approval import ApprovalRequest, Decision
 from cci_plugins.deepagents import CodeInterpreterSandbox
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.testing import FakeSessionPool, Script, ScriptedModel
+from cci_plugins.testing import FakeSessionPool, Script, ScriptedCall, ScriptedModel
 from cci_plugins.testing.scripted_model import apis
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -400,14 +400,11 @@ class Steps(ScriptedModel):
         asked = apis.read_chat(body)
         done = sum(message["role"] == "tool" for message in body["messages"])
         if done == len(self._steps):
-            return apis.build_chat_reply(body["model"], None, None, asked.result)
+            return apis.build_chat_reply(body["model"], asked.result or "")
         name, arguments = self._steps[done]
         if name not in {tool["function"]["name"] for tool in body["tools"]}:
             raise apis.BadRequestError(f"no tool {name}")
-        reply = apis.build_chat_reply(body["model"], name, "", None)
-        (call,) = reply["choices"][0]["message"]["tool_calls"]
-        call["function"]["arguments"] = json.dumps(arguments)
-        return reply
+        return apis.build_chat_reply(body["model"], ScriptedCall(name, arguments))
 
 
 async def test_an_agent_writes_a_file_runs_a_command_and_reads_the_result(

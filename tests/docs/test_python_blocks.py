@@ -113,6 +113,10 @@ def test_a_block_prints_its_expected_output(
             monkeypatch.setenv(name, value)
     if "deepagents" in block.text:
         pytest.importorskip("deepagents")
+    if "AzureChatOpenAI" in block.text or "AzureOpenAI" in block.text:
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://resource.openai.azure.com")
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", "none-needed")
+        monkeypatch.setenv("OPENAI_API_VERSION", "2025-04-01-preview")
     if "init_chat_model" in block.text:
         chat_models = pytest.importorskip("langchain.chat_models")
         monkeypatch.setattr(chat_models, "init_chat_model", lambda _: scripted_model())

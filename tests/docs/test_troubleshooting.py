@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -37,7 +36,9 @@ from cci_plugins.pools.local.isolation.landlock import LandlockIsolation
 from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
+from . import troubleshooting_cases  # noqa: F401 - it registers its cases
 from .blocks import ROOT
+from .cases import CASES, happens, record_log
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 HEADINGS = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
@@ -49,17 +50,6 @@ while True:
     except KeyboardInterrupt:
         pass
 """
-
-Case = Callable[[CodeInterpreter, pytest.MonkeyPatch], object]
-CASES: dict[str, Case] = {}
-
-
-def happens(text: str) -> Callable[[Case], Case]:
-    def register(case: Case) -> Case:
-        CASES[text] = case
-        return case
-
-    return register
 
 
 @pytest.fixture(scope="module")
@@ -98,27 +88,6 @@ def _(*_: object) -> object:
 def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", "http://127.0.0.1:1/mcp")
     return Settings.read()
-
-
-@happens("CCI_PYTHON in ./.env is read only when you name that file")
-def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
-    return _read_env_file("CCI_PYTHON=./python", monkeypatch)
-
-
-@happens(
-    "AZURE_SESSION_POOL_MCP_ENDPOINT in ./.env gets the environment's AZURE_SESSION_POOL_MCP_KEY "
-    "only when you name that file"
-)
-def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", "a-key")
-    return _read_env_file("AZURE_SESSION_POOL_MCP_ENDPOINT=https://pool.example/mcp", monkeypatch)
-
-
-def _read_env_file(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
-    with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as inside:
-        inside.chdir(folder)
-        Path(".env").write_text(f"{line}\n", encoding="utf-8")
-        return Settings.read()
 
 
 @happens("a Microsoft Entra token cannot be sent to ... by http, without encryption")
@@ -421,18 +390,8 @@ def _(*_: object) -> object:
 @happens("the agent answered without running code")
 def _(*_: object) -> object:
     agents = pytest.importorskip("cci_plugins.foundry.agents")
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("cci_plugins")
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with record_log() as records:
         agents._read_reply([{"output": []}])
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
     return records[0].getMessage()
 
 

@@ -553,7 +553,7 @@ class FakeFoundry:
         headers = properties["credentials"]["keys"]
         async with (
             _translate_refusal(properties["target"]),
-            httpx.AsyncClient(headers=headers) as http,
+            httpx.AsyncClient(headers=headers, timeout=100) as http,  # as long as Foundry waits
         ):
             async with streamable_http_client(properties["target"], http_client=http) as streams:
                 async with ClientSession(streams[0], streams[1]) as session:

@@ -46,6 +46,19 @@ def test_the_graph_approves_edits_and_rejects(given: str, expected: str, tmp_pat
     assert expected in done.stdout.split("answer:")[1]
 
 
+def test_code_answers_in_two_turns_what_the_model_answers_in_dozens(tmp_path: Path) -> None:
+    done = run("-m", "samples.host_tools", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    names = ["LangGraph", "Semantic Kernel", "Agent Framework", "OpenAI Agents"]
+    assert [row[0] for row in rows] == [name for name in names for _ in range(2)]
+    assert {row[4] for row in rows} == {"customer 07 spent 568.52 EUR in 200 orders of all"}
+    for by_model, by_code in zip(rows[::2], rows[1::2], strict=True):
+        assert (by_model[2], by_code[2]) == ("25", "2")
+        read = [int(row[3].replace(",", "")) for row in (by_model, by_code)]
+        assert read[0] > 50 * read[1]
+
+
 def test_the_group_shares_one_session(tmp_path: Path) -> None:
     done = run("-m", "samples.semantic_kernel_group", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -5,29 +5,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
 
 from langchain_core.messages import ToolMessage
 from langchain_core.messages.content import create_image_block, create_text_block
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import ArgsSchema, BaseTool
-from pydantic import BaseModel, Field
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tools import ArgsSchema, BaseTool, InjectedToolArg
+from pydantic import BaseModel, Field, PrivateAttr
 from typing_extensions import override
 
 from cci_plugins.common import event_loop
 from cci_plugins.core.conversation import DEFAULT_KEY, SessionKey, is_named
+from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.core.tool_signatures import describe_tools
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.tools import execute_code
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import select_images
 from cci_plugins.tools.options import ToolOptions
+
+from .host_tools import HostTools, ToolNames, bind_call, build_host_tool, needs_graph, to_tools
 
 __all__ = ["CodeInterpreterTool"]
 
 Content = str | list[str | dict[Any, Any]]
 ToolOutput = tuple[Content | ToolMessage, Execution]
+Runtime = Annotated[Any, InjectedToolArg]
 _call_id: ContextVar[str | None] = ContextVar("cci_tool_call_id", default=None)
 
 
@@ -42,6 +50,12 @@ class CodeInput(BaseModel):
     model_config = {"extra": "forbid"}
 
     code: str = Field(description=execute_code.CODE_DESCRIPTION)
+
+
+class _CodeInputInGraph(CodeInput):
+    """The arguments with LangGraph's runtime, which the model neither sees nor sets."""
+
+    runtime: Runtime = Field(default=None, exclude=True)
 
 
 class CodeInterpreterTool(BaseTool):
@@ -61,6 +75,11 @@ class CodeInterpreterTool(BaseTool):
         on_output: Called with each chunk of output while the code runs, in addition to
             LangGraph's streams.
         session_key: The conversation of calls that belong to no thread. Random by default.
+        tools: Tools of LangChain, or functions, that the code may call as `tools.NAME(...)`.
+            LangChain runs them, with the callbacks and the configuration of the agent's run.
+        needs_approval: Names of those tools that `approve_tool` must allow, as the code writes
+            them.
+        approve_tool: Asked before a call of such a tool, while the code waits.
 
     Example:
         ```python
@@ -80,6 +99,14 @@ class CodeInterpreterTool(BaseTool):
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
     on_output: OutputHandler | None = Field(default=None, exclude=True, repr=False)
     session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+    tools: HostTools = Field(default=(), exclude=True, repr=False)
+    needs_approval: ToolNames = Field(default=(), exclude=True, repr=False)
+    approve_tool: ToolApprover | None = Field(default=None, exclude=True, repr=False)
+    _host_tools: tuple[HostTool, ...] = PrivateAttr(default=())
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._set_tools()  # here, since pydantic would wrap a ConfigurationError
 
     @override
     def model_post_init(self, context: Any, /) -> None:
@@ -87,10 +114,22 @@ class CodeInterpreterTool(BaseTool):
         if self.description == execute_code.DESCRIPTION:
             self.description = execute_code.build_description(self.options, self.interpreter)
 
+    def _set_tools(self) -> None:
+        """Check the host tools. A tool that needs the graph makes this one need its runtime."""
+        tools = to_tools(self.tools)
+        host_tools = mark_approval([build_host_tool(one) for one in tools], self.needs_approval)
+        check_host_tools(host_tools, self.approve_tool, self.interpreter)
+        self.tools, self._host_tools = tools, tuple(host_tools)
+        if functions := describe_tools(host_tools, self.options.tools_characters):
+            self.description = f"{self.description}\n{functions}"
+        if self.args_schema is CodeInput and any(needs_graph(one) for one in tools):
+            self.args_schema = _CodeInputInGraph
+
     @override
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copy the tool. The copy calls the same functions of the application."""
-        return super().__deepcopy__({id(self.on_output): self.on_output, **(memo or {})})
+        kept = (self.on_output, self.tools, self.approve_tool, self._host_tools)
+        return super().__deepcopy__({**{id(one): one for one in kept}, **(memo or {})})
 
     @override
     def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
@@ -103,17 +142,23 @@ class CodeInterpreterTool(BaseTool):
             return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
 
     @override
-    def _run(self, code: str, config: RunnableConfig) -> ToolOutput:
+    def _run(self, code: str, config: RunnableConfig, runtime: Runtime = None) -> ToolOutput:
+        handler, tools = _get_graph_handler(config), self._bind_tools(config, runtime)
         return self._to_tool_output(
-            event_loop.run_blocking(self._call, code, config, _get_graph_handler(config))
+            event_loop.run_blocking(self._call, code, config, handler, tools)
         )
 
     @override
-    async def _arun(self, code: str, config: RunnableConfig) -> ToolOutput:
-        return self._to_tool_output(await self._call(code, config, _get_graph_handler(config)))
+    async def _arun(self, code: str, config: RunnableConfig, runtime: Runtime = None) -> ToolOutput:
+        handler, tools = _get_graph_handler(config), self._bind_tools(config, runtime)
+        return self._to_tool_output(await self._call(code, config, handler, tools))
 
     async def _call(
-        self, code: str, config: RunnableConfig, graph: OutputHandler | None
+        self,
+        code: str,
+        config: RunnableConfig,
+        graph: OutputHandler | None,
+        tools: list[HostTool],
     ) -> ToolReply:
         return await execute_code.call(
             self.interpreter,
@@ -121,7 +166,18 @@ class CodeInterpreterTool(BaseTool):
             session_key=resolve_key(config, self.session_key),
             on_output=_combine_handlers(self.on_output, graph),
             options=self.options,
+            tools=tools,
+            approve_tool=self.approve_tool,
         )
+
+    def _bind_tools(self, config: RunnableConfig, runtime: Any) -> list[HostTool]:
+        """Return the host tools of one call, which run with its configuration."""
+        state = None if isinstance(runtime, dict) else getattr(runtime, "state", None)
+        child_config = var_child_runnable_config.get() or config  # its parent is this tool's run
+        return [
+            replace(known, call=bind_call(one, child_config, state))
+            for one, known in zip(to_tools(self.tools), self._host_tools, strict=True)
+        ]
 
     def _to_tool_output(self, reply: ToolReply) -> ToolOutput:
         """Return content and artifact. A failure is a message, to have both and a status."""

@@ -11,11 +11,13 @@ from typing_extensions import override
 
 from cci_plugins.common import event_loop
 from cci_plugins.core.conversation import SessionKey
+from cci_plugins.core.host_tools import ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.models import FileInfo
 from cci_plugins.tools import execute_code, files
 from cci_plugins.tools.options import ToolOptions
 
+from .host_tools import HostTools, ToolNames
 from .tool import CodeInterpreterTool, create_fallback_key, resolve_key
 
 __all__ = ["CodeInterpreterToolkit", "ListFilesTool", "ReadFileTool"]
@@ -109,6 +111,9 @@ class CodeInterpreterToolkit(BaseToolkit):
         images: As with `CodeInterpreterTool`.
         options: As with `CodeInterpreterTool`.
         session_key: The conversation of calls that belong to no thread. Random by default.
+        tools: As with `CodeInterpreterTool`.
+        needs_approval: As with `CodeInterpreterTool`.
+        approve_tool: As with `CodeInterpreterTool`.
 
     Example:
         ```python
@@ -123,6 +128,9 @@ class CodeInterpreterToolkit(BaseToolkit):
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
     session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+    tools: HostTools = Field(default=(), exclude=True, repr=False)
+    needs_approval: ToolNames = Field(default=(), exclude=True, repr=False)
+    approve_tool: ToolApprover | None = Field(default=None, exclude=True, repr=False)
 
     @override
     def get_tools(self) -> list[BaseTool]:
@@ -131,5 +139,12 @@ class CodeInterpreterToolkit(BaseToolkit):
             "interpreter": self.interpreter,
             "session_key": self.session_key,
         }
-        execute = CodeInterpreterTool(images=self.images, options=self.options, **shared)
+        execute = CodeInterpreterTool(
+            images=self.images,
+            options=self.options,
+            tools=self.tools,
+            needs_approval=self.needs_approval,
+            approve_tool=self.approve_tool,
+            **shared,
+        )
         return [execute, ListFilesTool(**shared), ReadFileTool(**shared)]

@@ -4,7 +4,7 @@
 script, for agents of every framework. `check_session_pool` tests a session pool of your own.
 """
 
-from .scripted_model import Script, ScriptedModel, Turn
+from .scripted_model import Script, ScriptedCall, ScriptedModel, Steps, Turn
 from .session_pools import FakeProgram, FakeSessionPool, FakeTools, check_session_pool
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "FakeSessionPool",
     "FakeTools",
     "Script",
+    "ScriptedCall",
     "ScriptedModel",
+    "Steps",
     "Turn",
     "check_session_pool",
 ]

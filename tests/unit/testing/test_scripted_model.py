@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from cci_plugins.testing import Script, ScriptedModel, Turn
+from cci_plugins.testing import Script, ScriptedCall, ScriptedModel, Steps, Turn
 
 CODE = "print('the answer is', 6 * 7)  # long enough to come in several chunks"
 TURN = Turn("ask", CODE, r"is (?P<n>\d+)", "It is {n}, as the tool has just shown.")
@@ -164,3 +164,49 @@ def test_other_paths_other_bodies_and_missing_keys_have_their_status(
         assert reply.status_code == 400
         assert reply.json()["error"]["type"] == "invalid_request_error"
     assert httpx.post(url, content=b"{}").status_code == 401
+
+
+def test_it_calls_several_tools_one_after_the_other_by_their_full_names() -> None:
+    def decide(results: Sequence[str]) -> ScriptedCall | str:
+        calls = [ScriptedCall("find", {"text": "a"}), ScriptedCall("count")]
+        return calls[len(results)] if len(results) < len(calls) else " ".join(results)
+
+    tools: Any = [
+        {"type": "function", "function": {"name": f"shop-{n}"}} for n in ("find", "count")
+    ]
+    messages: list[Any] = [USER]
+    with ScriptedModel(Script((Steps("ask", decide),))) as model:
+        with OpenAI(base_url=model.url, api_key="none-needed", max_retries=0) as client:
+            for name in ("find", "count", "answer"):
+                reply = client.chat.completions.create(model="m", messages=messages, tools=tools)
+                message = reply.choices[0].message
+                if message.tool_calls:
+                    (call,) = message.tool_calls
+                    assert call.type == "function"
+                    assert call.function.name == f"shop-{name}"
+                    result = {"role": "tool", "tool_call_id": call.id, "content": f"{name}!"}
+                    messages += [message.model_dump(exclude_none=True), result]
+            assert message.content == "find! count!"
+            with pytest.raises(BadRequestError, match="was not offered"):
+                client.chat.completions.create(model="m", messages=[USER], tools=tools[1:])
+
+
+def test_the_code_is_a_command_where_no_tool_takes_code(client: OpenAI) -> None:
+    properties = {"path": {"type": "string"}}, {"command": {"type": "string"}}
+    tools: Any = [
+        {
+            "type": "function",
+            "function": {"name": name, "parameters": {"type": "object", "properties": taken}},
+        }
+        for name, taken in zip(("read_file", "execute"), properties, strict=True)
+    ]
+    first = client.chat.completions.create(model="m", messages=[USER], tools=tools)
+    calls: Any = first.choices[0].message.tool_calls
+    assert calls[0].function.name == "execute"
+    assert json.loads(calls[0].function.arguments) == {"command": CODE}
+    flat: Any = [{"type": "function", **tool["function"], "strict": False} for tool in tools]
+    answer: Any = client.responses.create(model="m", input=[USER], tools=flat).output[0]
+    assert json.loads(answer.arguments) == {"command": CODE}
+    both = client.chat.completions.create(model="m", messages=[USER], tools=[*tools, NESTED])
+    taken_call: Any = both.choices[0].message.tool_calls
+    assert taken_call[0].function.name == "execute_code"

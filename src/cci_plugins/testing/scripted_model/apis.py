@@ -7,10 +7,11 @@ import time
 from secrets import token_hex
 from typing import Any
 
-from .script import ModelRequest
+from .script import ModelRequest, ScriptedCall
 
 SYSTEM = {"developer", "system"}
 ROLES = {"assistant", "user", *SYSTEM}
+PARAMETERS = ("code", "command")
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -26,15 +27,20 @@ def text_of(content: Any) -> str:
     return "".join(parts)
 
 
-def find_tool_name(tools: Any) -> str | None:
-    """Return the name of the tool that takes code, or None."""
+def read_tools(tools: Any) -> tuple[str | None, str, tuple[str, ...]]:
+    """Return the tool that takes code or else a command, that parameter, and all names."""
+    found: dict[str, str] = {}
+    names: list[str] = []
     for tool in tools or []:
         function = tool.get("function", tool)
         if tool.get("type") != "function" or not function.get("name"):
             raise BadRequestError("a tool needs a type and a name")
-        if "code" in function.get("parameters", {}).get("properties", {}):
-            return str(function["name"])
-    return None
+        names.append(str(function["name"]))
+        taken = (function.get("parameters") or {}).get("properties", {})
+        for parameter in filter(taken.__contains__, PARAMETERS):
+            found.setdefault(parameter, names[-1])
+    parameter = next(filter(found.__contains__, PARAMETERS), PARAMETERS[0])
+    return found.get(parameter), parameter, tuple(names)
 
 
 def read_chat(body: dict[str, Any]) -> ModelRequest:
@@ -43,7 +49,7 @@ def read_chat(body: dict[str, Any]) -> ModelRequest:
     if not messages or not body.get("model"):
         raise BadRequestError("model and messages are required")
     waiting: set[str] = set()
-    question, result = "", None
+    question, result, results = "", None, list[str]()
     for message in messages:
         if message["role"] == "tool":
             if message.get("tool_call_id") not in waiting:
@@ -51,17 +57,21 @@ def read_chat(body: dict[str, Any]) -> ModelRequest:
             waiting.remove(message["tool_call_id"])
             _require_text(message["content"])
             result = text_of(message["content"])
+            results.append(result)
             continue
         if waiting:
             raise BadRequestError("tool calls must be followed by a tool message each")
         if message["role"] not in ROLES:
             raise BadRequestError(f"no such role: {message['role']}")
+        results = [] if _is_question(message, result) else results
         question, result = _update_question(message, question, result)
         waiting = {call["id"] for call in message.get("tool_calls") or []}
     if waiting:
         raise BadRequestError("tool calls must be followed by a tool message each")
     systems = [text_of(one["content"]) for one in messages if one["role"] in SYSTEM]
-    return ModelRequest(question, find_tool_name(body.get("tools")), result, "\n".join(systems))
+    code_tool, parameter, names = read_tools(body.get("tools"))
+    instructions = "\n".join(systems)
+    return ModelRequest(question, code_tool, result, instructions, names, tuple(results), parameter)
 
 
 def collect_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]:
@@ -79,7 +89,7 @@ def collect_items(body: dict[str, Any], kept: dict[str, list[Any]]) -> list[Any]
 def read_responses(body: dict[str, Any], items: list[Any]) -> ModelRequest:
     """Read a Responses request. Its outputs must answer its calls."""
     waiting: set[str] = set()
-    question, result = "", None
+    question, result, results = "", None, list[str]()
     for item in items:
         if item.get("type") == "function_call":
             waiting.add(item["call_id"])
@@ -88,13 +98,15 @@ def read_responses(body: dict[str, Any], items: list[Any]) -> ModelRequest:
                 raise BadRequestError("an output must answer a function call before it")
             waiting.remove(item["call_id"])
             result = text_of(item["output"])
+            results.append(result)
         else:
+            results = [] if _is_question(item, result) else results
             question, result = _update_question(item, question, result)
     if waiting:
         raise BadRequestError(f"no tool output found for function call {min(waiting)}")
-    return ModelRequest(
-        question, find_tool_name(body.get("tools")), result, body.get("instructions") or ""
-    )
+    code_tool, parameter, names = read_tools(body.get("tools"))
+    instructions = body.get("instructions") or ""
+    return ModelRequest(question, code_tool, result, instructions, names, tuple(results), parameter)
 
 
 def _update_question(
@@ -103,11 +115,14 @@ def _update_question(
     """Return the last question and the tool's result, after one more message."""
     if message.get("role") == "assistant":
         return question, None
-    if (
-        message.get("role") == "user" and result is None
-    ):  # otherwise it belongs to the tool's result
+    if _is_question(message, result):
         return text_of(message["content"]), None
     return question, result
+
+
+def _is_question(message: dict[str, Any], result: str | None) -> bool:
+    """Return whether a message is a question. Right after a result, it belongs to the result."""
+    return message.get("role") == "user" and result is None
 
 
 def _require_text(content: Any) -> None:
@@ -117,16 +132,15 @@ def _require_text(content: Any) -> None:
         raise BadRequestError("image URLs are only allowed for messages with role 'user'")
 
 
-def build_chat_reply(
-    model: str, tool: str | None, code: str | None, text: str | None
-) -> dict[str, Any]:
+def build_chat_reply(model: str, step: ScriptedCall | str) -> dict[str, Any]:
     """Build a Chat Completions reply."""
-    message: dict[str, Any] = {"role": "assistant", "content": text}
-    if code is not None:
-        function = {"name": tool, "arguments": json.dumps({"code": code})}
+    message: dict[str, Any] = {"role": "assistant", "content": step}
+    reason = "stop"
+    if isinstance(step, ScriptedCall):
+        function = {"name": step.name, "arguments": json.dumps(dict(step.arguments))}
         call = {"id": f"call_{token_hex(8)}", "type": "function", "function": function}
-        message["tool_calls"] = [call]
-    reason = "stop" if code is None else "tool_calls"
+        message |= {"content": None, "tool_calls": [call]}
+        reason = "tool_calls"
     return {
         "id": f"chatcmpl-{token_hex(8)}",
         "object": "chat.completion",
@@ -137,17 +151,15 @@ def build_chat_reply(
     }
 
 
-def build_responses_reply(
-    model: str, tool: str | None, code: str | None, text: str | None
-) -> dict[str, Any]:
+def build_responses_reply(model: str, step: ScriptedCall | str) -> dict[str, Any]:
     """Build a Responses reply."""
     item: dict[str, Any] = {"id": f"item_{token_hex(8)}", "status": "completed"}
-    if code is not None:
-        arguments = json.dumps({"code": code})
-        call_id = f"call_{token_hex(8)}"
-        item |= {"type": "function_call", "call_id": call_id, "name": tool, "arguments": arguments}
+    if isinstance(step, ScriptedCall):
+        arguments = json.dumps(dict(step.arguments))
+        call = {"call_id": f"call_{token_hex(8)}", "name": step.name, "arguments": arguments}
+        item |= {"type": "function_call", **call}
     else:
-        part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
+        part: dict[str, Any] = {"type": "output_text", "text": step, "annotations": []}
         item |= {"type": "message", "role": "assistant", "content": [part]}
     return {
         "id": f"resp_{token_hex(8)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self, cast
@@ -11,7 +12,7 @@ from typing import Any, Self, cast
 from typing_extensions import override
 
 from . import apis
-from .script import Script, Turn
+from .script import Script, ScriptedCall, Turn
 from .streams import build_chat_events, build_responses_events
 
 CHAT = "/v1/chat/completions"
@@ -74,11 +75,17 @@ class ScriptedModel:
         chat = path == CHAT
         items = [] if chat else apis.collect_items(body, self._kept)
         request = apis.read_chat(body) if chat else apis.read_responses(body, items)
-        code, text = self.script.reply(request)
-        if code is not None and request.tool is None:
-            raise apis.BadRequestError("the script wants to run code, but no tool was offered")
+        step = self.script.reply(request)
+        if isinstance(step, ScriptedCall):
+            name = request.find_tool(step.name)
+            if name is None:
+                raise apis.BadRequestError(
+                    f"the script wants to call {step.name or 'a tool for code'!r}, but it was "
+                    "not offered"
+                )
+            step = replace(step, name=name)
         write = apis.build_chat_reply if chat else apis.build_responses_reply
-        reply = write(body["model"], request.tool, code, text)
+        reply = write(body["model"], step)
         if not chat and body.get("store") is not False:
             self._kept[reply["id"]] = [*items, *reply["output"]]
         return reply

@@ -7,16 +7,28 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Literal, Self, TypeAlias
 
+from agent_framework import (
+    ChatContext,
+    ChatMiddleware,
+    Content,
+    ContextProvider,
+    FunctionInvocationContext,
+    FunctionTool,
+    Message,
+    SessionContext,
+)
 from typing_extensions import override
 
-from .common.log import describe_error, logger
-from .core.interpreter import AnyInterpreter
-from .core.mounts import FileMount, FileMountInput, Mounts
-from .errors import CodeInterpreterError, ConfigurationError
-from .pools.base import OutputHandler
-from .tools import execute_code
-from .tools.execute_code import SessionKeyResolver, ToolReply
-from .tools.images import (
+from cci_plugins.common.log import describe_error, logger
+from cci_plugins.core.host_tools import HostTool, ToolApprover
+from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.core.mounts import FileMount, FileMountInput, Mounts
+from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.host_tools import HostToolPolicy, RunStopper, check_host_tools
+from cci_plugins.tools.images import (
     DEFAULT_LIMITS,
     INTRODUCTION,
     ImageLimits,
@@ -24,29 +36,15 @@ from .tools.images import (
     move_images_to_user,
     select_images,
 )
-from .tools.options import ToolOptions
+from cci_plugins.tools.options import ToolOptions
 
-try:
-    from agent_framework import (
-        ChatContext,
-        ChatMiddleware,
-        Content,
-        ContextProvider,
-        FunctionInvocationContext,
-        FunctionTool,
-        Message,
-        SessionContext,
-    )
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"the Agent Framework tool needs {missing.name}",
-        hint='pip install "cci-plugins[agent-framework]"',
-    ) from missing
+from .host_tools import HostToolInput, PipelineFinder, build_host_tool, to_tools
 
 __all__ = ["CodeInterpreterProvider", "FileMount", "code_interpreter_tool"]
 
 ApprovalMode: TypeAlias = Literal["always_require", "never_require"]
 _NO_MOUNTS = Mounts(None)
+_NO_TOOLS = HostToolPolicy()
 _IMAGE_MARKER = "cci_shown_after"  # on images that belong into a message of the user
 _FILES = f"Files in the working directory of {execute_code.NAME}"
 _SHARED_SESSION_WARNING = (
@@ -111,6 +109,11 @@ class CodeInterpreterProvider(ContextProvider):
             call.
         options: Options for the tool's description and the size of its output. Its instructions
             become instructions of the agent.
+        tools: Function tools, or functions, that the code may call as `tools.NAME(...)`. The
+            function middleware of the run sees each call. With one whose approval mode is
+            `always_require`, `execute_code` has that mode.
+        approve_tool: Asked before a call of such a tool, while the code waits. So `execute_code`
+            keeps its own `approval_mode`.
 
     Example:
         ```python
@@ -135,8 +138,13 @@ class CodeInterpreterProvider(ContextProvider):
         max_output_total_bytes: int = DEFAULT_LIMITS.total_bytes,
         on_output: OutputHandler | None = None,
         options: ToolOptions = execute_code.DEFAULT_OPTIONS,
+        tools: Sequence[HostToolInput] = (),
+        approve_tool: ToolApprover | None = None,
     ) -> None:
         super().__init__(source_id)
+        functions = to_tools(tools)
+        host_tools = [build_host_tool(one) for one in functions]
+        policy = check_host_tools(host_tools, approve_tool, interpreter, framework_asks=True)
         limits = ImageLimits(max_output_files, max_output_file_bytes, max_output_total_bytes)
         mounts = Mounts(file_mounts)
         adapter = _Adapter(
@@ -146,9 +154,15 @@ class CodeInterpreterProvider(ContextProvider):
             options=options,
             limits=limits,
             mounts=mounts,
+            tools=functions,
+            policy=policy,
         )
-        description = execute_code.build_description(replace(options, instructions=""), interpreter)
-        self._tool = _build_tool(adapter, approval_mode, description)
+        description = execute_code.build_description(
+            replace(options, instructions=""), interpreter, host_tools
+        )
+        mode: ApprovalMode = "always_require" if policy.needs_approval else approval_mode
+        self._tool = _build_tool(adapter, mode, description)
+        self._calls_tools = bool(functions)
         self._instructions = [options.instructions] if options.instructions else []
         if mounts.names:
             self._instructions.append(f"{_FILES}: {', '.join(mounts.names)}")
@@ -164,6 +178,8 @@ class CodeInterpreterProvider(ContextProvider):
             context.extend_instructions(self.source_id, self._instructions)
         if self._shows_images:
             context.extend_middleware(self.source_id, [_ImageMiddleware()])
+        if self._calls_tools:
+            context.extend_middleware(self.source_id, [PipelineFinder(), PipelineFinder()])
 
 
 class _Adapter:
@@ -178,6 +194,8 @@ class _Adapter:
         options: ToolOptions,
         limits: ImageLimits = DEFAULT_LIMITS,
         mounts: Mounts = _NO_MOUNTS,
+        tools: Sequence[FunctionTool | HostTool] = (),
+        policy: HostToolPolicy = _NO_TOOLS,
     ) -> None:
         self._interpreter = interpreter
         self._images = images
@@ -185,6 +203,8 @@ class _Adapter:
         self._limits = limits
         self._mounts = mounts
         self._options = options
+        self._tools = tools
+        self._policy = policy
         self._key_resolver = SessionKeyResolver("agent-framework", _SHARED_SESSION_WARNING)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -194,13 +214,18 @@ class _Adapter:
         key = self._key_resolver.resolve(ctx.session and ctx.session.session_id)
         if not await self._mount(key):
             return list(self._build_contents(execute_code.build_not_run_reply(_MOUNT_FAILED)))
-        reply = await execute_code.call(
+        stopper = RunStopper()
+        tools = [build_host_tool(one, ctx, stopper) for one in self._tools]
+        call = execute_code.call(
             self._interpreter,
             code,
             session_key=key,
             on_output=self._on_output,
             options=self._options,
+            tools=self._policy.apply(tools),
+            approve_tool=self._policy.approve_tool,
         )
+        reply = await (stopper.run(call) if tools else call)
         return list(self._build_contents(reply))
 
     async def _mount(self, key: str) -> bool:

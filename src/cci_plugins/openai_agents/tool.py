@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from .core.conversation import SessionKey
-from .core.interpreter import AnyInterpreter
-from .errors import ConfigurationError
-from .models import Execution
-from .pools.base import OutputHandler
-from .tools import execute_code
-from .tools.execute_code import SessionKeyResolver, ToolReply
-from .tools.images import INTRODUCTION, move_images_to_user, select_images
-from .tools.options import ToolOptions
+from agents import FunctionTool, RunContextWrapper, ToolOutputImage, ToolOutputText
+from agents.run_config import CallModelData, ModelInputData
+from agents.tool_context import ToolContext
 
-try:
-    from agents import FunctionTool, RunContextWrapper, ToolOutputImage, ToolOutputText
-    from agents.run_config import CallModelData, ModelInputData
-    from agents.tool_context import ToolContext
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"the OpenAI Agents tool needs {missing.name}",
-        hint='pip install "cci-plugins[openai-agents]"',
-    ) from missing
+from cci_plugins.core.conversation import SessionKey
+from cci_plugins.core.host_tools import HostTool, ToolApprover
+from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.models import Execution
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.host_tools import RunStopper, check_host_tools
+from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
+from cci_plugins.tools.options import ToolOptions
+
+from .host_tools import HostToolInput, build_host_tool, is_enabled, to_tools
 
 __all__ = ["ImageReply", "TextReply", "code_interpreter_tool", "images_as_user_messages"]
 
@@ -99,6 +96,8 @@ def code_interpreter_tool(
     session_key: SessionKeyFunction | None = None,
     on_output: OutputHandler | None = None,
     options: ToolOptions = execute_code.DEFAULT_OPTIONS,
+    tools: Sequence[HostToolInput] = (),
+    approve_tool: ToolApprover | None = None,
 ) -> FunctionTool:
     """Create the tool `execute_code`.
 
@@ -119,6 +118,11 @@ def code_interpreter_tool(
         on_output: Called with each chunk of output while the code runs, in the context of the
             call.
         options: Options for the tool's description and the size of its output.
+        tools: Function tools, or functions, that the code may call as `tools.NAME(...)`. Their
+            guardrails, time-outs and the agent's hooks work as for calls of the model. With one
+            that needs approval, this tool needs it as a whole.
+        approve_tool: Asked before a call of a tool that needs approval, while the code waits. So
+            this tool does not need it as a whole.
 
     Example:
         ```python
@@ -133,13 +137,15 @@ def code_interpreter_tool(
         key=session_key,
         on_output=on_output,
         options=options,
+        tools=tools,
+        approve_tool=approve_tool,
     )
     return FunctionTool(
         name=execute_code.NAME,
-        description=execute_code.build_description(options, interpreter),
+        description=adapter.description,
         params_json_schema=deepcopy(execute_code.PARAMETERS),  # older releases write into it
         on_invoke_tool=adapter.invoke,
-        needs_approval=needs_approval,
+        needs_approval=adapter.policy.needs_approval or needs_approval,
     )
 
 
@@ -154,12 +160,18 @@ class _Adapter:
         key: SessionKeyFunction | None,
         on_output: OutputHandler | None,
         options: ToolOptions,
+        tools: Sequence[HostToolInput],
+        approve_tool: ToolApprover | None,
     ) -> None:
         self._interpreter = interpreter
         self._inline = inline
         self._session_key = key
         self._on_output = on_output
         self._options = options
+        self._tools = to_tools(tools)
+        host_tools = [build_host_tool(one) for one in self._tools]
+        self.policy = check_host_tools(host_tools, approve_tool, interpreter, framework_asks=True)
+        self.description = execute_code.build_description(options, interpreter, host_tools)
         self._key_resolver = SessionKeyResolver("openai-agents", _SHARED_SESSION_WARNING)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -169,14 +181,25 @@ class _Adapter:
         code = _parse_code(arguments)
         if code is None:
             return TextReply.of(execute_code.build_not_run_reply(_INVALID_ARGUMENTS))
-        reply = await execute_code.call(
+        stopper = RunStopper()
+        call = execute_code.call(
             self._interpreter,
             code,
             session_key=self._resolve_key(context),
             on_output=self._on_output,
             options=self._options,
+            tools=await self._bind_tools(context, stopper),
+            approve_tool=self.policy.approve_tool,
         )
+        reply = await (stopper.run(call) if self._tools else call)
         return _attach_images(reply) if self._inline else TextReply.of(reply)
+
+    async def _bind_tools(
+        self, context: ToolContext[Any], stopper: RunStopper
+    ) -> Sequence[HostTool]:
+        """Return the host tools of one call, which run with its context."""
+        tools = [one for one in self._tools if await is_enabled(one, context)]
+        return self.policy.apply([build_host_tool(one, context, stopper) for one in tools])
 
     def _resolve_key(self, context: ToolContext[Any]) -> str:
         return self._key_resolver.resolve(

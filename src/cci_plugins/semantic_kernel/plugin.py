@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
-from .core.conversation import SessionKey
-from .core.interpreter import AnyInterpreter
-from .errors import ConfigurationError
-from .pools.base import OutputHandler
-from .tools import execute_code
-from .tools.execute_code import SessionKeyResolver, ToolReply
-from .tools.images import INTRODUCTION, move_images_to_user, select_images
-from .tools.options import ToolOptions
+from semantic_kernel import Kernel
+from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
+from semantic_kernel.contents import (
+    AuthorRole,
+    ChatHistory,
+    ChatMessageContent,
+    FunctionResultContent,
+    ImageContent,
+    TextContent,
+)
+from semantic_kernel.functions import KernelArguments, kernel_function
 
-try:
-    from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
-    from semantic_kernel.contents import (
-        AuthorRole,
-        ChatHistory,
-        ChatMessageContent,
-        FunctionResultContent,
-        ImageContent,
-        TextContent,
-    )
-    from semantic_kernel.functions import kernel_function
-except ModuleNotFoundError as missing:
-    raise ConfigurationError(
-        f"the Semantic Kernel plugin needs {missing.name}",
-        hint='pip install "cci-plugins[semantic-kernel]"',
-    ) from missing
+from cci_plugins.core.conversation import SessionKey
+from cci_plugins.core.host_tools import HostTool, ToolApprover
+from cci_plugins.core.interpreter import AnyInterpreter
+from cci_plugins.pools.base import OutputHandler
+from cci_plugins.tools import execute_code
+from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
+from cci_plugins.tools.host_tools import check_host_tools, mark_approval
+from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
+from cci_plugins.tools.options import ToolOptions
+
+from .host_functions import (
+    FunctionCalls,
+    HostFunctionInput,
+    bind_call,
+    build_host_tool,
+    to_functions,
+)
 
 __all__ = ["CodeInterpreterPlugin", "images_as_user_messages"]
 
 Service = TypeVar("Service", bound=ChatCompletionClientBase)
+Value = TypeVar("Value")
 Prepare = Callable[..., Any]
+Hidden: TypeAlias = Annotated[Value, "Not for the model.", {"include_in_function_choices": False}]
 Code: TypeAlias = Annotated[str, execute_code.CODE_DESCRIPTION]
 
 _PREPARE = "_prepare_chat_history_for_request"
@@ -61,6 +68,12 @@ class CodeInterpreterPlugin:
             call.
         session_key: The conversation of calls that name none. You need it for Semantic Kernel's
             orchestrations, whose runtime calls agents outside the context of `use_session`.
+        functions: Kernel functions that the code may call, or whole plugins. For the code,
+            `kernel.plugins["orders"]["search"]` is `tools.orders_search(...)`. The kernel runs
+            them, with its filters.
+        needs_approval: Names of those functions that `approve_tool` must allow, as the code
+            writes them.
+        approve_tool: Asked before a call of such a function, while the code waits.
 
     Example:
         ```python
@@ -75,6 +88,9 @@ class CodeInterpreterPlugin:
         options: ToolOptions = execute_code.DEFAULT_OPTIONS,
         on_output: OutputHandler | None = None,
         session_key: SessionKey | None = None,
+        functions: Sequence[HostFunctionInput] = (),
+        needs_approval: Collection[str] = (),
+        approve_tool: ToolApprover | None = None,
     ) -> None:
         self._interpreter = interpreter
         self._options = options
@@ -82,14 +98,37 @@ class CodeInterpreterPlugin:
         self._key_resolver = SessionKeyResolver(
             "semantic-kernel", _SHARED_SESSION_WARNING, fallback_key=session_key
         )
+        self._functions = to_functions(functions)
+        self._host_tools = mark_approval(
+            [build_host_tool(one) for one in self._functions], needs_approval
+        )
+        self._approve_tool = approve_tool
+        check_host_tools(self._host_tools, approve_tool, interpreter)
         # Semantic Kernel reads the description from the function, so each plugin needs its own
+        method = self._execute_in_kernel if self._functions else self.execute_code
         vars(self)["execute_code"] = _copy_with_description(
-            self.execute_code, execute_code.build_description(options, interpreter)
+            method, execute_code.build_description(options, interpreter, self._host_tools)
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a plugin with the same interpreter, sessions and functions."""
         return copy(self)
+
+    @kernel_function(name=execute_code.NAME, description=execute_code.DESCRIPTION)
+    async def _execute_in_kernel(
+        self,
+        code: Code,
+        session_id: Hidden[str | None] = None,
+        kernel: Hidden[Kernel | None] = None,
+        arguments: Hidden[KernelArguments | None] = None,
+    ) -> ToolReply:
+        """Run code that may call functions. Semantic Kernel passes the kernel and arguments."""
+        calls = FunctionCalls(kernel, arguments)
+        tools = [
+            replace(known, call=bind_call(one, calls))
+            for one, known in zip(self._functions, self._host_tools, strict=True)
+        ]
+        return await self._call(code, session_id, tools)
 
     @kernel_function(name=execute_code.NAME, description=execute_code.DESCRIPTION)
     async def execute_code(
@@ -109,12 +148,19 @@ class CodeInterpreterPlugin:
             A reply whose text the model reads. Its `execution` stays in
             `FunctionResultContent.result` for filters and `on_intermediate_message`.
         """
+        return await self._call(code, session_id)
+
+    async def _call(
+        self, code: str, session_id: str | None, tools: Sequence[HostTool] = ()
+    ) -> ToolReply:
         return await execute_code.call(
             self._interpreter,
             code,
             session_key=self._key_resolver.resolve(explicit_key=session_id),
             on_output=self._on_output,
             options=self._options,
+            tools=tools,
+            approve_tool=self._approve_tool,
         )
 
 
@@ -123,8 +169,8 @@ def _copy_with_description(
 ) -> Callable[..., Awaitable[ToolReply]]:
     """Return a function that calls the method and has another description."""
 
-    async def execute_code(code: str, session_id: str | None = None) -> ToolReply:
-        return await method(code, session_id)
+    async def execute_code(code: str, session_id: str | None = None, **injected: Any) -> ToolReply:
+        return await method(code, session_id, **injected)
 
     vars(execute_code).update(vars(method), __kernel_function_description__=description)
     return execute_code
