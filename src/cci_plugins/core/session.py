@@ -141,6 +141,9 @@ class Session(SavableSession):
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
 
+    save = SavableSession.save  # listed here, because they are of the session's own API
+    restore = SavableSession.restore
+
     @property
     def id(self) -> str:
         """The derived identifier that the pool knows."""
