@@ -76,7 +76,7 @@ class SuiteTools:
     """The tools that the suite's scenarios call, served by this package's endpoint."""
 
     def __init__(self, *_, **__):
-        from cci_plugins.server.mcp.tools import ToolCallResult
+        from cci_plugins.server.mcp.answers import ToolCallResult
 
         text = {"type": "text", "text": "This is a simple text response for testing."}
         image = {"type": "image", "data": PNG, "mimeType": "image/png"}

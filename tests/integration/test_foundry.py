@@ -676,6 +676,7 @@ async def test_the_sample_charts_a_csv_and_saves_the_file(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # it starts the command seven times
 async def test_the_command_connects_and_disconnects_and_shows_no_key(
     cci: Callable[..., tuple[int, str, str]], running: Running, pool: Emulated
 ) -> None:

@@ -67,18 +67,18 @@ def is_closed(connection: socket.socket) -> bool:
 
 async def wait_closed(connection: socket.socket) -> bytes:
     """Return what the server sends until it closes the connection."""
-    received = b""
-    with anyio.fail_after(20):
+    received = bytearray()
+    with anyio.fail_after(50):
         while True:
             try:
-                chunk = connection.recv(4096)
+                chunk = connection.recv(65_536)
             except BlockingIOError:
                 await anyio.sleep(0.02)
                 continue
             except ConnectionError:
-                return received
+                return bytes(received)
             if not chunk:
-                return received
+                return bytes(received)
             received += chunk
 
 

@@ -57,9 +57,13 @@ class StreamedOutput:
     def __call__(self, params: Mapping[str, Any]) -> None:
         """Emit the output in a progress notification's parameters."""
         for event in load_output(params):
-            if event.stream != "result":
-                self._emitted_chars[event.stream] += len(event.text)
-            self._on_output(event)
+            self.emit(event)
+
+    def emit(self, event: OutputEvent) -> None:
+        """Emit a chunk of output that came while the code runs."""
+        if event.stream != "result":
+            self._emitted_chars[event.stream] += len(event.text)
+        self._on_output(event)
 
     def finish(self, execution: Execution) -> None:
         """Emit the text that no notification carried, and every result."""

@@ -163,7 +163,9 @@ class WaitClock:
             self._before += time.monotonic() - self._since
 
 
-def build_unsupported_error(pool: str, reason: str = "") -> ConfigurationError:
+def build_unsupported_error(
+    pool: str, reason: str = "they return text only, and no calls"
+) -> ConfigurationError:
     """Build the error of a pool whose sessions cannot call the host's tools.
 
     Args:
@@ -171,8 +173,8 @@ def build_unsupported_error(pool: str, reason: str = "") -> ConfigurationError:
         reason: Why, as a clause.
     """
     return ConfigurationError(
-        f"sessions of the pool {pool!r} cannot call tools of the host"
-        f"{': ' + reason if reason else ''}; the code did not run",
+        f"sessions of the pool {pool!r} cannot call tools of the host: {reason}; "
+        "the code did not run",
         hint="use the embedded pool, or a custom pool with this package's image, "
         "or run the code without tools",
     )

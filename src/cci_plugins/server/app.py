@@ -25,6 +25,7 @@ from .guard import Guard, RunRate, Throttle
 from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
+from .mcp.held_runs import describe_held_runs
 from .mcp.resources import FileResources
 from .mcp.sdk import BODY_BYTES, McpEndpoint
 from .mcp.sessions import McpSessions
@@ -33,6 +34,7 @@ from .rest.errors import HANDLERS
 from .rest.executions import ExecutionRoutes
 from .rest.files import FileRoutes
 from .rest.sessions import SessionRoutes
+from .runs import RunRegistry
 from .sign_in import EntraSignIn
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -82,32 +84,38 @@ def create_app(
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run)
+    runs = RunRegistry()
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs)
     sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
-    mcp = _build_mcp_endpoint(tools, sessions, body_bytes, file_links=file_links)
+    mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
-    executions = ExecutionRoutes(pool, limits, body_bytes)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
-        routes += _build_rest_routes(pool, limits, executions)
+        routes += _build_rest_routes(pool, limits, body_bytes, runs)
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
         middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in)],
-        lifespan=_make_lifespan(executions, mcp, sessions),
+        lifespan=_make_lifespan(runs, mcp, sessions),
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
 
 
 def _build_mcp_endpoint(
-    tools: ToolProvider, sessions: McpSessions | None, body_bytes: int, *, file_links: bool
+    pool: SessionPool,
+    tools: ToolProvider,
+    sessions: McpSessions | None,
+    body_bytes: int,
+    *,
+    file_links: bool,
 ) -> McpEndpoint:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
-    if sessions is None:
-        return McpEndpoint(tools, body_bytes)
-    tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
-    return McpEndpoint(tools, body_bytes, FileResources(sessions))
+    resources = None
+    if sessions is not None:
+        tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
+        resources = FileResources(sessions)
+    return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
 
 
 def _check_options(
@@ -135,9 +143,9 @@ def _check_options(
 
 
 def _build_rest_routes(
-    pool: SessionPool, limits: Limits, executions: ExecutionRoutes
+    pool: SessionPool, limits: Limits, body_bytes: int, runs: RunRegistry
 ) -> Iterator[Route]:
-    yield from executions.build_routes()
+    yield from ExecutionRoutes(pool, limits, body_bytes, runs).build_routes()
     yield from FileRoutes(pool, limits).build_routes()
     yield from SessionRoutes(pool).build_routes()
 
@@ -158,11 +166,11 @@ def _build_middleware(
 
 
 def _make_lifespan(
-    executions: ExecutionRoutes, mcp: McpEndpoint, sessions: McpSessions | None
+    runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with executions.run(), mcp.run():
+        async with runs.run(), mcp.run():
             try:
                 yield
             finally:

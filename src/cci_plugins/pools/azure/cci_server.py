@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from cci_plugins.errors import PoolError, SessionLostError
+from cci_plugins.errors import CodeInterpreterError, PoolError, SessionLostError
 from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.mcp_client.executions import (
@@ -17,11 +17,13 @@ from cci_plugins.mcp_client.executions import (
     check_files,
     load_execution,
 )
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.mcp_client.http import map_protocol_errors
 from cci_plugins.mcp_client.messages import ToolResult
-from cci_plugins.mcp_client.progress import StreamedOutput
+from cci_plugins.mcp_client.progress import ProgressHandler, StreamedOutput
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.run_exchange import HOST_TOOLS_KEY
 
 from .replies import read_execution
 
@@ -59,55 +61,121 @@ def is_cci_server(description: Mapping[str, Any]) -> bool:
     return isinstance(info, Mapping) and info.get("name") == _SERVER_NAME
 
 
+def parse_host_tools(description: Mapping[str, Any]) -> bool | None:
+    """Return whether code on the cci-plugins server can call tools of the host.
+
+    Args:
+        description: Its answer to `initialize`.
+
+    Returns:
+        None if only an attempt can show it, as behind a gateway. False for older servers.
+    """
+    capabilities = description.get("capabilities")
+    experimental = capabilities.get("experimental") if isinstance(capabilities, Mapping) else None
+    stated = experimental.get(HOST_TOOLS_KEY) if isinstance(experimental, Mapping) else None
+    if not isinstance(stated, Mapping):
+        return False
+    supported = stated.get("supported")
+    return supported if isinstance(supported, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunTool:
+    """The tool that runs Python on the cci-plugins server, for one session.
+
+    Attributes:
+        mcp: Client of the server.
+        name: Name of the tool.
+        environment_id: The session, by the name that the server knows.
+    """
+
+    mcp: McpClient
+    name: str
+    environment_id: str
+
+    async def call(
+        self,
+        code: str,
+        timeout: timedelta,
+        *,
+        wait: timedelta,
+        meta: Mapping[str, Any],
+        on_progress: ProgressHandler | None = None,
+    ) -> ToolResult:
+        """Call the tool once.
+
+        Args:
+            code: The code to run.
+            timeout: Longest run.
+            wait: Longest wait for the answer.
+            meta: Extra `_meta` of the request.
+            on_progress: Called with each notification of progress.
+        """
+        arguments = {
+            "environmentId": self.environment_id,
+            "pythonCode": code,
+            "timeoutSeconds": timeout.total_seconds(),
+        }
+        return await self.mcp.call_tool(
+            self.name, arguments, timeout=wait, meta=meta, on_progress=on_progress
+        )
+
+
+def read_execution_of(answer: ToolResult, session_id: str) -> Execution:
+    """Return the whole execution in an answer.
+
+    Raises:
+        CodeInterpreterError: The error that the served pool raised.
+        ProtocolError: The answer is malformed. The code may have run.
+    """
+    failure = answer.meta.get(failures.META_KEY)
+    if META_KEY not in answer.meta and isinstance(failure, Mapping):
+        raise failures.load_error(failure)
+    try:
+        with map_protocol_errors(starts_code=True):
+            return _read_execution(answer, session_id)
+    except SessionLostError as error:
+        raise build_unclear_error(error) from error
+
+
 def _read_execution(answer: ToolResult, session_id: str) -> Execution:
     if META_KEY in answer.meta:
         return check_files(load_execution(answer.meta[META_KEY], session_id))
     return read_execution(answer, session_id)
 
 
-def _build_unclear(error: SessionLostError) -> PoolError:
-    return PoolError(f"{error}; {failures.MAY_HAVE_RUN}", hint=error.hint)
+def build_unclear_error(error: CodeInterpreterError) -> PoolError:
+    """Return an error that does not allow a second run, because the code may have run."""
+    text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
+    return PoolError(f"{text}; {MAY_HAVE_RUN}", hint=error.hint)
 
 
 async def run_full(
-    mcp: McpClient, tool: str, request: RunRequest, on_output: OutputHandler | None
+    tool: RunTool, request: RunRequest, on_output: OutputHandler | None
 ) -> Execution:
     """Run code once and return all of its execution.
 
     Args:
-        mcp: Client of the server.
-        tool: Name of the tool that runs Python.
+        tool: The tool that runs Python.
         request: The run.
         on_output: Called with each chunk of output while the code runs.
 
     Raises:
         CodeInterpreterError: The error that the served pool raised.
     """
-    arguments: dict[str, Any] = {
-        "environmentId": request.session_id,
-        "pythonCode": request.code,
-        "timeoutSeconds": request.timeout.total_seconds(),
-    }
     given = {INSTANCE_KEY: request.instance, RUN_KEY: request.run}
     streamed = None if on_output is None else StreamedOutput(on_output)
     try:
-        answer = await mcp.call_tool(
-            tool,
-            arguments,
-            timeout=request.timeout + request.margin,
+        answer = await tool.call(
+            request.code,
+            request.timeout,
+            wait=request.timeout + request.margin,
             meta={key: value for key, value in given.items() if value is not None},
             on_progress=streamed,
         )
     except SessionLostError as error:  # of something on the way, which proves nothing
-        raise _build_unclear(error) from error
-    failure = answer.meta.get(failures.META_KEY)
-    if META_KEY not in answer.meta and isinstance(failure, Mapping):
-        raise failures.load_error(failure)
-    try:
-        with map_protocol_errors(starts_code=True):
-            execution = _read_execution(answer, request.session_id)
-    except SessionLostError as error:
-        raise _build_unclear(error) from error
+        raise build_unclear_error(error) from error
+    execution = read_execution_of(answer, request.session_id)
     if streamed is not None:
         streamed.finish(execution)
     return execution

@@ -28,9 +28,9 @@ from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endp
 from cci_plugins.mcp_client.executions import SIGNED_KEY
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import Capabilities, OutputHandler
+from cci_plugins.pools.base import Capabilities
 
-from .cci_server import RunRequest, is_cci_server, run_full
+from .cci_server import RunTool, is_cci_server, parse_host_tools
 from .pool_auth import GatewayToken, PoolAuth
 from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
@@ -102,7 +102,7 @@ class PlatformSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="platform", outlives_app=True)
+    capabilities = Capabilities(name="platform", outlives_app=True, host_tools=None)
 
     def __init__(
         self,
@@ -187,16 +187,13 @@ class PlatformSessionPool(RemoteSessionPool):
         return (await self._get_server()).returns_full_results
 
     @override
-    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
-        server, session_id = await self._get_server(), request.session_id
-        environment = await self._get_environment(server, session_id)
-        request = replace(request, session_id=environment)
-        try:
-            execution = await run_full(server.mcp, server.tool, request, on_output)
-        except SessionLostError:
-            self._environments.pop(session_id, None)  # it expired, or the server's secret changed
-            raise
-        return replace(execution, session_id=session_id)
+    async def _get_run_tool(self, session_id: str) -> RunTool:
+        server = await self._get_server()
+        return RunTool(server.mcp, server.tool, await self._get_environment(server, session_id))
+
+    @override
+    def _note_loss(self, session_id: str) -> None:
+        self._environments.pop(session_id, None)  # it expired, or the server's secret changed
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
@@ -295,7 +292,8 @@ class PlatformSessionPool(RemoteSessionPool):
                 )
             endpoint = parse_endpoint_url((await self._resource.fetch_mcp_endpoint()).rstrip("/"))
         mcp = McpClient(str(endpoint), http=self._http)
-        returns_full_results = is_cci_server(await mcp.initialize())
+        description = await mcp.initialize()
+        returns_full_results = is_cci_server(description)
         rest = RestClient(
             str(endpoint).removesuffix("/mcp"), file_bytes=self._file_bytes, http=self._rest_http
         )
@@ -305,7 +303,11 @@ class PlatformSessionPool(RemoteSessionPool):
         requires_launch = True if states_launch else (None if can_require else False)
         # Only a gateway requires its own ids, and the sessions behind it may not stream.
         streams_output = returns_full_results and not states_launch
-        self.capabilities = replace(self.capabilities, streams_output=streams_output)
+        self.capabilities = replace(
+            self.capabilities,
+            streams_output=streams_output,
+            host_tools=parse_host_tools(description) if returns_full_results else False,
+        )
         python_tool = find_python_tool(tools)
         return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)
 

@@ -28,17 +28,21 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
     AuthenticationError,
+    ConfigurationError,
     ExecutionTimeoutError,
     PoolError,
     PoolUnavailableError,
     SessionLostError,
 )
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
+from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.run_exchange import RelayedQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
-from .cci_server import RunRequest
+from .cci_server import RunRequest, RunTool, run_full
+from .held_run import HeldRun
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
 from .text_sessions import TextSessions
@@ -48,7 +52,7 @@ RETRY_WINDOW = timedelta(seconds=30)
 HARMLESS = "pass"  # code that may run any number of times
 
 
-class RemoteSessionPool(SessionPool):
+class RemoteSessionPool(SessionPool, RunRelay):
     """A pool that another process or machine serves.
 
     Args:
@@ -89,8 +93,38 @@ class RemoteSessionPool(SessionPool):
         """Return whether the pool runs the cci-plugins server, which returns full results."""
 
     @abstractmethod
-    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
+    async def _get_run_tool(self, session_id: str) -> RunTool:
+        """Return the tool that runs Python on the cci-plugins server, for a session."""
+
+    def _note_loss(self, session_id: str) -> None:
+        """Note that the cci-plugins server does not have a session any longer."""
+
+    async def _run_full(
+        self, request: RunRequest, on_output: OutputHandler | None, tools: ToolHost | None
+    ) -> Execution:
         """Run code once on the cci-plugins server."""
+        tool = await self._get_run_tool(request.session_id)
+        try:
+            if tools is None:
+                return await run_full(tool, request, on_output)
+            return await HeldRun(tool, request, tools, self._retry, on_output).execute()
+        except SessionLostError:
+            self._note_loss(request.session_id)
+            raise
+
+    @override
+    async def relay_run(self, session_id: str, query: RelayedQuery) -> ToolResult:
+        if not await self._returns_full_results(session_id):
+            raise self._build_text_only_error()
+        tool = await self._get_run_tool(session_id)
+        return await self._retry.call_with_renewal(
+            lambda: tool.call(
+                query.code, query.timeout, wait=query.wait + self._margin, meta=query.meta
+            )
+        )
+
+    def _build_text_only_error(self) -> ConfigurationError:
+        return build_unsupported_error(self.capabilities.name)
 
     @abstractmethod
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
@@ -144,15 +178,20 @@ class RemoteSessionPool(SessionPool):
         tools: ToolHost | None = None,
     ) -> Execution:
         check_code(code)
-        if tools is not None:
-            raise build_unsupported_error(
-                self.capabilities.name, "its sessions answer in text only"
-            )
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
             request = RunRequest(session_id, code, limit, self._margin, instance, token_hex(16))
-            return await self._retry.call_with_retry(lambda: self._run_full(request, on_output))
+            if tools is not None and self.capabilities.host_tools is False:
+                reason = "its server is older, or its own sessions cannot"
+                raise build_unsupported_error(self.capabilities.name, reason)
+            return await self._retry.call_with_retry(
+                lambda: self._run_full(request, on_output, tools)
+            )
+        if tools is not None:
+            if self.capabilities.host_tools is not False:  # a failure may look like such a pool
+                await self._prepare_run(session_id)
+            raise self._build_text_only_error()
         await self._prepare_run(session_id)
         execution = await self._text.execute(session_id, code, timeout=limit, instance=instance)
         if on_output is not None:

@@ -25,9 +25,9 @@ from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import Capabilities, OutputHandler
+from cci_plugins.pools.base import Capabilities
 
-from .cci_server import RunRequest, is_cci_server, run_full
+from .cci_server import RunTool, is_cci_server, parse_host_tools
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -68,7 +68,7 @@ class CustomSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="custom", outlives_app=True)
+    capabilities = Capabilities(name="custom", outlives_app=True, host_tools=None)
 
     def __init__(
         self,
@@ -123,12 +123,13 @@ class CustomSessionPool(RemoteSessionPool):
                     if not self._is_kind_certain:
                         return False
                     self._kind = kind
+                    if kind != "cci":
+                        self.capabilities = replace(self.capabilities, host_tools=False)
         return self._kind == "cci"
 
     @override
-    async def _run_full(self, request: RunRequest, on_output: OutputHandler | None) -> Execution:
-        mcp = self._build_mcp_client(request.session_id)
-        return await run_full(mcp, RUN_PYTHON, request, on_output)
+    async def _get_run_tool(self, session_id: str) -> RunTool:
+        return RunTool(self._build_mcp_client(session_id), RUN_PYTHON, session_id)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
@@ -219,6 +220,7 @@ class CustomSessionPool(RemoteSessionPool):
             logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
         if is_cci_server(server):
+            self.capabilities = replace(self.capabilities, host_tools=parse_host_tools(server))
             return "cci"
         self._is_kind_certain = True
         return "executions"

@@ -14,11 +14,12 @@ from cci_plugins.tools import execute_code
 from cci_plugins.tools.execute_code import ToolReply
 from cci_plugins.tools.options import build_description
 
+from .answers import ToolCallResult
 from .environments import EnvironmentIdError
 from .mounted_folder import MountedFolder
 from .resources import to_resource_link
 from .sessions import McpSessions, is_stateless, mcp_session_id
-from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON, ToolCallResult
+from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON
 
 _MAX_LINKS = 20
 ENVIRONMENT_KEY = "cci_plugins/environmentId"

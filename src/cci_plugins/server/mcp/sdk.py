@@ -27,12 +27,12 @@ from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
 from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
 
+from .answers import ToolCallResult
 from .execute_code import ToolProvider
 from .progress import Notify, report_progress
 from .resources import ENVIRONMENT_PREFIX, PREFIX, FileResources, ResourceError
 from .running import RunningCalls
 from .sessions import is_stateless, mcp_session_id
-from .tools import ToolCallResult
 
 SERVER_NAME = "cci-plugins"
 INSTRUCTIONS = (
@@ -79,6 +79,7 @@ class McpEndpoint:
         tools: The tools that it offers.
         body_bytes: Longest body of a request.
         resources: The files that it offers, or None.
+        experimental: Returns the experimental capabilities that the handshake lists.
 
     Attributes:
         running: The calls in progress, which clients may cancel.
@@ -89,8 +90,11 @@ class McpEndpoint:
         tools: ToolProvider,
         body_bytes: int = BODY_BYTES,
         resources: FileResources | None = None,
+        *,
+        experimental: Callable[[], dict[str, dict[str, Any]]] = dict,
     ) -> None:
         self._tools = tools
+        self._experimental = experimental
         self._resources = resources
         self._body_bytes = body_bytes
         self.running = RunningCalls()
@@ -108,6 +112,7 @@ class McpEndpoint:
                     stateless=stateless,
                     running=self.running,
                 )
+                _add_experimental(server, self._experimental)
                 manager = _make_manager(server, self._body_bytes, streams=streams)
                 await stack.enter_async_context(manager.run())
                 self._managers[streams, stateless] = manager
@@ -175,6 +180,12 @@ def make_server(
     if _MAJOR > 1:
         return _make_server_2(tools, resources, running, options, streams=streams)
     return _make_server_1(tools, resources, running, options, streams=streams)
+
+
+def _add_experimental(server: Any, experimental: Callable[[], dict[str, dict[str, Any]]]) -> None:
+    """Add experimental capabilities to the options that the SDK takes for each handshake."""
+    create = server.create_initialization_options
+    server.create_initialization_options = lambda: create(experimental_capabilities=experimental())
 
 
 def _get_version() -> str:

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
-from cci_plugins.core.redacted_output import RedactingOutput, redact_execution, transform_in_lane
 from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.run_exchange import HELD_KEY
+from cci_plugins.pools.tool_host import ToolHost
 from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
     build_run_fields,
     find_images,
     get_main_value,
-    sanitize_execution,
 )
+from cci_plugins.server.redacted_run import run_redacted
 from cci_plugins.server.requests import (
     MAX_IDENTIFIER_LENGTH,
     MIN_IDENTIFIER_LENGTH,
@@ -38,9 +40,11 @@ from cci_plugins.server.requests import (
     describe_invalid,
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
+from cci_plugins.server.runs import RunKey, RunRegistry
 
+from .answers import ToolCallResult
 from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
-from .started_runs import StartedRuns
+from .held_runs import HeldRequest, HeldRuns, parse_query
 
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
@@ -52,16 +56,6 @@ ENVIRONMENT_SCHEMA: dict[str, Any] = {
     "description": "The environment: the id that an earlier answer gave.",
 }
 ALIASES = {"launchShellEnvironment": LAUNCH, "launchPythonEnvironment": LAUNCH}
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCallResult:
-    """Result of a tool call, in MCP's fields."""
-
-    content: list[dict[str, Any]]
-    structured: dict[str, Any] | None = None
-    is_error: bool = False
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 class _RunArguments(RequestModel):
@@ -100,11 +94,13 @@ class CallOptions:
         instance: The instance of the session that the code needs, or None for any.
         on_output: Called with each chunk of output, where the pool streams.
         run: Name of the run, which starts once, or None.
+        held: Query about a run that outlives the request, as it came, or None.
     """
 
     instance: str | None
     on_output: OutputHandler | None
     run: str | None = None
+    held: object = None
 
 
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
@@ -118,6 +114,7 @@ class PlatformTools:
         limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
         environments: Issues and checks environment ids. None accepts any id.
         admit_run: Called with the session before each run. It raises to refuse the run.
+        runs: The runs of the server. None for a server that holds none.
     """
 
     def __init__(
@@ -127,12 +124,14 @@ class PlatformTools:
         environments: Environments | None = None,
         *,
         admit_run: Callable[[str], Awaitable[None]] | None = None,
+        runs: RunRegistry | None = None,
     ) -> None:
         self._pool = pool
         self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
-        self._started_runs = StartedRuns()
+        self._runs = RunRegistry() if runs is None else runs
+        self._held_runs = HeldRuns(pool, self._runs)
         self._tools: dict[str, _Tool] = {
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
@@ -172,6 +171,7 @@ class PlatformTools:
                 instance if isinstance(instance, str) else None,
                 on_output,
                 run if isinstance(run, str) else None,
+                meta.get(HELD_KEY),
             )
             return await tool(arguments, options)
         except ValidationError as error:
@@ -194,9 +194,38 @@ class PlatformTools:
         self, arguments: Mapping[str, Any], options: CallOptions
     ) -> ToolCallResult:
         call = _PythonArguments.model_validate(arguments)
+        if options.held is not None:
+            return await self._answer_held(call, options)
         execution = await self._execute(call, call.python_code, options)
         fields = _build_python_fields(execution, self._limits.output_characters)
         return _build_result(execution, fields)
+
+    async def _answer_held(self, call: _PythonArguments, options: CallOptions) -> ToolCallResult:
+        """Start a run that outlives the request, or answer for one."""
+        query = parse_query(options.held)
+        if query is None or options.run is None:
+            return _build_failure("InvalidArguments", f"{HELD_KEY} is not a query about a run.")
+        session_id = self._environments.resolve_session_id(call.environment_id)
+        if query.starts and self._admit_run is not None:
+            await self._admit_run(session_id)
+        timeout = self._get_timeout(call)
+        request = HeldRequest(
+            session_id=session_id,
+            name=options.run,
+            query=query,
+            code=call.python_code,
+            timeout=timeout,
+            instance=options.instance,
+            value=options.held,
+        )
+
+        async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
+            execute = partial(self._pool.execute, session_id, call.python_code, timeout=timeout)
+            if tools is not None:
+                execute = partial(execute, tools=tools)
+            return await run_redacted(execute, on_output, instance=options.instance)
+
+        return await self._held_runs.answer(request, run_code)
 
     async def _run_shell(
         self, arguments: Mapping[str, Any], options: CallOptions
@@ -214,25 +243,14 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if self._admit_run is not None:
             await self._admit_run(session_id)
+        execute = partial(self._pool.execute, session_id, code, timeout=self._get_timeout(call))
+        key = None if options.run is None else RunKey(session_id, options.run)
+        with self._runs.claim(key):
+            return await run_redacted(execute, options.on_output, instance=options.instance)
+
+    def _get_timeout(self, call: _RunArguments) -> timedelta:
         max_seconds = self._limits.execution_timeout.total_seconds()
-        output = None if options.on_output is None else RedactingOutput(options.on_output)
-        try:
-            with self._started_runs.starting(options.run):
-                execution = await self._pool.execute(
-                    session_id,
-                    code,
-                    timeout=timedelta(
-                        seconds=min(call.timeout_seconds or max_seconds, max_seconds)
-                    ),
-                    on_output=None if output is None else output.handle,
-                    instance=options.instance,
-                )
-        finally:
-            if output is not None:
-                await output.finish()
-        return await transform_in_lane(
-            execution, lambda raw: sanitize_execution(redact_execution(raw))
-        )
+        return timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds))
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:

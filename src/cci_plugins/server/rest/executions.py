@@ -6,39 +6,34 @@ DynamicSessions specification in github.com/Azure/azure-rest-api-specs.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import anyio
-from anyio.abc import TaskGroup
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cci_plugins.common.limits import Limits
-from cci_plugins.core.redacted_output import redact_execution, transform_in_lane
-from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
     build_run_fields,
     find_image,
     get_main_value,
-    sanitize_execution,
 )
+from cci_plugins.server.redacted_run import run_redacted
+from cci_plugins.server.runs import Run, RunKey, RunRegistry
 
 from .errors import RequestError
 from .requests import RunBody, get_session_id, is_old_form, read_run_body
 
 OLD_PATHS = ("/code/execute", "/python/execute", "/execute")
 DEFAULT_OUTPUT = 4096  # the data plane's own
-_MAX_RECORDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +54,16 @@ class ExecutionRoutes:
         pool: Where code runs.
         limits: `execution_timeout` is the longest run.
         body_bytes: Longest body of a request.
+        runs: Where runs in the background are held.
     """
 
-    def __init__(self, pool: SessionPool, limits: Limits, body_bytes: int) -> None:
+    def __init__(
+        self, pool: SessionPool, limits: Limits, body_bytes: int, runs: RunRegistry
+    ) -> None:
         self._pool = pool
         self._body_bytes = body_bytes
         self._limits = limits
-        self._records: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
-        self._tasks: TaskGroup | None = None
-
-    @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        """Allow background runs inside this block, and cancel them at its end."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                tasks.cancel_scope.cancel()
+        self._runs = runs
 
     def build_routes(self) -> list[Route]:
         """Return the routes of both forms."""
@@ -96,12 +82,11 @@ class ExecutionRoutes:
             return JSONResponse(_to_old_form(execution, run_request.limit))
         run_id = request.headers.get("operation-id") or str(uuid4())
         headers = {"operation-id": run_id}
-        if run_request.in_background and self._tasks is not None:
+        if run_request.in_background:
             location = request.url.replace(path=f"/executions/{run_id}")
-            record = _build_record(run_id, session_id, run_request, "NotStarted")
-            self._store_record(record)
-            self._tasks.start_soon(self._run_in_background, run_id, session_id, run_request)
-            return JSONResponse(record, 202, headers | {"operation-location": str(location)})
+            run = self._start(run_id, session_id, run_request)
+            headers["operation-location"] = str(location)
+            return JSONResponse(_describe_run(run, run_request), 202, headers)
         execution = await self._run(session_id, run_request)
         return JSONResponse(
             _to_new_form(run_id, session_id, run_request, execution), headers=headers
@@ -109,40 +94,29 @@ class ExecutionRoutes:
 
     async def _get_execution(self, request: Request) -> Response:
         run_id = request.path_params["id"]
-        record = self._records.get((get_session_id(request), run_id))
-        if record is None:
+        run = self._runs.find(RunKey(get_session_id(request), run_id))
+        if run is None or not isinstance(run.detail, _RunRequest):
             raise RequestError(
                 404, "ExecutionNotFound", f"The session has no execution {run_id!r:.100}."
             )
-        return JSONResponse(record)
+        return JSONResponse(_describe_run(run, run.detail))
 
-    async def _run_in_background(
-        self, run_id: str, session_id: str, run_request: _RunRequest
-    ) -> None:
-        self._store_record(_build_record(run_id, session_id, run_request, "Running"))
-        try:
-            execution = await self._run(session_id, run_request)
-        except CodeInterpreterError as error:
-            record = _build_record(run_id, session_id, run_request, "Failed")
-            record["error"] = {
-                "error": {"code": get_code_and_status(error)[0], "message": str(error)}
-            }
-        else:
-            record = _to_new_form(run_id, session_id, run_request, execution)
-        self._store_record(record)
+    def _start(self, run_id: str, session_id: str, run_request: _RunRequest) -> Run:
+        """Start a run in the background. A request that comes again finds the same run."""
+        run = self._runs.start(
+            RunKey(session_id, run_id),
+            lambda _: self._run(session_id, run_request),
+            detail=run_request,
+        )
+        if not isinstance(run.detail, _RunRequest):
+            raise RequestError(409, "ExecutionExists", f"The run {run_id!r:.100} is another one.")
+        return run
 
     async def _run(self, session_id: str, run_request: _RunRequest) -> Execution:
-        execution = await self._pool.execute(
-            session_id, run_request.code, timeout=run_request.timeout
+        return await run_redacted(
+            partial(self._pool.execute, session_id, run_request.code, timeout=run_request.timeout),
+            None,
         )
-        return await transform_in_lane(
-            execution, lambda raw: sanitize_execution(redact_execution(raw))
-        )
-
-    def _store_record(self, record: dict[str, Any]) -> None:
-        self._records[record["identifier"], record["id"]] = record
-        if len(self._records) > _MAX_RECORDS:
-            self._records.popitem(last=False)
 
 
 def _build_run_request(body: RunBody, limits: Limits) -> _RunRequest:
@@ -154,6 +128,19 @@ def _build_run_request(body: RunBody, limits: Limits) -> _RunRequest:
         in_background=(body.execution_type or "").lower() == "asynchronous",
         is_shell=body.command is not None,
     )
+
+
+def _describe_run(run: Run, run_request: _RunRequest) -> dict[str, Any]:
+    """Return the record of a run in the background."""
+    run_id, session_id = run.key.name, run.key.session_id
+    if run.outcome is None:
+        status = "Running" if run.has_begun else "NotStarted"
+        return _build_record(run_id, session_id, run_request, status)
+    if isinstance(run.outcome, Execution):
+        return _to_new_form(run_id, session_id, run_request, run.outcome)
+    record = _build_record(run_id, session_id, run_request, "Failed")
+    code, _ = get_code_and_status(run.outcome)
+    return record | {"error": {"error": {"code": code, "message": redact(str(run.outcome))}}}
 
 
 def _get_result_value(execution: Execution) -> Any:

@@ -8,7 +8,7 @@ from cci_plugins.errors import ProtocolError
 from cci_plugins.mcp_client.executions import META_KEY, dump_execution
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo
-from cci_plugins.pools.azure.cci_server import RunRequest, is_cci_server, run_full
+from cci_plugins.pools.azure.cci_server import RunRequest, RunTool, is_cci_server, run_full
 
 pytestmark = pytest.mark.anyio
 
@@ -36,4 +36,4 @@ async def test_a_malformed_execution_of_our_own_server_may_have_run(change):
 
     request = RunRequest("s", "1", timedelta(seconds=1), timedelta(seconds=1), None)
     with pytest.raises(ProtocolError, match="the code may have run"):
-        await run_full(Mcp(), "run", request, None)
+        await run_full(RunTool(Mcp(), "run", "s"), request, None)

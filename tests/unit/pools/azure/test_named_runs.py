@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +32,7 @@ from cci_plugins.mcp_client.failures import (
 from cci_plugins.models import Execution
 from cci_plugins.pools.azure.retry import RetryPolicy
 from cci_plugins.pools.azure.text_sessions import TextSessions
-from cci_plugins.server.mcp.started_runs import MAX_NAMES, StartedRuns
+from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
 
 from .test_text_sessions import Pool, build_answer
 
@@ -195,23 +196,27 @@ async def test_a_wait_of_zero_that_the_pool_names_does_not_shorten_the_waits() -
 
 
 def test_a_server_starts_a_run_of_one_name_once() -> None:
-    runs = StartedRuns()
-    with runs.starting("a"):
+    runs = RunRegistry()
+
+    def starting(name: str | None) -> AbstractContextManager[None]:
+        return runs.claim(None if name is None else RunKey("session", name))
+
+    with starting("a"):
         pass
-    with pytest.raises(PoolError, match="may have run"), runs.starting("a"):
+    with pytest.raises(PoolError, match="may have run"), starting("a"):
         pass
     for error in (PoolExhaustedError("full"), SessionLostError("replaced", retryable=True)):
-        with pytest.raises(type(error)), runs.starting("b"):
+        with pytest.raises(type(error)), starting("b"):
             raise error
-    with pytest.raises(PoolError, match="broken"), runs.starting("b"):
+    with pytest.raises(PoolError, match="broken"), starting("b"):
         raise PoolError("broken")
-    with pytest.raises(PoolError, match="begun before"), runs.starting("b"):
+    with pytest.raises(PoolError, match="begun before"), starting("b"):
         pass
     for _ in range(2):
-        with runs.starting(None):
+        with starting(None):
             pass
     for number in range(MAX_NAMES):
-        with runs.starting(str(number)):
+        with starting(str(number)):
             pass
-    with runs.starting("a"):
+    with starting("a"):
         pass
