@@ -83,6 +83,11 @@ param subnetId string = ''
 @description('Create a storage account for files that are too large to travel with the code.')
 param deployStorage bool = true
 
+@description('Days after which the storage deletes a saved session.')
+@minValue(1)
+@maxValue(36500)
+param checkpointDays int = 30
+
 @description('Custom pool: create the gateway, which gives Foundry and other MCP clients an endpoint with a key.')
 param deployGateway bool = false
 
@@ -147,6 +152,7 @@ var ownRegistry = custom && empty(registryIdentityId)
 var ownIdentity = ownRegistry || withGateway
 var ownEnvironment = custom && empty(environmentId)
 var container = 'cci-files'
+var checkpointContainer = 'cci-checkpoints'
 var allTags = union(tags, { 'cci-plugins': name })
 // An image of this name runs the server of cci-plugins: see container/README.md.
 var isOwnImage = split(last(split(split(image, '@')[0], '/')), ':')[0] == 'cci-session'
@@ -233,6 +239,8 @@ module storage 'modules/storage.bicep' = if (deployStorage) {
     location: location
     tags: allTags
     containerName: container
+    checkpointContainerName: checkpointContainer
+    checkpointDays: checkpointDays
   }
 }
 
@@ -240,6 +248,7 @@ module storageRoles 'modules/storage-roles.bicep' = if (deployStorage && !empty(
   params: {
     accountName: storage!.outputs.name
     containerName: container
+    checkpointContainerName: checkpointContainer
     principalId: principalId
     principalType: principalType
   }
@@ -319,6 +328,12 @@ output AZURE_STORAGE_ACCOUNT string = deployStorage ? storage!.outputs.name : ''
 
 @description('Name of the container in it.')
 output AZURE_STORAGE_CONTAINER string = deployStorage ? container : ''
+
+@description('Name of the container in it for saved sessions.')
+output AZURE_STORAGE_CHECKPOINT_CONTAINER string = deployStorage ? checkpointContainer : ''
+
+@description('Days after which it deletes a saved session.')
+output AZURE_STORAGE_CHECKPOINT_DAYS string = deployStorage ? string(checkpointDays) : ''
 
 @description('Login server of the registry that the image is pushed to.')
 output AZURE_CONTAINER_REGISTRY_ENDPOINT string = ownRegistry ? registry!.outputs.loginServer : ''

@@ -1,10 +1,13 @@
-// Lets one principal read and write the container, and sign links to blobs with its own identity.
+// Lets one principal read and write the containers, and sign links to blobs with its own identity.
 
 @description('Name of the storage account.')
 param accountName string
 
 @description('Name of the container.')
 param containerName string
+
+@description('Name of the container for saved sessions.')
+param checkpointContainerName string
 
 @description('Object id of the principal.')
 param principalId string
@@ -30,9 +33,24 @@ resource container 'Microsoft.Storage/storageAccounts/blobServices/containers@20
   name: containerName
 }
 
+resource checkpoints 'Microsoft.Storage/storageAccounts/blobServices/containers@2025-01-01' existing = {
+  parent: blobs
+  name: checkpointContainerName
+}
+
 resource contribute 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(container.id, principalId, blobDataContributor)
   scope: container
+  properties: {
+    principalId: principalId
+    principalType: principalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataContributor)
+  }
+}
+
+resource contributeCheckpoints 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(checkpoints.id, principalId, blobDataContributor)
+  scope: checkpoints
   properties: {
     principalId: principalId
     principalType: principalType

@@ -1,5 +1,6 @@
-// Storage for files on their way in and out of sessions. Nothing in it is public, account keys open
-// nothing, and every blob is deleted a day after it was written.
+// Storage for files on their way in and out of sessions, and for saved sessions. Nothing in it is
+// public, and account keys open nothing. A file is deleted a day after it was written, a saved
+// session later.
 
 @description('Name of the account: lower-case letters and digits.')
 param name string
@@ -12,6 +13,12 @@ param tags { *: string }
 
 @description('Name of the container.')
 param containerName string
+
+@description('Name of the container for saved sessions.')
+param checkpointContainerName string
+
+@description('Days after which a saved session is deleted.')
+param checkpointDays int
 
 resource account 'Microsoft.Storage/storageAccounts@2025-01-01' = {
   name: name
@@ -42,6 +49,12 @@ resource container 'Microsoft.Storage/storageAccounts/blobServices/containers@20
   properties: { publicAccess: 'None' }
 }
 
+resource checkpoints 'Microsoft.Storage/storageAccounts/blobServices/containers@2025-01-01' = {
+  parent: blobs
+  name: checkpointContainerName
+  properties: { publicAccess: 'None' }
+}
+
 resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-01-01' = {
   parent: account
   name: 'default'
@@ -64,10 +77,26 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-01
             }
           }
         }
+        {
+          name: 'delete-checkpoints'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            actions: {
+              baseBlob: {
+                delete: { daysAfterModificationGreaterThan: checkpointDays }
+              }
+            }
+            filters: {
+              blobTypes: ['blockBlob']
+              prefixMatch: ['${checkpointContainerName}/']
+            }
+          }
+        }
       ]
     }
   }
-  dependsOn: [container]
+  dependsOn: [container, checkpoints]
 }
 
 @description('Name of the account.')

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .core.session import Session
     from .errors import CodeInterpreterError
     from .files.blob import BlobStorage
+    from .files.checkpoints import Checkpoint
     from .files.file_transfer import FileOptions
     from .models import (
         ErrorInfo,
@@ -51,6 +52,7 @@ _LAZY_EXPORTS = {
     "BlobStorage": "files.blob",
     "Chart": "common.structured",
     "ChartSeries": "common.structured",
+    "Checkpoint": "files.checkpoints",
     "CodeInterpreter": "core.interpreter",
     "CodeInterpreterError": "errors",
     "Column": "common.structured",
@@ -88,6 +90,7 @@ __all__ = [
     "BlobStorage",
     "Chart",
     "ChartSeries",
+    "Checkpoint",
     "CodeInterpreter",
     "CodeInterpreterError",
     "Column",

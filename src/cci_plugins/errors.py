@@ -21,6 +21,7 @@
         * FileTooLargeError     the file is larger than a limit
         * SessionFileNotFoundError  the session has no such file (also a FileNotFoundError)
         * TargetExistsError     a download would replace a file (also a FileExistsError)
+        * CheckpointError       a checkpoint is missing, expired or damaged
 
 A traceback of the *code that was run* is not an exception. It is `Execution.error`.
 """
@@ -267,4 +268,11 @@ class TargetExistsError(FileTransferError, FileExistsError):
     """A download target that exists while `overwrite` is false.
 
     Raised before the file is replaced. Pass `overwrite=True`, or choose another target.
+    """
+
+
+class CheckpointError(FileTransferError):
+    """A checkpoint that is missing, expired or damaged.
+
+    Raised before a session is changed. Restore another checkpoint.
     """

@@ -24,7 +24,10 @@ from .core import session_files as _session_files
 from .core.conversation import SessionKey
 from .core.host_tools import HostTool, ToolApprover
 from .core.interpreter import BlockingInterpreter, WrongWithError
+from .core.session_checkpoints import SaveTarget
 from .core.session_files import DEFAULT_SHARE_DURATION
+from .core.session_replay import CellName
+from .files.checkpoints import Checkpoint
 from .files.file_transfer import FileOptions, ProgressHandler
 from .files.source import CHUNK, Uploadable
 from .models import Execution, FileInfo, OutputEvent, SharedFile
@@ -32,6 +35,7 @@ from .pools.base import Capabilities, OutputHandler, SessionPool
 
 if TYPE_CHECKING:
     from .azure.credentials import TokenCredential
+    from .files.blob import BlobStorage
     from .pools.local.egress import Egress
 
 __all__ = ["CodeInterpreter", "Session", "SessionFiles"]
@@ -183,6 +187,24 @@ class Session:
         """Give the session a new Python process, and keep its files."""
         event_loop.run_blocking(self._session.restart)
 
+    def save(
+        self, to: SaveTarget | BlobStorage | None = None, *, retention: Duration | None = None
+    ) -> Checkpoint:
+        """Save the session's files and its history, whole or not at all."""
+        return event_loop.run_blocking(lambda: self._session.save(to, retention=retention))
+
+    def restore(
+        self,
+        checkpoint: Checkpoint | SaveTarget,
+        *,
+        storage: BlobStorage | None = None,
+        replay: Sequence[CellName] = (),
+    ) -> None:
+        """Put the files of a checkpoint into this session, and its history."""
+        event_loop.run_blocking(
+            lambda: self._session.restore(checkpoint, storage=storage, replay=replay)
+        )
+
     def delete(self) -> None:
         """End the session now and free its place in the pool."""
         event_loop.run_blocking(self._session.delete)
@@ -207,6 +229,7 @@ class CodeInterpreter(BlockingInterpreter):
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> None:
         self._async = _interpreter.CodeInterpreter(
             pool,
@@ -215,6 +238,7 @@ class CodeInterpreter(BlockingInterpreter):
             session_secret=session_secret,
             files=files,
             env=env,
+            workspace=workspace,
         )
 
     @classmethod
@@ -232,11 +256,17 @@ class CodeInterpreter(BlockingInterpreter):
         files: FileOptions | None = None,
         egress: Egress = "none",
         env: Env | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool."""
         return cls._wrap(
             _interpreter.CodeInterpreter.local(
-                approve=approve, limits=limits, files=files, egress=egress, env=env
+                approve=approve,
+                limits=limits,
+                files=files,
+                egress=egress,
+                env=env,
+                workspace=workspace,
             )
         )
 
@@ -253,6 +283,7 @@ class CodeInterpreter(BlockingInterpreter):
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps."""
         return cls._wrap(
@@ -266,6 +297,7 @@ class CodeInterpreter(BlockingInterpreter):
                 session_secret=session_secret,
                 files=files,
                 env=env,
+                workspace=workspace,
             )
         )
 

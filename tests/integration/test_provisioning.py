@@ -31,6 +31,7 @@ PYTHON = {
     f"resourceGroups {GROUP}",
     f"sessionPools ccipool{SUFFIX}",
     f"storageAccounts ccist{SUFFIX}",
+    "containers cci-checkpoints",
     "containers cci-files",
     "managementPolicies default",
 }

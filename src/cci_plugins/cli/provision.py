@@ -41,6 +41,7 @@ def up(
     name: opts.NameOption = "cci",
     suffix: opts.SuffixOption = "",
     storage: opts.StorageOption = None,
+    checkpoint_days: opts.CheckpointDaysOption = None,
     gateway: opts.GatewayOption = None,
     gateway_cpu: opts.GatewayCpuOption = None,
     gateway_memory: opts.GatewayMemoryOption = None,
@@ -90,8 +91,7 @@ def up(
     fields = convert_options(dict(locals()))
     target = _Target(subscription, resource_group, name, suffix, polling)
     options = target.build_options(without_sign_in=plan, **fields)
-    up_options = _UpOptions(env_file, write_key, replace_env, plan, yes, as_json)
-    _up(options, target.azure, up_options)
+    _up(options, target.azure, _UpOptions(env_file, write_key, replace_env, plan, yes, as_json))
 
 
 @app.command(cls=HelpCommand, epilog="cci provision show")
@@ -120,6 +120,7 @@ def down(
     suffix: opts.SuffixOption = "",
     env_file: opts.EnvFileOption = Path(".env"),
     remove_agents: opts.RemoveAgentsOption = False,
+    remove_checkpoints: opts.RemoveCheckpointsOption = False,
     yes: opts.YesOption = False,
     as_json: opts.JsonOption = False,
     polling: opts.PollingOption = opts.POLLING_SECONDS,
@@ -128,7 +129,8 @@ def down(
 
     The resource group is removed too if `up` created it and it contains nothing else. Settings
     that name the removed pool are removed from the file. A Foundry project that has agents is
-    removed only after a question of its own, or with --remove-agents.
+    removed only after a question of its own, or with --remove-agents. A storage account that has
+    saved sessions stays, unless you add --remove-checkpoints.
     """
     from cci_plugins import provisioning
     from cci_plugins.provisioning.foundry_removal import describe_agents
@@ -148,7 +150,11 @@ def down(
             _require_confirmation(question)
             remove_agents = True
     run = provisioning.down(
-        options, azure=target.azure, env_file=env_file, remove_agents=remove_agents
+        options,
+        azure=target.azure,
+        env_file=env_file,
+        remove_agents=remove_agents,
+        remove_checkpoints=remove_checkpoints,
     )
     removed = _run_with_progress(run)
     output.print_removed(removed, as_json=as_json)

@@ -61,6 +61,14 @@ StorageOption = Annotated[
     bool | None,
     typer.Option(help="Create a storage account for files that are transferred by link."),
 ]
+CheckpointDaysOption = Annotated[
+    int | None,
+    typer.Option(help="Days after which the storage deletes a saved session. 30 for a new one."),
+]
+RemoveCheckpointsOption = Annotated[
+    bool,
+    typer.Option("--remove-checkpoints", help="Remove the storage even if it has saved sessions."),
+]
 GatewayOption = Annotated[
     bool | None, typer.Option("--gateway", help="Create an MCP endpoint for a custom pool.")
 ]

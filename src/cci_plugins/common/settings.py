@@ -46,6 +46,7 @@ _BOUNDS: dict[str, tuple[float, int, str]] = {
     "CCI_SESSIONS": (1, 10_000, "sessions"),
     "CCI_READY_SESSIONS": (0, 1_000, "sessions"),
     "CCI_STAGE_FROM": (0, 10**15, "bytes"),
+    "AZURE_STORAGE_CHECKPOINT_DAYS": (1, 36_500, "days"),
 }
 
 
@@ -111,6 +112,12 @@ class Settings(BaseSettings):
     )
     storage_container: str | None = _define_optional(
         "AZURE_STORAGE_CONTAINER", doc="Container of that account"
+    )
+    checkpoint_container: str | None = _define_optional(
+        "AZURE_STORAGE_CHECKPOINT_CONTAINER", doc="Container of that account for saved sessions"
+    )
+    checkpoint_days: int = _define_number(
+        30, "AZURE_STORAGE_CHECKPOINT_DAYS", doc="Days until that container deletes a checkpoint"
     )
     storage_key: SecretStr | None = _define_optional(
         "AZURE_STORAGE_KEY", doc="Key of that account, instead of signing in to Azure"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from os import PathLike
+from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
@@ -38,6 +40,7 @@ from .session_host import SessionHost
 
 if TYPE_CHECKING:
     from cci_plugins.azure.credentials import TokenCredential
+    from cci_plugins.files.blob import BlobStorage
     from cci_plugins.pools.local.egress import Egress
 
 
@@ -61,6 +64,9 @@ class CodeInterpreter:
         files: Where larger files are staged, and which URLs may be fetched.
         env: Environment variables for the code in every session. A `Secret` among them is not
             shown in output, but the code can read it.
+        workspace: Folder of this machine that keeps the files of each session after each run.
+            They come back when the pool replaced the session, and in a later program with the
+            same key. Variables do not. None keeps only what you uploaded.
 
     Attributes:
         approve: Called before every run that a model starts.
@@ -82,10 +88,12 @@ class CodeInterpreter:
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> None:
         self.approve = approve
         checked = build_session_environment(env) if env else None
-        self._host = SessionHost(pool, limits=limits, files=files, env=checked)
+        folder = None if workspace is None else check_workspace(workspace)
+        self._host = SessionHost(pool, limits=limits, files=files, env=checked, workspace=folder)
         self._directory = SessionDirectory(self._host, secret=session_secret)
 
     @classmethod
@@ -97,6 +105,7 @@ class CodeInterpreter:
         files: FileOptions | None = None,
         egress: Egress = "none",
         env: Env | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool: no account, no Docker, no network.
 
@@ -107,6 +116,7 @@ class CodeInterpreter:
             egress: Hosts that sessions may reach. By default they reach none.
             env: Environment variables for the code, which acts on sessions only. A `Secret`
                 among them is not shown in output, but the code can read it.
+            workspace: Folder that keeps the files of each session, as in the class.
 
         Raises:
             ConfigurationError: The extra `local` is not installed, or `env` is invalid.
@@ -114,7 +124,7 @@ class CodeInterpreter:
         from cci_plugins.pools.local.pool import LocalSessionPool
 
         pool = LocalSessionPool(egress=egress, environment=env)
-        return cls(pool, approve=approve, limits=limits, files=files)
+        return cls(pool, approve=approve, limits=limits, files=files, workspace=workspace)
 
     @classmethod
     def azure(
@@ -129,6 +139,7 @@ class CodeInterpreter:
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
+        workspace: str | PathLike[str] | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps.
 
@@ -144,6 +155,7 @@ class CodeInterpreter:
             session_secret: Makes sessions reachable from other processes, as in the class.
             files: Where larger files are staged, and which URLs may be fetched.
             env: Environment variables for the code, as in the class.
+            workspace: Folder that keeps the files of each session, as in the class.
 
         Raises:
             ConfigurationError: The endpoint, key, token or `env` is not valid.
@@ -166,6 +178,7 @@ class CodeInterpreter:
             session_secret=session_secret,
             files=files,
             env=env,
+            workspace=workspace,
         )
 
     @classmethod
@@ -349,6 +362,20 @@ class CodeInterpreter:
         await self.aclose()
 
 
+def check_workspace(workspace: object) -> Path:
+    """Return the folder of a workspace.
+
+    Raises:
+        ConfigurationError: It is not a path.
+    """
+    if not isinstance(workspace, str | PathLike) or not os.fspath(workspace):
+        raise ConfigurationError(
+            f"the workspace must be a folder, not {type(workspace).__name__}",
+            hint="pass a path; Session.save(to) accepts a BlobStorage",
+        )
+    return Path(os.fspath(workspace)).absolute()
+
+
 class BlockingInterpreter:
     """The base of `cci_plugins.sync.CodeInterpreter`, so that adapters accept it too."""
 
@@ -443,18 +470,31 @@ def build_file_options(
     Raises:
         ConfigurationError: The storage is half configured, or the extra `azure` is missing.
     """
-    storage = None
-    if settings.storage_account is not None and settings.storage_container is not None:
-        from cci_plugins.files.blob import BlobStorage
-
-        settings.check_sign_ins("storage")
-        key = settings.storage_key
-        storage = BlobStorage(
-            settings.storage_account,
-            settings.storage_container,
-            credential=None if isinstance(credential, str) else credential,
-            key=None if key is None else key.get_secret_value(),
-            ca_file=settings.storage_ca_file,
-        )
+    names = (settings.storage_container, settings.checkpoint_container)
+    storage, checkpoints = [_build_storage(settings, name, credential) for name in names]
     hosts = (*STORAGE_HOSTS, *settings.fetch_hosts)
-    return FileOptions(storage, settings.stage_from, SasPolicy(hosts=hosts))
+    return FileOptions(
+        storage,
+        settings.stage_from,
+        SasPolicy(hosts=hosts),
+        checkpoints,
+        timedelta(days=settings.checkpoint_days),
+    )
+
+
+def _build_storage(
+    settings: Settings, container: str | None, credential: TokenCredential | str | None
+) -> BlobStorage | None:
+    if settings.storage_account is None or container is None:
+        return None
+    from cci_plugins.files.blob import BlobStorage
+
+    settings.check_sign_ins("storage")
+    key = settings.storage_key
+    return BlobStorage(
+        settings.storage_account,
+        container,
+        credential=None if isinstance(credential, str) else credential,
+        key=None if key is None else key.get_secret_value(),
+        ca_file=settings.storage_ca_file,
+    )

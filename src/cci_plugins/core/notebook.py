@@ -15,6 +15,7 @@ MAX_TOOL_CALLS = 200  # of one run
 MAX_ARGUMENTS = 2_000  # characters of the arguments of one call
 METADATA_KEY = "cci_plugins"  # in the metadata of a cell
 TOOL_CALLS_KEY = "tool_calls"
+REDACTED_KEY = "redacted"
 
 
 class Notebook:
@@ -29,12 +30,33 @@ class Notebook:
         self._bytes = 0
         self._count = 0
 
-    def add(self, code: str, execution: Execution) -> None:
-        """Append one run."""
+    def add(self, code: str, execution: Execution, *, is_redacted: bool = False) -> None:
+        """Append one run.
+
+        Args:
+            code: Its code, without secrets.
+            execution: Its outcome.
+            is_redacted: Whether redaction changed the code.
+        """
         self._count += 1
-        cell = json.dumps(_build_cell(self._count, code, execution), ensure_ascii=False)
+        cell = json.dumps(
+            _build_cell(self._count, code, execution, is_redacted=is_redacted), ensure_ascii=False
+        )
         self._cells.append(cell)
         self._bytes += len(cell)
+        while self._bytes > MAX_BYTES and len(self._cells) > 1:
+            self._bytes -= len(self._cells.popleft())
+
+    def replace(self, text: str) -> None:
+        """Replace the history by a saved one. What is not a cell of a notebook is left out.
+
+        Args:
+            text: The text of a notebook file, which may have been changed.
+        """
+        cells = load_cells(text)
+        self._cells = deque(json.dumps(cell, ensure_ascii=False) for cell in cells)
+        self._bytes = sum(map(len, self._cells))
+        self._count = max(map(get_count, cells), default=0)
         while self._bytes > MAX_BYTES and len(self._cells) > 1:
             self._bytes -= len(self._cells.popleft())
 
@@ -52,12 +74,48 @@ class Notebook:
         return json.dumps(notebook, indent=1, ensure_ascii=False)
 
 
-def _build_cell(count: int, code: str, execution: Execution) -> dict[str, Any]:
+def load_cells(text: str) -> list[dict[str, Any]]:
+    """Return the code cells of a saved history, without what is not one.
+
+    Args:
+        text: The text of a notebook file, which may have been changed.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    cells = content.get("cells") if isinstance(content, dict) else None
+    return [cell for cell in cells if _is_cell(cell)] if isinstance(cells, list) else []
+
+
+def get_count(cell: Mapping[str, Any]) -> int:
+    """Return the number of the run that a cell shows."""
+    return int(cell["execution_count"])
+
+
+def _is_cell(cell: object) -> bool:
+    return (
+        isinstance(cell, dict)
+        and cell.get("cell_type") == "code"
+        and isinstance(cell.get("source"), str)
+        and isinstance(cell.get("outputs"), list)
+        and isinstance(cell.get("metadata"), dict)
+        and type(cell.get("execution_count")) is int
+        and cell.get("id") == f"run-{cell['execution_count']}"
+    )
+
+
+def _build_cell(
+    count: int, code: str, execution: Execution, *, is_redacted: bool
+) -> dict[str, Any]:
     calls = [_build_tool_call(call) for call in execution.tool_calls[:MAX_TOOL_CALLS]]
+    ours: dict[str, Any] = {TOOL_CALLS_KEY: calls} if calls else {}
+    if is_redacted:
+        ours[REDACTED_KEY] = True
     return {
         "cell_type": "code",
         "id": f"run-{count}",
-        "metadata": {METADATA_KEY: {TOOL_CALLS_KEY: calls}} if calls else {},
+        "metadata": {METADATA_KEY: ours} if ours else {},
         "execution_count": count,
         "source": code,
         "outputs": list(_build_outputs(count, execution)),
@@ -72,6 +130,16 @@ def calls_host_tools(cell: Mapping[str, Any]) -> bool:
     """
     ours = cell.get("metadata", {}).get(METADATA_KEY)
     return isinstance(ours, Mapping) and bool(ours.get(TOOL_CALLS_KEY))
+
+
+def is_redacted(cell: Mapping[str, Any]) -> bool:
+    """Return whether redaction changed the code of a cell, so that it is not what ran.
+
+    Args:
+        cell: A cell of the notebook.
+    """
+    ours = cell.get("metadata", {}).get(METADATA_KEY)
+    return isinstance(ours, Mapping) and bool(ours.get(REDACTED_KEY))
 
 
 def _build_tool_call(call: ToolCall) -> dict[str, Any]:

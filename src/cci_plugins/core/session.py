@@ -34,7 +34,6 @@ from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.settings import is_content_capture_enabled
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
-from cci_plugins.in_session.script_comment import remove_script
 from cci_plugins.models import ErrorInfo, Execution, note_malformed_images
 from cci_plugins.pools.base import (
     OutputHandler,
@@ -44,7 +43,7 @@ from cci_plugins.pools.base import (
 )
 from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
-from cci_plugins.redaction import redact, redact_exception
+from cci_plugins.redaction import redact_exception
 
 from .conversation import running_sessions
 from .host_calls import HostCalls
@@ -63,6 +62,7 @@ from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .session_restart import restart_with_files
+from .session_saving import REPLACED_NOTE, SavableSession
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -78,7 +78,6 @@ STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its ou
 MAX_NESTED_RUNS = 8  # sessions whose code waits for a tool that runs code in the next one
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 1.0  # between two attempts to interrupt a run
 RESTARTED_NOTE = "the session was restarted; variables of earlier calls are gone, files are kept"
-REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
 
 
 class _ActiveRun:
@@ -122,7 +121,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session:
+class Session(SavableSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -155,6 +154,9 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
+
+    save = SavableSession.save  # listed here, because they are of the session's own API
+    restore = SavableSession.restore
 
     @property
     def id(self) -> str:
@@ -267,6 +269,7 @@ class Session:
                 raise build_unsupported_error(pool.capabilities.name)
             env = self._handle.get_env(pool)
             await self._handle.begin()
+            await self._open_workspace()
             request = _RunRequest(code, limit, on_output, calls, env)
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
@@ -281,6 +284,7 @@ class Session:
                 if calls is not None:
                     raw_execution = replace(raw_execution, tool_calls=tuple(calls.records))
                 noted = add_network_note(self._attach_notes(raw_execution), pool.capabilities)
+                noted = await self._keep_files(noted)
                 execution = await transform_in_lane(
                     noted, lambda raw: redact_execution(note_malformed_images(raw))
                 )
@@ -291,9 +295,7 @@ class Session:
                     await redact_in_lane(
                         size, lambda: record_content(span, code, render_text(execution, budget))
                     )
-            await redact_in_lane(
-                size, lambda: self._notebook.add(redact(remove_script(code)), execution)
-            )
+            await redact_in_lane(size, lambda: self._add_to_history(code, execution))
         return execution
 
     async def _execute(self, pool: SessionPool, request: _RunRequest) -> Execution:

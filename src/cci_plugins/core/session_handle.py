@@ -133,17 +133,17 @@ class SessionHandle:
     ) -> FileInfo:
         """Write a file into the session and remember it."""
         try:
-            info = await self._send(name, source, on_progress)
+            info = await self.send(name, source, on_progress)
         except BaseException:
             source.close()
             raise
-        self._remember(name, source, info)
+        self.remember(name, source, info)
         return info
 
     async def fetch(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         """Have the session fetch a URL, and remember it."""
         info = await self._fetch_url(url, name, on_progress)
-        self._remember(name, url, info)
+        self.remember(name, url, info)
         return info
 
     async def restore_uploads(self) -> tuple[Sequence[str], Sequence[str]]:
@@ -158,6 +158,14 @@ class SessionHandle:
             self.forget_upload(name)
         return [name for name in names if name not in missing], missing
 
+    def has_upload(self, name: str) -> bool:
+        """Return whether a file is remembered."""
+        return name in self._uploads
+
+    def get_digest(self, name: str) -> str | None:
+        """Return the hash of a remembered file, or None."""
+        return self._digests.get(name)
+
     def forget_upload(self, name: str) -> None:
         """Forget a file, and release what was kept to restore it."""
         source = self._uploads.pop(name, None)
@@ -170,7 +178,8 @@ class SessionHandle:
         for name in list(self._uploads):
             self.forget_upload(name)
 
-    def _remember(self, name: str, source: UploadSource | SecretUrl, info: FileInfo) -> None:
+    def remember(self, name: str, source: UploadSource | SecretUrl, info: FileInfo) -> None:
+        """Keep the source of a file, to restore it."""
         self.forget_upload(name)
         kept_bytes = sum(
             old.memory_bytes for old in self._uploads.values() if isinstance(old, UploadSource)
@@ -190,7 +199,7 @@ class SessionHandle:
             elif source is None or not await anyio.to_thread.run_sync(source.is_unchanged):
                 return False
             else:
-                info = await self._send(name, source, ignore_progress)
+                info = await self.send(name, source, ignore_progress)
             if digest is not None and info.sha256 not in {digest, None}:
                 await (await self.host.get_pool()).delete_file(self.id, name)
                 return False
@@ -198,9 +207,8 @@ class SessionHandle:
             return False
         return True
 
-    async def _send(
-        self, name: str, source: UploadSource, on_progress: ProgressHandler
-    ) -> FileInfo:
+    async def send(self, name: str, source: UploadSource, on_progress: ProgressHandler) -> FileInfo:
+        """Write a file into the session without remembering it."""
         with self.in_use():
             await self.begin()
             file_transfer = await self.host.get_file_transfer()

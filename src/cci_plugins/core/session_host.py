@@ -21,7 +21,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import replace
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -34,6 +35,9 @@ from cci_plugins.common.renewal import renew
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.pools.base import SessionPool
+
+if TYPE_CHECKING:
+    from cci_plugins.files.blob import BlobStorage
 
 T = TypeVar("T")
 
@@ -103,12 +107,15 @@ class SessionHost:
         files: Where larger files are staged, and which URLs may be fetched.
         owns_pool: Start and close the pool, and run calls on the package's event loop.
         env: Variables for the code in every session.
+        workspace: Folder that keeps the files of sessions after each run, or None.
 
     Attributes:
         pool: Where code runs. It may not be started yet.
         limits: Bounds of runs and files.
         owns_pool: Whether the host starts and closes the pool.
         env: Variables for the code in every session, or None.
+        files: Where larger files are staged and checkpoints are kept.
+        used_storages: Containers that were passed for a checkpoint. They close with the host.
         close_at_exit: Called if the program ends before the host is closed.
     """
 
@@ -120,14 +127,17 @@ class SessionHost:
         files: FileOptions | None = None,
         owns_pool: bool = True,
         env: SessionEnvironment | None = None,
+        workspace: Path | None = None,
     ) -> None:
         self.pool = pool
         self.limits = Limits() if limits is None else limits
         self.close_at_exit: Callable[[], Awaitable[None]] = self.aclose
-        self._files = FileOptions() if files is None else files
+        self.files = FileOptions() if files is None else files
         self._file_transfer: FileTransfer | None = None
+        self.used_storages: set[BlobStorage] = set()
         self.owns_pool = owns_pool
         self.env = env
+        self.workspace = workspace
         self._is_started = not owns_pool
         self._is_closed = False
         self._start_lock: anyio.Lock | None = None
@@ -144,7 +154,12 @@ class SessionHost:
             pool: Another way to the same sessions, such as a gateway.
         """
         companion = SessionHost(
-            pool, limits=self.limits, files=self._files, owns_pool=self.owns_pool, env=self.env
+            pool,
+            limits=self.limits,
+            files=self.files,
+            owns_pool=self.owns_pool,
+            env=self.env,
+            workspace=self.workspace,
         )
         self._companions.append(companion)
         return companion
@@ -177,7 +192,7 @@ class SessionHost:
         """Return the file transfer of the started pool."""
         pool = await self.get_pool()
         if self._file_transfer is None:
-            self._file_transfer = FileTransfer(pool, limits=self.limits, options=self._files)
+            self._file_transfer = FileTransfer(pool, limits=self.limits, options=self.files)
             self._leftovers.file_transfer = self._file_transfer
         return self._file_transfer
 
@@ -220,12 +235,16 @@ class SessionHost:
 
     def reset_after_fork(self) -> None:
         """Replace the parent's pool by a new one, in a forked child."""
-        event_loop.keep_inherited(self.pool, self._file_transfer, self._files)
+        event_loop.keep_inherited(self.pool, self._file_transfer, self.files)
         if self._start_lock is not None:  # the parent has started it, or tried to
             self.pool = renew(self.pool)
-        if self._files.storage is not None:
-            self._files = replace(self._files, storage=renew(self._files.storage))
+        if self.files.storage is not None:
+            self.files = replace(self.files, storage=renew(self.files.storage))
+        if self.files.checkpoints is not None:
+            self.files = replace(self.files, checkpoints=renew(self.files.checkpoints))
         self._file_transfer, self._start_lock, self._is_started = None, None, False
+        event_loop.keep_inherited(self.used_storages)
+        self.used_storages = set()
         self._ending = {}
         self._leftovers.restart(self.pool)
 
@@ -245,6 +264,10 @@ class SessionHost:
             await self.pool.aclose()
         if self._file_transfer is not None:
             await self._file_transfer.aclose()
+        if self.files.checkpoints is not None:
+            await self.files.checkpoints.aclose()
+        for storage in self.used_storages:
+            await storage.aclose()
 
 
 def bind_to_current_loop(handler: Callable[[T], object]) -> Callable[[T], None]:

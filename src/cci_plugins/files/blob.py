@@ -157,6 +157,11 @@ class BlobStorage(Renewable):
         """URL of the account's blob service."""
         return self._address.url
 
+    @property
+    def container(self) -> str:
+        """Name of the container."""
+        return self._container
+
     def __repr__(self) -> str:
         return f"BlobStorage({self._address.url!r}, {self._container!r})"
 
@@ -198,6 +203,16 @@ class BlobStorage(Renewable):
         """Delete a blob. A missing blob is ignored, and a failure is only logged."""
         await event_loop.dispatch(self._delete, name)
 
+    async def is_empty(self) -> bool:
+        """Return whether the container has no blob.
+
+        Raises:
+            FileTransferError: It cannot be read.
+            AuthenticationError: The sign-in failed, or a role is missing.
+        """
+        _require_sdk()
+        return await event_loop.dispatch(self._is_empty)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await event_loop.dispatch(self._close)
@@ -229,6 +244,12 @@ class BlobStorage(Renewable):
             **secret,
         )
         return SecretUrl(f"{self._address.url}/{self._container}/{quote(name)}?{signature}")
+
+    async def _is_empty(self) -> bool:
+        with _SdkErrorTranslator("list"):
+            async for _ in self._get_container().list_blob_names(results_per_page=1):
+                return False
+        return True
 
     async def _close(self) -> None:
         client, self._client = self._client, None

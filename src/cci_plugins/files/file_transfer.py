@@ -16,8 +16,8 @@ Invariants:
 
 * A session is given a SAS for one blob, one direction and minutes only. The blob is deleted when
   the transfer ends, also by an error or cancellation. A request of this machine has ended by
-  then, because a cancelled transfer waits for its thread (`_transfer_locally`).
-* A session's report may be a lie. `_check_report` accepts a size, a hash or a reason and nothing
+  then, because a cancelled transfer waits for its thread (`transfer_locally`).
+* A session's report may be a lie. `check_report` accepts a size, a hash or a reason and nothing
   else. An upload counts only if the session's size and hash equal those of the sent file. A
   download is compared with the report, and a size beyond the limit ends it.
 * A session that cannot reach the storage is remembered, for itself only, and uses another route.
@@ -83,6 +83,8 @@ class FileOptions:
         storage: Storage in which larger files are staged, or None.
         stage_from: Size in bytes from which files are staged although the pool has a files API.
         fetch: Rules for the URLs that may be fetched into sessions.
+        checkpoints: Storage for `Session.save`, never the container of `storage`. Or None.
+        checkpoint_retention: When the lifecycle rule of that container deletes a blob.
 
     Example:
         ```python
@@ -96,6 +98,8 @@ class FileOptions:
     storage: BlobStorage | None = None
     stage_from: int | None = None
     fetch: SasPolicy = field(default_factory=SasPolicy)
+    checkpoints: BlobStorage | None = None
+    checkpoint_retention: timedelta = timedelta(days=30)
 
 
 class FileTransfer:
@@ -202,7 +206,7 @@ class FileTransfer:
                 self._pool, session_id, {**job, "name": name}, on_progress
             )
             if report.get("kind") != "unreachable":
-                return _build_file_info(name, _check_report(report, name), "direct")
+                return _build_file_info(name, check_report(report, name), "direct")
         path = folder / "fetched"
         await self._run_locally({**job, "path": str(path)}, name, on_progress)
         source = await anyio.to_thread.run_sync(PathSource, path)
@@ -298,13 +302,13 @@ class FileTransfer:
         self, session_id: str, job: dict[str, Any], on_progress: ProgressHandler
     ) -> dict[str, Any]:
         report = await transfer_in_session(self._pool, session_id, job, on_progress)
-        return _check_report(report, job["name"])
+        return check_report(report, job["name"])
 
     async def _run_locally(
         self, job: dict[str, Any], name: str, on_progress: ProgressHandler
     ) -> dict[str, Any]:
         try:
-            return _check_report(await _transfer_locally(job, on_progress), name)
+            return check_report(await transfer_locally(job, on_progress), name)
         except UnreachableError as error:
             raise FileTransferError(
                 f"cannot move {name!r}: the host cannot be reached from this machine",
@@ -426,7 +430,7 @@ class _CountingStream:
         return self._hash.hexdigest()
 
 
-async def _transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any]:
+async def transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any]:
     """Run a transfer on this machine, in a thread that ends soon after a cancellation.
 
     A cancelled call waits for the thread, so that no request is open when its blob is deleted.
@@ -457,7 +461,7 @@ async def _transfer_locally(job: dict[str, Any], on_progress: ProgressHandler) -
         raise
 
 
-def _check_report(report: dict[str, Any], name: str) -> dict[str, Any]:
+def check_report(report: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the size and hash of a report of success. Raise for anything else."""
     if "failed" not in report:
         size, digest = report.get("size"), report.get("sha256")

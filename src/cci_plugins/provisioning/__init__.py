@@ -102,6 +102,7 @@ def down(
     azure: Azure | None = None,
     env_file: Path | None = None,
     remove_agents: bool = False,
+    remove_checkpoints: bool = False,
 ) -> Run[Removed]:
     """Remove what `up` created for these options, by computed name and tag, and nothing else.
 
@@ -110,13 +111,20 @@ def down(
         azure: Address, sign-in and waiting times for Azure.
         env_file: File from which the variables that name this deployment are removed.
         remove_agents: Whether a Foundry project that `up` created may be removed with its agents.
+        remove_checkpoints: Whether the storage account may be removed with its saved sessions.
+            Otherwise an account that has some, or cannot be looked into, stays.
 
     Returns:
         The run: iterate it for its progress, then read `result`. Iterating raises
         `ProvisioningError` with the code `ProjectHasAgents` before anything is removed.
     """
     work = partial(
-        remove, options, azure or Azure(), env_file=env_file, remove_agents=remove_agents
+        remove,
+        options,
+        azure or Azure(),
+        env_file=env_file,
+        remove_agents=remove_agents,
+        remove_checkpoints=remove_checkpoints,
     )
     return Run(work)
 

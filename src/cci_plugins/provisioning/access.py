@@ -86,6 +86,7 @@ def list_user_roles(options: Options) -> list[tuple[Role, str]]:
     needed = [(SESSION_EXECUTOR, resources.build_pool(options).id)]
     if options.storage:
         needed.append((BLOB_CONTRIBUTOR, resources.build_blob_container(options).id))
+        needed.append((BLOB_CONTRIBUTOR, resources.build_checkpoint_container(options).id))
         needed.append((BLOB_DELEGATOR, resources.build_storage_account(options).id))
     if options.foundry:
         needed.append((FOUNDRY_USER, foundry_resources.get_project_id(options)))

@@ -192,6 +192,7 @@ async def _ensure_storage(run: DeploymentRun) -> None:
     if run.options.storage:
         await run.ensure(resources.build_storage_account(run.options), expected_duration="a minute")
         await run.ensure(resources.build_blob_container(run.options))
+        await run.ensure(resources.build_checkpoint_container(run.options))
         await run.ensure(resources.build_lifecycle_rule(run.options))
 
 

@@ -32,6 +32,8 @@ class Deployment:
         mcp_endpoint: Its MCP endpoint, or the gateway's. None if it has neither.
         storage_account: Storage account for file transfers by link, or None.
         storage_container: Container in that account, or None.
+        checkpoint_container: Container for saved sessions, or None.
+        checkpoint_days: Days after which it deletes them.
         image: Image of a custom pool's sessions.
         cpu: CPUs of the container of a custom pool's session.
         memory: Its memory, such as `2Gi`.
@@ -49,6 +51,8 @@ class Deployment:
     mcp_endpoint: str | None = None
     storage_account: str | None = None
     storage_container: str | None = None
+    checkpoint_container: str | None = None
+    checkpoint_days: int | None = None
     image: str | None = None
     cpu: float | None = None
     memory: str | None = None
@@ -68,6 +72,8 @@ class Deployment:
             "resource_id": self.pool_id,
             "storage_account": self.storage_account,
             "storage_container": self.storage_container,
+            "checkpoint_container": self.checkpoint_container,
+            "checkpoint_days": self.checkpoint_days and str(self.checkpoint_days),
         }
         if self.foundry is not None:
             values |= {
@@ -99,6 +105,8 @@ def build_deployment(
         mcp_endpoint=str(mcp) if mcp else None,
         storage_account=resources.build_storage_account(options).name if storage else None,
         storage_container=resources.BLOB_CONTAINER if storage else None,
+        checkpoint_container=resources.CHECKPOINT_CONTAINER if storage else None,
+        checkpoint_days=options.checkpoint_days if storage else None,
         **_read_compute(properties),
     )
 

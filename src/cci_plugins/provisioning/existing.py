@@ -87,11 +87,36 @@ async def complete_options(options: Options, arm: ArmClient) -> Existing:
     if options.foundry and kind == "custom" and "gateway" not in options.given:
         values["gateway"] = True
     options = options.with_values(kind=kind, **values)
+    options = await complete_checkpoints(options, arm)
     options = await complete_foundry(options, arm, pool)
     if kind == "python":
         return Existing(options)
     _check_secret_values(options, pool)
     return await _complete_custom(options, arm, properties)
+
+
+async def complete_checkpoints(options: Options, arm: ArmClient) -> Options:
+    """Return the options with the days of retention that the account's rule has.
+
+    Args:
+        options: What to provision.
+        arm: Client of Resource Manager.
+    """
+    if not options.storage or "checkpoint_days" in options.given:
+        return options
+    policy = resources.build_lifecycle_rule(options)
+    found = await arm.get(policy.id, policy.api_version, step=policy.kind)
+    properties = lowercase_keys((found or {}).get("properties"))
+    rules = lowercase_keys(properties.get("policy")).get("rules")
+    for rule in map(lowercase_keys, rules if isinstance(rules, list) else []):
+        if rule.get("name") != resources.CHECKPOINT_RULE:
+            continue
+        actions = lowercase_keys(lowercase_keys(rule.get("definition")).get("actions"))
+        delete = lowercase_keys(lowercase_keys(actions.get("baseblob")).get("delete"))
+        days = delete.get("daysaftermodificationgreaterthan")
+        if isinstance(days, int | float) and days >= 1:
+            return options.with_values(checkpoint_days=int(days))
+    return options
 
 
 def build_pool_change(pool: Resource) -> Resource:

@@ -35,6 +35,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "kind": "python",
     "location": "eastus",
     "storage": True,
+    "checkpoint_days": 30,
     "gateway": False,
     "max_sessions": 10,
     "ready_sessions": 1,
@@ -74,6 +75,7 @@ _CUSTOM_ONLY = (
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]{1,63}")
 _COOLDOWN = (timedelta(minutes=5), timedelta(hours=1))  # what Azure accepts
 _MAX_SESSIONS = 600
+_MAX_CHECKPOINT_DAYS = 36_500
 _MICROSOFT_IMAGES = "mcr.microsoft.com/k8se/"
 
 
@@ -91,6 +93,7 @@ class Options:
         suffix: Last part of every resource's name. By default six digits derived from the
             group's id.
         storage: Whether to create a storage account for file transfers by link.
+        checkpoint_days: Days after which the storage deletes a saved session.
         gateway: Whether to create an MCP endpoint in front of a custom pool.
         requirements: Packages of a custom pool's sessions, as a `requirements.txt`. The package's
             own list when None.
@@ -142,6 +145,7 @@ class Options:
     name: str = "cci"
     suffix: str = ""
     storage: bool = _LEFT_OUT
+    checkpoint_days: int = _LEFT_OUT
     gateway: bool = _LEFT_OUT
     requirements: Path | None = None
     image: str | None = None
@@ -205,6 +209,12 @@ class Options:
             raise ConfigurationError(
                 f"the cooldown must be 300 to 3600 seconds, not {seconds}",
                 hint="correct --cooldown",
+            )
+        if not 1 <= self.checkpoint_days <= _MAX_CHECKPOINT_DAYS:
+            raise ConfigurationError(
+                f"checkpoints are kept for 1 to {_MAX_CHECKPOINT_DAYS} days, "
+                f"not {self.checkpoint_days}",
+                hint="correct --checkpoint-days",
             )
         if not 1 <= self.max_sessions <= _MAX_SESSIONS:
             raise ConfigurationError(

@@ -89,6 +89,7 @@ def list_resources(options: Options, image: str) -> list[Resource]:
         found += [
             resources.build_storage_account(options),
             resources.build_blob_container(options),
+            resources.build_checkpoint_container(options),
             resources.build_lifecycle_rule(options),
         ]
     if options.gateway:
@@ -223,5 +224,6 @@ def _list_costs(options: Options) -> list[str]:
         size = f"{options.model_capacity * 1_000:,} tokens a minute"
         lines.append(f"model {options.model}: by token, at most {size}")
     if options.storage:
-        lines.append("storage account: by stored and moved bytes; files are deleted after a day")
+        lines.append("storage account: by stored and moved bytes; files are deleted after a day,")
+        lines.append(f"  saved sessions after {options.checkpoint_days} days")
     return lines

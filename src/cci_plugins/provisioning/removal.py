@@ -15,6 +15,7 @@ from cci_plugins.common.settings import get_variable_name
 
 from . import resources
 from .access import ROLE_ASSIGNMENT_TYPE, build_assignment_name
+from .checkpoints import STORAGE_TYPE, describe_kept, find_checkpoints
 from .client import ProvisioningClient
 from .deployment import Deployment
 from .deployment_run import StepReporter, has_owner_tag
@@ -56,6 +57,7 @@ async def remove(
     *,
     env_file: Path | None = None,
     remove_agents: bool = False,
+    remove_checkpoints: bool = False,
 ) -> Removed:
     """Remove this deployment's resources, and the resource group if it is then empty.
 
@@ -68,6 +70,7 @@ async def remove(
         on_progress: Called with each progress.
         env_file: File whose variables for this deployment are removed.
         remove_agents: Whether a Foundry project may be removed that has agents.
+        remove_checkpoints: Whether a storage account may be removed that has saved sessions.
 
     Raises:
         ProvisioningError: Azure refused a step, it took too long, or a project has agents.
@@ -82,6 +85,10 @@ async def remove(
         removed += await _remove_project_roles(arm, on_progress, inventory, options)
         removed += await remove_foundry(options, arm, inventory.foundry, on_progress)
         found = await list_owned_resources(options, arm)
+        if not remove_checkpoints:
+            found = [
+                one for one in found if not await _keeps(options, azure, arm, one, on_progress)
+            ]
         for one in found:
             removed += await _try_remove_assignments(arm, on_progress, one, options)
         for one in found:
@@ -98,6 +105,9 @@ async def remove(
     unset: list[str] = []
     if env_file is not None:
         unset = _unset_variables(env_file, options, inventory.deployment)
+        account = resources.build_storage_account(options)
+        if account.id.lower() not in {identifier.lower() for identifier in left}:
+            unset += _unset_storage_variables(env_file, account.name)
         unset += _unset_foundry_variables(env_file, inventory.foundry)
     return Removed(removed=tuple(removed), left=tuple(left), unset=tuple(unset))
 
@@ -114,13 +124,37 @@ def _unset_variables(path: Path, options: Options, deployment: Deployment | None
     if unset:  # the file named this pool, so the rest of the pool's variables goes too
         rest = ("pool", "endpoint", "mcp_endpoint", "mcp_key")
         unset += remove_env(path, {get_variable_name(name): None for name in rest})
-    account = resources.build_storage_account(options).name
-    stored = remove_env(path, {get_variable_name("storage_account"): account})
-    if stored:
-        stored += remove_env(
-            path, {get_variable_name("storage_container"): resources.BLOB_CONTAINER}
-        )
-    return [*unset, *stored]
+    return unset
+
+
+def _unset_storage_variables(path: Path, account: str) -> list[str]:
+    """Remove the variables of a storage account that does not exist."""
+    unset = remove_env(path, {get_variable_name("storage_account"): account})
+    if unset:
+        names = {
+            "storage_container": resources.BLOB_CONTAINER,
+            "checkpoint_container": resources.CHECKPOINT_CONTAINER,
+            "checkpoint_days": None,
+        }
+        unset += remove_env(path, {get_variable_name(name): names[name] for name in names})
+    return unset
+
+
+async def _keeps(
+    options: Options,
+    azure: Azure,
+    arm: ProvisioningClient,
+    one: Found,
+    on_progress: ProgressHandler,
+) -> bool:
+    """Return whether a resource has to stay, and report why."""
+    if one.type != STORAGE_TYPE:
+        return False
+    content = await find_checkpoints(options, azure, arm, one)
+    if content == "none":
+        return False
+    on_progress(Progress(one.kind, "note", describe_kept(one, content)))
+    return True
 
 
 def _unset_foundry_variables(path: Path, foundry: FoundryInventory) -> list[str]:
@@ -180,7 +214,10 @@ async def _remove_assignments(
         scope = f"{options.group_id}/providers/{one.type}/{one.name}"
     scopes = [scope]
     if one.type.endswith("/storageAccounts"):
-        scopes.append(f"{scope}/blobServices/default/containers/{resources.BLOB_CONTAINER}")
+        scopes += [
+            f"{scope}/blobServices/default/containers/{name}"
+            for name in (resources.BLOB_CONTAINER, resources.CHECKPOINT_CONTAINER)
+        ]
     for scope in scopes:
         for item in await arm.list(
             f"{scope}/providers/{ROLE_ASSIGNMENT_TYPE}",

@@ -24,6 +24,8 @@ from .options import Options
 from .tags import build_foundry_tag, build_tags
 
 BLOB_CONTAINER = "cci-files"
+CHECKPOINT_CONTAINER = "cci-checkpoints"
+CHECKPOINT_RULE = "delete-checkpoints"
 LOGS = "cci-logs"
 PORT = 6000
 PROFILE = "Consumption"
@@ -212,32 +214,51 @@ def build_storage_account(options: Options) -> Resource:
 
 
 def build_blob_container(options: Options) -> Resource:
-    """Build the blob container of the storage account."""
+    """Build the container for files on their way."""
+    return _build_container(options, BLOB_CONTAINER)
+
+
+def build_checkpoint_container(options: Options) -> Resource:
+    """Build the container for saved sessions."""
+    return _build_container(options, CHECKPOINT_CONTAINER)
+
+
+def _build_container(options: Options, name: str) -> Resource:
     return Resource(
         type="Microsoft.Storage/storageAccounts/blobServices/containers",
-        id=f"{build_storage_account(options).id}/blobServices/default/containers/{BLOB_CONTAINER}",
+        id=f"{build_storage_account(options).id}/blobServices/default/containers/{name}",
         api_version=api_versions.STORAGE,
         body={"properties": {"publicAccess": "None"}},
     )
 
 
 def build_lifecycle_rule(options: Options) -> Resource:
-    """Build the rule that deletes blobs after a day."""
-    rule = {
-        "enabled": True,
-        "name": "delete-after-a-day",
-        "type": "Lifecycle",
-        "definition": {
-            "filters": {"blobTypes": ["blockBlob"], "prefixMatch": [f"{BLOB_CONTAINER}/"]},
-            "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": 1}}},
-        },
-    }
+    """Build the policy that deletes staged files after a day, and checkpoints later.
+
+    An account has one policy, so both rules are in it. Each applies to one container.
+    """
+    rules = [
+        _build_rule("delete-after-a-day", BLOB_CONTAINER, 1),
+        _build_rule(CHECKPOINT_RULE, CHECKPOINT_CONTAINER, options.checkpoint_days),
+    ]
     return Resource(
         type="Microsoft.Storage/storageAccounts/managementPolicies",
         id=f"{build_storage_account(options).id}/managementPolicies/default",
         api_version=api_versions.STORAGE,
-        body={"properties": {"policy": {"rules": [rule]}}},
+        body={"properties": {"policy": {"rules": rules}}},
     )
+
+
+def _build_rule(name: str, container: str, days: int) -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "name": name,
+        "type": "Lifecycle",
+        "definition": {
+            "filters": {"blobTypes": ["blockBlob"], "prefixMatch": [f"{container}/"]},
+            "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": days}}},
+        },
+    }
 
 
 def build_gateway(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -19,6 +20,9 @@ from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.core.host_calls import HostCalls
 from cci_plugins.core.host_tools import HostTool
+from cci_plugins.core.session import Session
+from cci_plugins.core.session_handle import SessionHandle
+from cci_plugins.core.session_host import SessionHost
 from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
@@ -357,6 +361,35 @@ async def a_replaced_session_is_noticed(pool: SessionPool, session_id: str) -> N
     _expect(condition=after.text == "False", message="the code ran before the loss was reported")
 
 
+async def a_session_is_saved_and_restored(pool: SessionPool, session_id: str) -> None:
+    """Check that files and history of a session come back in another one, after its end."""
+    code = (
+        "import os\nos.makedirs('d', exist_ok=True)\nopen('d/.out', 'wb').write(bytes(range(256)))"
+    )
+    with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        first = _open_session(pool, session_id)
+        await first.files.upload(b"a,b", name="in.csv")
+        await first.run_code(code)
+        checkpoint = await first.save(folder)
+        await pool.delete_session(session_id)
+        second = _open_session(pool, f"{session_id}-b")
+        try:
+            await second.restore(checkpoint)
+            files = {info.name: await second.files.download(info.name) for info in checkpoint.files}
+            listed = [info.name for info in await second.files.list()]
+        finally:
+            await pool.delete_session(second.id)
+    expected = {"d/.out": bytes(range(256)), "in.csv": b"a,b"}
+    _expect(condition=files == expected, message=f"restored {sorted(files)}")
+    _expect(condition=listed == ["d/.out", "in.csv"], message=f"listed {listed}")
+    _expect(condition="os.makedirs" in second.notebook(), message="the history did not come back")
+
+
+def _open_session(pool: SessionPool, session_id: str) -> Session:
+    handle = SessionHandle(SessionHost(pool, owns_pool=False), "check", session_id)
+    return Session(handle, on_delete=lambda: None)
+
+
 _NUMBERS = {
     "type": "object",
     "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
@@ -438,6 +471,7 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     missing_files_are_named,
     a_deleted_session_starts_anew,
     a_replaced_session_is_noticed,
+    a_session_is_saved_and_restored,
     code_calls_host_tools,
     failed_tool_calls_are_exceptions,
     code_sees_the_given_variables,

@@ -21,7 +21,7 @@ from cci_plugins.files.file_transfer import (
     FileOptions,
     FileTransfer,
     UnreachableError,
-    _check_report,
+    check_report,
 )
 from cci_plugins.files.in_session_transfer import transfer_in_session
 from cci_plugins.models import Execution, FileInfo, OutputEvent
@@ -165,10 +165,10 @@ async def test_a_transfer_that_never_ends_is_ended(monkeypatch):
 
 def test_a_long_message_of_a_session_is_cut():
     with pytest.raises(FileTransferError) as caught:
-        _check_report({"failed": "x" * 10_000}, "a")
+        check_report({"failed": "x" * 10_000}, "a")
     assert len(str(caught.value)) < 300
     with pytest.raises(UnreachableError):
-        _check_report({"failed": "", "kind": "unreachable"}, "a")
+        check_report({"failed": "", "kind": "unreachable"}, "a")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""Checkpoints in Blob Storage: a real Azurite, and sessions of the embedded pool."""
+
+import json
+from datetime import timedelta
+
+import anyio
+import pytest
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob import ContainerClient
+
+from cci_plugins import BlobStorage, CodeInterpreter, FileOptions, LocalSessionPool
+from cci_plugins.errors import CheckpointError, CodeInterpreterError, ConfigurationError
+from cci_plugins.files import checkpoint_blobs, checkpoints
+from cci_plugins.testing import FakeSessionPool
+
+from ._azurite import CONTAINER, KEY, SignedIn, running_azurite
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+OTHER = "cci-checkpoints"
+
+
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory):
+    with running_azurite(tmp_path_factory.mktemp("azurite")) as running:
+        with open_container(running) as container:
+            container.create_container()
+        yield running
+
+
+def open_container(azurite, name=OTHER):
+    return ContainerClient(azurite.url, name, credential=KEY, connection_verify=str(azurite.ca))
+
+
+def storage_of(azurite, name=OTHER):
+    return BlobStorage(azurite.url, name, credential=SignedIn(), ca_file=azurite.ca)
+
+
+def list_blobs(azurite):
+    with open_container(azurite) as container:
+        return sorted(container.list_blob_names())
+
+
+async def test_a_conversation_comes_back_from_blob_storage(azurite):
+    """One session for all that needs a kernel."""
+    storage = storage_of(azurite)
+    pool = LocalSessionPool(ready_sessions=0, preload=())
+    files = FileOptions(checkpoints=storage)
+    with anyio.fail_after(100):
+        async with CodeInterpreter(pool, files=files) as interpreter:
+            session = interpreter.session("alice")
+            await session.files.upload(b"a,b", name="in.csv")
+            await session.run_code(
+                "open('.out', 'wb').write(bytes(1000)); open('big', 'w').write('x' * 3_000_000)"
+            )
+            checkpoint = await session.save(retention=timedelta(days=7))
+            assert "sig=" not in checkpoint.location + repr(checkpoint)
+            assert checkpoint.expires_at - checkpoint.created_at == timedelta(days=7)
+            await session.restore(checkpoint)  # over what is there
+            await session.delete()
+            await session.restore(checkpoint.name)
+            execution = await session.run_code("import os; sorted(os.listdir())")
+    assert execution.text == "['.out', 'big', 'in.csv']"
+    assert "restored files: .out, big, in.csv" in execution.notes[-1]
+    name = checkpoint.name
+    assert not await storage.is_empty()
+    staging = storage_of(azurite, CONTAINER)
+    assert await staging.is_empty()
+    await staging.aclose()
+    await storage.aclose()
+    assert list_blobs(azurite) == [
+        *(f"{name}/file-{index:06}" for index in range(3)),
+        f"{name}/manifest.json",
+        f"{name}/notebook.ipynb",
+    ]
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:  # the next day
+        with pytest.raises(ConfigurationError, match="is not configured"):
+            await interpreter.session("bob").restore(checkpoint.location)
+        other = storage_of(azurite, "other")
+        with pytest.raises(ConfigurationError, match="the checkpoint is not in"):
+            await interpreter.session("bob").restore(checkpoint.location, storage=other)
+        session = interpreter.session("bob")
+        await session.restore(checkpoint.location, storage=storage_of(azurite))
+        assert await session.files.download("in.csv") == b"a,b"
+        assert "in.csv" not in session.notebook()
+        assert "'.out'" in json.loads(session.notebook())["cells"][0]["source"]
+
+
+async def test_damage_expiry_and_wrong_containers_are_named_and_nothing_is_left(
+    azurite, monkeypatch
+):
+    staging, storage = storage_of(azurite, CONTAINER), storage_of(azurite)
+    options = FileOptions(staging, checkpoints=storage)
+    async with CodeInterpreter(FakeSessionPool(), files=options) as interpreter:
+        session = interpreter.session("alice")
+        await session.files.upload(b"one", name="a")
+        with pytest.raises(ConfigurationError, match="files on their way"):
+            await session.save(storage_of(azurite, CONTAINER))
+        before = list_blobs(azurite)
+        with pytest.raises(CodeInterpreterError, match="404"):
+            await session.save(storage_of(azurite, "missing"))
+
+        # a save that fails half way leaves no blob
+        real, count = checkpoint_blobs.transfer_locally, [0]
+
+        async def fail_later(job, on_progress):
+            count[0] += 1
+            if count[0] == 3:
+                raise CodeInterpreterError("the line is cut")
+            return await real(job, on_progress)
+
+        monkeypatch.setattr(checkpoint_blobs, "transfer_locally", fail_later)
+        with pytest.raises(CodeInterpreterError, match="the line is cut"):
+            await session.save()
+        monkeypatch.undo()
+        assert list_blobs(azurite) == before
+
+        checkpoint = await session.save()
+        assert checkpoint.expires_at - checkpoint.created_at == timedelta(days=30)
+        with open_container(azurite) as container:
+            blob = container.get_blob_client(f"{checkpoint.name}/file-000000")
+            for content in (b"two", b"longer than it was"):
+                blob.upload_blob(content, overwrite=True)
+                with pytest.raises(CheckpointError, match="has another size or hash"):
+                    await session.restore(checkpoint)
+            blob.delete_blob()
+            with pytest.raises(CheckpointError, match="missing or incomplete"):
+                await session.restore(checkpoint)
+            with pytest.raises(ResourceNotFoundError):
+                blob.get_blob_properties()
+        assert await session.files.download("a") == b"one"
+        late = checkpoint.created_at + timedelta(days=31)
+        monkeypatch.setattr(checkpoints, "get_now", lambda: late)
+        with pytest.raises(CheckpointError, match="has expired: it was saved on"):
+            await session.restore(checkpoint)
+        with pytest.raises(CheckpointError, match="has expired"):
+            await session.restore(checkpoint.name)
