@@ -15,7 +15,7 @@ name that was cancelled before it was started is refused, too.
 What an ended run left is kept for `keep`, and less if it is too much in all.
 
 Example, as a background run would use it:
-    ```python
+    ```text
     run = registry.start(RunKey("session-1", "nightly"), work, limit=timedelta(hours=1))
     await run.wait_for_news(wait=60, since=0)  # returns at once if there is output
     at, chunks = run.output.read(since=0)
