@@ -35,9 +35,10 @@ async def session_of(kind: str, monkeypatch: pytest.MonkeyPatch):
     backend = "landlock" if kind == "landlock" else "auto"
     local = LocalSessionPool(preload=(), ready_sessions=0, isolation=backend)  # type: ignore[arg-type] # from the list
     if kind == "managed-foreign-kernel":  # as where the kernel is not ours: only the agent helps
-        monkeypatch.setattr(
-            local_kernel, "build_session_source", lambda *_: "def install(*_): pass"
+        nothing = (
+            "def install(*_): pass\ninstall_tools = install_environment = install_usage = install"
         )
+        monkeypatch.setattr(local_kernel, "build_session_source", lambda *_: nothing)
 
     def runner(pool):
         async def run(code: str, seconds: float = 30) -> Execution:
