@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -123,6 +124,15 @@ def _refuse_blocking_calls() -> Iterator[None]:
             if name.startswith(("io.", "os.", "threading.")):
                 function.deactivate()
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _restore_logger() -> Iterator[None]:
+    """Undo what the command line does to the package's logger, which other modules read."""
+    logger = logging.getLogger("cci_plugins")
+    handlers, propagate = list(logger.handlers), logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
 
 
 @pytest.fixture(scope="module", autouse=True)
