@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,29 +22,15 @@ from agent_framework import (
 from agent_framework.openai import OpenAIChatCompletionClient
 from openai import AsyncOpenAI
 
-from cci_plugins import CodeInterpreter, Decision, Execution, HostTool, ToolCallRequest
+from cci_plugins import CodeInterpreter, Decision, HostTool, ToolCallRequest
 from cci_plugins.agent_framework import CodeInterpreterProvider
-from cci_plugins.errors import ConfigurationError, ToolCallError
-from cci_plugins.testing import FakeSessionPool, ScriptedModel
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.testing import ScriptedModel
 from cci_plugins.testing.session_pools import FakeTools
 
+from ._host_tools import Program, failure, pool_of
+
 pytestmark = pytest.mark.anyio
-
-Program = Callable[[FakeTools], Awaitable[Any]]
-
-
-def pool_of(program: Program) -> FakeSessionPool:
-    async def run(_: str, tools: FakeTools) -> Execution:
-        return Execution(stdout=repr(await program(tools)))
-
-    return FakeSessionPool(run)
-
-
-async def failure(call: Awaitable[Any]) -> tuple[str, str]:
-    try:
-        return "returned", repr(await call)
-    except ToolCallError as error:
-        return error.kind, str(error)
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import Annotated, Any
 
@@ -26,33 +25,16 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import InjectedState, ToolRuntime
 from langgraph.types import Command, interrupt
 
-from cci_plugins import CodeInterpreter, Decision, Execution, HostTool, ToolCallRequest
-from cci_plugins.errors import ConfigurationError, ToolCallError
+from cci_plugins import CodeInterpreter, Decision, HostTool, ToolCallRequest
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.langchain import CodeInterpreterTool, CodeInterpreterToolkit
 from cci_plugins.testing import FakeSessionPool
 from cci_plugins.testing.session_pools import FakeTools
 from cci_plugins.tools import execute_code
 
+from ._host_tools import Program, failure, pool_of
+
 pytestmark = pytest.mark.anyio
-
-Program = Callable[[FakeTools], Awaitable[Any]]
-
-
-def pool_of(program: Program) -> FakeSessionPool:
-    """A pool whose code is an async function of the host tools, which prints what it returns."""
-
-    async def run(_: str, tools: FakeTools) -> Execution:
-        return Execution(stdout=repr(await program(tools)))
-
-    return FakeSessionPool(run)
-
-
-async def failure(call: Awaitable[Any]) -> tuple[str, str]:
-    """Return the kind and the text of the error that code gets."""
-    try:
-        return "returned", repr(await call)
-    except ToolCallError as error:
-        return error.kind, str(error)
 
 
 @tool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -26,30 +25,17 @@ from agents.exceptions import ToolInputGuardrailTripwireTriggered
 from agents.tool_context import ToolContext
 from openai import AsyncOpenAI
 
-from cci_plugins import CodeInterpreter, Decision, Execution, HostTool, ToolCallRequest
-from cci_plugins.errors import ConfigurationError, ToolCallError
+from cci_plugins import CodeInterpreter, Decision, HostTool, ToolCallRequest
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.openai_agents import code_interpreter_tool
-from cci_plugins.testing import FakeSessionPool, ScriptedModel
+from cci_plugins.testing import ScriptedModel
 from cci_plugins.testing.session_pools import FakeTools
+
+from ._host_tools import Program, failure, pool_of
 
 pytestmark = pytest.mark.anyio
 
-Program = Callable[[FakeTools], Awaitable[Any]]
 CODE = json.dumps({"code": "1"})
-
-
-def pool_of(program: Program) -> FakeSessionPool:
-    async def run(_: str, tools: FakeTools) -> Execution:
-        return Execution(stdout=repr(await program(tools)))
-
-    return FakeSessionPool(run)
-
-
-async def failure(call: Awaitable[Any]) -> tuple[str, str]:
-    try:
-        return "returned", repr(await call)
-    except ToolCallError as error:
-        return error.kind, str(error)
 
 
 async def run_code(program: Program, *tools: Any, agent: Any = None, **options: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import pytest
@@ -14,15 +13,14 @@ from semantic_kernel.contents import ChatHistory, FunctionCallContent
 from semantic_kernel.filters import FilterTypes
 from semantic_kernel.functions import FunctionResult, KernelArguments, kernel_function
 
-from cci_plugins import CodeInterpreter, Decision, Execution, HostTool, ToolCallRequest
-from cci_plugins.errors import ConfigurationError, ToolCallError
+from cci_plugins import CodeInterpreter, Decision, HostTool, ToolCallRequest
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
-from cci_plugins.testing import FakeSessionPool
 from cci_plugins.testing.session_pools import FakeTools
 
-pytestmark = pytest.mark.anyio
+from ._host_tools import Program, failure, pool_of
 
-Program = Callable[[FakeTools], Awaitable[Any]]
+pytestmark = pytest.mark.anyio
 
 
 class Orders:
@@ -40,20 +38,6 @@ class Orders:
     @kernel_function(name="explode", description="Fail.")
     def explode(self) -> str:
         raise KeyError("boom")
-
-
-def pool_of(program: Program) -> FakeSessionPool:
-    async def run(_: str, tools: FakeTools) -> Execution:
-        return Execution(stdout=repr(await program(tools)))
-
-    return FakeSessionPool(run)
-
-
-async def failure(call: Awaitable[Any]) -> tuple[str, str]:
-    try:
-        return "returned", repr(await call)
-    except ToolCallError as error:
-        return error.kind, str(error)
 
 
 def kernel_of(*filters: tuple[FilterTypes, Any]) -> Kernel:
