@@ -106,9 +106,6 @@ def planted(emulator, caplog, witness, client):
     return [secret for secret in secrets if secret in everything]
 
 
-# One Unix socket of a few hundred sessions was once left to the garbage collector. Its origin is
-# not found yet. test_local_pool.py counts the descriptors of ended sessions.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("options", "total"),

@@ -360,7 +360,7 @@ class LocalSessionPool(SessionPool):
             return kernel
 
     async def _start_kernel(self, *, warm: bool) -> Kernel:
-        if self._isolation is None:
+        if self._isolation is None or self._is_closed:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         async with self._launch_limiter:
             sandbox = await self._launch(self._isolation)
@@ -392,9 +392,11 @@ class LocalSessionPool(SessionPool):
         try:
             return await asyncio.shield(launch)
         except asyncio.CancelledError:
-            await asyncio.wait((launch,))
-            if not launch.cancelled() and launch.exception() is None:
-                await launch.result().kill()
+            # A cancel scope cancels again at the next wait, which would leave the sandbox behind.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait((launch,))
+                if not launch.cancelled() and launch.exception() is None:
+                    await launch.result().kill()
             raise
         except OSError as error:
             raise PoolUnavailableError(f"cannot start a kernel: {error}") from error

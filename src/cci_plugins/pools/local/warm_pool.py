@@ -23,6 +23,7 @@ class WarmPool:
         self._size = size
         self._start = start
         self._tasks: deque[asyncio.Task[Kernel]] = deque()
+        self._awaited: set[asyncio.Task[Kernel]] = set()  # those that a caller waits for
         self._is_closed = False
 
     def fill(self) -> None:
@@ -43,9 +44,9 @@ class WarmPool:
         return kernel
 
     async def close(self) -> None:
-        """End every kernel that is warm or still starting."""
+        """End every kernel that is warm or still starting, also for a caller that waits."""
         self._is_closed = True
-        tasks, self._tasks = list(self._tasks), deque()
+        tasks, self._tasks = [*self._tasks, *self._awaited], deque()
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -53,15 +54,20 @@ class WarmPool:
                 await result.close()
 
     async def _await_kernel(self, task: asyncio.Task[Kernel]) -> Kernel | None:
+        self._awaited.add(task)
         try:
             kernel = await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.cancelled():  # only the caller was: the next one can use this kernel
+            if task.cancelled() and not _is_current_task_cancelled():
+                return None  # by `close`
+            if not task.cancelled() and not self._is_closed:  # the next caller can use this kernel
                 self._tasks.appendleft(task)
             raise
         except Exception as error:  # noqa: BLE001 - a fresh start reports the reason to the caller
             logger.debug("a warm kernel did not start: %s", error)
             return None
+        finally:
+            self._awaited.discard(task)
         if kernel.is_alive:
             return kernel
         await kernel.close()
@@ -74,3 +80,8 @@ class WarmPool:
             for task in self._tasks
             if task.done() and not task.cancelled() and task.exception() is None
         ]
+
+
+def _is_current_task_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

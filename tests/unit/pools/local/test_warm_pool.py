@@ -88,3 +88,46 @@ async def test_a_cancelled_caller_leaves_the_kernel_for_the_next_one(
     kernel: Any = await pool.allocate()
     assert kernel is started[0]
     await pool.close()
+
+
+async def test_closing_ends_the_kernel_that_a_caller_waits_for(started: list[Kernel]) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def start(*, warm: bool) -> Kernel:
+        if not warm:
+            raise IsolationError("closed")
+        begun.set()
+        try:
+            await go_on.wait()
+        finally:
+            started.append(Kernel(warm=warm))
+        return started[-1]
+
+    pool = WarmPool(1, start)
+    pool.fill()
+    callers = [asyncio.create_task(pool.allocate()) for _ in range(2)]
+    await begun.wait()
+    callers[0].cancel()  # puts its kernel back only while the pool is open
+    closing = asyncio.create_task(pool.close())
+    await asyncio.gather(*callers, closing, return_exceptions=True)
+    assert callers[0].cancelled()
+    assert isinstance(callers[1].exception(), IsolationError)
+    assert pool.list_ready_kernels() == []
+    assert len(started) == 1
+
+
+async def test_a_caller_whose_pool_closes_is_not_cancelled(started: list[Kernel]) -> None:
+    async def start(*, warm: bool) -> Kernel:
+        if not warm:
+            raise IsolationError("closed")
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    pool = WarmPool(1, start)
+    pool.fill()
+    caller = asyncio.create_task(pool.allocate())
+    await asyncio.sleep(0.01)
+    await pool.close()
+    with pytest.raises(IsolationError, match="closed"):
+        await caller
+    assert started == []
