@@ -185,15 +185,18 @@ async def test_a_flood_is_stopped_at_its_limit_and_ends_with_the_reason(
         execution = await session.run_code(FLOOD + "time.sleep(60)", timeout=3)
         assert execution.status in {"timed_out", "died", "failed"}, execution  # by time or bytes
         assert time.monotonic() - started < 30
-        if execution.state == "lost":  # it reached the limit within the run
+        await session.delete()
+        between = interpreter.session("between")
+        execution = await between.run_code(FLOOD)
+        if execution.state == "lost":  # it reached the limit before the run ended
             return execution
         pool = interpreter._host.pool
         for _ in range(240):  # the thread goes on between two runs
-            record = pool._sessions[session.id]  # type: ignore[attr-defined]
+            record = pool._sessions[between.id]  # type: ignore[attr-defined]
             if record.kernel is None or not record.kernel.is_alive:
                 break
             await asyncio.sleep(0.25)
-        return await session.run_code("1")
+        return await between.run_code("1")
 
     execution, times = await watch(interpreter, flood())
     assert execution.state == "lost"
