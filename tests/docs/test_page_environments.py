@@ -22,7 +22,7 @@ from cci_plugins.testing import Script, ScriptedModel, Turn
 
 from .blocks import PAGES, ROOT, Block, blocks
 from .test_python_blocks import expected_output
-from .test_shell_blocks import transcript
+from .test_shell_blocks import run_transcript
 
 pytestmark = [pytest.mark.pages, pytest.mark.timeout(600)]
 
@@ -149,19 +149,7 @@ def _get_imports(source: str) -> str:
 
 def _type(python: Path, block: Block, folder: Path) -> str | None:
     """Type the commands of a transcript. Return what went wrong."""
-    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    for command, expected in transcript(block):
-        done = subprocess.run(
-            ["/bin/sh", "-c", command],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        lines = [line for line in done.stdout.splitlines() if "isolation" not in line]
-        if lines != expected.splitlines():
-            return f"{block.place}: {command} printed {done.stdout!r}"
+    for command, printed, expected in run_transcript(block, python.parent, folder, LIMIT):
+        if printed != expected:
+            return f"{block.place}: {command} printed {printed}"
     return None

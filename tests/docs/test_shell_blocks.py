@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,33 @@ def transcript(block: Block) -> list[tuple[str, str]]:
     return [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts[1:]]
 
 
+def run_transcript(
+    block: Block, programs: Path, folder: Path, limit: float = LIMIT
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Run the commands of a block. Yield each, the lines that it printed, and those it should.
+
+    Args:
+        block: The block.
+        programs: Folder that comes first on PATH.
+        folder: Where the commands run.
+        limit: Longest time of a command, in seconds.
+    """
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "NO_COLOR": "1"}
+    for command, expected in transcript(block):
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+        lines = [line for line in done.stdout.splitlines() if "isolation" not in line]
+        yield command, lines, expected.splitlines()
+
+
 @pytest.fixture
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `cci` and `python` that run this interpreter."""
@@ -42,20 +70,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.place)
 def test_a_transcript_prints_its_expected_output(block: Block, path: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    for command, expected in transcript(block):
-        done = subprocess.run(
-            ["/bin/sh", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        lines = [line for line in done.stdout.splitlines() if "isolation" not in line]
-        assert lines == expected.splitlines(), command
+    for command, printed, expected in run_transcript(block, path, tmp_path):
+        assert printed == expected, command
 
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda block: block.place)

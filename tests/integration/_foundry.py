@@ -8,6 +8,7 @@ are checked against the official description.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -19,11 +20,14 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import pytest
 import trustme
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from cci_plugins.foundry import Project
 
 from ._azure import ARM_TOKEN, POOL_ID, ROOT, Arm, Credential, listening
 
@@ -742,3 +746,34 @@ def serving_foundry(folder: Path, model: Model) -> Iterator[Running]:
         fake.url = url.replace("http://", "https://")
         yield Running(fake, fake.url, ca, credential)
     assert fake.wrong == []
+
+
+@contextmanager
+def running_foundry(
+    folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch, *, trusted: bool = True
+) -> Iterator[Running]:
+    """Serve a new project to a test that has no settings of this machine.
+
+    Args:
+        folder: The test's folder, which becomes the current one.
+        model: The model behind the project.
+        monkeypatch: Undoes the changes after the test.
+        trusted: Whether every client of the test trusts the server, not only those given `ca`.
+    """
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "MCP_", "FOUNDRY_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(folder)
+    with serving_foundry(folder, model) as found:
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(found.ca))
+        yield found
+
+
+def project_of(running: Running) -> Project:
+    """Return the project as a user of the package names it."""
+    return Project(
+        running.endpoint,
+        credential=running.credential,
+        arm_endpoint=running.url,
+        ca_file=running.ca,
+    )

@@ -47,7 +47,8 @@ from ._foundry import (
     _error,
     analyst,
     needs_approval,
-    serving_foundry,
+    project_of,
+    running_foundry,
 )
 
 foundry = pytest.importorskip("cci_plugins.foundry", exc_type=CodeInterpreterError)
@@ -82,22 +83,13 @@ def model(prompt: str) -> Turn:
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    for name in [name for name in os.environ if name.startswith(("AZURE_", "MCP_", "FOUNDRY_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    with serving_foundry(tmp_path, model) as found:
-        monkeypatch.setenv("SSL_CERT_FILE", str(found.ca))  # for requests to the pool's resource
+    with running_foundry(tmp_path, model, monkeypatch) as found:
         yield found
 
 
 @pytest.fixture
 def project(running: Running) -> Any:
-    return foundry.Project(
-        running.endpoint,
-        credential=running.credential,
-        arm_endpoint=running.url,
-        ca_file=running.ca,
-    )
+    return project_of(running)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._azure import POOL_ID, Arm
 from ._emulated import Emulated, emulated
-from ._foundry import MODEL, Running, _arm_error, serving_foundry
+from ._foundry import MODEL, Running, _arm_error, project_of, running_foundry
 from ._server import KEY, serving
 from .test_foundry import model
 
@@ -28,22 +28,13 @@ SECRET = b"a secret that every replica of the gateway has"
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    for name in [name for name in os.environ if name.startswith(("AZURE_", "MCP_", "FOUNDRY_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    with serving_foundry(tmp_path, model) as found:
-        monkeypatch.setenv("SSL_CERT_FILE", str(found.ca))
+    with running_foundry(tmp_path, model, monkeypatch) as found:
         yield found
 
 
 @pytest.fixture
 def project(running: Running) -> Any:
-    return foundry.Project(
-        running.endpoint,
-        credential=running.credential,
-        arm_endpoint=running.url,
-        ca_file=running.ca,
-    )
+    return project_of(running)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from cci_plugins.errors import CodeInterpreterError, ConfigurationError, Foundry
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._emulated import KEY, Emulated, emulated
-from ._foundry import MODEL, Call, FakeToolbox, Running, Turn, serving_foundry
+from ._foundry import MODEL, Call, FakeToolbox, Running, Turn, project_of, running_foundry
 
 foundry = pytest.importorskip("cci_plugins.foundry", exc_type=CodeInterpreterError)
 pytest.importorskip("azure.ai.projects.models", reason="no SDK")
@@ -43,21 +42,13 @@ def model(_: str) -> Turn:
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    for name in [name for name in os.environ if name.startswith(("AZURE_", "MCP_", "FOUNDRY_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    with serving_foundry(tmp_path, model) as found:
+    with running_foundry(tmp_path, model, monkeypatch, trusted=False) as found:
         yield found
 
 
 @pytest.fixture
 def project(running: Running) -> Any:
-    return foundry.Project(
-        running.endpoint,
-        credential=running.credential,
-        arm_endpoint=running.url,
-        ca_file=running.ca,
-    )
+    return project_of(running)
 
 
 @pytest.fixture(scope="module")
