@@ -31,9 +31,7 @@ async def measure_gateway() -> Ratio:
         variables = {"AZURE_SESSION_POOL_ENDPOINT": endpoint, "CCI_ACCESS_TOKEN": token}
         key = "the-key-of-the-gateway"
         rate = ("--runs-per-minute", "100000")  # this one conversation exceeds the default of 60
-        with serving(
-            "--pool", "custom", *rate, CCI_SERVE_KEY=key, **variables
-        ) as (gateway_url, _):
+        with serving("--pool", "custom", *rate, CCI_SERVE_KEY=key, **variables) as (gateway_url, _):
             gateway = PlatformSessionPool(gateway_url, key=key)
             direct = CustomSessionPool(endpoint, credential=token)
             ours, theirs = await _measure_pools(gateway, direct)

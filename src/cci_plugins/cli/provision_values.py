@@ -12,6 +12,7 @@ import typer
 from cci_plugins.errors import ConfigurationError
 
 from . import console
+from .variables import parse_pairs, split_pair
 
 # Options of `up` that do not describe the deployment, or that name which one it is.
 _OTHERS = {"subscription", "resource_group", "name", "suffix", "env_file", "write_key"} | {
@@ -38,7 +39,7 @@ def convert_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if values["cooldown"] is not None:
         values["cooldown"] = timedelta(seconds=values["cooldown"])
     for name, flag in (("tags", "--tag"), ("env", "--env")):
-        values[name] = _parse_pairs(values[name], flag) if values[name] else None
+        values[name] = parse_pairs(values[name], flag) if values[name] else None
     if values["secrets"]:
         values["secrets"] = {
             name: _read_secret(name, plan=given["plan"]) for name in values["secrets"]
@@ -48,22 +49,10 @@ def convert_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _parse_pairs(texts: list[str], flag: str) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise ConfigurationError(
-                f"invalid {flag.strip('-')} {text!r}", hint=f"write {flag} NAME=VALUE"
-            )
-        pairs[name] = value
-    return pairs
-
-
 def _read_secret(name: str, *, plan: bool) -> str | None:
     """Return a secret from the environment or a prompt. Command lines are visible to others."""
-    name, equals, _ = name.partition("=")
-    if equals:
+    name, given = split_pair(name, "--secret")
+    if given is not None:
         raise ConfigurationError(
             f"--secret {name} has a value, which other users of this machine can see",
             hint=f"set the variable {name} and write --secret {name}",

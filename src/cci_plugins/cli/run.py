@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from cci_plugins.common.environment import Env
 from cci_plugins.common.settings import IsolationName, Settings
 from cci_plugins.core.interpreter import build_file_options, build_pool
 from cci_plugins.errors import (
@@ -30,6 +31,7 @@ from .run_hints import suggest_download, suggest_upload
 from .saving import Saver, insert_outputs, is_savable, match_files
 from .settings_file import SettingsFileOption
 from .source import Cell, RunInput, read_source
+from .variables import SessionEnvOption, parse_session_variables
 
 IsolationOption = Annotated[
     IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
@@ -101,6 +103,7 @@ def run(
     ] = None,
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
+    env: SessionEnvOption = None,
     env_file: SettingsFileOption = None,
 ) -> int:
     """Run Python in a session and show its output.
@@ -122,7 +125,7 @@ def run(
         folders=(Path(), Path(code).parent) if code.endswith(".py") else (Path(),),
     )
     settings = load_settings(isolation)
-    with _open_session(settings, session) as opened:
+    with _open_session(settings, session, parse_session_variables(env or ())) as opened:
         return _run_job(job, opened)
 
 
@@ -148,21 +151,22 @@ def load_settings(isolation: IsolationName | None) -> Settings:
 
 
 @contextmanager
-def _open_session(settings: Settings, name: str | None) -> Iterator[Session]:
+def _open_session(settings: Settings, name: str | None, env: Env) -> Iterator[Session]:
     """Open a session. A session without a name is deleted at the end."""
     pool = build_pool(settings)
+    embedded = settings.chosen_pool == "local"
     with CodeInterpreter(
         pool,
         limits=settings.limits(),
         session_secret=settings.secret,
         files=build_file_options(settings),
+        env={**({} if embedded else settings.session_environment), **env},
     ) as interpreter:
         with console.show_progress("starting a session"):
             interpreter.start()
         if console.is_stderr_terminal() and pool.capabilities.isolation:
             console.print_message(f"isolation: {pool.capabilities.isolation}")
         session = interpreter.session(name or f"run-{token_hex(16)}")
-        embedded = settings.chosen_pool == "local"
         try:
             yield session
         finally:

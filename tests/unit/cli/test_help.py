@@ -59,5 +59,5 @@ def test_types_are_words_that_people_read(
     assert "Usage: cci run [OPTIONS] CODE [-- ARGUMENT...]" in words
     assert "--upload PATH" in words
     assert "--timeout SECONDS" in words
-    assert words.count("May be given more than once.") == 2
+    assert words.count("May be given more than once.") == 3
     assert "One of auto, bwrap, landlock, seatbelt, process." in words
