@@ -34,6 +34,7 @@ EXPECTED = {
     "09_openai_agents.py": ["run it?", *POWERS],
     "10_approval.py": ["run it?", "42"],
     "11_test_your_agent.py": ["passed"],
+    "13_next_day.py": ["saved ['gentoo.txt',", "those of run-1", "124 of 344 penguins"],
 }
 WITH_FOUNDRY = {"12_foundry_agent.py"}  # tests/integration/test_foundry.py runs it
 
