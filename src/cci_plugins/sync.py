@@ -229,7 +229,7 @@ class CodeInterpreter(BlockingInterpreter):
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
-        workspace: str | PathLike[str] | None = None,
+        workspace: str | PathLike[str] | BlobStorage | None = None,
     ) -> None:
         self._async = _interpreter.CodeInterpreter(
             pool,
@@ -256,7 +256,7 @@ class CodeInterpreter(BlockingInterpreter):
         files: FileOptions | None = None,
         egress: Egress = "none",
         env: Env | None = None,
-        workspace: str | PathLike[str] | None = None,
+        workspace: str | PathLike[str] | BlobStorage | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool."""
         return cls._wrap(
@@ -283,7 +283,7 @@ class CodeInterpreter(BlockingInterpreter):
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
-        workspace: str | PathLike[str] | None = None,
+        workspace: str | PathLike[str] | BlobStorage | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps."""
         return cls._wrap(

@@ -1,5 +1,6 @@
 """Checkpoints in Blob Storage: a real Azurite, and sessions of the embedded pool."""
 
+import hashlib
 import json
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from cci_plugins import BlobStorage, CodeInterpreter, FileOptions, LocalSessionPool
+from cci_plugins.core import workspace
 from cci_plugins.errors import CheckpointError, CodeInterpreterError, ConfigurationError
 from cci_plugins.files import checkpoint_blobs, checkpoints
 from cci_plugins.testing import FakeSessionPool
@@ -134,3 +136,75 @@ async def test_damage_expiry_and_wrong_containers_are_named_and_nothing_is_left(
             await session.restore(checkpoint)
         with pytest.raises(CheckpointError, match="has expired"):
             await session.restore(checkpoint.name)
+
+
+async def list_times(azurite):
+    with open_container(azurite) as container:
+        blobs = [one for one in container.list_blobs() if one.name.startswith("workspace-")]
+    return {one.name.rpartition("/")[2]: one.last_modified for one in blobs}
+
+
+async def run_once(storage, code):
+    """Run code as another program does, with another pool. Return what happened."""
+    pool = LocalSessionPool(isolation="process", ready_sessions=0, preload=())
+    async with CodeInterpreter(pool, workspace=storage) as interpreter:
+        return await interpreter.session("alice").run_code(code)
+
+
+LIST = "import os; sorted(os.listdir())"
+
+
+async def test_a_workspace_in_blob_storage_returns_and_is_written_again_in_time(
+    azurite, monkeypatch
+):
+    storage = storage_of(azurite)
+    pool = LocalSessionPool(isolation="process", ready_sessions=0, preload=())
+    async with CodeInterpreter(pool, workspace=storage) as interpreter:
+        session = interpreter.session("alice")
+        await session.files.upload(b"a,b", name="in.csv")
+        await session.run_code("open('made', 'w').write('7')")
+        first = await list_times(azurite)
+        assert len(first) == 3
+        await session.run_code("1")
+        assert await list_times(azurite) == first  # nothing changed
+        now = checkpoints.get_now()
+        await anyio.sleep(1.1)  # the times of blobs are in seconds
+        monkeypatch.setattr(workspace, "get_now", lambda: now + timedelta(days=16))
+        await session.run_code("1")
+        second = await list_times(azurite)
+        assert all(second[name] > first[name] for name in first)
+        await session.run_code("1")
+        assert await list_times(azurite) == second
+    execution = await run_once(storage_of(azurite), LIST)
+    assert execution.text == "['in.csv', 'made']"
+    assert any("uploaded again: in.csv, made" in note for note in execution.notes)
+    assert await list_times(azurite) == second
+
+    # a container that cannot be read stops the run before it starts, and loses nothing
+    async def fail(job, on_progress):
+        return {"failed": "the line is cut", "kind": "unreachable"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_blobs, "transfer_locally", fail)
+        with pytest.raises(CodeInterpreterError, match="cannot be reached"):
+            await run_once(storage_of(azurite), "open('never', 'w')")
+    assert (await run_once(storage_of(azurite), LIST)).text == "['in.csv', 'made']"
+
+    # a copy that is gone and one that was changed are named, and the rest comes back
+    await run_once(storage_of(azurite), "open('third', 'w').write('8')")
+    seven, three = (hashlib.sha256(data).hexdigest() for data in (b"7", b"a,b"))
+    with open_container(azurite) as container:
+        for name in container.list_blob_names():
+            if name.endswith(f"/copy-{seven}"):
+                container.delete_blob(name)
+            if name.endswith(f"/copy-{three}"):
+                container.upload_blob(name, b"a;b", overwrite=True)
+    execution = await run_once(storage_of(azurite), LIST)
+    assert execution.text == "['third']"
+    assert "the workspace has lost files: in.csv, made" in execution.notes
+    with pytest.raises(ConfigurationError, match="files on their way"):
+        CodeInterpreter(
+            FakeSessionPool(),
+            files=FileOptions(storage_of(azurite, CONTAINER)),
+            workspace=storage_of(azurite, CONTAINER),
+        )

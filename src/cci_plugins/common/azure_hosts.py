@@ -2,7 +2,11 @@
 
 A suffix is listed only if Azure alone gives out the names below it. The sovereign clouds of the
 United States and China follow the public one. `learn.microsoft.com` has the lists: "Container
-Apps dynamic sessions", "Storage account endpoints" and "Azure OpenAI in Azure Government".
+Apps dynamic sessions", "Securing a virtual network in Azure Container Apps" (its firewall rules
+have the suffix of China), "Storage account endpoints" and "Azure OpenAI in Azure Government".
+
+Pools and gateways of every customer of Azure have names below one suffix. So this keeps a token
+from other hosts only: anyone can have a pool there.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ _SUFFIXES: dict[Service, tuple[str, ...]] = {
         ".dynamicsessions.io",
         ".azurecontainerapps.io",
         ".azurecontainerapps.us",
-        ".azurecontainerapps-china.cn",
+        ".azurecontainerapps.cn",
     ),
     "storage": (
         ".core.windows.net",
@@ -52,12 +56,8 @@ def may_get_sign_in(url: str, service: Service) -> bool:
         url: An endpoint.
         service: The service that the endpoint belongs to.
     """
-    try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-    except ValueError:
-        return False
-    is_azure = parts.scheme == "https" and host.endswith(_SUFFIXES[service])
+    scheme, host = _read_host(url)
+    is_azure = scheme == "https" and host.endswith(_SUFFIXES[service])
     return is_azure or is_loopback_host(host)
 
 
@@ -70,8 +70,17 @@ def check_sign_in_host(url: str, service: Service) -> None:
         ConfigurationError: It is another host.
     """
     if not may_get_sign_in(url, service):
+        host = _read_host(url)[1] or "the endpoint"
         raise ConfigurationError(
-            f"{urlsplit(url).hostname} is not a host of Azure's own, so it gets no token of this "
-            "machine's sign-in",
+            f"{host} is not a host of Azure's own, so it gets no token of this machine's sign-in",
             hint="correct the endpoint, or pass the credential for it yourself",
         )
+
+
+def _read_host(url: str) -> tuple[str, str]:
+    """Return the scheme and the host of an endpoint, each empty if it is missing."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower()
+    except ValueError:
+        return "", ""

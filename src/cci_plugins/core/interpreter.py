@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from os import PathLike
-from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
@@ -37,6 +35,7 @@ from .host_tools import HostTool, ToolApprover
 from .session import Session
 from .session_directory import SessionDirectory
 from .session_host import SessionHost
+from .workspace import check_workspace
 
 if TYPE_CHECKING:
     from cci_plugins.azure.credentials import TokenCredential
@@ -64,9 +63,9 @@ class CodeInterpreter:
         files: Where larger files are staged, and which URLs may be fetched.
         env: Environment variables for the code in every session. A `Secret` among them is not
             shown in output, but the code can read it.
-        workspace: Folder of this machine that keeps the files of each session after each run.
-            They come back when the pool replaced the session, and in a later program with the
-            same key. Variables do not. None keeps only what you uploaded.
+        workspace: Folder, or container for checkpoints, that keeps the files of each session after
+            each run. They come back when the pool replaced the session, and in a later program
+            with the same key. Variables do not. None keeps only what you uploaded.
 
     Attributes:
         approve: Called before every run that a model starts.
@@ -88,12 +87,12 @@ class CodeInterpreter:
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
-        workspace: str | PathLike[str] | None = None,
+        workspace: str | PathLike[str] | BlobStorage | None = None,
     ) -> None:
         self.approve = approve
         checked = build_session_environment(env) if env else None
-        folder = None if workspace is None else check_workspace(workspace)
-        self._host = SessionHost(pool, limits=limits, files=files, env=checked, workspace=folder)
+        place = None if workspace is None else check_workspace(workspace, files)
+        self._host = SessionHost(pool, limits=limits, files=files, env=checked, workspace=place)
         self._directory = SessionDirectory(self._host, secret=session_secret)
 
     @classmethod
@@ -105,7 +104,7 @@ class CodeInterpreter:
         files: FileOptions | None = None,
         egress: Egress = "none",
         env: Env | None = None,
-        workspace: str | PathLike[str] | None = None,
+        workspace: str | PathLike[str] | BlobStorage | None = None,
     ) -> Self:
         """Create an interpreter over the embedded pool: no account, no Docker, no network.
 
@@ -116,7 +115,7 @@ class CodeInterpreter:
             egress: Hosts that sessions may reach. By default they reach none.
             env: Environment variables for the code, which acts on sessions only. A `Secret`
                 among them is not shown in output, but the code can read it.
-            workspace: Folder that keeps the files of each session, as in the class.
+            workspace: Folder or container that keeps the files of each session, as in the class.
 
         Raises:
             ConfigurationError: The extra `local` is not installed, or `env` is invalid.
@@ -139,7 +138,7 @@ class CodeInterpreter:
         session_secret: bytes | None = None,
         files: FileOptions | None = None,
         env: Env | None = None,
-        workspace: str | PathLike[str] | None = None,
+        workspace: str | PathLike[str] | BlobStorage | None = None,
     ) -> Self:
         """Create an interpreter over a session pool in Azure Container Apps.
 
@@ -155,7 +154,7 @@ class CodeInterpreter:
             session_secret: Makes sessions reachable from other processes, as in the class.
             files: Where larger files are staged, and which URLs may be fetched.
             env: Environment variables for the code, as in the class.
-            workspace: Folder that keeps the files of each session, as in the class.
+            workspace: Folder or container that keeps the files of each session, as in the class.
 
         Raises:
             ConfigurationError: The endpoint, key, token or `env` is not valid.
@@ -360,20 +359,6 @@ class CodeInterpreter:
         tb: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def check_workspace(workspace: object) -> Path:
-    """Return the folder of a workspace.
-
-    Raises:
-        ConfigurationError: It is not a path.
-    """
-    if not isinstance(workspace, str | PathLike) or not os.fspath(workspace):
-        raise ConfigurationError(
-            f"the workspace must be a folder, not {type(workspace).__name__}",
-            hint="pass a path; Session.save(to) accepts a BlobStorage",
-        )
-    return Path(os.fspath(workspace)).absolute()
 
 
 class BlockingInterpreter:

@@ -93,7 +93,7 @@ def open_store(
                 hint="pass to=, or set AZURE_STORAGE_CHECKPOINT_CONTAINER",
             )
         to = files.checkpoints
-    if _is_blob_storage(to):
+    if is_blob_storage(to):
         default = files.checkpoint_retention if to is files.checkpoints else DEFAULT_RETENTION
         _refuse_staging(to, files)
         return BlobCheckpoints(to, retention or default)
@@ -149,7 +149,7 @@ def _is_name(text: str) -> bool:
     return "/" not in text and os.sep not in text and not Path(text).exists()
 
 
-def _is_blob_storage(to: object) -> TypeGuard[BlobStorage]:
+def is_blob_storage(to: object) -> TypeGuard[BlobStorage]:
     """Return whether this is storage, without loading its module for a folder."""
     if isinstance(to, str | os.PathLike):
         return False

@@ -21,7 +21,6 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -38,6 +37,7 @@ from cci_plugins.pools.base import SessionPool
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
+    from cci_plugins.files.checkpoint_blobs import WorkspacePlace
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class SessionHost:
         files: Where larger files are staged, and which URLs may be fetched.
         owns_pool: Start and close the pool, and run calls on the package's event loop.
         env: Variables for the code in every session.
-        workspace: Folder that keeps the files of sessions after each run, or None.
+        workspace: Where the files of sessions are kept after each run, or None.
 
     Attributes:
         pool: Where code runs. It may not be started yet.
@@ -127,7 +127,7 @@ class SessionHost:
         files: FileOptions | None = None,
         owns_pool: bool = True,
         env: SessionEnvironment | None = None,
-        workspace: Path | None = None,
+        workspace: WorkspacePlace | None = None,
     ) -> None:
         self.pool = pool
         self.limits = Limits() if limits is None else limits

@@ -36,7 +36,7 @@ from .session_checkpoints import (
 )
 from .session_handle import SessionHandle
 from .session_replay import CellName, ReplayCell, choose_cells, replay_cells
-from .workspace import Workspace
+from .workspace import Workspace, create_workspace
 
 if TYPE_CHECKING:
     from cci_plugins.files.blob import BlobStorage
@@ -174,11 +174,15 @@ class SavableSession(ABC):
 
     async def _open_workspace(self) -> None:
         """Have the next run send the files that the workspace kept, once in this process."""
-        folder = self._handle.host.workspace
-        if folder is not None and self._workspace is None:
-            self._workspace = Workspace(folder, self._handle.key)
-            if await self._workspace.open(self._handle):
+        place = self._handle.host.workspace
+        if place is not None and self._workspace is None:
+            workspace = await anyio.to_thread.run_sync(create_workspace, place, self._handle.key)
+            if await workspace.open(self._handle):
                 self._has_lost_uploads = True
+            self._workspace = workspace
+            if workspace.missing:
+                names = shorten_names(sorted(workspace.missing))
+                self._notes.append(redact(f"the workspace has lost files: {names}"))
 
     async def _keep_files(self, execution: Execution) -> Execution:
         """Keep the changed files in the workspace. Return the execution with a note about others.

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 from typing_extensions import override
@@ -69,7 +69,7 @@ class BlobCheckpoints(CheckpointStore):
         try:
             for member in [*(member for member, _ in manifest.members()), MANIFEST]:
                 written.append(f"{name}/{member}")
-                await self._move("put", written[-1], path=str(draft / member))
+                await self.write(name, member, draft / member)
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_SECONDS):
                 for blob in reversed(written):  # the manifest first
@@ -87,16 +87,31 @@ class BlobCheckpoints(CheckpointStore):
 
     @override
     async def read(self, name: str, member: str, target: Path, info: FileInfo | None) -> None:
+        if not await self.read_if_there(name, member, target, info):
+            raise build_missing_error(name, f"the container {self._storage.container!r}")
+
+    async def read_if_there(
+        self, name: str, member: str, target: Path, info: FileInfo | None
+    ) -> bool:
+        """Copy a member as `read` does. Return False if it is missing."""
         expected: dict[str, Any] = {"limit": MAX_MANIFEST_BYTES}
         if info is not None:
             expected = {"limit": info.size, "size": info.size, "sha256": info.sha256}
         try:
             await self._move("get", f"{name}/{member}", path=str(target), **expected)
         except SessionFileNotFoundError:
-            place = f"the container {self._storage.container!r}"
-            raise build_missing_error(name, place) from None
+            return False
         except CheckpointError:
             raise build_changed_error(name, f"{member} has another size or hash") from None
+        return True
+
+    async def write(self, name: str, member: str, source: Path) -> None:
+        """Write a member, also over one that is there.
+
+        Raises:
+            FileTransferError: It could not be written.
+        """
+        await self._move("put", f"{name}/{member}", path=str(source))
 
     async def _move(self, verb: str, blob: str, **fields: Any) -> None:
         """Move a file of this machine by a signature that is forgotten afterwards."""
@@ -115,3 +130,6 @@ class BlobCheckpoints(CheckpointStore):
             ) from None
         finally:
             link.forget()
+
+
+WorkspacePlace: TypeAlias = Path | BlobCheckpoints

@@ -84,7 +84,7 @@ async def test_what_cannot_be_kept_is_named_and_damage_is_not_put_back(tmp_path:
     async with CodeInterpreter(WritingPool(), workspace=tmp_path) as interpreter:
         assert (await interpreter.session("alice").run_code("x=1")).stdout == "x"
     for wrong in ("", 7):
-        with pytest.raises(ConfigurationError, match="the workspace must be a folder"):
+        with pytest.raises(ConfigurationError, match="must be a folder or a BlobStorage"):
             CodeInterpreter(WritingPool(), workspace=wrong)  # type: ignore[arg-type] # the error is the point
 
 
