@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import AliasChoices, AliasPath, Field
 
-from cci_plugins.mcp_client.failures import build_error_from_text
+from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError
+from cci_plugins.mcp_client.failures import META_KEY, build_error_from_text, load_error
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.wire_model import Text, TolerantModel
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
@@ -54,10 +55,20 @@ def read_execution(answer: ToolResult, session_id: str) -> Execution:
     fields = _find_run_fields(answer)
     if fields is None:
         if answer.is_error:
-            raise build_error_from_text(answer.text, started=True)
+            raise _build_failure(answer)
         fields = {"stdout": answer.text}
     execution = _build_execution(fields, session_id, is_error=answer.is_error)
     return replace(execution, results=(*execution.results, *_parse_images(answer)))
+
+
+def _build_failure(answer: ToolResult) -> CodeInterpreterError:
+    """Build the exception for a failed call. A gateway's answer adds a wait and a hint."""
+    error = build_error_from_text(answer.text, started=True)
+    details = answer.meta.get(META_KEY)
+    if isinstance(error, PoolExhaustedError) and isinstance(details, Mapping):
+        loaded = load_error(details)
+        return loaded if isinstance(loaded, PoolExhaustedError) else error
+    return error
 
 
 def read_rest(body: Mapping[str, Any], session_id: str) -> Execution:
