@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -38,3 +40,13 @@ def blocks(*kinds: str) -> list[Block]:
                 place = f"{page.relative_to(ROOT)}:{line}"
                 found.append(Block(match["kind"], match["text"], place))
     return found
+
+
+def load_script(name: str) -> ModuleType:
+    """Load a script of `docs/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

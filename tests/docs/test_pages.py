@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-from types import ModuleType
 from typing import get_args
 
 import pytest
@@ -19,23 +17,14 @@ from cci_plugins.cli.client_setup import (
 )
 from cci_plugins.doctor import CHECKS
 
-from .blocks import PAGES, ROOT
+from .blocks import PAGES, ROOT, load_script
 
 README = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_generated_pages_are_fresh() -> None:
-    assert generator().stale() == [], "run: python docs/generate.py"
+    assert load_script("generate").stale() == [], "run: python docs/generate.py"
 
 
 def test_the_readme_installs_by_line_12_and_shows_a_result_by_line_20() -> None:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from .blocks import PAGES, ROOT
+from .blocks import PAGES, ROOT, load_script
 
 ASSETS = ROOT / "docs" / "assets"
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)|<img[^>]*?src=\"([^\"]+)\"")
 
 
-def load_pictures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_diagrams_are_what_their_generator_draws() -> None:
-    assert load_pictures().stale() == [], "run: python docs/pictures.py"
+    assert load_script("pictures").stale() == [], "run: python docs/pictures.py"
 
 
 def test_pictures_load_nothing_from_elsewhere_and_each_has_a_licence_line() -> None:
