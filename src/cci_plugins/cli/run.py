@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from cci_plugins.common.environment import Env
 from cci_plugins.common.settings import IsolationName, Settings
 from cci_plugins.core.interpreter import build_file_options, build_pool
 from cci_plugins.errors import (
@@ -124,8 +123,7 @@ def run(
         notebook=save_notebook,
         folders=(Path(), Path(code).parent) if code.endswith(".py") else (Path(),),
     )
-    settings = load_settings(isolation)
-    with _open_session(settings, session, parse_session_variables(env or ())) as opened:
+    with _open_session(load_settings(isolation), session, env or ()) as opened:
         return _run_job(job, opened)
 
 
@@ -151,8 +149,9 @@ def load_settings(isolation: IsolationName | None) -> Settings:
 
 
 @contextmanager
-def _open_session(settings: Settings, name: str | None, env: Env) -> Iterator[Session]:
+def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> Iterator[Session]:
     """Open a session. A session without a name is deleted at the end."""
+    variables = parse_session_variables(env)
     pool = build_pool(settings)
     embedded = settings.chosen_pool == "local"
     with CodeInterpreter(
@@ -160,7 +159,7 @@ def _open_session(settings: Settings, name: str | None, env: Env) -> Iterator[Se
         limits=settings.limits(),
         session_secret=settings.secret,
         files=build_file_options(settings),
-        env={**({} if embedded else settings.session_environment), **env},
+        env={**({} if embedded else settings.session_environment), **variables},
     ) as interpreter:
         with console.show_progress("starting a session"):
             interpreter.start()
