@@ -107,7 +107,7 @@ param gatewayRequestsPerMinute int = 6000
 
 @description('Most runs of one environment in a minute, for each replica of the gateway.')
 @minValue(1)
-param gatewayRunsPerMinute int = 60
+param gatewayRunsPerMinute int = 600
 
 @description('Key that clients of the gateway send, of at least 16 characters. The gateway needs one; pass the same in every deployment.')
 @secure()

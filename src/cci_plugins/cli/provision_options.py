@@ -222,7 +222,7 @@ GatewayRunsOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Most runs of one environment in a minute, for each replica. By default 60.",
+        help="Most runs of one environment in a minute, for each replica. By default 600.",
     ),
 ]
 MaxSessionsOption = Annotated[

@@ -47,7 +47,7 @@ _PORT = 8765
 _MIN_KEY_LENGTH = 16
 # One key serves all conversations of a gateway, and each needs about five requests to start.
 _GATEWAY_REQUESTS_PER_MINUTE = 6_000
-_GATEWAY_RUNS_PER_MINUTE = 60
+_GATEWAY_RUNS_PER_MINUTE = 600  # a file in pieces is a run for each piece
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[
@@ -88,7 +88,7 @@ RunsPerMinuteOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Maximum number of runs of one environment in a minute. By default 60 for a gateway.",
+        help="Maximum number of runs of one environment in a minute. By default 600 for a gateway.",
     ),
 ]
 JsonOption = Annotated[

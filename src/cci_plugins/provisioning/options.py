@@ -50,7 +50,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "gateway_memory": "1Gi",
     "gateway_replicas": 3,
     "gateway_requests_per_minute": 6_000,
-    "gateway_runs_per_minute": 60,
+    "gateway_runs_per_minute": 600,
     "foundry": False,
     "model": DEFAULT_MODEL,
     "model_version": "",

@@ -36,7 +36,7 @@ def gateway_options(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("arguments", "rate", "runs"),
-    [((), 6_000, 60), (("--requests-per-minute", "5", "--runs-per-minute", "2"), 5, 2)],
+    [((), 6_000, 600), (("--requests-per-minute", "5", "--runs-per-minute", "2"), 5, 2)],
 )
 def test_a_gateway_accepts_only_its_own_ids_at_any_rate(
     gateway_options: dict[str, Any], arguments: tuple[str, ...], rate: int, runs: int
