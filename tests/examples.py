@@ -6,7 +6,7 @@ tries others each time, and prints how to repeat one that fails.
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 THOROUGH = "thorough"
 
@@ -21,7 +21,11 @@ def examples(count: int) -> settings:
 
 
 def load_profile() -> None:
-    """Set the number of examples of properties without one of their own."""
-    settings.register_profile("quick", max_examples=25, deadline=None)
-    settings.register_profile(THOROUGH, max_examples=200, deadline=None, derandomize=True)
+    """Set the number of examples of properties without one of their own.
+
+    A loaded machine is slow, which says nothing about the code. So no time is compared.
+    """
+    untimed = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("quick", max_examples=25, **untimed)
+    settings.register_profile(THOROUGH, max_examples=200, derandomize=True, **untimed)
     settings.load_profile(THOROUGH if is_thorough() else "quick")
