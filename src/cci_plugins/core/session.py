@@ -45,6 +45,7 @@ from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact_exception
 
+from .background_run import BackgroundSession
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
@@ -62,7 +63,7 @@ from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .session_restart import restart_with_files
-from .session_saving import REPLACED_NOTE, SavableSession
+from .session_saving import REPLACED_NOTE
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -121,7 +122,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session(SavableSession):
+class Session(BackgroundSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -155,8 +156,9 @@ class Session(SavableSession):
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
 
-    save = SavableSession.save  # listed here, because they are of the session's own API
-    restore = SavableSession.restore
+    start_code = BackgroundSession.start_code
+    save = BackgroundSession.save  # listed here, because they are of the session's own API
+    restore = BackgroundSession.restore
 
     @property
     def id(self) -> str:
