@@ -73,7 +73,7 @@ class _OutputTail:
         """Append a chunk of output."""
         text = event.text
         if event.result is not None:
-            text = f"{event.result.text or event.result!r}\n"
+            text = (event.result.text or repr(event.result)) + "\n"
         with self._lock:
             self._chunks.append(text)
             self._end += len(text)
