@@ -45,7 +45,7 @@ class Capabilities:
             to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
         env: The code sees the variables that `execute` gets as `env`.
-        background_runs: `execute` runs code for as long as it is told to, so that
+        background_runs: `execute` keeps to any `timeout`, also one of an hour, so that
             `Session.start_code` works.
         host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
             if only an attempt can show it. The pool then refuses before it runs code.
