@@ -251,12 +251,13 @@ class BackgroundSession(SavableSession):
         check_code(code)
         check_code_size(code)
         self._refuse_nested_run()
+        check_background_support(self._handle.host.pool.capabilities)
         limit = _choose_limit(self._handle.host.limits, timeout)
         calls = self._build_calls(code, tools, approve_tool)
         return await self._handle.host.dispatch(self._start, code, limit, calls)
 
     async def _start(self, code: str, limit: timedelta, calls: HostCalls | None) -> BackgroundRun:
-        check_background_support((await self._handle.host.get_pool()).capabilities)
+        await self._handle.host.get_pool()
         output = _OutputTail()
         task = asyncio.create_task(self._run(code, limit, output.add, calls))
         _tasks.add(task)

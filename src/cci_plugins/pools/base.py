@@ -46,7 +46,7 @@ class Capabilities:
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
         env: The code sees the variables that `execute` gets as `env`.
         background_runs: `execute` keeps to any `timeout`, also one of an hour, so that
-            `Session.start_code` works.
+            `Session.start_code` works. It is known before the pool starts.
         host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
             if only an attempt can show it. The pool then refuses before it runs code.
     """

@@ -7,7 +7,14 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, Execution, Limits
+from cci_plugins import (
+    CodeInterpreter,
+    CustomSessionPool,
+    Execution,
+    Limits,
+    PlatformSessionPool,
+    SessionPool,
+)
 from cci_plugins.core.background_run import MAX_OUTPUT_CHARACTERS, _OutputTail
 from cci_plugins.errors import ConfigurationError, PoolUnavailableError
 from cci_plugins.models import OutputEvent, Result
@@ -111,6 +118,20 @@ async def test_a_deleted_session_ends_its_background_run() -> None:
         run = await session.start_code("wait")
         await session.delete()
         assert (await run.wait()).status == "died"
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        CustomSessionPool("http://127.0.0.1:9", credential="key"),
+        PlatformSessionPool("http://127.0.0.1:9/mcp", key="key"),
+    ],
+    ids=["custom", "platform"],
+)
+async def test_a_remote_pool_refuses_a_background_run_without_a_request(pool: SessionPool) -> None:
+    async with CodeInterpreter(pool) as interpreter:
+        with pytest.raises(ConfigurationError, match="cannot run code in the background"):
+            await interpreter.session("a").start_code("1")
 
 
 def test_the_blocking_api_has_background_runs_too() -> None:
