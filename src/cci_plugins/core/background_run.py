@@ -262,7 +262,11 @@ class BackgroundSession(SavableSession):
         task = asyncio.create_task(self._run(code, limit, output.add, calls))
         _tasks.add(task)
         task.add_done_callback(_forget)
-        await asyncio.sleep(0)  # it takes its place before runs that are asked for later
+        try:
+            await asyncio.sleep(0)  # it takes its place before runs that are asked for later
+        except asyncio.CancelledError:
+            task.cancel()  # nobody else can
+            raise
         return BackgroundRun(self._handle, task, output)
 
 
