@@ -41,6 +41,7 @@ _YEAR = 365 * 24 * 3600
 # of numbers: the smallest, the largest (in practice unlimited) and the unit
 _BOUNDS: dict[str, tuple[float, int, str]] = {
     "CCI_TIMEOUT": (0.1, _YEAR, "seconds"),
+    "CCI_BACKGROUND_TIMEOUT": (0.1, _YEAR, "seconds"),
     "CCI_COOLDOWN": (1, _YEAR, "seconds"),
     "CCI_OUTPUT_CHARACTERS": (1, 10**9, "characters"),
     "CCI_SESSIONS": (1, 10_000, "sessions"),
@@ -164,6 +165,9 @@ class Settings(BaseSettings):
         "import. By default, the Python that runs the pool",
     )
     timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
+    background_timeout: float = _define_number(
+        3600, "CCI_BACKGROUND_TIMEOUT", doc="Longest run in the background, in seconds"
+    )
     output_characters: int = _define_number(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
@@ -419,6 +423,7 @@ class Settings(BaseSettings):
         """Return the limits that the environment sets."""
         return Limits(
             execution_timeout=timedelta(seconds=self.timeout),
+            background_timeout=timedelta(seconds=self.background_timeout),
             output_characters=self.output_characters,
         )
 

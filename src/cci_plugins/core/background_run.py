@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -214,6 +214,8 @@ class BackgroundSession(SavableSession):
         timeout: timedelta | None,
         on_output: OutputHandler | None,
         calls: HostCalls | None,
+        *,
+        in_background: bool = False,
     ) -> Coroutine[Any, Any, Execution]: ...
 
     async def start_code(
@@ -239,7 +241,7 @@ class BackgroundSession(SavableSession):
             ConfigurationError: The pool cannot run code in the background, or the timeout is
                 longer than `Limits.background_timeout`. Or `run_code` would refuse the call.
                 Nothing was run.
-            PoolError: The pool cannot start. Nothing was run.
+            PoolError: The pool cannot start, or its session cannot be asked. Nothing was run.
 
         Example:
             ```python
@@ -257,9 +259,10 @@ class BackgroundSession(SavableSession):
         return await self._handle.host.dispatch(self._start, code, limit, calls)
 
     async def _start(self, code: str, limit: timedelta, calls: HostCalls | None) -> BackgroundRun:
-        await self._handle.host.get_pool()
+        await self._check_pool()
         output = _OutputTail()
-        task = asyncio.create_task(self._run(code, limit, output.add, calls))
+        run = self._run(code, limit, output.add, calls, in_background=True)
+        task = asyncio.create_task(run)
         _tasks.add(task)
         task.add_done_callback(_forget)
         try:
@@ -268,6 +271,43 @@ class BackgroundSession(SavableSession):
             task.cancel()  # nobody else can
             raise
         return BackgroundRun(self._handle, task, output)
+
+    async def _check_pool(self) -> None:
+        """Refuse the run before it is started. The first call may have to ask the session."""
+        pool = await self._handle.host.get_pool()
+        if pool.capabilities.background_runs is not True:
+            with self._handle.in_use():
+                await self._handle.begin()
+                await pool.check_background_runs(self._handle.id)
+
+
+class BackgroundInterpreter(ABC):
+    """An interpreter that runs code in the background of its current session."""
+
+    @abstractmethod
+    def session(self) -> BackgroundSession:
+        """Return the session of the current conversation."""
+
+    async def start_code(
+        self,
+        code: str,
+        *,
+        timeout: Duration | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
+    ) -> BackgroundRun:
+        """Start code in the current session, as `Session.start_code` does.
+
+        Args:
+            code: Python source.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.background_timeout`.
+            tools: Functions of the application that the code may call, as for `run_code`.
+            approve_tool: Asked before a call of a tool with `needs_approval`.
+        """
+        return await self.session().start_code(
+            code, timeout=timeout, tools=tools, approve_tool=approve_tool
+        )
 
 
 def _choose_limit(limits: Limits, timeout: Duration | None) -> timedelta:

@@ -20,6 +20,7 @@ import hmac
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import parse_qs
@@ -91,6 +92,8 @@ class Emulator:
         self._fault_injector = FaultInjector(emulation.faults)
         self.fault_counts = self._fault_injector.fault_counts
         self._last_used: dict[str, float] = {}
+        if emulation.kind != "custom" or emulation.container == "executions":
+            limits = replace(limits, background_timeout=limits.execution_timeout)
         self._container: ASGIApp = create_app(pool, api_key=None, limits=limits, hosts=hosts)
         self._mcp = PlatformMcp(pool, emulation, self._allocate_session, limits)
 
