@@ -177,18 +177,18 @@ async def test_other_pools_refuse_a_background_run_before_it_runs(options: Any) 
     fake = FakeSessionPool()
     with anyio.fail_after(30):
         async with emulated(fake, **options) as azure, AsyncExitStack() as stack:
-            pools = [azure.client()]
+            async with CodeInterpreter(azure.client()) as interpreter:
+                for _ in range(2):
+                    with pytest.raises(ConfigurationError, match="the code did not run") as why:
+                        await interpreter.start_code("the_code")
+                    assert "a run ends with its request" in str(why.value)
             if options["kind"] == "custom":
                 environments = SignedEnvironments(SECRET)
                 gateway = serving(azure.client(), environments=environments, rest=False)
                 url = await stack.enter_async_context(gateway)
-                pools.append(PlatformSessionPool(url, key=KEY))
-            for pool in pools:
-                async with CodeInterpreter(pool) as interpreter:
-                    for _ in range(2):
-                        with pytest.raises(ConfigurationError, match="the code did not run") as why:
-                            await interpreter.start_code("the_code = 1")
-                        assert "a run ends with its request" in str(why.value)
+                async with PlatformSessionPool(url, key=KEY) as pool:
+                    with pytest.raises(ConfigurationError, match="a run ends with its request"):
+                        await pool.check_background_runs("a-session")
     assert not [code for _, code in fake.calls if "the_code" in code]
 
 
@@ -210,7 +210,9 @@ async def test_an_older_server_is_never_sent_a_background_run(
             server = serving(client, environments=environments, rest=False)
             url = await stack.enter_async_context(server)
             client = PlatformSessionPool(url, key=KEY)
-        async with CodeInterpreter(client) as interpreter:
+        async with client:
             with pytest.raises(ConfigurationError, match="a run ends with its request"):
-                await interpreter.start_code("1")
+                await client.execute_in_background(
+                    "a-session", "the_code", timeout=timedelta(seconds=5)
+                )
     assert fake.calls == []

@@ -275,7 +275,8 @@ class BackgroundSession(SavableSession):
     async def _check_pool(self) -> None:
         """Refuse the run before it is started. The first call may have to ask the session."""
         pool = await self._handle.host.get_pool()
-        if pool.capabilities.background_runs is not True:
+        check_background_support(pool.capabilities)
+        if pool.capabilities.background_runs is None:
             with self._handle.in_use():
                 await self._handle.begin()
                 await pool.check_background_runs(self._handle.id)

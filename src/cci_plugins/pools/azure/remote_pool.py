@@ -278,7 +278,7 @@ class RemoteSessionPool(SessionPool, RunRelay):
         if self.capabilities.background_runs is None:  # a gateway, which has to ask
             tool = await self._get_run_tool(session_id)
             request = RunRequest(
-                session_id, "", timedelta(), self._margin, None, token_hex(16), is_background=True
+                session_id, "", RETRY_WINDOW, self._margin, None, token_hex(16), is_background=True
             )
             await HeldRun(tool, request, None, self._retry, None).check()
             self.capabilities = replace(self.capabilities, background_runs=True)
