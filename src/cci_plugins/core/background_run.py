@@ -31,6 +31,7 @@ from .session_handle import SessionHandle
 from .session_saving import SavableSession
 
 MAX_OUTPUT_CHARACTERS = 1_000_000  # that a run keeps for `output`
+_CHUNK_CHARACTERS = 8_000
 CANCELLED_TEXT = "the run was cancelled"
 _tasks: set[asyncio.Task[Execution]] = set()  # an event loop alone does not keep them
 
@@ -75,7 +76,8 @@ class _OutputTail:
         if event.result is not None:
             text = (event.result.text or repr(event.result)) + "\n"
         with self._lock:
-            self._chunks.append(text)
+            chunks = range(0, len(text), _CHUNK_CHARACTERS)  # since the first one is cut each time
+            self._chunks.extend(text[at : at + _CHUNK_CHARACTERS] for at in chunks)
             self._end += len(text)
             while self._end - self._start > MAX_OUTPUT_CHARACTERS:
                 excess = self._end - self._start - MAX_OUTPUT_CHARACTERS

@@ -271,16 +271,20 @@ class HeldRun:
     def _emit(self, report: RunReport) -> None:
         """Emit output that no earlier report had."""
         at = report.at
-        for stream, text in report.output:
-            new = text[max(self._received - at, 0) :]
-            at += len(text)
-            if new and self._output is not None:
-                self._received = at
-                try:
+        if self._output is None:
+            return
+        try:
+            if report.output and at > self._received:
+                self._output.skip(at - self._received)
+            for stream, text in report.output:
+                new = text[max(self._received - at, 0) :]
+                at += len(text)
+                if new:
+                    self._received = at
                     self._output.emit(OutputEvent(stream, new))
-                except Exception:  # noqa: BLE001 - the host's callback may raise anything
-                    logger.exception("on_output failed; the run goes on without it")
-                    self._output = None
+        except Exception:  # noqa: BLE001 - the host's callback may raise anything
+            logger.exception("on_output failed; the run goes on without it")
+            self._output = None
 
     async def _ask_until_answered(self, query: RunQuery) -> tuple[RunReport, ToolResult]:
         """Send a query that may arrive twice, until it has an answer."""
