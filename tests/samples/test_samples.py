@@ -35,6 +35,7 @@ EXPECTED = {
     "10_approval.py": ["run it?", "42"],
     "11_test_your_agent.py": ["passed"],
     "13_next_day.py": ["saved ['gentoo.txt',", "those of run-1", "124 of 344 penguins"],
+    "15_long_run.py": ["1 of 5: pi is about", "pi is 3.14", "cancelled: True"],
 }
 WITH_FOUNDRY = {"12_foundry_agent.py"}  # tests/integration/test_foundry.py runs it
 
