@@ -19,6 +19,7 @@ from .env_file import EnvFile, read_env_file
 from .file_trust import FileTrust
 from .limits import Limits
 from .log import logger
+from .number_errors import build_number_error
 
 PoolName = Literal["local", "platform", "custom"]
 # The rest of such a variable's name is the name that code in a session sees.
@@ -268,7 +269,7 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
             if name in _BOUNDS:
-                raise _build_number_error(name, first["input"]) from None
+                raise build_number_error(name, first["input"], *_BOUNDS[name]) from None
             raise ConfigurationError(
                 f"{name}: {first['msg']}", hint=f"correct or unset {name}"
             ) from None
@@ -426,19 +427,6 @@ class Settings(BaseSettings):
             background_timeout=timedelta(seconds=self.background_timeout),
             output_characters=self.output_characters,
         )
-
-
-def _build_number_error(name: str, value: object) -> ConfigurationError:
-    """Build the error for a number. It shows no value that is not one, which may be a secret."""
-    lowest, highest, unit = _BOUNDS[name]
-    try:
-        shown = f"{float(str(value)):g}"
-    except ValueError:
-        shown = "the value"
-    return ConfigurationError(
-        f"{name}: {shown} is not a number of {unit} from {lowest:g} to {highest}",
-        hint=f"correct or unset {name}; for no limit in practice set {name}={highest}",
-    )
 
 
 @cache
