@@ -183,6 +183,10 @@ class Session:
         """Stop the run in progress, which another thread waits for. Return whether there is one."""
         return event_loop.run_blocking(self._session.interrupt)
 
+    def install(self, *packages: str) -> Mapping[str, str]:
+        """Install packages for the code of this session. Return the new versions by name."""
+        return event_loop.run_blocking(lambda: self._session.install(*packages))
+
     def restart(self) -> None:
         """Give the session a new Python process, and keep its files."""
         event_loop.run_blocking(self._session.restart)

@@ -61,8 +61,9 @@ from .run_metrics import measure_run
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
+from .session_packages import PackageSession
 from .session_restart import restart_with_files
-from .session_saving import REPLACED_NOTE, SavableSession
+from .session_saving import REPLACED_NOTE
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -121,7 +122,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session(SavableSession):
+class Session(PackageSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -155,8 +156,9 @@ class Session(SavableSession):
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
 
-    save = SavableSession.save  # listed here, because they are of the session's own API
-    restore = SavableSession.restore
+    save = PackageSession.save  # listed here, because they are of the session's own API
+    restore = PackageSession.restore
+    install = PackageSession.install
 
     @property
     def id(self) -> str:
@@ -356,6 +358,7 @@ class Session(SavableSession):
     async def _restore_uploads(self) -> None:
         self._has_lost_uploads = True  # until all of them are restored
         restored, missing = await self._handle.restore_uploads()
+        await self._restore_packages()
         self._has_lost_uploads = False
         if restored:
             self._notes.append(f"uploaded again: {', '.join(restored)}")
@@ -447,6 +450,7 @@ class Session(SavableSession):
             self._handle.host.note_end(self.id)
             self._instance, self._has_lost_uploads = None, False
             self._handle.forget_uploads()
+            self._packages = ()
             self._on_delete()
 
     def _reset_after_fork(self, is_lost: bool) -> None:  # noqa: FBT001 - it has one argument

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -59,6 +59,7 @@ try:
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
+    from .packages.folder import PackageFolder, remove_leftovers
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -97,6 +98,8 @@ class LocalSessionPool(SessionPool):
             output does not show. They do not act on this application.
         total_memory_bytes: Memory that all sessions may use together. Beyond it, the session that
             uses most is ended. None for no such limit.
+        package_index: Where `session.install` finds packages: a folder of wheels, or the address
+            of an index. None means the installer's default.
 
     Example:
         ```python
@@ -124,6 +127,7 @@ class LocalSessionPool(SessionPool):
         egress: Egress = "none",
         environment: Env | None = None,
         total_memory_bytes: int | None = None,
+        package_index: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_sessions < 1 or ready_sessions < 0:
             raise ConfigurationError(
@@ -141,6 +145,7 @@ class LocalSessionPool(SessionPool):
         self._rules = parse_egress_rules(egress)
         self._environment = build_session_environment(environment or {})
         self._total_memory_bytes = total_memory_bytes
+        self._package_index = None if package_index is None else os.fspath(package_index)
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
         if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
@@ -187,6 +192,7 @@ class LocalSessionPool(SessionPool):
                     asyncio.create_task(watchdog.run()),
                     asyncio.create_task(self._end_idle_sessions()),
                 ]
+                await anyio.to_thread.run_sync(remove_leftovers)
                 self._warm_pool.fill()
 
     @override
@@ -259,6 +265,15 @@ class LocalSessionPool(SessionPool):
     async def interrupt(self, session_id: str) -> bool:
         session = self._sessions.get(session_id)
         return session is not None and session.kernel is not None and session.kernel.interrupt()
+
+    @override
+    def check_packages_support(self) -> None:
+        return
+
+    @override
+    async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
+        async with self._use_session(session_id) as session, session.run_lock:
+            return await session.packages.install(self._python, packages, self._package_index)
 
     @override
     async def restart_session(self, session_id: str) -> bool:
@@ -363,9 +378,17 @@ class LocalSessionPool(SessionPool):
         if self._isolation is None or self._is_closed:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         async with self._launch_limiter:
-            sandbox = await self._launch(self._isolation)
-            preload = self._preload if warm else ()
-            return await Kernel.start(sandbox, self._limits, preload, self._rules)
+            packages = PackageFolder()
+            try:
+                sandbox = await self._launch(self._isolation, packages.path)
+                preload = self._preload if warm else ()
+                kernel = await Kernel.start(sandbox, self._limits, preload, self._rules)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await packages.close()
+                raise
+            kernel.packages = packages
+            return kernel
 
     def _check_egress(self, isolation: Isolation) -> bool:
         """Return whether sessions reach any host.
@@ -382,13 +405,13 @@ class LocalSessionPool(SessionPool):
             )
         return bool(self._rules)
 
-    async def _launch(self, isolation: Isolation) -> Sandbox:
+    async def _launch(self, isolation: Isolation, packages: Path) -> Sandbox:
         """Launch a sandbox.
 
         A launch cannot be interrupted halfway. If this call is cancelled, the launch is finished
         and then its sandbox is killed.
         """
-        launch = asyncio.ensure_future(isolation.launch(self._build_spec()))
+        launch = asyncio.ensure_future(isolation.launch(self._build_spec(packages)))
         try:
             return await asyncio.shield(launch)
         except asyncio.CancelledError:
@@ -401,9 +424,13 @@ class LocalSessionPool(SessionPool):
         except OSError as error:
             raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
-    def _build_spec(self) -> KernelSpec:
+    def _build_spec(self, packages: Path | None = None) -> KernelSpec:
         return KernelSpec(
-            self._python, token_hex(32), self._limits, environment=self._environment.values
+            self._python,
+            token_hex(32),
+            self._limits,
+            environment=self._environment.values,
+            packages=packages,
         )
 
     def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:

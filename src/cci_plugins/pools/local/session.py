@@ -40,6 +40,7 @@ from .folder.session_folder import SessionFolder
 from .folder.writer import Stat
 from .kernel import Kernel, RunOutcome
 from .output import Collector
+from .packages.session_packages import SessionPackages
 
 _NO_TOOLS_NOTE = (
     "this session can call no host tools any longer, because {}; a new session can call them"
@@ -61,6 +62,7 @@ class LocalSession:
         start_lock: Held while a kernel is checked or started.
         is_ended: It was deleted. Calls that still wait for it must not start it again.
         active_calls: Number of calls in progress. An idle session has none.
+        packages: Its packages, which each of its kernels is given.
         last_used: Time of the last use, from `time.monotonic`.
     """
 
@@ -75,6 +77,7 @@ class LocalSession:
         self.start_lock = anyio.Lock()
         self.is_ended = False
         self.active_calls = 0
+        self.packages = SessionPackages()
         self.last_used = time.monotonic()
         self._created = self._accessed = datetime.now(UTC)
         self._max_files = max_files
@@ -124,6 +127,7 @@ class LocalSession:
             reason: Why, as a clause for the run that this ends.
         """
         self.is_ended = True
+        await self.packages.close()
         kernel, self.kernel = self.kernel, None
         if kernel is None:
             return
@@ -162,6 +166,9 @@ class LocalSession:
             KernelExitedError: The code did not start.
         """
         loss_reason = self.loss_reason
+        if kernel.packages is not None and kernel.packages_version != self.packages.version:
+            await self.packages.fill(kernel.packages)
+            kernel.packages_version = self.packages.version
         started = time.perf_counter()
         outcome, output = await kernel.run(
             code,

@@ -1,0 +1,132 @@
+"""Packages that the application installs into a session, with real kernels."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cci_plugins import CodeInterpreter, LocalSessionPool
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.testing import FakeSessionPool
+
+if sys.platform != "linux":
+    pytest.skip("these backends exist on Linux only", allow_module_level=True)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+IMPORT = """import subprocess, sys
+import cci_tiny
+child = [sys.executable, '-c', 'import cci_tiny_base; print(cci_tiny_base.VALUE)']
+print(cci_tiny.VALUE, subprocess.run(child, capture_output=True, text=True).stdout.strip())
+"""
+WRITE = "import cci_tiny; open(cci_tiny.__file__.replace('tiny.py', 'new.py'), 'w')"
+
+
+def write_wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
+    info = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
+    files = {
+        f"{name}.py": f"VALUE = {name!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in {**files, f"{info}/RECORD": record}.items():
+            wheel.writestr(path, text)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    write_wheel(folder, "cci_tiny", "1.0", "cci-tiny-base>=1")
+    write_wheel(folder, "cci_tiny_base", "1.0")
+    write_wheel(folder, "cci_tiny_old", "1.0", "ipykernel<1")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["bwrap", "landlock"])
+async def interpreter(
+    request: pytest.FixtureRequest, index: Path
+) -> AsyncIterator[CodeInterpreter]:
+    if shutil.which("uv") is None and shutil.which("pip") is None:
+        pytest.skip("neither uv nor pip is on PATH")
+    if request.param == "bwrap" and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    pool = LocalSessionPool(
+        isolation=request.param, ready_sessions=0, preload=(), package_index=index
+    )
+    async with CodeInterpreter(pool) as interpreter:
+        yield interpreter
+
+
+def list_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("cci-packages-*/cci_tiny.py"))
+
+
+async def test_installed_packages_are_imported_read_only_and_given_again(
+    interpreter: CodeInterpreter,
+) -> None:
+    before = list_folders()
+    session = interpreter.session("packages")
+    missing = await session.run_code("kept = 1\nimport cci_tiny")
+    assert missing.error is not None
+    assert missing.error.name == "ModuleNotFoundError"
+    assert await session.install("cci-tiny>=1") == {"cci-tiny": "1.0", "cci-tiny-base": "1.0"}
+    assert await session.install("cci-tiny", "ipykernel") == {}
+    execution = await session.run_code(f"{IMPORT}print(kept)")
+    assert execution.stdout.split() == ["cci_tiny", "cci_tiny_base", "1"], execution
+    refused = await session.run_code(WRITE)
+    assert refused.error is not None
+    assert refused.error.name in {"OSError", "PermissionError"}
+    other = await interpreter.session("other").run_code("import cci_tiny")
+    assert other.error is not None
+
+    await session.restart()
+    assert (await session.run_code(IMPORT)).stdout.split() == ["cci_tiny", "cci_tiny_base"]
+    await session.run_code("import os; os._exit(1)")
+    assert (await session.run_code(IMPORT)).stdout.split() == ["cci_tiny", "cci_tiny_base"]
+
+    for specification, reason in (
+        ("ipykernel<1", "the session has ipykernel"),
+        ("cci-tiny-old", "cannot install 'cci-tiny-old'"),
+        ("cci-absent", "cannot install 'cci-absent'"),
+    ):
+        with pytest.raises(ConfigurationError, match=reason):
+            await session.install(specification)
+    assert (await session.run_code(IMPORT)).status == "succeeded"
+    await session.delete()
+    assert list_folders() <= before
+
+
+@pytest.mark.parametrize(
+    "specification",
+    [
+        "",
+        "--index-url=http://x",
+        "./folder",
+        "a @ https://example.com/a.whl",
+        "a; python_version>'3'",
+    ],
+)
+async def test_what_is_not_a_name_and_a_version_is_refused(
+    interpreter: CodeInterpreter, specification: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="it is not the name of a package"):
+        await interpreter.session("names").install(specification)
+
+
+async def test_another_pool_refuses_packages_before_anything_runs() -> None:
+    async with CodeInterpreter(FakeSessionPool()) as interpreter:
+        with pytest.raises(ConfigurationError, match="cannot install packages"):
+            await interpreter.session("fake").install("polars")
