@@ -126,6 +126,21 @@ async def test_what_is_not_a_name_and_a_version_is_refused(
         await interpreter.session("names").install(specification)
 
 
+async def test_packages_of_the_pool_are_in_every_session(index: Path) -> None:
+    pool = LocalSessionPool(
+        ready_sessions=1, preload=(), packages=["cci-tiny-base"], package_index=index
+    )
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("one")
+        assert await session.install("cci-tiny") == {"cci-tiny": "1.0"}
+        assert (await session.run_code(IMPORT)).stdout.split() == ["cci_tiny", "cci_tiny_base"]
+        other = await interpreter.session("two").run_code(
+            "import cci_tiny_base\nprint(cci_tiny_base.VALUE)"
+        )
+        assert other.stdout.strip() == "cci_tiny_base"
+    assert list_folders() == set()
+
+
 async def test_another_pool_refuses_packages_before_anything_runs() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         with pytest.raises(ConfigurationError, match="cannot install packages"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -19,6 +20,9 @@ class PackageSession(SavableSession):
 
     _packages: tuple[str, ...] = ()
 
+    @abstractmethod
+    def _refuse_nested_run(self) -> None: ...
+
     async def install(self, *packages: str) -> Mapping[str, str]:
         """Install packages for the code of this session. The code needs no network for it.
 
@@ -33,7 +37,8 @@ class PackageSession(SavableSession):
 
         Raises:
             ConfigurationError: The pool cannot install packages. Or a package does not exist, or
-                would change one that the session has. Nothing has changed.
+                would change one that the session has. Or a tool of this session's own run made
+                the call. Nothing has changed.
             PoolUnavailableError: The download took too long.
 
         Example:
@@ -44,6 +49,7 @@ class PackageSession(SavableSession):
                 print(error)
             ```
         """
+        self._refuse_nested_run()
         return await self._handle.host.dispatch(self._install, packages)
 
     async def _install(self, packages: tuple[str, ...]) -> Mapping[str, str]:

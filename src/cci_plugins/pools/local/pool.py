@@ -59,7 +59,9 @@ try:
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
+    from .packages.download import check_specifications
     from .packages.folder import PackageFolder, remove_leftovers
+    from .packages.session_packages import SessionPackages
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -98,8 +100,9 @@ class LocalSessionPool(SessionPool):
             output does not show. They do not act on this application.
         total_memory_bytes: Memory that all sessions may use together. Beyond it, the session that
             uses most is ended. None for no such limit.
-        package_index: Where `session.install` finds packages: a folder of wheels, or the address
-            of an index. None means the installer's default.
+        packages: Packages to install into each session, such as `duckdb>=1`.
+        package_index: Where packages come from: a folder of wheels, or the address of an index.
+            None means the installer's default.
 
     Example:
         ```python
@@ -127,6 +130,7 @@ class LocalSessionPool(SessionPool):
         egress: Egress = "none",
         environment: Env | None = None,
         total_memory_bytes: int | None = None,
+        packages: Sequence[str] = (),
         package_index: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_sessions < 1 or ready_sessions < 0:
@@ -145,6 +149,9 @@ class LocalSessionPool(SessionPool):
         self._rules = parse_egress_rules(egress)
         self._environment = build_session_environment(environment or {})
         self._total_memory_bytes = total_memory_bytes
+        self._packages, self._package_names = SessionPackages(), tuple(packages)
+        if packages:
+            check_specifications(self._package_names)
         self._package_index = None if package_index is None else os.fspath(package_index)
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
@@ -180,6 +187,11 @@ class LocalSessionPool(SessionPool):
                 if self._is_closed:
                     raise PoolUnavailableError("this pool is closed", retryable=False)
                 isolation = await choose(self._isolation_name, self._build_spec())
+                await anyio.to_thread.run_sync(remove_leftovers)
+                if self._package_names:
+                    await self._packages.install(
+                        self._python, self._package_names, self._package_index
+                    )
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
@@ -192,7 +204,6 @@ class LocalSessionPool(SessionPool):
                     asyncio.create_task(watchdog.run()),
                     asyncio.create_task(self._end_idle_sessions()),
                 ]
-                await anyio.to_thread.run_sync(remove_leftovers)
                 self._warm_pool.fill()
 
     @override
@@ -273,7 +284,11 @@ class LocalSessionPool(SessionPool):
     @override
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
         async with self._use_session(session_id) as session, session.run_lock:
-            return await session.packages.install(self._python, packages, self._package_index)
+            versions = await session.packages.install(self._python, packages, self._package_index)
+            if session.is_ended:
+                await session.packages.close()
+                raise SessionLostError("the session was deleted while packages were installed")
+            return versions
 
     @override
     async def restart_session(self, session_id: str) -> bool:
@@ -306,8 +321,8 @@ class LocalSessionPool(SessionPool):
         await self._warm_pool.close()
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.end("the pool was closed") for session in sessions))
-        if self._isolation is not None:
-            self._isolation = None
+        await self._packages.close()
+        self._isolation = None
 
     @asynccontextmanager
     async def _use_session(self, session_id: str) -> AsyncIterator[LocalSession]:
@@ -336,6 +351,7 @@ class LocalSessionPool(SessionPool):
             session_id,
             self._loss_reasons.pop(session_id, None),
             max_files=self._limits.file_count,
+            packages=self._packages,
         )
         self._sessions[session_id] = session
         return session

@@ -67,7 +67,12 @@ class LocalSession:
     """
 
     def __init__(
-        self, session_id: str, loss_reason: str | None = None, *, max_files: int = 50_000
+        self,
+        session_id: str,
+        loss_reason: str | None = None,
+        *,
+        max_files: int = 50_000,
+        packages: SessionPackages | None = None,
     ) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
@@ -77,7 +82,7 @@ class LocalSession:
         self.start_lock = anyio.Lock()
         self.is_ended = False
         self.active_calls = 0
-        self.packages = SessionPackages()
+        self.packages = SessionPackages(packages)
         self.last_used = time.monotonic()
         self._created = self._accessed = datetime.now(UTC)
         self._max_files = max_files
@@ -166,9 +171,7 @@ class LocalSession:
             KernelExitedError: The code did not start.
         """
         loss_reason = self.loss_reason
-        if kernel.packages is not None and kernel.packages_version != self.packages.version:
-            await self.packages.fill(kernel.packages)
-            kernel.packages_version = self.packages.version
+        await self._give_packages(kernel)
         started = time.perf_counter()
         outcome, output = await kernel.run(
             code,
@@ -212,6 +215,11 @@ class LocalSession:
                 *file_notes,
             ),
         )
+
+    async def _give_packages(self, kernel: Kernel) -> None:
+        if kernel.packages is not None and kernel.packages_version != self.packages.version:
+            await self.packages.fill(kernel.packages)
+            kernel.packages_version = self.packages.version
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
         """List the regular files by name."""

@@ -15,12 +15,16 @@ from .folder import PackageFolder
 class SessionPackages:
     """The host's copy of a session's packages.
 
+    Args:
+        base: Packages of every session of the pool.
+
     Attributes:
         version: Number of changes so far. A kernel with an older one is filled again.
     """
 
-    def __init__(self) -> None:
-        self.version = 0
+    def __init__(self, base: SessionPackages | None = None) -> None:
+        self._base = base
+        self.version = 0 if base is None else base.version
         self._folder: PackageFolder | None = None
         self._versions: dict[str, str] = {}
 
@@ -33,7 +37,7 @@ class SessionPackages:
             ConfigurationError: A specification is invalid, or the session has another version.
         """
         requirements = check_specifications(specifications)
-        present = {**await list_installed(python), **self._versions}
+        present = {**await list_installed(python), **self.list_versions()}
         missing = select_missing(requirements, present)
         if not missing:
             return {}
@@ -46,8 +50,15 @@ class SessionPackages:
         self.version += 1
         return versions
 
+    def list_versions(self) -> dict[str, str]:
+        """Return the versions by name, also those of every session."""
+        base = {} if self._base is None else self._base.list_versions()
+        return base | self._versions
+
     async def fill(self, folder: PackageFolder) -> None:
         """Copy the packages into the folder of a kernel."""
+        if self._base is not None:
+            await self._base.fill(folder)
         if self._folder is not None:
             await anyio.to_thread.run_sync(folder.add, self._folder.path)
 
