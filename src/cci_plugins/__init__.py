@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .common.limits import Limits, SandboxLimits
     from .common.structured import Chart, ChartSeries, Column, Table
     from .common.usage import Usage
+    from .core.background_run import BackgroundOutput, BackgroundRun, BackgroundStatus
     from .core.host_tools import HostTool, ToolApprover, ToolCallRequest
     from .core.interpreter import CodeInterpreter
     from .core.session import Session
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 _LAZY_EXPORTS = {
     "ApprovalRequest": "common.approval",
     "Approver": "common.approval",
+    "BackgroundOutput": "core.background_run",
+    "BackgroundRun": "core.background_run",
+    "BackgroundStatus": "core.background_run",
     "BlobStorage": "files.blob",
     "Chart": "common.structured",
     "ChartSeries": "common.structured",
@@ -87,6 +91,9 @@ _LAZY_EXPORTS = {
 __all__ = [
     "ApprovalRequest",
     "Approver",
+    "BackgroundOutput",
+    "BackgroundRun",
+    "BackgroundStatus",
     "BlobStorage",
     "Chart",
     "ChartSeries",

@@ -18,9 +18,11 @@ from .common.durations import Duration
 from .common.environment import Env
 from .common.limits import Limits
 from .common.urls import SecretUrl
+from .core import background_run as _background_run
 from .core import interpreter as _interpreter
 from .core import session as _session
 from .core import session_files as _session_files
+from .core.background_run import BackgroundOutput, BackgroundStatus
 from .core.conversation import SessionKey
 from .core.host_tools import HostTool, ToolApprover
 from .core.interpreter import BlockingInterpreter, WrongWithError
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from .files.blob import BlobStorage
     from .pools.local.egress import Egress
 
-__all__ = ["CodeInterpreter", "Session", "SessionFiles"]
+__all__ = ["BackgroundRun", "CodeInterpreter", "Session", "SessionFiles"]
 
 
 class SessionFiles:
@@ -128,6 +130,41 @@ class SessionFiles:
         event_loop.run_blocking(self._files.unshare, shared)
 
 
+class BackgroundRun:
+    """The blocking form of `cci_plugins.BackgroundRun`, with the same methods."""
+
+    def __init__(self, run: _background_run.BackgroundRun) -> None:
+        self._run = run
+
+    def __repr__(self) -> str:
+        return repr(self._run)
+
+    @property
+    def status(self) -> BackgroundStatus:
+        """How far the run is."""
+        return self._run.status
+
+    def output(self, since: int = 0) -> BackgroundOutput:
+        """Return what the code printed and displayed so far, without waiting."""
+        return self._run.output(since)
+
+    @overload
+    def wait(self, timeout: None = None) -> Execution: ...
+
+    @overload
+    def wait(self, timeout: Duration) -> Execution | None: ...
+
+    def wait(self, timeout: Duration | None = None) -> Execution | None:
+        """Wait for the end of the run. None means that it goes on after the timeout."""
+        if timeout is None:
+            return event_loop.run_blocking(self._run.wait)
+        return event_loop.run_blocking(self._run.wait, timeout)
+
+    def cancel(self) -> bool:
+        """End the run. False means that it had ended already."""
+        return event_loop.run_blocking(self._run.cancel)
+
+
 class Session:
     """The blocking form of `cci_plugins.Session`, with the same methods."""
 
@@ -148,6 +185,20 @@ class Session:
     def busy(self) -> bool:
         """Whether a run or a transfer is in progress."""
         return self._session.busy
+
+    def start_code(
+        self,
+        code: str,
+        *,
+        timeout: Duration | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
+    ) -> BackgroundRun:
+        """Start code in this session, and return while it runs."""
+        start = partial(
+            self._session.start_code, code, timeout=timeout, tools=tools, approve_tool=approve_tool
+        )
+        return BackgroundRun(event_loop.run_blocking(start))
 
     def run_code(
         self,

@@ -37,6 +37,7 @@ class Limits:
         tool_call_timeout: Longest call of a host tool, with its approval.
         tool_timeout: Longest time that one run may wait for host tools. It does not count
             against `execution_timeout`.
+        background_timeout: Longest run of `Session.start_code`.
 
     Raises:
         ConfigurationError: A duration is invalid, or a number is negative.
@@ -63,6 +64,7 @@ class Limits:
     tool_total_bytes: int
     tool_call_timeout: timedelta
     tool_timeout: timedelta
+    background_timeout: timedelta
 
     def __init__(  # noqa: PLR0917 - the order of the fields
         self,
@@ -81,12 +83,14 @@ class Limits:
         tool_total_bytes: int = 64 * MIB,
         tool_call_timeout: Duration = timedelta(minutes=5),
         tool_timeout: Duration = timedelta(minutes=15),
+        background_timeout: Duration = timedelta(hours=1),
     ) -> None:
         set_field = partial(object.__setattr__, self)
         set_field("execution_timeout", to_timedelta(execution_timeout, "execution_timeout"))
         set_field("idle_session", to_timedelta(idle_session, "idle_session", allow_zero=True))
         set_field("tool_call_timeout", to_timedelta(tool_call_timeout, "tool_call_timeout"))
         set_field("tool_timeout", to_timedelta(tool_timeout, "tool_timeout"))
+        set_field("background_timeout", to_timedelta(background_timeout, "background_timeout"))
         numbers = {
             "output_characters": output_characters,
             "file_bytes": file_bytes,

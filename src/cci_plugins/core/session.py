@@ -156,6 +156,7 @@ class Session(PackageSession):
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
 
+    start_code = PackageSession.start_code
     save = PackageSession.save  # listed here, because they are of the session's own API
     restore = PackageSession.restore
     install = PackageSession.install

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from cci_plugins.errors import CodeInterpreterError
 
-from .session_saving import SavableSession
+from .background_run import BackgroundSession
 
 
-class PackageSession(SavableSession):
+class PackageSession(BackgroundSession):
     """A session into which the application can install packages.
 
     Attributes:

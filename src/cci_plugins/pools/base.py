@@ -45,6 +45,8 @@ class Capabilities:
             to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
         env: The code sees the variables that `execute` gets as `env`.
+        background_runs: `execute` keeps to any `timeout`, also one of an hour, so that
+            `Session.start_code` works. It is known before the pool starts.
         host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
             if only an attempt can show it. The pool then refuses before it runs code.
     """
@@ -59,6 +61,7 @@ class Capabilities:
     folder: str = DATA_FOLDER
     host_tools: bool | None = False
     env: bool = False
+    background_runs: bool = False
 
 
 def check_code_size(code: str) -> None:
@@ -91,6 +94,19 @@ def build_no_interrupt_error(pool: str) -> ConfigurationError:
         f"the pool {pool!r} cannot interrupt a run, so it ends with its code or its timeout",
         hint="pass a shorter timeout to run_code, or delete the session",
     )
+
+
+def check_background_support(capabilities: Capabilities) -> None:
+    """Refuse a background run on a pool that ends every run with its request.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background.
+    """
+    if not capabilities.background_runs:
+        raise ConfigurationError(
+            f"the pool {capabilities.name!r} cannot run code in the background",
+            hint="call run_code, or use CodeInterpreter.local()",
+        )
 
 
 def check_env_support(capabilities: Capabilities) -> None:

@@ -93,7 +93,9 @@ class FakeSessionPool(SessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="fake", streams_output=True, host_tools=True, env=True)
+    capabilities = Capabilities(
+        name="fake", streams_output=True, host_tools=True, env=True, background_runs=True
+    )
 
     def __init__(self, *executions: Execution | FakeProgram) -> None:
         self.calls: list[tuple[str, str]] = []

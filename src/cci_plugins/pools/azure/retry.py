@@ -17,9 +17,10 @@ retried here although it is `retryable`: only the caller can restore what the se
 `NoRouteError` and redirects are never retried, because the answer would be the same.
 
 Retries end when `max_duration` has passed since the first try. A pool that names a longer wait
-(`Retry-After`) ends them at once. Waits grow from 0.2 s to 5 s, with jitter, so that clients of a
-full pool do not all return at the same moment. A pool that names a shorter wait, such as 0, does
-not shorten them.
+(`Retry-After`) ends them at once. An idempotent call waits up to a minute longer if the pool names
+a wait, because a rate of requests in a minute must not break a file that moves in pieces. Waits
+grow from 0.2 s to 5 s, with jitter, so that clients of a full pool do not all return at the same
+moment. A pool that names a shorter wait, such as 0, does not shorten them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 FIRST_WAIT = timedelta(milliseconds=200)
 LONGEST_WAIT = timedelta(seconds=5)
+RATE_WINDOW = timedelta(minutes=1)
 MAX_RENEWALS = 2  # in one call, because a key may be rotated just after it was fetched
 
 
@@ -90,6 +92,8 @@ class RetryPolicy:
             if not (_is_not_started(error) or (idempotent and _is_unclear(error))):
                 return False
             retry_after = error.retry_after if isinstance(error, PoolExhaustedError) else None
+            if idempotent and retry_after:
+                left += RATE_WINDOW.total_seconds()
             if left <= (retry_after or 0):
                 return False
             logger.info("trying again: %s", error)

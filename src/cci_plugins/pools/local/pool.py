@@ -114,7 +114,12 @@ class LocalSessionPool(SessionPool):
     """
 
     capabilities = Capabilities(
-        name="local", streams_output=True, lists_sessions=True, host_tools=True, env=True
+        name="local",
+        streams_output=True,
+        lists_sessions=True,
+        host_tools=True,
+        env=True,
+        background_runs=True,
     )
 
     def __init__(

@@ -76,6 +76,19 @@ async def test_an_idempotent_call_is_repeated_after_any_fault(error: Exception) 
     assert await make_policy().call_with_retry(Failing(error), idempotent=True) == "done"
 
 
+async def test_only_a_part_of_a_file_waits_for_a_rate_of_requests_in_a_minute() -> None:
+    """A run waits no longer than the policy, so that its caller can decide."""
+    error = PoolExhaustedError("too many in a minute", retry_after=0.5)
+    assert await make_policy(0.1).call_with_retry(Failing(error), idempotent=True) == "done"
+    run = Failing(error)
+    with pytest.raises(PoolExhaustedError):
+        await make_policy(0.1).call_with_retry(run)
+    full = Failing(PoolExhaustedError("full", retry_after=600))
+    with pytest.raises(PoolExhaustedError):
+        await make_policy().call_with_retry(full, idempotent=True)
+    assert (run.calls, full.calls) == (1, 1)
+
+
 async def test_retries_end_with_the_last_error_when_the_time_is_over() -> None:
     call = Failing(*[PoolUnavailableError(str(number)) for number in range(99)])
     begun = time.monotonic()

@@ -24,7 +24,7 @@ class SessionPackages:
 
     def __init__(self, base: SessionPackages | None = None) -> None:
         self._base = base
-        self.version = 0 if base is None else base.version
+        self.version: int = 0 if base is None else base.version
         self._folder: PackageFolder | None = None
         self._versions: dict[str, str] = {}
 
