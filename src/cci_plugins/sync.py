@@ -312,6 +312,7 @@ class CodeInterpreter(BlockingInterpreter):
         egress: Egress = "none",
         env: Env | None = None,
         workspace: str | PathLike[str] | BlobStorage | None = None,
+        packages: Sequence[str] = (),
     ) -> Self:
         """Create an interpreter over the embedded pool."""
         return cls._wrap(
@@ -322,6 +323,7 @@ class CodeInterpreter(BlockingInterpreter):
                 egress=egress,
                 env=env,
                 workspace=workspace,
+                packages=packages,
             )
         )
 

@@ -141,6 +141,13 @@ async def test_packages_of_the_pool_are_in_every_session(index: Path) -> None:
     assert list_folders() == set()
 
 
+async def test_the_environment_names_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCI_POOL", "local")
+    monkeypatch.setenv("CCI_PACKAGES", "cci-tiny ./folder")
+    with pytest.raises(ConfigurationError, match=r"'\./folder': it is not the name of a package"):
+        CodeInterpreter.from_env()
+
+
 async def test_another_pool_refuses_packages_before_anything_runs() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         with pytest.raises(ConfigurationError, match="cannot install packages"):

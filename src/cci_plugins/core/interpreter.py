@@ -440,6 +440,7 @@ def _build_local_pool(settings: Settings) -> SessionPool:
         limits=compute_limits(total or None, settings.container_cpu),
         environment=settings.session_environment,
         total_memory_bytes=total or None,
+        packages=settings.packages.split(),
     )
 
 

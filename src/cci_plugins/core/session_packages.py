@@ -43,8 +43,11 @@ class PackageSession(BackgroundSession):
 
         Example:
             ```python
+            from cci_plugins.errors import ConfigurationError
+
+            session = interpreter.session("alice")
             try:
-                await session.install("duckdb>=1")
+                await session.install("tomli-w>=1")
             except ConfigurationError as error:
                 print(error)
             ```
