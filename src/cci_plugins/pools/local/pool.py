@@ -426,7 +426,7 @@ class LocalSessionPool(SessionPool):
             )
         return bool(self._rules)
 
-    async def _launch(self, isolation: Isolation, packages: Path) -> Sandbox:
+    async def _launch(self, isolation: Isolation, packages: Path | None = None) -> Sandbox:
         """Launch a sandbox.
 
         A launch cannot be interrupted halfway. If this call is cancelled, the launch is finished
