@@ -30,7 +30,7 @@ async def measure_gateway() -> Ratio:
         endpoint = url.removesuffix("/mcp")
         variables = {"AZURE_SESSION_POOL_ENDPOINT": endpoint, "CCI_ACCESS_TOKEN": token}
         key = "the-key-of-the-gateway"
-        rate = ("--runs-per-minute", "100000")  # this one conversation exceeds the default of 60
+        rate = ("--runs-per-minute", "100000")  # more than one conversation may make
         with serving("--pool", "custom", *rate, CCI_SERVE_KEY=key, **variables) as (gateway_url, _):
             gateway = PlatformSessionPool(gateway_url, key=key)
             direct = CustomSessionPool(endpoint, credential=token)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,20 +42,22 @@ def run_transcript(
         folder: Where the commands run.
         limit: Longest time of a command, in seconds.
     """
-    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    for command, expected in transcript(block):
-        done = subprocess.run(
-            ["/bin/sh", "-c", command],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-        lines = [line for line in done.stdout.splitlines() if "isolation" not in line]
-        yield command, lines, expected.splitlines()
+    with tempfile.TemporaryDirectory() as home:  # some commands change the user's settings
+        homes = dict.fromkeys(("HOME", "APPDATA", "XDG_CONFIG_HOME"), home)
+        path = f"{programs}:{os.environ['PATH']}"
+        for command, expected in transcript(block):
+            done = subprocess.run(
+                ["/bin/sh", "-c", command],
+                cwd=folder,
+                env=os.environ | homes | {"PATH": path, "NO_COLOR": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=limit,
+                check=False,
+            )
+            lines = [line for line in done.stdout.splitlines() if "isolation" not in line]
+            yield command, lines, expected.splitlines()
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ class BackgroundSession(SavableSession):
 
         Example:
             ```python
-            run = await interpreter.session("alice").start_code("print(6 * 7)")
+            run = await interpreter.session("alice").start_code("6 * 7")
             execution = await run.wait()
             assert execution.text == "42"
             ```

@@ -19,7 +19,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -107,6 +106,7 @@ class Workspace:
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
         self._folder = folder / digest
         self._index: dict[str, FileInfo] = {}
+        self._kept_since: datetime | None = None  # the time in the index
         self.missing: list[str] = []
 
     async def open(self, handle: SessionHandle) -> bool:
@@ -201,6 +201,7 @@ class Workspace:
         except (OSError, ValueError, CodeInterpreterError):
             logger.warning("the workspace of a session cannot be read, so its files do not return")
             return {}
+        self._kept_since = manifest.created_at
         return {info.name: info for info in manifest.files if not self._get_copy(info).is_symlink()}
 
     def _write_index(self, kept: Mapping[str, FileInfo]) -> None:
@@ -232,7 +233,7 @@ class BlobWorkspace(Workspace):
     def __init__(self, store: BlobCheckpoints, key: str) -> None:
         folder = tempfile.mkdtemp(prefix="cci-")
         super().__init__(Path(folder), key)
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(self, _remove_own, folder, os.getpid())
         self._store = store
         self._retention = store.retention or DEFAULT_RETENTION
         self._prefix = f"{_PREFIX}{self._folder.name}"
@@ -256,9 +257,8 @@ class BlobWorkspace(Workspace):
         written = set() if is_due else self._written
         for info in kept.values():
             if info.sha256 is not None and info.sha256 not in written:
-                await self._store.write(
-                    self._prefix, self._get_copy(info).name, self._get_copy(info)
-                )
+                copy = self._get_copy(info)
+                await self._store.write(self._prefix, copy.name, copy)
                 written.add(info.sha256)
         self._written = written
         if is_due:
@@ -293,9 +293,13 @@ class BlobWorkspace(Workspace):
                 is_there = False  # it is damaged
             if is_there:
                 self._written.add(info.sha256)
-        text = await anyio.to_thread.run_sync(index.read_text, "utf-8")
-        with suppress(CheckpointError):  # `_read_index` warned
-            self._written_since = parse_manifest(self._prefix, text).created_at
+        self._written_since = self._kept_since or get_now()
+
+
+def _remove_own(folder: str, pid: int) -> None:
+    """Remove a folder, but not in a forked process, whose parent still needs it."""
+    if pid == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build_manifest(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
 from cci_plugins import CodeInterpreter, Execution, FileInfo, Limits, LocalSessionPool
+from cci_plugins.core.workspace import _remove_own
 from cci_plugins.errors import ConfigurationError, SessionLostError
 from cci_plugins.testing import FakeSessionPool
 
@@ -86,6 +88,13 @@ async def test_what_cannot_be_kept_is_named_and_damage_is_not_put_back(tmp_path:
     for wrong in ("", 7):
         with pytest.raises(ConfigurationError, match="must be a folder or a BlobStorage"):
             CodeInterpreter(WritingPool(), workspace=wrong)  # type: ignore[arg-type] # the error is the point
+
+
+def test_a_forked_process_leaves_the_files_of_its_parent(tmp_path: Path) -> None:
+    _remove_own(str(tmp_path), os.getpid() + 1)
+    assert tmp_path.exists()
+    _remove_own(str(tmp_path), os.getpid())
+    assert not tmp_path.exists()
 
 
 @pytest.mark.slow
