@@ -71,7 +71,7 @@ async def interpreter(
 
 
 def list_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("cci-packages-*/cci_tiny.py"))
+    return set(Path(tempfile.gettempdir()).glob("cci-packages-*/*/cci_tiny.py"))
 
 
 async def test_installed_packages_are_imported_read_only_and_given_again(

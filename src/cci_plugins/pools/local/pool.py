@@ -59,9 +59,8 @@ try:
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
-    from .packages.download import check_specifications
-    from .packages.folder import PackageFolder, remove_leftovers
-    from .packages.session_packages import SessionPackages
+    from .packages.download import PackageSource
+    from .packages.session_packages import PoolPackages
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -154,10 +153,8 @@ class LocalSessionPool(SessionPool):
         self._rules = parse_egress_rules(egress)
         self._environment = build_session_environment(environment or {})
         self._total_memory_bytes = total_memory_bytes
-        self._packages, self._package_names = SessionPackages(), tuple(packages)
-        if packages:
-            check_specifications(self._package_names)
-        self._package_index = None if package_index is None else os.fspath(package_index)
+        index = None if package_index is None else os.fspath(package_index)
+        self._packages = PoolPackages(PackageSource(self._python, index), packages)
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
         if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
@@ -192,11 +189,7 @@ class LocalSessionPool(SessionPool):
                 if self._is_closed:
                     raise PoolUnavailableError("this pool is closed", retryable=False)
                 isolation = await choose(self._isolation_name, self._build_spec())
-                await anyio.to_thread.run_sync(remove_leftovers)
-                if self._package_names:
-                    await self._packages.install(
-                        self._python, self._package_names, self._package_index
-                    )
+                await self._packages.start()
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
@@ -289,7 +282,7 @@ class LocalSessionPool(SessionPool):
     @override
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
         async with self._use_session(session_id) as session, session.run_lock:
-            versions = await session.packages.install(self._python, packages, self._package_index)
+            versions = await session.packages.install(packages)
             if session.is_ended:
                 await session.packages.close()
                 raise SessionLostError("the session was deleted while packages were installed")
@@ -356,7 +349,7 @@ class LocalSessionPool(SessionPool):
             session_id,
             self._loss_reasons.pop(session_id, None),
             max_files=self._limits.file_count,
-            packages=self._packages,
+            packages=self._packages.create_session(),
         )
         self._sessions[session_id] = session
         return session
@@ -399,7 +392,7 @@ class LocalSessionPool(SessionPool):
         if self._isolation is None or self._is_closed:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         async with self._launch_limiter:
-            packages = PackageFolder()
+            packages = self._packages.create_folder()
             try:
                 sandbox = await self._launch(self._isolation, packages.path)
                 preload = self._preload if warm else ()

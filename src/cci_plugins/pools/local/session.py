@@ -72,7 +72,7 @@ class LocalSession:
         loss_reason: str | None = None,
         *,
         max_files: int = 50_000,
-        packages: SessionPackages | None = None,
+        packages: SessionPackages,
     ) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
@@ -82,7 +82,7 @@ class LocalSession:
         self.start_lock = anyio.Lock()
         self.is_ended = False
         self.active_calls = 0
-        self.packages = SessionPackages(packages)
+        self.packages = packages
         self.last_used = time.monotonic()
         self._created = self._accessed = datetime.now(UTC)
         self._max_files = max_files

@@ -5,12 +5,12 @@ Nothing of a package runs here: only wheels are taken, and they are unpacked int
 
 from __future__ import annotations
 
-import asyncio
+import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,10 +25,29 @@ from cci_plugins.pools.local.isolation.interpreter import inspect
 from cci_plugins.pools.local.isolation.managed_process import run_program
 from cci_plugins.redaction import redact
 
+from .supervised import SupervisedProgram
+
 DOWNLOAD_SECONDS = 600
 MAX_PACKAGES, MAX_CHARACTERS = 100, 200
 MAX_BYTES = 2048 * MIB
 _REASON_CHARACTERS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSource:
+    """Where the packages of a pool come from.
+
+    Attributes:
+        python: The interpreter of the sessions, which the wheels must fit.
+        index: A folder of wheels or the address of an index. None for the default one.
+    """
+
+    python: Path
+    index: str | None = None
+
+    async def find_python(self) -> str:
+        """Return the path of the interpreter's real program."""
+        return (await inspect(self.python)).executable
 
 
 def check_specifications(specifications: Sequence[str]) -> list[Requirement]:
@@ -88,20 +107,18 @@ def select_missing(
 
 
 async def download(
-    python: Path,
+    source: PackageSource,
     requirements: Sequence[Requirement],
     present: Mapping[str, str],
     target: Path,
-    index: str | None,
 ) -> dict[str, str]:
-    """Unpack packages and what they need into an empty folder, without what is present.
+    """Unpack packages and what they need into a new folder, without what is present.
 
     Args:
-        python: The interpreter that the wheels must fit.
+        source: Where they come from.
         requirements: The packages.
         present: Versions that must not change, by name.
-        target: The folder.
-        index: A folder of wheels or the address of an index. None for the default one.
+        target: The folder to create. One beside it is for what is temporary.
 
     Returns:
         The new versions by name.
@@ -110,16 +127,18 @@ async def download(
         ConfigurationError: They cannot be had together with what is present.
         PoolUnavailableError: It took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="cci-") as folder:
-        constraints = Path(folder, "constraints.txt")
-        lines = [f"{name}=={version}\n" for name, version in present.items() if "+" not in version]
-        await anyio.Path(constraints).write_text("".join(lines), encoding="utf-8")
-        command = [
-            *_build_installer(python, index),
-            *("--only-binary", ":all:", "--target", str(target), "--constraint", str(constraints)),
-            *map(str, requirements),
-        ]
-        status, output = await _run(command, folder)
+    scratch = target.with_name("scratch")
+    for folder in (target, scratch):
+        await anyio.Path(folder).mkdir()
+    constraints = scratch / "constraints.txt"
+    lines = [f"{name}=={version}\n" for name, version in present.items() if "+" not in version]
+    await anyio.Path(constraints).write_text("".join(lines), encoding="utf-8")
+    command = [
+        *_build_installer(source.python, source.index),
+        *("--only-binary", ":all:", "--target", str(target), "--constraint", str(constraints)),
+        *map(str, requirements),
+    ]
+    status, output = await _run(command, scratch)
     if status:
         names = ", ".join(f"'{requirement}'" for requirement in requirements)
         raise ConfigurationError(
@@ -135,9 +154,12 @@ def _build_installer(python: Path, index: str | None) -> list[str]:
         is_folder = Path(index).is_dir()
         source = ["--no-index", "--find-links", index] if is_folder else ["--index-url", index]
     if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--no-config", "--quiet", "--python", str(python), *source]
-    pip = [sys.executable, "-m", "pip"] if find_spec("pip") else [shutil.which("pip") or ""]
-    if python != Path(sys.executable) or not pip[0]:
+        options = ["--no-config", "--quiet", "--python", str(python)]
+        return [str(Path(uv).absolute()), "pip", "install", *options, *source]
+    found = shutil.which("pip")
+    pip = [str(Path(found).absolute())] if found else []
+    pip = [sys.executable, "-m", "pip"] if find_spec("pip") else pip
+    if python != Path(sys.executable) or not pip:
         raise ConfigurationError(
             "installing packages into this interpreter needs uv, which is not on PATH",
             hint="pip install uv",
@@ -146,27 +168,20 @@ def _build_installer(python: Path, index: str | None) -> list[str]:
     return [*pip, *options, "--python", str(python), "install", "--no-compile", *source]
 
 
-async def _run(command: Sequence[str], folder: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+async def _run(command: Sequence[str], scratch: Path) -> tuple[int, str]:
+    """Run an installer, and return its exit status and the end of its standard error."""
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    program = SupervisedProgram(sys.executable, scratch, command, environment)
     try:
+        child = await program.get_child()
         with anyio.fail_after(DOWNLOAD_SECONDS):
-            _, output = await process.communicate()
+            return await child.wait(), await child.read_stderr_tail()
     except TimeoutError:
         raise PoolUnavailableError(
             f"the packages did not arrive within {DOWNLOAD_SECONDS} s", hint="try again"
         ) from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            with anyio.CancelScope(shield=True):
-                await process.wait()
-    return process.returncode or 0, output.decode(errors="replace")
+        await program.close()
 
 
 def _shorten(output: str) -> str:

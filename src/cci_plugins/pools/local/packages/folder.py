@@ -1,12 +1,15 @@
-"""A folder of packages on the host. Sessions can read it and not write to it.
+"""Folders of packages on the host. Sessions can read them and not write to them.
 
-The folder is locked while its owner lives, so that the next start finds and removes leftovers.
+All folders of a pool lie in one, which a process of its own removes when the application ends, also
+by SIGKILL. It is locked while the application lives. So the next start finds and removes what is
+left where that process was killed, too.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -14,17 +17,67 @@ from pathlib import Path
 
 import anyio
 
+from cci_plugins.pools.local.isolation.launcher import supervisor
+
+from .supervised import SupervisedProgram
+
 PREFIX = "cci-packages-"
 _NEW_SECONDS = 60  # another process may not have locked its new folder yet
+
+
+class PackageRoot:
+    """The folder of all packages of one pool. `start` creates it."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._lock: int | None = None
+        self._guard: SupervisedProgram | None = None
+
+    async def start(self, python: str) -> None:
+        """Create the folder, and start the process that removes it.
+
+        Args:
+            python: The interpreter of that process.
+
+        Raises:
+            IsolationError: The process could not be started.
+        """
+        await anyio.to_thread.run_sync(remove_leftovers)
+        self._path = _create_root()
+        self._lock = _lock(self._path)
+        if sys.platform == "win32":
+            return  # the supervisor does not run there
+        self._guard = SupervisedProgram(python, self._path)
+        try:
+            await self._guard.get_child()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.close()
+            raise
+
+    def create(self) -> Path:
+        """Create a folder in it."""
+        return Path(tempfile.mkdtemp(dir=self._path))
+
+    async def close(self) -> None:
+        """Remove everything. A second call does nothing."""
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            await guard.close()
+        path, self._path = self._path, None
+        if path is not None:
+            await _remove(path)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
 
 class PackageFolder:
     """A folder whose content every user of this machine may read."""
 
-    def __init__(self) -> None:
-        self.path = Path(os.path.realpath(tempfile.mkdtemp(prefix=PREFIX)))
+    def __init__(self, root: PackageRoot) -> None:
+        self.path = root.create()
         self.path.chmod(0o755)
-        self._lock = _lock(self.path)
 
     def add(self, source: Path) -> None:
         """Copy the content of a folder into this one. Files that are there stay."""
@@ -38,22 +91,26 @@ class PackageFolder:
                 shutil.copyfile(file, copy, follow_symlinks=False)
                 copy.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
 
-    def _remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     async def close(self) -> None:
         """Remove the folder. A second call does nothing."""
-        try:
-            await anyio.to_thread.run_sync(self._remove)
-        except RuntimeError:  # from Python 3.12 on no thread starts at exit
-            self._remove()
+        await _remove(self.path)
+
+
+def _create_root() -> Path:
+    path = Path(os.path.realpath(tempfile.mkdtemp(prefix=PREFIX)))
+    path.chmod(0o711)  # the user of a session may not list it
+    return path
+
+
+async def _remove(path: Path) -> None:
+    try:
+        await anyio.to_thread.run_sync(supervisor.remove_folder, str(path))
+    except RuntimeError:  # from Python 3.12 on no thread starts at exit
+        supervisor.remove_folder(str(path))
 
 
 def remove_leftovers() -> None:
-    """Remove the folders whose owner has ended without removing them."""
+    """Remove the folders of applications that have ended without removing them."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             status = path.lstat()
@@ -62,7 +119,7 @@ def remove_leftovers() -> None:
                 continue
             lock = _lock(path)
             if lock is not None:
-                shutil.rmtree(path, ignore_errors=True)
+                supervisor.remove_folder(str(path))
                 os.close(lock)
 
 

@@ -2,50 +2,97 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import anyio
 
-from .download import check_specifications, download, list_installed, select_missing
-from .folder import PackageFolder
+from .download import PackageSource, check_specifications, download, list_installed, select_missing
+from .folder import PackageFolder, PackageRoot
+
+
+class PoolPackages:
+    """The packages of every session of a pool, and the folders for all of them.
+
+    Args:
+        source: Where packages come from.
+        specifications: Packages to install into each session.
+    """
+
+    def __init__(self, source: PackageSource, specifications: Sequence[str]) -> None:
+        self._source = source
+        self._specifications = tuple(specifications)
+        if specifications:
+            check_specifications(self._specifications)
+        self._root = PackageRoot()
+        self._base = SessionPackages(source, self._root)
+
+    async def start(self) -> None:
+        """Create the folder of the packages, and download those of every session."""
+        await self._root.start(await self._source.find_python())
+        try:
+            if self._specifications:
+                await self._base.install(self._specifications)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._root.close()
+            raise
+
+    def create_folder(self) -> PackageFolder:
+        """Create the folder for one kernel."""
+        return PackageFolder(self._root)
+
+    def create_session(self) -> SessionPackages:
+        """Create the packages of one session."""
+        return SessionPackages(self._source, self._root, self._base)
+
+    async def close(self) -> None:
+        """Remove every folder."""
+        await self._root.close()
 
 
 class SessionPackages:
     """The host's copy of a session's packages.
 
     Args:
+        source: Where they come from.
+        root: The parent of its folder.
         base: Packages of every session of the pool.
 
     Attributes:
         version: Number of changes so far. A kernel with an older one is filled again.
     """
 
-    def __init__(self, base: SessionPackages | None = None) -> None:
+    def __init__(
+        self, source: PackageSource, root: PackageRoot, base: SessionPackages | None = None
+    ) -> None:
+        self._source = source
+        self._root = root
         self._base = base
         self.version: int = 0 if base is None else base.version
         self._folder: PackageFolder | None = None
         self._versions: dict[str, str] = {}
 
-    async def install(
-        self, python: Path, specifications: Sequence[str], index: str | None
-    ) -> Mapping[str, str]:
+    async def install(self, specifications: Sequence[str]) -> Mapping[str, str]:
         """Download packages, whole or not at all. Return the new versions by name.
 
         Raises:
             ConfigurationError: A specification is invalid, or the session has another version.
         """
         requirements = check_specifications(specifications)
-        present = {**await list_installed(python), **self.list_versions()}
+        present = {**await list_installed(self._source.python), **self.list_versions()}
         missing = select_missing(requirements, present)
         if not missing:
             return {}
-        with tempfile.TemporaryDirectory(prefix="cci-") as staging:
-            versions = await download(python, missing, present, Path(staging), index)
+        staging = PackageFolder(self._root)
+        try:
+            target = staging.path / "target"
+            versions = await download(self._source, missing, present, target)
             if self._folder is None:
-                self._folder = PackageFolder()
-            await anyio.to_thread.run_sync(self._folder.add, Path(staging))
+                self._folder = PackageFolder(self._root)
+            await anyio.to_thread.run_sync(self._folder.add, target)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await staging.close()
         self._versions |= versions
         self.version += 1
         return versions
