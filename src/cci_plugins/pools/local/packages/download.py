@@ -118,7 +118,7 @@ async def download(
         source: Where they come from.
         requirements: The packages.
         present: Versions that must not change, by name.
-        target: The folder to create. One beside it is for what is temporary.
+        target: The folder to create. Its parent also gets one for temporary files.
 
     Returns:
         The new versions by name.
