@@ -59,8 +59,8 @@ try:
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
-    from .packages.download import PackageSource
     from .packages.session_packages import PoolPackages
+    from .packages.source import build_source
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -102,6 +102,10 @@ class LocalSessionPool(SessionPool):
         packages: Packages to install into each session, such as `duckdb>=1`.
         package_index: Where packages come from: a folder of wheels, or the address of an index.
             None means the installer's default.
+        allowed_packages: Names of packages that may be installed, with what they need. None for
+            any.
+        package_lock: A requirements file with the only versions that may be installed, and their
+            hashes. It must also have what they need. None for any.
 
     Example:
         ```python
@@ -136,6 +140,8 @@ class LocalSessionPool(SessionPool):
         total_memory_bytes: int | None = None,
         packages: Sequence[str] = (),
         package_index: str | os.PathLike[str] | None = None,
+        allowed_packages: Sequence[str] | None = None,
+        package_lock: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_sessions < 1 or ready_sessions < 0:
             raise ConfigurationError(
@@ -153,8 +159,8 @@ class LocalSessionPool(SessionPool):
         self._rules = parse_egress_rules(egress)
         self._environment = build_session_environment(environment or {})
         self._total_memory_bytes = total_memory_bytes
-        index = None if package_index is None else os.fspath(package_index)
-        self._packages = PoolPackages(PackageSource(self._python, index), packages)
+        source = build_source(self._python, package_index, allowed_packages, package_lock)
+        self._packages = PoolPackages(source, packages)
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
         if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on

@@ -1,21 +1,22 @@
 """Download of packages for an interpreter, by uv or pip of the host.
 
-Nothing of a package runs here: only wheels are taken, and they are unpacked into a folder.
+First the versions are resolved together with those that are present, which downloads little. Then
+what is missing is unpacked into a folder. Nothing of a package runs here: only wheels are taken.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cci_plugins.common.limits import MIB
@@ -25,56 +26,12 @@ from cci_plugins.pools.local.isolation.interpreter import inspect
 from cci_plugins.pools.local.isolation.managed_process import run_program
 from cci_plugins.redaction import redact
 
+from .source import PackageSource
 from .supervised import SupervisedProgram
 
 DOWNLOAD_SECONDS = 600
-MAX_PACKAGES, MAX_CHARACTERS = 100, 200
 MAX_BYTES = 2048 * MIB
 _REASON_CHARACTERS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class PackageSource:
-    """Where the packages of a pool come from.
-
-    Attributes:
-        python: The interpreter of the sessions, which the wheels must fit.
-        index: A folder of wheels or the address of an index. None for the default one.
-    """
-
-    python: Path
-    index: str | None = None
-
-    async def find_python(self) -> str:
-        """Return the path of the interpreter's real program."""
-        return (await inspect(self.python)).executable
-
-
-def check_specifications(specifications: Sequence[str]) -> list[Requirement]:
-    """Parse specifications of packages: names, extras and versions.
-
-    Raises:
-        ConfigurationError: One of them is anything else.
-    """
-    if not specifications or len(specifications) > MAX_PACKAGES:
-        raise ConfigurationError(
-            f"cannot install {len(specifications)} packages at once",
-            hint=f"name 1 to {MAX_PACKAGES} packages",
-        )
-    return [_parse(specification) for specification in specifications]
-
-
-def _parse(specification: object) -> Requirement:
-    if isinstance(specification, str) and len(specification) <= MAX_CHARACTERS:
-        with suppress(InvalidRequirement):
-            requirement = Requirement(specification)
-            if requirement.url is None and requirement.marker is None:
-                return requirement
-    raise ConfigurationError(
-        f"cannot install {redact(str(specification)[:MAX_CHARACTERS])!r}: "
-        "it is not the name of a package",
-        hint='pass names and versions only, such as "polars" or "duckdb>=1"',
-    )
 
 
 async def list_installed(python: Path) -> Mapping[str, str]:
@@ -110,78 +67,184 @@ async def download(
     source: PackageSource,
     requirements: Sequence[Requirement],
     present: Mapping[str, str],
-    target: Path,
-) -> dict[str, str]:
-    """Unpack packages and what they need into a new folder, without what is present.
+    folder: Path,
+) -> Path:
+    """Unpack packages and what they need into a folder, without what is present.
 
     Args:
         source: Where they come from.
         requirements: The packages.
         present: Versions that must not change, by name.
-        target: The folder to create. Its parent also gets one for temporary files.
+        folder: An empty folder for this download.
 
     Returns:
-        The new versions by name.
+        The folder of the packages.
 
     Raises:
-        ConfigurationError: They cannot be had together with what is present.
+        ConfigurationError: They do not exist, or not together with what is present.
         PoolUnavailableError: It took too long.
     """
-    scratch = target.with_name("scratch")
-    for folder in (target, scratch):
-        await anyio.Path(folder).mkdir()
-    constraints = scratch / "constraints.txt"
-    lines = [f"{name}=={version}\n" for name, version in present.items() if "+" not in version]
-    await anyio.Path(constraints).write_text("".join(lines), encoding="utf-8")
-    command = [
-        *_build_installer(source.python, source.index),
-        *("--only-binary", ":all:", "--target", str(target), "--constraint", str(constraints)),
-        *map(str, requirements),
-    ]
-    status, output = await _run(command, scratch)
-    if status:
-        names = ", ".join(f"'{requirement}'" for requirement in requirements)
-        raise ConfigurationError(
-            f"cannot install {names}: {redact(_shorten(output))}",
-            hint="check the names and versions, and what the session has already",
+    installer = _Installer(source, requirements, folder)
+    target = folder / "target"
+    await anyio.Path(target).mkdir()
+    try:
+        with anyio.fail_after(DOWNLOAD_SECONDS):
+            resolved = await installer.resolve(present)
+            missing = {name: each for name, each in resolved.items() if name not in present}
+            if missing:
+                await installer.install(missing, target)
+    except TimeoutError:
+        raise PoolUnavailableError(
+            f"the packages did not arrive within {DOWNLOAD_SECONDS} s", hint="try again"
+        ) from None
+    await anyio.to_thread.run_sync(_check_size, target)
+    return target
+
+
+def list_versions(folder: Path) -> dict[str, str]:
+    """Return the versions of the packages in a folder by name."""
+    from importlib.metadata import distributions  # noqa: PLC0415 - it is slow to load
+
+    return {
+        canonicalize_name(each.metadata["Name"]): each.version
+        for each in distributions(path=[str(folder)])
+    }
+
+
+class _Installer:
+    """The host's uv or pip, for one download.
+
+    Raises:
+        ConfigurationError: There is none that can serve this interpreter.
+    """
+
+    def __init__(
+        self, source: PackageSource, requirements: Sequence[Requirement], folder: Path
+    ) -> None:
+        self._source = source
+        self._requirements = requirements
+        self._folder = folder
+        self._uv = shutil.which("uv")
+        self._command = _find_uv(self._uv) if self._uv else _find_pip(source.python)
+
+    async def resolve(self, present: Mapping[str, str]) -> dict[str, str]:
+        """Return the versions of the packages and what they need, by normalized name.
+
+        Raises:
+            ConfigurationError: No versions fit.
+        """
+        locked = [str(each.requirement) for each in self._source.iter_lock()]
+        pins = [f"{name}=={_drop_label(version)}" for name, version in present.items()]
+        constraints = await self._write("constraints.txt", [*pins, *locked])
+        wanted = await self._write_requirements("wanted.txt", map(str, self._requirements))
+        report = self._folder / "resolved.txt"
+        options = ("--constraint", constraints, *self._list_options())
+        if self._uv:
+            command = (*self._command, "compile", "--no-header", "--no-annotate", *options)
+            await self._run(*command, "--output-file", str(report), wanted)
+        else:
+            command = (*self._command, "install", "--dry-run", "--ignore-installed", *options)
+            await self._run(*command, "--report", str(report), "--requirement", wanted)
+        text = await anyio.Path(report).read_text(encoding="utf-8")
+        return _parse_lines(text) if self._uv else _parse_report(text)
+
+    async def install(self, versions: Mapping[str, str], target: Path) -> None:
+        """Unpack these versions into a folder.
+
+        Raises:
+            ConfigurationError: The lock does not have one of them, or it has other hashes.
+        """
+        lock = self._source.lock
+        for name in versions:
+            if lock is not None and name not in lock:
+                raise ConfigurationError(
+                    f"cannot install {self._describe()}: the lock does not have {name}",
+                    hint="add it to package_lock, which names every package that these need",
+                )
+        lines = (
+            [f"{name}=={version}" for name, version in versions.items()]
+            if lock is None
+            else [entry.line for name in versions for entry in lock[name]]
         )
-    return await anyio.to_thread.run_sync(_inspect_target, target, present)
+        exact = ("--no-deps", *(() if lock is None else ("--require-hashes",)))
+        options = (*exact, *self._list_options(), *(() if self._uv else ("--no-compile",)))
+        versions_file = await self._write_requirements("versions.txt", lines)
+        command = (*self._command, "install", *options, "--target", str(target))
+        await self._run(*command, "--requirement", versions_file)
+
+    def _list_options(self) -> tuple[str, ...]:
+        uv = ("--quiet", "--python", str(self._source.python)) if self._uv else ("--quiet",)
+        folder = self._source.index_folder
+        source = () if folder is None else ("--no-index", "--find-links", folder)
+        return (*uv, *source, "--only-binary", ":all:")
+
+    async def _write_requirements(self, name: str, lines: Iterable[str]) -> str:
+        """Write a file of requirements that names the index, and return its path.
+
+        The address of an index may hold a password. No command line should show that.
+        """
+        is_address = self._source.index is not None and self._source.index_folder is None
+        options = [f"--index-url {self._source.index}"] if is_address else []
+        return await self._write(name, [*options, *lines])
+
+    async def _write(self, name: str, lines: Iterable[str]) -> str:
+        path = anyio.Path(self._folder / name)
+        await path.touch(0o600)
+        await path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        return str(path)
+
+    async def _run(self, *command: str) -> None:
+        scratch = Path(tempfile.mkdtemp(dir=self._folder))
+        environment = {**os.environ, "TMPDIR": str(scratch)}
+        program = SupervisedProgram(sys.executable, scratch, command, environment)
+        try:
+            child = await program.get_child()
+            status, output = await child.wait(), await child.read_stderr_tail()
+        finally:
+            await program.close()
+        if status:
+            raise ConfigurationError(
+                f"cannot install {self._describe()}: {redact(_shorten(output))}",
+                hint="check the names and versions, and what the session has already",
+            )
+
+    def _describe(self) -> str:
+        return ", ".join(f"'{requirement}'" for requirement in self._requirements)
 
 
-def _build_installer(python: Path, index: str | None) -> list[str]:
-    source: list[str] = []
-    if index is not None:
-        is_folder = Path(index).is_dir()
-        source = ["--no-index", "--find-links", index] if is_folder else ["--index-url", index]
-    if uv := shutil.which("uv"):
-        options = ["--no-config", "--quiet", "--python", str(python)]
-        return [str(Path(uv).absolute()), "pip", "install", *options, *source]
+def _find_uv(path: str) -> tuple[str, ...]:
+    return (str(Path(path).absolute()), "--no-config", "pip")
+
+
+def _find_pip(python: Path) -> tuple[str, ...]:
+    """Return the command of pip, which serves only this application's own interpreter."""
     found = shutil.which("pip")
-    pip = [str(Path(found).absolute())] if found else []
-    pip = [sys.executable, "-m", "pip"] if find_spec("pip") else pip
+    pip: tuple[str, ...] = (str(Path(found).absolute()),) if found else ()
+    pip = (sys.executable, "-m", "pip") if find_spec("pip") else pip
     if python != Path(sys.executable) or not pip:
         raise ConfigurationError(
             "installing packages into this interpreter needs uv, which is not on PATH",
             hint="pip install uv",
         )
-    options = ["--isolated", "--quiet", "--no-input", "--disable-pip-version-check"]
-    return [*pip, *options, "--python", str(python), "install", "--no-compile", *source]
+    options = ("--isolated", "--no-input", "--disable-pip-version-check", "--python", str(python))
+    return (*pip, *options)
 
 
-async def _run(command: Sequence[str], scratch: Path) -> tuple[int, str]:
-    """Run an installer, and return its exit status and the end of its standard error."""
-    environment = {**os.environ, "TMPDIR": str(scratch)}
-    program = SupervisedProgram(sys.executable, scratch, command, environment)
-    try:
-        child = await program.get_child()
-        with anyio.fail_after(DOWNLOAD_SECONDS):
-            return await child.wait(), await child.read_stderr_tail()
-    except TimeoutError:
-        raise PoolUnavailableError(
-            f"the packages did not arrive within {DOWNLOAD_SECONDS} s", hint="try again"
-        ) from None
-    finally:
-        await program.close()
+def _drop_label(version: str) -> str:
+    """Return a version without its local label, which an index does not have."""
+    return version.partition("+")[0]
+
+
+def _parse_lines(text: str) -> dict[str, str]:
+    """Parse what uv resolved: one `name==version` a line."""
+    found = [Requirement(line) for line in text.splitlines() if "==" in line]
+    return {canonicalize_name(each.name): next(iter(each.specifier)).version for each in found}
+
+
+def _parse_report(text: str) -> dict[str, str]:
+    """Parse pip's report."""
+    found = [each["metadata"] for each in json.loads(text)["install"]]
+    return {canonicalize_name(each["name"]): each["version"] for each in found}
 
 
 def _shorten(output: str) -> str:
@@ -190,24 +253,10 @@ def _shorten(output: str) -> str:
     return " ".join(errors)[:_REASON_CHARACTERS] or "the installer gave no reason"
 
 
-def _inspect_target(target: Path, present: Mapping[str, str]) -> dict[str, str]:
-    """Remove what the session has already, check the size, and return the versions by name."""
-    from importlib.metadata import distributions  # noqa: PLC0415 - it is slow to load
-
-    versions: dict[str, str] = {}
-    for found in list(distributions(path=[str(target)])):
-        name = canonicalize_name(found.metadata["Name"])
-        if name not in present:
-            versions[name] = found.version
-            continue
-        for file in found.files or ():
-            path = Path(str(found.locate_file(file)))
-            if path.resolve().is_relative_to(target.resolve()):
-                path.unlink(missing_ok=True)
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+def _check_size(folder: Path) -> None:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MAX_BYTES:
         raise ConfigurationError(
             f"the packages have {size:,} bytes, and a session takes {MAX_BYTES:,}",
             hint="install fewer packages, or an interpreter that has them (CCI_PYTHON)",
         )
-    return versions

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
-from .download import PackageSource, check_specifications, download, list_installed, select_missing
+from .download import download, list_installed, list_versions, select_missing
 from .folder import PackageFolder, PackageRoot
+from .source import PackageSource
 
 
 class PoolPackages:
@@ -22,7 +23,7 @@ class PoolPackages:
         self._source = source
         self._specifications = tuple(specifications)
         if specifications:
-            check_specifications(self._specifications)
+            source.check(self._specifications)
         self._root = PackageRoot()
         self._base = SessionPackages(source, self._root)
 
@@ -78,15 +79,15 @@ class SessionPackages:
         Raises:
             ConfigurationError: A specification is invalid, or the session has another version.
         """
-        requirements = check_specifications(specifications)
+        requirements = self._source.check(specifications)
         present = {**await list_installed(self._source.python), **self.list_versions()}
         missing = select_missing(requirements, present)
         if not missing:
             return {}
         staging = PackageFolder(self._root)
         try:
-            target = staging.path / "target"
-            versions = await download(self._source, missing, present, target)
+            target = await download(self._source, missing, present, staging.path)
+            versions = await anyio.to_thread.run_sync(list_versions, target)
             if self._folder is None:
                 self._folder = PackageFolder(self._root)
             await anyio.to_thread.run_sync(self._folder.add, target)
