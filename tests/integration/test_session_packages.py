@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import pytest
 from cci_plugins import CodeInterpreter, LocalSessionPool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.testing import FakeSessionPool
+
+from ._wheels import write_wheel
 
 if sys.platform != "linux":
     pytest.skip("these backends exist on Linux only", allow_module_level=True)
@@ -25,20 +26,6 @@ child = [sys.executable, '-c', 'import cci_tiny_base; print(cci_tiny_base.VALUE)
 print(cci_tiny.VALUE, subprocess.run(child, capture_output=True, text=True).stdout.strip())
 """
 WRITE = "import cci_tiny; open(cci_tiny.__file__.replace('tiny.py', 'new.py'), 'w')"
-
-
-def write_wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
-    info = f"{name}-{version}.dist-info"
-    needs = f"Requires-Dist: {requires}\n" if requires else ""
-    files = {
-        f"{name}.py": f"VALUE = {name!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        for path, text in {**files, f"{info}/RECORD": record}.items():
-            wheel.writestr(path, text)
 
 
 @pytest.fixture(scope="module")
