@@ -42,7 +42,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["bwrap", "landlock"])
+@pytest.fixture(scope="module", params=["bwrap", "landlock", "process"])
 async def interpreter(
     request: pytest.FixtureRequest, index: Path
 ) -> AsyncIterator[CodeInterpreter]:
@@ -73,9 +73,10 @@ async def test_installed_packages_are_imported_read_only_and_given_again(
     assert await session.install("cci-tiny", "ipykernel") == {}
     execution = await session.run_code(f"{IMPORT}print(kept)")
     assert execution.stdout.split() == ["cci_tiny", "cci_tiny_base", "1"], execution
-    refused = await session.run_code(WRITE)
-    assert refused.error is not None
-    assert refused.error.name in {"OSError", "PermissionError"}
+    if execution.isolation != "process":
+        refused = await session.run_code(WRITE)
+        assert refused.error is not None
+        assert refused.error.name in {"OSError", "PermissionError"}
     other = await interpreter.session("other").run_code("import cci_tiny")
     assert other.error is not None
 
@@ -139,3 +140,50 @@ async def test_another_pool_refuses_packages_before_anything_runs() -> None:
     async with CodeInterpreter(FakeSessionPool()) as interpreter:
         with pytest.raises(ConfigurationError, match="cannot install packages"):
             await interpreter.session("fake").install("polars")
+
+
+INSTALL = """%pip install cci-absent
+!pip install cci-absent
+import subprocess, sys
+print(subprocess.run([sys.executable, "-m", "pip", "install", "cci-absent"]).returncode)
+import pip
+pip.main(["install", "cci-absent"])
+"""
+OFFERED = "the host can install {} by session.install(), packages= or CCI_PACKAGES"
+
+
+async def test_code_that_installs_is_told_at_once_what_the_host_allows(index: Path) -> None:
+    pool = LocalSessionPool(
+        ready_sessions=0, preload=(), package_index=index, allowed_packages=["CCI_tiny_base"]
+    )
+    allows = f"{OFFERED}, and allows cci-tiny-base"
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("pip")
+        execution = await session.run_code(INSTALL, timeout=30)
+        assert execution.notes == (
+            "pip cannot install packages here: the session has no network; "
+            + allows.format("them"),
+        )
+        execution = await session.run_code("import cci_absent")
+        assert execution.notes == (
+            "cci_absent is not installed and cannot be: the session has no network; "
+            + allows.format("it"),
+        )
+        with pytest.raises(ConfigurationError, match="does not allow cci-tiny"):
+            await session.install("cci-tiny")
+        await session.install("cci-tiny-base")
+        execution = await session.run_code("%pip install -q cci.tiny.base 'ipykernel>=1'")
+        assert "1.0" in "".join((*execution.notes, execution.stdout))
+        assert "already" in "".join((*execution.notes, execution.stdout))
+        variables = "import os; print(*(name for name in os.environ if 'INDEX' in name))"
+        assert (await session.run_code(variables)).stdout.strip() == "PIP_NO_INDEX"
+
+
+async def test_a_pool_with_a_network_lets_pip_look_for_packages() -> None:
+    pool = LocalSessionPool(isolation="process", ready_sessions=0, preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("pip")
+        execution = await session.run_code("import os, cci_absent")
+        assert execution.notes == ()
+        execution = await session.run_code("print('PIP_NO_INDEX' in os.environ)")
+        assert execution.stdout.strip() == "False"

@@ -46,7 +46,6 @@ from cci_plugins.pools.base import (
     check_code_size,
 )
 from cci_plugins.pools.folder_notes import add_folder_note
-from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import ToolHost
 
 if find_spec("jupyter_client") is None:  # the kernels need it, and this process does not
@@ -59,6 +58,7 @@ try:
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
+    from .packages.notes import NO_INDEX
     from .packages.session_packages import PoolPackages
     from .packages.source import build_source
     from .session import LocalSession
@@ -237,7 +237,8 @@ class LocalSessionPool(SessionPool):
                     kernel, code, limit, on_output, tools=tools, env=env
                 )
         name = "" if self._isolation is None else self._isolation.name
-        execution = add_network_note(replace(execution, isolation=name), self.capabilities)
+        execution = replace(execution, isolation=name)
+        execution = await session.packages.add_note(execution, code, self.capabilities)
         return add_folder_note(execution, self.capabilities.folder)
 
     @override
@@ -445,11 +446,12 @@ class LocalSessionPool(SessionPool):
             raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
     def _build_spec(self, packages: Path | None = None) -> KernelSpec:
+        without_index = NO_INDEX if self.capabilities.egress is False else {}
         return KernelSpec(
             self._python,
             token_hex(32),
             self._limits,
-            environment=self._environment.values,
+            environment={**without_index, **self._environment.values},
             packages=packages,
         )
 

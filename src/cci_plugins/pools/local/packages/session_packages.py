@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
+from cci_plugins.models import Execution
+from cci_plugins.pools.base import Capabilities
+
 from .download import download, list_installed, list_versions, select_missing
 from .folder import PackageFolder, PackageRoot
+from .notes import add_package_note
 from .source import PackageSource
 
 
@@ -80,7 +84,7 @@ class SessionPackages:
             ConfigurationError: A specification is invalid, or the session has another version.
         """
         requirements = self._source.check(specifications)
-        present = {**await list_installed(self._source.python), **self.list_versions()}
+        present = await self._list_present()
         missing = select_missing(requirements, present)
         if not missing:
             return {}
@@ -97,6 +101,17 @@ class SessionPackages:
         self._versions |= versions
         self.version += 1
         return versions
+
+    async def add_note(
+        self, execution: Execution, code: str, capabilities: Capabilities
+    ) -> Execution:
+        """Return the execution, with a note if it could not install or import a package."""
+        return await add_package_note(
+            execution, code, capabilities, self._source.describe(), self._list_present
+        )
+
+    async def _list_present(self) -> Mapping[str, str]:
+        return {**await list_installed(self._source.python), **self.list_versions()}
 
     def list_versions(self) -> dict[str, str]:
         """Return the versions by name, also those of every session."""
