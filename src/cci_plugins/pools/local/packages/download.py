@@ -115,7 +115,7 @@ class _Installer:
     """The host's uv or pip, for one download.
 
     Raises:
-        ConfigurationError: There is none that can serve this interpreter.
+        ConfigurationError: Neither of them can serve this interpreter.
     """
 
     def __init__(
