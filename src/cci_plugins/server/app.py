@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -54,6 +55,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    env: Env | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -70,9 +72,11 @@ def create_app(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        env: Variables for the code in every session that is reached over MCP, or None.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
+            Or `env` has an invalid variable.
 
     Example:
         ```python
@@ -85,8 +89,11 @@ def create_app(
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs)
-    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
+    variables = build_session_environment(env) if env else None
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, env=variables)
+    sessions = None
+    if execute_code:
+        sessions = McpSessions(pool, limits, environments=environments, env=variables)
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
