@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -37,6 +39,7 @@ from .rest.sessions import SessionRoutes
 from .runs import RunRegistry
 from .sign_in import EntraSignIn
 
+_Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -54,6 +57,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    env: Env | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -70,9 +74,11 @@ def create_app(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        env: Variables for the code in every session that is reached over MCP, or None.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
+            Or `env` has an invalid variable.
 
     Example:
         ```python
@@ -85,18 +91,23 @@ def create_app(
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs)
-    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
+    variables = build_session_environment(env) if env else None
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, env=variables)
+    sessions = None
+    if execute_code:
+        sessions = McpSessions(pool, limits, environments=environments, env=variables)
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
         routes += _build_rest_routes(pool, limits, body_bytes, runs)
+    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in)]
+    return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
+
+
+def _assemble(routes: list[Route], middleware: list[Middleware], lifespan: _Lifespan) -> Starlette:
     app = Starlette(
-        routes=routes,
-        exception_handlers=HANDLERS,
-        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in)],
-        lifespan=_make_lifespan(runs, mcp, sessions),
+        routes=routes, exception_handlers=HANDLERS, middleware=middleware, lifespan=lifespan
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
@@ -165,9 +176,7 @@ def _build_middleware(
     yield Middleware(CancelOnDisconnect)
 
 
-def _make_lifespan(
-    runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _make_lifespan(runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None) -> _Lifespan:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with runs.run(), mcp.run():
