@@ -346,14 +346,20 @@ async def ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
+def check_options(options: ToolOptions, interpreter: AnyInterpreter | None) -> None:
+    """Check that the pool of an interpreter can do what the options ask for.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if interpreter is not None:
+        check_wait_support(get_wait(options), unwrap_interpreter(interpreter).capabilities)
+
+
 def build_description(
     options: ToolOptions, interpreter: AnyInterpreter | None, tools: Sequence[HostTool] = ()
 ) -> str:
-    """Build the tool's description from the options, the pool's packages and the host tools.
-
-    Raises:
-        ConfigurationError: The pool cannot do what the options ask for.
-    """
+    """Build the tool's description from the options, the pool's packages and the host tools."""
     functions = describe_tools(tools, options.tools_characters)
     wait = get_wait(options)
     base = DESCRIPTION if wait is None else f"{DESCRIPTION} {describe_wait(wait)}"
@@ -361,7 +367,6 @@ def build_description(
         text = tool_options.build_description(base, options, ())
     else:
         unwrapped = unwrap_interpreter(interpreter)
-        check_wait_support(wait, unwrapped.capabilities)
         text = tool_options.build_description(
             base, options, unwrapped.known_packages, capabilities=unwrapped.capabilities
         )

@@ -90,6 +90,18 @@ def check_wait_support(wait: timedelta | None, capabilities: Capabilities) -> No
         ) from None
 
 
+def check_single_tool(options: ToolOptions) -> None:
+    """Refuse `wait` for a tool without `check_run`, so that no result is out of reach.
+
+    Raises:
+        ConfigurationError: The options have `wait`.
+    """
+    if options.wait is not None:
+        raise ConfigurationError(
+            "wait needs a second tool, check_run", hint="call code_interpreter_tools(...) instead"
+        )
+
+
 def build_description(
     base: str,
     options: ToolOptions,

@@ -219,7 +219,7 @@ async def test_a_pool_without_background_runs_is_refused_before_anything_happens
     pool = RequestPool()
     async with CodeInterpreter(pool) as interpreter:
         with pytest.raises(ConfigurationError, match=r"wait \(0.05 s\) needs runs in the backgr"):
-            execute_code.build_description(WAIT, interpreter)
+            execute_code.check_options(WAIT, interpreter)
         with interpreter.use_session("a", max_runs=1):
             reply = await run(interpreter, "1")
             assert "'plain' cannot run code in the background" in reply.text
