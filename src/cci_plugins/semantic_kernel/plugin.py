@@ -54,7 +54,7 @@ _SHARED_SESSION_WARNING = (
 
 
 class _Action(StrEnum):
-    """What `check_run` does. Semantic Kernel shows an enumeration to the model, but no `Literal`."""
+    """What `check_run` does. Semantic Kernel shows the values of an enumeration only."""
 
     WAIT = "wait"
     LOOK = "look"
