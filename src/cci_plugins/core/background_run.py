@@ -27,7 +27,9 @@ from cci_plugins.pools.base import OutputHandler, check_background_support, chec
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover
+from .long_runs import LongRuns
 from .session_handle import SessionHandle
+from .session_host import bind_to_current_loop
 from .session_saving import SavableSession
 
 MAX_OUTPUT_CHARACTERS = 1_000_000  # that a run keeps for `output`
@@ -140,8 +142,8 @@ class BackgroundRun:
     async def wait(self, timeout: Duration | None = None) -> Execution | None:
         """Wait for the end of the run, and return what `run_code` would return.
 
-        A cancelled run returns the error `KeyboardInterrupt`. Cancelling the call does not end the
-        run.
+        A cancelled run returns the error `KeyboardInterrupt`, with what it printed as `stdout`.
+        Cancelling the call does not end the run.
 
         Args:
             timeout: Longest wait, in seconds or as a `timedelta`. None means no limit.
@@ -170,8 +172,15 @@ class BackgroundRun:
             return None
         if not self._task.cancelled():
             return self._task.result()
-        error = ErrorInfo("KeyboardInterrupt", CANCELLED_TEXT)
-        return Execution(error=error, session_id=self._handle.id, status="failed", state="unknown")
+        output = self._output.read(0)
+        return Execution(
+            stdout=output.text,
+            error=ErrorInfo("KeyboardInterrupt", CANCELLED_TEXT),
+            session_id=self._handle.id,
+            status="failed",
+            state="unknown",
+            dropped_characters=output.missed,
+        )
 
     async def cancel(self) -> bool:
         """End the run, as cancelling a call of `run_code` does: interrupt its code.
@@ -199,6 +208,8 @@ class BackgroundRun:
 class BackgroundSession(SavableSession):
     """A session that runs code in the background."""
 
+    _long_runs: LongRuns
+
     @abstractmethod
     def _refuse_nested_run(self) -> None: ...
 
@@ -221,6 +232,7 @@ class BackgroundSession(SavableSession):
         code: str,
         *,
         timeout: Duration | None = None,
+        on_output: OutputHandler | None = None,
         tools: Sequence[HostTool] = (),
         approve_tool: ToolApprover | None = None,
     ) -> BackgroundRun:
@@ -232,6 +244,8 @@ class BackgroundSession(SavableSession):
             code: Python source, as for `run_code`.
             timeout: Longest run, in seconds or as a `timedelta`. None means
                 `Limits.background_timeout`, which is also the longest one.
+            on_output: Called with each chunk of output while the code runs, on the caller's loop
+                until that closes.
             tools: Functions of the application that the code may call, as for `run_code`.
             approve_tool: Asked before a call of a tool with `needs_approval`.
 
@@ -254,12 +268,21 @@ class BackgroundSession(SavableSession):
         check_background_support(self._handle.host.pool.capabilities)
         limit = _choose_limit(self._handle.host.limits, timeout)
         calls = self._build_calls(code, tools, approve_tool)
-        return await self._handle.host.dispatch(self._start, code, limit, calls)
+        handler = None if on_output is None else bind_to_current_loop(on_output)
+        return await self._handle.host.dispatch(self._start, code, limit, handler, calls)
 
-    async def _start(self, code: str, limit: timedelta, calls: HostCalls | None) -> BackgroundRun:
+    async def _start(
+        self, code: str, limit: timedelta, handler: OutputHandler | None, calls: HostCalls | None
+    ) -> BackgroundRun:
         await self._handle.host.get_pool()
         output = _OutputTail()
-        task = asyncio.create_task(self._run(code, limit, output.add, calls))
+
+        def handle(event: OutputEvent) -> None:
+            output.add(event)
+            if handler is not None:
+                handler(event)
+
+        task = asyncio.create_task(self._run(code, limit, handle, calls))
         _tasks.add(task)
         task.add_done_callback(_forget)
         try:
@@ -268,6 +291,16 @@ class BackgroundSession(SavableSession):
             task.cancel()  # nobody else can
             raise
         return BackgroundRun(self._handle, task, output)
+
+
+def get_long_runs(session: BackgroundSession) -> LongRuns:
+    """Return the runs of a session that tools started and left.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background.
+    """
+    check_background_support(session._handle.host.pool.capabilities)  # noqa: SLF001 - of the same
+    return session._long_runs  # noqa: SLF001 - module, which keeps it out of the public API
 
 
 def _choose_limit(limits: Limits, timeout: Duration | None) -> timedelta:

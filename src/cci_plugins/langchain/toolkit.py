@@ -103,7 +103,8 @@ class ReadFileTool(_FileTool):
 class CodeInterpreterToolkit(BaseToolkit):
     """The tools `execute_code`, `list_files` and `read_file`, all for the same session.
 
-    The conversation is LangGraph's `thread_id`, as with `CodeInterpreterTool`. To upload and
+    With `ToolOptions.wait`, `check_run` is one of them. The conversation is LangGraph's
+    `thread_id`, as with `CodeInterpreterTool`. To upload and
     download, use `interpreter.session(thread_id).files`. No tool accepts a path of your machine.
 
     Attributes:
@@ -147,4 +148,5 @@ class CodeInterpreterToolkit(BaseToolkit):
             approve_tool=self.approve_tool,
             **shared,
         )
-        return [execute, ListFilesTool(**shared), ReadFileTool(**shared)]
+        checks = [] if self.options.wait is None else [execute.check_run_tool()]
+        return [execute, *checks, ListFilesTool(**shared), ReadFileTool(**shared)]
