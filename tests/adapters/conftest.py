@@ -65,6 +65,7 @@ async def ask_langchain(
         chat = ChatOpenAI(model="scripted", **options)
         tools: list[Any] = [CodeInterpreterTool(interpreter=interpreter, **(tool or {}))]
         tools += [tools[0].check_run_tool()] if checks_runs else []
+        tools += [tools[0].install_packages_tool()] if tools[0].options.install_packages else []
         agent = create_agent(chat, tools=tools, middleware=middleware)
         config = {"configurable": {"thread_id": key}}
         state = await agent.ainvoke({"messages": [("user", question)]}, config)

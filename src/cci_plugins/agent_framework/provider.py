@@ -25,7 +25,7 @@ from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.core.mounts import FileMount, FileMountInput, Mounts
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import check_run, execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import HostToolPolicy, RunStopper, check_host_tools
 from cci_plugins.tools.images import (
@@ -79,10 +79,10 @@ def code_interpreter_tool(
         images: `inline` attaches charts to the result, for models that accept images there.
         on_output: Called with each chunk of output while the code runs, in the context of the
             call.
-        options: Options for the tool's description and the size of its output, without `wait`.
+        options: Options for the tool's description and the size of its output, for one tool.
 
     Raises:
-        ConfigurationError: The options have `wait`, which needs a second tool.
+        ConfigurationError: The options have `wait` or `install_packages`, a second tool.
 
     Example:
         ```python
@@ -112,8 +112,9 @@ def code_interpreter_tools(
 ) -> list[FunctionTool]:
     """Create the tool `execute_code`, and with `ToolOptions.wait` also `check_run`.
 
-    The arguments are those of `code_interpreter_tool`. Both tools share the conversation.
-    `check_run` runs no code, so nobody approves it.
+    With `ToolOptions.install_packages`, it creates that tool too. The arguments are those of
+    `code_interpreter_tool`. All tools share the conversation. `check_run` runs no code, so nobody
+    approves it.
 
     Args:
         interpreter: Where to run. None means `CodeInterpreter.from_env()`.
@@ -139,7 +140,7 @@ def code_interpreter_tools(
 class CodeInterpreterProvider(ContextProvider):
     """Adds `execute_code` to an agent, and instructions that name the mounted files.
 
-    With `ToolOptions.wait`, it adds `check_run` too.
+    With `ToolOptions.wait`, it adds `check_run` too, and `install_packages` with that option.
 
     The conversation is the agent session. `interpreter.use_session` around a run names another
     one, so that agents can share it. The options have the names of the framework's own
@@ -287,6 +288,14 @@ class _Adapter:
         )
         return list(self._build_contents(reply))
 
+    async def install_packages(
+        self, packages: list[str], ctx: FunctionInvocationContext
+    ) -> list[Content]:
+        reply = await install_packages.call(
+            self._interpreter, packages, session_key=self._resolve_key(ctx)
+        )
+        return list(self._build_contents(reply))
+
     def _resolve_key(self, ctx: FunctionInvocationContext) -> str:
         return self._key_resolver.resolve(ctx.session and ctx.session.session_id)
 
@@ -317,7 +326,7 @@ class _Adapter:
 def _build_tools(
     adapter: _Adapter, approval_mode: ApprovalMode, description: str, options: ToolOptions
 ) -> list[FunctionTool]:
-    """Build `execute_code`, and `check_run` for runs that go on after its answer."""
+    """Build `execute_code`, and the other tools that the options ask for."""
     run_tool = FunctionTool(
         name=execute_code.NAME,
         description=description,
@@ -325,16 +334,26 @@ def _build_tools(
         func=adapter.execute_code,
         input_model=execute_code.PARAMETERS,
     )
-    if (wait := get_wait(options)) is None:
-        return [run_tool]
-    check_tool = FunctionTool(
-        name=check_run.NAME,
-        description=check_run.build_description(wait),
-        approval_mode="never_require",
-        func=adapter.check_run,
-        input_model=check_run.PARAMETERS,
-    )
-    return [run_tool, check_tool]
+    tools = [run_tool]
+    if (wait := get_wait(options)) is not None:
+        check_tool = FunctionTool(
+            name=check_run.NAME,
+            description=check_run.build_description(wait),
+            approval_mode="never_require",
+            func=adapter.check_run,
+            input_model=check_run.PARAMETERS,
+        )
+        tools.append(check_tool)
+    if options.install_packages:
+        install_tool = FunctionTool(
+            name=install_packages.NAME,
+            description=install_packages.DESCRIPTION,
+            approval_mode=approval_mode,
+            func=adapter.install_packages,
+            input_model=install_packages.PARAMETERS,
+        )
+        tools.append(install_tool)
+    return tools
 
 
 class _ImageMiddleware(ChatMiddleware):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.pools.base import check_packages_support
 
 from .background_run import BackgroundSession
 
@@ -58,7 +59,7 @@ class PackageSession(BackgroundSession):
     async def _install(self, packages: tuple[str, ...]) -> Mapping[str, str]:
         async with self._exclusive():
             pool = await self._handle.host.get_pool()
-            pool.check_packages_support()
+            check_packages_support(pool.capabilities)
             await self._handle.begin()
             versions = await pool.install_packages(self._handle.id, packages)
         self._packages = tuple(dict.fromkeys((*self._packages, *packages)))

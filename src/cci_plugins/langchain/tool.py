@@ -24,7 +24,7 @@ from cci_plugins.core.tool_signatures import describe_tools
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import check_run, execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import select_images
@@ -32,7 +32,7 @@ from cci_plugins.tools.options import ToolOptions, get_wait
 
 from .host_tools import HostTools, ToolNames, bind_call, build_host_tool, needs_graph, to_tools
 
-__all__ = ["CheckRunTool", "CodeInterpreterTool"]
+__all__ = ["CheckRunTool", "CodeInterpreterTool", "InstallPackagesTool"]
 
 Content = str | list[str | dict[Any, Any]]
 ToolOutput = tuple[Content | ToolMessage, Execution]
@@ -65,6 +65,14 @@ class CheckInput(BaseModel):
     model_config = {"extra": "forbid"}
 
     action: Literal["wait", "look", "stop"] = Field(description=check_run.ACTION_DESCRIPTION)
+
+
+class InstallInput(BaseModel):
+    """The arguments of `install_packages`."""
+
+    model_config = {"extra": "forbid"}
+
+    packages: list[str] = Field(description=install_packages.PACKAGES_DESCRIPTION)
 
 
 class CodeInterpreterTool(BaseTool):
@@ -151,6 +159,27 @@ class CodeInterpreterTool(BaseTool):
             session_key=self.session_key,
         )
 
+    def install_packages_tool(self) -> InstallPackagesTool:
+        """Return the tool `install_packages`, for the sessions of this tool.
+
+        Raises:
+            ConfigurationError: The options of this tool do not have `install_packages`.
+
+        Example:
+            ```python
+            from cci_plugins import ToolOptions
+
+            tool = CodeInterpreterTool(options=ToolOptions(install_packages=True))
+            tools = [tool, tool.install_packages_tool()]
+            ```
+        """
+        if not self.options.install_packages:
+            raise ConfigurationError(
+                "install_packages is only for a tool whose options offer it",
+                hint="pass options=ToolOptions(install_packages=True)",
+            )
+        return InstallPackagesTool(interpreter=self.interpreter, session_key=self.session_key)
+
     def _set_tools(self) -> None:
         """Check the host tools. A tool that needs the graph makes this one need its runtime."""
         tools = to_tools(self.tools)
@@ -221,7 +250,54 @@ class CodeInterpreterTool(BaseTool):
         return _build_output(reply, self.name, self.images)
 
 
-class CheckRunTool(BaseTool):
+class _SecondTool(BaseTool):
+    """The base of the tools next to `CodeInterpreterTool`, whose messages have the same form.
+
+    Attributes:
+        interpreter: Where the sessions are. None means `CodeInterpreter.from_env()`.
+        session_key: The conversation of calls that belong to no thread.
+    """
+
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
+    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+
+    @override
+    def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
+        with _CallIdContext(tool_call_id):
+            return super().run(*args, tool_call_id=tool_call_id, **kwargs)
+
+    @override
+    async def arun(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
+        with _CallIdContext(tool_call_id):
+            return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
+
+
+class InstallPackagesTool(_SecondTool):
+    """Installs packages into the session of the current conversation.
+
+    `CodeInterpreterTool.install_packages_tool` creates it.
+    """
+
+    name: str = install_packages.NAME
+    description: str = install_packages.DESCRIPTION
+    args_schema: ArgsSchema | None = InstallInput
+
+    @override
+    def _run(self, packages: list[str], config: RunnableConfig) -> ToolOutput:
+        reply = event_loop.run_blocking(self._call, packages, config)
+        return _build_output(reply, self.name, "reference")
+
+    @override
+    async def _arun(self, packages: list[str], config: RunnableConfig) -> ToolOutput:
+        return _build_output(await self._call(packages, config), self.name, "reference")
+
+    async def _call(self, packages: list[str], config: RunnableConfig) -> ToolReply:
+        key = resolve_key(config, self.session_key)
+        return await install_packages.call(self.interpreter, packages, session_key=key)
+
+
+class CheckRunTool(_SecondTool):
     """Checks a run of `CodeInterpreterTool` that goes on after its answer.
 
     `CodeInterpreterTool.check_run_tool` creates it. The message and its artifact are as for that
@@ -237,22 +313,8 @@ class CheckRunTool(BaseTool):
     name: str = check_run.NAME
     description: str = check_run.NAME
     args_schema: ArgsSchema | None = CheckInput
-    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
-
     images: Literal["reference", "inline"] = "reference"
     options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
-    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
-
-    @override
-    def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
-        with _CallIdContext(tool_call_id):
-            return super().run(*args, tool_call_id=tool_call_id, **kwargs)
-
-    @override
-    async def arun(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
-        with _CallIdContext(tool_call_id):
-            return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
 
     @override
     def _run(self, action: str, config: RunnableConfig) -> ToolOutput:

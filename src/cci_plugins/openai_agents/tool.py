@@ -17,7 +17,7 @@ from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import check_run, execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import RunStopper, check_host_tools
 from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
@@ -124,7 +124,7 @@ def code_interpreter_tool(
         session_key: Returns the conversation of a run.
         on_output: Called with each chunk of output while the code runs, in the context of the
             call.
-        options: Options for the tool's description and the size of its output, without `wait`.
+        options: Options for the tool's description and the size of its output, for one tool.
         tools: Function tools, or functions, that the code may call as `tools.NAME(...)`. Their
             guardrails, time-outs and the agent's hooks work as for calls of the model. With one
             that needs approval, this tool needs it as a whole.
@@ -132,7 +132,7 @@ def code_interpreter_tool(
             this tool does not need it as a whole.
 
     Raises:
-        ConfigurationError: The options have `wait`, which needs a second tool.
+        ConfigurationError: The options have `wait` or `install_packages`, a second tool.
 
     Example:
         ```python
@@ -168,8 +168,9 @@ def code_interpreter_tools(
 ) -> list[FunctionTool]:
     """Create the tool `execute_code`, and with `ToolOptions.wait` also `check_run`.
 
-    The arguments are those of `code_interpreter_tool`. Both tools share the conversation.
-    `check_run` runs no code, so nobody approves it.
+    With `ToolOptions.install_packages`, it creates that tool too. The arguments are those of
+    `code_interpreter_tool`. All tools share the conversation. `check_run` runs no code, so nobody
+    approves it.
 
     Args:
         interpreter: Where to run. None means `CodeInterpreter.from_env()`.
@@ -206,15 +207,25 @@ def code_interpreter_tools(
         on_invoke_tool=adapter.invoke,
         needs_approval=adapter.policy.needs_approval or needs_approval,
     )
-    if (wait := get_wait(options)) is None:
-        return [run_tool]
-    check_tool = FunctionTool(
-        name=check_run.NAME,
-        description=check_run.build_description(wait),
-        params_json_schema=deepcopy(check_run.PARAMETERS),
-        on_invoke_tool=adapter.check_run,
-    )
-    return [run_tool, check_tool]
+    created = [run_tool]
+    if (wait := get_wait(options)) is not None:
+        check_tool = FunctionTool(
+            name=check_run.NAME,
+            description=check_run.build_description(wait),
+            params_json_schema=deepcopy(check_run.PARAMETERS),
+            on_invoke_tool=adapter.check_run,
+        )
+        created.append(check_tool)
+    if options.install_packages:
+        install_tool = FunctionTool(
+            name=install_packages.NAME,
+            description=install_packages.DESCRIPTION,
+            params_json_schema=deepcopy(install_packages.PARAMETERS),
+            on_invoke_tool=adapter.install_packages,
+            needs_approval=needs_approval,
+        )
+        created.append(install_tool)
+    return created
 
 
 class _Adapter:
@@ -273,6 +284,16 @@ class _Adapter:
         )
         return self._build_output(reply)
 
+    async def install_packages(
+        self, context: ToolContext[Any], arguments: str
+    ) -> TextReply | ImageReply:
+        reply = await install_packages.call(
+            self._interpreter,
+            _parse_value(arguments, "packages"),
+            session_key=self._resolve_key(context),
+        )
+        return self._build_output(reply)
+
     def _build_output(self, reply: ToolReply) -> TextReply | ImageReply:
         return _attach_images(reply) if self._inline else TextReply.of(reply)
 
@@ -292,11 +313,15 @@ class _Adapter:
 
 
 def _parse_argument(arguments: str, name: str) -> str | None:
+    value = _parse_value(arguments, name)
+    return value if isinstance(value, str) else None
+
+
+def _parse_value(arguments: str, name: str) -> object:
     try:
-        value = json.loads(arguments)[name]
+        return json.loads(arguments)[name]
     except (ValueError, TypeError, KeyError):
         return None
-    return value if isinstance(value, str) else None
 
 
 def _iter_conversation_ids(context: object) -> Iterator[str]:

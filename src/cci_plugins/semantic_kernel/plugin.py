@@ -24,7 +24,7 @@ from cci_plugins.core.conversation import SessionKey
 from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import check_run, execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
@@ -63,6 +63,8 @@ class _Action(StrEnum):
 
 class CodeInterpreterPlugin:
     """The function `execute_code` for the model, and with `ToolOptions.wait` also `check_run`.
+
+    With `ToolOptions.install_packages`, it has the function of that name too.
 
     Semantic Kernel does not pass a thread id to a plugin, so your application names the
     conversation. Either call `interpreter.use_session(thread.id)` around the call, or pass the
@@ -122,6 +124,8 @@ class CodeInterpreterPlugin:
         if (wait := get_wait(options)) is not None:
             description = check_run.build_description(wait)
             vars(self)["check_run"] = _build_check_function(self._check_run, description)
+        if options.install_packages:
+            vars(self)["install_packages"] = _build_install_function(self._install_packages)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a plugin with the same interpreter, sessions and functions."""
@@ -171,6 +175,10 @@ class CodeInterpreterPlugin:
             options=self._options,
         )
 
+    async def _install_packages(self, packages: list[str], session_id: str | None) -> ToolReply:
+        key = self._key_resolver.resolve(explicit_key=session_id)
+        return await install_packages.call(self._interpreter, packages, session_key=key)
+
     async def _call(
         self, code: str, session_id: str | None, tools: Sequence[HostTool] = ()
     ) -> ToolReply:
@@ -210,6 +218,22 @@ def _build_check_function(
         return await method(action, session_id)
 
     function: Callable[..., Awaitable[ToolReply]] = check
+    return function
+
+
+def _build_install_function(
+    method: Callable[[list[str], str | None], Awaitable[ToolReply]],
+) -> Callable[..., Awaitable[ToolReply]]:
+    """Return the kernel function `install_packages`. As a method, each plugin would have it."""
+
+    @kernel_function(name=install_packages.NAME, description=install_packages.DESCRIPTION)
+    async def install(
+        packages: Annotated[list[str], install_packages.PACKAGES_DESCRIPTION],
+        session_id: Hidden[str | None] = None,
+    ) -> ToolReply:
+        return await method(packages, session_id)
+
+    function: Callable[..., Awaitable[ToolReply]] = install
     return function
 
 

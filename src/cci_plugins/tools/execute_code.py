@@ -53,7 +53,7 @@ from cci_plugins.core.session import Session
 from cci_plugins.core.tool_signatures import describe_tools
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
-from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.base import OutputHandler, check_packages_support
 from cci_plugins.redaction import redact
 
 from . import options as tool_options
@@ -353,7 +353,10 @@ def check_options(options: ToolOptions, interpreter: AnyInterpreter | None) -> N
         ConfigurationError: It cannot.
     """
     if interpreter is not None:
-        check_wait_support(get_wait(options), unwrap_interpreter(interpreter).capabilities)
+        capabilities = unwrap_interpreter(interpreter).capabilities
+        check_wait_support(get_wait(options), capabilities)
+        if options.install_packages:
+            check_packages_support(capabilities)
 
 
 def build_description(
@@ -434,12 +437,15 @@ def build_reply_without_result(error: str, text: str) -> ToolReply:
     return ToolReply(text, execution)
 
 
-def log_failure(action: str, error: Exception) -> str:
+def log_failure(
+    action: str, error: Exception, *, outcome: str = "The code interpreter could not run this"
+) -> str:
     """Log a failure for the application, and return one short sentence for the model.
 
     Args:
         action: What failed, such as a tool's name.
         error: The exception. Only the text of the package's own errors reaches the model.
+        outcome: Start of the sentence.
     """
     if not isinstance(error, CodeInterpreterError):
         logger.error("%s failed unexpectedly", action, exc_info=error)
@@ -449,7 +455,7 @@ def log_failure(action: str, error: Exception) -> str:
     text = describe_error(error)
     logger.log(level, "%s failed: %s: %s", action, type(error).__name__, text)
     advice = "It did not start; you may try again." if error.retryable else ""
-    return f"The code interpreter could not run this: {redact(str(error))}. {advice}".strip()
+    return f"{outcome}: {redact(str(error))}. {advice}".strip()
 
 
 def _is_new(message: str) -> bool:

@@ -32,6 +32,8 @@ class ToolOptions:
         wait: Longest time until the tool answers, in seconds or as a `timedelta`. Code that takes
             longer goes on, and the tool `check_run` returns its result. The pool must run code in
             the background. None waits for the end of each run, and offers one tool only.
+        install_packages: Offer the model the tool `install_packages`. The application's `approve`
+            is asked before each of its calls.
 
     Raises:
         ConfigurationError: `output_characters` is too small, `packages` is a string, or `wait` is
@@ -52,6 +54,7 @@ class ToolOptions:
     output_characters: int | None = None
     tools_characters: int = DESCRIPTION_CHARACTERS
     wait: Duration | None = None
+    install_packages: bool = False
 
     def __post_init__(self) -> None:
         if self.wait is not None:
@@ -91,14 +94,18 @@ def check_wait_support(wait: timedelta | None, capabilities: Capabilities) -> No
 
 
 def check_single_tool(options: ToolOptions) -> None:
-    """Refuse `wait` for a tool without `check_run`, so that no result is out of reach.
+    """Refuse options that need a second tool, so that no result is out of reach.
 
     Raises:
-        ConfigurationError: The options have `wait`.
+        ConfigurationError: The options have `wait` or `install_packages`.
     """
     if options.wait is not None:
         raise ConfigurationError(
             "wait needs a second tool, check_run", hint="call code_interpreter_tools(...) instead"
+        )
+    if options.install_packages:
+        raise ConfigurationError(
+            "install_packages is a second tool", hint="call code_interpreter_tools(...) instead"
         )
 
 

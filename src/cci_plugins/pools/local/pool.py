@@ -123,6 +123,7 @@ class LocalSessionPool(SessionPool):
         host_tools=True,
         env=True,
         background_runs=True,
+        packages=True,
     )
 
     def __init__(
@@ -281,10 +282,6 @@ class LocalSessionPool(SessionPool):
     async def interrupt(self, session_id: str) -> bool:
         session = self._sessions.get(session_id)
         return session is not None and session.kernel is not None and session.kernel.interrupt()
-
-    @override
-    def check_packages_support(self) -> None:
-        return
 
     @override
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
