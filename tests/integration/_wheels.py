@@ -17,12 +17,14 @@ import pytest
 _ROOT = Path(__file__).parents[2]
 
 
-def write_wheel(folder: Path, name: str, version: str, requires: str = "") -> str:
-    """Write the wheel of a module whose `VALUE` is its name, and return its hash."""
+def write_wheel(
+    folder: Path, name: str, version: str, requires: str = "", source: str | None = None
+) -> str:
+    """Write the wheel of a module, and return its hash. By default its `VALUE` is its name."""
     info = f"{name}-{version}.dist-info"
     needs = f"Requires-Dist: {requires}\n" if requires else ""
     files = {
-        f"{name}.py": f"VALUE = {name!r}\n",
+        f"{name}.py": source or f"VALUE = {name!r}\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -32,6 +34,16 @@ def write_wheel(folder: Path, name: str, version: str, requires: str = "") -> st
         for name_inside, text in {**files, f"{info}/RECORD": record}.items():
             wheel.writestr(name_inside, text)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def find_installers() -> list[str]:
+    """Return the folder of uv in this checkout, or skip the test if there is neither uv nor pip."""
+    own = _ROOT / ".hatch" / "bin"
+    if (own / "uv").exists():
+        return [str(own)]
+    if shutil.which("uv") is None and shutil.which("pip") is None:
+        pytest.skip("neither uv nor pip is on PATH")
+    return []
 
 
 def use_installer(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

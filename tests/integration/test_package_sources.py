@@ -64,7 +64,9 @@ def installer(
 
 
 @asynccontextmanager
-async def open_packages(index: Path | str, **options: object) -> AsyncIterator[SessionPackages]:
+async def open_packages(
+    index: Path | str | None, **options: object
+) -> AsyncIterator[SessionPackages]:
     allowed, lock = options.get("allowed"), options.get("lock")
     packages = PoolPackages(build_source(PYTHON, index, allowed, lock), ())  # type: ignore[arg-type]
     await packages.start()
@@ -148,6 +150,7 @@ async def test_what_is_not_allowed_is_refused_before_anything_is_downloaded(whee
         {"packages": ["cci-tiny-other"], "package_lock": wheels / "lock.txt"},
         {"allowed_packages": ["cci-tiny>=1"]},
         {"allowed_packages": "cci-tiny"},
+        {"package_index": wheels / "missing"},
         {"package_lock": wheels / "missing.txt"},
     ):
         with pytest.raises(ConfigurationError):
@@ -175,11 +178,20 @@ async def test_only_the_index_of_the_application_is_asked(
         )
         (tmp_path / "uv.toml").write_text(f'index-url = "{other.url}"\n')
         (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {other.url}\n")
+        for name in ("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+            monkeypatch.setenv(name, other.url)
         async with open_packages(index.url) as session:
             versions = await session.install(["cci-tiny"])
         assert versions == {"cci-tiny": "1.0", "cci-tiny-base": "2.0"}
         assert index.paths
         assert other.paths == []
+        for name in ("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("UV_DEFAULT_INDEX", other.url)
+        monkeypatch.setenv("PIP_INDEX_URL", other.url)
+        async with open_packages(None) as session:
+            assert await session.install(["cci-tiny-other"]) == {"cci-tiny-other": "1.0"}
+        assert other.paths
 
 
 @pytest.mark.usefixtures("installer")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from .supervised import SupervisedProgram
 DOWNLOAD_SECONDS = 600
 MAX_BYTES = 2048 * MIB
 _REASON_CHARACTERS = 600
+_NAMES_SOURCE = re.compile(r"(?:UV|PIP)_.*(?:INDEX|FIND_LINKS)")
 
 
 async def list_installed(python: Path) -> Mapping[str, str]:
@@ -115,7 +117,7 @@ class _Installer:
     """The host's uv or pip, for one download.
 
     Raises:
-        ConfigurationError: There is none that can serve this interpreter.
+        ConfigurationError: Neither of them can serve this interpreter.
     """
 
     def __init__(
@@ -195,7 +197,7 @@ class _Installer:
 
     async def _run(self, *command: str) -> None:
         scratch = Path(tempfile.mkdtemp(dir=self._folder))
-        environment = {**os.environ, "TMPDIR": str(scratch)}
+        environment = _build_environment(scratch, has_index=self._source.index is not None)
         program = SupervisedProgram(sys.executable, scratch, command, environment)
         try:
             child = await program.get_child()
@@ -226,8 +228,22 @@ def _find_pip(python: Path) -> tuple[str, ...]:
             "installing packages into this interpreter needs uv, which is not on PATH",
             hint="pip install uv",
         )
-    options = ("--isolated", "--no-input", "--disable-pip-version-check", "--python", str(python))
+    options = ("--no-input", "--disable-pip-version-check", "--python", str(python))
     return (*pip, *options)
+
+
+def _build_environment(scratch: Path, *, has_index: bool) -> dict[str, str]:
+    """Build the environment of an installer. It names the index unless the application does.
+
+    Files of settings do not count for pip here, nor for uv by `--no-config`.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not (has_index and _NAMES_SOURCE.match(name))
+    }
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    return {**kept, **own, "TMPDIR": str(scratch)}
 
 
 def _drop_label(version: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.pools.local.isolation.launcher import supervisor
 
 from .supervised import SupervisedProgram
@@ -56,7 +57,13 @@ class PackageRoot:
             raise
 
     def create(self) -> Path:
-        """Create a folder in it."""
+        """Create a folder in it.
+
+        Raises:
+            PoolUnavailableError: It was closed.
+        """
+        if self._path is None:
+            raise PoolUnavailableError("this pool is closed", retryable=False)
         return Path(tempfile.mkdtemp(dir=self._path))
 
     async def close(self) -> None:

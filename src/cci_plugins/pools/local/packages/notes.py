@@ -55,7 +55,7 @@ async def add_package_note(
 
 
 def find_installed_names(code: str) -> list[str]:
-    """Return the normalized names of the packages that code tells pip or uv to install.
+    """Return the normalized names of packages that the code would install by pip or uv.
 
     Empty if it names anything else too.
     """

@@ -19,6 +19,7 @@ from cci_plugins.redaction import redact
 MAX_PACKAGES, MAX_CHARACTERS = 100, 200
 MAX_LOCK_BYTES = 4 << 20
 _SHOWN_NAMES = 10
+_ADDRESS = re.compile(r"https?://\S+")
 _HASH = re.compile(r"\s--hash[= ](?:sha256|sha384|sha512):[0-9a-f]{64,128}(?=\s|$)")
 
 
@@ -125,6 +126,11 @@ def build_source(
     place = None if index is None else os.fspath(index)
     if place is not None and Path(place).is_dir():
         place = str(Path(place).absolute())
+    elif place is not None and not _ADDRESS.fullmatch(place):
+        raise ConfigurationError(
+            f"package_index {redact(place)!r} is neither a folder nor the address of an index",
+            hint="pass a folder of wheels, or an address such as https://pypi.org/simple",
+        )
     if isinstance(allowed, str):
         raise ConfigurationError(
             f"allowed_packages is the text {allowed!r}", hint="pass a list of names"

@@ -1,4 +1,4 @@
-"""Names of the packages that code tells pip or uv to install."""
+"""Names of the packages that code would install by pip or uv."""
 
 from __future__ import annotations
 
