@@ -26,7 +26,6 @@ from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.progress import ProgressHandler, StreamedOutput
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.pools.run_exchange import HOST_TOOLS_KEY
 
 from .replies import read_execution
 
@@ -66,18 +65,19 @@ def is_cci_server(description: Mapping[str, Any]) -> bool:
     return isinstance(info, Mapping) and info.get("name") == _SERVER_NAME
 
 
-def parse_host_tools(description: Mapping[str, Any]) -> bool | None:
-    """Return whether code on the cci-plugins server can call tools of the host.
+def parse_ability(description: Mapping[str, Any], key: str) -> bool | None:
+    """Return whether the cci-plugins server has an ability.
 
     Args:
         description: Its answer to `initialize`.
+        key: `HOST_TOOLS_KEY`, or `PACKAGES_KEY` for wheels that the host sends.
 
     Returns:
         None if only an attempt can show it, as behind a gateway. False for older servers.
     """
     capabilities = description.get("capabilities")
     experimental = capabilities.get("experimental") if isinstance(capabilities, Mapping) else None
-    stated = experimental.get(HOST_TOOLS_KEY) if isinstance(experimental, Mapping) else None
+    stated = experimental.get(key) if isinstance(experimental, Mapping) else None
     if not isinstance(stated, Mapping):
         return False
     supported = stated.get("supported")
@@ -187,20 +187,23 @@ async def run_full(
     return execution
 
 
-async def call_session_tool(mcp: McpClient, tool: str, session_id: str, timeout: timedelta) -> bool:
-    """Call a tool of the server that runs no code. Return whether it did something.
+async def call_session_tool(
+    mcp: McpClient, tool: str, arguments: Mapping[str, Any], session_id: str, timeout: timedelta
+) -> Mapping[str, Any]:
+    """Call a tool of the server that runs no code. Return its answer.
 
     Args:
         mcp: Client of the server.
-        tool: `INTERRUPT` or `RESTART`.
+        tool: `INTERRUPT`, `RESTART` or `PACKAGES`.
+        arguments: Its arguments beside the session.
         session_id: The session, by the name that the server knows.
         timeout: How long to wait.
 
     Raises:
         CodeInterpreterError: The error that the served pool raised.
     """
-    answer = await mcp.call_tool(tool, {"environmentId": session_id}, timeout=timeout)
+    answer = await mcp.call_tool(tool, {**arguments, "environmentId": session_id}, timeout=timeout)
     failure = answer.meta.get(failures.META_KEY)
     if isinstance(failure, Mapping):
         raise failures.load_error(failure)
-    return (answer.structured or {}).get("done") is True
+    return answer.structured or {}

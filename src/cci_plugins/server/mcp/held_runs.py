@@ -19,6 +19,7 @@ from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.executions import RUN_KEY
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.package_exchange import PACKAGES_KEY, PackageExchange
 from cci_plugins.pools.run_exchange import (
     HELD_KEY,
     HOST_TOOLS_KEY,
@@ -77,7 +78,11 @@ def parse_query(value: object) -> RunQuery | None:
 
 def describe_held_runs(pool: SessionPool) -> dict[str, dict[str, Any]]:
     """Return the experimental capabilities of a server that answers such requests."""
-    return {HOST_TOOLS_KEY: {"supported": pool.capabilities.host_tools}}
+    takes_packages = pool.capabilities.packages if isinstance(pool, PackageExchange) else False
+    return {
+        HOST_TOOLS_KEY: {"supported": pool.capabilities.host_tools},
+        PACKAGES_KEY: {"supported": takes_packages},
+    }
 
 
 class HeldRuns:

@@ -24,7 +24,14 @@ from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool, check_env_support
+from cci_plugins.pools.base import (
+    OutputHandler,
+    SessionPool,
+    build_no_packages_error,
+    check_env_support,
+    check_packages_support,
+)
+from cci_plugins.pools.package_exchange import PackageExchange
 from cci_plugins.pools.run_exchange import HELD_KEY
 from cci_plugins.pools.tool_host import ToolHost
 from cci_plugins.redaction import redact
@@ -142,6 +149,7 @@ class PlatformTools:
             RUN_SHELL: self._run_shell,
             executions.INTERRUPT: self._interrupt,
             executions.RESTART: self._restart,
+            executions.PACKAGES: self._exchange_packages,
         }
 
     def list_tools(self) -> list[dict[str, Any]]:
@@ -208,6 +216,19 @@ class PlatformTools:
         del options
         session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
         return _build_json_result({"done": await self._pool.restart_session(session_id)})
+
+    async def _exchange_packages(
+        self, arguments: Mapping[str, Any], options: CallOptions
+    ) -> ToolCallResult:
+        del options
+        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
+        if not isinstance(self._pool, PackageExchange):
+            raise build_no_packages_error(self._pool.capabilities.name)
+        check_packages_support(self._pool.capabilities)
+        message = {name: value for name, value in arguments.items() if name != "environmentId"}
+        if not message and self._admit_run is not None:  # the others belong to its upload
+            await self._admit_run(session_id)
+        return _build_json_result(dict(await self._pool.exchange_packages(session_id, message)))
 
     async def _run_python(
         self, arguments: Mapping[str, Any], options: CallOptions
