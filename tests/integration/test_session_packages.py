@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,18 @@ WRITE = "import cci_tiny; open(cci_tiny.__file__.replace('tiny.py', 'new.py'), '
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_folder() -> Iterator[None]:
+    """Keep the folders of other programs out of this module's folder of temporary files."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cci-test-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        Path(folder).chmod(0o755)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="module")
