@@ -22,7 +22,7 @@ from cci_plugins import CodeInterpreter, LocalSessionPool, Session
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.pools.local.packages import received
+from cci_plugins.pools.local.packages import session_packages
 from cci_plugins.pools.package_exchange import PackageExchange
 
 from ._emulated import emulated
@@ -184,7 +184,7 @@ INFO = {
 
 
 async def test_only_whole_wheels_of_the_list_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(received, "MAX_SESSION_BYTES", 100_000)
+    monkeypatch.setattr(session_packages, "MAX_SESSION_BYTES", 100_000)
     good = build_wheel(INFO)
     refused = [
         ("../x-1.0-py3-none-any.whl", good, {}, "is not the name of a wheel"),
@@ -195,6 +195,7 @@ async def test_only_whole_wheels_of_the_list_are_installed(monkeypatch: pytest.M
         (NAME, build_wheel({"../evil.py": b""}), {}, "cannot be unpacked as a wheel"),
         (NAME, build_wheel({"/evil.py": b""}), {}, "cannot be unpacked as a wheel"),
         (NAME, build_wheel({"big": bytes(200_000)}), {}, "may have 100,000 bytes in all"),
+        (NAME, build_wheel({"a.py": b""}), {}, "1 wheels have the metadata of 0 packages"),
         (NAME, bytes(200_000), {}, "may have 100,000 bytes in all"),
     ]
     async with LocalSessionPool(preload=(), ready_sessions=0) as pool:

@@ -34,7 +34,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName, PoolName, Settings
 from cci_plugins.core.interpreter import build_pool
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.base import SessionPool, check_background_support
 
 from . import client_setup, console
 from . import emulate as emulation
@@ -102,6 +102,15 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Longest time until a run over MCP is answered for. A longer one goes on, and the "
+        "tool check_run returns its result. By default each answer waits for its run.",
+    ),
+]
 TrustedProxyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -131,6 +140,7 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    wait: WaitOption = None,
     trusted_proxies: TrustedProxyOption = None,
     entra: TenantOption = None,
     audience: AudienceOption = None,
@@ -147,13 +157,18 @@ def serve(
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
     sign_in = build_sign_in(entra, audience, caller)
     served_pool = _create_pool(settings, pool, isolation, emulate)
+    check_wait(wait, served_pool, is_emulated=emulate is not None)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
     listener = _Listener(
         host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
     )
-    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
+    rates: dict[str, Any] = {
+        "requests_per_minute": requests_per_minute,
+        "runs_per_minute": runs_per_minute,
+        "wait": wait,
+    }
     if emulate is not None:
         options = EmulationOptions(
             emulate,
@@ -247,6 +262,7 @@ def _serve_gateway(
     *,
     requests_per_minute: int | None,
     runs_per_minute: int | None,
+    wait: float | None,
 ) -> None:
     """Serve a pool whose environments only this gateway issues."""
     _serve_pool(
@@ -256,6 +272,7 @@ def _serve_gateway(
         rest=False,
         requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
+        wait=wait,
         **({} if sign_in is None else {"sign_in": sign_in}),
     )
 
@@ -336,6 +353,29 @@ def _create_pool(
     chosen = settings.model_copy(update=changes)
     chosen.check()
     return build_pool(chosen)
+
+
+def check_wait(wait: float | None, pool: SessionPool, *, is_emulated: bool = False) -> None:
+    """Check before a server starts that its pool can do what `--wait` needs.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if wait is None:
+        return
+    if is_emulated:
+        raise ConfigurationError(
+            "--wait and --emulate cannot be combined, since a pool of Azure answers for each run "
+            "when it ends",
+            hint="leave --emulate or --wait out",
+        )
+    try:
+        check_background_support(pool.capabilities)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"--wait needs runs in the background: {error}",
+            hint="leave --wait out, or serve the embedded pool",
+        ) from None
 
 
 def _create_environments(settings: Settings, key: str | None) -> Any:

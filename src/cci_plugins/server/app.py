@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -54,6 +56,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    wait: Duration | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -70,9 +73,13 @@ def create_app(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        wait: Longest time until a run over MCP is answered for, in seconds or as a `timedelta`.
+            A longer one goes on, and the tool `check_run` returns its result. None waits for the
+            end of each run.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
+            Or the pool cannot run code in the background, which `wait` needs.
 
     Example:
         ```python
@@ -85,9 +92,12 @@ def create_app(
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs)
+    longest = None if wait is None else to_timedelta(wait, "wait")
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, wait=longest)
     sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
-    mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
+    mcp = _build_mcp_endpoint(
+        pool, tools, sessions, body_bytes, file_links=file_links, wait=longest
+    )
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
@@ -109,11 +119,12 @@ def _build_mcp_endpoint(
     body_bytes: int,
     *,
     file_links: bool,
+    wait: timedelta | None,
 ) -> McpEndpoint:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
     resources = None
     if sessions is not None:
-        tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
+        tools = ExecuteCodeTools(tools, sessions, file_links=file_links, wait=wait)
         resources = FileResources(sessions)
     return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
+from cci_plugins.server.runs import RunRegistry
 
 from .execute_code import ExecuteCodeTools
 from .messages import MessageError, format_line, parse_line
@@ -38,6 +40,7 @@ async def serve_stdio(
     file_links: bool = False,
     all_tools: bool = False,
     mounted: MountedFolder | None = None,
+    wait: Duration | None = None,
 ) -> None:
     """Answer one client until standard input closes.
 
@@ -51,15 +54,24 @@ async def serve_stdio(
         file_links: Link the files that a run wrote in the answer of `execute_code`.
         all_tools: Offer the tools of a session pool too, which take an environment id.
         mounted: Folder whose files are copied into the client's session.
+        wait: Longest time until a run is answered for, as for `create_app`.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background, which `wait` needs.
     """
+    longest = None if wait is None else to_timedelta(wait, "wait")
     limits = Limits() if limits is None else limits
     mcp_sessions = McpSessions(pool, limits, files=files)
-    platform = PlatformTools(pool, limits) if all_tools else None
-    tools = ExecuteCodeTools(platform, mcp_sessions, file_links=file_links, mounted=mounted)
+    runs = RunRegistry()
+    platform = PlatformTools(pool, limits, runs=runs, wait=longest) if all_tools else None
+    tools = ExecuteCodeTools(
+        platform, mcp_sessions, file_links=file_links, mounted=mounted, wait=longest
+    )
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())
     try:
-        await _serve_client(server)
+        async with runs.run():
+            await _serve_client(server)
     except* BrokenPipeError:
         logger.info("the client closed standard output")
     finally:

@@ -190,9 +190,14 @@ class SessionPackages:
             await anyio.to_thread.run_sync(upload.check, wheels.wheels)
             await anyio.to_thread.run_sync(upload.unpack, staging.path)
             found = await anyio.to_thread.run_sync(list_versions, staging.path)
+            if len(found) != len(wheels.wheels):
+                raise ConfigurationError(
+                    f"{len(wheels.wheels)} wheels have the metadata of {len(found)} packages",
+                    hint="send one wheel for each package",
+                )
             present = await self._list_present()
-            requirements = [f"{name}=={version}" for name, version in found.items()]
-            select_missing(self._source.check(requirements), present)
+            for name, version in found.items():
+                select_missing(self._source.check([f"{name}=={version}"]), present)
             versions = {name: found[name] for name in found if name not in present}
             await self._add(staging.path, versions)
             kept = self._budget.used - upload.size
