@@ -23,14 +23,7 @@ from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.models import Execution, OutputEvent
-from cci_plugins.pools.base import (
-    OutputHandler,
-    SessionPool,
-    build_no_packages_error,
-    check_env_support,
-    check_packages_support,
-)
-from cci_plugins.pools.package_exchange import PackageExchange
+from cci_plugins.pools.base import OutputHandler, SessionPool, check_env_support
 from cci_plugins.pools.run_exchange import HELD_KEY, RunQuery
 from cci_plugins.pools.tool_host import ToolHost
 from cci_plugins.redaction import redact
@@ -57,6 +50,7 @@ from .answers import ToolCallResult, build_json_result
 from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
 from .held_runs import HeldRequest, HeldRuns, parse_query
 from .left_runs import RUN, RUN_SCHEMA, BuildResult, LeftRun, LeftRuns, create_name, is_name
+from .session_tools import SessionTools
 
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
@@ -162,9 +156,7 @@ class PlatformTools:
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
             RUN_SHELL: self._run_shell,
-            executions.INTERRUPT: self._interrupt,
-            executions.RESTART: self._restart,
-            executions.PACKAGES: self._exchange_packages,
+            **SessionTools(pool, self._environments, admit_run).tools,
         }
         if wait is not None:
             check_wait_support(wait, pool.capabilities)
@@ -223,31 +215,6 @@ class PlatformTools:
 
     async def _launch(self, *_: object) -> ToolCallResult:
         return build_json_result({"environmentId": self._environments.mint()})
-
-    async def _interrupt(
-        self, arguments: Mapping[str, Any], options: CallOptions
-    ) -> ToolCallResult:
-        del options
-        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
-        return build_json_result({"done": await self._pool.interrupt(session_id)})
-
-    async def _restart(self, arguments: Mapping[str, Any], options: CallOptions) -> ToolCallResult:
-        del options
-        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
-        return build_json_result({"done": await self._pool.restart_session(session_id)})
-
-    async def _exchange_packages(
-        self, arguments: Mapping[str, Any], options: CallOptions
-    ) -> ToolCallResult:
-        del options
-        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
-        if not isinstance(self._pool, PackageExchange):
-            raise build_no_packages_error(self._pool.capabilities.name)
-        check_packages_support(self._pool.capabilities)
-        message = {name: value for name, value in arguments.items() if name != "environmentId"}
-        if not message and self._admit_run is not None:  # the others belong to its upload
-            await self._admit_run(session_id)
-        return _build_json_result(dict(await self._pool.exchange_packages(session_id, message)))
 
     async def _run_python(
         self, arguments: Mapping[str, Any], options: CallOptions
