@@ -1,7 +1,6 @@
 """Packages for sessions of other machines: this machine downloads them, and sends wheels.
 
-The session's server tells which Python it has (`pools/package_exchange.py`). Its answer is not
-trusted: names, versions and platforms are checked before they reach the installer.
+The session's server describes its Python (`pools/package_exchange.py`). Its answer is not trusted: names, versions and platforms are checked before they reach the installer.
 """
 
 from __future__ import annotations

@@ -200,6 +200,13 @@ def code_interpreter_tools(
         tools=tools,
         approve_tool=approve_tool,
     )
+    return _build_tools(adapter, options, needs_approval)
+
+
+def _build_tools(
+    adapter: _Adapter, options: ToolOptions, needs_approval: NeedsApproval
+) -> list[FunctionTool]:
+    """Build `execute_code`, and the other tools that the options ask for."""
     run_tool = FunctionTool(
         name=execute_code.NAME,
         description=adapter.description,

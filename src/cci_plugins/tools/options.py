@@ -11,7 +11,7 @@ from cci_plugins.core.tool_signatures import DESCRIPTION_CHARACTERS
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import Capabilities, check_background_support
 from cci_plugins.pools.folder_notes import describe_folder
-from cci_plugins.pools.network_notes import NO_NETWORK
+from cci_plugins.pools.network_notes import NO_NETWORK, NO_PIP
 
 _MIN_OUTPUT_CHARACTERS = 200  # enough for an error message
 _MAX_LISTED_PACKAGES = 40
@@ -131,7 +131,9 @@ def build_description(
         else ""
     )
     packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
-    network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
+    network = ""
+    if capabilities is not None and capabilities.egress is False:
+        network = NO_PIP if options.install_packages else NO_NETWORK
     folder = "" if capabilities is None else describe_folder(capabilities)
     instructions = options.instructions.strip()
     return " ".join(part for part in (base, folder, packages, network, instructions) if part)

@@ -195,7 +195,7 @@ async def call_session_tool(
     Args:
         mcp: Client of the server.
         tool: `INTERRUPT`, `RESTART` or `PACKAGES`.
-        arguments: Its arguments beside the session.
+        arguments: Its arguments, without the session.
         session_id: The session, by the name that the server knows.
         timeout: How long to wait.
 

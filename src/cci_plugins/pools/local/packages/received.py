@@ -47,7 +47,7 @@ class ByteBudget:
         """Reserve bytes.
 
         Raises:
-            ConfigurationError: There is no room for them.
+            ConfigurationError: They would be too many.
         """
         if self.used + size > self._limit:
             raise ConfigurationError(
@@ -130,7 +130,7 @@ class WheelUpload:
         """Unpack all wheels into a folder.
 
         Raises:
-            ConfigurationError: One of them is not a wheel, or there is no room for it.
+            ConfigurationError: One of them is not a wheel, or it is too large.
         """
         for name in self._sizes:
             try:

@@ -165,7 +165,7 @@ class SessionPackages:
 
         Raises:
             SessionLostError: The session does not have this upload.
-            ConfigurationError: The part does not fit, or there is no room.
+            ConfigurationError: The part does not fit, or is too large.
         """
         if self._upload is None or self._upload.name != part.upload:
             raise build_unknown_upload_error()
