@@ -1,6 +1,7 @@
 """Packages for sessions of other machines: this machine downloads them, and sends wheels.
 
-The session's server describes its Python (`pools/package_exchange.py`). Its answer is not trusted: names, versions and platforms are checked before they reach the installer.
+The session's server describes its Python (`pools/package_exchange.py`). Its answer is not trusted:
+names, versions and platforms are checked before they reach the installer.
 """
 
 from __future__ import annotations

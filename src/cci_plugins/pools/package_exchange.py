@@ -5,7 +5,8 @@ parts that fit a request. Every message may be sent twice:
 
 1. An empty message starts an upload. The answer (`SessionPython`) names it, and describes the
    session's Python and its packages. An earlier upload of the session is dropped.
-2. A part of a wheel (`WheelPart`) says where it begins. One that arrived before changes nothing.
+2. A part of a wheel (`WheelPart`) has the place where it begins. One that arrived before changes
+   nothing.
 3. The last message (`WheelList`) names each wheel with its size and hash. All of them are then
    installed, or none. Its answer has the new versions, also when it is sent again.
 
