@@ -145,6 +145,17 @@ async def test_a_pool_without_our_server_refuses_packages_before_anything(
                     await interpreter.session("a").install("cci-tiny")
 
 
+async def test_an_older_server_refuses_packages_before_anything(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cci_plugins.server.mcp.held_runs.PACKAGES_KEY", "something_else")
+    with anyio.fail_after(110):
+        for make in (container, server):
+            async with make(index) as pool, CodeInterpreter(pool) as interpreter:
+                with pytest.raises(ConfigurationError, match="cannot install packages into a sess"):
+                    await interpreter.session("a").install("cci-tiny")
+
+
 def build_wheel(files: dict[str, bytes]) -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as wheel:
