@@ -117,7 +117,7 @@ class ExecuteCodeTools:
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
         """Call a tool. Return None if no tool has this name."""
-        if name == CHECK_RUN and self._wait is not None and not is_name(arguments.get(RUN)):
+        if name == CHECK_RUN and self._wait is not None and self._has_run(arguments):
             return await self._check_run(self._wait, arguments)
         if name != execute_code.NAME:
             other = self._platform
@@ -131,6 +131,11 @@ class ExecuteCodeTools:
         if session is None:
             return _build_failure(_NO_SESSION)
         return await self._answer(session, code, on_output)
+
+    def _has_run(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether `check_run` is about a run of `execute_code`."""
+        has_tool = mcp_session_id.get() is not None or is_stateless.get()
+        return has_tool and not (self._platform is not None and is_name(arguments.get(RUN)))
 
     async def _check_run(self, wait: timedelta, arguments: Mapping[str, Any]) -> ToolCallResult:
         """Check the run that `execute_code` left in the client's session."""
