@@ -19,9 +19,7 @@ class RequestPool(FakeSessionPool):
     capabilities = Capabilities(name="plain")
 
 
-@happens(
-    "wait (90 s) needs runs in the background: the pool ... cannot run code in the background..."
-)
+@happens("wait (90 s) needs runs in the background: the pool ... cannot run code in the background")
 def _(*_: object) -> object:
     from cci_plugins.langchain import CodeInterpreterTool
 

@@ -41,6 +41,14 @@ ToolboxOption = Annotated[
 ]
 NameOption = Annotated[str, typer.Option(help="Name of the connection in the project.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
+CheckRunsOption = Annotated[
+    bool,
+    typer.Option(
+        "--check-runs",
+        help="Put the tool check_run into the toolbox too. A gateway offers it with "
+        "cci serve --wait, because Foundry ends a call after 100 seconds.",
+    ),
+]
 _NAME = "code-interpreter"
 
 
@@ -68,14 +76,7 @@ def connect(
         bool, typer.Option("--replace", help="Replace a connection that has another endpoint.")
     ] = False,
     toolbox: ToolboxOption = None,
-    check_runs: Annotated[
-        bool,
-        typer.Option(
-            "--check-runs",
-            help="Put the tool check_run into the toolbox too. A gateway offers it with "
-            "cci serve --wait, because Foundry ends a call after 100 seconds.",
-        ),
-    ] = False,
+    check_runs: CheckRunsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Connect a project's agents to a session pool's MCP endpoint, without showing the key.

@@ -162,13 +162,9 @@ def serve(
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
     listener = _Listener(
-        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
+        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or [], wait
     )
-    rates: dict[str, Any] = {
-        "requests_per_minute": requests_per_minute,
-        "runs_per_minute": runs_per_minute,
-        "wait": wait,
-    }
+    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
         options = EmulationOptions(
             emulate,
@@ -196,6 +192,7 @@ class _Listener:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
+        wait: Longest seconds until a run is answered for, or None.
     """
 
     host: str
@@ -205,6 +202,7 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
+    wait: float | None = None
 
     def warn_if_exposed(self, url: str) -> None:
         """Warn where others than the users of this machine reach the server.
@@ -248,6 +246,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             limits=listener.limits,
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
+            wait=listener.wait,
             **options,
         )
 
@@ -262,7 +261,6 @@ def _serve_gateway(
     *,
     requests_per_minute: int | None,
     runs_per_minute: int | None,
-    wait: float | None,
 ) -> None:
     """Serve a pool whose environments only this gateway issues."""
     _serve_pool(
@@ -272,7 +270,6 @@ def _serve_gateway(
         rest=False,
         requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
-        wait=wait,
         **({} if sign_in is None else {"sign_in": sign_in}),
     )
 

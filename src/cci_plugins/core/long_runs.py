@@ -6,7 +6,7 @@ states of such a run:
 - It runs within its call. No other call starts a run meanwhile, because a session does one thing at
   a time. Cancelling the call ends the run.
 - It is left: the call has answered with the name of the run, and it goes on without the call.
-- It has ended, and waits to be read. Other runs may start. Whoever reads it first removes it.
+- It has ended, and waits to be read. Other runs may start. The first call that reads it removes it.
 
 Any thread may use a table. A forked process begins with an empty one.
 """

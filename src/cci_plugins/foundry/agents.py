@@ -74,9 +74,7 @@ async def create_agent(
         toolbox: A toolbox with the pool's tools instead, by the result of `connect(toolbox=...)`
             or its name. The agent's identity needs the role Foundry User on the project.
         require_approval: `always` asks before code runs. It counts only without `tool`.
-        check_runs: Allow `check_run`, and explain it. A gateway offers it with `cci serve --wait`,
-            because Foundry ends a call after 100 seconds. With `tool` or `toolbox`, that one must
-            allow it, too.
+        check_runs: Allow `check_run`, and explain it. A `tool` or `toolbox` must allow it itself.
         more_tools: Further tools.
         project: The project. `Project.from_env()` when None.
 
@@ -101,22 +99,25 @@ async def create_agent(
     """
     model = _choose_model(model)
     tool = _choose_tool(tool, toolbox, require_approval, check_runs=check_runs)
-    project = Project.from_env() if project is None else project
+    project = project or Project.from_env()
     if toolbox is not None:
-        tool = await build_toolbox_tool(
-            project, toolbox, require_approval=require_approval, check_runs=check_runs
-        )
-    ours = get_instructions(check_runs=check_runs)
-    ours = add_toolbox_label(ours) if is_toolbox_tool(tool) else ours
+        tool = await build_toolbox_tool(project, toolbox, require_approval, check_runs=check_runs)
     definition = PromptAgentDefinition(
         model=model,
-        instructions="\n\n".join(text for text in (instructions.strip(), ours) if text),
+        instructions=_build_instructions(instructions, tool, check_runs=check_runs),
         tools=[*(() if tool is None else (tool,)), *more_tools],
     )
     with translate_management_errors(f"agent {name}", role=USER):
         async with await project.client() as client:
             created = await client.agents.create_version(agent_name=name, definition=definition)
     return Agent(created.name, created.version, project)
+
+
+def _build_instructions(task: str, tool: Tool | None, *, check_runs: bool) -> str:
+    """Return the task of an agent, and how to run Python."""
+    ours = get_instructions(check_runs=check_runs)
+    ours = add_toolbox_label(ours) if is_toolbox_tool(tool) else ours
+    return "\n\n".join(text for text in (task.strip(), ours) if text)
 
 
 def _choose_model(model: str | None) -> str:

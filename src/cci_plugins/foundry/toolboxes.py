@@ -150,8 +150,8 @@ async def remove_toolbox_tools(project: Project, name: str) -> bool:
 async def build_toolbox_tool(
     project: Project,
     toolbox: Toolbox | str,
-    *,
     require_approval: Literal["always", "never"],
+    *,
     check_runs: bool = False,
 ) -> MCPTool:
     """Build the tool of an agent that uses a toolbox.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -73,13 +72,10 @@ def create_app(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
-        wait: Longest time until a run over MCP is answered for, in seconds or as a `timedelta`.
-            A longer one goes on, and the tool `check_run` returns its result. None waits for the
-            end of each run.
+        wait: Longest time until a run over MCP is answered for, as in `ToolOptions`.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
-            Or the pool cannot run code in the background, which `wait` needs.
 
     Example:
         ```python
@@ -89,19 +85,14 @@ def create_app(
         ```
     """
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
-    limits = limits or Limits()
+    limits, runs = limits or Limits(), RunRegistry()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    runs = RunRegistry()
-    longest = None if wait is None else to_timedelta(wait, "wait")
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, wait=longest)
+    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, wait=wait)
     sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
-    mcp = _build_mcp_endpoint(
-        pool, tools, sessions, body_bytes, file_links=file_links, wait=longest
-    )
+    mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links, wait=wait)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
-    if rest:
-        routes += _build_rest_routes(pool, limits, body_bytes, runs)
+    routes += _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
@@ -119,7 +110,7 @@ def _build_mcp_endpoint(
     body_bytes: int,
     *,
     file_links: bool,
-    wait: timedelta | None,
+    wait: Duration | None,
 ) -> McpEndpoint:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
     resources = None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
@@ -87,14 +88,14 @@ class ExecuteCodeTools:
         *,
         file_links: bool,
         mounted: MountedFolder | None = None,
-        wait: timedelta | None = None,
+        wait: Duration | None = None,
     ) -> None:
-        check_wait_support(wait, mcp_sessions.host.pool.capabilities)
+        self._wait = None if wait is None else to_timedelta(wait, "wait")
+        check_wait_support(self._wait, mcp_sessions.host.pool.capabilities)
         self._platform = platform
         self._mcp_sessions = mcp_sessions
         self._file_links = file_links
         self._mounted = mounted
-        self._wait = wait
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.files.file_transfer import FileOptions
@@ -59,13 +59,12 @@ async def serve_stdio(
     Raises:
         ConfigurationError: The pool cannot run code in the background, which `wait` needs.
     """
-    longest = None if wait is None else to_timedelta(wait, "wait")
     limits = Limits() if limits is None else limits
     mcp_sessions = McpSessions(pool, limits, files=files)
     runs = RunRegistry()
-    platform = PlatformTools(pool, limits, runs=runs, wait=longest) if all_tools else None
+    platform = PlatformTools(pool, limits, runs=runs, wait=wait) if all_tools else None
     tools = ExecuteCodeTools(
-        platform, mcp_sessions, file_links=file_links, mounted=mounted, wait=longest
+        platform, mcp_sessions, file_links=file_links, mounted=mounted, wait=wait
     )
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -142,7 +143,7 @@ class PlatformTools:
         *,
         admit_run: Callable[[str], Awaitable[None]] | None = None,
         runs: RunRegistry | None = None,
-        wait: timedelta | None = None,
+        wait: Duration | None = None,
     ) -> None:
         self._pool = pool
         self._admit_run = admit_run
@@ -159,13 +160,19 @@ class PlatformTools:
             executions.RESTART: self._restart,
         }
         if wait is not None:
-            check_wait_support(wait, pool.capabilities)
-            self._left_runs = LeftRuns(self._held_runs, wait, limits.output_characters)
+            longest = to_timedelta(wait, "wait")
+            check_wait_support(longest, pool.capabilities)
+            self._left_runs = LeftRuns(self._held_runs, longest, limits.output_characters)
             self._tools[CHECK_RUN] = self._check_run
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
         tools = _describe_tools(self._get_max_timeout(), self._left_runs)
+        if self._left_runs is not None:
+            names = {"environmentId": ENVIRONMENT_SCHEMA, RUN: RUN_SCHEMA}
+            properties = names | check_run.PARAMETERS["properties"]
+            schema = _build_schema(properties, *properties)
+            tools.append(describe_check_tool(self._left_runs.wait, schema))
         if not self._environments.accepts_any_id:
             next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
                 executions.SIGNED_KEY: True
@@ -415,7 +422,7 @@ def _describe_tools(max_timeout: float, left_runs: LeftRuns | None) -> list[dict
     args["description"] = "A program and its arguments, instead of shellCommand."
     runs = {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False}
     more = "" if left_runs is None else f" {describe_wait(left_runs.wait)}"
-    tools = [
+    return [
         {
             "name": LAUNCH,
             "title": "Launch an environment",
@@ -452,15 +459,6 @@ def _describe_tools(max_timeout: float, left_runs: LeftRuns | None) -> list[dict
             "annotations": runs,
         },
     ]
-    if left_runs is not None:
-        schema = _build_schema(
-            {"environmentId": environment, RUN: RUN_SCHEMA} | check_run.PARAMETERS["properties"],
-            "environmentId",
-            RUN,
-            "action",
-        )
-        tools.append(describe_check_tool(left_runs.wait, schema))
-    return tools
 
 
 def describe_check_tool(wait: timedelta, schema: dict[str, Any]) -> dict[str, Any]:
