@@ -27,7 +27,6 @@ from cci_plugins.pools.base import OutputHandler, check_background_support, chec
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover
-from .long_runs import LongRuns
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .session_saving import SavableSession
@@ -208,8 +207,6 @@ class BackgroundRun:
 class BackgroundSession(SavableSession):
     """A session that runs code in the background."""
 
-    _long_runs: LongRuns
-
     @abstractmethod
     def _refuse_nested_run(self) -> None: ...
 
@@ -291,16 +288,6 @@ class BackgroundSession(SavableSession):
             task.cancel()  # nobody else can
             raise
         return BackgroundRun(self._handle, task, output)
-
-
-def get_long_runs(session: BackgroundSession) -> LongRuns:
-    """Return the runs of a session that tools started and left.
-
-    Raises:
-        ConfigurationError: The pool cannot run code in the background.
-    """
-    check_background_support(session._handle.host.pool.capabilities)  # noqa: SLF001 - of the same
-    return session._long_runs  # noqa: SLF001 - module, which keeps it out of the public API
 
 
 def _choose_limit(limits: Limits, timeout: Duration | None) -> timedelta:

@@ -49,7 +49,7 @@ from .background_run import BackgroundSession
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
-from .long_runs import LongRuns
+from .long_runs import LongRuns, LongRunSession
 from .notebook import Notebook
 from .redacted_output import (
     RedactingOutput,
@@ -123,7 +123,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session(BackgroundSession):
+class Session(LongRunSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
