@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 from samples import demo, models, penguins
+from tests.integration._wheels import find_installers
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 
@@ -35,6 +36,7 @@ EXPECTED = {
     "10_approval.py": ["run it?", "42"],
     "11_test_your_agent.py": ["passed"],
     "13_next_day.py": ["saved ['gentoo.txt',", "those of run-1", "124 of 344 penguins"],
+    "14_packages.py": ["allows penguin-units", "{'penguin-units': '1.0'}", "11.2 pounds"],
 }
 WITH_FOUNDRY = {"12_foundry_agent.py"}  # tests/integration/test_foundry.py runs it
 
@@ -75,7 +77,9 @@ def test_the_samples_are_numbered_without_holes_and_listed() -> None:
 def test_the_sample_runs_without_a_key(name: str, tmp_path: Path) -> None:
     if name == "04_excel.py":
         pytest.importorskip("openpyxl")
-    done = run(str(ROOT / "samples" / name), cwd=tmp_path, given="y\n" * 2)
+    installers = find_installers() if name == "14_packages.py" else []
+    path = os.pathsep.join([os.environ["PATH"], *installers])
+    done = run(str(ROOT / "samples" / name), cwd=tmp_path, given="y\n" * 2, PATH=path)
     assert done.returncode == 0, done.stderr
     for text in EXPECTED[name]:
         assert text in done.stdout

@@ -13,6 +13,9 @@ The program answers through `program_support`, in this form, without the spaces:
     MARKER 1234 newline                                    progress, any number of times
     MARKER {fields as JSON} newline text newline MARKER    the answer, once
 
+A program that is kept need not be sent again. `MarkedCall.short_code` leaves it out, and a session
+without the program answers `absent`. Nothing ran then.
+
 Whatever else the output contains was printed by other code. The newline before the last marker
 keeps redaction on the way from hiding it, for a text that ends in `sig=` as base64 can.
 
@@ -41,6 +44,14 @@ from cci_plugins.in_session.source import build_session_source
 
 MAX_DIGITS = 18  # of a number of bytes
 _MAX_TITLE = 200  # characters
+# What stands for a kept program that is not sent. It removes itself, so that the program can come.
+_ABSENT_SOURCE = """
+import sys
+{kind} main(shell, marker, job):
+    del sys.modules[__name__]
+    sys.stdout.write(marker + '{{"absent": true}}\\n\\n' + marker)
+    sys.stdout.flush()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +90,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class MarkedCall:
-    """One call: the code to send, and the marker of its answer."""
+    """One call: the code to send, and the marker of its answer.
+
+    Attributes:
+        code: The call with its program.
+        marker: The marker of its answer.
+        short_code: The call without its program. Empty for a program that is not kept.
+    """
 
     code: str
     marker: str
+    short_code: str = ""
 
     def parse_answer(self, stdout: str) -> Answer | None:
         """Return the answer in the output, or None if it is missing, cut or malformed."""
@@ -145,12 +163,19 @@ def build_call(
         if program.is_kept
         else f"{{'__name__':{program.name!r}}}"
     )
-    code = (
-        f"(lambda ns:['main' in ns or exec({_pack_source(program.modules)},ns),"
-        f"ns['main'](get_ipython(),{marker!r},__import__('json').loads({data!r}))][1])({namespace})"
-    )
     line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
-    return MarkedCall((f"# {line}\n" if line else "") + ("await " if awaits else "") + code, marker)
+
+    def write_code(source: str) -> str:
+        call = (
+            f"(lambda ns:['main' in ns or exec({source},ns),"
+            f"ns['main'](get_ipython(),{marker!r},__import__('json').loads({data!r}))][1])"
+            f"({namespace})"
+        )
+        return (f"# {line}\n" if line else "") + ("await " if awaits else "") + call
+
+    absent = _ABSENT_SOURCE.format(kind="async def" if awaits else "def")
+    short_code = write_code(repr(absent)) if program.is_kept else ""
+    return MarkedCall(write_code(_pack_source(program.modules)), marker, short_code)
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from cci_plugins.common.durations import Duration
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -56,6 +58,7 @@ def create_app(
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
     wait: Duration | None = None,
+    env: Env | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -73,9 +76,11 @@ def create_app(
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
         wait: Longest time until a run over MCP is answered for, as in `ToolOptions`.
+        env: Variables for the code in every session that is reached over MCP, or None.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
+            Or `env` has an invalid variable.
 
     Example:
         ```python
@@ -87,8 +92,12 @@ def create_app(
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
     limits, runs = limits or Limits(), RunRegistry()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, wait=wait)
-    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
+    variables = build_session_environment(env) if env else None
+    options: dict[str, Any] = {"admit_run": admit_run, "runs": runs, "env": variables, "wait": wait}
+    tools = PlatformTools(pool, limits, environments, **options)
+    sessions = None
+    if execute_code:
+        sessions = McpSessions(pool, limits, environments=environments, env=variables)
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links, wait=wait)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]

@@ -47,7 +47,7 @@ import anyio
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.in_session.environment import ENVIRONMENT_KEY
+from cci_plugins.in_session.environment import ENVIRONMENT_KEY, PACKAGES_KEY
 from cci_plugins.in_session.source import (
     DATA_FORMAT_MODULES,
     PLAIN_PYTHON_MODULES,
@@ -64,6 +64,7 @@ from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
 from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
 from .messages import MessageCodec
 from .output import Collector
+from .packages.folder import PackageFolder
 from .tool_channel import ToolChannel, ToolRun
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Kernel:
         background_characters: Characters of the last run that were printed before it began.
         usage: What the last run used, as the session measured it. It is untrusted.
         was_interrupted: The application stopped the last run.
+        packages: The folder of its packages, which is removed with it.
+        packages_version: Version of the session's packages in that folder. 0 for none.
     """
 
     def __init__(
@@ -124,6 +127,8 @@ class Kernel:
         self.background_characters = 0
         self.usage: object = None
         self.was_interrupted = False
+        self.packages: PackageFolder | None = None
+        self.packages_version = 0
         self._limits = limits
         self._request: ExecuteRequest | None = None
         self._on_first_message: Callable[[], object] | None = None
@@ -247,7 +252,11 @@ class Kernel:
         collector = Collector(self._limits, on_output)
         request = self._request = ExecuteRequest(collector, self._iopub)
         async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
-            given = {} if environment is None else {ENVIRONMENT_KEY: dict(environment)}
+            given: dict[str, Any] = (
+                {} if environment is None else {ENVIRONMENT_KEY: dict(environment)}
+            )
+            if self.packages is not None and self.packages_version:
+                given = {**given, PACKAGES_KEY: str(self.packages.path)}
             metadata = {**calls.metadata, **given}
             await self._send_code(request, code, silent=silent, metadata=metadata)
             try:
@@ -294,6 +303,8 @@ class Kernel:
             await anyio.to_thread.run_sync(self._egress_proxy.close)
         self._tool_channel.close()
         await self.sandbox.kill()
+        if self.packages is not None:
+            await self.packages.close()
         await asyncio.gather(self._exit_task, *self._tasks, return_exceptions=True)
 
     def interrupt(self, patience: float = INTERRUPT_SECONDS) -> bool:

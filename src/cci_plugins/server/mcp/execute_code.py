@@ -20,11 +20,11 @@ from cci_plugins.tools.options import build_description, check_wait_support
 
 from .answers import ToolCallResult
 from .environments import EnvironmentIdError
-from .left_runs import RUN, RUN_SCHEMA, is_name
+from .left_runs import RUN, RUN_SCHEMA, describe_check_tool, is_name
 from .mounted_folder import MountedFolder
 from .resources import to_resource_link
 from .sessions import McpSessions, is_stateless, mcp_session_id
-from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON, describe_check_tool
+from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON
 
 _MAX_LINKS = 20
 ENVIRONMENT_KEY = "cci_plugins/environmentId"

@@ -6,11 +6,12 @@ Calls may use the older names of `launchShell`. The list has each tool once.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -42,15 +43,14 @@ from cci_plugins.server.requests import (
     describe_invalid,
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
-from cci_plugins.server.runs import RunKey, RunRegistry
-from cci_plugins.tools import check_run
+from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
 from cci_plugins.tools.long_run_texts import CHECK_RUN, describe_wait
 from cci_plugins.tools.options import check_wait_support
 
 from .answers import ToolCallResult, build_json_result
 from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
 from .held_runs import HeldRequest, HeldRuns, parse_query
-from .left_runs import RUN, RUN_SCHEMA, BuildResult, LeftRun, LeftRuns, create_name, is_name
+from .left_runs import BuildResult, CheckArguments, LeftRun, LeftRuns, create_name, is_name
 
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
@@ -75,14 +75,6 @@ class _PythonArguments(_RunArguments):
     """Arguments of `runPythonCodeInRemoteEnvironment`."""
 
     python_code: Text
-
-
-class _CheckArguments(RequestModel):
-    """Arguments of `check_run`."""
-
-    environment_id: Any = None
-    run: Text
-    action: Literal["wait", "look", "stop"]
 
 
 class _ShellArguments(_RunArguments):
@@ -133,6 +125,7 @@ class PlatformTools:
         runs: The runs of the server. None for a server that holds none.
         wait: Longest time until a run is answered for, with `check_run` for longer ones. None
             waits for the end of each run. It does not apply to the cci-plugins client.
+        env: Variables for the code in every session, or None.
     """
 
     def __init__(
@@ -144,8 +137,11 @@ class PlatformTools:
         admit_run: Callable[[str], Awaitable[None]] | None = None,
         runs: RunRegistry | None = None,
         wait: Duration | None = None,
+        env: SessionEnvironment | None = None,
     ) -> None:
         self._pool = pool
+        self._env = env
+        self._with_own_env: OrderedDict[str, None] = OrderedDict()
         self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
@@ -169,10 +165,7 @@ class PlatformTools:
         """Return the tools in the form of `tools/list`."""
         tools = _describe_tools(self._get_max_timeout(), self._left_runs)
         if self._left_runs is not None:
-            names = {"environmentId": ENVIRONMENT_SCHEMA, RUN: RUN_SCHEMA}
-            properties = names | check_run.PARAMETERS["properties"]
-            schema = _build_schema(properties, *properties)
-            tools.append(describe_check_tool(self._left_runs.wait, schema))
+            tools.append(self._left_runs.describe_tool(ENVIRONMENT_SCHEMA))
         if not self._environments.accepts_any_id:
             next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
                 executions.SIGNED_KEY: True
@@ -260,7 +253,7 @@ class PlatformTools:
             timeout=timeout,
             instance=options.instance,
             value=options.held,
-            env=options.env,
+            env=self._get_env(session_id, options.env),
         )
 
         async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
@@ -295,7 +288,7 @@ class PlatformTools:
     async def _check_run(
         self, arguments: Mapping[str, Any], options: CallOptions
     ) -> ToolCallResult:
-        call = _CheckArguments.model_validate(arguments)
+        call = CheckArguments.model_validate(arguments)
         session_id = self._environments.resolve_session_id(call.environment_id)
         if self._left_runs is None or not is_name(call.run):
             return _build_failure("InvalidArguments", f"{call.run!r} is not the name of a run.")
@@ -322,7 +315,7 @@ class PlatformTools:
             timeout=timeout,
             instance=options.instance,
             value=None,
-            env=options.env,
+            env=self._get_env(session_id, options.env),
         )
         return LeftRun(request, run_code, self._build_python_result)
 
@@ -350,10 +343,29 @@ class PlatformTools:
     ) -> Callable[..., Awaitable[Execution]]:
         """Return the pool's `execute` with what a call gives."""
         execute = partial(self._pool.execute, session_id, code, timeout=timeout)
-        if options.env is None:
+        env = self._get_env(session_id, options.env)
+        if env is None:
             return execute
         check_env_support(self._pool.capabilities)
-        return partial(execute, env=options.env)
+        return partial(execute, env=env)
+
+    def _get_env(
+        self, session_id: str, given: SessionEnvironment | None
+    ) -> SessionEnvironment | None:
+        """Return the variables that a run brings: the server's, and in their place its client's.
+
+        A client that gives variables also sends calls of this package without any. Those leave the
+        variables of the session as they are.
+        """
+        if self._env is None:
+            return given
+        if given is None:
+            return None if session_id in self._with_own_env else self._env
+        self._with_own_env[session_id] = None
+        self._with_own_env.move_to_end(session_id)
+        if len(self._with_own_env) > MAX_NAMES:
+            self._with_own_env.popitem(last=False)
+        return self._env.merge(given)
 
     def _get_max_timeout(self) -> float:
         """Return the longest run of a model in seconds."""
@@ -459,22 +471,6 @@ def _describe_tools(max_timeout: float, left_runs: LeftRuns | None) -> list[dict
             "annotations": runs,
         },
     ]
-
-
-def describe_check_tool(wait: timedelta, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return `check_run` in the form of `tools/list`.
-
-    Args:
-        wait: Longest time until an answer.
-        schema: Schema of its arguments.
-    """
-    return {
-        "name": CHECK_RUN,
-        "title": "Check a run",
-        "description": check_run.build_description(wait),
-        "inputSchema": schema,
-        "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
-    }
 
 
 def _build_schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:
