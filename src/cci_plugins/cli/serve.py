@@ -167,14 +167,9 @@ def serve(
     )
     rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
+        checked_key = _check_emulated(key, sign_in)
         options = EmulationOptions(
-            emulate,
-            container or "cci",
-            fault_rate,
-            seed,
-            _check_emulated(key, sign_in),
-            sessions,
-            cooldown,
+            emulate, container or "cci", fault_rate, seed, checked_key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
