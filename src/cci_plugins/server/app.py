@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -91,14 +91,9 @@ def create_app(
     """
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
     limits, runs = limits or Limits(), RunRegistry()
-    admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    variables = build_session_environment(env) if env else None
-    options: dict[str, Any] = {"admit_run": admit_run, "runs": runs, "env": variables, "wait": wait}
-    tools = PlatformTools(pool, limits, environments, **options)
-    sessions = None
-    if execute_code:
-        sessions = McpSessions(pool, limits, environments=environments, env=variables)
-    mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links, wait=wait)
+    rates = None if runs_per_minute is None else RunRate(runs_per_minute)
+    options = _McpOptions(environments, rates, body_bytes, execute_code, file_links, env, wait)
+    mcp, sessions = _build_mcp_endpoint(pool, limits, runs, options)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     routes += _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
@@ -112,21 +107,42 @@ def create_app(
     return app
 
 
+@dataclass(frozen=True, slots=True)
+class _McpOptions:
+    """The options of `create_app` that are about MCP."""
+
+    environments: Environments | None
+    rates: RunRate | None
+    body_bytes: int
+    execute_code: bool
+    file_links: bool
+    env: Env | None
+    wait: Duration | None
+
+
 def _build_mcp_endpoint(
-    pool: SessionPool,
-    tools: ToolProvider,
-    sessions: McpSessions | None,
-    body_bytes: int,
-    *,
-    file_links: bool,
-    wait: Duration | None,
-) -> McpEndpoint:
+    pool: SessionPool, limits: Limits, runs: RunRegistry, options: _McpOptions
+) -> tuple[McpEndpoint, McpSessions | None]:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
-    resources = None
-    if sessions is not None:
-        tools = ExecuteCodeTools(tools, sessions, file_links=file_links, wait=wait)
+    env = build_session_environment(options.env) if options.env else None
+    tools: ToolProvider = PlatformTools(
+        pool,
+        limits,
+        options.environments,
+        admit_run=None if options.rates is None else options.rates.admit,
+        runs=runs,
+        env=env,
+        wait=options.wait,
+    )
+    sessions = resources = None
+    if options.execute_code:
+        sessions = McpSessions(pool, limits, environments=options.environments, env=env)
         resources = FileResources(sessions)
-    return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
+        tools = ExecuteCodeTools(tools, sessions, file_links=options.file_links, wait=options.wait)
+    endpoint = McpEndpoint(
+        tools, options.body_bytes, resources, experimental=lambda: describe_held_runs(pool)
+    )
+    return endpoint, sessions
 
 
 def _check_options(

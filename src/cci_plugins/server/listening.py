@@ -93,8 +93,7 @@ async def serve(
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
     build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
-    build = partial(build, execute_code=execute_code, file_links=file_links, env=env)
-    build = partial(build, wait=wait)
+    build = partial(build, execute_code=execute_code, file_links=file_links, env=env, wait=wait)
     app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
