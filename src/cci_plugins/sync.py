@@ -420,6 +420,19 @@ class CodeInterpreter(BlockingInterpreter):
             code, timeout=timeout, on_output=on_output, tools=tools, approve_tool=approve_tool
         )
 
+    def start_code(
+        self,
+        code: str,
+        *,
+        timeout: Duration | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
+    ) -> BackgroundRun:
+        """Start code in the current session, and return while it runs."""
+        return self.session().start_code(
+            code, timeout=timeout, tools=tools, approve_tool=approve_tool
+        )
+
     def start(self) -> None:
         """Start the pool now, so that the first call is fast."""
         event_loop.run_blocking(self._async.start)

@@ -453,6 +453,21 @@ def _(*_: object) -> object:
     return anyio.run(Plain().interrupt, "a-session")
 
 
+@happens(
+    "the pool ... cannot run code in the background: a run ends with its request; "
+    "the code did not run"
+)
+def _(*_: object) -> object:
+    with CodeInterpreter(Plain()) as interpreter:
+        return interpreter.start_code("1")
+
+
+@happens("timeout is ... s, and a background run may take at most ... s")
+def _(*_: object) -> object:
+    with CodeInterpreter(FakeSessionPool()) as interpreter:
+        return interpreter.start_code("1", timeout=7200)
+
+
 @happens("the pool ... cannot set environment variables")
 def _(*_: object) -> object:
     with CodeInterpreter(Plain(), env={"A": "1"}) as interpreter:

@@ -91,12 +91,13 @@ def create_app(
     """
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
     limits, runs = limits or Limits(), RunRegistry()
-    rates = None if runs_per_minute is None else RunRate(runs_per_minute)
-    options = _McpOptions(environments, rates, body_bytes, execute_code, file_links, env, wait)
+    options = _McpOptions(
+        environments, runs_per_minute, body_bytes, execute_code, file_links, env, wait
+    )
     mcp, sessions = _build_mcp_endpoint(pool, limits, runs, options)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
-    routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
-    routes += _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
+    rest_routes = _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
+    routes = [Route("/health", _get_health), *_build_mcp_routes(mcp_app), *rest_routes]
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
@@ -112,7 +113,7 @@ class _McpOptions:
     """The options of `create_app` that are about MCP."""
 
     environments: Environments | None
-    rates: RunRate | None
+    runs_per_minute: int | None
     body_bytes: int
     execute_code: bool
     file_links: bool
@@ -129,7 +130,9 @@ def _build_mcp_endpoint(
         pool,
         limits,
         options.environments,
-        admit_run=None if options.rates is None else options.rates.admit,
+        admit_run=None
+        if options.runs_per_minute is None
+        else RunRate(options.runs_per_minute).admit,
         runs=runs,
         env=env,
         wait=options.wait,
@@ -167,6 +170,11 @@ def _check_options(
             "only signed environments belong to the caller that launched them",
             hint="pass environments=SignedEnvironments(secret)",
         )
+
+
+def _build_mcp_routes(app: McpCompatApp) -> Iterator[Route]:
+    yield Route("/mcp", app)
+    yield Route("/mcp/", app)
 
 
 def _build_rest_routes(

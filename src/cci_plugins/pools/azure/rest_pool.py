@@ -27,7 +27,7 @@ from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 
-from .cci_server import RunTool, call_session_tool, is_cci_server, parse_host_tools
+from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -68,7 +68,9 @@ class CustomSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="custom", outlives_app=True, host_tools=None, env=True)
+    capabilities = Capabilities(
+        name="custom", outlives_app=True, host_tools=None, env=True, background_runs=None
+    )
 
     def __init__(
         self,
@@ -124,7 +126,9 @@ class CustomSessionPool(RemoteSessionPool):
                         return False
                     self._kind = kind
                     if kind != "cci":
-                        self.capabilities = replace(self.capabilities, host_tools=False)
+                        self.capabilities = replace(
+                            self.capabilities, host_tools=False, background_runs=False
+                        )
         return self._kind == "cci"
 
     @override
@@ -225,7 +229,7 @@ class CustomSessionPool(RemoteSessionPool):
             logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
         if is_cci_server(server):
-            self.capabilities = replace(self.capabilities, host_tools=parse_host_tools(server))
+            self.capabilities = add_server_abilities(self.capabilities, server)
             return "cci"
         self._is_kind_certain = True
         return "executions"

@@ -153,7 +153,8 @@ class LeftRuns:
 
     async def _start(self, run: LeftRun) -> tuple[RunReport, ToolCallResult]:
         """Start the run. After an answer that got lost, ask whether it has started."""
-        query = RunQuery(starts=True, wait=min(self.wait.total_seconds(), ASK_SECONDS))
+        wait = min(self.wait.total_seconds(), ASK_SECONDS)
+        query = RunQuery(starts=True, wait=wait, is_background=True)
         try:
             return await self._ask(run, query)
         except (PoolError, ExecutionTimeoutError) as error:

@@ -111,6 +111,7 @@ class CallOptions:
     env: SessionEnvironment | None = None
 
 
+_RunCode = Callable[..., Awaitable[Execution]]
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
 
 
@@ -119,7 +120,8 @@ class PlatformTools:
 
     Args:
         pool: Where code runs.
-        limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
+        limits: `execution_timeout` is the longest run, `background_timeout` the longest one that
+            outlives its request. `output_characters` bounds each stream.
         environments: Issues and checks environment ids. None accepts any id.
         admit_run: Called with the session before each run. It raises to refuse the run.
         runs: The runs of the server. None for a server that holds none.
@@ -163,7 +165,9 @@ class PlatformTools:
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
-        tools = _describe_tools(self._get_max_timeout(), self._left_runs)
+        limits = self._limits
+        limit = limits.execution_timeout if self._left_runs is None else limits.background_timeout
+        tools = _describe_tools(limit.total_seconds(), self._left_runs)
         if self._left_runs is not None:
             tools.append(self._left_runs.describe_tool(ENVIRONMENT_SCHEMA))
         if not self._environments.accepts_any_id:
@@ -244,7 +248,8 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if query.starts and self._admit_run is not None:
             await self._admit_run(session_id)
-        timeout = self._get_timeout(call)
+        longest = max(self._limits.execution_timeout, self._limits.background_timeout)
+        timeout = _choose_timeout(call, self._limits.execution_timeout, longest)
         request = HeldRequest(
             session_id=session_id,
             name=options.run,
@@ -257,7 +262,8 @@ class PlatformTools:
         )
 
         async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
-            execute = self._bind(session_id, call.python_code, timeout, options)
+            run = self._pool.execute_in_background if query.is_background else self._pool.execute
+            execute = self._bind(session_id, call.python_code, timeout, options, run)
             if tools is not None:
                 execute = partial(execute, tools=tools)
             return await run_redacted(execute, on_output, instance=options.instance)
@@ -281,7 +287,8 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if self._admit_run is not None:
             await self._admit_run(session_id)
-        timeout = self._get_timeout(call, is_held=True)
+        longest = self._limits.background_timeout
+        timeout = _choose_timeout(call, longest, longest)
         run = self._build_left_run(session_id, create_name(), code, timeout, options)
         return await self._left_runs.start(replace(run, build_result=build))
 
@@ -304,7 +311,8 @@ class PlatformTools:
                 if options.on_output is not None:
                     options.on_output(event)
 
-            execute = self._bind(session_id, code, timeout, options)
+            run = self._pool.execute_in_background
+            execute = self._bind(session_id, code, timeout, options, run)
             return await run_redacted(execute, handle, instance=options.instance)
 
         request = HeldRequest(
@@ -331,7 +339,9 @@ class PlatformTools:
 
     async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
         session_id = self._environments.resolve_session_id(call.environment_id)
-        execute = self._bind(session_id, code, self._get_timeout(call), options)
+        longest = self._limits.execution_timeout
+        timeout = _choose_timeout(call, longest, longest)
+        execute = self._bind(session_id, code, timeout, options, self._pool.execute)
         if self._admit_run is not None:
             await self._admit_run(session_id)
         key = None if options.run is None else RunKey(session_id, options.run)
@@ -339,10 +349,15 @@ class PlatformTools:
             return await run_redacted(execute, options.on_output, instance=options.instance)
 
     def _bind(
-        self, session_id: str, code: str, timeout: timedelta, options: CallOptions
-    ) -> Callable[..., Awaitable[Execution]]:
-        """Return the pool's `execute` with what a call gives."""
-        execute = partial(self._pool.execute, session_id, code, timeout=timeout)
+        self,
+        session_id: str,
+        code: str,
+        timeout: timedelta,
+        options: CallOptions,
+        run: _RunCode,
+    ) -> _RunCode:
+        """Return a method of the pool that runs code, with what a call gives."""
+        execute = partial(run, session_id, code, timeout=timeout)
         env = self._get_env(session_id, options.env)
         if env is None:
             return execute
@@ -367,16 +382,11 @@ class PlatformTools:
             self._with_own_env.popitem(last=False)
         return self._env.merge(given)
 
-    def _get_max_timeout(self) -> float:
-        """Return the longest run of a model in seconds."""
-        limits = self._limits
-        limit = limits.execution_timeout if self._left_runs is None else limits.background_timeout
-        return limit.total_seconds()
 
-    def _get_timeout(self, call: _RunArguments, *, is_held: bool = False) -> timedelta:
-        limit = self._limits.execution_timeout.total_seconds()
-        max_seconds = self._get_max_timeout() if is_held else limit
-        return timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds))
+def _choose_timeout(call: _RunArguments, default: timedelta, longest: timedelta) -> timedelta:
+    if call.timeout_seconds is None:
+        return default
+    return timedelta(seconds=min(call.timeout_seconds, longest.total_seconds()))
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
