@@ -87,6 +87,7 @@ async def launch(url: str) -> str:
     """Launch an environment, and start its kernel."""
     environment = (await call(url, "launchShell"))["environmentId"]
     answer = await call(url, RUN, environmentId=environment, pythonCode="1")
+    assert "status" in answer, answer
     while answer["status"] == "Running":
         given = {"environmentId": environment, "run": answer["run"]}
         answer = await call(url, "check_run", action="wait", **given)
@@ -212,3 +213,14 @@ def test_a_server_over_a_pool_without_background_runs_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match=r"wait \(90 s\) needs runs in the background"):
         create_app(RequestPool(), api_key=KEY, wait=90)
+
+
+async def test_any_replica_of_a_gateway_answers_for_a_run() -> None:
+    from .test_gateway import gateways
+
+    async with gateways(2, serve={"wait": 0.6}) as (_, (first, second)):
+        await check_environment_runs(first, second)
+    async with gateways(1, container="executions", serve={"wait": 0.6}) as (_, (only,)):
+        environment = (await call(only, "launchShell"))["environmentId"]
+        answer = await call(only, RUN, environmentId=environment, pythonCode="print('ran')")
+        assert "cannot run code in the background" in answer["text"], answer

@@ -299,7 +299,8 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if self._left_runs is None or not is_name(call.run):
             return _build_failure("InvalidArguments", f"{call.run!r} is not the name of a run.")
-        run = self._build_left_run(session_id, call.run, "", timedelta(0), options)
+        limit = self._limits.execution_timeout  # it starts nothing, but a request needs one
+        run = self._build_left_run(session_id, call.run, "", limit, options)
         return await self._left_runs.check(run, call.action)
 
     def _build_left_run(
