@@ -78,6 +78,8 @@ CASES = [
 async def test_a_model_waits_for_a_long_run_and_stops_another(
     name: str, warm: CodeInterpreter
 ) -> None:
+    for key in ("long", "stop"):  # so that the kernel runs already
+        await warm.session(f"{key}-{name}").run_code("1")
     script = Script((Steps("compute", decide_long), Steps("loop", decide_stop)))
     options = ToolOptions(wait=0.6)
     with ScriptedModel(script) as model:

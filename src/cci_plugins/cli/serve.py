@@ -42,6 +42,7 @@ from .emulate import EmulatedKind, EmulationOptions
 from .run import IsolationOption
 from .serve_sign_in import AudienceOption, CallerOption, TenantOption, build_sign_in
 from .settings_file import SettingsFileOption
+from .variables import get_remote_variables
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -162,22 +163,13 @@ def serve(
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
     listener = _Listener(
-        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
+        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or [], wait
     )
-    rates: dict[str, Any] = {
-        "requests_per_minute": requests_per_minute,
-        "runs_per_minute": runs_per_minute,
-        "wait": wait,
-    }
+    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
+        checked_key = _check_emulated(key, sign_in)
         options = EmulationOptions(
-            emulate,
-            container or "cci",
-            fault_rate,
-            seed,
-            _check_emulated(key, sign_in),
-            sessions,
-            cooldown,
+            emulate, container or "cci", fault_rate, seed, checked_key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
@@ -185,7 +177,9 @@ def serve(
             served_pool, listener, execute_code=key is not None, file_links=file_links, **rates
         )
     else:
-        _serve_gateway(served_pool, listener, _create_environments(settings, key), sign_in, **rates)
+        environments = _create_environments(settings, key)
+        env = get_remote_variables(settings.model_copy(update={"pool": pool}))
+        _serve_gateway(served_pool, listener, environments, sign_in, env=env, **rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +190,7 @@ class _Listener:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
+        wait: Longest seconds until a run is answered for, or None.
     """
 
     host: str
@@ -205,6 +200,7 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
+    wait: float | None = None
 
     def warn_if_exposed(self, url: str) -> None:
         """Warn where others than the users of this machine reach the server.
@@ -248,6 +244,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             limits=listener.limits,
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
+            wait=listener.wait,
             **options,
         )
 
@@ -260,9 +257,9 @@ def _serve_gateway(
     environments: Any,
     sign_in: Any,
     *,
+    env: dict[str, str] | None,
     requests_per_minute: int | None,
     runs_per_minute: int | None,
-    wait: float | None,
 ) -> None:
     """Serve a pool whose environments only this gateway issues."""
     _serve_pool(
@@ -270,9 +267,9 @@ def _serve_gateway(
         listener,
         environments=environments,
         rest=False,
+        env=env,
         requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
-        wait=wait,
         **({} if sign_in is None else {"sign_in": sign_in}),
     )
 

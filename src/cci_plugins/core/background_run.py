@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from cci_plugins.pools.base import OutputHandler, check_background_support, chec
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover
-from .long_runs import LongRuns
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .session_saving import SavableSession
 
 MAX_OUTPUT_CHARACTERS = 1_000_000  # that a run keeps for `output`
+_CHUNK_CHARACTERS = 8_000
 CANCELLED_TEXT = "the run was cancelled"
 _tasks: set[asyncio.Task[Execution]] = set()  # an event loop alone does not keep them
 
@@ -77,7 +77,8 @@ class _OutputTail:
         if event.result is not None:
             text = (event.result.text or repr(event.result)) + "\n"
         with self._lock:
-            self._chunks.append(text)
+            chunks = range(0, len(text), _CHUNK_CHARACTERS)  # since the first one is cut each time
+            self._chunks.extend(text[at : at + _CHUNK_CHARACTERS] for at in chunks)
             self._end += len(text)
             while self._end - self._start > MAX_OUTPUT_CHARACTERS:
                 excess = self._end - self._start - MAX_OUTPUT_CHARACTERS
@@ -208,8 +209,6 @@ class BackgroundRun:
 class BackgroundSession(SavableSession):
     """A session that runs code in the background."""
 
-    _long_runs: LongRuns
-
     @abstractmethod
     def _refuse_nested_run(self) -> None: ...
 
@@ -225,6 +224,8 @@ class BackgroundSession(SavableSession):
         timeout: timedelta | None,
         on_output: OutputHandler | None,
         calls: HostCalls | None,
+        *,
+        in_background: bool = False,
     ) -> Coroutine[Any, Any, Execution]: ...
 
     async def start_code(
@@ -253,7 +254,7 @@ class BackgroundSession(SavableSession):
             ConfigurationError: The pool cannot run code in the background, or the timeout is
                 longer than `Limits.background_timeout`. Or `run_code` would refuse the call.
                 Nothing was run.
-            PoolError: The pool cannot start. Nothing was run.
+            PoolError: The pool cannot start, or its session cannot be asked. Nothing was run.
 
         Example:
             ```python
@@ -274,7 +275,7 @@ class BackgroundSession(SavableSession):
     async def _start(
         self, code: str, limit: timedelta, handler: OutputHandler | None, calls: HostCalls | None
     ) -> BackgroundRun:
-        await self._handle.host.get_pool()
+        await self._check_pool()
         output = _OutputTail()
 
         def handle(event: OutputEvent) -> None:
@@ -282,7 +283,8 @@ class BackgroundSession(SavableSession):
             if handler is not None:
                 handler(event)
 
-        task = asyncio.create_task(self._run(code, limit, handle, calls))
+        run = self._run(code, limit, handle, calls, in_background=True)
+        task = asyncio.create_task(run)
         _tasks.add(task)
         task.add_done_callback(_forget)
         try:
@@ -292,15 +294,43 @@ class BackgroundSession(SavableSession):
             raise
         return BackgroundRun(self._handle, task, output)
 
+    async def _check_pool(self) -> None:
+        """Refuse the run before it is started. The first call may have to ask the session."""
+        pool = await self._handle.host.get_pool()
+        check_background_support(pool.capabilities)
+        if pool.capabilities.background_runs is None:
+            with self._handle.in_use():
+                await self._handle.begin()
+                await pool.check_background_runs(self._handle.id)
 
-def get_long_runs(session: BackgroundSession) -> LongRuns:
-    """Return the runs of a session that tools started and left.
 
-    Raises:
-        ConfigurationError: The pool cannot run code in the background.
-    """
-    check_background_support(session._handle.host.pool.capabilities)  # noqa: SLF001 - of the same
-    return session._long_runs  # noqa: SLF001 - module, which keeps it out of the public API
+class BackgroundInterpreter(ABC):
+    """An interpreter that runs code in the background of its current session."""
+
+    @abstractmethod
+    def session(self) -> BackgroundSession:
+        """Return the session of the current conversation."""
+
+    async def start_code(
+        self,
+        code: str,
+        *,
+        timeout: Duration | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
+    ) -> BackgroundRun:
+        """Start code in the current session, as `Session.start_code` does.
+
+        Args:
+            code: Python source.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.background_timeout`.
+            tools: Functions of the application that the code may call, as for `run_code`.
+            approve_tool: Asked before a call of a tool with `needs_approval`.
+        """
+        return await self.session().start_code(
+            code, timeout=timeout, tools=tools, approve_tool=approve_tool
+        )
 
 
 def _choose_limit(limits: Limits, timeout: Duration | None) -> timedelta:

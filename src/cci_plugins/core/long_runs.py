@@ -6,7 +6,7 @@ states of such a run:
 - It runs within its call. No other call starts a run meanwhile, because a session does one thing at
   a time. Cancelling the call ends the run.
 - It is left: the call has answered with the name of the run, and it goes on without the call.
-- It has ended, and waits to be read. Other runs may start. Whoever reads it first removes it.
+- It has ended, and waits to be read. Other runs may start. The first call that reads it removes it.
 
 Any thread may use a table. A forked process begins with an empty one.
 """
@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -27,9 +26,9 @@ from cci_plugins.common import event_loop
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import Execution
+from cci_plugins.pools.base import check_background_support
 
-if TYPE_CHECKING:
-    from .background_run import BackgroundOutput, BackgroundRun
+from .background_run import BackgroundOutput, BackgroundRun, BackgroundSession
 
 MAX_UNREAD_RUNS = 8
 _STARTING_SECONDS = 0.05  # between two looks at a run that another call starts
@@ -179,3 +178,19 @@ class LongRuns:
         """Return the oldest run that was left, has ended and was not read, or None."""
         with self._lock:
             return next((one for one in self._runs if one.is_left and not one.is_running), None)
+
+
+class LongRunSession(BackgroundSession):
+    """A session that keeps the runs that tools started and left."""
+
+    _long_runs: LongRuns
+
+
+def get_long_runs(session: LongRunSession) -> LongRuns:
+    """Return the runs of a session that tools started and left.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background.
+    """
+    check_background_support(session._handle.host.pool.capabilities)  # noqa: SLF001 - the public
+    return session._long_runs  # noqa: SLF001 - API has no need of either

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.durations import Duration
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -57,6 +58,7 @@ def create_app(
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
     wait: Duration | None = None,
+    env: Env | None = None,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -73,13 +75,12 @@ def create_app(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
-        wait: Longest time until a run over MCP is answered for, in seconds or as a `timedelta`.
-            A longer one goes on, and the tool `check_run` returns its result. None waits for the
-            end of each run.
+        wait: Longest time until a run over MCP is answered for, as in `ToolOptions`.
+        env: Variables for the code in every session that is reached over MCP, or None.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
-            Or the pool cannot run code in the background, which `wait` needs.
+            Or `env` has an invalid variable.
 
     Example:
         ```python
@@ -89,19 +90,14 @@ def create_app(
         ```
     """
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
-    limits = limits or Limits()
-    admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    runs = RunRegistry()
-    longest = None if wait is None else to_timedelta(wait, "wait")
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs, wait=longest)
-    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
-    mcp = _build_mcp_endpoint(
-        pool, tools, sessions, body_bytes, file_links=file_links, wait=longest
+    limits, runs = limits or Limits(), RunRegistry()
+    options = _McpOptions(
+        environments, runs_per_minute, body_bytes, execute_code, file_links, env, wait
     )
+    mcp, sessions = _build_mcp_endpoint(pool, limits, runs, options)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
-    routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
-    if rest:
-        routes += _build_rest_routes(pool, limits, body_bytes, runs)
+    rest_routes = _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
+    routes = [Route("/health", _get_health), *_build_mcp_routes(mcp_app), *rest_routes]
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
@@ -112,21 +108,44 @@ def create_app(
     return app
 
 
+@dataclass(frozen=True, slots=True)
+class _McpOptions:
+    """The options of `create_app` that are about MCP."""
+
+    environments: Environments | None
+    runs_per_minute: int | None
+    body_bytes: int
+    execute_code: bool
+    file_links: bool
+    env: Env | None
+    wait: Duration | None
+
+
 def _build_mcp_endpoint(
-    pool: SessionPool,
-    tools: ToolProvider,
-    sessions: McpSessions | None,
-    body_bytes: int,
-    *,
-    file_links: bool,
-    wait: timedelta | None,
-) -> McpEndpoint:
+    pool: SessionPool, limits: Limits, runs: RunRegistry, options: _McpOptions
+) -> tuple[McpEndpoint, McpSessions | None]:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
-    resources = None
-    if sessions is not None:
-        tools = ExecuteCodeTools(tools, sessions, file_links=file_links, wait=wait)
+    env = build_session_environment(options.env) if options.env else None
+    tools: ToolProvider = PlatformTools(
+        pool,
+        limits,
+        options.environments,
+        admit_run=None
+        if options.runs_per_minute is None
+        else RunRate(options.runs_per_minute).admit,
+        runs=runs,
+        env=env,
+        wait=options.wait,
+    )
+    sessions = resources = None
+    if options.execute_code:
+        sessions = McpSessions(pool, limits, environments=options.environments, env=env)
         resources = FileResources(sessions)
-    return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
+        tools = ExecuteCodeTools(tools, sessions, file_links=options.file_links, wait=options.wait)
+    endpoint = McpEndpoint(
+        tools, options.body_bytes, resources, experimental=lambda: describe_held_runs(pool)
+    )
+    return endpoint, sessions
 
 
 def _check_options(
@@ -151,6 +170,11 @@ def _check_options(
             "only signed environments belong to the caller that launched them",
             hint="pass environments=SignedEnvironments(secret)",
         )
+
+
+def _build_mcp_routes(app: McpCompatApp) -> Iterator[Route]:
+    yield Route("/mcp", app)
+    yield Route("/mcp/", app)
 
 
 def _build_rest_routes(

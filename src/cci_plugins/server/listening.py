@@ -20,6 +20,7 @@ from typing_extensions import override
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cci_plugins.common.durations import Duration
+from cci_plugins.common.environment import Env
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -54,6 +55,7 @@ async def serve(
     trusted_proxies: Sequence[str] = (),
     sign_in: EntraSignIn | None = None,
     wait: Duration | None = None,
+    env: Env | None = None,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
@@ -75,6 +77,7 @@ async def serve(
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
         wait: Longest time until a run over MCP is answered for, as for `create_app`.
+        env: Variables for the code in every session that is reached over MCP, or None.
 
     Raises:
         ConfigurationError: The address is taken, or options exclude each other.
@@ -90,7 +93,7 @@ async def serve(
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
     build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
-    build = partial(build, execute_code=execute_code, file_links=file_links, wait=wait)
+    build = partial(build, execute_code=execute_code, file_links=file_links, env=env, wait=wait)
     app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 

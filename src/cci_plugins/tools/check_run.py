@@ -11,9 +11,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from cci_plugins.core.background_run import get_long_runs
 from cci_plugins.core.interpreter import AnyInterpreter
-from cci_plugins.core.long_runs import LongRun, LongRuns
+from cci_plugins.core.long_runs import LongRun, LongRuns, get_long_runs
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import Execution

@@ -32,7 +32,7 @@ from typing import Any
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
 from cci_plugins.common.log import describe_error, logger
-from cci_plugins.core.background_run import BackgroundRun, get_long_runs
+from cci_plugins.core.background_run import BackgroundRun
 from cci_plugins.core.conversation import (
     SessionKey,
     current_budget,
@@ -42,7 +42,7 @@ from cci_plugins.core.conversation import (
 )
 from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
-from cci_plugins.core.long_runs import LongRun, LongRuns
+from cci_plugins.core.long_runs import LongRun, LongRuns, get_long_runs
 from cci_plugins.core.redacted_output import (
     measure_execution,
     redact_in_lane,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,9 @@ from cci_plugins.mcp_client.http import map_protocol_errors
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.progress import ProgressHandler, StreamedOutput
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.base import Capabilities, OutputHandler
+from cci_plugins.pools.package_exchange import PACKAGES_KEY
+from cci_plugins.pools.run_exchange import BACKGROUND_KEY, HOST_TOOLS_KEY
 
 from .replies import read_execution
 
@@ -44,6 +46,7 @@ class RunRequest:
         instance: The instance of the session that the code needs, or None.
         run: Name of the run, which the server starts once, or None.
         env: Variables for the code, or None.
+        is_background: Whether it outlives its request, without host tools too.
     """
 
     session_id: str
@@ -53,6 +56,7 @@ class RunRequest:
     instance: str | None
     run: str | None = None
     env: SessionEnvironment | None = None
+    is_background: bool = False
 
 
 def is_cci_server(description: Mapping[str, Any]) -> bool:
@@ -65,16 +69,27 @@ def is_cci_server(description: Mapping[str, Any]) -> bool:
     return isinstance(info, Mapping) and info.get("name") == _SERVER_NAME
 
 
-def parse_ability(description: Mapping[str, Any], key: str) -> bool | None:
-    """Return whether the cci-plugins server has an ability.
+def add_server_abilities(
+    capabilities: Capabilities, description: Mapping[str, Any]
+) -> Capabilities:
+    """Return the capabilities of a pool with what its cci-plugins server states.
+
+    An ability is None if only an attempt can show it, as behind a gateway. Older servers state
+    nothing, so they lack it.
 
     Args:
-        description: Its answer to `initialize`.
-        key: `HOST_TOOLS_KEY`, or `PACKAGES_KEY` for wheels that the host sends.
-
-    Returns:
-        None if only an attempt can show it, as behind a gateway. False for older servers.
+        capabilities: What is known of the pool.
+        description: The server's answer to `initialize`.
     """
+    return replace(
+        capabilities,
+        host_tools=_parse_ability(description, HOST_TOOLS_KEY),
+        background_runs=_parse_ability(description, BACKGROUND_KEY),
+        packages=_parse_ability(description, PACKAGES_KEY),
+    )
+
+
+def _parse_ability(description: Mapping[str, Any], key: str) -> bool | None:
     capabilities = description.get("capabilities")
     experimental = capabilities.get("experimental") if isinstance(capabilities, Mapping) else None
     stated = experimental.get(key) if isinstance(experimental, Mapping) else None

@@ -30,10 +30,9 @@ from cci_plugins.mcp_client.executions import META_KEY, SIGNED_KEY, load_executi
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
-from cci_plugins.pools.package_exchange import PACKAGES_KEY, PackageOptions
-from cci_plugins.pools.run_exchange import HOST_TOOLS_KEY
+from cci_plugins.pools.package_exchange import PackageOptions
 
-from .cci_server import RunTool, call_session_tool, is_cci_server, parse_ability
+from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .pool_auth import GatewayToken, PoolAuth
 from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
@@ -112,7 +111,12 @@ class PlatformSessionPool(RemoteSessionPool):
     """
 
     capabilities = Capabilities(
-        name="platform", outlives_app=True, host_tools=None, env=True, packages=None
+        name="platform",
+        outlives_app=True,
+        host_tools=None,
+        env=True,
+        background_runs=None,
+        packages=None,
     )
 
     def __init__(
@@ -332,11 +336,17 @@ class PlatformSessionPool(RemoteSessionPool):
         requires_launch = True if states_launch else (None if can_require else False)
         # Only a gateway requires its own ids, and the sessions behind it may not stream.
         streams_output = returns_full_results and not states_launch
-        self.capabilities = replace(
+        capabilities = replace(
             self.capabilities,
             streams_output=streams_output,
-            host_tools=returns_full_results and parse_ability(description, HOST_TOOLS_KEY),
-            packages=returns_full_results and parse_ability(description, PACKAGES_KEY),
+            host_tools=False,
+            background_runs=False,
+            packages=False,
+        )
+        self.capabilities = (
+            add_server_abilities(capabilities, description)
+            if returns_full_results
+            else capabilities
         )
         python_tool = find_python_tool(tools)
         return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)

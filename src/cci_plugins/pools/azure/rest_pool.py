@@ -28,10 +28,9 @@ from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
-from cci_plugins.pools.package_exchange import PACKAGES_KEY, PackageOptions
-from cci_plugins.pools.run_exchange import HOST_TOOLS_KEY
+from cci_plugins.pools.package_exchange import PackageOptions
 
-from .cci_server import RunTool, call_session_tool, is_cci_server, parse_ability
+from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -79,7 +78,12 @@ class CustomSessionPool(RemoteSessionPool):
     """
 
     capabilities = Capabilities(
-        name="custom", outlives_app=True, host_tools=None, env=True, packages=None
+        name="custom",
+        outlives_app=True,
+        host_tools=None,
+        env=True,
+        background_runs=None,
+        packages=None,
     )
 
     def __init__(
@@ -147,7 +151,10 @@ class CustomSessionPool(RemoteSessionPool):
                     self._kind = kind
                     if kind != "cci":
                         self.capabilities = replace(
-                            self.capabilities, host_tools=False, packages=False
+                            self.capabilities,
+                            host_tools=False,
+                            background_runs=False,
+                            packages=False,
                         )
         return self._kind == "cci"
 
@@ -251,11 +258,7 @@ class CustomSessionPool(RemoteSessionPool):
             logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
         if is_cci_server(server):
-            self.capabilities = replace(
-                self.capabilities,
-                host_tools=parse_ability(server, HOST_TOOLS_KEY),
-                packages=parse_ability(server, PACKAGES_KEY),
-            )
+            self.capabilities = add_server_abilities(self.capabilities, server)
             return "cci"
         self._is_kind_certain = True
         return "executions"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
@@ -19,11 +20,11 @@ from cci_plugins.tools.options import build_description, check_wait_support
 
 from .answers import ToolCallResult
 from .environments import EnvironmentIdError
-from .left_runs import RUN, RUN_SCHEMA, is_name
+from .left_runs import RUN, RUN_SCHEMA, describe_check_tool, is_name
 from .mounted_folder import MountedFolder
 from .resources import to_resource_link
 from .sessions import McpSessions, is_stateless, mcp_session_id
-from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON, describe_check_tool
+from .tools import ENVIRONMENT_SCHEMA, LAUNCH, RUN_PYTHON
 
 _MAX_LINKS = 20
 ENVIRONMENT_KEY = "cci_plugins/environmentId"
@@ -87,14 +88,14 @@ class ExecuteCodeTools:
         *,
         file_links: bool,
         mounted: MountedFolder | None = None,
-        wait: timedelta | None = None,
+        wait: Duration | None = None,
     ) -> None:
-        check_wait_support(wait, mcp_sessions.host.pool.capabilities)
+        self._wait = None if wait is None else to_timedelta(wait, "wait")
+        check_wait_support(self._wait, mcp_sessions.host.pool.capabilities)
         self._platform = platform
         self._mcp_sessions = mcp_sessions
         self._file_links = file_links
         self._mounted = mounted
-        self._wait = wait
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
@@ -117,7 +118,7 @@ class ExecuteCodeTools:
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
         """Call a tool. Return None if no tool has this name."""
-        if name == CHECK_RUN and self._wait is not None and not is_name(arguments.get(RUN)):
+        if name == CHECK_RUN and self._wait is not None and self._has_run(arguments):
             return await self._check_run(self._wait, arguments)
         if name != execute_code.NAME:
             other = self._platform
@@ -131,6 +132,11 @@ class ExecuteCodeTools:
         if session is None:
             return _build_failure(_NO_SESSION)
         return await self._answer(session, code, on_output)
+
+    def _has_run(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether `check_run` is about a run of `execute_code`."""
+        has_tool = mcp_session_id.get() is not None or is_stateless.get()
+        return has_tool and not (self._platform is not None and is_name(arguments.get(RUN)))
 
     async def _check_run(self, wait: timedelta, arguments: Mapping[str, Any]) -> ToolCallResult:
         """Check the run that `execute_code` left in the client's session."""

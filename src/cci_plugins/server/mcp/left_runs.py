@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from secrets import token_hex
+from typing import Any, Literal
 
 import anyio
 
@@ -28,6 +29,8 @@ from cci_plugins.mcp_client.executions import load_execution
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.models import Execution
 from cci_plugins.pools.run_exchange import HELD_KEY, RunQuery, RunReport, load_report
+from cci_plugins.server.requests import RequestModel, Text
+from cci_plugins.tools import check_run
 from cci_plugins.tools.long_run_texts import CHECK_RUN
 
 from .answers import ToolCallResult, build_json_result
@@ -57,6 +60,14 @@ class LeftRun:
     build_result: BuildResult
 
 
+class CheckArguments(RequestModel):
+    """Arguments of `check_run`."""
+
+    environment_id: Any = None
+    run: Text
+    action: Literal["wait", "look", "stop"]
+
+
 def create_name() -> str:
     """Create the name of a run."""
     return f"run-{token_hex(4)}"
@@ -65,6 +76,22 @@ def create_name() -> str:
 def is_name(value: object) -> bool:
     """Return whether `create_name` may have created a name."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def describe_check_tool(wait: timedelta, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return `check_run` in the form of `tools/list`.
+
+    Args:
+        wait: Longest time until an answer.
+        schema: Schema of its arguments.
+    """
+    return {
+        "name": CHECK_RUN,
+        "title": "Check a run",
+        "description": check_run.build_description(wait),
+        "inputSchema": schema,
+        "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
+    }
 
 
 class LeftRuns:
@@ -80,6 +107,17 @@ class LeftRuns:
         self.wait = wait
         self._held_runs = held_runs
         self._output_characters = output_characters
+
+    def describe_tool(self, environment: dict[str, Any]) -> dict[str, Any]:
+        """Return `check_run` for these runs in the form of `tools/list`.
+
+        Args:
+            environment: Schema of the argument `environmentId`.
+        """
+        names = {"environmentId": environment, RUN: RUN_SCHEMA}
+        properties = names | check_run.PARAMETERS["properties"]
+        schema = {"type": "object", "properties": properties, "required": list(properties)}
+        return describe_check_tool(self.wait, schema)
 
     async def start(self, run: LeftRun) -> ToolCallResult:
         """Start code, and return its result, or an answer that names the run.
@@ -115,7 +153,8 @@ class LeftRuns:
 
     async def _start(self, run: LeftRun) -> tuple[RunReport, ToolCallResult]:
         """Start the run. After an answer that got lost, ask whether it has started."""
-        query = RunQuery(starts=True, wait=min(self.wait.total_seconds(), ASK_SECONDS))
+        wait = min(self.wait.total_seconds(), ASK_SECONDS)
+        query = RunQuery(starts=True, wait=wait, is_background=True)
         try:
             return await self._ask(run, query)
         except (PoolError, ExecutionTimeoutError) as error:

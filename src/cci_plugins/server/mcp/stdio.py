@@ -14,7 +14,8 @@ from typing import Any
 
 import anyio
 
-from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.durations import Duration
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.files.file_transfer import FileOptions
@@ -41,6 +42,7 @@ async def serve_stdio(
     all_tools: bool = False,
     mounted: MountedFolder | None = None,
     wait: Duration | None = None,
+    env: Env | None = None,
 ) -> None:
     """Answer one client until standard input closes.
 
@@ -55,17 +57,20 @@ async def serve_stdio(
         all_tools: Offer the tools of a session pool too, which take an environment id.
         mounted: Folder whose files are copied into the client's session.
         wait: Longest time until a run is answered for, as for `create_app`.
+        env: Variables for the code in every session, or None.
 
     Raises:
         ConfigurationError: The pool cannot run code in the background, which `wait` needs.
     """
-    longest = None if wait is None else to_timedelta(wait, "wait")
     limits = Limits() if limits is None else limits
-    mcp_sessions = McpSessions(pool, limits, files=files)
+    variables = build_session_environment(env) if env else None
+    mcp_sessions = McpSessions(pool, limits, files=files, env=variables)
     runs = RunRegistry()
-    platform = PlatformTools(pool, limits, runs=runs, wait=longest) if all_tools else None
+    platform = None
+    if all_tools:
+        platform = PlatformTools(pool, limits, runs=runs, env=variables, wait=wait)
     tools = ExecuteCodeTools(
-        platform, mcp_sessions, file_links=file_links, mounted=mounted, wait=longest
+        platform, mcp_sessions, file_links=file_links, mounted=mounted, wait=wait
     )
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())

@@ -6,14 +6,16 @@ Calls may use the older names of `launchShell`. The list has each tool once.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -41,15 +43,14 @@ from cci_plugins.server.requests import (
     describe_invalid,
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
-from cci_plugins.server.runs import RunKey, RunRegistry
-from cci_plugins.tools import check_run
+from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
 from cci_plugins.tools.long_run_texts import CHECK_RUN, describe_wait
 from cci_plugins.tools.options import check_wait_support
 
 from .answers import ToolCallResult, build_json_result
 from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
 from .held_runs import HeldRequest, HeldRuns, parse_query
-from .left_runs import RUN, RUN_SCHEMA, BuildResult, LeftRun, LeftRuns, create_name, is_name
+from .left_runs import BuildResult, CheckArguments, LeftRun, LeftRuns, create_name, is_name
 from .session_tools import SessionTools
 
 LAUNCH = "launchShell"
@@ -75,14 +76,6 @@ class _PythonArguments(_RunArguments):
     """Arguments of `runPythonCodeInRemoteEnvironment`."""
 
     python_code: Text
-
-
-class _CheckArguments(RequestModel):
-    """Arguments of `check_run`."""
-
-    environment_id: Any = None
-    run: Text
-    action: Literal["wait", "look", "stop"]
 
 
 class _ShellArguments(_RunArguments):
@@ -119,6 +112,7 @@ class CallOptions:
     env: SessionEnvironment | None = None
 
 
+_RunCode = Callable[..., Awaitable[Execution]]
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
 
 
@@ -127,12 +121,14 @@ class PlatformTools:
 
     Args:
         pool: Where code runs.
-        limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
+        limits: `execution_timeout` is the longest run, `background_timeout` the longest one that
+            outlives its request. `output_characters` bounds each stream.
         environments: Issues and checks environment ids. None accepts any id.
         admit_run: Called with the session before each run. It raises to refuse the run.
         runs: The runs of the server. None for a server that holds none.
         wait: Longest time until a run is answered for, with `check_run` for longer ones. None
             waits for the end of each run. It does not apply to the cci-plugins client.
+        env: Variables for the code in every session, or None.
     """
 
     def __init__(
@@ -143,9 +139,12 @@ class PlatformTools:
         *,
         admit_run: Callable[[str], Awaitable[None]] | None = None,
         runs: RunRegistry | None = None,
-        wait: timedelta | None = None,
+        wait: Duration | None = None,
+        env: SessionEnvironment | None = None,
     ) -> None:
         self._pool = pool
+        self._env = env
+        self._with_own_env: OrderedDict[str, None] = OrderedDict()
         self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
@@ -159,13 +158,18 @@ class PlatformTools:
             **SessionTools(pool, self._environments, admit_run).tools,
         }
         if wait is not None:
-            check_wait_support(wait, pool.capabilities)
-            self._left_runs = LeftRuns(self._held_runs, wait, limits.output_characters)
+            longest = to_timedelta(wait, "wait")
+            check_wait_support(longest, pool.capabilities)
+            self._left_runs = LeftRuns(self._held_runs, longest, limits.output_characters)
             self._tools[CHECK_RUN] = self._check_run
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
-        tools = _describe_tools(self._get_max_timeout(), self._left_runs)
+        limits = self._limits
+        limit = limits.execution_timeout if self._left_runs is None else limits.background_timeout
+        tools = _describe_tools(limit.total_seconds(), self._left_runs)
+        if self._left_runs is not None:
+            tools.append(self._left_runs.describe_tool(ENVIRONMENT_SCHEMA))
         if not self._environments.accepts_any_id:
             next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
                 executions.SIGNED_KEY: True
@@ -232,7 +236,8 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if query.starts and self._admit_run is not None:
             await self._admit_run(session_id)
-        timeout = self._get_timeout(call)
+        longest = max(self._limits.execution_timeout, self._limits.background_timeout)
+        timeout = _choose_timeout(call, self._limits.execution_timeout, longest)
         request = HeldRequest(
             session_id=session_id,
             name=options.run,
@@ -241,11 +246,12 @@ class PlatformTools:
             timeout=timeout,
             instance=options.instance,
             value=options.held,
-            env=options.env,
+            env=self._get_env(session_id, options.env),
         )
 
         async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
-            execute = self._bind(session_id, call.python_code, timeout, options)
+            run = self._pool.execute_in_background if query.is_background else self._pool.execute
+            execute = self._bind(session_id, call.python_code, timeout, options, run)
             if tools is not None:
                 execute = partial(execute, tools=tools)
             return await run_redacted(execute, on_output, instance=options.instance)
@@ -269,18 +275,20 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if self._admit_run is not None:
             await self._admit_run(session_id)
-        timeout = self._get_timeout(call, is_held=True)
+        longest = self._limits.background_timeout
+        timeout = _choose_timeout(call, longest, longest)
         run = self._build_left_run(session_id, create_name(), code, timeout, options)
         return await self._left_runs.start(replace(run, build_result=build))
 
     async def _check_run(
         self, arguments: Mapping[str, Any], options: CallOptions
     ) -> ToolCallResult:
-        call = _CheckArguments.model_validate(arguments)
+        call = CheckArguments.model_validate(arguments)
         session_id = self._environments.resolve_session_id(call.environment_id)
         if self._left_runs is None or not is_name(call.run):
             return _build_failure("InvalidArguments", f"{call.run!r} is not the name of a run.")
-        run = self._build_left_run(session_id, call.run, "", timedelta(0), options)
+        limit = self._limits.execution_timeout  # it starts nothing, but a request needs one
+        run = self._build_left_run(session_id, call.run, "", limit, options)
         return await self._left_runs.check(run, call.action)
 
     def _build_left_run(
@@ -292,7 +300,8 @@ class PlatformTools:
                 if options.on_output is not None:
                     options.on_output(event)
 
-            execute = self._bind(session_id, code, timeout, options)
+            run = self._pool.execute_in_background
+            execute = self._bind(session_id, code, timeout, options, run)
             return await run_redacted(execute, handle, instance=options.instance)
 
         request = HeldRequest(
@@ -303,7 +312,7 @@ class PlatformTools:
             timeout=timeout,
             instance=options.instance,
             value=None,
-            env=options.env,
+            env=self._get_env(session_id, options.env),
         )
         return LeftRun(request, run_code, self._build_python_result)
 
@@ -319,7 +328,9 @@ class PlatformTools:
 
     async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
         session_id = self._environments.resolve_session_id(call.environment_id)
-        execute = self._bind(session_id, code, self._get_timeout(call), options)
+        longest = self._limits.execution_timeout
+        timeout = _choose_timeout(call, longest, longest)
+        execute = self._bind(session_id, code, timeout, options, self._pool.execute)
         if self._admit_run is not None:
             await self._admit_run(session_id)
         key = None if options.run is None else RunKey(session_id, options.run)
@@ -327,25 +338,44 @@ class PlatformTools:
             return await run_redacted(execute, options.on_output, instance=options.instance)
 
     def _bind(
-        self, session_id: str, code: str, timeout: timedelta, options: CallOptions
-    ) -> Callable[..., Awaitable[Execution]]:
-        """Return the pool's `execute` with what a call gives."""
-        execute = partial(self._pool.execute, session_id, code, timeout=timeout)
-        if options.env is None:
+        self,
+        session_id: str,
+        code: str,
+        timeout: timedelta,
+        options: CallOptions,
+        run: _RunCode,
+    ) -> _RunCode:
+        """Return a method of the pool that runs code, with what a call gives."""
+        execute = partial(run, session_id, code, timeout=timeout)
+        env = self._get_env(session_id, options.env)
+        if env is None:
             return execute
         check_env_support(self._pool.capabilities)
-        return partial(execute, env=options.env)
+        return partial(execute, env=env)
 
-    def _get_max_timeout(self) -> float:
-        """Return the longest run of a model in seconds."""
-        limits = self._limits
-        limit = limits.execution_timeout if self._left_runs is None else limits.background_timeout
-        return limit.total_seconds()
+    def _get_env(
+        self, session_id: str, given: SessionEnvironment | None
+    ) -> SessionEnvironment | None:
+        """Return the variables that a run brings: the server's, and in their place its client's.
 
-    def _get_timeout(self, call: _RunArguments, *, is_held: bool = False) -> timedelta:
-        limit = self._limits.execution_timeout.total_seconds()
-        max_seconds = self._get_max_timeout() if is_held else limit
-        return timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds))
+        A client that gives variables also sends calls of this package without any. Those leave the
+        variables of the session as they are.
+        """
+        if self._env is None:
+            return given
+        if given is None:
+            return None if session_id in self._with_own_env else self._env
+        self._with_own_env[session_id] = None
+        self._with_own_env.move_to_end(session_id)
+        if len(self._with_own_env) > MAX_NAMES:
+            self._with_own_env.popitem(last=False)
+        return self._env.merge(given)
+
+
+def _choose_timeout(call: _RunArguments, default: timedelta, longest: timedelta) -> timedelta:
+    if call.timeout_seconds is None:
+        return default
+    return timedelta(seconds=min(call.timeout_seconds, longest.total_seconds()))
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
@@ -403,7 +433,7 @@ def _describe_tools(max_timeout: float, left_runs: LeftRuns | None) -> list[dict
     args["description"] = "A program and its arguments, instead of shellCommand."
     runs = {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False}
     more = "" if left_runs is None else f" {describe_wait(left_runs.wait)}"
-    tools = [
+    return [
         {
             "name": LAUNCH,
             "title": "Launch an environment",
@@ -440,31 +470,6 @@ def _describe_tools(max_timeout: float, left_runs: LeftRuns | None) -> list[dict
             "annotations": runs,
         },
     ]
-    if left_runs is not None:
-        schema = _build_schema(
-            {"environmentId": environment, RUN: RUN_SCHEMA} | check_run.PARAMETERS["properties"],
-            "environmentId",
-            RUN,
-            "action",
-        )
-        tools.append(describe_check_tool(left_runs.wait, schema))
-    return tools
-
-
-def describe_check_tool(wait: timedelta, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return `check_run` in the form of `tools/list`.
-
-    Args:
-        wait: Longest time until an answer.
-        schema: Schema of its arguments.
-    """
-    return {
-        "name": CHECK_RUN,
-        "title": "Check a run",
-        "description": check_run.build_description(wait),
-        "inputSchema": schema,
-        "annotations": {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False},
-    }
 
 
 def _build_schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:
