@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -40,6 +41,7 @@ from .rest.sessions import SessionRoutes
 from .runs import RunRegistry
 from .sign_in import EntraSignIn
 
+_Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -98,11 +100,13 @@ def create_app(
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     rest_routes = _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
     routes = [Route("/health", _get_health), *_build_mcp_routes(mcp_app), *rest_routes]
+    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in)]
+    return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
+
+
+def _assemble(routes: list[Route], middleware: list[Middleware], lifespan: _Lifespan) -> Starlette:
     app = Starlette(
-        routes=routes,
-        exception_handlers=HANDLERS,
-        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in)],
-        lifespan=_make_lifespan(runs, mcp, sessions),
+        routes=routes, exception_handlers=HANDLERS, middleware=middleware, lifespan=lifespan
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
@@ -200,9 +204,7 @@ def _build_middleware(
     yield Middleware(CancelOnDisconnect)
 
 
-def _make_lifespan(
-    runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _make_lifespan(runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None) -> _Lifespan:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with runs.run(), mcp.run():
