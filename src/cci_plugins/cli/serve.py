@@ -34,7 +34,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName, PoolName, Settings
 from cci_plugins.core.interpreter import build_pool
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.base import SessionPool, check_background_support
 
 from . import client_setup, console
 from . import emulate as emulation
@@ -103,6 +103,15 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Longest time until a run over MCP is answered for. A longer one goes on, and the "
+        "tool check_run returns its result. By default each answer waits for its run.",
+    ),
+]
 TrustedProxyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -132,6 +141,7 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    wait: WaitOption = None,
     trusted_proxies: TrustedProxyOption = None,
     entra: TenantOption = None,
     audience: AudienceOption = None,
@@ -148,22 +158,18 @@ def serve(
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
     sign_in = build_sign_in(entra, audience, caller)
     served_pool = _create_pool(settings, pool, isolation, emulate)
+    check_wait(wait, served_pool, is_emulated=emulate is not None)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
     listener = _Listener(
-        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
+        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or [], wait
     )
     rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
+        checked_key = _check_emulated(key, sign_in)
         options = EmulationOptions(
-            emulate,
-            container or "cci",
-            fault_rate,
-            seed,
-            _check_emulated(key, sign_in),
-            sessions,
-            cooldown,
+            emulate, container or "cci", fault_rate, seed, checked_key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
@@ -184,6 +190,7 @@ class _Listener:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
+        wait: Longest seconds until a run is answered for, or None.
     """
 
     host: str
@@ -193,6 +200,7 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
+    wait: float | None = None
 
     def warn_if_exposed(self, url: str) -> None:
         """Warn where others than the users of this machine reach the server.
@@ -236,6 +244,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             limits=listener.limits,
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
+            wait=listener.wait,
             **options,
         )
 
@@ -341,6 +350,29 @@ def _create_pool(
     chosen = settings.model_copy(update=changes)
     chosen.check()
     return build_pool(chosen)
+
+
+def check_wait(wait: float | None, pool: SessionPool, *, is_emulated: bool = False) -> None:
+    """Check before a server starts that its pool can do what `--wait` needs.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if wait is None:
+        return
+    if is_emulated:
+        raise ConfigurationError(
+            "--wait and --emulate cannot be combined, since a pool of Azure answers for each run "
+            "when it ends",
+            hint="leave --emulate or --wait out",
+        )
+    try:
+        check_background_support(pool.capabilities)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"--wait needs runs in the background: {error}",
+            hint="leave --wait out, or serve the embedded pool",
+        ) from None
 
 
 def _create_environments(settings: Settings, key: str | None) -> Any:

@@ -28,6 +28,7 @@ from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover
 from .session_handle import SessionHandle
+from .session_host import bind_to_current_loop
 from .session_saving import SavableSession
 
 MAX_OUTPUT_CHARACTERS = 1_000_000  # that a run keeps for `output`
@@ -142,8 +143,8 @@ class BackgroundRun:
     async def wait(self, timeout: Duration | None = None) -> Execution | None:
         """Wait for the end of the run, and return what `run_code` would return.
 
-        A cancelled run returns the error `KeyboardInterrupt`. Cancelling the call does not end the
-        run.
+        A cancelled run returns the error `KeyboardInterrupt`, with what it printed as `stdout`.
+        Cancelling the call does not end the run.
 
         Args:
             timeout: Longest wait, in seconds or as a `timedelta`. None means no limit.
@@ -172,8 +173,15 @@ class BackgroundRun:
             return None
         if not self._task.cancelled():
             return self._task.result()
-        error = ErrorInfo("KeyboardInterrupt", CANCELLED_TEXT)
-        return Execution(error=error, session_id=self._handle.id, status="failed", state="unknown")
+        output = self._output.read(0)
+        return Execution(
+            stdout=output.text,
+            error=ErrorInfo("KeyboardInterrupt", CANCELLED_TEXT),
+            session_id=self._handle.id,
+            status="failed",
+            state="unknown",
+            dropped_characters=output.missed,
+        )
 
     async def cancel(self) -> bool:
         """End the run, as cancelling a call of `run_code` does: interrupt its code.
@@ -225,6 +233,7 @@ class BackgroundSession(SavableSession):
         code: str,
         *,
         timeout: Duration | None = None,
+        on_output: OutputHandler | None = None,
         tools: Sequence[HostTool] = (),
         approve_tool: ToolApprover | None = None,
     ) -> BackgroundRun:
@@ -236,6 +245,8 @@ class BackgroundSession(SavableSession):
             code: Python source, as for `run_code`.
             timeout: Longest run, in seconds or as a `timedelta`. None means
                 `Limits.background_timeout`, which is also the longest one.
+            on_output: Called with each chunk of output while the code runs, on the caller's loop
+                until that closes.
             tools: Functions of the application that the code may call, as for `run_code`.
             approve_tool: Asked before a call of a tool with `needs_approval`.
 
@@ -258,12 +269,21 @@ class BackgroundSession(SavableSession):
         check_background_support(self._handle.host.pool.capabilities)
         limit = _choose_limit(self._handle.host.limits, timeout)
         calls = self._build_calls(code, tools, approve_tool)
-        return await self._handle.host.dispatch(self._start, code, limit, calls)
+        handler = None if on_output is None else bind_to_current_loop(on_output)
+        return await self._handle.host.dispatch(self._start, code, limit, handler, calls)
 
-    async def _start(self, code: str, limit: timedelta, calls: HostCalls | None) -> BackgroundRun:
+    async def _start(
+        self, code: str, limit: timedelta, handler: OutputHandler | None, calls: HostCalls | None
+    ) -> BackgroundRun:
         await self._check_pool()
         output = _OutputTail()
-        run = self._run(code, limit, output.add, calls, in_background=True)
+
+        def handle(event: OutputEvent) -> None:
+            output.add(event)
+            if handler is not None:
+                handler(event)
+
+        run = self._run(code, limit, handle, calls, in_background=True)
         task = asyncio.create_task(run)
         _tasks.add(task)
         self._handle.background_runs.add(task)

@@ -48,6 +48,7 @@ from cci_plugins.redaction import redact_exception
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
+from .long_runs import LongRuns, LongRunSession
 from .notebook import Notebook
 from .redacted_output import (
     RedactingOutput,
@@ -123,7 +124,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session(PackageSession):
+class Session(LongRunSession, PackageSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -152,6 +153,7 @@ class Session(PackageSession):
         self._active_run: _ActiveRun | None = None
         self._ends = 0
         self._notebook = Notebook()
+        self._long_runs = LongRuns()
         handle.on_fork = self._reset_after_fork
 
     def __repr__(self) -> str:
@@ -460,7 +462,7 @@ class Session(PackageSession):
 
     def _reset_after_fork(self, is_lost: bool) -> None:  # noqa: FBT001 - it has one argument
         """Forget the runs of the parent process, in a forked child."""
-        self._lock = None
+        self._lock, self._long_runs = None, LongRuns()
         if is_lost and self._handle.was_used:
             self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
 

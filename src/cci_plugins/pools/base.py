@@ -50,6 +50,8 @@ class Capabilities:
             refuses before it runs code.
         host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
             if only an attempt can show it. The pool then refuses before it runs code.
+        packages: True if `install_packages` installs packages. None if only an attempt can show it.
+            The pool then refuses before it changes anything.
     """
 
     name: str = "pool"
@@ -63,6 +65,7 @@ class Capabilities:
     host_tools: bool | None = False
     env: bool = False
     background_runs: bool | None = False
+    packages: bool | None = False
 
 
 def check_code_size(code: str) -> None:
@@ -134,6 +137,24 @@ def check_env_support(capabilities: Capabilities) -> None:
             f"the pool {capabilities.name!r} cannot set environment variables",
             hint="set os.environ in the code, or use a pool with Capabilities.env",
         )
+
+
+def build_no_packages_error(pool: str) -> ConfigurationError:
+    """Build the error of a pool that cannot install packages."""
+    return ConfigurationError(
+        f"the pool {pool!r} cannot install packages into a session",
+        hint="build the image of its sessions with the packages",
+    )
+
+
+def check_packages_support(capabilities: Capabilities) -> None:
+    """Refuse packages for a pool that certainly cannot install them.
+
+    Raises:
+        ConfigurationError: The pool cannot install packages.
+    """
+    if capabilities.packages is False:
+        raise build_no_packages_error(capabilities.name)
 
 
 class SessionPool(Renewable, ABC):
@@ -289,13 +310,6 @@ class SessionPool(Renewable, ABC):
         del session_id
         raise build_no_interrupt_error(self.capabilities.name)
 
-    def check_packages_support(self) -> None:
-        """Raise `ConfigurationError` if this pool cannot install packages into a session."""
-        raise ConfigurationError(
-            f"the pool {self.capabilities.name!r} cannot install packages into a session",
-            hint="build the image of its sessions with the packages",
-        )
-
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
         """Install packages for the code of a session.
 
@@ -310,8 +324,7 @@ class SessionPool(Renewable, ABC):
             ConfigurationError: The pool cannot do it, or not with these packages.
         """
         del session_id, packages
-        self.check_packages_support()
-        return {}
+        raise build_no_packages_error(self.capabilities.name)
 
     async def restart_session(self, session_id: str) -> bool:
         """Give a session a new Python process, and keep its files. End a run in progress.

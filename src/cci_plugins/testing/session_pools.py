@@ -36,6 +36,7 @@ from .session_control import (
     a_restart_keeps_the_files,
     an_interrupt_keeps_the_state,
     code_sees_the_given_variables,
+    packages_are_installed_whole_or_not_at_all,
 )
 from .session_control import expect as _expect
 from .session_control import run_code as _run
@@ -472,5 +473,6 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     code_sees_the_given_variables,
     an_interrupt_keeps_the_state,
     a_restart_keeps_the_files,
+    packages_are_installed_whole_or_not_at_all,
     a_background_run_outlives_its_call,
 )

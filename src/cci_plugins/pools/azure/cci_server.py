@@ -26,6 +26,7 @@ from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.progress import ProgressHandler, StreamedOutput
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler
+from cci_plugins.pools.package_exchange import PACKAGES_KEY
 from cci_plugins.pools.run_exchange import BACKGROUND_KEY, HOST_TOOLS_KEY
 
 from .replies import read_execution
@@ -84,6 +85,7 @@ def add_server_abilities(
         capabilities,
         host_tools=_parse_ability(description, HOST_TOOLS_KEY),
         background_runs=_parse_ability(description, BACKGROUND_KEY),
+        packages=_parse_ability(description, PACKAGES_KEY),
     )
 
 
@@ -200,20 +202,23 @@ async def run_full(
     return execution
 
 
-async def call_session_tool(mcp: McpClient, tool: str, session_id: str, timeout: timedelta) -> bool:
-    """Call a tool of the server that runs no code. Return whether it did something.
+async def call_session_tool(
+    mcp: McpClient, tool: str, arguments: Mapping[str, Any], session_id: str, timeout: timedelta
+) -> Mapping[str, Any]:
+    """Call a tool of the server that runs no code. Return its answer.
 
     Args:
         mcp: Client of the server.
-        tool: `INTERRUPT` or `RESTART`.
+        tool: `INTERRUPT`, `RESTART` or `PACKAGES`.
+        arguments: Its arguments, without the session.
         session_id: The session, by the name that the server knows.
         timeout: How long to wait.
 
     Raises:
         CodeInterpreterError: The error that the served pool raised.
     """
-    answer = await mcp.call_tool(tool, {"environmentId": session_id}, timeout=timeout)
+    answer = await mcp.call_tool(tool, {**arguments, "environmentId": session_id}, timeout=timeout)
     failure = answer.meta.get(failures.META_KEY)
     if isinstance(failure, Mapping):
         raise failures.load_error(failure)
-    return (answer.structured or {}).get("done") is True
+    return answer.structured or {}

@@ -14,11 +14,12 @@ its content is wiped once and not again before the next use, because each call s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from secrets import token_hex
+from typing import Any
 
 from typing_extensions import override
 
@@ -35,7 +36,7 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.executions import INTERRUPT, RESTART
+from cci_plugins.mcp_client.executions import INTERRUPT, PACKAGES, RESTART
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
@@ -44,8 +45,11 @@ from cci_plugins.pools.base import (
     SessionPool,
     build_no_background_error,
     build_no_interrupt_error,
+    build_no_packages_error,
     check_background_support,
+    check_packages_support,
 )
+from cci_plugins.pools.package_exchange import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
@@ -62,7 +66,7 @@ LOOK_PATIENCE = 4  # times the patience of other calls, since a gateway may rest
 HARMLESS = "pass"  # code that may run any number of times
 
 
-class RemoteSessionPool(SessionPool, RunRelay):
+class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
     """A pool that another process or machine serves.
 
     Args:
@@ -71,6 +75,7 @@ class RemoteSessionPool(SessionPool, RunRelay):
         limits: Limits, of which `file_bytes` bounds a transfer and `execution_timeout` a run.
         margin: Time to wait for the answer beyond a run's own limit.
         patience: Time in which a call that did not start may be repeated.
+        packages: Where this machine downloads packages for the sessions.
     """
 
     def __init__(
@@ -81,9 +86,11 @@ class RemoteSessionPool(SessionPool, RunRelay):
         limits: Limits,
         margin: Duration,
         patience: Duration,
+        packages: PackageOptions,
     ) -> None:
         margin = to_timedelta(margin, "margin", allow_zero=True)
         patience = to_timedelta(patience, "patience", allow_zero=True)
+        self.package_options = packages
         self._margin = margin
         self._busy_limit = limits.execution_timeout + margin  # code of others may run
         self._retry = RetryPolicy(auth, patience)
@@ -166,7 +173,9 @@ class RemoteSessionPool(SessionPool, RunRelay):
             await self._prepare_run(session_id)
 
     @abstractmethod
-    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+    async def _call_session_tool(
+        self, session_id: str, tool: str, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """Call a tool of the cci-plugins server that runs no code."""
 
     @abstractmethod
@@ -287,17 +296,34 @@ class RemoteSessionPool(SessionPool, RunRelay):
     async def interrupt(self, session_id: str) -> bool:
         if not await self._returns_full_results(session_id):
             raise build_no_interrupt_error(self.capabilities.name)
-        return await self._retry.call_with_retry(
-            lambda: self._call_session_tool(session_id, INTERRUPT), idempotent=True
+        answer = await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, INTERRUPT, {}), idempotent=True
         )
+        return answer.get("done") is True
 
     @override
     async def restart_session(self, session_id: str) -> bool:
         if not await self._returns_full_results(session_id):
             return False
-        return await self._retry.call_with_retry(
-            lambda: self._call_session_tool(session_id, RESTART)
+        answer = await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, RESTART, {})
         )
+        return answer.get("done") is True
+
+    @override
+    async def exchange_packages(
+        self, session_id: str, message: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        if not await self._returns_full_results(session_id):
+            raise build_no_packages_error(self.capabilities.name)
+        check_packages_support(self.capabilities)
+        try:
+            return await self._retry.call_with_retry(
+                lambda: self._call_session_tool(session_id, PACKAGES, message), idempotent=True
+            )
+        except SessionLostError:
+            self._note_loss(session_id)
+            raise
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:

@@ -19,6 +19,7 @@ from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.executions import RUN_KEY
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_background_support
+from cci_plugins.pools.package_exchange import PACKAGES_KEY, PackageExchange
 from cci_plugins.pools.run_exchange import (
     BACKGROUND_KEY,
     HELD_KEY,
@@ -79,9 +80,11 @@ def parse_query(value: object) -> RunQuery | None:
 def describe_held_runs(pool: SessionPool) -> dict[str, dict[str, Any]]:
     """Return the experimental capabilities of a server that answers such requests."""
     capabilities = pool.capabilities
+    takes_packages = capabilities.packages if isinstance(pool, PackageExchange) else False
     return {
         HOST_TOOLS_KEY: {"supported": capabilities.host_tools},
         BACKGROUND_KEY: {"supported": capabilities.background_runs},
+        PACKAGES_KEY: {"supported": takes_packages},
     }
 
 
