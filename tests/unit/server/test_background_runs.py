@@ -36,7 +36,7 @@ class TimedPool(FakeSessionPool):
     def __init__(self, *texts: str) -> None:
         super().__init__()
         self.timeouts: list[float] = []
-        self.texts = texts
+        self.texts, self.seen = texts, anyio.Event()
 
     async def execute(  # type: ignore[override]  # as it is called here
         self, *_: Any, timeout: timedelta, on_output: Any = None, **__: Any
@@ -44,7 +44,8 @@ class TimedPool(FakeSessionPool):
         self.timeouts.append(timeout.total_seconds())
         for text in self.texts:
             on_output(OutputEvent("stdout", text))
-            await anyio.sleep(0.3 if text == "begun" else 0)
+            if text == "begun":
+                await self.seen.wait()
         return Execution(stdout="all of it")
 
 
@@ -73,8 +74,13 @@ async def test_output_that_the_server_had_to_drop_is_named_and_none_comes_twice(
     seen = list[str]()
     async with runs.run():
         link = Link(PlatformTools(pool, LIMITS, runs=runs))
-        run = held(link, None, lambda event: seen.append(event.text), is_background=True)
-        await run.execute()
+
+        def note(event: OutputEvent) -> None:
+            seen.append(event.text)
+            pool.seen.set()
+
+        with anyio.fail_after(30):
+            await held(link, None, note, is_background=True).execute()
     rest = "".join(seen[2:])
     missing = 50_003 + MAX_CHARACTERS - len(rest)
     assert seen[:2] == ["begun", f"\n[{missing:,} characters are missing here]\n"]
