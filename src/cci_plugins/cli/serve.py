@@ -102,6 +102,13 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+ConsoleOption = Annotated[
+    bool,
+    typer.Option(
+        "--console",
+        help="Keep in memory what each session runs, for cci sessions and the page /sessions.",
+    ),
+]
 TrustedProxyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -131,6 +138,7 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    with_console: ConsoleOption = False,
     trusted_proxies: TrustedProxyOption = None,
     entra: TenantOption = None,
     audience: AudienceOption = None,
@@ -150,10 +158,15 @@ def serve(
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
+    _check_console(key, with_console=with_console, is_emulated=emulate is not None)
     listener = _Listener(
         host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
     )
-    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
+    rates: dict[str, Any] = {
+        "requests_per_minute": requests_per_minute,
+        "runs_per_minute": runs_per_minute,
+        "console": with_console,
+    }
     if emulate is not None:
         options = EmulationOptions(
             emulate,
@@ -247,6 +260,7 @@ def _serve_gateway(
     *,
     requests_per_minute: int | None,
     runs_per_minute: int | None,
+    console: bool,
 ) -> None:
     """Serve a pool whose environments only this gateway issues."""
     _serve_pool(
@@ -256,6 +270,7 @@ def _serve_gateway(
         rest=False,
         requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
+        console=console,
         **({} if sign_in is None else {"sign_in": sign_in}),
     )
 
@@ -364,6 +379,20 @@ def _check_emulated(key: str | None, sign_in: object) -> str:
             "an emulated pool does not accept --entra", hint="leave --emulate or --entra out"
         )
     return key
+
+
+def _check_console(key: str | None, *, with_console: bool, is_emulated: bool) -> None:
+    """Refuse a console that nobody, or everybody, could open."""
+    if with_console and is_emulated:
+        raise ConfigurationError(
+            "an emulated pool has no console, since a pool of Azure has none",
+            hint="leave --emulate or --console out",
+        )
+    if with_console and key is None:
+        raise ConfigurationError(
+            "--console needs a key, since it shows the sessions of everybody",
+            hint="leave --no-key or --console out",
+        )
 
 
 def _check_no_key(api_key: str | None, settings: Settings) -> tuple[None, str]:

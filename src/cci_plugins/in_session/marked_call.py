@@ -28,8 +28,10 @@ Invariants:
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ from cci_plugins.in_session.source import build_session_source
 
 MAX_DIGITS = 18  # of a number of bytes
 _MAX_TITLE = 200  # characters
+_MARKER = re.compile(r"ns\['main'\]\(get_ipython\(\),'([0-9a-f]{32})',")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +142,44 @@ def build_call(
     """
     marker = token_hex(16)
     data = json.dumps(job, ensure_ascii=False)  # `repr` escapes what source cannot hold
+    before, after = _frame_job(program, marker)
+    code = f"{before}{data!r}{after}"
+    line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
+    return MarkedCall((f"# {line}\n" if line else "") + ("await " if awaits else "") + code, marker)
+
+
+def is_call(code: str, program: Program) -> bool:
+    """Return whether code is a call of a program of this version, and nothing else.
+
+    Args:
+        code: Code from anybody.
+        program: The program.
+    """
+    match = _MARKER.search(code)
+    before, after = _frame_job(program, "" if match is None else match[1])
+    if not code.startswith(before) or not code.endswith(after):
+        return False
+    literal = code[len(before) : len(code) - len(after)]
+    try:
+        value = ast.literal_eval(literal)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    return isinstance(value, str) and repr(value) == literal
+
+
+def _frame_job(program: Program, marker: str) -> tuple[str, str]:
+    """Return the source before and after the job of a call."""
     namespace = (
         f"__import__('sys').modules.setdefault({program.name!r},"
         f"__import__('types').ModuleType({program.name!r})).__dict__"
         if program.is_kept
         else f"{{'__name__':{program.name!r}}}"
     )
-    code = (
+    before = (
         f"(lambda ns:['main' in ns or exec({_pack_source(program.modules)},ns),"
-        f"ns['main'](get_ipython(),{marker!r},__import__('json').loads({data!r}))][1])({namespace})"
+        f"ns['main'](get_ipython(),{marker!r},__import__('json').loads("
     )
-    line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
-    return MarkedCall((f"# {line}\n" if line else "") + ("await " if awaits else "") + code, marker)
+    return before, f"))][1])({namespace})"
 
 
 @cache

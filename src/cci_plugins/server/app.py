@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -20,8 +21,10 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
+from .console import ConsoleRoutes
 from .disconnect import CancelOnDisconnect
 from .guard import Guard, RunRate, Throttle
+from .history import EntryPoint, RunHistory
 from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
@@ -30,6 +33,7 @@ from .mcp.resources import FileResources
 from .mcp.sdk import BODY_BYTES, McpEndpoint
 from .mcp.sessions import McpSessions
 from .mcp.tools import PlatformTools
+from .recording import record_runs
 from .rest.errors import HANDLERS
 from .rest.executions import ExecutionRoutes
 from .rest.files import FileRoutes
@@ -54,6 +58,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    console: bool = False,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -70,9 +75,11 @@ def create_app(
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        console: Keep in memory what each session ran, and show it to holders of the key.
 
     Raises:
         ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
+            So does `console` a key.
 
     Example:
         ```python
@@ -82,16 +89,27 @@ def create_app(
         ```
     """
     _check_options(environments, sign_in, api_key=api_key, rest=rest)
+    if console and api_key is None:
+        raise ConfigurationError(
+            "a console needs a key, since it shows the sessions of everybody",
+            hint="pass api_key, or drop console",
+        )
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
-    tools = PlatformTools(pool, limits, environments, admit_run=admit_run, runs=runs)
-    sessions = McpSessions(pool, limits, environments=environments) if execute_code else None
+    history = RunHistory() if console else None
+    record = partial(_record_runs, pool, history)
+    tools = PlatformTools(record("mcp"), limits, environments, admit_run=admit_run, runs=runs)
+    sessions = None
+    if execute_code:
+        sessions = McpSessions(record("execute_code"), limits, environments=environments)
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
-        routes += _build_rest_routes(pool, limits, body_bytes, runs)
+        routes += _build_rest_routes(record("rest"), limits, body_bytes, runs)
+    if history is not None:
+        routes += ConsoleRoutes(record("rest"), history).build_routes()
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
@@ -116,6 +134,10 @@ def _build_mcp_endpoint(
         tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
         resources = FileResources(sessions)
     return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
+
+
+def _record_runs(pool: SessionPool, history: RunHistory | None, entry: EntryPoint) -> SessionPool:
+    return pool if history is None else record_runs(pool, history, entry)
 
 
 def _check_options(

@@ -52,6 +52,7 @@ async def serve(
     body_bytes: int = BODY_BYTES,
     trusted_proxies: Sequence[str] = (),
     sign_in: EntraSignIn | None = None,
+    console: bool = False,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
@@ -72,6 +73,7 @@ async def serve(
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        console: Keep what each session ran, and show it to holders of the key.
 
     Raises:
         ConfigurationError: The address is taken, or options exclude each other.
@@ -87,7 +89,7 @@ async def serve(
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
     build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
-    build = partial(build, execute_code=execute_code, file_links=file_links)
+    build = partial(build, execute_code=execute_code, file_links=file_links, console=console)
     app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 

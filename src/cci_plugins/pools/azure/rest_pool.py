@@ -24,7 +24,7 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
-from cci_plugins.models import Execution
+from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
 
 from .cci_server import RunTool, call_session_tool, is_cci_server, parse_host_tools
@@ -68,7 +68,9 @@ class CustomSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="custom", outlives_app=True, host_tools=None, env=True)
+    capabilities = Capabilities(
+        name="custom", outlives_app=True, host_tools=None, env=True, lists_sessions=True
+    )
 
     def __init__(
         self,
@@ -107,6 +109,19 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    @override
+    async def list_sessions(self) -> list[SessionInfo]:
+        """List the live sessions. A managed Python pool cannot, and its list is empty."""
+        if not self.capabilities.lists_sessions:
+            return []
+        try:
+            return await self._retry.call_with_retry(
+                self._rest_client.list_sessions, idempotent=True
+            )
+        except NoRouteError:
+            self.capabilities = replace(self.capabilities, lists_sessions=False)
+            return []
 
     @override
     async def _get_rest_client(self) -> RestClient:
