@@ -22,6 +22,8 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from .console import ConsoleRoutes
+from .console_page.gate import ConsoleGate
+from .console_page.routes import ConsolePage
 from .disconnect import CancelOnDisconnect
 from .guard import Guard, RunRate, Throttle
 from .history import EntryPoint, RunHistory
@@ -98,6 +100,7 @@ def create_app(
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
     history = RunHistory() if console else None
+    gate = None if history is None or api_key is None else ConsoleGate(api_key)
     record = partial(_record_runs, pool, history)
     tools = PlatformTools(record("mcp"), limits, environments, admit_run=admit_run, runs=runs)
     sessions = None
@@ -108,12 +111,13 @@ def create_app(
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
         routes += _build_rest_routes(record("rest"), limits, body_bytes, runs)
-    if history is not None:
+    if history is not None and gate is not None:
         routes += ConsoleRoutes(record("rest"), history).build_routes()
+        routes += ConsolePage(record("rest"), history, gate).build_routes()
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
-        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in)],
+        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in, gate)],
         lifespan=_make_lifespan(runs, mcp, sessions),
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
@@ -177,10 +181,11 @@ def _build_middleware(
     hosts: Iterable[str] | None,
     requests_per_minute: int | None,
     sign_in: EntraSignIn | None,
+    gate: ConsoleGate | None,
 ) -> Iterator[Middleware]:
     """Build the middleware, outermost first."""
     names = None if hosts is None else tuple(hosts)
-    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in)
+    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in, gate=gate)
     if requests_per_minute is not None:  # after the guard, so that only valid keys are counted
         by_key = api_key is not None
         yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)

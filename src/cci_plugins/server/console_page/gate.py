@@ -3,9 +3,6 @@
 A browser sends the server's key once, in the form. It gets a cookie with a random token, which
 scripts cannot read and other sites cannot send. The server keeps the digest of the token, and a
 second random token that each form of a page must bring back.
-
-Without a key nobody signs in. Forms must bring a token even so, which pages of other sites cannot
-read.
 """
 
 from __future__ import annotations
@@ -41,12 +38,10 @@ class Visit:
     Attributes:
         form_token: What its forms must bring back.
         expires_at: When it must sign in again, on the gate's clock.
-        has_key: It signed in with the key.
     """
 
     form_token: str = field(default_factory=token_urlsafe, repr=False)
-    expires_at: float = math.inf
-    has_key: bool = False
+    expires_at: float = 0
 
     def is_form_valid(self, token: str) -> bool:
         """Return whether a form came from a page of this visit."""
@@ -57,16 +52,15 @@ class ConsoleGate:
     """Checks who may see the console.
 
     Args:
-        key: The server's key, or None if it has none.
+        key: The server's key.
         clock: Returns seconds.
     """
 
-    def __init__(self, key: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._key = None if key is None else key.encode()
+    def __init__(self, key: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key = key.encode()
         self._clock = clock
         self._cookie = f"cci_console_{token_hex(4)}"  # cookies do not know ports
         self._visits: OrderedDict[bytes, Visit] = OrderedDict()
-        self._open = Visit()
         self._rate = RateLimitItemPerMinute(ATTEMPTS_PER_MINUTE)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
@@ -92,8 +86,6 @@ class ConsoleGate:
 
     def find(self, scope: Scope) -> Visit | None:
         """Return the visit of a request, or None if its browser has not signed in."""
-        if self._key is None:
-            return self._open
         digest = self._read_digest(scope)
         visit = self._visits.get(digest)
         if visit is not None and visit.expires_at <= self._clock():
@@ -103,11 +95,11 @@ class ConsoleGate:
 
     def sign_in(self, key: str, scope: Scope) -> Response | None:
         """Return the answer that sets the cookie, or None if the key is wrong."""
-        if self._key is None or not hmac.compare_digest(key.encode(errors="replace"), self._key):
+        if not hmac.compare_digest(key.encode(errors="replace"), self._key):
             return None
         token = token_urlsafe(32)
         expires_at = self._clock() + MAX_AGE_SECONDS
-        self._visits[_compute_digest(token)] = Visit(expires_at=expires_at, has_key=True)
+        self._visits[_compute_digest(token)] = Visit(expires_at=expires_at)
         if len(self._visits) > MAX_VISITS:
             self._visits.popitem(last=False)
         return self._set_cookie(RedirectResponse(ROOT, 303, build_headers()), scope, token)

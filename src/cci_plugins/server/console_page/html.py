@@ -56,6 +56,7 @@ def clip_text(text: str, limit: int) -> Html:
     return escape_text(clip(text, limit))
 
 
-def _quote(value: str | bool) -> str:
+def _quote(value: object) -> str:
     """Return an attribute's value. It stays what it is, since links and forms send it back."""
-    return value if isinstance(value, Html) else escape(str(value).encode(errors="replace").decode())
+    text = str(value)
+    return text if isinstance(value, Html) else escape(text.encode(errors="replace").decode())

@@ -33,7 +33,7 @@ def build_headers() -> dict[str, str]:
         "content-security-policy": build_policy(),
         "x-content-type-options": "nosniff",
         "x-frame-options": "DENY",
-        "referrer-policy": "no-referrer",
+        "referrer-policy": "same-origin",  # with no-referrer, forms have the origin "null"
         "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
         "cache-control": "no-store",
@@ -59,7 +59,7 @@ def build_page(
         tag("meta", http_equiv="Content-Security-Policy", content=Html(policy)),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name_="color-scheme", content="light dark"),
-        tag("meta", name_="referrer", content="no-referrer"),
+        tag("meta", name_="referrer", content="same-origin"),
         "" if refresh is None else tag("meta", http_equiv="refresh", content=str(refresh)),
         tag("title", f"{title} \N{MIDDLE DOT} cci"),
         tag("link", rel="icon", href="data:,"),

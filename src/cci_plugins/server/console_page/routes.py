@@ -15,24 +15,27 @@ from starlette.routing import Route
 
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client.failures import get_code_and_status
-from cci_plugins.models import FileInfo, SessionInfo
+from cci_plugins.models import FileInfo
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.redaction import redact
-from cci_plugins.server.history import RecordedRun, RecordedSession, RunHistory
+from cci_plugins.server.console import SessionOverview, list_overviews
+from cci_plugins.server.history import RecordedRun, RunHistory
 from cci_plugins.server.requests import read_body
 
 from .gate import ConsoleGate, Visit
 from .page import build_headers
-from .runs import RunView, format_duration
+from .runs import RunView
 from .sessions import (
     DOWNLOAD,
     END,
     ROOT,
     SIGN_IN,
     SIGN_OUT,
+    STATES,
     TOKEN,
     Frame,
     SessionView,
+    State,
     build_list_page,
     build_message_page,
     build_session_page,
@@ -85,8 +88,10 @@ class ConsolePage:
         form = await self._read_valid_form(request)
         if form is None:
             return _build_form_refusal()
+        overview, _ = await self._find_overview(form.get("id", ""))
         try:
-            await self._pool.delete_session(form.get("id", ""))
+            if overview is not None:
+                await self._pool.delete_session(overview.identifier)
         except CodeInterpreterError as error:
             _, status = get_code_and_status(error)
             return _build_message(status, "The session was not ended", redact(str(error)))
@@ -94,45 +99,47 @@ class ConsolePage:
 
     async def _show_list(self, request: Request) -> Response:
         frame = self._build_frame(request)
-        live, problem = await self._list_live()
-        views = self._build_views(live, frame.now)
-        page = await _render(partial(build_list_page, views, frame, problem=problem))
-        return HTMLResponse(page, headers=build_headers())
+        overviews, problem = await self._list_overviews()
+        views = [self._build_view(overview, frame.now) for overview in overviews]
+        views.sort(key=lambda view: STATES.index(view.state))  # the latest used first in each
+        return await _answer(partial(build_list_page, views, frame, problem=problem))
 
     async def _show_session(self, request: Request) -> Response:
-        identifier = request.path_params["identifier"]
-        if request.url.path == SIGN_IN and self._find_visit(request) is None:
+        identifier, is_sign_in = request.path_params["identifier"], request.url.path == SIGN_IN
+        if is_sign_in and self._gate.find(request.scope) is None:
             return HTMLResponse(build_sign_in_page(), headers=build_headers())
         frame = self._build_frame(request)
-        live, problem = await self._list_live()
-        recorded = self._history.find_session(identifier)
-        views = self._build_views(live, frame.now)
-        view = next((one for one in views if one.identifier == identifier), None)
-        if view is None:
-            if request.url.path == SIGN_IN:
-                return RedirectResponse(ROOT, 303, build_headers())
-            text = "No session of this name lives here, and nothing is kept of one."
+        overview, problem = await self._find_overview(identifier)
+        if overview is None and is_sign_in:
+            return RedirectResponse(ROOT, 303, build_headers())
+        if overview is None:
+            text = problem or "No session of this name lives here, and nothing is kept of one."
             return _build_message(404, "Unknown session", text)
-        runs = [] if recorded is None else _choose_runs(recorded, request)
-        first = runs[-1].number if runs else 0
+        recorded = overview.recorded
+        kept = [] if recorded is None else recorded.runs
+        runs = _choose_runs(kept, request)
         build = partial(
             build_session_page,
-            view,
+            self._build_view(overview, frame.now),
             [_build_run_view(run) for run in runs],
             frame,
-            files=problem or await self._list_files(identifier, live),
-            older=first if recorded and recorded.runs[0].number < first else None,
+            files=problem or await self._list_files(overview),
+            older=runs[-1].number if runs and runs[-1] is not kept[0] else None,
             dropped=0 if recorded is None else recorded.dropped,
-            is_latest=recorded is None or not runs or runs[0] is recorded.runs[-1],
+            is_latest=not runs or runs[0] is kept[-1],
         )
-        return HTMLResponse(await _render(build), headers=build_headers())
+        return await _answer(build)
+
+    async def _find_overview(self, identifier: str) -> tuple[SessionOverview | None, str]:
+        overviews, problem = await self._list_overviews()
+        return next((one for one in overviews if one.identifier == identifier), None), problem
 
     async def _download(self, request: Request) -> Response:
         identifier, name = (request.query_params.get(key, "") for key in ("id", "name"))
-        live, problem = await self._list_live()
+        overview, problem = await self._find_overview(identifier)
         try:
-            if identifier not in live:
-                text = problem or "The session has ended, and its files with it."
+            if overview is None or overview.info is None:
+                text = problem or _describe_missing_files(self._pool)
                 return _build_message(404, "No such file", text)
             chunks = _to_generator(self._pool.download(identifier, name))
             first = await anext(chunks, b"")  # a missing file raises before the status is sent
@@ -149,87 +156,78 @@ class ConsolePage:
             _chain(first, chunks), media_type="application/octet-stream", headers=headers
         )
 
-    def _find_visit(self, request: Request) -> Visit | None:
-        return self._gate.find(request.scope)
-
     def _build_frame(self, request: Request) -> Frame:
-        visit = self._find_visit(request) or Visit()  # it may have expired since the guard looked
-        return Frame(visit.form_token, visit.has_key, datetime.now(UTC))
+        visit = self._gate.find(request.scope) or Visit()  # it may have expired by now
+        return Frame(visit.form_token, datetime.now(UTC))
 
     async def _read_valid_form(self, request: Request) -> dict[str, str] | None:
         """Return the fields of a form, or None if it does not come from a page of the visit."""
-        visit, form = self._find_visit(request), await _read_form(request)
+        visit, form = self._gate.find(request.scope), await _read_form(request)
         return form if visit is not None and visit.is_form_valid(form.get(TOKEN, "")) else None
 
-    async def _list_live(self) -> tuple[dict[str, SessionInfo], str]:
-        """Return the pool's live sessions, and why they are not known."""
-        if not self._pool.capabilities.lists_sessions:
-            return {}, ""
+    async def _list_overviews(self) -> tuple[list[SessionOverview], str]:
+        """Return the sessions, and why those of the pool are not known."""
         try:
             with anyio.fail_after(_POOL_SECONDS):
-                sessions = await self._pool.list_sessions()
+                return await list_overviews(self._pool, self._history), ""
         except CodeInterpreterError as error:
-            return {}, f"The pool's sessions could not be listed: {redact(str(error))}."
+            problem = f"The pool's sessions could not be listed: {redact(str(error))}."
         except TimeoutError:
-            return {}, f"The pool did not list its sessions within {_POOL_SECONDS} s."
-        return {session.identifier: session for session in sessions}, ""
+            problem = f"The pool did not list its sessions within {_POOL_SECONDS} s."
+        recorded = self._history.list_sessions()
+        return [SessionOverview(one.identifier, None, one) for one in recorded], problem
 
-    async def _list_files(
-        self, identifier: str, live: dict[str, SessionInfo]
-    ) -> list[FileInfo] | str:
+    async def _list_files(self, overview: SessionOverview) -> list[FileInfo] | str:
         """Return the files of a session, or why not. A session that ended is not started again."""
-        if not self._pool.capabilities.lists_sessions:
-            return "This pool does not list its sessions, so their files are not shown."
-        if identifier not in live:
-            return "The session has ended, and its files with it."
+        if overview.info is None:
+            return _describe_missing_files(self._pool)
         try:
             with anyio.fail_after(_POOL_SECONDS):
-                return await self._pool.list_files(identifier)
+                return await self._pool.list_files(overview.identifier)
         except CodeInterpreterError as error:
             return f"The files could not be listed: {redact(str(error))}."
         except TimeoutError:
             return "The files are shown when no code runs."
 
-    def _build_views(self, live: dict[str, SessionInfo], now: datetime) -> list[SessionView]:
-        """Return all sessions: those that run code, those that live, and those that ended."""
-        recorded = {one.identifier: one for one in self._history.list_sessions()}
-        views = [
-            self._build_view(name, live.get(name), recorded.get(name), now)
-            for name in {**live, **recorded}
-        ]
-        order = ("running", "live", "unknown", "ended")
-        return sorted(views, key=lambda one: (order.index(one.state), now - one.last_used_at))
-
-    def _build_view(
-        self,
-        identifier: str,
-        info: SessionInfo | None,
-        recorded: RecordedSession | None,
-        now: datetime,
-    ) -> SessionView:
-        lists = self._pool.capabilities.lists_sessions
+    def _build_view(self, overview: SessionOverview, now: datetime) -> SessionView:
+        info, recorded = overview.info, overview.recorded
         is_busy = recorded is not None and recorded.is_busy
-        has_ended = info is None and (lists or recorded is None or recorded.ended_at is not None)
-        state = "running" if is_busy else "ended" if has_ended else "live" if info else "unknown"
-        started = [one.created_at for one in (info,) if one]
-        started += [one.first_used_at for one in (recorded,) if one]
-        used = [one.last_accessed_at for one in (info,) if one]
-        used += [one.last_used_at for one in (recorded,) if one]
-        left = "" if info is None or is_busy else format_duration(info.expires_at - now)
-        runs = 0 if recorded is None else len(recorded.runs) + recorded.dropped
-        return SessionView(identifier, state, min(started), max(used), left or "\N{EN DASH}", runs)
+        started = [one.created_at for one in (info,) if one is not None]
+        started += [one.first_used_at for one in (recorded,) if one is not None]
+        return SessionView(
+            overview.identifier,
+            "running" if is_busy else self._get_state(overview),
+            min(started),
+            overview.last_used_at,
+            None if info is None or is_busy else info.expires_at - now,
+            0 if recorded is None else len(recorded.runs) + recorded.dropped,
+        )
+
+    def _get_state(self, overview: SessionOverview) -> State:
+        if overview.info is not None:
+            return "live"
+        recorded = overview.recorded
+        has_ended = recorded is None or recorded.ended_at is not None
+        return "ended" if has_ended or self._pool.capabilities.lists_sessions else "unknown"
 
 
-async def _render(build: Callable[[], str]) -> bytes:
-    """Build a page in a thread, because it may be long."""
-    return await anyio.to_thread.run_sync(lambda: build().encode(errors="replace"))
+def _describe_missing_files(pool: SessionPool) -> str:
+    if pool.capabilities.lists_sessions:
+        return "The session has ended, and its files with it."
+    return "This pool does not list its sessions, so their files are not shown."
 
 
-def _choose_runs(session: RecordedSession, request: Request) -> list[RecordedRun]:
+async def _answer(build: Callable[[], str]) -> Response:
+    """Build a page in a thread, because it may be long, and answer with it."""
+    page = await anyio.to_thread.run_sync(lambda: build().encode(errors="replace"))
+    return HTMLResponse(page, headers=build_headers())
+
+
+def _choose_runs(kept: list[RecordedRun], request: Request) -> list[RecordedRun]:
     """Return the runs of one page, the newest first."""
     before = request.query_params.get("before", "")
     limit = int(before[:12]) if before.isascii() and before.isdigit() else None
-    runs = [run for run in session.runs if limit is None or run.number < limit]
+    runs = [run for run in kept if limit is None or run.number < limit]
     return runs[: -RUNS_PER_PAGE - 1 : -1]
 
 

@@ -20,6 +20,7 @@ MAX_PIECES = 100  # of output of one run
 MAX_NOTES = 20
 MAX_PICTURE_BYTES = 12 * MIB  # of one page
 _MAX_LINE = 300
+_TEN = 10  # from here on without a decimal
 _TEXT_FORMS = ("text/plain", "text/markdown", "text/latex")
 _COLORS = {
     "running": "busy",
@@ -104,12 +105,11 @@ def format_duration(duration: timedelta) -> str:
 
 def format_size(size: int) -> str:
     """Return a size as people write it, such as `12 KB`."""
-    number = float(size)
-    for unit in ("bytes", "KB", "MB"):
-        if number < 1000:  # noqa: PLR2004 - the next unit
-            return f"{number:.0f} {unit}" if unit == "bytes" or number >= 10 else f"{number:.1f} {unit}"  # noqa: PLR2004
-        number /= 1000
-    return f"{number:.1f} GB"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            number = size / factor
+            return f"{number:.{int(number < _TEN)}f} {unit}"
+    return f"{size} bytes"
 
 
 def _build_run(run: RunView, budget: PictureBudget) -> Html:
@@ -156,7 +156,9 @@ def _build_result(result: Result, run: RunView, budget: PictureBudget) -> Html:
         source = Html(f"data:{kind};base64,{b64encode(image).decode()}")
         picture = tag("img", src=source, alt=f"picture that run {run.number} displayed")
         return tag("figure", picture, class_="output")
-    text = next((data for kind in _TEXT_FORMS if isinstance(data := result.data.get(kind), str)), None)
+    text = next(
+        (data for kind in _TEXT_FORMS if isinstance(data := result.data.get(kind), str)), None
+    )
     if text is None:
         kinds = ", ".join(map(str, result.data))[:_MAX_LINE]
         return _build_note(f"a result that this page does not show: {kinds}")

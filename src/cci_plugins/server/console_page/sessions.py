@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Literal
 from urllib.parse import quote, urlencode
 
 from cci_plugins.models import FileInfo
+from cci_plugins.redaction import redact
 
 from .html import Html, join, tag
 from .page import build_page
@@ -22,6 +24,10 @@ MAX_FILES = 500
 _LIST_SECONDS, _RUN_SECONDS = 5, 2  # between updates while code runs
 _MAX_NAME = 60
 
+State = Literal["running", "live", "unknown", "ended"]
+STATES: tuple[State, ...] = ("running", "live", "unknown", "ended")
+"""In the order of the list."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
@@ -29,18 +35,18 @@ class SessionView:
 
     Attributes:
         identifier: Its identifier in the pool.
-        state: `running`, `live`, `ended`, or `unknown` where the pool lists no sessions.
+        state: `unknown` if the pool lists no sessions.
         started_at: When the pool started it, or it first ran code here.
         last_used_at: When it was last used.
-        left: How long until it ends if it is not used, as text.
+        left: How long until it ends if it is not used. None if code runs, or nobody knows.
         runs: How many runs this server started in it.
     """
 
     identifier: str
-    state: str
+    state: State
     started_at: datetime
     last_used_at: datetime
-    left: str
+    left: timedelta | None
     runs: int
 
 
@@ -50,19 +56,16 @@ class Frame:
 
     Attributes:
         token: Shows that a form comes from a page of this server.
-        has_key: The visitor signed in with a key, and can sign out.
         now: Time of the page.
     """
 
     token: str
-    has_key: bool
     now: datetime
 
     def build_page(self, title: str, *content: str, refresh: int | None = None) -> str:
         """Build a page for somebody who signed in."""
         leave = self.build_form(SIGN_OUT, tag("button", "Sign out"))
-        header = leave if self.has_key else ""
-        return build_page(title, *content, header=header, refresh=refresh)
+        return build_page(title, *content, header=leave, refresh=refresh)
 
     def build_form(self, action: str, *content: str, **fields: str) -> Html:
         """Build a form that changes something."""
@@ -96,7 +99,9 @@ def build_sign_in_page(problem: str = "") -> str:
         action=SIGN_IN,
     )
     hint = tag(
-        "small", "cci serve printed it when it started, or you set it as CCI_SERVE_KEY.", class_="soft"
+        "small",
+        "cci serve printed it when it started, or you set it as CCI_SERVE_KEY.",
+        class_="soft",
     )
     alert = tag("p", problem, class_="alert", role="alert") if problem else ""
     card = tag("div", tag("h1", "Sign in"), hint, alert, form, class_="card")
@@ -112,7 +117,6 @@ def build_list_page(sessions: Sequence[SessionView], frame: Frame, *, problem: s
         problem: Why the pool's sessions are not known, or empty.
     """
     alert = tag("p", problem, class_="alert", role="alert") if problem else ""
-    head = tag("tr", *(tag("th", name) for name in ("Session", "State")))
     head = tag(
         "tr",
         tag("th", "Session"),
@@ -158,7 +162,7 @@ def build_session_page(
     """
     head = tag("div", _build_state(session.state), _build_end(session, frame), class_="row")
     facts = {
-        "Time left": session.left,
+        "Time left": _format_left(session.left),
         "Started": build_time(session.started_at, pattern="%Y-%m-%d %H:%M"),
         "Last used": _format_age(session.last_used_at, frame.now),
         "Runs": f"{session.runs:,}",
@@ -210,7 +214,7 @@ def _build_row(session: SessionView, now: datetime) -> Html:
         tag("td", _build_state(session.state)),
         tag("td", f"{session.runs:,}", class_="number", data_label="Runs"),
         tag("td", _format_age(session.last_used_at, now), data_label="Used"),
-        tag("td", session.left, data_label="Left"),
+        tag("td", _format_left(session.left), data_label="Left"),
     )
 
 
@@ -229,7 +233,9 @@ def _build_end(session: SessionView, frame: Frame) -> Html:
         tag("button", "End this session", class_="danger"),
         id=session.identifier,
     )
-    return tag("details", tag("summary", "End session\N{HORIZONTAL ELLIPSIS}"), form, class_="ask end")
+    return tag(
+        "details", tag("summary", "End session\N{HORIZONTAL ELLIPSIS}"), form, class_="ask end"
+    )
 
 
 def _build_files(identifier: str, files: Sequence[FileInfo] | str) -> Html:
@@ -248,14 +254,22 @@ def _build_files(identifier: str, files: Sequence[FileInfo] | str) -> Html:
     names = (tag("th", "Name"), tag("th", "Size", class_="number"), tag("th", "Changed"))
     table = tag("table", tag("thead", tag("tr", *names)), tag("tbody", *rows))
     left_out = len(files) - MAX_FILES
-    more = tag("p", f"{left_out:,} more files are not shown.", class_="note") if left_out > 0 else ""
+    more = (
+        tag("p", f"{left_out:,} more files are not shown.", class_="note") if left_out > 0 else ""
+    )
     return tag("div", join(table, more), class_="card")
 
 
 def _build_download(identifier: str, name: str) -> Html:
+    if (shown := redact(name)) != name:
+        return join(shown)  # a link would hold the secret
     query = urlencode({"id": identifier, "name": name}, errors="replace")
     return tag("a", name, href=f"{DOWNLOAD}?{query}", download=True)
 
 
+def _format_left(left: timedelta | None) -> str:
+    return "\N{EN DASH}" if left is None else format_duration(left)
+
+
 def _format_age(time: datetime, now: datetime) -> str:
-    return f"{format_duration(max(now - time, now - now))} ago"
+    return f"{format_duration(now - time)} ago"
