@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
@@ -17,6 +18,8 @@ from semantic_kernel.connectors.ai.chat_completion_client_base import ChatComple
 from semantic_kernel.contents import ChatMessageContent, FunctionCallContent, FunctionResultContent
 
 from cci_plugins import CodeInterpreter, Execution, Session
+from cci_plugins.core.html_pages.runs import view_execution
+from cci_plugins.core.html_pages.story import Step, build_story
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from samples import penguins
@@ -31,24 +34,37 @@ INSTRUCTIONS = (
 
 
 class Report:
-    """Prints the progress of one agent, and saves the charts and the notebook of its session."""
+    """Prints the progress of one agent, and keeps it for the page.
+
+    It saves the charts and the notebook of its session, too.
+    """
+
+    runs = itertools.count(1)
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.charts = 0
         self.good = True
         self.computed: list[float] = []
+        self.steps: list[Step] = []
+        self.code = ""
 
     def show(self, label: str, text: str) -> None:
         print(f"\n{label}\n{textwrap.indent(text.strip(), '    ')}", flush=True)
 
     def show_question(self, text: str) -> None:
         self.show("question", text)
+        self.steps.append(("question", text))
         self.computed = []
+
+    def show_code(self, code: str) -> None:
+        self.show("the model asks to run", code)
+        self.code = code
 
     def show_result(self, text: str, execution: Execution) -> None:
         where = ", ".join(filter(None, (execution.isolation, execution.state)))
         self.show(f"result ({where})", text)
+        self.steps.append(view_execution(next(self.runs), self.code, execution))
         if execution.error is None:
             self.computed += find_numbers(text)
         for result in execution.results:
@@ -61,6 +77,7 @@ class Report:
     def show_answer(self, text: str) -> None:
         """Print an answer. It is good if it quotes a number that the session computed for it."""
         self.show("final answer", text)
+        self.steps.append(("final answer", text))
         quoted = find_numbers(text)
         self.good &= any(math.isclose(a, b, rel_tol=0.005) for a in quoted for b in self.computed)
 
@@ -75,14 +92,24 @@ def find_numbers(text: str) -> list[float]:
     return [float(each.replace(",", "")) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
 
+def save_page(pool: str, reports: list[Report]) -> Path:
+    """Save what the agents did as a page, which has no scripts and needs no server."""
+    chapters = {f"{report.name} agent": report.steps for report in reports}
+    path = OUTPUT / "index.html"
+    path.write_text(build_story("What the agents did", pool, chapters), encoding="utf-8")
+    return path
+
+
 def print_headline(text: str) -> None:
     print(f"\n{'=' * 88}\n{text}\n{'=' * 88}", flush=True)
 
 
-async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> bool:
+async def langgraph_agent(
+    interpreter: CodeInterpreter, chat: BaseChatModel, report: Report
+) -> bool:
     """Ask two questions in one conversation, which `thread_id` names."""
     print_headline("LangGraph agent with CodeInterpreterTool")
-    report, session = Report("langgraph"), interpreter.session("langgraph-demo")
+    session = interpreter.session("langgraph-demo")
     await session.files.upload(DATA)
     agent = create_agent(
         chat,
@@ -100,18 +127,18 @@ async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> 
                     if isinstance(message, ToolMessage):
                         report.show_result(message.text, message.artifact)
                     elif isinstance(message, AIMessage) and message.tool_calls:
-                        report.show("the model asks to run", message.tool_calls[0]["args"]["code"])
+                        report.show_code(message.tool_calls[0]["args"]["code"])
                     elif isinstance(message, AIMessage):
                         report.show_answer(message.text)
     return report.finish(session)
 
 
 async def semantic_kernel_agent(
-    interpreter: CodeInterpreter, service: ChatCompletionClientBase
+    interpreter: CodeInterpreter, service: ChatCompletionClientBase, report: Report
 ) -> bool:
     """Ask two questions in one conversation, which `use_session` names."""
     print_headline("Semantic Kernel agent with CodeInterpreterPlugin")
-    report, session = Report("semantic-kernel"), interpreter.session("semantic-kernel-demo")
+    session = interpreter.session("semantic-kernel-demo")
     await session.files.upload(DATA)
     agent = ChatCompletionAgent(
         service=service,
@@ -123,7 +150,7 @@ async def semantic_kernel_agent(
     async def watch(message: ChatMessageContent) -> None:
         for item in message.items:
             if isinstance(item, FunctionCallContent):
-                report.show("the model asks to run", item.to_kernel_arguments()["code"])
+                report.show_code(item.to_kernel_arguments()["code"])
             elif isinstance(item, FunctionResultContent):
                 report.show_result(str(item.result), item.result.execution)
 
@@ -140,13 +167,17 @@ async def semantic_kernel_agent(
 
 async def main() -> int:
     started = time.monotonic()
+    first, second = Report("langgraph"), Report("semantic-kernel")
     async with CodeInterpreter.from_env() as interpreter:
-        print("pool: ", await interpreter.describe())
+        pool = await interpreter.describe()
+        print("pool: ", pool)
         async with open_langchain_model() as chat, open_semantic_kernel_service() as service:
-            good = await langgraph_agent(interpreter, chat)
-            good = await semantic_kernel_agent(interpreter, service) and good
+            good = await langgraph_agent(interpreter, chat, first)
+            good = await semantic_kernel_agent(interpreter, service, second) and good
+    page = save_page(pool, [first, second])
     outcome = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
-    print_headline(f"{outcome}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
+    seconds = time.monotonic() - started
+    print_headline(f"{outcome}, in {seconds:.1f} s\nwhat they did, as a page: {page}")
     return 0 if good else 1
 
 

@@ -133,7 +133,7 @@ def browser_page():
             [*command, f"--user-data-dir={folder}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=connect,
+            preexec_fn=connect,  # noqa: PLW1509 - it only copies descriptors
             pass_fds=(3, 4),
             start_new_session=True,
         )

@@ -23,7 +23,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
-from .page import build_headers
+from cci_plugins.core.html_pages.page import build_headers
+
 from .sessions import ROOT, SIGN_IN, build_sign_in_page
 
 MAX_AGE_SECONDS = 8 * 3600

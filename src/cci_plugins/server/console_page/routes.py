@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from cci_plugins.core.html_pages.page import build_headers
+from cci_plugins.core.html_pages.runs import RunView
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.models import FileInfo
@@ -23,8 +25,6 @@ from cci_plugins.server.history import RecordedRun, RunHistory
 from cci_plugins.server.requests import read_body
 
 from .gate import ConsoleGate, Visit
-from .page import build_headers
-from .runs import RunView
 from .sessions import (
     DOWNLOAD,
     END,
@@ -45,6 +45,7 @@ from .sessions import (
 RUNS_PER_PAGE = 20
 _FORM_BYTES = 16 * 1024
 _POOL_SECONDS = 10
+_BUSY = "The files are shown when no code runs."
 _FORM_TYPE = "application/x-www-form-urlencoded"
 
 
@@ -183,15 +184,17 @@ class ConsolePage:
             return _describe_missing_files(self._pool)
         try:
             with anyio.fail_after(_POOL_SECONDS):
+                if _is_busy(overview) and not await self._pool.has_files_api(overview.identifier):
+                    return _BUSY
                 return await self._pool.list_files(overview.identifier)
         except CodeInterpreterError as error:
             return f"The files could not be listed: {redact(str(error))}."
         except TimeoutError:
-            return "The files are shown when no code runs."
+            return _BUSY
 
     def _build_view(self, overview: SessionOverview, now: datetime) -> SessionView:
         info, recorded = overview.info, overview.recorded
-        is_busy = recorded is not None and recorded.is_busy
+        is_busy = _is_busy(overview)
         started = [one.created_at for one in (info,) if one is not None]
         started += [one.first_used_at for one in (recorded,) if one is not None]
         return SessionView(
@@ -209,6 +212,10 @@ class ConsolePage:
         recorded = overview.recorded
         has_ended = recorded is None or recorded.ended_at is not None
         return "ended" if has_ended or self._pool.capabilities.lists_sessions else "unknown"
+
+
+def _is_busy(overview: SessionOverview) -> bool:
+    return overview.recorded is not None and overview.recorded.is_busy
 
 
 def _describe_missing_files(pool: SessionPool) -> str:

@@ -8,12 +8,17 @@ from datetime import datetime, timedelta
 from typing import Literal
 from urllib.parse import quote, urlencode
 
+from cci_plugins.core.html_pages.elements import Html, join, tag
+from cci_plugins.core.html_pages.page import build_page
+from cci_plugins.core.html_pages.runs import (
+    RunView,
+    build_runs,
+    build_time,
+    format_duration,
+    format_size,
+)
 from cci_plugins.models import FileInfo
 from cci_plugins.redaction import redact
-
-from .html import Html, join, tag
-from .page import build_page
-from .runs import RunView, build_runs, build_time, format_duration, format_size
 
 ROOT = "/sessions"
 SIGN_IN, SIGN_OUT = f"{ROOT}/sign-in", f"{ROOT}/sign-out"
@@ -162,7 +167,7 @@ def build_session_page(
     """
     head = tag("div", _build_state(session.state), _build_end(session, frame), class_="row")
     facts = {
-        "Time left": _format_left(session.left),
+        "Time left": _format_left(session),
         "Started": build_time(session.started_at, pattern="%Y-%m-%d %H:%M"),
         "Last used": _format_age(session.last_used_at, frame.now),
         "Runs": f"{session.runs:,}",
@@ -214,7 +219,7 @@ def _build_row(session: SessionView, now: datetime) -> Html:
         tag("td", _build_state(session.state)),
         tag("td", f"{session.runs:,}", class_="number", data_label="Runs"),
         tag("td", _format_age(session.last_used_at, now), data_label="Used"),
-        tag("td", _format_left(session.left), data_label="Left"),
+        tag("td", _format_left(session), data_label="Left"),
     )
 
 
@@ -267,8 +272,10 @@ def _build_download(identifier: str, name: str) -> Html:
     return tag("a", name, href=f"{DOWNLOAD}?{query}", download=True)
 
 
-def _format_left(left: timedelta | None) -> str:
-    return "\N{EN DASH}" if left is None else format_duration(left)
+def _format_left(session: SessionView) -> str:
+    if session.left is None:
+        return "while it runs" if session.state == "running" else "\N{EN DASH}"
+    return format_duration(session.left)
 
 
 def _format_age(time: datetime, now: datetime) -> str:

@@ -11,8 +11,9 @@ from itertools import groupby
 from cci_plugins.common.image_data import IMAGE_TYPES, decode_image
 from cci_plugins.common.limits import MIB
 from cci_plugins.models import Execution, OutputEvent, Result
+from cci_plugins.redaction import redact
 
-from .html import Html, clip_text, join, tag
+from .elements import Html, clip_text, join, tag
 
 MAX_CODE = 20_000  # characters
 MAX_TEXT = 30_000  # characters of one piece of output
@@ -40,7 +41,7 @@ class RunView:
         number: Its number.
         code: Its code.
         status: How it is or ended.
-        started_at: When it began.
+        started_at: When it began, if that is known.
         duration: How long it took, or has taken so far.
         entry: How it came to the server, or empty.
         outputs: Its output in order.
@@ -51,7 +52,7 @@ class RunView:
     number: int
     code: str
     status: str
-    started_at: datetime
+    started_at: datetime | None
     duration: timedelta
     entry: str = ""
     outputs: tuple[OutputEvent, ...] = ()
@@ -76,7 +77,26 @@ class PictureBudget:
 def build_runs(runs: Sequence[RunView]) -> Html:
     """Return runs in the given order."""
     budget = PictureBudget()
-    return join(*(_build_run(run, budget) for run in runs))
+    return join(*(build_run(run, budget) for run in runs))
+
+
+def view_execution(number: int, code: str, execution: Execution) -> RunView:
+    """Return a run that has ended.
+
+    Args:
+        number: Its number.
+        code: Its code, which is redacted here.
+        execution: Its outcome.
+    """
+    return RunView(
+        number,
+        redact(code),
+        execution.status,
+        None,
+        execution.duration,
+        outputs=execution.outputs,
+        execution=execution,
+    )
 
 
 def build_status(status: str) -> Html:
@@ -109,22 +129,30 @@ def format_size(size: int) -> str:
         if size >= factor:
             number = size / factor
             return f"{number:.{int(number < _TEN)}f} {unit}"
-    return f"{size} bytes"
+    return "1 byte" if size == 1 else f"{size} bytes"
 
 
-def _build_run(run: RunView, budget: PictureBudget) -> Html:
+def build_run(run: RunView, budget: PictureBudget) -> Html:
+    """Return a run.
+
+    Args:
+        run: The run. Its execution is redacted.
+        budget: How many bytes of pictures the page still takes.
+    """
     anchor = f"run-{run.number}"
-    facts = " \N{MIDDLE DOT} ".join(filter(None, (format_duration(run.duration), run.entry)))
+    dot = " \N{MIDDLE DOT} "
+    facts = dot.join(filter(None, (format_duration(run.duration), run.entry)))
+    begin = "" if run.started_at is None else join(build_time(run.started_at), dot)
     head = tag(
         "div",
         tag("a", f"Run {run.number}", href=f"#{anchor}"),
         build_status(run.status),
-        tag("small", build_time(run.started_at), f" \N{MIDDLE DOT} {facts}"),
+        tag("small", begin, facts),
         class_="row",
     )
     code = tag("pre", clip_text(run.code, MAX_CODE), class_="code")
     parts = (*_build_outputs(run, budget), *_build_ending(run))
-    return tag("article", head, code, *parts, class_="card run", id=anchor)
+    return tag("article", head, code, *parts, class_=f"card run {run.status}", id=anchor)
 
 
 def _build_outputs(run: RunView, budget: PictureBudget) -> Iterator[Html]:

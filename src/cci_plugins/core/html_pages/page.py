@@ -7,7 +7,7 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
-from .html import Html, join, tag
+from .elements import Html, join, tag
 
 _STYLE = Path(__file__).with_name("style.css")
 
