@@ -82,6 +82,10 @@ class Page:
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
         self.wait("window.isOld !== true && document.readyState === 'complete'")
 
+    def allow_scripts(self, *, allowed: bool) -> None:
+        """Let pages run scripts of their own, or not."""
+        self._call("Emulation.setScriptExecutionDisabled", value=not allowed)
+
     def set_size(self, width: int, height: int, *, dark: bool = False) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", **size)
