@@ -74,7 +74,7 @@ def list_sessions(
         if listed.sessions:
             console.write_stdout(_format_table([_TITLES, *map(_build_row, listed.sessions)]))
         else:
-            console.print_message("there are no sessions")
+            console.print_message("the list is empty")
         if not listed.is_complete:
             console.print_message(
                 f"the pool {listed.pool!r} does not list its sessions, so these are the ones that "
@@ -220,7 +220,8 @@ async def _check_known(client: AnyClient, session: str) -> None:
     listed = await client.list_sessions()
     if all(one.identifier != session for one in listed.sessions):
         raise SessionLostError(
-            f"there is no session {session!r:.200}", hint="list them: cci sessions list"
+            f"the session {session!r:.200} has ended, or never existed",
+            hint="list them: cci sessions list",
         )
 
 

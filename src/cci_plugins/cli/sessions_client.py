@@ -102,7 +102,7 @@ class ConsoleRun(TolerantModel):
     execution: dict[str, Any] | None = None
 
     def load_execution(self) -> Execution | None:
-        """Return the run's execution, or None if there is none.
+        """Return the run's execution, or None without one.
 
         Raises:
             ProtocolError: It is malformed.
@@ -282,7 +282,8 @@ AnyClient = SessionsClient | PoolClient
 def build_unknown_error(identifier: str) -> SessionLostError:
     """Build the error for a session that does not live."""
     return SessionLostError(
-        f"there is no live session {identifier!r:.200}", hint="list them: cci sessions list"
+        f"the session {identifier!r:.200} has ended, or never existed",
+        hint="list them: cci sessions list",
     )
 
 
