@@ -8,6 +8,7 @@ import re
 import textwrap
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
@@ -39,14 +40,15 @@ class Report:
     It saves the charts and the notebook of its session, too.
     """
 
-    runs = itertools.count(1)
+    numbers = itertools.count(1)
+    chapters: ClassVar[dict[str, list[Step]]] = {}
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.charts = 0
         self.good = True
         self.computed: list[float] = []
-        self.steps: list[Step] = []
+        self.steps = self.chapters.setdefault(f"{name} agent", [])
         self.code = ""
 
     def show(self, label: str, text: str) -> None:
@@ -64,7 +66,7 @@ class Report:
     def show_result(self, text: str, execution: Execution) -> None:
         where = ", ".join(filter(None, (execution.isolation, execution.state)))
         self.show(f"result ({where})", text)
-        self.steps.append(view_execution(next(self.runs), self.code, execution))
+        self.steps.append(view_execution(next(self.numbers), self.code, execution))
         if execution.error is None:
             self.computed += find_numbers(text)
         for result in execution.results:
@@ -92,11 +94,10 @@ def find_numbers(text: str) -> list[float]:
     return [float(each.replace(",", "")) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
 
-def save_page(pool: str, reports: list[Report]) -> Path:
+def save_page(pool: str) -> Path:
     """Save what the agents did as a page, which has no scripts and needs no server."""
-    chapters = {f"{report.name} agent": report.steps for report in reports}
     path = OUTPUT / "index.html"
-    path.write_text(build_story("What the agents did", pool, chapters), encoding="utf-8")
+    path.write_text(build_story("What the agents did", pool, Report.chapters), encoding="utf-8")
     return path
 
 
@@ -104,12 +105,10 @@ def print_headline(text: str) -> None:
     print(f"\n{'=' * 88}\n{text}\n{'=' * 88}", flush=True)
 
 
-async def langgraph_agent(
-    interpreter: CodeInterpreter, chat: BaseChatModel, report: Report
-) -> bool:
+async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> bool:
     """Ask two questions in one conversation, which `thread_id` names."""
     print_headline("LangGraph agent with CodeInterpreterTool")
-    session = interpreter.session("langgraph-demo")
+    report, session = Report("langgraph"), interpreter.session("langgraph-demo")
     await session.files.upload(DATA)
     agent = create_agent(
         chat,
@@ -134,11 +133,11 @@ async def langgraph_agent(
 
 
 async def semantic_kernel_agent(
-    interpreter: CodeInterpreter, service: ChatCompletionClientBase, report: Report
+    interpreter: CodeInterpreter, service: ChatCompletionClientBase
 ) -> bool:
     """Ask two questions in one conversation, which `use_session` names."""
     print_headline("Semantic Kernel agent with CodeInterpreterPlugin")
-    session = interpreter.session("semantic-kernel-demo")
+    report, session = Report("semantic-kernel"), interpreter.session("semantic-kernel-demo")
     await session.files.upload(DATA)
     agent = ChatCompletionAgent(
         service=service,
@@ -167,14 +166,13 @@ async def semantic_kernel_agent(
 
 async def main() -> int:
     started = time.monotonic()
-    first, second = Report("langgraph"), Report("semantic-kernel")
     async with CodeInterpreter.from_env() as interpreter:
         pool = await interpreter.describe()
         print("pool: ", pool)
         async with open_langchain_model() as chat, open_semantic_kernel_service() as service:
-            good = await langgraph_agent(interpreter, chat, first)
-            good = await semantic_kernel_agent(interpreter, service, second) and good
-    page = save_page(pool, [first, second])
+            good = await langgraph_agent(interpreter, chat)
+            good = await semantic_kernel_agent(interpreter, service) and good
+    page = save_page(pool)
     outcome = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
     seconds = time.monotonic() - started
     print_headline(f"{outcome}, in {seconds:.1f} s\nwhat they did, as a page: {page}")

@@ -158,24 +158,13 @@ def serve(
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
-    _check_console(key, with_console=with_console, is_emulated=emulate is not None)
-    listener = _Listener(
-        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
-    )
-    rates: dict[str, Any] = {
-        "requests_per_minute": requests_per_minute,
-        "runs_per_minute": runs_per_minute,
-        "console": with_console,
-    }
+    limits, proxies = settings.limits(), trusted_proxies or []
+    listener = _Listener(host, port, key, display_key, as_json, limits, proxies, with_console)
+    rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
+        emulated_key = _check_emulated(key, sign_in)
         options = EmulationOptions(
-            emulate,
-            container or "cci",
-            fault_rate,
-            seed,
-            _check_emulated(key, sign_in),
-            sessions,
-            cooldown,
+            emulate, container or "cci", fault_rate, seed, emulated_key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
@@ -194,6 +183,7 @@ class _Listener:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
+        with_console: Whether the server keeps what it ran.
     """
 
     host: str
@@ -203,6 +193,20 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
+    with_console: bool
+
+    def check_console(self, *, is_emulated: bool) -> None:
+        """Refuse a console that nobody, or everybody, could open."""
+        if self.with_console and is_emulated:
+            raise ConfigurationError(
+                "an emulated pool has no console, since a pool of Azure has none",
+                hint="leave --emulate or --console out",
+            )
+        if self.with_console and self.key is None:
+            raise ConfigurationError(
+                "--console needs a key, since it shows the sessions of everybody",
+                hint="leave --no-key or --console out",
+            )
 
     def warn_if_exposed(self, url: str) -> None:
         """Warn where others than the users of this machine reach the server.
@@ -227,6 +231,8 @@ class _Listener:
 
 
 def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
+    listener.check_console(is_emulated=False)
+
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
         isolation = pool.capabilities.isolation
@@ -246,6 +252,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             limits=listener.limits,
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
+            console=listener.with_console,
             **options,
         )
 
@@ -260,7 +267,6 @@ def _serve_gateway(
     *,
     requests_per_minute: int | None,
     runs_per_minute: int | None,
-    console: bool,
 ) -> None:
     """Serve a pool whose environments only this gateway issues."""
     _serve_pool(
@@ -270,12 +276,13 @@ def _serve_gateway(
         rest=False,
         requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
-        console=console,
         **({} if sign_in is None else {"sign_in": sign_in}),
     )
 
 
 def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
+    listener.check_console(is_emulated=True)
+
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
         emulation.print_endpoint(options.kind, url, listener.display_key, as_json=listener.as_json)
@@ -379,20 +386,6 @@ def _check_emulated(key: str | None, sign_in: object) -> str:
             "an emulated pool does not accept --entra", hint="leave --emulate or --entra out"
         )
     return key
-
-
-def _check_console(key: str | None, *, with_console: bool, is_emulated: bool) -> None:
-    """Refuse a console that nobody, or everybody, could open."""
-    if with_console and is_emulated:
-        raise ConfigurationError(
-            "an emulated pool has no console, since a pool of Azure has none",
-            hint="leave --emulate or --console out",
-        )
-    if with_console and key is None:
-        raise ConfigurationError(
-            "--console needs a key, since it shows the sessions of everybody",
-            hint="leave --no-key or --console out",
-        )
 
 
 def _check_no_key(api_key: str | None, settings: Settings) -> tuple[None, str]:

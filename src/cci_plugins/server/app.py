@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,7 +26,7 @@ from .console_page.gate import ConsoleGate
 from .console_page.routes import ConsolePage
 from .disconnect import CancelOnDisconnect
 from .guard import Guard, RunRate, Throttle
-from .history import EntryPoint, RunHistory
+from .history import RunHistory
 from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
@@ -43,6 +43,7 @@ from .rest.sessions import SessionRoutes
 from .runs import RunRegistry
 from .sign_in import EntraSignIn
 
+_Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -80,8 +81,8 @@ def create_app(
         console: Keep in memory what each session ran, and show it to holders of the key.
 
     Raises:
-        ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
-            So does `console` a key.
+        ConfigurationError: Signed environments exclude `rest`, `sign_in` needs them and a key, and
+            `console` needs a key.
 
     Example:
         ```python
@@ -90,38 +91,59 @@ def create_app(
         app = create_app(FakeSessionPool(), api_key="a long random key")  # for any ASGI server
         ```
     """
-    _check_options(environments, sign_in, api_key=api_key, rest=rest)
-    if console and api_key is None:
-        raise ConfigurationError(
-            "a console needs a key, since it shows the sessions of everybody",
-            hint="pass api_key, or drop console",
-        )
+    _check_options(environments, sign_in, api_key=api_key, rest=rest, console=console)
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
-    history = RunHistory() if console else None
-    gate = None if history is None or api_key is None else ConsoleGate(api_key)
-    record = partial(_record_runs, pool, history)
-    tools = PlatformTools(record("mcp"), limits, environments, admit_run=admit_run, runs=runs)
-    sessions = None
-    if execute_code:
-        sessions = McpSessions(record("execute_code"), limits, environments=environments)
+    gate = ConsoleGate(api_key) if console and api_key is not None else None
+    entry = _EntryPools(pool, RunHistory() if console else None)
+    tools = PlatformTools(entry.mcp, limits, environments, admit_run=admit_run, runs=runs)
+    own = entry.execute_code
+    sessions = McpSessions(own, limits, environments=environments) if execute_code else None
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
     if rest:
-        routes += _build_rest_routes(record("rest"), limits, body_bytes, runs)
-    if history is not None and gate is not None:
-        routes += ConsoleRoutes(record("rest"), history).build_routes()
-        routes += ConsolePage(record("rest"), history, gate).build_routes()
+        routes += _build_rest_routes(entry.rest, limits, body_bytes, runs)
+    if gate is not None:
+        routes += entry.build_console_routes(gate)
+    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, gate)]
+    return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
+
+
+def _assemble(routes: list[Route], middleware: list[Middleware], lifespan: _Lifespan) -> Starlette:
     app = Starlette(
-        routes=routes,
-        exception_handlers=HANDLERS,
-        middleware=[*_build_middleware(api_key, hosts, requests_per_minute, sign_in, gate)],
-        lifespan=_make_lifespan(runs, mcp, sessions),
+        routes=routes, exception_handlers=HANDLERS, middleware=middleware, lifespan=lifespan
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
+
+
+class _EntryPools:
+    """The pool of each entry point, which records its runs if there is a history.
+
+    Args:
+        pool: The pool of all of them.
+        history: Where runs are recorded, or None.
+    """
+
+    def __init__(self, pool: SessionPool, history: RunHistory | None) -> None:
+        self._history = history
+        self.rest = self.mcp = self.execute_code = pool
+        if history is not None:
+            self.rest = record_runs(pool, history, "rest")
+            self.mcp = record_runs(pool, history, "mcp")
+            self.execute_code = record_runs(pool, history, "execute_code")
+
+    def build_console_routes(self, gate: ConsoleGate) -> Iterator[Route]:
+        """Return the routes of the console, if there is a history.
+
+        Args:
+            gate: Who may see its page.
+        """
+        if self._history is not None:
+            yield from ConsoleRoutes(self.rest, self._history).build_routes()
+            yield from ConsolePage(self.rest, self._history, gate).build_routes()
 
 
 def _build_mcp_endpoint(
@@ -140,17 +162,19 @@ def _build_mcp_endpoint(
     return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
 
 
-def _record_runs(pool: SessionPool, history: RunHistory | None, entry: EntryPoint) -> SessionPool:
-    return pool if history is None else record_runs(pool, history, entry)
-
-
 def _check_options(
     environments: Environments | None,
     sign_in: EntraSignIn | None,
     *,
     api_key: str | None,
     rest: bool,
+    console: bool,
 ) -> None:
+    if console and api_key is None:
+        raise ConfigurationError(
+            "a console needs a key, since it shows the sessions of everybody",
+            hint="pass api_key, or drop console",
+        )
     is_open = environments is None or environments.accepts_any_id
     if rest and not is_open:
         raise ConfigurationError(
@@ -192,9 +216,7 @@ def _build_middleware(
     yield Middleware(CancelOnDisconnect)
 
 
-def _make_lifespan(
-    runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _make_lifespan(runs: RunRegistry, mcp: McpEndpoint, sessions: McpSessions | None) -> _Lifespan:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with runs.run(), mcp.run():

@@ -42,11 +42,20 @@ class SessionOverview:
         identifier: Its identifier in the pool.
         info: What the pool lists of it. None if it has ended, or the pool lists no sessions.
         recorded: What the history has of it, or None if this server did not run its code.
+        is_listed: Whether the pool lists its sessions, so that `info` is certain.
     """
 
     identifier: str
     info: SessionInfo | None
     recorded: RecordedSession | None
+    is_listed: bool
+
+    @property
+    def may_live(self) -> bool:
+        """Whether it lives, or may live because the pool does not list its sessions."""
+        if self.info is not None or self.is_listed:
+            return self.info is not None
+        return self.recorded is not None and self.recorded.ended_at is None
 
     @property
     def last_used_at(self) -> datetime:
@@ -60,8 +69,10 @@ async def list_overviews(pool: SessionPool, history: RunHistory) -> list[Session
     """Return the sessions that live or that ran code here, the latest used first."""
     live = {info.identifier: info for info in await pool.list_sessions()}
     recorded = {session.identifier: session for session in history.list_sessions()}
+    is_listed = pool.capabilities.lists_sessions  # known after the first list
     overviews = [
-        SessionOverview(name, live.get(name), recorded.get(name)) for name in {**recorded, **live}
+        SessionOverview(name, live.get(name), recorded.get(name), is_listed)
+        for name in {**recorded, **live}
     ]
     return sorted(overviews, key=lambda one: one.last_used_at, reverse=True)
 
@@ -107,8 +118,7 @@ class ConsoleRoutes:
             await self._history.wait_for_change(identifier, version, seconds=seconds)
         session = self._history.find_session(identifier)
         if session is None:
-            body: dict[str, Any] = {"version": 0, "dropped": 0, "runs": [], "hasMore": False}
-            return JSONResponse(body)
+            return JSONResponse({"version": 0, "dropped": 0, "runs": [], "hasMore": False})
         answer = _dump_runs(session, first, since)  # on this loop, which changes the runs
         return await redact_in_lane(
             sum(run.measure() for run in session.runs),
@@ -116,7 +126,9 @@ class ConsoleRoutes:
         )
 
     async def _list_files(self, request: Request) -> Response:
-        files = await self._pool.list_files(_get_identifier(request))
+        identifier = _get_identifier(request)
+        await self._check_live(identifier)
+        files = await self._pool.list_files(identifier)
         return JSONResponse(
             {
                 "files": [
@@ -133,17 +145,17 @@ class ConsoleRoutes:
 
     async def _end(self, request: Request) -> Response:
         identifier = _get_identifier(request)
-        overviews = await list_overviews(self._pool, self._history)
-        was_live = any(
-            one.identifier == identifier and (one.info is not None or _may_live(one))
-            for one in overviews
-        )
+        await self._check_live(identifier)
         await self._pool.delete_session(identifier)
-        return JSONResponse({"ended": was_live or not self._pool.capabilities.lists_sessions})
+        return Response(status_code=204)
 
-
-def _may_live(overview: SessionOverview) -> bool:
-    return overview.recorded is not None and overview.recorded.ended_at is None
+    async def _check_live(self, identifier: str) -> None:
+        """Refuse a session that does not live, since the pool would start one of this name."""
+        overviews = await list_overviews(self._pool, self._history)
+        found = next((one for one in overviews if one.identifier == identifier), None)
+        if found is None or not found.may_live:
+            message = f"Could not find session with name '{identifier}'."
+            raise RequestError(404, "NoSessionFoundError", message)
 
 
 def _for_key_holders(handler: _Handler) -> _Handler:
@@ -177,7 +189,7 @@ def _dump_overview(overview: SessionOverview) -> dict[str, Any]:
     info, recorded = overview.info, overview.recorded
     return {
         "identifier": overview.identifier,
-        "isLive": info is not None,
+        "mayLive": overview.may_live,
         "createdAt": _format_time(None if info is None else info.created_at),
         "lastUsedAt": _format_time(overview.last_used_at),
         "expiresAt": _format_time(None if info is None else info.expires_at),
@@ -201,6 +213,7 @@ def _dump_runs(session: RecordedSession, first: int, since: int) -> dict[str, An
         size += run.measure()
     return {
         "version": session.version,
+        "endedAt": _format_time(session.ended_at),
         "dropped": session.dropped,
         "runs": runs,
         "hasMore": has_more,

@@ -62,7 +62,7 @@ class RecordedRun:
         code: Its code, redacted, at most `MAX_CODE_CHARACTERS`. A shell command begins with `!`.
         started_at: When it was sent to the pool.
         ended_at: When it ended, or None.
-        error: Why there is no execution, redacted, or empty.
+        error: Why the execution is missing, redacted, or empty.
         execution: Its redacted outcome, cut to `MAX_RUN_BYTES`. None before its end, and if the
             pool failed.
 
@@ -275,7 +275,7 @@ class RunHistory:
         Args:
             run: The run.
             execution: Its redacted execution, or None.
-            error: Why there is none, redacted.
+            error: Why it is missing, redacted.
         """
         if run.ended_at is None:
             run._finish(execution, error)  # noqa: SLF001 - the history fills its runs
