@@ -101,7 +101,7 @@ class ConsolePage:
     async def _show_list(self, request: Request) -> Response:
         frame = self._build_frame(request)
         overviews, problem = await self._list_overviews()
-        views = [self._build_view(overview, frame.now) for overview in overviews]
+        views = [_build_view(overview, frame.now) for overview in overviews]
         views.sort(key=lambda view: STATES.index(view.state))  # the latest used first in each
         return await _answer(partial(build_list_page, views, frame, problem=problem))
 
@@ -121,7 +121,7 @@ class ConsolePage:
         runs = _choose_runs(kept, request)
         build = partial(
             build_session_page,
-            self._build_view(overview, frame.now),
+            _build_view(overview, frame.now),
             [_build_run_view(run) for run in runs],
             frame,
             files=problem or await self._list_files(overview),
@@ -140,7 +140,7 @@ class ConsolePage:
         overview, problem = await self._find_overview(identifier)
         try:
             if overview is None or overview.info is None:
-                text = problem or _describe_missing_files(self._pool)
+                text = problem or _describe_missing_files(overview)
                 return _build_message(404, "No such file", text)
             chunks = _to_generator(self._pool.download(identifier, name))
             first = await anext(chunks, b"")  # a missing file raises before the status is sent
@@ -176,12 +176,14 @@ class ConsolePage:
         except TimeoutError:
             problem = f"The pool did not list its sessions within {_POOL_SECONDS} s."
         recorded = self._history.list_sessions()
-        return [SessionOverview(one.identifier, None, one) for one in recorded], problem
+        return [
+            SessionOverview(one.identifier, None, one, is_listed=False) for one in recorded
+        ], problem
 
     async def _list_files(self, overview: SessionOverview) -> list[FileInfo] | str:
         """Return the files of a session, or why not. A session that ended is not started again."""
         if overview.info is None:
-            return _describe_missing_files(self._pool)
+            return _describe_missing_files(overview)
         try:
             with anyio.fail_after(_POOL_SECONDS):
                 if _is_busy(overview) and not await self._pool.has_files_api(overview.identifier):
@@ -192,36 +194,36 @@ class ConsolePage:
         except TimeoutError:
             return _BUSY
 
-    def _build_view(self, overview: SessionOverview, now: datetime) -> SessionView:
-        info, recorded = overview.info, overview.recorded
-        is_busy = _is_busy(overview)
-        started = [one.created_at for one in (info,) if one is not None]
-        started += [one.first_used_at for one in (recorded,) if one is not None]
-        return SessionView(
-            overview.identifier,
-            "running" if is_busy else self._get_state(overview),
-            min(started),
-            overview.last_used_at,
-            None if info is None or is_busy else info.expires_at - now,
-            0 if recorded is None else len(recorded.runs) + recorded.dropped,
-        )
 
-    def _get_state(self, overview: SessionOverview) -> State:
-        if overview.info is not None:
-            return "live"
-        recorded = overview.recorded
-        has_ended = recorded is None or recorded.ended_at is not None
-        return "ended" if has_ended or self._pool.capabilities.lists_sessions else "unknown"
+def _build_view(overview: SessionOverview, now: datetime) -> SessionView:
+    info, recorded = overview.info, overview.recorded
+    is_busy = _is_busy(overview)
+    started = [one.created_at for one in (info,) if one is not None]
+    started += [one.first_used_at for one in (recorded,) if one is not None]
+    return SessionView(
+        overview.identifier,
+        "running" if is_busy else _get_state(overview),
+        min(started),
+        overview.last_used_at,
+        None if info is None or is_busy else info.expires_at - now,
+        0 if recorded is None else len(recorded.runs) + recorded.dropped,
+    )
+
+
+def _get_state(overview: SessionOverview) -> State:
+    if overview.info is not None:
+        return "live"
+    return "unknown" if overview.may_live else "ended"
 
 
 def _is_busy(overview: SessionOverview) -> bool:
     return overview.recorded is not None and overview.recorded.is_busy
 
 
-def _describe_missing_files(pool: SessionPool) -> str:
-    if pool.capabilities.lists_sessions:
-        return "The session has ended, and its files with it."
-    return "This pool does not list its sessions, so their files are not shown."
+def _describe_missing_files(overview: SessionOverview | None) -> str:
+    if overview is not None and overview.may_live:
+        return "This pool does not list its sessions, so their files are not shown."
+    return "The session has ended, and its files with it."
 
 
 async def _answer(build: Callable[[], str]) -> Response:
