@@ -224,7 +224,8 @@ async def test_looking_at_pages_starts_and_ends_nothing():
             answer = await browser.get(unknown)
             assert answer.status_code == 404
             check_headers(answer)
-        assert (await browser.get("/sessions/sign-in")).headers["location"] == "/sessions"
+        for path in ("/sessions/sign-in", "/sessions/"):
+            assert (await browser.get(path)).headers["location"] == "/sessions"
         await pool.delete_session("session-1")
         pool.looked_at.clear()
         assert "has ended" in (await browser.get("/sessions/session-1")).text

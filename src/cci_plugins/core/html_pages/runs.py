@@ -19,7 +19,10 @@ MAX_CODE = 20_000  # characters
 MAX_TEXT = 30_000  # characters of one piece of output
 MAX_PIECES = 100  # of output of one run
 MAX_NOTES = 20
+MAX_NOTE = 8_000  # characters
+MAX_PAGE_CHARACTERS = 2_000_000  # of code and output
 MAX_PICTURE_BYTES = 12 * MIB  # of one page
+_MIN_TEXT = 300  # characters of a piece where the page has too much
 _MAX_LINE = 300
 _TEN = 10  # from here on without a decimal
 _TEXT_FORMS = ("text/plain", "text/markdown", "text/latex")
@@ -60,23 +63,30 @@ class RunView:
     error: str = ""
 
 
-class PictureBudget:
-    """How many bytes of pictures a page still takes."""
+class PageBudget:
+    """How much a page still takes, so that hostile output does not make it too long to show."""
 
     def __init__(self) -> None:
-        self._left = MAX_PICTURE_BYTES
+        self._characters = MAX_PAGE_CHARACTERS
+        self._picture_bytes = MAX_PICTURE_BYTES
 
-    def take(self, size: int) -> bool:
+    def take_picture(self, size: int) -> bool:
         """Return whether a picture fits, and count it."""
-        if size > self._left:
+        if size > self._picture_bytes:
             return False
-        self._left -= size
+        self._picture_bytes -= size
         return True
+
+    def take_text(self, text: str, limit: int = MAX_TEXT) -> Html:
+        """Return text as HTML, and count it. Long text keeps its head and tail."""
+        limit = max(min(limit, self._characters), _MIN_TEXT)
+        self._characters -= min(len(text), limit)
+        return clip_text(text, limit)
 
 
 def build_runs(runs: Sequence[RunView]) -> Html:
     """Return runs in the given order."""
-    budget = PictureBudget()
+    budget = PageBudget()
     return join(*(build_run(run, budget) for run in runs))
 
 
@@ -132,12 +142,12 @@ def format_size(size: int) -> str:
     return "1 byte" if size == 1 else f"{size} bytes"
 
 
-def build_run(run: RunView, budget: PictureBudget) -> Html:
+def build_run(run: RunView, budget: PageBudget) -> Html:
     """Return a run.
 
     Args:
         run: The run. Its execution is redacted.
-        budget: How many bytes of pictures the page still takes.
+        budget: How much its page still takes.
     """
     anchor = f"run-{run.number}"
     dot = " \N{MIDDLE DOT} "
@@ -150,18 +160,18 @@ def build_run(run: RunView, budget: PictureBudget) -> Html:
         tag("small", begin, facts),
         class_="row",
     )
-    code = tag("pre", clip_text(run.code, MAX_CODE), class_="code")
-    parts = (*_build_outputs(run, budget), *_build_ending(run))
+    code = tag("pre", budget.take_text(run.code, MAX_CODE), class_="code")
+    parts = (*_build_outputs(run, budget), *_build_ending(run, budget))
     return tag("article", head, code, *parts, class_=f"card run {run.status}", id=anchor)
 
 
-def _build_outputs(run: RunView, budget: PictureBudget) -> Iterator[Html]:
+def _build_outputs(run: RunView, budget: PageBudget) -> Iterator[Html]:
     pieces = [list(group) for _, group in groupby(run.outputs, key=_get_group)]
     for piece in pieces[:MAX_PIECES]:
         if piece[0].result is not None:
             yield _build_result(piece[0].result, run, budget)
         else:
-            text = clip_text("".join(event.text for event in piece).rstrip("\n"), MAX_TEXT)
+            text = budget.take_text("".join(event.text for event in piece).rstrip("\n"))
             kind = " stderr" if piece[0].stream == "stderr" else ""
             yield tag("pre", text, class_=f"output{kind}")
     if len(pieces) > MAX_PIECES:
@@ -173,13 +183,13 @@ def _get_group(event: OutputEvent) -> object:
     return event.stream if event.result is None else id(event)
 
 
-def _build_result(result: Result, run: RunView, budget: PictureBudget) -> Html:
+def _build_result(result: Result, run: RunView, budget: PageBudget) -> Html:
     """Return a result as a picture or text. HTML and SVG of a session are never shown."""
     for kind in IMAGE_TYPES:
         image = decode_image(kind, result.data.get(kind))
         if image is None:
             continue
-        if not budget.take(len(image)):
+        if not budget.take_picture(len(image)):
             return _build_note("a picture is not shown, because this page has too many")
         source = Html(f"data:{kind};base64,{b64encode(image).decode()}")
         picture = tag("img", src=source, alt=f"picture that run {run.number} displayed")
@@ -190,20 +200,20 @@ def _build_result(result: Result, run: RunView, budget: PictureBudget) -> Html:
     if text is None:
         kinds = ", ".join(map(str, result.data))[:_MAX_LINE]
         return _build_note(f"a result that this page does not show: {kinds}")
-    return tag("pre", clip_text(text, MAX_TEXT), class_="output")
+    return tag("pre", budget.take_text(text), class_="output")
 
 
-def _build_ending(run: RunView) -> Iterator[Html]:
+def _build_ending(run: RunView, budget: PageBudget) -> Iterator[Html]:
     """Return the error of a run, and what else is known about its end."""
     execution = run.execution
     if run.error:
-        yield tag("pre", clip_text(run.error, MAX_TEXT), class_="error")
+        yield tag("pre", budget.take_text(run.error), class_="error")
     if execution is None:
         return
     if execution.error is not None:
         error = execution.error
         text = error.traceback or f"{error.name}: {error.message}"
-        yield tag("pre", clip_text(text, MAX_TEXT), class_="error")
+        yield tag("pre", budget.take_text(text), class_="error")
     for note in execution.notes[:MAX_NOTES]:
         yield _build_note(note)
     if execution.dropped_characters:
@@ -222,4 +232,4 @@ def _join_some(shown: Iterator[str], count: int) -> str:
 
 
 def _build_note(text: str) -> Html:
-    return tag("div", clip_text(text, MAX_TEXT), class_="note")
+    return tag("div", clip_text(text, MAX_NOTE), class_="note")

@@ -8,7 +8,7 @@ from cci_plugins.redaction import redact
 
 from .elements import Html, join, tag
 from .page import build_page
-from .runs import PictureBudget, RunView, build_run
+from .runs import PageBudget, RunView, build_run
 
 Step = tuple[str, str] | RunView
 """A heading with a text, or a run."""
@@ -22,7 +22,7 @@ def build_story(title: str, lead: str, chapters: Mapping[str, Sequence[Step]]) -
         lead: A sentence below the title.
         chapters: Heading of each chapter, and its steps in order. Secrets are redacted.
     """
-    budget = PictureBudget()
+    budget = PageBudget()
     parts: list[Html] = []
     for heading, steps in chapters.items():
         parts.append(tag("h2", heading))
@@ -31,7 +31,7 @@ def build_story(title: str, lead: str, chapters: Mapping[str, Sequence[Step]]) -
     return build_page(title, head, *parts, is_file=True)
 
 
-def _build_step(step: Step, budget: PictureBudget) -> Html:
+def _build_step(step: Step, budget: PageBudget) -> Html:
     if isinstance(step, RunView):
         return build_run(step, budget)
     label, text = step

@@ -111,13 +111,13 @@ class ConsolePage:
             return HTMLResponse(build_sign_in_page(), headers=build_headers())
         frame = self._build_frame(request)
         overview, problem = await self._find_overview(identifier)
-        if overview is None and is_sign_in:
+        if overview is None and (is_sign_in or not identifier):
             return RedirectResponse(ROOT, 303, build_headers())
         if overview is None:
             text = problem or "No session of this name lives here, and nothing is kept of one."
             return _build_message(404, "Unknown session", text)
         recorded = overview.recorded
-        kept = [] if recorded is None else recorded.runs
+        kept = [] if recorded is None else [*recorded.runs]
         runs = _choose_runs(kept, request)
         build = partial(
             build_session_page,

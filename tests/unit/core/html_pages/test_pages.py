@@ -8,7 +8,7 @@ import pytest
 from cci_plugins.core.html_pages import runs as bounds
 from cci_plugins.core.html_pages.elements import escape_text, tag
 from cci_plugins.core.html_pages.runs import (
-    PictureBudget,
+    PageBudget,
     RunView,
     build_run,
     format_duration,
@@ -59,7 +59,7 @@ def test_text_never_becomes_an_element_or_a_control_code(text: str) -> None:
 
 def test_output_of_one_stream_is_one_block_though_it_came_in_chunks() -> None:
     chunks = [OutputEvent("stdout", part) for part in ("\x1b[3", "1mred\x1b", "[0m\n", "more")]
-    page = build_run(view(*chunks, OutputEvent("stderr", "a warning")), PictureBudget())
+    page = build_run(view(*chunks, OutputEvent("stderr", "a warning")), PageBudget())
     assert ">red\nmore</pre>" in page
     assert ">a warning</pre>" in page
 
@@ -68,16 +68,24 @@ def test_long_and_many_outputs_are_cut_and_counted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bounds, "MAX_PIECES", 3)
     results = [OutputEvent("result", result=Result({"text/plain": "x" * 99_999}))] * 2
     results += [OutputEvent("result", result=Result({"text/plain": str(n)})) for n in range(8)]
-    page = build_run(view(*results, code="y" * 99_999), PictureBudget())
+    page = build_run(view(*results, code="y" * 99_999), PageBudget())
     assert len(page) < 3 * bounds.MAX_TEXT
     assert "characters left out" in page
     assert "more pieces of output are not shown" in page
 
 
+def test_a_page_has_a_bound_for_all_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "MAX_PAGE_CHARACTERS", 50_000)
+    budget = PageBudget()
+    outputs = [OutputEvent("stderr" if n % 2 else "stdout", "<" * 9_999) for n in range(60)]
+    page = build_run(view(*outputs), budget) + build_run(view(*outputs), budget)
+    assert len(Elements(page).text) < 50_000 + 120 * 400
+
+
 def test_pictures_stop_where_a_page_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "MAX_PICTURE_BYTES", 20)
     pictures = [OutputEvent("result", result=Result({"image/png": PNG})) for _ in range(4)]
-    page = build_run(view(*pictures), PictureBudget())
+    page = build_run(view(*pictures), PageBudget())
     assert page.count("<img") == 2
     assert page.count("a picture is not shown") == 2
 
