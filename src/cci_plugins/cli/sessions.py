@@ -320,7 +320,8 @@ def _describe_result(result: Result) -> str:
     kind = find_image_type(result.data)
     if kind is not None:
         return f"[{kind}]"
-    return get_readable_text(result) or f"[{', '.join(map(str, result.data))}]"
+    kinds = (str(kind) for kind in result.data if kind != "text/plain")
+    return get_readable_text(result) or f"[{', '.join(kinds)}]"
 
 
 _TITLES = ["SESSION", "STATE", "RUNS", "LAST USED", "ENDS"]

@@ -148,23 +148,25 @@ def build_call(
     return MarkedCall((f"# {line}\n" if line else "") + ("await " if awaits else "") + code, marker)
 
 
-def is_call(code: str, program: Program) -> bool:
-    """Return whether code is a call of a program of this version, and nothing else.
+def parse_call(code: str, program: Program) -> dict[str, Any] | None:
+    """Return the job of code that is a call of a program of this version, and nothing else.
 
     Args:
         code: Code from anybody.
         program: The program.
     """
-    match = _MARKER.search(code)
+    call = code.removeprefix("await ")
+    match = _MARKER.search(call)
     before, after = _frame_job(program, "" if match is None else match[1])
-    if not code.startswith(before) or not code.endswith(after):
-        return False
-    literal = code[len(before) : len(code) - len(after)]
+    if not call.startswith(before) or not call.endswith(after):
+        return None
+    literal = call[len(before) : len(call) - len(after)]
     try:
         value = ast.literal_eval(literal)
+        job = json.loads(value) if isinstance(value, str) and repr(value) == literal else None
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return False
-    return isinstance(value, str) and repr(value) == literal
+        return None
+    return job if isinstance(job, dict) else None
 
 
 def _frame_job(program: Program, marker: str) -> tuple[str, str]:
