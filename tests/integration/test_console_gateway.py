@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 SECRET = b"a secret of the tests, 32 bytes or more"
 HELD = """
 print("first", flush=True)
-wait()
+tools.wait()
 print("last")
 """
 
