@@ -53,7 +53,7 @@ _WAIT_SECONDS = 15
 _CODE, _OUT, _ERR = "  > ", "  | ", "  ! "
 
 
-@app.command("list", cls=HelpCommand, epilog="cci sessions list --server http://127.0.0.1:8765")
+@app.command("list", cls=HelpCommand, epilog="cci sessions list --json")
 def list_sessions(
     *,
     server: ServerOption = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -59,6 +60,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    env: Env | None = None,
     console: bool = False,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
@@ -75,12 +77,12 @@ def create_app(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
-        sign_in: Accepts tokens of Microsoft Entra, and the key.
-        console: Keep in memory what each session ran, and show it to holders of the key.
+        sign_in: Accepts tokens of Microsoft Entra, and the key. It needs signed environments.
+        env: Variables for the code in every session that is reached over MCP, or None.
+        console: Keep what each session ran, in memory, and show it to holders of the key.
 
     Raises:
-        ConfigurationError: Signed environments exclude `rest`, `sign_in` needs them and a key, and
-            `console` needs a key.
+        ConfigurationError: Options exclude each other, or `env` has an invalid variable.
 
     Example:
         ```python
@@ -93,15 +95,15 @@ def create_app(
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
+    variables = build_session_environment(env) if env else None
     entry = _EntryPools(pool, RunHistory() if console else None)
-    tools = PlatformTools(entry.mcp, limits, environments, admit_run=admit_run, runs=runs)
-    own = entry.execute_code
-    sessions = McpSessions(own, limits, environments=environments) if execute_code else None
+    shared: dict[str, Any] = {"environments": environments, "env": variables}
+    tools = PlatformTools(entry.mcp, limits, admit_run=admit_run, runs=runs, **shared)
+    sessions = McpSessions(entry.execute_code, limits, **shared) if execute_code else None
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
-    if rest:
-        routes += _build_rest_routes(entry.rest, limits, body_bytes, runs)
+    routes += _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
     routes += entry.build_console_routes()
     middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in)]
     return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
