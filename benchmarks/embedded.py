@@ -48,7 +48,7 @@ async def measure_round_trip() -> Ratio:
         ours, theirs = await in_turns(call_tool, run_bare, rounds=200)
     client.stop_channels()
     await manager.shutdown_kernel(now=True)
-    return Ratio("1+1 by CodeInterpreterTool.ainvoke", ours, theirs, "bare jupyter_client", 1.25)
+    return Ratio("1+1 by CodeInterpreterTool.ainvoke", ours, theirs, "bare jupyter_client", 1.12)
 
 
 async def measure_first_result() -> Ratio:

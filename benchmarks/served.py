@@ -44,7 +44,7 @@ async def compare_with_post(call_tool: Call, url: str, key: str, rounds: int) ->
             (await client.post(url, json=body)).raise_for_status().json()
 
         ours, theirs = await in_turns(call_tool, post, rounds=rounds)
-    return Ratio("1+1 on a served pool", ours, theirs, "raw JSON-RPC POST", 1.2)
+    return Ratio("1+1 on a served pool", ours, theirs, "raw JSON-RPC POST", 1.08)
 
 
 async def compare_with_langchain_adapters(

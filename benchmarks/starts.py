@@ -17,6 +17,7 @@ from .measure import Call, Ratio, in_turns
 
 PRINTERS = 16
 PRINT = "print('x' * 20_000_000)"
+COMPUTE = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
 MAX_CALL_MILLISECONDS = 1000
 
 
@@ -29,20 +30,30 @@ async def measure() -> list[Ratio]:
 
 
 async def measure_bystander() -> list[Ratio]:
-    """Compare `1+1` while sixteen other sessions print 20 MB each with `1+1` alone."""
+    """Compare `1+1` while sixteen other sessions print 20 MB each with `1+1` alone.
+
+    Their processes need the processors, whatever they do. So it is also compared with `1+1` while
+    sixteen sessions compute and print nothing.
+    """
     pool = LocalSessionPool(ready_sessions=0, preload=())
     async with CodeInterpreter(pool) as interpreter:
         bystander = interpreter.session("bystander")
         printers = [interpreter.session(f"printer-{number}") for number in range(PRINTERS)]
         await asyncio.gather(*(one.run_code("1") for one in (bystander, *printers)))
         quiet = await _time_calls(bystander, asyncio.sleep(2))
-        busy = await _time_calls(
-            bystander, asyncio.gather(*(one.run_code(PRINT) for one in printers))
-        )
+        busy, computing = [
+            await _time_calls(bystander, asyncio.gather(*(one.run_code(code) for one in printers)))
+            for code in (PRINT, COMPUTE)
+        ]
     name = f"1+1 while {PRINTERS} sessions print 20 MB each"
     ours, theirs = statistics.median(busy), statistics.median(quiet)
     slowest = Ratio("... the slowest such call", max(busy), MAX_CALL_MILLISECONDS, "its bound", 1.0)
-    return [Ratio(name, ours, theirs, "the same alone", 2.0), slowest]
+    floor = statistics.median(computing)
+    return [
+        Ratio(name, ours, theirs, "the same alone", 2.0),
+        Ratio("... the same call", ours, floor, "while they compute and print nothing", 1.5),
+        slowest,
+    ]
 
 
 async def measure_new_session() -> Ratio:

@@ -234,6 +234,10 @@ class Session:
         """Stop the run in progress, which another thread waits for. Return whether there is one."""
         return event_loop.run_blocking(self._session.interrupt)
 
+    def install(self, *packages: str) -> Mapping[str, str]:
+        """Install packages for the code of this session. Return the new versions by name."""
+        return event_loop.run_blocking(lambda: self._session.install(*packages))
+
     def restart(self) -> None:
         """Give the session a new Python process, and keep its files."""
         event_loop.run_blocking(self._session.restart)
@@ -308,6 +312,7 @@ class CodeInterpreter(BlockingInterpreter):
         egress: Egress = "none",
         env: Env | None = None,
         workspace: str | PathLike[str] | BlobStorage | None = None,
+        packages: Sequence[str] = (),
     ) -> Self:
         """Create an interpreter over the embedded pool."""
         return cls._wrap(
@@ -318,6 +323,7 @@ class CodeInterpreter(BlockingInterpreter):
                 egress=egress,
                 env=env,
                 workspace=workspace,
+                packages=packages,
             )
         )
 

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration._wheels import find_installers, write_wheel
 
 from .blocks import Block
 
 ROOT = Path(__file__).parents[2]
+_TOMLI_W = """
+def dumps(values):
+    return "".join(f"{name} = {value}\\n" for name, value in values.items())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +45,24 @@ def _foundry(
             yield
     else:
         yield
+
+
+@pytest.fixture(autouse=True)
+def _packages(
+    _clean: None, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let blocks that install packages take them from a folder, in place of an index."""
+    spec = getattr(request.node, "callspec", None)
+    block = None if spec is None else spec.params.get("block")
+    if not isinstance(block, Block) or ".install(" not in block.text:
+        return
+    from cci_plugins.pools.local import pool
+
+    build_source = pool.build_source
+    folder = tmp_path / "index-of-the-test"
+    folder.mkdir()
+    write_wheel(folder, "tomli_w", "1.2.0", source=_TOMLI_W)
+    monkeypatch.setattr(
+        pool, "build_source", lambda python, _, *rest: build_source(python, folder, *rest)
+    )
+    monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], *find_installers()]))

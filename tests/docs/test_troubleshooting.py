@@ -37,7 +37,12 @@ from cci_plugins.pools.local.isolation.landlock import LandlockIsolation
 from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
-from . import checkpoint_cases, console_cases, troubleshooting_cases  # noqa: F401 - they register their cases
+from . import (  # noqa: F401 - they register their cases
+    checkpoint_cases,
+    console_cases,
+    package_cases,
+    troubleshooting_cases,
+)
 from .blocks import ROOT
 from .cases import CASES, happens, record_log
 

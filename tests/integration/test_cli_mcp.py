@@ -60,6 +60,34 @@ def test_the_printed_configuration_starts_a_server(client: str, key: str, tmp_pa
             process.kill()
 
 
+def test_sessions_of_a_pool_get_the_variables_of_the_environment(tmp_path: Path) -> None:
+    with serving("--emulate", "platform", "--json", cwd=tmp_path) as behind:
+        pool = ready(behind)
+        variables = environment(
+            AZURE_SESSION_POOL_MCP_ENDPOINT=pool["endpoint"],
+            AZURE_SESSION_POOL_MCP_KEY=pool["key"],
+            CCI_SESSION_ENV_CITY="Bonn",
+        )
+        with subprocess.Popen(
+            [sys.executable, "-m", "cci_plugins", "mcp"],
+            cwd=tmp_path,
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(INITIALIZE + call(2, "import os; os.environ['CITY']"))
+                process.stdin.flush()
+                process.stdout.readline()
+                answer = json.loads(process.stdout.readline())["result"]
+                assert answer["content"][0]["text"] == "'Bonn'"
+            finally:
+                process.kill()
+
+
 def test_a_missing_client_is_not_an_error(tmp_path: Path) -> None:
     done = cci(cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")

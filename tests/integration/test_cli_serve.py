@@ -289,11 +289,13 @@ def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
             "AZURE_SESSION_POOL_ENDPOINT": pool["endpoint"].removesuffix("/mcp"),
             "CCI_ACCESS_TOKEN": pool["key"],
             "CCI_SERVE_KEY": "a-key-of-the-gateway",
+            "CCI_SESSION_ENV_CITY": "Bonn",
         }
         with serving("--pool", "custom", "--json", cwd=tmp_path, **variables) as process:
             facts = ready(process) | {"key": "a-key-of-the-gateway"}
-            done = run(facts, "print('streamed'); 6 * 7", cwd=tmp_path)
-            assert (done.returncode, done.stdout) == (0, "streamed\n42\n"), done.stderr
+            code = "import os; print('streamed', os.environ['CITY']); 6 * 7"
+            done = run(facts, code, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (0, "streamed Bonn\n42\n"), done.stderr
             assert status_of(facts["endpoint"], "another-key-of-somebody") == 401
 
 

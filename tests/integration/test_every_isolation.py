@@ -121,3 +121,48 @@ async def test_a_backend_without_mounts_is_described_before_it_starts() -> None:
     assert "There is no /mnt/data here" in description
     named = execute_code.build_description(ToolOptions(), CodeInterpreter(LocalSessionPool()))
     assert "/mnt/data" not in named
+
+
+WAITS = """
+import sys
+waits, sender = [], sys.stdout.pub_thread
+schedule = sender.schedule
+sender.schedule = lambda work: (waits.append(work), schedule(work))
+for stream in (sys.stdout, sys.stderr): stream.flush()
+idle = len(waits)
+print('text', end='')
+sys.stdout.flush()
+sender.schedule = schedule
+print(f' {idle} {len(waits) > 0}')
+"""
+
+
+async def test_a_flush_waits_only_where_something_was_written(interpreter: CodeInterpreter) -> None:
+    session = interpreter.session("flush")
+
+    assert await read(session, WAITS) == "text 0 True\n"
+
+
+MIXED = """
+import os, sys, threading
+from IPython.display import display
+print('first')
+os.system('echo second')
+worker = threading.Thread(target=print, args=('third',)); worker.start(); worker.join()
+display('shown')
+print('fourth', end='', flush=True)
+os.write(1, b' raw\\n')
+print('last', file=sys.stderr)
+"""
+
+
+async def test_output_of_every_kind_is_whole_in_its_own_run_and_in_order(
+    interpreter: CodeInterpreter,
+) -> None:
+    session = interpreter.session("mixed")
+    for number in range(20):
+        execution = await session.run_code(f"{MIXED}\n{number}")
+
+        assert execution.stdout == "first\nsecond\nthird\nfourth raw\n"
+        assert execution.stderr == "last\n"
+        assert [result.text for result in execution.results] == ["'shown'", str(number)]

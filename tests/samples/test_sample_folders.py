@@ -46,6 +46,7 @@ def test_the_graph_approves_edits_and_rejects(given: str, expected: str, tmp_pat
     assert expected in done.stdout.split("answer:")[1]
 
 
+@pytest.mark.full
 def test_code_answers_in_two_turns_what_the_model_answers_in_dozens(tmp_path: Path) -> None:
     done = run("-m", "samples.host_tools", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -59,6 +60,7 @@ def test_code_answers_in_two_turns_what_the_model_answers_in_dozens(tmp_path: Pa
         assert read[0] > 50 * read[1]
 
 
+@pytest.mark.full
 def test_the_group_shares_one_session(tmp_path: Path) -> None:
     done = run("-m", "samples.semantic_kernel_group", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 from samples import demo, models, penguins
+from tests.integration._wheels import find_installers
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 
@@ -35,7 +36,10 @@ EXPECTED = {
     "10_approval.py": ["run it?", "42"],
     "11_test_your_agent.py": ["passed"],
     "13_next_day.py": ["saved ['gentoo.txt',", "those of run-1", "124 of 344 penguins"],
+    "14_packages.py": ["allows penguin-units", "{'penguin-units': '1.0'}", "11.2 pounds"],
 }
+# The guides' examples and the tests of the adapters run these frameworks in each test run.
+LIKE_A_GUIDE = {"07_semantic_kernel.py", "08_agent_framework.py", "09_openai_agents.py"}
 WITH_FOUNDRY = {"12_foundry_agent.py"}  # tests/integration/test_foundry.py runs it
 
 
@@ -71,17 +75,21 @@ def test_the_samples_are_numbered_without_holes_and_listed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quick(*(name for name in EXPECTED if name not in LIKE_A_GUIDE))
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_sample_runs_without_a_key(name: str, tmp_path: Path) -> None:
     if name == "04_excel.py":
         pytest.importorskip("openpyxl")
-    done = run(str(ROOT / "samples" / name), cwd=tmp_path, given="y\n" * 2)
+    installers = find_installers() if name == "14_packages.py" else []
+    path = os.pathsep.join([os.environ["PATH"], *installers])
+    done = run(str(ROOT / "samples" / name), cwd=tmp_path, given="y\n" * 2, PATH=path)
     assert done.returncode == 0, done.stderr
     for text in EXPECTED[name]:
         assert text in done.stdout
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_files_sample_makes_a_link_where_storage_is_configured(tmp_path: Path) -> None:
     for module in ("trustme", "azure.storage.blob"):
         pytest.importorskip(module)
@@ -126,14 +134,10 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ("platform",),
-        pytest.param(("managed",), marks=pytest.mark.full),
-        pytest.param(("custom",), marks=pytest.mark.full),
-        pytest.param(("custom", "--container", "executions"), marks=pytest.mark.full),
-    ],
+    [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
     ids=" ".join,
 )
 def test_the_demo_runs_unchanged_on_each_kind_of_azure_pool(
@@ -163,6 +167,7 @@ def test_the_demo_runs_unchanged_on_each_kind_of_azure_pool(
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_demo_fails_when_the_sandbox_does(tmp_path: Path) -> None:
     """The answers come from the tool's results, so a broken pool makes the demo fail."""
     done = run("-m", "samples.demo", cwd=tmp_path, CCI_TIMEOUT="0.1")
@@ -184,12 +189,14 @@ class Forgetful(LocalSessionPool):
 
 @pytest.mark.slow
 @pytest.mark.anyio
+@pytest.mark.quick("langgraph")
 @pytest.mark.parametrize(
     ("connect", "agent"),
     [
         (models.open_langchain_model, demo.langgraph_agent),
         (models.open_semantic_kernel_service, demo.semantic_kernel_agent),
     ],
+    ids=["langgraph", "semantic-kernel"],
 )
 async def test_the_demo_fails_when_a_variable_of_the_first_question_is_gone(
     connect: Callable[[], AbstractAsyncContextManager[Any]],
@@ -209,6 +216,7 @@ async def test_the_demo_fails_when_a_variable_of_the_first_question_is_gone(
     assert "I could not find my answer" in printed
 
 
+@pytest.mark.full
 def test_a_half_configured_azure_model_is_an_error_and_not_the_script(tmp_path: Path) -> None:
     endpoint = "https://example.invalid"
     done = run("-m", "samples.demo", cwd=tmp_path, AZURE_OPENAI_ENDPOINT=endpoint)

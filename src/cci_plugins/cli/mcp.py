@@ -20,6 +20,7 @@ from .client_setup import PrintedClientName, build_stdio_server, format_stdio_co
 from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, serve_until_signal
 from .settings_file import SettingsFileOption
+from .variables import get_remote_variables
 
 if TYPE_CHECKING:
     from cci_plugins.common.settings import Settings
@@ -119,6 +120,7 @@ def _serve(
             file_links=file_links,
             all_tools=all_tools,
             mounted=mounted,
+            env=get_remote_variables(settings),
         )
 
     anyio.run(serve_until_signal, pool, serve_client)

@@ -30,7 +30,7 @@ from .run_hints import suggest_download, suggest_upload
 from .saving import Saver, insert_outputs, is_savable, match_files
 from .settings_file import SettingsFileOption
 from .source import Cell, RunInput, read_source
-from .variables import SessionEnvOption, parse_session_variables
+from .variables import SessionEnvOption, get_remote_variables, parse_session_variables
 
 IsolationOption = Annotated[
     IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
@@ -159,7 +159,7 @@ def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> I
         limits=settings.limits(),
         session_secret=settings.secret,
         files=build_file_options(settings),
-        env={**({} if embedded else settings.session_environment), **variables},
+        env={**get_remote_variables(settings), **variables},
     ) as interpreter:
         with console.show_progress("starting a session"):
             interpreter.start()

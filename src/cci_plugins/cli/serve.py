@@ -42,6 +42,7 @@ from .emulate import EmulatedKind, EmulationOptions
 from .run import IsolationOption
 from .serve_sign_in import AudienceOption, CallerOption, TenantOption, build_sign_in
 from .settings_file import SettingsFileOption
+from .variables import get_remote_variables
 
 _PORT = 8765
 _MIN_KEY_LENGTH = 16
@@ -172,7 +173,9 @@ def serve(
             served_pool, listener, execute_code=key is not None, file_links=file_links, **rates
         )
     else:
-        _serve_gateway(served_pool, listener, _create_environments(settings, key), sign_in, **rates)
+        environments = _create_environments(settings, key)
+        env = get_remote_variables(settings.model_copy(update={"pool": pool}))
+        _serve_gateway(served_pool, listener, environments, sign_in, env=env, **rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,7 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
-    with_console: bool
+    with_console: bool = False
 
     def check_console(self, *, is_emulated: bool) -> None:
         """Refuse a console that nobody, or everybody, could open."""
@@ -268,6 +271,7 @@ def _serve_gateway(
     environments: Any,
     sign_in: Any,
     *,
+    env: dict[str, str] | None,
     requests_per_minute: int | None,
     runs_per_minute: int | None,
 ) -> None:
@@ -277,6 +281,7 @@ def _serve_gateway(
         listener,
         environments=environments,
         rest=False,
+        env=env,
         requests_per_minute=requests_per_minute or _GATEWAY_REQUESTS_PER_MINUTE,
         runs_per_minute=runs_per_minute or _GATEWAY_RUNS_PER_MINUTE,
         **({} if sign_in is None else {"sign_in": sign_in}),

@@ -53,7 +53,7 @@ _WAIT_SECONDS = 15
 _CODE, _OUT, _ERR = "  > ", "  | ", "  ! "
 
 
-@app.command("list", cls=HelpCommand, epilog="cci sessions list --server http://127.0.0.1:8765")
+@app.command("list", cls=HelpCommand, epilog="cci sessions list --json")
 def list_sessions(
     *,
     server: ServerOption = None,
@@ -320,7 +320,8 @@ def _describe_result(result: Result) -> str:
     kind = find_image_type(result.data)
     if kind is not None:
         return f"[{kind}]"
-    return get_readable_text(result) or f"[{', '.join(map(str, result.data))}]"
+    kinds = (str(kind) for kind in result.data if kind != "text/plain")
+    return get_readable_text(result) or f"[{', '.join(kinds)}]"
 
 
 _TITLES = ["SESSION", "STATE", "RUNS", "LAST USED", "ENDS"]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cci_plugins.common.environment import MIN_SECRET_CHARACTERS, Secret
+from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 
 from . import console
@@ -95,3 +96,11 @@ def _read_variable(name: str) -> str | Secret:
             "can show it"
         )
     return value
+
+
+def get_remote_variables(settings: Settings) -> dict[str, str]:
+    """Return `CCI_SESSION_ENV_*` for the sessions of a pool that is not the embedded one.
+
+    The embedded pool gives them to its sessions itself.
+    """
+    return {} if settings.chosen_pool == "local" else settings.session_environment

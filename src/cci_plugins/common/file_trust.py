@@ -21,6 +21,7 @@ Settings: TypeAlias = Any  # `.settings` imports this module
 NAMED_FILE_ONLY = frozenset(
     {
         "python",
+        "packages",
         "isolation",
         "egress",
         "fetch_hosts_text",

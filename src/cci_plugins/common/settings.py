@@ -159,9 +159,10 @@ class Settings(BaseSettings):
         doc="Isolation of the embedded pool: auto, bwrap, landlock, seatbelt or process",
     )
     python: str | None = _define_optional(
-        "CCI_PYTHON",
-        doc="Python of the embedded pool's sessions, with ipykernel and the packages they may "
-        "import. By default, the Python that runs the pool",
+        "CCI_PYTHON", doc="Python of the embedded pool's sessions, with ipykernel. Default: its own"
+    )
+    packages: str = _define_setting(
+        "", "CCI_PACKAGES", doc="Packages for the embedded pool's sessions: polars duckdb>=1,<2"
     )
     timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     output_characters: int = _define_number(

@@ -105,6 +105,7 @@ class CodeInterpreter:
         egress: Egress = "none",
         env: Env | None = None,
         workspace: str | PathLike[str] | BlobStorage | None = None,
+        packages: Sequence[str] = (),
     ) -> Self:
         """Create an interpreter over the embedded pool: no account, no Docker, no network.
 
@@ -113,16 +114,16 @@ class CodeInterpreter:
             limits: Bounds of runs, files and sessions.
             files: Where larger files are staged, and which URLs may be fetched.
             egress: Hosts that sessions may reach. By default they reach none.
-            env: Environment variables for the code, which acts on sessions only. A `Secret`
-                among them is not shown in output, but the code can read it.
+            env: Variables for the code, which can read a `Secret` that output does not show.
             workspace: Folder or container that keeps the files of each session, as in the class.
+            packages: Packages to install into each session, such as `duckdb>=1`.
 
         Raises:
             ConfigurationError: The extra `local` is not installed, or `env` is invalid.
         """
         from cci_plugins.pools.local.pool import LocalSessionPool
 
-        pool = LocalSessionPool(egress=egress, environment=env)
+        pool = LocalSessionPool(egress=egress, environment=env, packages=packages)
         return cls(pool, approve=approve, limits=limits, files=files, workspace=workspace)
 
     @classmethod
@@ -439,6 +440,7 @@ def _build_local_pool(settings: Settings) -> SessionPool:
         limits=compute_limits(total or None, settings.container_cpu),
         environment=settings.session_environment,
         total_memory_bytes=total or None,
+        packages=settings.packages.split(),
     )
 
 

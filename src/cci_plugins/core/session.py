@@ -45,7 +45,6 @@ from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact_exception
 
-from .background_run import BackgroundSession
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
@@ -62,6 +61,7 @@ from .run_metrics import measure_run
 from .session_files import SessionFiles
 from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
+from .session_packages import PackageSession
 from .session_restart import restart_with_files
 from .session_saving import REPLACED_NOTE
 from .spans import record_content, record_execution, start_execution_span
@@ -122,7 +122,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session(BackgroundSession):
+class Session(PackageSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -156,9 +156,10 @@ class Session(BackgroundSession):
     def __repr__(self) -> str:
         return f"Session(id={self.id!r})"
 
-    start_code = BackgroundSession.start_code
-    save = BackgroundSession.save  # listed here, because they are of the session's own API
-    restore = BackgroundSession.restore
+    start_code = PackageSession.start_code
+    save = PackageSession.save  # listed here, because they are of the session's own API
+    restore = PackageSession.restore
+    install = PackageSession.install
 
     @property
     def id(self) -> str:
@@ -358,6 +359,7 @@ class Session(BackgroundSession):
     async def _restore_uploads(self) -> None:
         self._has_lost_uploads = True  # until all of them are restored
         restored, missing = await self._handle.restore_uploads()
+        await self._restore_packages()
         self._has_lost_uploads = False
         if restored:
             self._notes.append(f"uploaded again: {', '.join(restored)}")
@@ -449,6 +451,7 @@ class Session(BackgroundSession):
             self._handle.host.note_end(self.id)
             self._instance, self._has_lost_uploads = None, False
             self._handle.forget_uploads()
+            self._packages = ()
             self._on_delete()
 
     def _reset_after_fork(self, is_lost: bool) -> None:  # noqa: FBT001 - it has one argument

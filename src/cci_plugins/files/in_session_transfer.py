@@ -34,7 +34,7 @@ from typing import Any
 
 from cci_plugins.common.log import logger
 from cci_plugins.errors import ExecutionTimeoutError, FileTransferError, PoolError, SessionLostError
-from cci_plugins.in_session.marked_call import Program, ProgressParser, build_call, is_call
+from cci_plugins.in_session.marked_call import Program, ProgressParser, build_call, parse_call
 from cci_plugins.in_session.sealing import SealError, seal
 from cci_plugins.in_session.source import build_session_source
 from cci_plugins.models import OutputEvent
@@ -159,7 +159,7 @@ def _pack_child_source() -> str:
 
 def is_transfer_code(code: str) -> bool:
     """Return whether code only moves a file, so that no user or model wrote it."""
-    return is_call(code, _PROGRAM)
+    return parse_call(code, _PROGRAM) is not None
 
 
 async def _call(

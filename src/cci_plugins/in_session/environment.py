@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import time
 from typing import Any
 
 ENVIRONMENT_KEY = "cci_environment"  # in the metadata of an execute request
+PACKAGES_KEY = "cci_packages"
 
 
 class GivenEnvironment:
@@ -39,6 +42,16 @@ class GivenEnvironment:
             time.tzset()
 
 
+def add_packages(folder: str) -> None:
+    """Find packages in this folder, after all others, here and in child processes."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if folder not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*paths, folder])
+    importlib.invalidate_caches()
+
+
 def install_environment(kernel: Any) -> None:
     """Set the variables that a run brings, before its code.
 
@@ -49,9 +62,13 @@ def install_environment(kernel: Any) -> None:
     do_execute = kernel.do_execute
 
     async def execute(*arguments: Any, **options: Any) -> Any:
-        given = kernel.get_parent("shell").get("metadata", {}).get(ENVIRONMENT_KEY)
+        metadata = kernel.get_parent("shell").get("metadata", {})
+        given = metadata.get(ENVIRONMENT_KEY)
         if given is not None:
             environment.apply(given)
+        packages = metadata.get(PACKAGES_KEY)
+        if packages is not None:
+            add_packages(packages)
         return await do_execute(*arguments, **options)
 
     kernel.do_execute = execute

@@ -211,6 +211,8 @@ def install(
     escape_messages(shell.kernel.session)
     bounds = bound_kernel_messages(shell.kernel.session)
     wait_for_the_host(shell.kernel.iopub_thread)
+    shell.kernel._execute_sleep = 0.0  # noqa: SLF001 - for clients that do not wait for the idle status
+    shell.kernel.log.setLevel("WARNING")  # its handler shows no less, but builds every record
     InterruptGuard(shell).install()
     SessionStreams(shell, limit, bounds).install()
     shell._tee = lambda channel: nullcontext(channel)  # noqa: SLF001, PLW0108 - IPython 9 keeps all output in memory

@@ -13,6 +13,9 @@ The program answers through `program_support`, in this form, without the spaces:
     MARKER 1234 newline                                    progress, any number of times
     MARKER {fields as JSON} newline text newline MARKER    the answer, once
 
+A program that is kept need not be sent again. `MarkedCall.short_code` leaves it out, and a session
+without the program answers `absent`. Nothing ran then.
+
 Whatever else the output contains was printed by other code. The newline before the last marker
 keeps redaction on the way from hiding it, for a text that ends in `sig=` as base64 can.
 
@@ -44,6 +47,14 @@ from cci_plugins.in_session.source import build_session_source
 MAX_DIGITS = 18  # of a number of bytes
 _MAX_TITLE = 200  # characters
 _MARKER = re.compile(r"ns\['main'\]\(get_ipython\(\),'([0-9a-f]{32})',")
+# What stands for a kept program that is not sent. It removes itself, so that the program can come.
+_ABSENT_SOURCE = """
+import sys
+{kind} main(shell, marker, job):
+    del sys.modules[__name__]
+    sys.stdout.write(marker + '{{"absent": true}}\\n\\n' + marker)
+    sys.stdout.flush()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +93,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class MarkedCall:
-    """One call: the code to send, and the marker of its answer."""
+    """One call: the code to send, and the marker of its answer.
+
+    Attributes:
+        code: The call with its program.
+        marker: The marker of its answer.
+        short_code: The call without its program. Empty for a program that is not kept.
+    """
 
     code: str
     marker: str
+    short_code: str = ""
 
     def parse_answer(self, stdout: str) -> Answer | None:
         """Return the answer in the output, or None if it is missing, cut or malformed."""
@@ -142,33 +160,53 @@ def build_call(
     """
     marker = token_hex(16)
     data = json.dumps(job, ensure_ascii=False)  # `repr` escapes what source cannot hold
-    before, after = _frame_job(program, marker)
-    code = f"{before}{data!r}{after}"
     line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
-    return MarkedCall((f"# {line}\n" if line else "") + ("await " if awaits else "") + code, marker)
+
+    def write_code(source: str) -> str:
+        before, after = _frame_job(program, marker, source)
+        call = f"{before}{data!r}{after}"
+        return (f"# {line}\n" if line else "") + ("await " if awaits else "") + call
+
+    code, *short_codes = map(write_code, _list_sources(program, awaits=awaits))
+    return MarkedCall(code, marker, "".join(short_codes))
 
 
-def is_call(code: str, program: Program) -> bool:
-    """Return whether code is a call of a program of this version, and nothing else.
+def parse_call(code: str, program: Program) -> dict[str, Any] | None:
+    """Return the job of code that is a call of a program of this version, and nothing else.
 
     Args:
         code: Code from anybody.
         program: The program.
     """
-    match = _MARKER.search(code)
-    before, after = _frame_job(program, "" if match is None else match[1])
-    if not code.startswith(before) or not code.endswith(after):
-        return False
-    literal = code[len(before) : len(code) - len(after)]
+    call = code.removeprefix("await ")
+    match = _MARKER.search(call)
+    if match is None:
+        return None
+    for source in _list_sources(program, awaits=call != code):
+        before, after = _frame_job(program, match[1], source)
+        if call.startswith(before) and call.endswith(after):
+            return _parse_job(call[len(before) : len(call) - len(after)])
+    return None
+
+
+def _parse_job(literal: str) -> dict[str, Any] | None:
+    """Return the job that stands in a call as a literal, or None if it is anything else."""
     try:
         value = ast.literal_eval(literal)
+        job = json.loads(value) if isinstance(value, str) and repr(value) == literal else None
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return False
-    return isinstance(value, str) and repr(value) == literal
+        return None
+    return job if isinstance(job, dict) else None
 
 
-def _frame_job(program: Program, marker: str) -> tuple[str, str]:
-    """Return the source before and after the job of a call."""
+def _list_sources(program: Program, *, awaits: bool) -> list[str]:
+    """Return the source of a program, and what stands for it if it is kept and not sent."""
+    absent = _ABSENT_SOURCE.format(kind="async def" if awaits else "def")
+    return [_pack_source(program.modules), *([repr(absent)] if program.is_kept else [])]
+
+
+def _frame_job(program: Program, marker: str, source: str) -> tuple[str, str]:
+    """Return the code before and after the job of a call."""
     namespace = (
         f"__import__('sys').modules.setdefault({program.name!r},"
         f"__import__('types').ModuleType({program.name!r})).__dict__"
@@ -176,7 +214,7 @@ def _frame_job(program: Program, marker: str) -> tuple[str, str]:
         else f"{{'__name__':{program.name!r}}}"
     )
     before = (
-        f"(lambda ns:['main' in ns or exec({_pack_source(program.modules)},ns),"
+        f"(lambda ns:['main' in ns or exec({source},ns),"
         f"ns['main'](get_ipython(),{marker!r},__import__('json').loads("
     )
     return before, f"))][1])({namespace})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -227,6 +227,30 @@ class SessionPool(Renewable, ABC):
         """
         del session_id
         raise build_no_interrupt_error(self.capabilities.name)
+
+    def check_packages_support(self) -> None:
+        """Raise `ConfigurationError` if this pool cannot install packages into a session."""
+        raise ConfigurationError(
+            f"the pool {self.capabilities.name!r} cannot install packages into a session",
+            hint="build the image of its sessions with the packages",
+        )
+
+    async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
+        """Install packages for the code of a session.
+
+        Args:
+            session_id: The session.
+            packages: Names with optional extras and versions.
+
+        Returns:
+            The new versions by name.
+
+        Raises:
+            ConfigurationError: The pool cannot do it, or not with these packages.
+        """
+        del session_id, packages
+        self.check_packages_support()
+        return {}
 
     async def restart_session(self, session_id: str) -> bool:
         """Give a session a new Python process, and keep its files. End a run in progress.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -61,6 +62,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    env: Env | None = None,
     console: bool = False,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
@@ -77,12 +79,12 @@ def create_app(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
-        sign_in: Accepts tokens of Microsoft Entra, and the key.
-        console: Keep in memory what each session ran, and show it to holders of the key.
+        sign_in: Accepts tokens of Microsoft Entra, and the key. It needs signed environments.
+        env: Variables for the code in every session that is reached over MCP, or None.
+        console: Keep what each session ran, in memory, and show it to holders of the key.
 
     Raises:
-        ConfigurationError: Signed environments exclude `rest`, `sign_in` needs them and a key, and
-            `console` needs a key.
+        ConfigurationError: Options exclude each other, or `env` has an invalid variable.
 
     Example:
         ```python
@@ -95,19 +97,17 @@ def create_app(
     limits = limits or Limits()
     admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
     runs = RunRegistry()
-    gate = ConsoleGate(api_key) if console and api_key is not None else None
-    entry = _EntryPools(pool, RunHistory() if console else None)
-    tools = PlatformTools(entry.mcp, limits, environments, admit_run=admit_run, runs=runs)
-    own = entry.execute_code
-    sessions = McpSessions(own, limits, environments=environments) if execute_code else None
+    variables = build_session_environment(env) if env else None
+    entry = _EntryPools(pool, api_key if console else None)
+    shared: dict[str, Any] = {"environments": environments, "env": variables}
+    tools = PlatformTools(entry.mcp, limits, admit_run=admit_run, runs=runs, **shared)
+    sessions = McpSessions(entry.execute_code, limits, **shared) if execute_code else None
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
-    if rest:
-        routes += _build_rest_routes(entry.rest, limits, body_bytes, runs)
-    if gate is not None:
-        routes += entry.build_console_routes(gate)
-    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, gate)]
+    routes += _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
+    routes += entry.build_console_routes()
+    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, entry.gate)]
     return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
 
 
@@ -120,30 +120,31 @@ def _assemble(routes: list[Route], middleware: list[Middleware], lifespan: _Life
 
 
 class _EntryPools:
-    """The pool of each entry point, which records its runs if there is a history.
+    """The pool of each entry point, which records its runs if the server has a console.
+
+    Attributes:
+        gate: Who may see the console's page. None without a console.
 
     Args:
         pool: The pool of all of them.
-        history: Where runs are recorded, or None.
+        console_key: The key that opens the console, or None for a server without one.
     """
 
-    def __init__(self, pool: SessionPool, history: RunHistory | None) -> None:
-        self._history = history
+    def __init__(self, pool: SessionPool, console_key: str | None) -> None:
         self.rest = self.mcp = self.execute_code = pool
-        if history is not None:
-            self.rest = record_runs(pool, history, "rest")
-            self.mcp = record_runs(pool, history, "mcp")
-            self.execute_code = record_runs(pool, history, "execute_code")
+        self.gate: ConsoleGate | None = None
+        if console_key is not None:
+            self._history = RunHistory()
+            self.gate = ConsoleGate(console_key)
+            self.rest = record_runs(pool, self._history, "rest")
+            self.mcp = record_runs(pool, self._history, "mcp")
+            self.execute_code = record_runs(pool, self._history, "execute_code")
 
-    def build_console_routes(self, gate: ConsoleGate) -> Iterator[Route]:
-        """Return the routes of the console, if there is a history.
-
-        Args:
-            gate: Who may see its page.
-        """
-        if self._history is not None:
+    def build_console_routes(self) -> Iterator[Route]:
+        """Return the routes of the console, if there is one."""
+        if self.gate is not None:
             yield from ConsoleRoutes(self.rest, self._history).build_routes()
-            yield from ConsolePage(self.rest, self._history, gate).build_routes()
+            yield from ConsolePage(self.rest, self._history, self.gate).build_routes()
 
 
 def _build_mcp_endpoint(

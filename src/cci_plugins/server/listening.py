@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from cci_plugins.common.environment import Env
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
@@ -52,6 +53,7 @@ async def serve(
     body_bytes: int = BODY_BYTES,
     trusted_proxies: Sequence[str] = (),
     sign_in: EntraSignIn | None = None,
+    env: Env | None = None,
     console: bool = False,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
@@ -73,6 +75,7 @@ async def serve(
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        env: Variables for the code in every session that is reached over MCP, or None.
         console: Keep what each session ran, and show it to holders of the key.
 
     Raises:
@@ -88,7 +91,7 @@ async def serve(
     """
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
-    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
+    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes, env=env)
     build = partial(build, execute_code=execute_code, file_links=file_links, console=console)
     app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)

@@ -26,6 +26,7 @@ from cci_plugins.in_session.shell_expression import describe_shell_code
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.pools.azure.agent_client import is_agent_call
 from cci_plugins.pools.base import OutputHandler, SessionPool
 from cci_plugins.pools.run_exchange import (
     HELD_KEY,
@@ -118,7 +119,7 @@ class _RecordingPool:
         self, session_id: str, code: str, limit: timedelta | None = None
     ) -> RecordedRun | None:
         """Record the start of a run, unless its code is not the user's."""
-        if not code or is_transfer_code(code):
+        if not code or is_transfer_code(code) or is_agent_call(code):
             return None
         shown = describe_shell_code(code) or remove_script(code)
         clean = await redact_in_lane(len(shown), lambda: redact(shown))

@@ -31,6 +31,7 @@ def in_an_opened_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         "cci_python=./evil",
         "export CCI_PYTHON='./evil'",
         "CCI_ISOLATION=process",
+        "CCI_PACKAGES=evil-package",
         "CCI_EGRESS=all",
         "CCI_FETCH_HOSTS=evil.example",
         "CCI_STORAGE_CA_FILE=./ca.pem",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import io
 import json
@@ -34,11 +35,14 @@ def parse(output: str) -> Any:
     return MarkedCall("", MARKER).parse_answer(output)
 
 
-def run_call(call: MarkedCall, **names: Any) -> tuple[str, dict[str, Any]]:
+def run_call(
+    call: MarkedCall, *, is_awaited: bool = False, **names: Any
+) -> tuple[str, dict[str, Any]]:
     """Run a call as a session does. Return its output and the names that it left."""
     namespace: dict[str, Any] = {"get_ipython": lambda: None, **names}
     with contextlib.redirect_stdout(io.StringIO()) as output:
         value = eval(call.code, namespace)
+        value = asyncio.run(value) if is_awaited else value
     assert value is None
     namespace.pop("__builtins__")
     return output.getvalue(), {name: namespace[name] for name in namespace if name not in names}
@@ -83,6 +87,34 @@ def test_a_kept_program_is_installed_once() -> None:
             assert sys.modules["_kept"].__dict__["calls"] == [0] * count
     finally:
         sys.modules.pop("_kept", None)
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_call_without_its_program_runs_only_where_the_program_is(*, awaits: bool) -> None:
+    kept = Program("_kept", ECHO.modules, is_kept=True)
+    try:
+        call = build_call(kept, {"value": 7}, awaits=awaits)
+        code = call.short_code.removeprefix("await ")
+        for _ in range(2):  # the second is answered alike: what answered has removed itself
+            output, left = run_call(MarkedCall(code, call.marker), is_awaited=awaits)
+            answer = call.parse_answer(output)
+            assert answer is not None
+            assert answer.fields == {"absent": True}
+            assert set(left) == {"get_ipython"}
+            assert "_kept" not in sys.modules
+
+        run_call(build_call(kept, {"value": 1}))
+        output, _ = run_call(MarkedCall(code, call.marker))
+        answer = call.parse_answer(output)
+        assert answer is not None
+        assert answer.fields == {"value": 7}
+        assert sys.modules["_kept"].__dict__["calls"] == [1, 7]
+    finally:
+        sys.modules.pop("_kept", None)
+
+
+def test_only_a_kept_program_can_be_left_out() -> None:
+    assert build_call(ECHO, {}).short_code == ""
 
 
 def test_every_call_has_its_own_marker_and_one_title_line() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from cci_plugins.common.limits import MIB, Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError, PoolError, ProtocolError
-from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call
+from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call, parse_call
 from cci_plugins.in_session.session_agent import MODULE_NAME
 from cci_plugins.in_session.source import DATA_FORMAT_MODULES, PLAIN_PYTHON_MODULES
 from cci_plugins.mcp_client.http import limit_time, was_sent
@@ -30,6 +30,7 @@ from .retry import RetryPolicy
 SAFE_CHARS = 3_000  # characters of a chunk that fit with its header under the platform's 4,096
 WIDE_CHARS = 1_000_000
 MIN_CHUNK = 1_000  # of each chunk but the last. The agent always sends what was asked for
+MAX_READY = 10_000  # sessions that are remembered
 HEADER_CHARS = 400  # most characters of an answer around its chunk
 REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent, since a session may send anything
 REPORT_BYTES = 256 * MIB  # of the same, unpacked
@@ -74,6 +75,7 @@ class AgentClient:
         self._report_limit = 2 * margin
         self.max_chars = SAFE_CHARS
         self._has_found_limit = False  # an answer was cut, so `max_chars` is the most
+        self._ready: set[str] = set()  # sessions whose agent has answered
 
     async def send_named(
         self, session_id: str, call: MarkedCall, limit: timedelta, faults: list[Exception]
@@ -91,7 +93,7 @@ class AgentClient:
 
         async def send() -> Execution:
             try:
-                return await self._send(session_id, call.code, limit)
+                return await self._send_call(session_id, call, limit)
             except CodeInterpreterError as error:
                 if was_sent(error):
                     faults.append(error)
@@ -123,7 +125,8 @@ class AgentClient:
         call = build_agent_call(verb, **arguments)
 
         async def send() -> Answer:
-            reply = await self._send(session_id, call.code, limit or self._get_time_limit(verb))
+            time_limit = limit or self._get_time_limit(verb)
+            reply = await self._send_call(session_id, call, time_limit)
             answer = _parse_whole(call, reply.stdout)
             if answer is None and reply.error is not None:
                 raise PoolError(f"the session cannot be used: {format_error(reply)}")
@@ -197,7 +200,7 @@ class AgentClient:
             length = math.ceil(max_chars / per_byte)
             call = build_agent_call(verb, at=at, length=length, **arguments)
             reply = await self._retry.call_with_retry(
-                lambda: self._send(session_id, call.code, self._get_time_limit(verb)),  # noqa: B023 - awaited here
+                lambda: self._send_call(session_id, call, self._get_time_limit(verb)),  # noqa: B023 - awaited here
                 idempotent=True,
             )
             answer = _parse_whole(call, reply.stdout)
@@ -211,6 +214,26 @@ class AgentClient:
             self._has_found_limit = True
             logger.info("the pool cuts output at about %d characters", len(reply.stdout))
 
+    async def _send_call(self, session_id: str, call: MarkedCall, limit: timedelta) -> Execution:
+        """Send a call, without the agent's source where the session has the agent already.
+
+        A session that was replaced answers that the agent is absent. Nothing has run then, and the
+        call is sent with the source. A run that forges this answer cannot begin again, since its
+        name has begun.
+        """
+        if session_id in self._ready:
+            reply = await self._send(session_id, call.short_code, limit)
+            answer = call.parse_answer(reply.stdout)
+            if answer is None or "absent" not in answer.fields:
+                return reply
+            self._ready.discard(session_id)
+        reply = await self._send(session_id, call.code, limit)
+        if call.parse_answer(reply.stdout) is not None:
+            if len(self._ready) >= MAX_READY:
+                self._ready.clear()
+            self._ready.add(session_id)
+        return reply
+
     def _get_time_limit(self, verb: str) -> timedelta:
         """Return how long to wait. Running code delays all verbs but the report of its own end."""
         return self._report_limit if verb == "emit_report" else self._busy_limit
@@ -219,6 +242,12 @@ class AgentClient:
 def build_agent_call(verb: str, **arguments: Any) -> MarkedCall:
     """Build a call of the agent's method `verb`."""
     return build_call(_AGENT, {"verb": verb, **arguments}, awaits=verb == "run_async")
+
+
+def is_agent_call(code: str) -> bool:
+    """Return whether code only calls the agent, for anything but a run of the user's code."""
+    job = parse_call(code, _AGENT)
+    return job is not None and job.get("verb") not in {"run", "run_async"}
 
 
 def check_chunk(size: int, left: int) -> None:

@@ -171,19 +171,24 @@ class RestClient:
         async with self._send("POST", url):
             pass
 
-    async def list_sessions(self) -> list[SessionInfo]:
-        """Return the live sessions of a custom-container pool.
+    async def list_sessions(self, *, is_custom: bool = True) -> list[SessionInfo]:
+        """Return the live sessions of the pool.
+
+        Args:
+            is_custom: Whether to use the route of custom-container pools. A managed pool has
+                another one, which a custom pool would pass on to a container.
 
         Raises:
-            NoRouteError: The pool does not list its sessions.
+            NoRouteError: The pool has no such route.
             ProtocolError: The list is malformed, or continues on another server.
         """
-        params = {"api-version": api_versions.DATA_PLANE_MANAGEMENT}
-        url = httpx.URL(f"{self._base}/.management/listSessions", params=params)
+        path = ".management/listSessions" if is_custom else "listSessions"
+        version = api_versions.DATA_PLANE_MANAGEMENT if is_custom else api_versions.DATA_PLANE
+        url = httpx.URL(f"{self._base}/{path}", params={"api-version": version})
         sessions: list[SessionInfo] = []
         with limit_time(_LIST_TIME, starts_code=False):
             for _ in range(MAX_PAGES):
-                answer = await self._request_json("POST", url)
+                answer = await self._request_json("POST" if is_custom else "GET", url)
                 page = SessionPage.load(answer, "list of sessions")
                 sessions += [parse_session_info(entry) for entry in page.sessions]
                 if not page.next_link:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 from urllib.parse import quote
 
@@ -112,16 +113,18 @@ class CustomSessionPool(RemoteSessionPool):
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:
-        """List the live sessions. A managed Python pool cannot, and its list is empty."""
+        """List the live sessions. The list is empty where the pool has no route for it."""
         if not self.capabilities.lists_sessions:
             return []
-        try:
-            return await self._retry.call_with_retry(
-                self._rest_client.list_sessions, idempotent=True
-            )
-        except NoRouteError:
-            self.capabilities = replace(self.capabilities, lists_sessions=False)
-            return []
+        for is_custom in (True, False):
+            try:
+                return await self._retry.call_with_retry(
+                    partial(self._rest_client.list_sessions, is_custom=is_custom), idempotent=True
+                )
+            except NoRouteError as error:
+                logger.info("the pool has no route that lists its sessions: %s", error)
+        self.capabilities = replace(self.capabilities, lists_sessions=False)
+        return []
 
     @override
     async def _get_rest_client(self) -> RestClient:

@@ -47,10 +47,11 @@ import anyio
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.in_session.environment import ENVIRONMENT_KEY
+from cci_plugins.in_session.environment import ENVIRONMENT_KEY, PACKAGES_KEY
 from cci_plugins.in_session.source import (
     DATA_FORMAT_MODULES,
     PLAIN_PYTHON_MODULES,
+    build_session_bytecode,
     build_session_source,
 )
 from cci_plugins.in_session.usage import USAGE_KEY
@@ -64,6 +65,7 @@ from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
 from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
 from .messages import MessageCodec
 from .output import Collector
+from .packages.folder import PackageFolder
 from .tool_channel import ToolChannel, ToolRun
 
 if TYPE_CHECKING:
@@ -83,6 +85,17 @@ _SETUP_MODULES = (
     "in_session/proxy_relay.py",
     "in_session/kernel_setup.py",
 )
+_SETUP_KEY = "cci_setup"  # in the metadata of the request, since IPython reads and hashes a cell
+_LOAD_SETUP = f"""
+ns = {{'__name__': 'cci'}}
+setup = get_ipython().kernel.get_parent('shell')['metadata']['{_SETUP_KEY}']
+if setup['magic'] == __import__('importlib.util').util.MAGIC_NUMBER.hex():
+    parts = __import__('marshal').loads(__import__('base64').b64decode(setup['parts']))
+    [exec(part, ns) for part in parts]
+    del parts
+else:
+    exec(setup['source'], ns)
+"""
 START_SECONDS = 60
 INTERRUPT_AGAIN_SECONDS = 1.0
 INTERRUPT_SECONDS = 5.0  # a loaded machine needs time to unwind the code's stack
@@ -114,6 +127,8 @@ class Kernel:
         background_characters: Characters of the last run that were printed before it began.
         usage: What the last run used, as the session measured it. It is untrusted.
         was_interrupted: The application stopped the last run.
+        packages: The folder of its packages, which is removed with it.
+        packages_version: Version of the session's packages in that folder. 0 for none.
     """
 
     def __init__(
@@ -124,6 +139,8 @@ class Kernel:
         self.background_characters = 0
         self.usage: object = None
         self.was_interrupted = False
+        self.packages: PackageFolder | None = None
+        self.packages_version = 0
         self._limits = limits
         self._request: ExecuteRequest | None = None
         self._on_first_message: Callable[[], object] | None = None
@@ -164,19 +181,21 @@ class Kernel:
         """
         kernel = cls(sandbox, await _connect(sandbox), limits)
         source = build_session_source(*_SETUP_MODULES)
-        code = f"exec({source!r}, (ns := {{'__name__': 'cci'}}))\n"
+        metadata = {_SETUP_KEY: {"source": source, **build_session_bytecode(*_SETUP_MODULES)}}
         proxy_socket = kernel._start_egress_proxy(rules)
-        code += (
+        code = _LOAD_SETUP + (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
             f"{proxy_socket!r}, {limits.memory_bytes})\n"
             f"ns['install_tools'](get_ipython().kernel, {kernel._tool_channel.address!r})\n"
             "ns['install_environment'](get_ipython().kernel)\n"
-            "ns['install_usage'](get_ipython().kernel)\ndel ns"
+            "ns['install_usage'](get_ipython().kernel)\ndel ns, setup"
         )
         try:
             with anyio.fail_after(START_SECONDS):
                 await kernel._wait_subscribed()
-                outcome, collector = await kernel.run(code, timeout=START_SECONDS, silent=True)
+                outcome, collector = await kernel.run(
+                    code, timeout=START_SECONDS, silent=True, metadata=metadata
+                )
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await kernel.close()
@@ -230,6 +249,7 @@ class Kernel:
         silent: bool = False,
         tools: ToolHost | None = None,
         environment: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> tuple[RunOutcome, Collector]:
         """Run one cell.
 
@@ -240,6 +260,7 @@ class Kernel:
             silent: Whether to skip IPython's counter and history.
             tools: Answers its calls of host tools.
             environment: Variables to set first, if they are not set yet.
+            metadata: More metadata of the request.
 
         Raises:
             KernelExitedError: The code did not start.
@@ -247,9 +268,12 @@ class Kernel:
         collector = Collector(self._limits, on_output)
         request = self._request = ExecuteRequest(collector, self._iopub)
         async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
-            given = {} if environment is None else {ENVIRONMENT_KEY: dict(environment)}
-            metadata = {**calls.metadata, **given}
-            await self._send_code(request, code, silent=silent, metadata=metadata)
+            given: dict[str, Any] = {**(metadata or {}), **calls.metadata}
+            if environment is not None:
+                given[ENVIRONMENT_KEY] = dict(environment)
+            if self.packages is not None and self.packages_version:
+                given[PACKAGES_KEY] = str(self.packages.path)
+            await self._send_code(request, code, silent=silent, metadata=given)
             try:
                 return await self._await_end(request, timeout, calls), collector
             except asyncio.CancelledError:
@@ -294,6 +318,8 @@ class Kernel:
             await anyio.to_thread.run_sync(self._egress_proxy.close)
         self._tool_channel.close()
         await self.sandbox.kill()
+        if self.packages is not None:
+            await self.packages.close()
         await asyncio.gather(self._exit_task, *self._tasks, return_exceptions=True)
 
     def interrupt(self, patience: float = INTERRUPT_SECONDS) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -46,7 +46,6 @@ from cci_plugins.pools.base import (
     check_code_size,
 )
 from cci_plugins.pools.folder_notes import add_folder_note
-from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import ToolHost
 
 if find_spec("jupyter_client") is None:  # the kernels need it, and this process does not
@@ -59,6 +58,9 @@ try:
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
+    from .packages.notes import NO_INDEX
+    from .packages.session_packages import PoolPackages
+    from .packages.source import build_source
     from .session import LocalSession
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
@@ -97,6 +99,13 @@ class LocalSessionPool(SessionPool):
             output does not show. They do not act on this application.
         total_memory_bytes: Memory that all sessions may use together. Beyond it, the session that
             uses most is ended. None for no such limit.
+        packages: Packages to install into each session, such as `duckdb>=1`.
+        package_index: Where packages come from: a folder of wheels, or the address of an index.
+            None means the installer's default.
+        allowed_packages: Names of packages that may be installed, with what they need. None for
+            any.
+        package_lock: A requirements file with the only versions that may be installed, and their
+            hashes. It must also have what they need. None for any.
 
     Example:
         ```python
@@ -129,6 +138,10 @@ class LocalSessionPool(SessionPool):
         egress: Egress = "none",
         environment: Env | None = None,
         total_memory_bytes: int | None = None,
+        packages: Sequence[str] = (),
+        package_index: str | os.PathLike[str] | None = None,
+        allowed_packages: Sequence[str] | None = None,
+        package_lock: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_sessions < 1 or ready_sessions < 0:
             raise ConfigurationError(
@@ -146,6 +159,8 @@ class LocalSessionPool(SessionPool):
         self._rules = parse_egress_rules(egress)
         self._environment = build_session_environment(environment or {})
         self._total_memory_bytes = total_memory_bytes
+        source = build_source(self._python, package_index, allowed_packages, package_lock)
+        self._packages = PoolPackages(source, packages)
         if not self._rules and isolation != "process":  # every other backend closes the network
             self.capabilities = replace(self.capabilities, egress=False)
         if isolation not in {"auto", "bwrap"}:  # `auto` is known from the start on
@@ -180,6 +195,7 @@ class LocalSessionPool(SessionPool):
                 if self._is_closed:
                     raise PoolUnavailableError("this pool is closed", retryable=False)
                 isolation = await choose(self._isolation_name, self._build_spec())
+                await self._packages.start()
                 self.capabilities = replace(
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
@@ -221,7 +237,8 @@ class LocalSessionPool(SessionPool):
                     kernel, code, limit, on_output, tools=tools, env=env
                 )
         name = "" if self._isolation is None else self._isolation.name
-        execution = add_network_note(replace(execution, isolation=name), self.capabilities)
+        execution = replace(execution, isolation=name)
+        execution = await session.packages.add_note(execution, code, self.capabilities)
         return add_folder_note(execution, self.capabilities.folder)
 
     @override
@@ -266,6 +283,19 @@ class LocalSessionPool(SessionPool):
         return session is not None and session.kernel is not None and session.kernel.interrupt()
 
     @override
+    def check_packages_support(self) -> None:
+        return
+
+    @override
+    async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
+        async with self._use_session(session_id) as session, session.run_lock:
+            versions = await session.packages.install(packages)
+            if session.is_ended:
+                await session.packages.close()
+                raise SessionLostError("the session was deleted while packages were installed")
+            return versions
+
+    @override
     async def restart_session(self, session_id: str) -> bool:
         if session_id not in self._sessions:
             return True
@@ -296,8 +326,8 @@ class LocalSessionPool(SessionPool):
         await self._warm_pool.close()
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.end("the pool was closed") for session in sessions))
-        if self._isolation is not None:
-            self._isolation = None
+        await self._packages.close()
+        self._isolation = None
 
     @asynccontextmanager
     async def _use_session(self, session_id: str) -> AsyncIterator[LocalSession]:
@@ -326,6 +356,7 @@ class LocalSessionPool(SessionPool):
             session_id,
             self._loss_reasons.pop(session_id, None),
             max_files=self._limits.file_count,
+            packages=self._packages.create_session(),
         )
         self._sessions[session_id] = session
         return session
@@ -368,9 +399,17 @@ class LocalSessionPool(SessionPool):
         if self._isolation is None or self._is_closed:
             raise PoolUnavailableError("this pool is closed", retryable=False)
         async with self._launch_limiter:
-            sandbox = await self._launch(self._isolation)
-            preload = self._preload if warm else ()
-            return await Kernel.start(sandbox, self._limits, preload, self._rules)
+            packages = self._packages.create_folder()
+            try:
+                sandbox = await self._launch(self._isolation, packages.path)
+                preload = self._preload if warm else ()
+                kernel = await Kernel.start(sandbox, self._limits, preload, self._rules)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await packages.close()
+                raise
+            kernel.packages = packages
+            return kernel
 
     def _check_egress(self, isolation: Isolation) -> bool:
         """Return whether sessions reach any host.
@@ -387,13 +426,13 @@ class LocalSessionPool(SessionPool):
             )
         return bool(self._rules)
 
-    async def _launch(self, isolation: Isolation) -> Sandbox:
+    async def _launch(self, isolation: Isolation, packages: Path | None = None) -> Sandbox:
         """Launch a sandbox.
 
         A launch cannot be interrupted halfway. If this call is cancelled, the launch is finished
         and then its sandbox is killed.
         """
-        launch = asyncio.ensure_future(isolation.launch(self._build_spec()))
+        launch = asyncio.ensure_future(isolation.launch(self._build_spec(packages)))
         try:
             return await asyncio.shield(launch)
         except asyncio.CancelledError:
@@ -406,9 +445,14 @@ class LocalSessionPool(SessionPool):
         except OSError as error:
             raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
-    def _build_spec(self) -> KernelSpec:
+    def _build_spec(self, packages: Path | None = None) -> KernelSpec:
+        without_index = NO_INDEX if self.capabilities.egress is False else {}
         return KernelSpec(
-            self._python, token_hex(32), self._limits, environment=self._environment.values
+            self._python,
+            token_hex(32),
+            self._limits,
+            environment={**without_index, **self._environment.values},
+            packages=packages,
         )
 
     def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:

@@ -40,6 +40,7 @@ from .folder.session_folder import SessionFolder
 from .folder.writer import Stat
 from .kernel import Kernel, RunOutcome
 from .output import Collector
+from .packages.session_packages import SessionPackages
 
 _NO_TOOLS_NOTE = (
     "this session can call no host tools any longer, because {}; a new session can call them"
@@ -61,11 +62,17 @@ class LocalSession:
         start_lock: Held while a kernel is checked or started.
         is_ended: It was deleted. Calls that still wait for it must not start it again.
         active_calls: Number of calls in progress. An idle session has none.
+        packages: Its packages, which each of its kernels is given.
         last_used: Time of the last use, from `time.monotonic`.
     """
 
     def __init__(
-        self, session_id: str, loss_reason: str | None = None, *, max_files: int = 50_000
+        self,
+        session_id: str,
+        loss_reason: str | None = None,
+        *,
+        max_files: int = 50_000,
+        packages: SessionPackages,
     ) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
@@ -75,6 +82,7 @@ class LocalSession:
         self.start_lock = anyio.Lock()
         self.is_ended = False
         self.active_calls = 0
+        self.packages = packages
         self.last_used = time.monotonic()
         self._created = self._accessed = datetime.now(UTC)
         self._max_files = max_files
@@ -124,6 +132,7 @@ class LocalSession:
             reason: Why, as a clause for the run that this ends.
         """
         self.is_ended = True
+        await self.packages.close()
         kernel, self.kernel = self.kernel, None
         if kernel is None:
             return
@@ -162,6 +171,7 @@ class LocalSession:
             KernelExitedError: The code did not start.
         """
         loss_reason = self.loss_reason
+        await self._give_packages(kernel)
         started = time.perf_counter()
         outcome, output = await kernel.run(
             code,
@@ -205,6 +215,11 @@ class LocalSession:
                 *file_notes,
             ),
         )
+
+    async def _give_packages(self, kernel: Kernel) -> None:
+        if kernel.packages is not None and kernel.packages_version != self.packages.version:
+            await self.packages.fill(kernel.packages)
+            kernel.packages_version = self.packages.version
 
     def list_files(self, folder: SessionFolder) -> list[FileInfo]:
         """List the regular files by name."""

@@ -10,6 +10,7 @@ import secrets
 from collections import OrderedDict
 from contextvars import ContextVar
 
+from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.core.session import Session
 from cci_plugins.core.session_directory import SessionDirectory
@@ -41,6 +42,7 @@ class McpSessions:
         limits: How many sessions are kept, and for how long.
         files: Where larger files are staged.
         environments: Issues and checks environment ids. None accepts any id.
+        env: Variables for the code in every session, or None.
 
     Attributes:
         host: The pool, with its limits and its file transfer.
@@ -53,8 +55,9 @@ class McpSessions:
         *,
         files: FileOptions | None = None,
         environments: Environments | None = None,
+        env: SessionEnvironment | None = None,
     ) -> None:
-        self.host = SessionHost(pool, limits=limits, files=files, owns_pool=False)
+        self.host = SessionHost(pool, limits=limits, files=files, owns_pool=False, env=env)
         self._ids = SignedEnvironments(secrets.token_bytes(_SECRET_BYTES))
         self._directory = SessionDirectory(self.host)
         self._ended_ids: OrderedDict[str, None] = OrderedDict()

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.files.file_transfer import FileOptions
@@ -38,6 +39,7 @@ async def serve_stdio(
     file_links: bool = False,
     all_tools: bool = False,
     mounted: MountedFolder | None = None,
+    env: Env | None = None,
 ) -> None:
     """Answer one client until standard input closes.
 
@@ -51,10 +53,12 @@ async def serve_stdio(
         file_links: Link the files that a run wrote in the answer of `execute_code`.
         all_tools: Offer the tools of a session pool too, which take an environment id.
         mounted: Folder whose files are copied into the client's session.
+        env: Variables for the code in every session, or None.
     """
     limits = Limits() if limits is None else limits
-    mcp_sessions = McpSessions(pool, limits, files=files)
-    platform = PlatformTools(pool, limits) if all_tools else None
+    variables = build_session_environment(env) if env else None
+    mcp_sessions = McpSessions(pool, limits, files=files, env=variables)
+    platform = PlatformTools(pool, limits, env=variables) if all_tools else None
     tools = ExecuteCodeTools(platform, mcp_sessions, file_links=file_links, mounted=mounted)
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())

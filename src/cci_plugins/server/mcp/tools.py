@@ -7,6 +7,7 @@ Calls may use the older names of `launchShell`. The list has each tool once.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,7 +43,7 @@ from cci_plugins.server.requests import (
     describe_invalid,
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
-from cci_plugins.server.runs import RunKey, RunRegistry
+from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
 
 from .answers import ToolCallResult
 from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
@@ -119,6 +120,7 @@ class PlatformTools:
         environments: Issues and checks environment ids. None accepts any id.
         admit_run: Called with the session before each run. It raises to refuse the run.
         runs: The runs of the server. None for a server that holds none.
+        env: Variables for the code in every session, or None.
     """
 
     def __init__(
@@ -129,8 +131,11 @@ class PlatformTools:
         *,
         admit_run: Callable[[str], Awaitable[None]] | None = None,
         runs: RunRegistry | None = None,
+        env: SessionEnvironment | None = None,
     ) -> None:
         self._pool = pool
+        self._env = env
+        self._with_own_env: OrderedDict[str, None] = OrderedDict()
         self._admit_run = admit_run
         self._environments = OpenEnvironments() if environments is None else environments
         self._limits = limits
@@ -235,7 +240,7 @@ class PlatformTools:
             timeout=timeout,
             instance=options.instance,
             value=options.held,
-            env=options.env,
+            env=self._get_env(session_id, options.env),
         )
 
         async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
@@ -279,10 +284,29 @@ class PlatformTools:
     ) -> Callable[..., Awaitable[Execution]]:
         """Return the pool's `execute` with what a call gives."""
         execute = partial(self._pool.execute, session_id, code, timeout=timeout)
-        if options.env is None:
+        env = self._get_env(session_id, options.env)
+        if env is None:
             return execute
         check_env_support(self._pool.capabilities)
-        return partial(execute, env=options.env)
+        return partial(execute, env=env)
+
+    def _get_env(
+        self, session_id: str, given: SessionEnvironment | None
+    ) -> SessionEnvironment | None:
+        """Return the variables that a run brings: the server's, and in their place its client's.
+
+        A client that gives variables also sends calls of this package without any. Those leave the
+        variables of the session as they are.
+        """
+        if self._env is None:
+            return given
+        if given is None:
+            return None if session_id in self._with_own_env else self._env
+        self._with_own_env[session_id] = None
+        self._with_own_env.move_to_end(session_id)
+        if len(self._with_own_env) > MAX_NAMES:
+            self._with_own_env.popitem(last=False)
+        return self._env.merge(given)
 
     def _get_timeout(self, call: _RunArguments) -> timedelta:
         max_seconds = self._limits.execution_timeout.total_seconds()

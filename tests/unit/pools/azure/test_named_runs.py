@@ -220,3 +220,43 @@ def test_a_server_starts_a_run_of_one_name_once() -> None:
             pass
     with starting("a"):
         pass
+
+
+class Measured(Named):
+    """Pool that also keeps the lengths of the calls."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(*answers)
+        self.sizes: list[int] = []
+
+    @override
+    async def send(self, session_id: str, code: str, limit: timedelta) -> Execution:
+        self.sizes.append(len(code))
+        return await super().send(session_id, code, limit)
+
+
+async def test_the_source_of_the_agent_is_sent_once_and_again_to_a_replaced_session() -> None:
+    absent = ({"absent": True}, "")
+    pool = Measured(build_answer(), build_answer(), absent, build_answer(), build_answer())
+    retry = RetryPolicy(StaticKey("key"), timedelta(seconds=5))
+    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
+
+    for _ in range(4):
+        await sessions.execute("s", "1", timeout=SECOND, instance="i")
+
+    assert [size > 10_000 for size in pool.sizes] == [True, False, False, True, False]
+    assert pool.names[2] == pool.names[3]  # the same run, which had not begun
+    assert len(set(pool.names)) == 4
+
+
+async def test_a_run_that_forges_an_absent_agent_does_not_begin_again() -> None:
+    forged = ({"absent": True}, "")
+    pool = Measured(build_answer(), forged, REFUSED, BEGAN, build_answer())
+    retry = RetryPolicy(StaticKey("key"), timedelta(seconds=5))
+    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
+    await sessions.execute("s", "1", timeout=SECOND, instance="i")
+
+    execution = await sessions.execute("s", "1", timeout=SECOND, instance="i")
+
+    assert pool.verbs == ["run", "run", "run", "resolve_run", "emit_report"]
+    assert execution.stdout.startswith("hi\n")

@@ -28,6 +28,7 @@ class KernelSpec:
         limits: Resource limits of the session.
         arguments: More arguments for ipykernel's command line.
         environment: Variables for the code. Nothing outside the sandbox gets them.
+        packages: A folder of packages that it may read. The host fills it later.
     """
 
     python: Path
@@ -35,6 +36,7 @@ class KernelSpec:
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    packages: Path | None = None
 
 
 class ToolSocket(ABC):

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cci_plugins.errors import ConfigurationError, IsolationError
@@ -36,6 +36,12 @@ class Interpreter:
     executable: str
     folders: tuple[str, ...]
     paths: tuple[str, ...] = ()
+
+    def with_packages(self, packages: Path | None) -> Interpreter:
+        """Return this interpreter, which may also read a folder of packages."""
+        if packages is None:
+            return self
+        return replace(self, folders=(*self.folders, str(packages)))
 
     @property
     def is_reachable(self) -> bool:

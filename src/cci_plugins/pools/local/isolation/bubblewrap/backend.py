@@ -181,7 +181,8 @@ class BwrapIsolation(Isolation):
         Raises:
             IsolationError: The sandbox could not be started.
         """
-        sandbox = await self._start(spec, await inspect(spec.python))
+        interpreter = (await inspect(spec.python)).with_packages(spec.packages)
+        sandbox = await self._start(spec, interpreter)
         async with sandbox.kill_on_failure():
             await wait_for_sockets(sandbox.sockets, sandbox.child)
             sandbox.find_kernel()

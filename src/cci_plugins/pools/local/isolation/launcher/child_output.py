@@ -38,6 +38,7 @@ class ChildOutputMixin:
     """Additions to ipykernel's `OutStream`, whose attributes these methods use."""
 
     _fid: int  # the read end of the pipe
+    _flush_pending: bool  # something was written since the sending thread began its last flush
     _master_pid: int
     _original_stdstream_copy: int
     _original_stdstream_fd: int
@@ -58,11 +59,15 @@ class ChildOutputMixin:
         return self._write_to_stream(string)
 
     def flush(self) -> None:
-        """Send everything, with what child processes have written."""
+        """Send everything, with what child processes have written.
+
+        Nothing is awaited where nothing was written: ipykernel flushes ten times in each run.
+        """
         if not self._is_forked():
             self._drain(FLUSH_WAIT_SECONDS)
-            stream: Any = super()
-            stream.flush()
+            if self._flush_pending:
+                stream: Any = super()
+                stream.flush()
 
     def _flush_buffers(self) -> Any:
         stream: Any = super()  # a forked process must not send what its parent will send

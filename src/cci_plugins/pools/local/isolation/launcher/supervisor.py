@@ -4,7 +4,8 @@ It runs as `python -I -S supervisor.py FOLDER CHANNEL COMMAND...`, between the a
 the backends without a PID namespace. CHANNEL is a descriptor for the command alone, or -1. In a PID
 namespace the kernel ends every process with the first. Elsewhere a process that calls `setsid` and
 forks twice would outlive the session, so the supervisor takes that part. It imports the standard
-library only, to start in a few milliseconds.
+library only, to start in a few milliseconds. Without a command it does nothing but remove the
+folder when the app has ended (`guard_folder`).
 
 States, in this order and never back:
 
@@ -31,7 +32,7 @@ Invariants:
 The app imports `iter_descendants`, `list_children` and `remove_folder` for the same work.
 """
 
-# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH118, PTH123, PTH208 - plain calls, to start without pathlib
+# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH110, PTH118, PTH123, PTH208 - plain calls, to start without pathlib
 from __future__ import annotations
 
 import contextlib
@@ -184,12 +185,30 @@ def remove_folder(folder: str) -> None:
         os.rmdir(folder)
 
 
+def guard_folder(folder: str) -> int:
+    """Remove a folder when the app asks for it or has ended.
+
+    A program that the app left behind may write there a moment longer.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:
+        if select.select([0], [], [], PARENT_CHECK_SECONDS)[0]:
+            break
+    end = time.monotonic() + KILL_SECONDS
+    while os.path.exists(folder) and time.monotonic() < end:
+        remove_folder(folder)
+        time.sleep(0.005)
+    return 0
+
+
 def main(folder: str, channel: int, command: list[str]) -> int:
     """Run the command, clean up after it, and return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.setsid()
+    if not command:
+        return guard_folder(folder)
     become_subreaper()
     child = start_command(command)
     if channel >= 0:

@@ -1,0 +1,73 @@
+"""Cases of the troubleshooting page: packages of sessions."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cci_plugins import LocalSessionPool
+from cci_plugins.pools.local.packages import download
+from cci_plugins.pools.local.packages.source import PackageSource, build_source
+from cci_plugins.sync import CodeInterpreter
+from cci_plugins.testing import FakeSessionPool
+
+from .cases import happens
+
+HASH = "--hash=sha256:" + "0" * 64
+
+
+@happens("cannot install ...: it is not the name of a package")
+def _(*_: object) -> object:
+    return LocalSessionPool(packages=["./folder"])
+
+
+@happens("cannot install ...: the session has ...")
+def _(*_: object) -> object:
+    requirements = PackageSource(Path(sys.executable)).check(["ipykernel<1"])
+    return download.select_missing(requirements, {"ipykernel": "7.0"})
+
+
+@happens("cannot install ...: the application does not allow ...")
+def _(*_: object) -> object:
+    return LocalSessionPool(packages=["polars"], allowed_packages=["duckdb"])
+
+
+@happens("cannot install ...: the lock does not have ...")
+def _(*_: object) -> object:
+    return _read_lock(f"duckdb==1.0 {HASH}").check(["polars"])
+
+
+@happens("cannot install ...: the lock has ...")
+def _(*_: object) -> object:
+    return _read_lock(f"duckdb==1.0 {HASH}").check(["duckdb>=2"])
+
+
+@happens("the package lock ... has ..., which does not name one version and its hashes")
+def _(*_: object) -> object:
+    return _read_lock("duckdb>=1")
+
+
+@happens("installing packages into this interpreter needs uv, which is not on PATH")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(download.shutil, "which", lambda _: None)
+    source = PackageSource(Path("/usr/bin/another-python"))
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = source.check(["duckdb"])
+        return anyio.run(download.download, source, requirements, {}, Path(folder))
+
+
+@happens("the pool ... cannot install packages into a session")
+def _(*_: object) -> object:
+    with CodeInterpreter(FakeSessionPool()) as interpreter:
+        return interpreter.session("packages").install("duckdb")
+
+
+def _read_lock(text: str) -> PackageSource:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lock.txt")
+        path.write_text(text, encoding="utf-8")
+        return build_source(Path(sys.executable), None, None, path)
