@@ -103,8 +103,7 @@ def create_app(
     tools = PlatformTools(entry.mcp, limits, admit_run=admit_run, runs=runs, **shared)
     sessions = McpSessions(entry.execute_code, limits, **shared) if execute_code else None
     mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
-    mcp_app = McpCompatApp(mcp, body_bytes, sessions)
-    routes = [Route("/health", _get_health), Route("/mcp", mcp_app), Route("/mcp/", mcp_app)]
+    routes = _build_mcp_routes(McpCompatApp(mcp, body_bytes, sessions))
     routes += _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
     routes += entry.build_console_routes()
     middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, entry.gate)]
@@ -161,6 +160,10 @@ def _build_mcp_endpoint(
         tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
         resources = FileResources(sessions)
     return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
+
+
+def _build_mcp_routes(app: McpCompatApp) -> list[Route]:
+    return [Route("/health", _get_health), Route("/mcp", app), Route("/mcp/", app)]
 
 
 def _check_options(
