@@ -40,6 +40,7 @@ from cci_plugins.testing import FakeSessionPool
 from . import (  # noqa: F401 - they register their cases
     checkpoint_cases,
     console_cases,
+    long_run_cases,
     package_cases,
     troubleshooting_cases,
 )
@@ -451,6 +452,21 @@ class Plain(FakeSessionPool):
 @happens("the pool ... cannot interrupt a run, so it ends with its code or its timeout")
 def _(*_: object) -> object:
     return anyio.run(Plain().interrupt, "a-session")
+
+
+@happens(
+    "the pool ... cannot run code in the background: a run ends with its request; "
+    "the code did not run"
+)
+def _(*_: object) -> object:
+    with CodeInterpreter(Plain()) as interpreter:
+        return interpreter.start_code("1")
+
+
+@happens("timeout is ... s, and a background run may take at most ... s")
+def _(*_: object) -> object:
+    with CodeInterpreter(FakeSessionPool()) as interpreter:
+        return interpreter.start_code("1", timeout=7200)
 
 
 @happens("the pool ... cannot set environment variables")

@@ -37,6 +37,7 @@ EXPECTED = {
     "11_test_your_agent.py": ["passed"],
     "13_next_day.py": ["saved ['gentoo.txt',", "those of run-1", "124 of 344 penguins"],
     "14_packages.py": ["allows penguin-units", "{'penguin-units': '1.0'}", "11.2 pounds"],
+    "15_long_run.py": ["1 of 5: pi is about", "pi is 3.14", "cancelled: True"],
 }
 # The guides' examples and the tests of the adapters run these frameworks in each test run.
 LIKE_A_GUIDE = {"07_semantic_kernel.py", "08_agent_framework.py", "09_openai_agents.py"}

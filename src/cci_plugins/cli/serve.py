@@ -34,7 +34,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName, PoolName, Settings
 from cci_plugins.core.interpreter import build_pool
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.base import SessionPool, check_background_support
 
 from . import client_setup, console
 from . import emulate as emulation
@@ -110,6 +110,15 @@ ConsoleOption = Annotated[
         help="Keep in memory what each session runs, for cci sessions and the page /sessions.",
     ),
 ]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Longest time until a run over MCP is answered for. A longer one goes on, and the "
+        "tool check_run returns its result. By default each answer waits for its run.",
+    ),
+]
 TrustedProxyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -139,6 +148,7 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    wait: WaitOption = None,
     with_console: ConsoleOption = False,
     trusted_proxies: TrustedProxyOption = None,
     entra: TenantOption = None,
@@ -156,16 +166,19 @@ def serve(
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
     sign_in = build_sign_in(entra, audience, caller)
     served_pool = _create_pool(settings, pool, isolation, emulate)
+    check_wait(wait, served_pool, is_emulated=emulate is not None)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
     limits, proxies = settings.limits(), trusted_proxies or []
-    listener = _Listener(host, port, key, display_key, as_json, limits, proxies, with_console)
+    listener = _Listener(
+        host, port, key, display_key, as_json, limits, proxies, wait, with_console=with_console
+    )
     rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
-        emulated_key = _check_emulated(key, sign_in)
+        checked_key = _check_emulated(key, sign_in)
         options = EmulationOptions(
-            emulate, container or "cci", fault_rate, seed, emulated_key, sessions, cooldown
+            emulate, container or "cci", fault_rate, seed, checked_key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
@@ -186,6 +199,7 @@ class _Listener:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
+        wait: Longest seconds until a run is answered for, or None.
         with_console: Whether the server keeps what it ran.
     """
 
@@ -196,6 +210,7 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
+    wait: float | None = None
     with_console: bool = False
 
     def check_console(self, *, is_emulated: bool) -> None:
@@ -258,6 +273,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             limits=listener.limits,
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
+            wait=listener.wait,
             console=listener.with_console,
             **options,
         )
@@ -366,6 +382,29 @@ def _create_pool(
     chosen = settings.model_copy(update=changes)
     chosen.check()
     return build_pool(chosen)
+
+
+def check_wait(wait: float | None, pool: SessionPool, *, is_emulated: bool = False) -> None:
+    """Check before a server starts that its pool can do what `--wait` needs.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if wait is None:
+        return
+    if is_emulated:
+        raise ConfigurationError(
+            "--wait and --emulate cannot be combined, since a pool of Azure answers for each run "
+            "when it ends",
+            hint="leave --emulate or --wait out",
+        )
+    try:
+        check_background_support(pool.capabilities)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"--wait needs runs in the background: {error}",
+            hint="leave --wait out, or serve the embedded pool",
+        ) from None
 
 
 def _create_environments(settings: Settings, key: str | None) -> Any:

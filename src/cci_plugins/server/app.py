@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
@@ -62,6 +64,7 @@ def create_app(
     runs_per_minute: int | None = None,
     body_bytes: int = BODY_BYTES,
     sign_in: EntraSignIn | None = None,
+    wait: Duration | None = None,
     env: Env | None = None,
     console: bool = False,
 ) -> Starlette:
@@ -79,7 +82,8 @@ def create_app(
         requests_per_minute: Most requests of one key, or without a key of one address.
         runs_per_minute: Most runs of one environment over MCP.
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
-        sign_in: Accepts tokens of Microsoft Entra, and the key. It needs signed environments.
+        sign_in: Accepts tokens of Microsoft Entra, and the key.
+        wait: Longest time until a run over MCP is answered for, as in `ToolOptions`.
         env: Variables for the code in every session that is reached over MCP, or None.
         console: Keep what each session ran, in memory, and show it to holders of the key.
 
@@ -94,17 +98,15 @@ def create_app(
         ```
     """
     _check_options(environments, sign_in, api_key=api_key, rest=rest, console=console)
-    limits = limits or Limits()
-    admit_run = None if runs_per_minute is None else RunRate(runs_per_minute).admit
-    runs = RunRegistry()
-    variables = build_session_environment(env) if env else None
+    limits, runs = limits or Limits(), RunRegistry()
+    options = _McpOptions(
+        environments, runs_per_minute, body_bytes, execute_code, file_links, env, wait
+    )
     entry = _EntryPools(pool, api_key if console else None)
-    shared: dict[str, Any] = {"environments": environments, "env": variables}
-    tools = PlatformTools(entry.mcp, limits, admit_run=admit_run, runs=runs, **shared)
-    sessions = McpSessions(entry.execute_code, limits, **shared) if execute_code else None
-    mcp = _build_mcp_endpoint(pool, tools, sessions, body_bytes, file_links=file_links)
-    routes = _build_mcp_routes(McpCompatApp(mcp, body_bytes, sessions))
-    routes += _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
+    mcp, sessions = _build_mcp_endpoint(entry, limits, runs, options)
+    mcp_app = McpCompatApp(mcp, body_bytes, sessions)
+    rest_routes = _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
+    routes = [Route("/health", _get_health), *_build_mcp_routes(mcp_app), *rest_routes]
     routes += entry.build_console_routes()
     middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, entry.gate)]
     return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
@@ -146,24 +148,46 @@ class _EntryPools:
             yield from ConsolePage(self.rest, self._history, self.gate).build_routes()
 
 
+@dataclass(frozen=True, slots=True)
+class _McpOptions:
+    """The options of `create_app` that are about MCP."""
+
+    environments: Environments | None
+    runs_per_minute: int | None
+    body_bytes: int
+    execute_code: bool
+    file_links: bool
+    env: Env | None
+    wait: Duration | None
+
+
 def _build_mcp_endpoint(
-    pool: SessionPool,
-    tools: ToolProvider,
-    sessions: McpSessions | None,
-    body_bytes: int,
-    *,
-    file_links: bool,
-) -> McpEndpoint:
+    entry: _EntryPools, limits: Limits, runs: RunRegistry, options: _McpOptions
+) -> tuple[McpEndpoint, McpSessions | None]:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
-    resources = None
-    if sessions is not None:
-        tools = ExecuteCodeTools(tools, sessions, file_links=file_links)
+    env = build_session_environment(options.env) if options.env else None
+    tools: ToolProvider = PlatformTools(
+        entry.mcp,
+        limits,
+        options.environments,
+        admit_run=None
+        if options.runs_per_minute is None
+        else RunRate(options.runs_per_minute).admit,
+        runs=runs,
+        env=env,
+        wait=options.wait,
+    )
+    sessions = resources = None
+    if options.execute_code:
+        sessions = McpSessions(
+            entry.execute_code, limits, environments=options.environments, env=env
+        )
         resources = FileResources(sessions)
-    return McpEndpoint(tools, body_bytes, resources, experimental=lambda: describe_held_runs(pool))
-
-
-def _build_mcp_routes(app: McpCompatApp) -> list[Route]:
-    return [Route("/health", _get_health), Route("/mcp", app), Route("/mcp/", app)]
+        tools = ExecuteCodeTools(tools, sessions, file_links=options.file_links, wait=options.wait)
+    endpoint = McpEndpoint(
+        tools, options.body_bytes, resources, experimental=lambda: describe_held_runs(entry.mcp)
+    )
+    return endpoint, sessions
 
 
 def _check_options(
@@ -194,6 +218,11 @@ def _check_options(
             "only signed environments belong to the caller that launched them",
             hint="pass environments=SignedEnvironments(secret)",
         )
+
+
+def _build_mcp_routes(app: McpCompatApp) -> Iterator[Route]:
+    yield Route("/mcp", app)
+    yield Route("/mcp/", app)
 
 
 def _build_rest_routes(

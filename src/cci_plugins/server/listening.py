@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import Env
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
@@ -53,6 +54,7 @@ async def serve(
     body_bytes: int = BODY_BYTES,
     trusted_proxies: Sequence[str] = (),
     sign_in: EntraSignIn | None = None,
+    wait: Duration | None = None,
     env: Env | None = None,
     console: bool = False,
 ) -> None:
@@ -75,6 +77,7 @@ async def serve(
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        wait: Longest time until a run over MCP is answered for, as for `create_app`.
         env: Variables for the code in every session that is reached over MCP, or None.
         console: Keep what each session ran, and show it to holders of the key.
 
@@ -91,9 +94,10 @@ async def serve(
     """
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
     build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
-    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes, env=env)
-    build = partial(build, execute_code=execute_code, file_links=file_links, console=console)
-    app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
+    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes, wait=wait)
+    build = partial(build, execute_code=execute_code, file_links=file_links, env=env)
+    build = partial(build, requests_per_minute=requests_per_minute, console=console)
+    app = build(runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
 

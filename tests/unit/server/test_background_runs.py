@@ -1,0 +1,95 @@
+"""Background runs on the server: their time, their output, and what it states of itself."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from cci_plugins.common.limits import Limits
+from cci_plugins.errors import ConfigurationError
+from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.pools.azure.cci_server import add_server_abilities
+from cci_plugins.pools.base import Capabilities
+from cci_plugins.testing import FakeSessionPool
+
+pytest.importorskip("mcp")
+
+from cci_plugins.server.mcp.held_runs import describe_held_runs
+from cci_plugins.server.mcp.tools import PlatformTools
+from cci_plugins.server.output_log import MAX_CHARACTERS
+from cci_plugins.server.runs import RunRegistry
+
+from .test_held_runs import Link, Tools, held
+
+pytestmark = pytest.mark.anyio
+LIMITS = Limits(execution_timeout=1, background_timeout=30)
+
+
+class TimedPool(FakeSessionPool):
+    """A pool that remembers how long its runs may take, and may print a lot."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.timeouts: list[float] = []
+        self.texts = texts
+
+    async def execute(  # type: ignore[override]  # as it is called here
+        self, *_: Any, timeout: timedelta, on_output: Any = None, **__: Any
+    ) -> Execution:
+        self.timeouts.append(timeout.total_seconds())
+        for text in self.texts:
+            on_output(OutputEvent("stdout", text))
+            await anyio.sleep(0.3 if text == "begun" else 0)
+        return Execution(stdout="all of it")
+
+
+async def test_a_held_run_may_take_the_time_of_the_background_and_another_run_may_not() -> None:
+    pool, runs = TimedPool(), RunRegistry()
+    tools = PlatformTools(pool, LIMITS, runs=runs)
+    async with runs.run():
+        link = Link(tools)
+        await held(link, None, is_background=True).execute()
+        await held(link, Tools(), name="tools").execute()
+    arguments = {"environmentId": "some-session", "pythonCode": "1"}
+    for timeout in ({}, {"timeoutSeconds": 20}):
+        name = "runPythonCodeInRemoteEnvironment"
+        await tools.call(name, arguments | timeout, {})
+    assert pool.timeouts == [20, 20, 1, 1]
+
+
+async def test_output_that_the_server_had_to_drop_is_named_and_none_comes_twice() -> None:
+    pool, runs = TimedPool("begun", "a" * 50_000, "b" * MAX_CHARACTERS, "end"), RunRegistry()
+    seen = list[str]()
+    async with runs.run():
+        link = Link(PlatformTools(pool, LIMITS, runs=runs))
+        run = held(link, None, lambda event: seen.append(event.text), is_background=True)
+        await run.execute()
+    rest = "".join(seen[2:])
+    missing = 50_003 + MAX_CHARACTERS - len(rest)
+    assert seen[:2] == ["begun", f"\n[{missing:,} characters are missing here]\n"]
+    assert rest.endswith("b" * 900_000 + "end")
+
+
+async def test_a_pool_without_background_runs_refuses_what_its_server_did_not_state() -> None:
+    pool, runs = TimedPool(), RunRegistry()
+    pool.capabilities = Capabilities(name="plain", host_tools=True)
+    async with runs.run():
+        link = Link(PlatformTools(pool, LIMITS, runs=runs))
+        with pytest.raises(ConfigurationError, match="'plain' cannot run code in the background"):
+            await held(link, None, is_background=True).execute()
+    assert pool.timeouts == []
+
+
+@pytest.mark.parametrize("supported", [True, False, None])
+def test_a_client_reads_what_the_server_states_and_an_older_one_states_nothing(
+    supported: bool | None,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    pool = FakeSessionPool()
+    pool.capabilities = Capabilities(host_tools=True, background_runs=supported)
+    answer = {"capabilities": {"experimental": describe_held_runs(pool)}}
+    found = add_server_abilities(Capabilities(), answer)
+    assert (found.host_tools, found.background_runs) == (True, supported)
+    assert add_server_abilities(found, {}).background_runs is False
