@@ -286,7 +286,9 @@ class BackgroundSession(SavableSession):
         run = self._run(code, limit, handle, calls, in_background=True)
         task = asyncio.create_task(run)
         _tasks.add(task)
+        self._handle.background_runs.add(task)
         task.add_done_callback(_forget)
+        task.add_done_callback(self._handle.background_runs.discard)
         try:
             await asyncio.sleep(0)  # it takes its place before runs that are asked for later
         except asyncio.CancelledError:

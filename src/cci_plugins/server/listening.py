@@ -86,18 +86,15 @@ async def serve(
 
     Example:
         ```python
-        from cci_plugins.testing import FakeSessionPool
-
         with anyio.move_on_after(0.1):
-            await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
+            await serve(LocalSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
-    build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
-    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes, wait=wait)
-    build = partial(build, execute_code=execute_code, file_links=file_links, env=env)
-    build = partial(build, requests_per_minute=requests_per_minute, console=console)
-    app = build(runs_per_minute=runs_per_minute)
+    make = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
+    make = partial(make, environments=environments, rest=rest, body_bytes=body_bytes, wait=wait)
+    make = partial(make, execute_code=execute_code, file_links=file_links, env=env, console=console)
+    app = make(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import anyio
 import pytest
 
+from cci_plugins.azure.credentials import StaticKey
 from cci_plugins.common.limits import Limits
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, PoolError, PoolUnavailableError
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.azure.cci_server import add_server_abilities
+from cci_plugins.pools.azure.retry import RetryPolicy
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.testing import FakeSessionPool
 
@@ -58,6 +60,12 @@ async def test_a_held_run_may_take_the_time_of_the_background_and_another_run_ma
         name = "runPythonCodeInRemoteEnvironment"
         await tools.call(name, arguments | timeout, {})
     assert pool.timeouts == [20, 20, 1, 1]
+    limits = Limits(execution_timeout=5, background_timeout=2)
+    async with runs.run():
+        link = Link(PlatformTools(pool, limits, runs=runs))
+        await held(link, None, name="short", is_background=True).execute()
+        await held(link, Tools(), name="short tools").execute()
+    assert pool.timeouts[4:] == [2, 5]
 
 
 async def test_output_that_the_server_had_to_drop_is_named_and_none_comes_twice() -> None:
@@ -71,6 +79,25 @@ async def test_output_that_the_server_had_to_drop_is_named_and_none_comes_twice(
     missing = 50_003 + MAX_CHARACTERS - len(rest)
     assert seen[:2] == ["begun", f"\n[{missing:,} characters are missing here]\n"]
     assert rest.endswith("b" * 900_000 + "end")
+
+
+async def test_a_start_without_an_answer_at_a_server_that_is_away_may_have_run() -> None:
+    pool, runs = TimedPool(), RunRegistry()
+    async with runs.run():
+        link = Link(PlatformTools(pool, LIMITS, runs=runs))
+
+        def lose(number: int) -> str:
+            if number > 1:
+                link.error = PoolUnavailableError("the pool cannot be reached")
+            return "answer" if number == 1 else "request"
+
+        link.lose = lose
+        run = held(link, None, is_background=True)
+        run._retry = RetryPolicy(StaticKey("key"), timedelta(seconds=0.2))
+        with pytest.raises(PoolError, match="cannot be reached; the code may have run") as raised:
+            await run.execute()
+    assert not raised.value.retryable
+    assert len(pool.timeouts) == 1
 
 
 async def test_a_pool_without_background_runs_refuses_what_its_server_did_not_state() -> None:

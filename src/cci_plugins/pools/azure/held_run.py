@@ -147,7 +147,10 @@ class HeldRun:
             if MAY_HAVE_RUN not in str(error):
                 raise
             logger.info("asking for a run whose start has no answer: %s", error)
-            report, answer = await self._ask_until_answered(RunQuery())
+            try:
+                report, answer = await self._ask_until_answered(RunQuery())
+            except CodeInterpreterError as later:
+                raise build_unclear_error(later) from later
             if report.state == "unknown":
                 raise
             return report, answer

@@ -236,7 +236,9 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if query.starts and self._admit_run is not None:
             await self._admit_run(session_id)
-        longest = max(self._limits.execution_timeout, self._limits.background_timeout)
+        longest = self._limits.background_timeout
+        if not query.is_background:
+            longest = max(longest, self._limits.execution_timeout)
         timeout = _choose_timeout(call, self._limits.execution_timeout, longest)
         request = HeldRequest(
             session_id=session_id,
@@ -374,7 +376,7 @@ class PlatformTools:
 
 def _choose_timeout(call: _RunArguments, default: timedelta, longest: timedelta) -> timedelta:
     if call.timeout_seconds is None:
-        return default
+        return min(default, longest)
     return timedelta(seconds=min(call.timeout_seconds, longest.total_seconds()))
 
 

@@ -136,7 +136,7 @@ def _build_run_request(body: RunBody, limits: Limits) -> _RunRequest:
     in_background = (body.execution_type or "").lower() == "asynchronous"
     default = longest = limits.execution_timeout.total_seconds()
     if in_background:
-        longest = max(longest, limits.background_timeout.total_seconds())
+        longest = limits.background_timeout.total_seconds()
     return _RunRequest(
         code=body.build_code(),
         timeout=timedelta(seconds=min(body.timeout_in_seconds or default, longest)),
