@@ -225,6 +225,12 @@ async def _check_known(client: AnyClient, session: str) -> None:
         )
 
 
+async def _may_live(client: AnyClient, session: str) -> bool:
+    """Return whether a session lives, which its pool may have ended without the server."""
+    listed = await client.list_sessions()
+    return any(one.may_live for one in listed.sessions if one.identifier == session)
+
+
 async def _watch(client: AnyClient, session: str, *, as_json: bool) -> None:
     """Print runs as they come. A run in progress stands first in each answer."""
     first = since = version = 0
@@ -246,10 +252,12 @@ async def _watch(client: AnyClient, session: str, *, as_json: bool) -> None:
                 printer.finish(run)
             del printers[run.number]
             first, since = run.number + 1, 0
-        version = page.version
-        if page.ended_at is not None and not page.has_more and not printers:
+        is_idle = not printers and not page.has_more
+        is_quiet = is_idle and (page.ended_at is not None or page.version == version)
+        if is_quiet and not await _may_live(client, session):
             console.print_message("the session has ended")
             return
+        version = page.version
 
 
 class _RunPrinter:

@@ -48,7 +48,6 @@ def test_a_gateway_accepts_only_its_own_ids_at_any_rate(
         "env": {},
         "requests_per_minute": rate,
         "runs_per_minute": runs,
-        "env": {},
     }
 
 
