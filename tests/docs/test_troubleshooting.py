@@ -47,6 +47,7 @@ from cci_plugins.testing import FakeSessionPool
 
 from . import (  # noqa: F401 - they register their cases
     checkpoint_cases,
+    console_cases,
     long_run_cases,
     package_cases,
     troubleshooting_cases,
