@@ -253,6 +253,9 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
 
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
+        if listener.with_console:
+            page = url.removesuffix("/mcp") + "/sessions"
+            console.print_message(f"to see what runs, sign in with the key at {page}")
         isolation = pool.capabilities.isolation
         endpoint = client_setup.Endpoint(
             url, listener.display_key, isolation, needs_key=listener.key is not None

@@ -25,6 +25,8 @@ from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
 from .console import ConsoleRoutes
+from .console_page.gate import ConsoleGate
+from .console_page.routes import ConsolePage
 from .disconnect import CancelOnDisconnect
 from .guard import Guard, RunRate, Throttle
 from .history import RunHistory
@@ -100,13 +102,13 @@ def create_app(
     options = _McpOptions(
         environments, runs_per_minute, body_bytes, execute_code, file_links, env, wait
     )
-    entry = _EntryPools(pool, RunHistory() if console else None)
+    entry = _EntryPools(pool, api_key if console else None)
     mcp, sessions = _build_mcp_endpoint(entry, limits, runs, options)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
     rest_routes = _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
     routes = [Route("/health", _get_health), *_build_mcp_routes(mcp_app), *rest_routes]
     routes += entry.build_console_routes()
-    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in)]
+    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, entry.gate)]
     return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
 
 
@@ -119,26 +121,31 @@ def _assemble(routes: list[Route], middleware: list[Middleware], lifespan: _Life
 
 
 class _EntryPools:
-    """The pool of each entry point, which records its runs if there is a history.
+    """The pool of each entry point, which records its runs if the server has a console.
+
+    Attributes:
+        gate: Who may see the console's page. None without a console.
 
     Args:
         pool: The pool of all of them.
-        history: Where runs are recorded, or None.
+        console_key: The key that opens the console, or None for a server without one.
     """
 
-    def __init__(self, pool: SessionPool, history: RunHistory | None) -> None:
-        self._history = history
+    def __init__(self, pool: SessionPool, console_key: str | None) -> None:
         self.rest = self.mcp = self.execute_code = pool
-        if history is not None:
-            self.rest = record_runs(pool, history, "rest")
-            self.mcp = record_runs(pool, history, "mcp")
-            self.execute_code = record_runs(pool, history, "execute_code")
+        self.gate: ConsoleGate | None = None
+        if console_key is not None:
+            self._history = RunHistory()
+            self.gate = ConsoleGate(console_key)
+            self.rest = record_runs(pool, self._history, "rest")
+            self.mcp = record_runs(pool, self._history, "mcp")
+            self.execute_code = record_runs(pool, self._history, "execute_code")
 
-    def build_console_routes(self) -> list[Route]:
-        """Return the routes of the console, if there is a history."""
-        if self._history is None:
-            return []
-        return ConsoleRoutes(self.rest, self._history).build_routes()
+    def build_console_routes(self) -> Iterator[Route]:
+        """Return the routes of the console, if there is one."""
+        if self.gate is not None:
+            yield from ConsoleRoutes(self.rest, self._history).build_routes()
+            yield from ConsolePage(self.rest, self._history, self.gate).build_routes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +238,11 @@ def _build_middleware(
     hosts: Iterable[str] | None,
     requests_per_minute: int | None,
     sign_in: EntraSignIn | None,
+    gate: ConsoleGate | None,
 ) -> Iterator[Middleware]:
     """Build the middleware, outermost first."""
     names = None if hosts is None else tuple(hosts)
-    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in)
+    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in, gate=gate)
     if requests_per_minute is not None:  # after the guard, so that only valid keys are counted
         by_key = api_key is not None
         yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)
