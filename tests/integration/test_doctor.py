@@ -537,7 +537,9 @@ async def test_missing_roles_on_the_storage_are_found(custom: Scene) -> None:
 @pytest.fixture
 def cci(tmp_path: Path) -> Iterator[Command]:
     with running(tmp_path) as cloud:
-        yield Command(cloud, tmp_path)
+        command = Command(cloud, tmp_path)
+        command.environment["CCI_READY_SESSIONS"] = "0"
+        yield command
         assert cloud.cloud.wrong == []
 
 
@@ -598,6 +600,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     for name in list(os.environ):
         if name.startswith(("CCI_", "AZURE_", "MCP_", "FOUNDRY_", "ACA_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("CCI_READY_SESSIONS", "0")
     monkeypatch.chdir(tmp_path)
     return monkeypatch
 
