@@ -191,12 +191,21 @@ class Session:
         code: str,
         *,
         timeout: Duration | None = None,
+        on_output: OutputHandler | None = None,
         tools: Sequence[HostTool] = (),
         approve_tool: ToolApprover | None = None,
     ) -> BackgroundRun:
-        """Start code in this session, and return while it runs."""
+        """Start code in this session, and return while it runs.
+
+        `on_output` is called in the package's own thread.
+        """
         start = partial(
-            self._session.start_code, code, timeout=timeout, tools=tools, approve_tool=approve_tool
+            self._session.start_code,
+            code,
+            timeout=timeout,
+            on_output=on_output,
+            tools=tools,
+            approve_tool=approve_tool,
         )
         return BackgroundRun(event_loop.run_blocking(start))
 
@@ -409,6 +418,19 @@ class CodeInterpreter(BlockingInterpreter):
         """Run code in the current session."""
         return self.session().run_code(
             code, timeout=timeout, on_output=on_output, tools=tools, approve_tool=approve_tool
+        )
+
+    def start_code(
+        self,
+        code: str,
+        *,
+        timeout: Duration | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
+    ) -> BackgroundRun:
+        """Start code in the current session, and return while it runs."""
+        return self.session().start_code(
+            code, timeout=timeout, tools=tools, approve_tool=approve_tool
         )
 
     def start(self) -> None:

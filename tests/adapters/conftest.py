@@ -50,6 +50,7 @@ async def ask_langchain(
     question: str,
     *,
     tool: dict[str, Any] | None = None,
+    checks_runs: bool = False,
     middleware: tuple[Any, ...] = (),
     **options: Any,
 ) -> str:
@@ -62,7 +63,9 @@ async def ask_langchain(
     async with DefaultAsyncHttpxClient() as http:  # LangChain would leave its own open
         options |= {"base_url": model.url, "api_key": "none-needed", "http_async_client": http}
         chat = ChatOpenAI(model="scripted", **options)
-        tools = [CodeInterpreterTool(interpreter=interpreter, **(tool or {}))]
+        tools: list[Any] = [CodeInterpreterTool(interpreter=interpreter, **(tool or {}))]
+        tools += [tools[0].check_run_tool()] if checks_runs else []
+        tools += [tools[0].install_packages_tool()] if tools[0].options.install_packages else []
         agent = create_agent(chat, tools=tools, middleware=middleware)
         config = {"configurable": {"thread_id": key}}
         state = await agent.ainvoke({"messages": [("user", question)]}, config)
@@ -162,14 +165,14 @@ async def ask_openai_agents(
     from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, RunConfig, Runner
     from openai import AsyncOpenAI
 
-    from cci_plugins.openai_agents import code_interpreter_tool, images_as_user_messages
+    from cci_plugins.openai_agents import code_interpreter_tools, images_as_user_messages
 
     make: Any = OpenAIResponsesModel if responses else OpenAIChatCompletionsModel
     config = RunConfig(
         tracing_disabled=True, call_model_input_filter=images_as_user_messages if show else None
     )
     async with AsyncOpenAI(base_url=model.url, api_key="none-needed") as client:
-        tools: Any = [code_interpreter_tool(interpreter, **options)]
+        tools: Any = code_interpreter_tools(interpreter, **options)
         agent = Agent("analyst", model=make("scripted", client), tools=tools)
         context = {"session_id": key}
         return str(

@@ -77,5 +77,5 @@ class BrokenPool(FakeSessionPool):
 
 def test_the_contract_tests_reject_a_pool_that_breaks_the_contract() -> None:
     report = check_pool(BrokenPool())
-    assert len(report) == 18
+    assert len(report) == 20
     assert all(report.values()), report

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from cci_plugins.common.limits import Limits
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.base import SessionPool
@@ -32,12 +33,15 @@ class Emulated(NamedTuple):
 
 @asynccontextmanager
 async def emulated(
-    pool: SessionPool, around: Callable[[Any], Any] = lambda app: app, **options: Any
+    pool: SessionPool,
+    around: Callable[[Any], Any] = lambda app: app,
+    limits: Limits | None = None,
+    **options: Any,
 ) -> AsyncIterator[Emulated]:
     """Serve an emulated pool, wrapped by `around`, which may add a proxy."""
     from cci_plugins.server import Emulation, Emulator, serve_app
 
-    emulator = Emulator(pool, Emulation(**options), key=KEY, token=TOKEN)
+    emulator = Emulator(pool, Emulation(**options), key=KEY, token=TOKEN, limits=limits)
     ready = anyio.Event()
     urls: list[str] = []
 

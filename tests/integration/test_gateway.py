@@ -25,7 +25,7 @@ CONTAINERS = ["cci", "executions"]
 
 
 @asynccontextmanager
-async def gateways(count, **options):
+async def gateways(count, serve=None, **options):
     """Start an emulated custom pool and `count` gateways, and yield it and their URLs."""
     from cci_plugins.server import SignedEnvironments
 
@@ -35,7 +35,12 @@ async def gateways(count, **options):
         )
         urls = [
             await stack.enter_async_context(
-                serving(azure.client(), environments=SignedEnvironments(SECRET), rest=False)
+                serving(
+                    azure.client(),
+                    environments=SignedEnvironments(SECRET),
+                    rest=False,
+                    **(serve or {}),
+                )
             )
             for _ in range(count)
         ]

@@ -37,6 +37,7 @@ EXPECTED = {
     "11_test_your_agent.py": ["passed"],
     "13_next_day.py": ["saved ['gentoo.txt',", "those of run-1", "124 of 344 penguins"],
     "14_packages.py": ["allows penguin-units", "{'penguin-units': '1.0'}", "11.2 pounds"],
+    "15_long_run.py": ["1 of 5: pi is about", "pi is 3.14", "cancelled: True"],
 }
 # The guides' examples and the tests of the adapters run these frameworks in each test run.
 LIKE_A_GUIDE = {"07_semantic_kernel.py", "08_agent_framework.py", "09_openai_agents.py"}
@@ -126,6 +127,11 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
         notebook = nbformat.read(tmp_path / "demo-output" / f"{name}.ipynb", as_version=4)
         nbformat.validate(notebook)
         assert any("image/png" in output.get("data", {}) for output in notebook.cells[1].outputs)
+    page = (tmp_path / "demo-output" / "index.html").read_text()
+    assert "demo-output/index.html" in done.stdout
+    assert page.count('src="data:image/png;base64,') == 2
+    for text in ("Gentoo penguins are the heaviest: 5076.0 g", "r = 0.871 over", "body_mass_g"):
+        assert text in page
 
 
 @pytest.mark.slow

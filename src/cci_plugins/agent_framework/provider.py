@@ -25,7 +25,7 @@ from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.core.mounts import FileMount, FileMountInput, Mounts
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import HostToolPolicy, RunStopper, check_host_tools
 from cci_plugins.tools.images import (
@@ -36,11 +36,16 @@ from cci_plugins.tools.images import (
     move_images_to_user,
     select_images,
 )
-from cci_plugins.tools.options import ToolOptions
+from cci_plugins.tools.options import ToolOptions, check_single_tool, get_wait
 
 from .host_tools import HostToolInput, PipelineFinder, build_host_tool, to_tools
 
-__all__ = ["CodeInterpreterProvider", "FileMount", "code_interpreter_tool"]
+__all__ = [
+    "CodeInterpreterProvider",
+    "FileMount",
+    "code_interpreter_tool",
+    "code_interpreter_tools",
+]
 
 ApprovalMode: TypeAlias = Literal["always_require", "never_require"]
 _NO_MOUNTS = Mounts(None)
@@ -74,7 +79,10 @@ def code_interpreter_tool(
         images: `inline` attaches charts to the result, for models that accept images there.
         on_output: Called with each chunk of output while the code runs, in the context of the
             call.
-        options: Options for the tool's description and the size of its output.
+        options: Options for the tool's description and the size of its output, for one tool.
+
+    Raises:
+        ConfigurationError: The options have `wait` or `install_packages`, a second tool.
 
     Example:
         ```python
@@ -83,12 +91,56 @@ def code_interpreter_tool(
         agent = Agent(client, tools=[code_interpreter_tool()])
         ```
     """
+    check_single_tool(options)
+    (tool,) = code_interpreter_tools(
+        interpreter,
+        approval_mode=approval_mode,
+        images=images,
+        on_output=on_output,
+        options=options,
+    )
+    return tool
+
+
+def code_interpreter_tools(
+    interpreter: AnyInterpreter | None = None,
+    *,
+    approval_mode: ApprovalMode = "never_require",
+    images: Literal["reference", "inline"] = "reference",
+    on_output: OutputHandler | None = None,
+    options: ToolOptions = execute_code.DEFAULT_OPTIONS,
+) -> list[FunctionTool]:
+    """Create the tool `execute_code`, and with `ToolOptions.wait` also `check_run`.
+
+    With `ToolOptions.install_packages`, it creates that tool too. The arguments are those of
+    `code_interpreter_tool`. All tools share the conversation. `check_run` runs no code, so nobody
+    approves it.
+
+    Args:
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
+        approval_mode: Whether the framework requests approval before each call of `execute_code`.
+        images: `inline` attaches charts to the result.
+        on_output: Called with each chunk of output while the code runs.
+        options: Options for the tools.
+
+    Example:
+        ```python
+        from agent_framework import Agent
+
+        from cci_plugins import ToolOptions
+
+        agent = Agent(client, tools=code_interpreter_tools(options=ToolOptions(wait=90)))
+        ```
+    """
     adapter = _Adapter(interpreter, images=images, on_output=on_output, options=options)
-    return _build_tool(adapter, approval_mode, execute_code.build_description(options, interpreter))
+    description = execute_code.build_description(options, interpreter)
+    return _build_tools(adapter, approval_mode, description, options)
 
 
 class CodeInterpreterProvider(ContextProvider):
     """Adds `execute_code` to an agent, and instructions that name the mounted files.
+
+    With `ToolOptions.wait`, it adds `check_run` too, and `install_packages` with that option.
 
     The conversation is the agent session. `interpreter.use_session` around a run names another
     one, so that agents can share it. The options have the names of the framework's own
@@ -161,7 +213,7 @@ class CodeInterpreterProvider(ContextProvider):
             replace(options, instructions=""), interpreter, host_tools
         )
         mode: ApprovalMode = "always_require" if policy.needs_approval else approval_mode
-        self._tool = _build_tool(adapter, mode, description)
+        self._tools = _build_tools(adapter, mode, description, options)
         self._calls_tools = bool(functions)
         self._instructions = [options.instructions] if options.instructions else []
         if mounts.names:
@@ -173,7 +225,7 @@ class CodeInterpreterProvider(ContextProvider):
         self, *, agent: Any, session: Any, context: SessionContext, state: dict[str, Any]
     ) -> None:
         """Add the tool, and instructions for the model, to one run."""
-        context.extend_tools(self.source_id, [self._tool])
+        context.extend_tools(self.source_id, self._tools)
         if self._instructions:
             context.extend_instructions(self.source_id, self._instructions)
         if self._shows_images:
@@ -197,6 +249,7 @@ class _Adapter:
         tools: Sequence[FunctionTool | HostTool] = (),
         policy: HostToolPolicy = _NO_TOOLS,
     ) -> None:
+        execute_code.check_options(options, interpreter)
         self._interpreter = interpreter
         self._images = images
         self._on_output = on_output
@@ -211,7 +264,7 @@ class _Adapter:
         return self  # it holds the interpreter and functions of the application
 
     async def execute_code(self, code: str, ctx: FunctionInvocationContext) -> list[Content]:
-        key = self._key_resolver.resolve(ctx.session and ctx.session.session_id)
+        key = self._resolve_key(ctx)
         if not await self._mount(key):
             return list(self._build_contents(execute_code.build_not_run_reply(_MOUNT_FAILED)))
         stopper = RunStopper()
@@ -224,9 +277,27 @@ class _Adapter:
             options=self._options,
             tools=self._policy.apply(tools),
             approve_tool=self._policy.approve_tool,
+            on_leave=stopper.leave,
         )
         reply = await (stopper.run(call) if tools else call)
         return list(self._build_contents(reply))
+
+    async def check_run(self, action: str, ctx: FunctionInvocationContext) -> list[Content]:
+        reply = await check_run.call(
+            self._interpreter, action, session_key=self._resolve_key(ctx), options=self._options
+        )
+        return list(self._build_contents(reply))
+
+    async def install_packages(
+        self, packages: list[str], ctx: FunctionInvocationContext
+    ) -> list[Content]:
+        reply = await install_packages.call(
+            self._interpreter, packages, session_key=self._resolve_key(ctx)
+        )
+        return list(self._build_contents(reply))
+
+    def _resolve_key(self, ctx: FunctionInvocationContext) -> str:
+        return self._key_resolver.resolve(ctx.session and ctx.session.session_id)
 
     async def _mount(self, key: str) -> bool:
         """Copy the mounted files. Return False on a failure, which only the log describes."""
@@ -252,14 +323,37 @@ class _Adapter:
             yield Content.from_text(note)
 
 
-def _build_tool(adapter: _Adapter, approval_mode: ApprovalMode, description: str) -> FunctionTool:
-    return FunctionTool(
+def _build_tools(
+    adapter: _Adapter, approval_mode: ApprovalMode, description: str, options: ToolOptions
+) -> list[FunctionTool]:
+    """Build `execute_code`, and the other tools that the options ask for."""
+    run_tool = FunctionTool(
         name=execute_code.NAME,
         description=description,
         approval_mode=approval_mode,
         func=adapter.execute_code,
         input_model=execute_code.PARAMETERS,
     )
+    tools = [run_tool]
+    if (wait := get_wait(options)) is not None:
+        check_tool = FunctionTool(
+            name=check_run.NAME,
+            description=check_run.build_description(wait),
+            approval_mode="never_require",
+            func=adapter.check_run,
+            input_model=check_run.PARAMETERS,
+        )
+        tools.append(check_tool)
+    if options.install_packages:
+        install_tool = FunctionTool(
+            name=install_packages.NAME,
+            description=install_packages.DESCRIPTION,
+            approval_mode=approval_mode,
+            func=adapter.install_packages,
+            input_model=install_packages.PARAMETERS,
+        )
+        tools.append(install_tool)
+    return tools
 
 
 class _ImageMiddleware(ChatMiddleware):

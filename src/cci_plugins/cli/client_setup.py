@@ -103,6 +103,7 @@ def build_stdio_server(
     all_tools: bool = False,
     mount: Path | None = None,
     mount_hidden: bool = False,
+    wait: float | None = None,
     env_file: Path | None = None,
 ) -> dict[str, Any]:
     """Return the entry of a server that its client starts as `cci mcp`.
@@ -117,6 +118,7 @@ def build_stdio_server(
         all_tools: Whether the command has `--all-tools`.
         mount: Folder of `--mount`, or None. Its whole path is used.
         mount_hidden: Whether the command has `--mount-hidden`.
+        wait: Value of `--wait` in the command, or None to leave the option out.
         env_file: File of `--env-file` in the command, or None to leave the option out.
     """
     arguments = ["-m", "cci_plugins", "mcp"]
@@ -130,6 +132,8 @@ def build_stdio_server(
         arguments += ["--mount", str(mount.absolute())]
     if mount_hidden:
         arguments.append("--mount-hidden")
+    if wait is not None:
+        arguments += ["--wait", f"{wait:g}"]
     if env_file is not None:
         arguments += ["--env-file", str(env_file.resolve())]
     server: dict[str, Any] = {"command": sys.executable, "args": arguments}

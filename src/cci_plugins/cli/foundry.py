@@ -41,6 +41,14 @@ ToolboxOption = Annotated[
 ]
 NameOption = Annotated[str, typer.Option(help="Name of the connection in the project.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
+CheckRunsOption = Annotated[
+    bool,
+    typer.Option(
+        "--check-runs",
+        help="Put the tool check_run into the toolbox too. A gateway offers it with "
+        "cci serve --wait, because Foundry ends a call after 100 seconds.",
+    ),
+]
 _NAME = "code-interpreter"
 
 
@@ -68,6 +76,7 @@ def connect(
         bool, typer.Option("--replace", help="Replace a connection that has another endpoint.")
     ] = False,
     toolbox: ToolboxOption = None,
+    check_runs: CheckRunsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Connect a project's agents to a session pool's MCP endpoint, without showing the key.
@@ -81,6 +90,11 @@ def connect(
         raise ConfigurationError(
             "--endpoint and --pool cannot be combined", hint="drop one of them"
         )
+    if check_runs and toolbox is None:
+        raise ConfigurationError(
+            "--check-runs needs --toolbox, since only a toolbox lists its tools",
+            hint="without a toolbox, call create_agent(check_runs=True)",
+        )
     key = None if endpoint is None else _read_key()
     from cci_plugins import foundry
 
@@ -93,6 +107,7 @@ def connect(
             name=name,
             replace=replace,
             toolbox=toolbox,
+            check_runs=check_runs,
         )
 
     with console.show_progress("connecting"):

@@ -18,7 +18,7 @@ from .client_install import ClientName, get_config_path
 from .client_install import install as write_config
 from .client_setup import PrintedClientName, build_stdio_server, format_stdio_config
 from .run import IsolationOption, load_settings
-from .serve import FileLinksOption, serve_until_signal
+from .serve import FileLinksOption, WaitOption, check_wait, serve_until_signal
 from .settings_file import SettingsFileOption
 from .variables import get_remote_variables
 
@@ -62,6 +62,7 @@ def mcp(
         typer.Option("--all-tools", help="Offer the tools of a session pool in addition."),
     ] = False,
     file_links: FileLinksOption = False,
+    wait: WaitOption = None,
     isolation: IsolationOption = None,
     env_file: SettingsFileOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
@@ -80,6 +81,7 @@ def mcp(
             all_tools=all_tools,
             mount=mount,
             mount_hidden=mount_hidden,
+            wait=wait,
             env_file=env_file,
         )
         if install is not None:
@@ -95,7 +97,7 @@ def mcp(
     mounted = None
     if mount is not None:
         mounted = _mount(mount, with_hidden=mount_hidden, is_local=settings.chosen_pool == "local")
-    _serve(settings, mounted, file_links=file_links, all_tools=all_tools)
+    _serve(settings, mounted, file_links=file_links, all_tools=all_tools, wait=wait)
 
 
 def _print_config(client: PrintedClientName, server: dict[str, Any]) -> None:
@@ -105,10 +107,16 @@ def _print_config(client: PrintedClientName, server: dict[str, Any]) -> None:
 
 
 def _serve(
-    settings: Settings, mounted: MountedFolder | None, *, file_links: bool, all_tools: bool
+    settings: Settings,
+    mounted: MountedFolder | None,
+    *,
+    file_links: bool,
+    all_tools: bool,
+    wait: float | None,
 ) -> None:
     """Serve the client until it disconnects, or a signal arrives."""
     pool, files = build_pool(settings), build_file_options(settings)
+    check_wait(wait, pool)
 
     async def serve_client() -> None:
         from cci_plugins.server import serve_stdio
@@ -120,6 +128,7 @@ def _serve(
             file_links=file_links,
             all_tools=all_tools,
             mounted=mounted,
+            wait=wait,
             env=get_remote_variables(settings),
         )
 

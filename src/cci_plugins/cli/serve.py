@@ -34,7 +34,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName, PoolName, Settings
 from cci_plugins.core.interpreter import build_pool
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.base import SessionPool, check_background_support
 
 from . import client_setup, console
 from . import emulate as emulation
@@ -103,6 +103,22 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+ConsoleOption = Annotated[
+    bool,
+    typer.Option(
+        "--console",
+        help="Keep in memory what each session runs, for cci sessions and the page /sessions.",
+    ),
+]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Longest time until a run over MCP is answered for. A longer one goes on, and the "
+        "tool check_run returns its result. By default each answer waits for its run.",
+    ),
+]
 TrustedProxyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -132,6 +148,8 @@ def serve(
     as_json: JsonOption = False,
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
+    wait: WaitOption = None,
+    with_console: ConsoleOption = False,
     trusted_proxies: TrustedProxyOption = None,
     entra: TenantOption = None,
     audience: AudienceOption = None,
@@ -148,22 +166,19 @@ def serve(
     settings = _allow_emulated(Settings.read(), sessions, cooldown)
     sign_in = build_sign_in(entra, audience, caller)
     served_pool = _create_pool(settings, pool, isolation, emulate)
+    check_wait(wait, served_pool, is_emulated=emulate is not None)
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
+    limits, proxies = settings.limits(), trusted_proxies or []
     listener = _Listener(
-        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or []
+        host, port, key, display_key, as_json, limits, proxies, wait, with_console=with_console
     )
     rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
+        checked_key = _check_emulated(key, sign_in)
         options = EmulationOptions(
-            emulate,
-            container or "cci",
-            fault_rate,
-            seed,
-            _check_emulated(key, sign_in),
-            sessions,
-            cooldown,
+            emulate, container or "cci", fault_rate, seed, checked_key, sessions, cooldown
         )
         _serve_emulated_pool(served_pool, options, listener)
     elif pool == "local" and sign_in is None:
@@ -184,6 +199,8 @@ class _Listener:
         key: Key that clients must send, or None to accept every request.
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
+        wait: Longest seconds until a run is answered for, or None.
+        with_console: Whether the server keeps what it ran.
     """
 
     host: str
@@ -193,6 +210,21 @@ class _Listener:
     as_json: bool
     limits: Limits
     trusted_proxies: list[str]
+    wait: float | None = None
+    with_console: bool = False
+
+    def check_console(self, *, is_emulated: bool) -> None:
+        """Refuse a console that nobody, or everybody, could open."""
+        if self.with_console and is_emulated:
+            raise ConfigurationError(
+                "an emulated pool has no console, since a pool of Azure has none",
+                hint="leave --emulate or --console out",
+            )
+        if self.with_console and self.key is None:
+            raise ConfigurationError(
+                "--console needs a key, since it shows the sessions of everybody",
+                hint="leave --no-key or --console out",
+            )
 
     def warn_if_exposed(self, url: str) -> None:
         """Warn where others than the users of this machine reach the server.
@@ -217,8 +249,13 @@ class _Listener:
 
 
 def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
+    listener.check_console(is_emulated=False)
+
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
+        if listener.with_console:
+            page = url.removesuffix("/mcp") + "/sessions"
+            console.print_message(f"to see what runs, sign in with the key at {page}")
         isolation = pool.capabilities.isolation
         endpoint = client_setup.Endpoint(
             url, listener.display_key, isolation, needs_key=listener.key is not None
@@ -236,6 +273,8 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             limits=listener.limits,
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
+            wait=listener.wait,
+            console=listener.with_console,
             **options,
         )
 
@@ -266,6 +305,8 @@ def _serve_gateway(
 
 
 def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
+    listener.check_console(is_emulated=True)
+
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
         emulation.print_endpoint(options.kind, url, listener.display_key, as_json=listener.as_json)
@@ -341,6 +382,29 @@ def _create_pool(
     chosen = settings.model_copy(update=changes)
     chosen.check()
     return build_pool(chosen)
+
+
+def check_wait(wait: float | None, pool: SessionPool, *, is_emulated: bool = False) -> None:
+    """Check before a server starts that its pool can do what `--wait` needs.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if wait is None:
+        return
+    if is_emulated:
+        raise ConfigurationError(
+            "--wait and --emulate cannot be combined, since a pool of Azure answers for each run "
+            "when it ends",
+            hint="leave --emulate or --wait out",
+        )
+    try:
+        check_background_support(pool.capabilities)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"--wait needs runs in the background: {error}",
+            hint="leave --wait out, or serve the embedded pool",
+        ) from None
 
 
 def _create_environments(settings: Settings, key: str | None) -> Any:

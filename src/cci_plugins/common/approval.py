@@ -9,15 +9,17 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """Code that a model asks to run.
+    """Code that a model asks to run, or packages that it asks to install.
 
     Attributes:
-        code: The Python that the model wrote.
+        code: The Python that the model wrote. For packages, a line of `%pip install`.
         session_key: Key of the conversation that it belongs to.
+        packages: The packages to install, or empty. They cannot be edited.
     """
 
     code: str
     session_key: str
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ NAMED_FILE_ONLY = frozenset(
 # The largest numbers that such a file may set, so that it cannot lift a limit.
 _LARGEST = {
     "timeout": 3_600,
+    "background_timeout": 14_400,
     "cooldown": 86_400,
     "output_characters": 200_000,
     "sessions": 100,

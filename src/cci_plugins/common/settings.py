@@ -19,6 +19,7 @@ from .env_file import EnvFile, read_env_file
 from .file_trust import FileTrust
 from .limits import Limits
 from .log import logger
+from .number_errors import build_number_error
 
 PoolName = Literal["local", "platform", "custom"]
 # The rest of such a variable's name is the name that code in a session sees.
@@ -41,6 +42,7 @@ _YEAR = 365 * 24 * 3600
 # of numbers: the smallest, the largest (in practice unlimited) and the unit
 _BOUNDS: dict[str, tuple[float, int, str]] = {
     "CCI_TIMEOUT": (0.1, _YEAR, "seconds"),
+    "CCI_BACKGROUND_TIMEOUT": (0.1, _YEAR, "seconds"),
     "CCI_COOLDOWN": (1, _YEAR, "seconds"),
     "CCI_OUTPUT_CHARACTERS": (1, 10**9, "characters"),
     "CCI_SESSIONS": (1, 10_000, "sessions"),
@@ -165,6 +167,9 @@ class Settings(BaseSettings):
         "", "CCI_PACKAGES", doc="Packages for the embedded pool's sessions: polars duckdb>=1,<2"
     )
     timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
+    background_timeout: float = _define_number(
+        3600, "CCI_BACKGROUND_TIMEOUT", doc="Longest run in the background, in seconds"
+    )
     output_characters: int = _define_number(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
     )
@@ -265,7 +270,7 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
             if name in _BOUNDS:
-                raise _build_number_error(name, first["input"]) from None
+                raise build_number_error(name, first["input"], *_BOUNDS[name]) from None
             raise ConfigurationError(
                 f"{name}: {first['msg']}", hint=f"correct or unset {name}"
             ) from None
@@ -420,21 +425,9 @@ class Settings(BaseSettings):
         """Return the limits that the environment sets."""
         return Limits(
             execution_timeout=timedelta(seconds=self.timeout),
+            background_timeout=timedelta(seconds=self.background_timeout),
             output_characters=self.output_characters,
         )
-
-
-def _build_number_error(name: str, value: object) -> ConfigurationError:
-    """Build the error for a number. It shows no value that is not one, which may be a secret."""
-    lowest, highest, unit = _BOUNDS[name]
-    try:
-        shown = f"{float(str(value)):g}"
-    except ValueError:
-        shown = "the value"
-    return ConfigurationError(
-        f"{name}: {shown} is not a number of {unit} from {lowest:g} to {highest}",
-        hint=f"correct or unset {name}; for no limit in practice set {name}={highest}",
-    )
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,11 @@ from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover
 from .session_handle import SessionHandle
+from .session_host import bind_to_current_loop
 from .session_saving import SavableSession
 
 MAX_OUTPUT_CHARACTERS = 1_000_000  # that a run keeps for `output`
+_CHUNK_CHARACTERS = 8_000
 CANCELLED_TEXT = "the run was cancelled"
 _tasks: set[asyncio.Task[Execution]] = set()  # an event loop alone does not keep them
 
@@ -75,7 +77,8 @@ class _OutputTail:
         if event.result is not None:
             text = (event.result.text or repr(event.result)) + "\n"
         with self._lock:
-            self._chunks.append(text)
+            chunks = range(0, len(text), _CHUNK_CHARACTERS)  # since the first one is cut each time
+            self._chunks.extend(text[at : at + _CHUNK_CHARACTERS] for at in chunks)
             self._end += len(text)
             while self._end - self._start > MAX_OUTPUT_CHARACTERS:
                 excess = self._end - self._start - MAX_OUTPUT_CHARACTERS
@@ -140,8 +143,8 @@ class BackgroundRun:
     async def wait(self, timeout: Duration | None = None) -> Execution | None:
         """Wait for the end of the run, and return what `run_code` would return.
 
-        A cancelled run returns the error `KeyboardInterrupt`. Cancelling the call does not end the
-        run.
+        A cancelled run returns the error `KeyboardInterrupt`, with what it printed as `stdout`.
+        Cancelling the call does not end the run.
 
         Args:
             timeout: Longest wait, in seconds or as a `timedelta`. None means no limit.
@@ -170,8 +173,15 @@ class BackgroundRun:
             return None
         if not self._task.cancelled():
             return self._task.result()
-        error = ErrorInfo("KeyboardInterrupt", CANCELLED_TEXT)
-        return Execution(error=error, session_id=self._handle.id, status="failed", state="unknown")
+        output = self._output.read(0)
+        return Execution(
+            stdout=output.text,
+            error=ErrorInfo("KeyboardInterrupt", CANCELLED_TEXT),
+            session_id=self._handle.id,
+            status="failed",
+            state="unknown",
+            dropped_characters=output.missed,
+        )
 
     async def cancel(self) -> bool:
         """End the run, as cancelling a call of `run_code` does: interrupt its code.
@@ -214,6 +224,8 @@ class BackgroundSession(SavableSession):
         timeout: timedelta | None,
         on_output: OutputHandler | None,
         calls: HostCalls | None,
+        *,
+        in_background: bool = False,
     ) -> Coroutine[Any, Any, Execution]: ...
 
     async def start_code(
@@ -221,6 +233,7 @@ class BackgroundSession(SavableSession):
         code: str,
         *,
         timeout: Duration | None = None,
+        on_output: OutputHandler | None = None,
         tools: Sequence[HostTool] = (),
         approve_tool: ToolApprover | None = None,
     ) -> BackgroundRun:
@@ -232,6 +245,8 @@ class BackgroundSession(SavableSession):
             code: Python source, as for `run_code`.
             timeout: Longest run, in seconds or as a `timedelta`. None means
                 `Limits.background_timeout`, which is also the longest one.
+            on_output: Called with each chunk of output while the code runs, on the caller's loop
+                until that closes.
             tools: Functions of the application that the code may call, as for `run_code`.
             approve_tool: Asked before a call of a tool with `needs_approval`.
 
@@ -239,7 +254,7 @@ class BackgroundSession(SavableSession):
             ConfigurationError: The pool cannot run code in the background, or the timeout is
                 longer than `Limits.background_timeout`. Or `run_code` would refuse the call.
                 Nothing was run.
-            PoolError: The pool cannot start. Nothing was run.
+            PoolError: The pool cannot start, or its session cannot be asked. Nothing was run.
 
         Example:
             ```python
@@ -254,20 +269,70 @@ class BackgroundSession(SavableSession):
         check_background_support(self._handle.host.pool.capabilities)
         limit = _choose_limit(self._handle.host.limits, timeout)
         calls = self._build_calls(code, tools, approve_tool)
-        return await self._handle.host.dispatch(self._start, code, limit, calls)
+        handler = None if on_output is None else bind_to_current_loop(on_output)
+        return await self._handle.host.dispatch(self._start, code, limit, handler, calls)
 
-    async def _start(self, code: str, limit: timedelta, calls: HostCalls | None) -> BackgroundRun:
-        await self._handle.host.get_pool()
+    async def _start(
+        self, code: str, limit: timedelta, handler: OutputHandler | None, calls: HostCalls | None
+    ) -> BackgroundRun:
+        await self._check_pool()
         output = _OutputTail()
-        task = asyncio.create_task(self._run(code, limit, output.add, calls))
+
+        def handle(event: OutputEvent) -> None:
+            output.add(event)
+            if handler is not None:
+                handler(event)
+
+        run = self._run(code, limit, handle, calls, in_background=True)
+        task = asyncio.create_task(run)
         _tasks.add(task)
+        self._handle.background_runs.add(task)
         task.add_done_callback(_forget)
+        task.add_done_callback(self._handle.background_runs.discard)
         try:
             await asyncio.sleep(0)  # it takes its place before runs that are asked for later
         except asyncio.CancelledError:
             task.cancel()  # nobody else can
             raise
         return BackgroundRun(self._handle, task, output)
+
+    async def _check_pool(self) -> None:
+        """Refuse the run before it is started. The first call may have to ask the session."""
+        pool = await self._handle.host.get_pool()
+        check_background_support(pool.capabilities)
+        if pool.capabilities.background_runs is None:
+            with self._handle.in_use():
+                await self._handle.begin()
+                await pool.check_background_runs(self._handle.id)
+
+
+class BackgroundInterpreter(ABC):
+    """An interpreter that runs code in the background of its current session."""
+
+    @abstractmethod
+    def session(self) -> BackgroundSession:
+        """Return the session of the current conversation."""
+
+    async def start_code(
+        self,
+        code: str,
+        *,
+        timeout: Duration | None = None,
+        tools: Sequence[HostTool] = (),
+        approve_tool: ToolApprover | None = None,
+    ) -> BackgroundRun:
+        """Start code in the current session, as `Session.start_code` does.
+
+        Args:
+            code: Python source.
+            timeout: Longest run, in seconds or as a `timedelta`. None means
+                `Limits.background_timeout`.
+            tools: Functions of the application that the code may call, as for `run_code`.
+            approve_tool: Asked before a call of a tool with `needs_approval`.
+        """
+        return await self.session().start_code(
+            code, timeout=timeout, tools=tools, approve_tool=approve_tool
+        )
 
 
 def _choose_limit(limits: Limits, timeout: Duration | None) -> timedelta:

@@ -22,6 +22,7 @@ from cci_plugins.files.sas import STORAGE_HOSTS, SasPolicy
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 
+from .background_run import BackgroundInterpreter
 from .conversation import (
     DEFAULT_KEY,
     RunBudget,
@@ -47,7 +48,7 @@ class WrongWithError(ConfigurationError, TypeError):
     """The wrong one of `with` and `async with`, for which Python itself raises `TypeError`."""
 
 
-class CodeInterpreter:
+class CodeInterpreter(BackgroundInterpreter):
     """Runs Python for an agent, with one session per conversation.
 
     You may call it from any thread and any event loop. Calls are dispatched to the package's own
@@ -314,6 +315,8 @@ class CodeInterpreter:
         return await self.session().run_code(
             code, timeout=timeout, on_output=on_output, tools=tools, approve_tool=approve_tool
         )
+
+    start_code = BackgroundInterpreter.start_code  # listed here, as in `Session`
 
     async def start(self) -> None:
         """Start the pool now, so that the first call is fast.

@@ -48,6 +48,7 @@ from cci_plugins.redaction import redact_exception
 from .conversation import running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
+from .long_runs import LongRuns, LongRunSession
 from .notebook import Notebook
 from .redacted_output import (
     RedactingOutput,
@@ -114,6 +115,7 @@ class _RunRequest:
     on_output: OutputHandler | None
     calls: HostCalls | None
     env: SessionEnvironment | None
+    in_background: bool
 
     def get_options(self) -> dict[str, Any]:
         """Return the options for the pool. One that cannot use `tools` or `env` does not get it."""
@@ -122,7 +124,7 @@ class _RunRequest:
         return options | {name: value for name, value in given.items() if value is not None}
 
 
-class Session(PackageSession):
+class Session(LongRunSession, PackageSession):
     """A stateful Python session. Variables and files last from run to run.
 
     `CodeInterpreter.session` creates it. One run is active at a time, further ones wait.
@@ -151,6 +153,7 @@ class Session(PackageSession):
         self._active_run: _ActiveRun | None = None
         self._ends = 0
         self._notebook = Notebook()
+        self._long_runs = LongRuns()
         handle.on_fork = self._reset_after_fork
 
     def __repr__(self) -> str:
@@ -260,6 +263,8 @@ class Session(PackageSession):
         timeout: timedelta | None,
         on_output: OutputHandler | None,
         calls: HostCalls | None,
+        *,
+        in_background: bool = False,
     ) -> Execution:
         host = self._handle.host
         limit = host.limits.execution_timeout if timeout is None else timeout
@@ -273,7 +278,7 @@ class Session(PackageSession):
             env = self._handle.get_env(pool)
             await self._handle.begin()
             await self._open_workspace()
-            request = _RunRequest(code, limit, on_output, calls, env)
+            request = _RunRequest(code, limit, on_output, calls, env, in_background)
             with start_execution_span(self.id, pool.capabilities.name) as span:
                 try:
                     with measure_run(pool.capabilities.name) as measured:
@@ -330,8 +335,9 @@ class Session(PackageSession):
         """Run code once. If the session was replaced, run it in the new instance instead."""
         if self._has_lost_uploads:
             await self._restore_uploads()
+        execute = pool.execute_in_background if request.in_background else pool.execute
         try:
-            return await pool.execute(
+            return await execute(
                 self.id, request.code, instance=self._instance, **request.get_options()
             )
         except SessionLostError as lost:
@@ -341,7 +347,7 @@ class Session(PackageSession):
                 raise _build_ended_error() from lost
             self._instance, self._loss_note = None, REPLACED_NOTE
             await self._restore_uploads()
-            return await pool.execute(self.id, request.code, **request.get_options())
+            return await execute(self.id, request.code, **request.get_options())
 
     def _attach_notes(self, execution: Execution) -> Execution:
         """Return the execution with the notes about what happened before it."""
@@ -456,7 +462,7 @@ class Session(PackageSession):
 
     def _reset_after_fork(self, is_lost: bool) -> None:  # noqa: FBT001 - it has one argument
         """Forget the runs of the parent process, in a forked child."""
-        self._lock = None
+        self._lock, self._long_runs = None, LongRuns()
         if is_lost and self._handle.was_used:
             self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
 

@@ -120,6 +120,7 @@ class SessionDirectory:
     async def delete(self, handle: SessionHandle) -> None:
         """End an evicted or removed session in its pool. A failure is logged."""
         handle.forget_uploads()
+        await handle.cancel_runs()
         try:  # a conversation that is back ends the old session itself, before its first call
             await self._host.end_session(
                 handle.id, is_needed=lambda: handle.key not in self._entries

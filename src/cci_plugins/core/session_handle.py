@@ -18,6 +18,7 @@ the pool's event loop. `is_busy` and `was_used` may be read from any thread.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -33,7 +34,7 @@ from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError
 from cci_plugins.files.file_transfer import ProgressHandler
 from cci_plugins.files.source import UploadSource
-from cci_plugins.models import FileInfo
+from cci_plugins.models import Execution, FileInfo
 from cci_plugins.pools.base import SessionPool, check_env_support
 
 from .session_host import SessionHost
@@ -55,6 +56,7 @@ class SessionHandle:
         on_fork: Called in a forked child with whether the session is lost.
         was_used: A run or a transfer was started, so the session may exist in the pool.
         env: Variables for the code, or None. Each run brings them.
+        background_runs: The runs in the background that go on.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SessionHandle:
         self.id = session_id
         self.was_used = False
         self.env = host.env
+        self.background_runs: set[asyncio.Task[Execution]] = set()
         self._past_envs: deque[SessionEnvironment | None] = deque(maxlen=MAX_PAST_ENVIRONMENTS)
         self.on_fork: Callable[[bool], object] = bool
         self._is_stale = is_stale
@@ -105,6 +108,14 @@ class SessionHandle:
         self.on_fork(is_lost)
         self._is_stale = self._is_stale and session_id == self.id
         self.id, self.was_used, self._use_count = session_id, False, 0
+        self.background_runs = set()
+
+    async def cancel_runs(self) -> None:
+        """End the runs in the background, since code that runs may delay the end of its session."""
+        for task in self.background_runs:
+            task.cancel()
+        if self.background_runs:
+            await asyncio.wait(self.background_runs)
 
     @contextmanager
     def in_use(self) -> Generator[None]:

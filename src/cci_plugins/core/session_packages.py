@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
+from cci_plugins.pools.base import SessionPool, check_packages_support
+from cci_plugins.pools.package_exchange import RemotePackages
 
 from .background_run import BackgroundSession
 
@@ -58,9 +60,9 @@ class PackageSession(BackgroundSession):
     async def _install(self, packages: tuple[str, ...]) -> Mapping[str, str]:
         async with self._exclusive():
             pool = await self._handle.host.get_pool()
-            pool.check_packages_support()
+            check_packages_support(pool.capabilities)
             await self._handle.begin()
-            versions = await pool.install_packages(self._handle.id, packages)
+            versions = await _install(pool, self._handle.id, packages)
         self._packages = tuple(dict.fromkeys((*self._packages, *packages)))
         return versions
 
@@ -70,7 +72,21 @@ class PackageSession(BackgroundSession):
             return
         pool = await self._handle.host.get_pool()
         with suppress(CodeInterpreterError):
-            await pool.install_packages(self._handle.id, self._packages)
+            await _install(pool, self._handle.id, self._packages)
             return
         self._notes.append(f"packages are gone: {', '.join(self._packages)}; install them again")
         self._packages = ()
+
+
+async def _install(
+    pool: SessionPool, session_id: str, packages: Sequence[str]
+) -> Mapping[str, str]:
+    if not isinstance(pool, RemotePackages):
+        return await pool.install_packages(session_id, packages)
+    try:
+        from .remote_packages import install_remotely  # noqa: PLC0415 - it needs `packaging`
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            f"installing packages needs {missing.name}", hint="pip install packaging"
+        ) from missing
+    return await install_remotely(pool, session_id, packages)

@@ -29,8 +29,8 @@ from .replies import (
     parse_arguments,
     read_reply,
 )
-from .tool_names import INSTRUCTIONS, is_launch_tool
-from .toolboxes import TOOLBOX_INSTRUCTIONS, Toolbox, build_toolbox_tool, is_toolbox_tool
+from .tool_names import get_instructions, runs_no_code
+from .toolboxes import Toolbox, add_toolbox_label, build_toolbox_tool, is_toolbox_tool
 from .tools import code_interpreter_tool
 
 ROUNDS = 25
@@ -60,6 +60,7 @@ async def create_agent(
     tool: Tool | None = None,
     toolbox: Toolbox | str | None = None,
     require_approval: Literal["always", "never"] = "never",
+    check_runs: bool = False,
     more_tools: Sequence[Tool] = (),
     project: Project | None = None,
 ) -> Agent:
@@ -73,6 +74,7 @@ async def create_agent(
         toolbox: A toolbox with the pool's tools instead, by the result of `connect(toolbox=...)`
             or its name. The agent's identity needs the role Foundry User on the project.
         require_approval: `always` asks before code runs. It counts only without `tool`.
+        check_runs: Allow `check_run`, and explain it. A `tool` or `toolbox` must allow it itself.
         more_tools: Further tools.
         project: The project. `Project.from_env()` when None.
 
@@ -96,20 +98,26 @@ async def create_agent(
         ```
     """
     model = _choose_model(model)
-    tool = _choose_tool(tool, toolbox, require_approval)
-    project = Project.from_env() if project is None else project
+    tool = _choose_tool(tool, toolbox, require_approval, check_runs=check_runs)
+    project = project or Project.from_env()
     if toolbox is not None:
-        tool = await build_toolbox_tool(project, toolbox, require_approval=require_approval)
-    ours = TOOLBOX_INSTRUCTIONS if is_toolbox_tool(tool) else INSTRUCTIONS
+        tool = await build_toolbox_tool(project, toolbox, require_approval, check_runs=check_runs)
     definition = PromptAgentDefinition(
         model=model,
-        instructions="\n\n".join(text for text in (instructions.strip(), ours) if text),
+        instructions=_build_instructions(instructions, tool, check_runs=check_runs),
         tools=[*(() if tool is None else (tool,)), *more_tools],
     )
     with translate_management_errors(f"agent {name}", role=USER):
         async with await project.client() as client:
             created = await client.agents.create_version(agent_name=name, definition=definition)
     return Agent(created.name, created.version, project)
+
+
+def _build_instructions(task: str, tool: Tool | None, *, check_runs: bool) -> str:
+    """Return the task of an agent, and how to run Python."""
+    ours = get_instructions(check_runs=check_runs)
+    ours = add_toolbox_label(ours) if is_toolbox_tool(tool) else ours
+    return "\n\n".join(text for text in (task.strip(), ours) if text)
 
 
 def _choose_model(model: str | None) -> str:
@@ -126,10 +134,14 @@ def _choose_tool(
     tool: Tool | None,
     toolbox: Toolbox | str | None,
     require_approval: Literal["always", "never"],
+    *,
+    check_runs: bool,
 ) -> Tool | None:
     """Return the tool that runs Python, or None where a toolbox has it."""
     if toolbox is None:
-        return code_interpreter_tool(require_approval=require_approval) if tool is None else tool
+        if tool is not None:
+            return tool
+        return code_interpreter_tool(require_approval=require_approval, check_runs=check_runs)
     if tool is not None:
         raise ConfigurationError(
             "create_agent() got a tool and a toolbox", hint="pass one of the two"
@@ -265,7 +277,7 @@ async def _answer(request: Mapping[str, Any], approve: Approver | None) -> dict[
     """Build the answer to one request for approval."""
     arguments = parse_arguments(request)
     decision = Decision("allow")
-    if not is_launch_tool(str(request.get("name") or "")):
+    if not runs_no_code(str(request.get("name") or "")):
         if approve is None:
             raise ConfigurationError(
                 "the agent's tool requires approval, but run() has no approver; no code ran",

@@ -38,6 +38,7 @@ from cci_plugins.redaction import know
 
 from .failures import OWNER, translate_management_errors
 from .project import Project, ProjectLocation
+from .tool_names import get_tools
 from .toolboxes import Toolbox, check_toolbox_name, ensure_toolbox, remove_toolbox_tools
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}")
@@ -116,6 +117,7 @@ async def connect(
     name: str = NAME,
     replace: bool = False,
     toolbox: str | None = None,
+    check_runs: bool = False,
     credential: TokenCredential | None = None,
 ) -> Connection:
     """Connect a project's agents to a session pool.
@@ -133,6 +135,8 @@ async def connect(
         replace: Whether to overwrite a connection of that name with another endpoint.
         toolbox: Name of a toolbox to put the pool's tools into. It is created if it is missing.
             Agents use it by `create_agent(toolbox=...)`.
+        check_runs: Put `check_run` into the toolbox too, which a gateway offers with
+            `cci serve --wait`.
         credential: The sign-in for the pool's resource. The project's when None.
 
     Returns:
@@ -151,7 +155,8 @@ async def connect(
     connection = await _write(project, name, target, secret, overwrite=replace)
     if toolbox is None:
         return connection
-    made = await ensure_toolbox(project, toolbox, connection.id, connection.endpoint)
+    tools = get_tools(check_runs=check_runs)
+    made = await ensure_toolbox(project, toolbox, connection.id, connection.endpoint, tools=tools)
     return dataclasses.replace(connection, toolbox=made)
 
 

@@ -12,7 +12,14 @@ LAUNCH_NAMES = (LAUNCH, "launchShellEnvironment", "launchPythonEnvironment")
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
 RUN_SHELL = "runShellCommandInRemoteEnvironment"
 TOOLS = (LAUNCH, RUN_PYTHON)
+# Only a gateway with `--wait` offers it, since Foundry ends a call after 100 seconds.
+CHECK_RUN = "check_run"
 
+_SHORT_RUNS = "A call must end within 100 seconds."
+_LONG_RUNS = (
+    f"If an answer has the status Running, the code goes on. Call {CHECK_RUN} with action wait and "
+    "the run that the answer names, until you have its result. Do not run the code again."
+)
 INSTRUCTIONS = f"""\
 You can run Python. Compute with it whatever can be computed; never guess a result.
 
@@ -26,10 +33,28 @@ back, and long output is cut, so print() the few lines that you need.
 charts with matplotlib's savefig, since plt.show() shows nothing.
 5. Never print files, images or base64. Tell the user the names of the files that you saved; \
 their application fetches them. Give no sandbox: links.
-6. A call must end within 100 seconds. Nobody can answer input().
+6. {_SHORT_RUNS} Nobody can answer input().
 7. If the code fails, read the traceback, correct the code and run it again. If an environment is \
 no longer found, call {LAUNCH} again and repeat the earlier steps.
 """
+
+
+def get_tools(*, check_runs: bool) -> tuple[str, ...]:
+    """Return the tools that a model may call by default.
+
+    Args:
+        check_runs: Whether it may check runs that take long.
+    """
+    return (*TOOLS, CHECK_RUN) if check_runs else TOOLS
+
+
+def get_instructions(*, check_runs: bool) -> str:
+    """Return the instructions for a model that calls the pool's tools.
+
+    Args:
+        check_runs: Whether it may check runs that take long.
+    """
+    return INSTRUCTIONS.replace(_SHORT_RUNS, _LONG_RUNS) if check_runs else INSTRUCTIONS
 
 
 def add_launch_names(tools: Sequence[str]) -> list[str]:
@@ -41,6 +66,11 @@ def add_launch_names(tools: Sequence[str]) -> list[str]:
 def is_launch_tool(name: str) -> bool:
     """Return whether a tool only launches an environment. Its name has changed more than once."""
     return get_own_name(name).lower().startswith("launch")
+
+
+def runs_no_code(name: str) -> bool:
+    """Return whether a tool runs no code, so that nobody needs to approve its calls."""
+    return is_launch_tool(name) or get_own_name(name) == CHECK_RUN
 
 
 def get_own_name(name: str) -> str:

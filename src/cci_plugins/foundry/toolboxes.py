@@ -29,7 +29,7 @@ from cci_plugins.errors import ConfigurationError
 from .failures import OWNER, USER, translate_management_errors
 from .project import Project
 from .tool_names import (
-    INSTRUCTIONS,
+    CHECK_RUN,
     LABEL,
     LAUNCH,
     LAUNCH_NAMES,
@@ -51,9 +51,12 @@ logging.getLogger("azure.mgmt.cognitiveservices._utils.serialization").addFilter
     lambda record: _AUTH_TYPE not in record.getMessage()
 )
 
-TOOLBOX_INSTRUCTIONS = INSTRUCTIONS.replace(LAUNCH, f"{LABEL}{SEPARATOR}{LAUNCH}").replace(
-    RUN_PYTHON, f"{LABEL}{SEPARATOR}{RUN_PYTHON}"
-)
+
+def add_toolbox_label(instructions: str) -> str:
+    """Return instructions with the names that tools have in a toolbox."""
+    for name in (LAUNCH, RUN_PYTHON, CHECK_RUN):
+        instructions = instructions.replace(name, f"{LABEL}{SEPARATOR}{name}")
+    return instructions
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,11 @@ async def remove_toolbox_tools(project: Project, name: str) -> bool:
 
 
 async def build_toolbox_tool(
-    project: Project, toolbox: Toolbox | str, *, require_approval: Literal["always", "never"]
+    project: Project,
+    toolbox: Toolbox | str,
+    require_approval: Literal["always", "never"],
+    *,
+    check_runs: bool = False,
 ) -> MCPTool:
     """Build the tool of an agent that uses a toolbox.
 
@@ -153,7 +160,9 @@ async def build_toolbox_tool(
         project: The project.
         toolbox: What `connect(toolbox=...)` returned, or the name of a toolbox.
         require_approval: `always` asks before code runs.
+        check_runs: Whether the toolbox has `check_run`, which nobody needs to approve.
     """
+    approval = _build_approval(check_runs=check_runs)
     if isinstance(toolbox, Toolbox):
         url, connection_id = toolbox.endpoint, toolbox.connection_id
     else:
@@ -164,7 +173,7 @@ async def build_toolbox_tool(
         server_label="toolbox",
         server_url=url,
         project_connection_id=connection_id,
-        require_approval=_build_approval() if require_approval == "always" else "never",
+        require_approval=approval if require_approval == "always" else "never",
     )
 
 
@@ -192,12 +201,13 @@ def check_toolbox_name(name: str) -> None:
         )
 
 
-def _build_approval() -> MCPToolRequireApproval:
-    """Return the rule that only a launch needs no approval, whatever prefix Foundry uses."""
-    launch = [name for tool in LAUNCH_NAMES for name in (tool, f"{LABEL}{SEPARATOR}{tool}")]
+def _build_approval(*, check_runs: bool) -> MCPToolRequireApproval:
+    """Return the rule that only code needs approval, whatever prefix Foundry uses."""
+    free_tools = (*LAUNCH_NAMES, CHECK_RUN) if check_runs else LAUNCH_NAMES
+    free = [name for tool in free_tools for name in (tool, f"{LABEL}{SEPARATOR}{tool}")]
     run = [RUN_PYTHON, f"{LABEL}{SEPARATOR}{RUN_PYTHON}"]
     return MCPToolRequireApproval(
-        always=MCPToolFilter(tool_names=run), never=MCPToolFilter(tool_names=launch)
+        always=MCPToolFilter(tool_names=run), never=MCPToolFilter(tool_names=free)
     )
 
 

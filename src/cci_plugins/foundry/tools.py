@@ -11,7 +11,7 @@ from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 
 from .connections import Connection
-from .tool_names import INSTRUCTIONS, LABEL, TOOLS, add_launch_names, is_launch_tool
+from .tool_names import CHECK_RUN, INSTRUCTIONS, LABEL, TOOLS, add_launch_names, runs_no_code
 
 # Foundry reads the address from the connection, but requires one here.
 _PLACEHOLDER = "https://localhost"
@@ -25,6 +25,7 @@ def code_interpreter_tool(
     endpoint: str | None = None,
     label: str = LABEL,
     allowed_tools: Sequence[str] = TOOLS,
+    check_runs: bool = False,
     require_approval: Literal["always", "never"] = "never",
 ) -> MCPTool:
     """Build the tool for an agent's definition, in the type of `azure-ai-projects`.
@@ -36,8 +37,10 @@ def code_interpreter_tool(
         label: Name of the server in the agent's replies.
         allowed_tools: Tools that the model may call. The shell tool must be named to be allowed.
             One name of the launch tool allows it under its other names too.
-        require_approval: `always` asks before code runs. Launching an environment runs no code,
-            so it never needs approval.
+        check_runs: Allow `check_run` too, which a gateway offers with `cci serve --wait`. Foundry
+            ends a call after 100 seconds, and the run then goes on.
+        require_approval: `always` asks before code runs. Launching an environment and checking a
+            run run no code, so they never need approval.
 
     Raises:
         ConfigurationError: No connection is named.
@@ -57,7 +60,7 @@ def code_interpreter_tool(
         raise ConfigurationError(
             "MCP_PROJECT_CONNECTION_ID is not set", hint="run: cci foundry connect"
         )
-    tools = add_launch_names(allowed_tools)
+    tools = add_launch_names([*allowed_tools, *([CHECK_RUN] if check_runs else [])])
     return MCPTool(
         server_label=label,
         server_url=endpoint or _PLACEHOLDER,
@@ -68,8 +71,8 @@ def code_interpreter_tool(
 
 
 def _build_approval(tools: Sequence[str]) -> MCPToolRequireApproval:
-    launch_tools = [name for name in tools if is_launch_tool(name)]
+    free_tools = [name for name in tools if runs_no_code(name)]
     return MCPToolRequireApproval(
-        always=MCPToolFilter(tool_names=[name for name in tools if name not in launch_tools]),
-        never=MCPToolFilter(tool_names=launch_tools),
+        always=MCPToolFilter(tool_names=[name for name in tools if name not in free_tools]),
+        never=MCPToolFilter(tool_names=free_tools),
     )

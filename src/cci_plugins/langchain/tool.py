@@ -21,17 +21,18 @@ from cci_plugins.core.conversation import DEFAULT_KEY, SessionKey, is_named
 from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.core.tool_signatures import describe_tools
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import select_images
-from cci_plugins.tools.options import ToolOptions
+from cci_plugins.tools.options import ToolOptions, get_wait
 
 from .host_tools import HostTools, ToolNames, bind_call, build_host_tool, needs_graph, to_tools
 
-__all__ = ["CodeInterpreterTool"]
+__all__ = ["CheckRunTool", "CodeInterpreterTool", "InstallPackagesTool"]
 
 Content = str | list[str | dict[Any, Any]]
 ToolOutput = tuple[Content | ToolMessage, Execution]
@@ -56,6 +57,22 @@ class _CodeInputInGraph(CodeInput):
     """The arguments with LangGraph's runtime, which the model neither sees nor sets."""
 
     runtime: Runtime = Field(default=None, exclude=True)
+
+
+class CheckInput(BaseModel):
+    """The arguments of `check_run`."""
+
+    model_config = {"extra": "forbid"}
+
+    action: Literal["wait", "look", "stop"] = Field(description=check_run.ACTION_DESCRIPTION)
+
+
+class InstallInput(BaseModel):
+    """The arguments of `install_packages`."""
+
+    model_config = {"extra": "forbid"}
+
+    packages: list[str] = Field(description=install_packages.PACKAGES_DESCRIPTION)
 
 
 class CodeInterpreterTool(BaseTool):
@@ -114,11 +131,61 @@ class CodeInterpreterTool(BaseTool):
         if self.description == execute_code.DESCRIPTION:
             self.description = execute_code.build_description(self.options, self.interpreter)
 
+    def check_run_tool(self) -> CheckRunTool:
+        """Return the tool `check_run`, for runs of this tool that take longer than `wait`.
+
+        Raises:
+            ConfigurationError: The options of this tool have no `wait`.
+
+        Example:
+            ```python
+            from cci_plugins import ToolOptions
+
+            tool = CodeInterpreterTool(options=ToolOptions(wait=90))
+            tools = [tool, tool.check_run_tool()]
+            ```
+        """
+        wait = get_wait(self.options)
+        if wait is None:
+            raise ConfigurationError(
+                "check_run is only for a tool that answers before its run ends",
+                hint="pass options=ToolOptions(wait=90)",
+            )
+        return CheckRunTool(
+            description=check_run.build_description(wait),
+            interpreter=self.interpreter,
+            images=self.images,
+            options=self.options,
+            session_key=self.session_key,
+        )
+
+    def install_packages_tool(self) -> InstallPackagesTool:
+        """Return the tool `install_packages`, for the sessions of this tool.
+
+        Raises:
+            ConfigurationError: The options of this tool do not have `install_packages`.
+
+        Example:
+            ```python
+            from cci_plugins import ToolOptions
+
+            tool = CodeInterpreterTool(options=ToolOptions(install_packages=True))
+            tools = [tool, tool.install_packages_tool()]
+            ```
+        """
+        if not self.options.install_packages:
+            raise ConfigurationError(
+                "install_packages is only for a tool whose options offer it",
+                hint="pass options=ToolOptions(install_packages=True)",
+            )
+        return InstallPackagesTool(interpreter=self.interpreter, session_key=self.session_key)
+
     def _set_tools(self) -> None:
         """Check the host tools. A tool that needs the graph makes this one need its runtime."""
         tools = to_tools(self.tools)
         host_tools = mark_approval([build_host_tool(one) for one in tools], self.needs_approval)
         check_host_tools(host_tools, self.approve_tool, self.interpreter)
+        execute_code.check_options(self.options, self.interpreter)
         self.tools, self._host_tools = tools, tuple(host_tools)
         if functions := describe_tools(host_tools, self.options.tools_characters):
             self.description = f"{self.description}\n{functions}"
@@ -180,19 +247,107 @@ class CodeInterpreterTool(BaseTool):
         ]
 
     def _to_tool_output(self, reply: ToolReply) -> ToolOutput:
-        """Return content and artifact. A failure is a message, to have both and a status."""
-        content = reply.text if self.images == "reference" else _attach_images(reply)
-        call_id = _call_id.get()
-        if not reply.failed or call_id is None:
-            return content, reply.execution
-        message = ToolMessage(
-            content,
-            artifact=reply.execution,
-            name=self.name,
-            status="error",
-            tool_call_id=call_id,
+        return _build_output(reply, self.name, self.images)
+
+
+class _SecondTool(BaseTool):
+    """The base of the tools next to `CodeInterpreterTool`, whose messages have the same form.
+
+    Attributes:
+        interpreter: Where the sessions are. None means `CodeInterpreter.from_env()`.
+        session_key: The conversation of calls that belong to no thread.
+    """
+
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    interpreter: AnyInterpreter | None = Field(default=None, exclude=True, repr=False)
+    session_key: SessionKey = Field(default_factory=create_fallback_key, exclude=True, repr=False)
+
+    @override
+    def run(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
+        with _CallIdContext(tool_call_id):
+            return super().run(*args, tool_call_id=tool_call_id, **kwargs)
+
+    @override
+    async def arun(self, *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:
+        with _CallIdContext(tool_call_id):
+            return await super().arun(*args, tool_call_id=tool_call_id, **kwargs)
+
+
+class InstallPackagesTool(_SecondTool):
+    """Installs packages into the session of the current conversation.
+
+    `CodeInterpreterTool.install_packages_tool` creates it.
+    """
+
+    name: str = install_packages.NAME
+    description: str = install_packages.DESCRIPTION
+    args_schema: ArgsSchema | None = InstallInput
+
+    @override
+    def _run(self, packages: list[str], config: RunnableConfig) -> ToolOutput:
+        reply = event_loop.run_blocking(self._call, packages, config)
+        return _build_output(reply, self.name, "reference")
+
+    @override
+    async def _arun(self, packages: list[str], config: RunnableConfig) -> ToolOutput:
+        return _build_output(await self._call(packages, config), self.name, "reference")
+
+    async def _call(self, packages: list[str], config: RunnableConfig) -> ToolReply:
+        key = resolve_key(config, self.session_key)
+        return await install_packages.call(self.interpreter, packages, session_key=key)
+
+
+class CheckRunTool(_SecondTool):
+    """Checks a run of `CodeInterpreterTool` that goes on after its answer.
+
+    `CodeInterpreterTool.check_run_tool` creates it. The message and its artifact are as for that
+    tool.
+
+    Attributes:
+        interpreter: Where the run is. None means `CodeInterpreter.from_env()`.
+        images: As with `CodeInterpreterTool`.
+        options: As with `CodeInterpreterTool`, with `wait`.
+        session_key: The conversation of calls that belong to no thread.
+    """
+
+    name: str = check_run.NAME
+    description: str = check_run.NAME
+    args_schema: ArgsSchema | None = CheckInput
+    images: Literal["reference", "inline"] = "reference"
+    options: ToolOptions = Field(default=execute_code.DEFAULT_OPTIONS, exclude=True, repr=False)
+
+    @override
+    def _run(self, action: str, config: RunnableConfig) -> ToolOutput:
+        reply = event_loop.run_blocking(self._call, action, config)
+        return _build_output(reply, self.name, self.images)
+
+    @override
+    async def _arun(self, action: str, config: RunnableConfig) -> ToolOutput:
+        return _build_output(await self._call(action, config), self.name, self.images)
+
+    async def _call(self, action: str, config: RunnableConfig) -> ToolReply:
+        return await check_run.call(
+            self.interpreter,
+            action,
+            session_key=resolve_key(config, self.session_key),
+            options=self.options,
         )
-        return message, reply.execution
+
+
+def _build_output(reply: ToolReply, name: str, images: str) -> ToolOutput:
+    """Return content and artifact. A failure is a message, to have both and a status."""
+    content = reply.text if images == "reference" else _attach_images(reply)
+    call_id = _call_id.get()
+    if not reply.failed or call_id is None:
+        return content, reply.execution
+    message = ToolMessage(
+        content,
+        artifact=reply.execution,
+        name=name,
+        status="error",
+        tool_call_id=call_id,
+    )
+    return message, reply.execution
 
 
 def resolve_key(config: RunnableConfig, fallback_key: SessionKey) -> str:

@@ -103,8 +103,10 @@ class ReadFileTool(_FileTool):
 class CodeInterpreterToolkit(BaseToolkit):
     """The tools `execute_code`, `list_files` and `read_file`, all for the same session.
 
-    The conversation is LangGraph's `thread_id`, as with `CodeInterpreterTool`. To upload and
-    download, use `interpreter.session(thread_id).files`. No tool accepts a path of your machine.
+    With `ToolOptions.wait`, `check_run` is one of them, and so is `install_packages` with that
+    option. The conversation is LangGraph's `thread_id`, as with `CodeInterpreterTool`. To upload
+    and download, use `interpreter.session(thread_id).files`. No tool accepts a path of your
+    machine.
 
     Attributes:
         interpreter: Where to run. None means `CodeInterpreter.from_env()`.
@@ -147,4 +149,6 @@ class CodeInterpreterToolkit(BaseToolkit):
             approve_tool=self.approve_tool,
             **shared,
         )
-        return [execute, ListFilesTool(**shared), ReadFileTool(**shared)]
+        checks = [] if self.options.wait is None else [execute.check_run_tool()]
+        installs = [execute.install_packages_tool()] if self.options.install_packages else []
+        return [execute, *checks, *installs, ListFilesTool(**shared), ReadFileTool(**shared)]

@@ -35,6 +35,7 @@ SIGNED_KEY = "cci_plugins/signed_environments"  # on a launch tool: it accepts n
 INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance of the session
 ENV_KEY = "cci_plugins/env"  # in a request: variables for the code
 INTERRUPT, RESTART = "interruptRun", "restartSession"  # tools for our client, which no list has
+PACKAGES = "sessionPackages"  # the same, with a message of `pools/package_exchange.py`
 RUN_KEY = "cci_plugins/run"  # in a request: name of the run, which is started once
 _SAME_VERSION = "install the same version of cci-plugins here and in the pool"
 _MAX_SIZE = 2**62

@@ -107,7 +107,7 @@ def map_transport_errors(*, starts_code: bool) -> Generator[None]:
         PoolUnavailableError: Nothing was started.
         ExecutionTimeoutError: No answer came in time. The code may have run.
         PoolError: The connection broke. The code may have run.
-        ConfigurationError: The request is invalid and was not sent.
+        ConfigurationError: The request is invalid or the pool is closed. It was not sent.
     """
     try:
         yield
@@ -130,6 +130,12 @@ def map_transport_errors(*, starts_code: bool) -> Generator[None]:
         if starts_code:
             raise PoolError(f"{message}; {MAY_HAVE_RUN}") from error
         raise PoolUnavailableError(message) from error
+    except RuntimeError as error:  # httpx has no class of its own for it
+        if "client has been closed" not in str(error):
+            raise
+        raise ConfigurationError(
+            "this pool is closed", hint="close it when nothing uses it any longer"
+        ) from None
 
 
 @contextmanager

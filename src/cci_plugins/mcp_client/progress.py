@@ -53,6 +53,7 @@ class StreamedOutput:
     def __init__(self, on_output: Callable[[OutputEvent], None]) -> None:
         self._on_output = on_output
         self._emitted_chars: dict[StreamName, int] = {"stdout": 0, "stderr": 0}
+        self._has_gap = False
 
     def __call__(self, params: Mapping[str, Any]) -> None:
         """Emit the output in a progress notification's parameters."""
@@ -65,10 +66,16 @@ class StreamedOutput:
             self._emitted_chars[event.stream] += len(event.text)
         self._on_output(event)
 
+    def skip(self, count: int) -> None:
+        """Emit a line instead of text that the server no longer has."""
+        self._has_gap = True
+        self._on_output(OutputEvent("stdout", f"\n[{count:,} characters are missing here]\n"))
+
     def finish(self, execution: Execution) -> None:
         """Emit the text that no notification carried, and every result."""
-        self._finish("stdout", execution.stdout)
-        self._finish("stderr", execution.stderr)
+        if not self._has_gap:
+            self._finish("stdout", execution.stdout)
+            self._finish("stderr", execution.stderr)
         for result in execution.results:
             self._on_output(OutputEvent("result", result=result))
 

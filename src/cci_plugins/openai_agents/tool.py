@@ -17,21 +17,28 @@ from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import RunStopper, check_host_tools
 from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
-from cci_plugins.tools.options import ToolOptions
+from cci_plugins.tools.options import ToolOptions, check_single_tool, get_wait
 
 from .host_tools import HostToolInput, build_host_tool, is_enabled, to_tools
 
-__all__ = ["ImageReply", "TextReply", "code_interpreter_tool", "images_as_user_messages"]
+__all__ = [
+    "ImageReply",
+    "TextReply",
+    "code_interpreter_tool",
+    "code_interpreter_tools",
+    "images_as_user_messages",
+]
 
 NeedsApproval: TypeAlias = (
     bool | Callable[[RunContextWrapper[Any], dict[str, Any], str], Awaitable[bool]]
 )
 SessionKeyFunction: TypeAlias = Callable[[RunContextWrapper[Any]], SessionKey | None]
 
+_NAMES = (execute_code.NAME, check_run.NAME)
 _CONVERSATION_FIELDS = ("session_id", "conversation_id", "thread_id")
 _SHARED_SESSION_WARNING = (
     "no conversation was named, so all calls of this tool share one session; use "
@@ -117,18 +124,71 @@ def code_interpreter_tool(
         session_key: Returns the conversation of a run.
         on_output: Called with each chunk of output while the code runs, in the context of the
             call.
-        options: Options for the tool's description and the size of its output.
+        options: Options for the tool's description and the size of its output, for one tool.
         tools: Function tools, or functions, that the code may call as `tools.NAME(...)`. Their
             guardrails, time-outs and the agent's hooks work as for calls of the model. With one
             that needs approval, this tool needs it as a whole.
         approve_tool: Asked before a call of a tool that needs approval, while the code waits. So
             this tool does not need it as a whole.
 
+    Raises:
+        ConfigurationError: The options have `wait` or `install_packages`, a second tool.
+
     Example:
         ```python
         from agents import Agent
 
         agent = Agent("analyst", tools=[code_interpreter_tool()])
+        ```
+    """
+    check_single_tool(options)
+    (tool,) = code_interpreter_tools(
+        interpreter,
+        needs_approval=needs_approval,
+        images=images,
+        session_key=session_key,
+        on_output=on_output,
+        options=options,
+        tools=tools,
+        approve_tool=approve_tool,
+    )
+    return tool
+
+
+def code_interpreter_tools(
+    interpreter: AnyInterpreter | None = None,
+    *,
+    needs_approval: NeedsApproval = False,
+    images: Literal["reference", "inline"] = "reference",
+    session_key: SessionKeyFunction | None = None,
+    on_output: OutputHandler | None = None,
+    options: ToolOptions = execute_code.DEFAULT_OPTIONS,
+    tools: Sequence[HostToolInput] = (),
+    approve_tool: ToolApprover | None = None,
+) -> list[FunctionTool]:
+    """Create the tool `execute_code`, and with `ToolOptions.wait` also `check_run`.
+
+    With `ToolOptions.install_packages`, it creates that tool too. The arguments are those of
+    `code_interpreter_tool`. All tools share the conversation. `check_run` runs no code, so nobody
+    approves it.
+
+    Args:
+        interpreter: Where to run. None means `CodeInterpreter.from_env()`.
+        needs_approval: Whether the SDK interrupts the run before each call of `execute_code`.
+        images: `inline` attaches charts to the result.
+        session_key: Returns the conversation of a run.
+        on_output: Called with each chunk of output while the code runs.
+        options: Options for the tools.
+        tools: Function tools, or functions, that the code may call.
+        approve_tool: Asked before a call of a tool that needs approval, while the code waits.
+
+    Example:
+        ```python
+        from agents import Agent
+
+        from cci_plugins import ToolOptions
+
+        agent = Agent("analyst", tools=code_interpreter_tools(options=ToolOptions(wait=90)))
         ```
     """
     adapter = _Adapter(
@@ -140,13 +200,39 @@ def code_interpreter_tool(
         tools=tools,
         approve_tool=approve_tool,
     )
-    return FunctionTool(
+    return _build_tools(adapter, options, needs_approval)
+
+
+def _build_tools(
+    adapter: _Adapter, options: ToolOptions, needs_approval: NeedsApproval
+) -> list[FunctionTool]:
+    """Build `execute_code`, and the other tools that the options ask for."""
+    run_tool = FunctionTool(
         name=execute_code.NAME,
         description=adapter.description,
         params_json_schema=deepcopy(execute_code.PARAMETERS),  # older releases write into it
         on_invoke_tool=adapter.invoke,
         needs_approval=adapter.policy.needs_approval or needs_approval,
     )
+    created = [run_tool]
+    if (wait := get_wait(options)) is not None:
+        check_tool = FunctionTool(
+            name=check_run.NAME,
+            description=check_run.build_description(wait),
+            params_json_schema=deepcopy(check_run.PARAMETERS),
+            on_invoke_tool=adapter.check_run,
+        )
+        created.append(check_tool)
+    if options.install_packages:
+        install_tool = FunctionTool(
+            name=install_packages.NAME,
+            description=install_packages.DESCRIPTION,
+            params_json_schema=deepcopy(install_packages.PARAMETERS),
+            on_invoke_tool=adapter.install_packages,
+            needs_approval=needs_approval,
+        )
+        created.append(install_tool)
+    return created
 
 
 class _Adapter:
@@ -171,6 +257,7 @@ class _Adapter:
         self._tools = to_tools(tools)
         host_tools = [build_host_tool(one) for one in self._tools]
         self.policy = check_host_tools(host_tools, approve_tool, interpreter, framework_asks=True)
+        execute_code.check_options(options, interpreter)
         self.description = execute_code.build_description(options, interpreter, host_tools)
         self._key_resolver = SessionKeyResolver("openai-agents", _SHARED_SESSION_WARNING)
 
@@ -178,7 +265,7 @@ class _Adapter:
         return self  # it holds the interpreter and functions of the application
 
     async def invoke(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
-        code = _parse_code(arguments)
+        code = _parse_argument(arguments, "code")
         if code is None:
             return TextReply.of(execute_code.build_not_run_reply(_INVALID_ARGUMENTS))
         stopper = RunStopper()
@@ -190,8 +277,31 @@ class _Adapter:
             options=self._options,
             tools=await self._bind_tools(context, stopper),
             approve_tool=self.policy.approve_tool,
+            on_leave=stopper.leave,
         )
         reply = await (stopper.run(call) if self._tools else call)
+        return self._build_output(reply)
+
+    async def check_run(self, context: ToolContext[Any], arguments: str) -> TextReply | ImageReply:
+        reply = await check_run.call(
+            self._interpreter,
+            _parse_argument(arguments, "action"),
+            session_key=self._resolve_key(context),
+            options=self._options,
+        )
+        return self._build_output(reply)
+
+    async def install_packages(
+        self, context: ToolContext[Any], arguments: str
+    ) -> TextReply | ImageReply:
+        reply = await install_packages.call(
+            self._interpreter,
+            _parse_value(arguments, "packages"),
+            session_key=self._resolve_key(context),
+        )
+        return self._build_output(reply)
+
+    def _build_output(self, reply: ToolReply) -> TextReply | ImageReply:
         return _attach_images(reply) if self._inline else TextReply.of(reply)
 
     async def _bind_tools(
@@ -209,12 +319,16 @@ class _Adapter:
         )
 
 
-def _parse_code(arguments: str) -> str | None:
+def _parse_argument(arguments: str, name: str) -> str | None:
+    value = _parse_value(arguments, name)
+    return value if isinstance(value, str) else None
+
+
+def _parse_value(arguments: str, name: str) -> object:
     try:
-        code = json.loads(arguments)["code"]
+        return json.loads(arguments)[name]
     except (ValueError, TypeError, KeyError):
         return None
-    return code if isinstance(code, str) else None
 
 
 def _iter_conversation_ids(context: object) -> Iterator[str]:
@@ -248,9 +362,7 @@ def images_as_user_messages(data: CallModelData[Any]) -> ModelInputData:
     """
     items: list[Any] = data.model_data.input
     call_ids = {
-        item["call_id"]
-        for item in items
-        if item.get("name") == execute_code.NAME and "call_id" in item
+        item["call_id"] for item in items if item.get("name") in _NAMES and "call_id" in item
     }
 
     def split_images(item: Any) -> tuple[Any, list[Any]]:

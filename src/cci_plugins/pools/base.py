@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import MIB
@@ -45,10 +45,13 @@ class Capabilities:
             to session. Then relative paths lead there, and so does the variable `SESSION_FOLDER`.
         egress: True if sessions reach outside hosts. None if only an attempt can show it.
         env: The code sees the variables that `execute` gets as `env`.
-        background_runs: `execute` keeps to any `timeout`, also one of an hour, so that
-            `Session.start_code` works. It is known before the pool starts.
+        background_runs: `execute_in_background` keeps to any `timeout`, also one of an hour, so
+            that `Session.start_code` works. None if only an attempt can show it. The pool then
+            refuses before it runs code.
         host_tools: True if code can call tools of the host, so that `execute` takes `tools`. None
             if only an attempt can show it. The pool then refuses before it runs code.
+        packages: True if `install_packages` installs packages. None if only an attempt can show it.
+            The pool then refuses before it changes anything.
     """
 
     name: str = "pool"
@@ -61,7 +64,8 @@ class Capabilities:
     folder: str = DATA_FOLDER
     host_tools: bool | None = False
     env: bool = False
-    background_runs: bool = False
+    background_runs: bool | None = False
+    packages: bool | None = False
 
 
 def check_code_size(code: str) -> None:
@@ -97,16 +101,29 @@ def build_no_interrupt_error(pool: str) -> ConfigurationError:
 
 
 def check_background_support(capabilities: Capabilities) -> None:
-    """Refuse a background run on a pool that ends every run with its request.
+    """Refuse a background run on a pool that certainly ends every run with its request.
 
     Raises:
         ConfigurationError: The pool cannot run code in the background.
     """
-    if not capabilities.background_runs:
-        raise ConfigurationError(
-            f"the pool {capabilities.name!r} cannot run code in the background",
-            hint="call run_code, or use CodeInterpreter.local()",
-        )
+    if capabilities.background_runs is False:
+        raise build_no_background_error(capabilities.name)
+
+
+def build_no_background_error(
+    pool: str, reason: str = "a run ends with its request"
+) -> ConfigurationError:
+    """Build the error of a pool whose runs do not outlive their request.
+
+    Args:
+        pool: Short name of the pool.
+        reason: Why, as a clause.
+    """
+    return ConfigurationError(
+        f"the pool {pool!r} cannot run code in the background: {reason}; the code did not run",
+        hint="call run_code, or use CodeInterpreter.local() or a custom pool with this package's "
+        "image",
+    )
 
 
 def check_env_support(capabilities: Capabilities) -> None:
@@ -120,6 +137,24 @@ def check_env_support(capabilities: Capabilities) -> None:
             f"the pool {capabilities.name!r} cannot set environment variables",
             hint="set os.environ in the code, or use a pool with Capabilities.env",
         )
+
+
+def build_no_packages_error(pool: str) -> ConfigurationError:
+    """Build the error of a pool that cannot install packages."""
+    return ConfigurationError(
+        f"the pool {pool!r} cannot install packages into a session",
+        hint="build the image of its sessions with the packages",
+    )
+
+
+def check_packages_support(capabilities: Capabilities) -> None:
+    """Refuse packages for a pool that certainly cannot install them.
+
+    Raises:
+        ConfigurationError: The pool cannot install packages.
+    """
+    if capabilities.packages is False:
+        raise build_no_packages_error(capabilities.name)
 
 
 class SessionPool(Renewable, ABC):
@@ -169,6 +204,53 @@ class SessionPool(Renewable, ABC):
             SessionLostError: The session is no longer that instance, so the code did not run.
                 The error is `retryable`.
         """
+
+    async def execute_in_background(
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: timedelta,
+        on_output: OutputHandler | None = None,
+        instance: str | None = None,
+        tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
+    ) -> Execution:
+        """Run code as `execute` does, for much longer than a request lasts.
+
+        It is called only if `Capabilities.background_runs` is not False. A pool whose requests
+        end after minutes overrides it.
+
+        Args:
+            session_id: The session.
+            code: Python source.
+            timeout: Longest run.
+            on_output: Called with each chunk of output if the pool streams.
+            instance: `Execution.instance` of an earlier run, as for `execute`.
+            tools: Answers the tool calls of this run, as for `execute`.
+            env: Variables that the code sees, as for `execute`.
+
+        Raises:
+            ConfigurationError: The pool cannot do it. The code did not run.
+        """
+        given = {"tools": tools, "env": env}
+        options: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
+        return await self.execute(
+            session_id, code, timeout=timeout, on_output=on_output, instance=instance, **options
+        )
+
+    async def check_background_runs(self, session_id: str) -> None:
+        """Refuse a background run before it is started, if the pool cannot do it.
+
+        Args:
+            session_id: A session. The pool may allocate it to find out.
+
+        Raises:
+            ConfigurationError: The pool cannot run code in the background.
+            PoolError: The pool failed, so it is not known.
+        """
+        del session_id
+        check_background_support(self.capabilities)
 
     @abstractmethod
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
@@ -228,13 +310,6 @@ class SessionPool(Renewable, ABC):
         del session_id
         raise build_no_interrupt_error(self.capabilities.name)
 
-    def check_packages_support(self) -> None:
-        """Raise `ConfigurationError` if this pool cannot install packages into a session."""
-        raise ConfigurationError(
-            f"the pool {self.capabilities.name!r} cannot install packages into a session",
-            hint="build the image of its sessions with the packages",
-        )
-
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
         """Install packages for the code of a session.
 
@@ -249,8 +324,7 @@ class SessionPool(Renewable, ABC):
             ConfigurationError: The pool cannot do it, or not with these packages.
         """
         del session_id, packages
-        self.check_packages_support()
-        return {}
+        raise build_no_packages_error(self.capabilities.name)
 
     async def restart_session(self, session_id: str) -> bool:
         """Give a session a new Python process, and keep its files. End a run in progress.

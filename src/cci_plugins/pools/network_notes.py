@@ -12,6 +12,7 @@ from .base import Capabilities
 NO_NETWORK = (
     "The sandbox has neither network nor pip: use the installed packages and the given files."
 )
+NO_PIP = "The sandbox has neither network nor pip: install_packages adds packages."
 _NO_NETWORK = "the session has no network"
 _NO_MODULE = re.compile(r"No module named '?(?P<name>[\w.]+)")
 _LOOK_UP = re.compile(

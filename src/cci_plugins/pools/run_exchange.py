@@ -33,6 +33,7 @@ from .tool_host import ToolBounds, ToolParameter, ToolSpec
 
 HELD_KEY = "cci_plugins/held_run"  # in a request: the query. In its answer: the report
 HOST_TOOLS_KEY = "cci_plugins/host_tools"  # in the server's experimental capabilities
+BACKGROUND_KEY = "cci_plugins/background_runs"  # the same
 MAX_WAIT = timedelta(seconds=60)  # below the limits of Foundry and of Azure's pools
 RunState = Literal["running", "ended", "unknown"]
 _MAX_TOOLS = 1_000
@@ -71,6 +72,7 @@ class RunQuery:
         answers: Answers to calls.
         tools: The tools of the run, when it starts.
         bounds: Bounds of their calls, when it starts.
+        is_background: Whether the run needs `BACKGROUND_KEY`, when it starts or is checked.
     """
 
     wait: float = 0.0
@@ -81,6 +83,7 @@ class RunQuery:
     answers: tuple[ToolAnswer, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
     bounds: ToolBounds | None = None
+    is_background: bool = False
 
     def dump(self) -> dict[str, Any]:
         """Write the query as JSON."""
@@ -93,6 +96,7 @@ class RunQuery:
             "answers": [_to_camel_case(asdict(answer)) for answer in self.answers],
             "tools": [_dump_spec(spec) for spec in self.tools],
             "bounds": None if self.bounds is None else _dump_bounds(self.bounds),
+            "isBackground": self.is_background,
         }
 
 
@@ -137,19 +141,21 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class RelayedQuery:
-    """A query that a gateway passes on without reading it.
+    """A query that a gateway passes on as it came.
 
     Attributes:
         code: The code, which is empty unless the query starts a run.
         timeout: Longest run.
         wait: Longest wait for something to report.
         meta: `_meta` of the request, with the name and the query.
+        query: The query, for what the server must be able to do.
     """
 
     code: str
     timeout: timedelta
     wait: timedelta
     meta: Mapping[str, Any]
+    query: RunQuery
 
 
 class RunRelay(ABC):
@@ -160,7 +166,7 @@ class RunRelay(ABC):
         """Send a query once, and return the server's answer as it is.
 
         Raises:
-            ConfigurationError: The sessions answer in text only. Nothing was sent.
+            ConfigurationError: The sessions cannot do what the query asks. Nothing was sent.
         """
 
 
@@ -180,6 +186,7 @@ def load_query(value: object) -> RunQuery:
         answers=tuple(ToolAnswer(**dict(answer)) for answer in query.answers),
         tools=tuple(_build_spec(spec) for spec in query.tools),
         bounds=None if query.bounds is None else _build_bounds(query.bounds),
+        is_background=query.is_background,
     )
 
 
@@ -239,6 +246,7 @@ class _Query(WireModel):
     answers: list[_Answer] = Field(default=[])
     tools: list[_Spec] = Field(default=[], max_length=_MAX_TOOLS)
     bounds: _Bounds | None = None
+    is_background: bool = False
 
 
 class _Call(WireModel):

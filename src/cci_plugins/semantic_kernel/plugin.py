@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from enum import StrEnum
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 from semantic_kernel import Kernel
@@ -23,11 +24,11 @@ from cci_plugins.core.conversation import SessionKey
 from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter
 from cci_plugins.pools.base import OutputHandler
-from cci_plugins.tools import execute_code
+from cci_plugins.tools import check_run, execute_code, install_packages
 from cci_plugins.tools.execute_code import SessionKeyResolver, ToolReply
 from cci_plugins.tools.host_tools import check_host_tools, mark_approval
 from cci_plugins.tools.images import INTRODUCTION, move_images_to_user, select_images
-from cci_plugins.tools.options import ToolOptions
+from cci_plugins.tools.options import ToolOptions, get_wait
 
 from .host_functions import (
     FunctionCalls,
@@ -52,8 +53,18 @@ _SHARED_SESSION_WARNING = (
 )
 
 
+class _Action(StrEnum):
+    """What `check_run` does. Semantic Kernel shows the values of an enumeration only."""
+
+    WAIT = "wait"
+    LOOK = "look"
+    STOP = "stop"
+
+
 class CodeInterpreterPlugin:
-    """The function `execute_code` for the model.
+    """The function `execute_code` for the model, and with `ToolOptions.wait` also `check_run`.
+
+    With `ToolOptions.install_packages`, it has the function of that name too.
 
     Semantic Kernel does not pass a thread id to a plugin, so your application names the
     conversation. Either call `interpreter.use_session(thread.id)` around the call, or pass the
@@ -104,11 +115,17 @@ class CodeInterpreterPlugin:
         )
         self._approve_tool = approve_tool
         check_host_tools(self._host_tools, approve_tool, interpreter)
+        execute_code.check_options(options, interpreter)
         # Semantic Kernel reads the description from the function, so each plugin needs its own
         method = self._execute_in_kernel if self._functions else self.execute_code
         vars(self)["execute_code"] = _copy_with_description(
             method, execute_code.build_description(options, interpreter, self._host_tools)
         )
+        if (wait := get_wait(options)) is not None:
+            description = check_run.build_description(wait)
+            vars(self)["check_run"] = _build_check_function(self._check_run, description)
+        if options.install_packages:
+            vars(self)["install_packages"] = _build_install_function(self._install_packages)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a plugin with the same interpreter, sessions and functions."""
@@ -150,6 +167,18 @@ class CodeInterpreterPlugin:
         """
         return await self._call(code, session_id)
 
+    async def _check_run(self, action: str, session_id: str | None) -> ToolReply:
+        return await check_run.call(
+            self._interpreter,
+            action,
+            session_key=self._key_resolver.resolve(explicit_key=session_id),
+            options=self._options,
+        )
+
+    async def _install_packages(self, packages: list[str], session_id: str | None) -> ToolReply:
+        key = self._key_resolver.resolve(explicit_key=session_id)
+        return await install_packages.call(self._interpreter, packages, session_key=key)
+
     async def _call(
         self, code: str, session_id: str | None, tools: Sequence[HostTool] = ()
     ) -> ToolReply:
@@ -174,6 +203,38 @@ def _copy_with_description(
 
     vars(execute_code).update(vars(method), __kernel_function_description__=description)
     return execute_code
+
+
+def _build_check_function(
+    method: Callable[[str, str | None], Awaitable[ToolReply]], description: str
+) -> Callable[..., Awaitable[ToolReply]]:
+    """Return the kernel function `check_run`. As a method, each plugin would have it."""
+
+    @kernel_function(name=check_run.NAME, description=description)
+    async def check(
+        action: Annotated[_Action, check_run.ACTION_DESCRIPTION],
+        session_id: Hidden[str | None] = None,
+    ) -> ToolReply:
+        return await method(action, session_id)
+
+    function: Callable[..., Awaitable[ToolReply]] = check
+    return function
+
+
+def _build_install_function(
+    method: Callable[[list[str], str | None], Awaitable[ToolReply]],
+) -> Callable[..., Awaitable[ToolReply]]:
+    """Return the kernel function `install_packages`. As a method, each plugin would have it."""
+
+    @kernel_function(name=install_packages.NAME, description=install_packages.DESCRIPTION)
+    async def install(
+        packages: Annotated[list[str], install_packages.PACKAGES_DESCRIPTION],
+        session_id: Hidden[str | None] = None,
+    ) -> ToolReply:
+        return await method(packages, session_id)
+
+    function: Callable[..., Awaitable[ToolReply]] = install
+    return function
 
 
 def images_as_user_messages(service: Service) -> Service:

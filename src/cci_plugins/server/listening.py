@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import Env
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
@@ -53,7 +54,9 @@ async def serve(
     body_bytes: int = BODY_BYTES,
     trusted_proxies: Sequence[str] = (),
     sign_in: EntraSignIn | None = None,
+    wait: Duration | None = None,
     env: Env | None = None,
+    console: bool = False,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
@@ -74,24 +77,24 @@ async def serve(
         body_bytes: Longest body of a request. Uploads are bounded by `limits` instead.
         trusted_proxies: Addresses and networks of proxies whose `X-Forwarded-For` is believed.
         sign_in: Accepts tokens of Microsoft Entra, and the key.
+        wait: Longest time until a run over MCP is answered for, as for `create_app`.
         env: Variables for the code in every session that is reached over MCP, or None.
+        console: Keep what each session ran, and show it to holders of the key.
 
     Raises:
         ConfigurationError: The address is taken, or options exclude each other.
 
     Example:
         ```python
-        from cci_plugins.testing import FakeSessionPool
-
         with anyio.move_on_after(0.1):
-            await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
+            await serve(LocalSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
-    build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
-    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
-    build = partial(build, execute_code=execute_code, file_links=file_links, env=env)
-    app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
+    make = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
+    make = partial(make, environments=environments, rest=rest, body_bytes=body_bytes, wait=wait)
+    make = partial(make, execute_code=execute_code, file_links=file_links, env=env, console=console)
+    app = make(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
 

@@ -177,7 +177,7 @@ class Run:
 
     def measure(self) -> int:
         """Return about how many bytes are kept of the run."""
-        size = len(self.output)
+        size = self.output.kept
         if isinstance(self.outcome, Execution):
             size += len(self.outcome.stdout) + len(self.outcome.stderr)
             size += sum(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 
 import anyio
@@ -11,6 +11,7 @@ from cci_plugins.common.environment import build_session_environment
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
+from cci_plugins.pools.package_exchange import PackageExchange, RemotePackages
 
 LIMIT = timedelta(seconds=60)
 _SHOW = "import os, time\nos.environ.get('CHECK_A'), os.environ.get('CHECK_B'), time.timezone"
@@ -90,3 +91,30 @@ async def a_restart_keeps_the_files(pool: SessionPool, session_id: str) -> None:
     wanted = f"({not has_restarted}, 'inout')"
     expect(condition=execution.text == wanted, message=f"afterwards {execution.text!r}")
     expect(condition=execution.state == "kept", message=f"state {execution.state}")
+
+
+async def packages_are_installed_whole_or_not_at_all(pool: SessionPool, session_id: str) -> None:
+    """Check that a pool refuses packages that it cannot install, and keeps the session."""
+    await run_code(pool, session_id, "x = 41")
+    if isinstance(pool, PackageExchange):
+        await _expect_refusal(_send_absent_wheel(pool, session_id), "a wheel that was not sent")
+    if not isinstance(pool, RemotePackages):
+        name = "name @ https://example.com/name.whl"
+        await _expect_refusal(pool.install_packages(session_id, [name]), name)
+    execution = await run_code(pool, session_id, "x + 1")
+    expect(condition=execution.text == "42", message=f"x + 1 gave {execution.text!r}")
+
+
+async def _send_absent_wheel(pool: PackageExchange, session_id: str) -> None:
+    answer = await pool.exchange_packages(session_id, {})
+    wheel = {"name": "absent-1-py3-none-any.whl", "size": 1, "sha256": "0" * 64}
+    message = {"upload": answer.get("upload"), "wheels": [wheel]}
+    await pool.exchange_packages(session_id, message)
+
+
+async def _expect_refusal(call: Awaitable[object], what: str) -> None:
+    try:
+        await call
+    except ConfigurationError:
+        return
+    raise AssertionError(f"the pool installed {what}")

@@ -20,9 +20,6 @@ from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import Limits
 from cci_plugins.core.host_calls import HostCalls
 from cci_plugins.core.host_tools import HostTool
-from cci_plugins.core.session import Session
-from cci_plugins.core.session_handle import SessionHandle
-from cci_plugins.core.session_host import SessionHost
 from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
@@ -33,11 +30,13 @@ from cci_plugins.models import ErrorInfo, Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 from cci_plugins.pools.tool_host import ToolHost
 
+from .background_runs import a_background_run_outlives_its_call, open_session
 from .session_control import (
     LIMIT,
     a_restart_keeps_the_files,
     an_interrupt_keeps_the_state,
     code_sees_the_given_variables,
+    packages_are_installed_whole_or_not_at_all,
 )
 from .session_control import expect as _expect
 from .session_control import run_code as _run
@@ -369,12 +368,12 @@ async def a_session_is_saved_and_restored(pool: SessionPool, session_id: str) ->
         "import os\nos.makedirs('d', exist_ok=True)\nopen('d/.out', 'wb').write(bytes(range(256)))"
     )
     with tempfile.TemporaryDirectory(prefix="cci-") as folder:
-        first = _open_session(pool, session_id)
+        first = open_session(pool, session_id)
         await first.files.upload(b"a,b", name="in.csv")
         await first.run_code(code)
         checkpoint = await first.save(folder)
         await pool.delete_session(session_id)
-        second = _open_session(pool, f"{session_id}-b")
+        second = open_session(pool, f"{session_id}-b")
         try:
             await second.restore(checkpoint)
             files = {info.name: await second.files.download(info.name) for info in checkpoint.files}
@@ -385,11 +384,6 @@ async def a_session_is_saved_and_restored(pool: SessionPool, session_id: str) ->
     _expect(condition=files == expected, message=f"restored {sorted(files)}")
     _expect(condition=listed == ["d/.out", "in.csv"], message=f"listed {listed}")
     _expect(condition="os.makedirs" in second.notebook(), message="the history did not come back")
-
-
-def _open_session(pool: SessionPool, session_id: str) -> Session:
-    handle = SessionHandle(SessionHost(pool, owns_pool=False), "check", session_id)
-    return Session(handle, on_delete=lambda: None)
 
 
 _NUMBERS = {
@@ -479,4 +473,6 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     code_sees_the_given_variables,
     an_interrupt_keeps_the_state,
     a_restart_keeps_the_files,
+    packages_are_installed_whole_or_not_at_all,
+    a_background_run_outlives_its_call,
 )

@@ -7,7 +7,7 @@ order, and the first that fails decides the reply:
 2. Remove a Markdown fence around the code.
 3. Ask the approver, if the application has one. An exception counts as a denial.
 4. Spend one run of the budget. A denied run therefore costs nothing.
-5. Run the code once.
+5. Run the code once. With `ToolOptions.wait`, leave it after that time (`core/long_runs.py`).
 6. Render the execution within the model's budget.
 
 Nothing is raised but cancellation, because an exception from a tool ends a LangChain run and
@@ -20,15 +20,19 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from secrets import token_hex
 from threading import Lock
 from typing import Any
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
 from cci_plugins.common.log import describe_error, logger
+from cci_plugins.core.background_run import BackgroundRun
 from cci_plugins.core.conversation import (
     SessionKey,
     current_budget,
@@ -38,6 +42,7 @@ from cci_plugins.core.conversation import (
 )
 from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
+from cci_plugins.core.long_runs import LongRun, LongRuns, get_long_runs
 from cci_plugins.core.redacted_output import (
     measure_execution,
     redact_in_lane,
@@ -48,11 +53,12 @@ from cci_plugins.core.session import Session
 from cci_plugins.core.tool_signatures import describe_tools
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.models import ErrorInfo, Execution
-from cci_plugins.pools.base import OutputHandler
+from cci_plugins.pools.base import OutputHandler, check_packages_support
 from cci_plugins.redaction import redact
 
 from . import options as tool_options
-from .options import ToolOptions
+from .long_run_texts import describe_wait, format_busy, format_running, format_unread
+from .options import ToolOptions, check_wait_support, get_wait
 
 NAME = "execute_code"
 DESCRIPTION = (
@@ -83,7 +89,8 @@ class ToolReply:
 
     Attributes:
         text: For the model, within its budget.
-        execution: For the application. If the code did not run, its error is `NotRun`.
+        execution: For the application. If the code did not run, its error is `NotRun`. While it
+            goes on, the error is `StillRunning`.
         failed: The code raised, timed out or did not run.
     """
 
@@ -156,6 +163,7 @@ async def call(
     options: ToolOptions = DEFAULT_OPTIONS,
     tools: Sequence[HostTool] = (),
     approve_tool: ToolApprover | None = None,
+    on_leave: Callable[[LongRun], object] | None = None,
 ) -> ToolReply:
     """Run the tool for an adapter. Nothing is raised but cancellation.
 
@@ -167,6 +175,7 @@ async def call(
         options: Options for the tool's description and the size of its output.
         tools: Functions of the application that the code may call.
         approve_tool: Asked before a call of a tool that needs approval, while the code waits.
+        on_leave: Called with a run that goes on after the reply.
     """
     try:
         chosen = get_interpreter(interpreter)
@@ -181,6 +190,8 @@ async def call(
         on_output=on_output,
         tools=tools,
         approve_tool=approve_tool,
+        wait=get_wait(options),
+        on_leave=on_leave,
     )
 
 
@@ -194,6 +205,8 @@ async def call_in_session(
     sanitize: Callable[[Execution], Execution] | None = None,
     tools: Sequence[HostTool] = (),
     approve_tool: ToolApprover | None = None,
+    wait: timedelta | None = None,
+    on_leave: Callable[[LongRun], object] | None = None,
 ) -> ToolReply:
     """Approve the code, run it and render the result. Nothing is raised but cancellation.
 
@@ -206,28 +219,121 @@ async def call_in_session(
         sanitize: Applied to the execution before it is rendered.
         tools: Functions of the application that the code may call.
         approve_tool: Asked before a call of a tool that needs approval, while the code waits.
+        wait: Longest time until the reply, from the approval on. None means no limit.
+        on_leave: Called with a run that goes on after the reply.
     """
+    options: dict[str, Any] = {
+        "on_output": on_output,
+        "tools": tools,
+        "approve_tool": approve_tool,
+    }
+    header = ""
     try:
-        source = strip_fence(code)
-        if approve is not None:
-            decision = await ask_approver(approve, ApprovalRequest(source, session.key))
-            if decision.verdict != "allow":
-                return build_not_run_reply(_format_denial(decision.reason))
-            source = source if decision.code is None else decision.code
-        budget = current_budget.get()
-        if budget is not None and not budget.try_spend():
-            return build_not_run_reply(_BUDGET_SPENT.format(budget.max_runs))
-        execution = await session.run_code(
-            source, on_output=on_output, tools=tools, approve_tool=approve_tool
-        )
+        runs = None if wait is None else get_long_runs(session)
+        if runs is not None and (running := runs.find_running()) is not None:
+            raise _NotRunError(format_busy(running))  # noqa: TRY301 - every refusal is one
+        source = await _approve_code(strip_fence(code), session, approve)
+        if runs is None or wait is None:
+            _spend_run()
+            execution = await session.run_code(source, **options)
+        else:
+            header = format_unread(runs.find_ended())
+            outcome = await run_or_leave(runs, partial(session.start_code, source, **options), wait)
+            if isinstance(outcome, LongRun):
+                if on_leave is not None:
+                    on_leave(outcome)
+                text = format_running(outcome, output_characters, is_first=True)
+                return build_reply_without_result("StillRunning", text)
+            execution = outcome
+    except _NotRunError as refusal:
+        return build_not_run_reply(str(refusal))
     except Exception as error:  # noqa: BLE001 - nothing foreign reaches a framework
         return build_not_run_reply(log_failure(NAME, error))
+    return await build_reply(execution, output_characters, sanitize=sanitize, header=header)
+
+
+class _NotRunError(Exception):
+    """The code was not run, for a reason that the model reads."""
+
+
+async def _approve_code(source: str, session: Session, approve: Approver | None) -> str:
+    """Return the code that the approver allows, if there is one.
+
+    Raises:
+        _NotRunError: The approver denied it.
+    """
+    if approve is None:
+        return source
+    decision = await ask_approver(approve, ApprovalRequest(source, session.key))
+    if decision.verdict != "allow":
+        raise _NotRunError(_format_denial(decision.reason))
+    return source if decision.code is None else decision.code
+
+
+def _spend_run() -> None:
+    """Spend one run of the budget, if there is one.
+
+    Raises:
+        _NotRunError: None is left.
+    """
+    budget = current_budget.get()
+    if budget is not None and not budget.try_spend():
+        raise _NotRunError(_BUDGET_SPENT.format(budget.max_runs))
+
+
+async def run_or_leave(
+    runs: LongRuns, start: Callable[[], Awaitable[BackgroundRun]], wait: timedelta
+) -> Execution | LongRun:
+    """Run code, after the run of another call if there is one. Return the run if it goes on.
+
+    Args:
+        runs: The runs of the session.
+        start: Starts the code.
+        wait: Longest time until this returns.
+
+    Raises:
+        Exception: What `start` or the pool raised, or that the code was not run.
+    """
+    deadline = time.monotonic() + wait.total_seconds()
+    run = await runs.begin(deadline)
+    if run is None:
+        raise _NotRunError(format_busy(runs.find_running()))
+    is_left = False
+    try:
+        _spend_run()
+        seconds = max(deadline - time.monotonic(), 0)
+        execution = await run.run(start, timedelta(seconds=seconds))
+        is_left = execution is None
+        if execution is None:
+            runs.leave(run)
+            return run
+        return execution
+    finally:
+        if not is_left:
+            runs.remove(run)
+
+
+async def build_reply(
+    execution: Execution,
+    output_characters: int,
+    *,
+    sanitize: Callable[[Execution], Execution] | None = None,
+    header: str = "",
+) -> ToolReply:
+    """Render an execution within the model's budget.
+
+    Args:
+        execution: The run.
+        output_characters: Most characters of the text.
+        sanitize: Applied to the execution first.
+        header: First line of the text.
+    """
     if sanitize is not None:
         execution = await transform_in_lane(execution, sanitize)
     rendered = execution
-    text = await redact_in_lane(
-        measure_execution(execution), lambda: render_text(rendered, output_characters)
-    )
+    budget = output_characters - (len(header) + 1 if header else 0)
+    text = await redact_in_lane(measure_execution(execution), lambda: render_text(rendered, budget))
+    text = f"{header}\n{text}" if header else text
     return ToolReply(text, execution, failed=execution.error is not None)
 
 
@@ -240,17 +346,32 @@ async def ask_approver(approve: Approver, request: ApprovalRequest) -> Decision:
         return Decision("deny", reason="nobody could be asked")
 
 
+def check_options(options: ToolOptions, interpreter: AnyInterpreter | None) -> None:
+    """Check that the pool of an interpreter can do what the options ask for.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if interpreter is not None:
+        capabilities = unwrap_interpreter(interpreter).capabilities
+        check_wait_support(get_wait(options), capabilities)
+        if options.install_packages:
+            check_packages_support(capabilities)
+
+
 def build_description(
     options: ToolOptions, interpreter: AnyInterpreter | None, tools: Sequence[HostTool] = ()
 ) -> str:
     """Build the tool's description from the options, the pool's packages and the host tools."""
     functions = describe_tools(tools, options.tools_characters)
+    wait = get_wait(options)
+    base = DESCRIPTION if wait is None else f"{DESCRIPTION} {describe_wait(wait)}"
     if interpreter is None:
-        text = tool_options.build_description(DESCRIPTION, options, ())
+        text = tool_options.build_description(base, options, ())
     else:
         unwrapped = unwrap_interpreter(interpreter)
         text = tool_options.build_description(
-            DESCRIPTION, options, unwrapped.known_packages, capabilities=unwrapped.capabilities
+            base, options, unwrapped.known_packages, capabilities=unwrapped.capabilities
         )
     return f"{text}\n{functions}" if functions else text
 
@@ -305,12 +426,26 @@ def build_not_run_reply(text: str) -> ToolReply:
     return ToolReply(text, execution, failed=True)
 
 
-def log_failure(action: str, error: Exception) -> str:
+def build_reply_without_result(error: str, text: str) -> ToolReply:
+    """Build a reply that is not a failure, about a run that goes on or is not there.
+
+    Args:
+        error: Name of the error of the execution.
+        text: For the model.
+    """
+    execution = Execution(error=ErrorInfo(error, text), status="failed", state="unknown")
+    return ToolReply(text, execution)
+
+
+def log_failure(
+    action: str, error: Exception, *, outcome: str = "The code interpreter could not run this"
+) -> str:
     """Log a failure for the application, and return one short sentence for the model.
 
     Args:
         action: What failed, such as a tool's name.
         error: The exception. Only the text of the package's own errors reaches the model.
+        outcome: Start of the sentence.
     """
     if not isinstance(error, CodeInterpreterError):
         logger.error("%s failed unexpectedly", action, exc_info=error)
@@ -320,7 +455,7 @@ def log_failure(action: str, error: Exception) -> str:
     text = describe_error(error)
     logger.log(level, "%s failed: %s: %s", action, type(error).__name__, text)
     advice = "It did not start; you may try again." if error.retryable else ""
-    return f"The code interpreter could not run this: {redact(str(error))}. {advice}".strip()
+    return f"{outcome}: {redact(str(error))}. {advice}".strip()
 
 
 def _is_new(message: str) -> bool:

@@ -23,6 +23,7 @@ from cci_plugins.core.host_tools import (
     list_approval_names,
 )
 from cci_plugins.core.interpreter import AnyInterpreter, unwrap_interpreter
+from cci_plugins.core.long_runs import LongRun
 from cci_plugins.errors import ConfigurationError, ToolCallError
 from cci_plugins.pools.tool_host import build_unsupported_error
 
@@ -127,6 +128,7 @@ class RunStopper:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self._task: asyncio.Task[ToolReply] | None = None
+        self._left: LongRun | None = None
 
     async def run(self, call: Coroutine[Any, Any, ToolReply]) -> ToolReply:
         """Await the call.
@@ -146,14 +148,22 @@ class RunStopper:
                 return reply
         raise self.error from None
 
+    def leave(self, run: LongRun) -> None:
+        """Take over a run that goes on after its call."""
+        self._left = run
+
     def stop(self, error: BaseException) -> NoReturn:
         """End the run, because of an exception of the framework.
+
+        If the run was left, the next call of `check_run` raises the exception.
 
         Raises:
             ToolCallError: Always, for the code that still runs.
         """
         if self.error is None:
             self.error = error
-            if self._task is not None:
+            if self._left is not None:
+                self._left.abort(error)
+            elif self._task is not None:
                 self._task.get_loop().call_soon_threadsafe(self._task.cancel)
         raise ToolCallError("the application has ended this run", kind="denied")

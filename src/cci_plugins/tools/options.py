@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.core.tool_signatures import DESCRIPTION_CHARACTERS
 from cci_plugins.errors import ConfigurationError
-from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.base import Capabilities, check_background_support
 from cci_plugins.pools.folder_notes import describe_folder
-from cci_plugins.pools.network_notes import NO_NETWORK
+from cci_plugins.pools.network_notes import NO_NETWORK, NO_PIP
 
 _MIN_OUTPUT_CHARACTERS = 200  # enough for an error message
 _MAX_LISTED_PACKAGES = 40
@@ -27,9 +29,15 @@ class ToolOptions:
         output_characters: Most characters of one result. None means
             `Limits.output_characters`.
         tools_characters: Most characters about host tools in the tool's description.
+        wait: Longest time until the tool answers, in seconds or as a `timedelta`. Code that takes
+            longer goes on, and the tool `check_run` returns its result. The pool must run code in
+            the background. None waits for the end of each run, and offers one tool only.
+        install_packages: Offer the model the tool `install_packages`. The application's `approve`
+            is asked before each of its calls.
 
     Raises:
-        ConfigurationError: `output_characters` is too small, or `packages` is a string.
+        ConfigurationError: `output_characters` is too small, `packages` is a string, or `wait` is
+            not a duration.
 
     Example:
         ```python
@@ -45,8 +53,12 @@ class ToolOptions:
     instructions: str = ""
     output_characters: int | None = None
     tools_characters: int = DESCRIPTION_CHARACTERS
+    wait: Duration | None = None
+    install_packages: bool = False
 
     def __post_init__(self) -> None:
+        if self.wait is not None:
+            object.__setattr__(self, "wait", to_timedelta(self.wait, "wait"))
         if isinstance(self.packages, str):  # else each letter would be a package
             raise ConfigurationError(
                 f"packages is a string ({self.packages!r})", hint="pass a list of names"
@@ -57,6 +69,44 @@ class ToolOptions:
                 f"not {self.output_characters}",
                 hint=f"pass {_MIN_OUTPUT_CHARACTERS} or more, or None",
             )
+
+
+def get_wait(options: ToolOptions) -> timedelta | None:
+    """Return the longest time until the tool answers, or None where it waits for each run."""
+    return None if options.wait is None else to_timedelta(options.wait, "wait")
+
+
+def check_wait_support(wait: timedelta | None, capabilities: Capabilities) -> None:
+    """Refuse `wait` on a pool that ends every run with its request.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background.
+    """
+    if wait is None:
+        return
+    try:
+        check_background_support(capabilities)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"wait ({wait.total_seconds():g} s) needs runs in the background: {error}",
+            hint="leave wait out, or use the embedded pool",
+        ) from None
+
+
+def check_single_tool(options: ToolOptions) -> None:
+    """Refuse options that need a second tool, so that no result is out of reach.
+
+    Raises:
+        ConfigurationError: The options have `wait` or `install_packages`.
+    """
+    if options.wait is not None:
+        raise ConfigurationError(
+            "wait needs a second tool, check_run", hint="call code_interpreter_tools(...) instead"
+        )
+    if options.install_packages:
+        raise ConfigurationError(
+            "install_packages is a second tool", hint="call code_interpreter_tools(...) instead"
+        )
 
 
 def build_description(
@@ -81,7 +131,9 @@ def build_description(
         else ""
     )
     packages = f"Installed: {', '.join(names[:_MAX_LISTED_PACKAGES])}{more}." if names else ""
-    network = NO_NETWORK if capabilities is not None and capabilities.egress is False else ""
+    network = ""
+    if capabilities is not None and capabilities.egress is False:
+        network = NO_PIP if options.install_packages else NO_NETWORK
     folder = "" if capabilities is None else describe_folder(capabilities)
     instructions = options.instructions.strip()
     return " ".join(part for part in (base, folder, packages, network, instructions) if part)

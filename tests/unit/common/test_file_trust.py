@@ -42,6 +42,7 @@ def in_an_opened_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         "CCI_READY_SESSIONS=20",
         "CCI_SESSIONS=1000",
         "CCI_TIMEOUT=31536000",
+        "CCI_BACKGROUND_TIMEOUT=31536000",
         "CCI_COOLDOWN=31536000",
         "CCI_OUTPUT_CHARACTERS=1000000000",
     ],

@@ -123,15 +123,18 @@ async def test_a_deleted_session_ends_its_background_run() -> None:
 @pytest.mark.parametrize(
     "pool",
     [
-        CustomSessionPool("http://127.0.0.1:9", credential="key"),
-        PlatformSessionPool("http://127.0.0.1:9/mcp", key="key"),
+        CustomSessionPool("http://127.0.0.1:9", credential="key", patience=0),
+        PlatformSessionPool("http://127.0.0.1:9/mcp", key="key", patience=0),
     ],
     ids=["custom", "platform"],
 )
-async def test_a_remote_pool_refuses_a_background_run_without_a_request(pool: SessionPool) -> None:
+async def test_a_pool_that_cannot_be_reached_raises_before_a_background_run(
+    pool: SessionPool,
+) -> None:
     async with CodeInterpreter(pool) as interpreter:
-        with pytest.raises(ConfigurationError, match="cannot run code in the background"):
+        with pytest.raises(PoolUnavailableError, match="cannot be reached"):
             await interpreter.session("a").start_code("1")
+        assert not interpreter.session("a").busy
 
 
 def test_the_blocking_api_has_background_runs_too() -> None:

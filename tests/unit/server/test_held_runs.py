@@ -115,8 +115,10 @@ async def linked(program: Any, registry: RunRegistry | None = None) -> AsyncIter
         yield Link(PlatformTools(FakeSessionPool(program), Limits(), runs=runs))
 
 
-def held(link: Link, tools: Tools, on_output: Any = None, name: str = "name") -> HeldRun:
-    request = RunRequest("session", "code", SECOND * 20, SECOND, None, name)
+def held(
+    link: Link, tools: Tools | None, on_output: Any = None, name: str = "name", **more: Any
+) -> HeldRun:
+    request = RunRequest("session", "code", SECOND * 20, SECOND, None, name, **more)
     tool = RunTool(link, RUN_PYTHON, "session")  # type: ignore[arg-type]  # as much of it as is used
     return HeldRun(tool, request, tools, RetryPolicy(StaticKey("key"), SECOND * 5), on_output)
 
@@ -392,7 +394,7 @@ async def test_answers_that_are_unknown_late_repeated_or_too_large_change_nothin
     assert results == ["1234", "the result has more than 100 bytes", "\ufffd"]
 
 
-def test_the_log_of_output_keeps_its_beginning_and_every_position() -> None:
+def test_the_log_of_output_keeps_its_end_and_every_position() -> None:
     log = OutputLog(lambda: None)
     for stream, text in (("stdout", "ab"), ("stdout", "c"), ("stderr", "d"), ("result", "")):
         log.add(OutputEvent(stream, text))  # type: ignore[arg-type]  # a loop over literals
@@ -402,4 +404,8 @@ def test_the_log_of_output_keeps_its_beginning_and_every_position() -> None:
     assert log.read(4) == (4, ())
     log.add(OutputEvent("stdout", "x" * MAX_CHARACTERS))
     log.add(OutputEvent("stdout", "y"))
-    assert len(log) == 4
+    assert len(log) == MAX_CHARACTERS + 5
+    assert MAX_CHARACTERS <= log.kept < MAX_CHARACTERS + 16_000
+    at, chunks = log.read(4)
+    text = "".join(text for _, text in chunks)
+    assert (at, len(text), text[-2:]) == (len(log) - log.kept, log.kept, "xy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,8 +25,9 @@ from cci_plugins.mcp_client.http import map_protocol_errors
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.progress import ProgressHandler, StreamedOutput
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler
-from cci_plugins.pools.run_exchange import HOST_TOOLS_KEY
+from cci_plugins.pools.base import Capabilities, OutputHandler
+from cci_plugins.pools.package_exchange import PACKAGES_KEY
+from cci_plugins.pools.run_exchange import BACKGROUND_KEY, HOST_TOOLS_KEY
 
 from .replies import read_execution
 
@@ -45,6 +46,7 @@ class RunRequest:
         instance: The instance of the session that the code needs, or None.
         run: Name of the run, which the server starts once, or None.
         env: Variables for the code, or None.
+        is_background: Whether it outlives its request, without host tools too.
     """
 
     session_id: str
@@ -54,6 +56,7 @@ class RunRequest:
     instance: str | None
     run: str | None = None
     env: SessionEnvironment | None = None
+    is_background: bool = False
 
 
 def is_cci_server(description: Mapping[str, Any]) -> bool:
@@ -66,18 +69,30 @@ def is_cci_server(description: Mapping[str, Any]) -> bool:
     return isinstance(info, Mapping) and info.get("name") == _SERVER_NAME
 
 
-def parse_host_tools(description: Mapping[str, Any]) -> bool | None:
-    """Return whether code on the cci-plugins server can call tools of the host.
+def add_server_abilities(
+    capabilities: Capabilities, description: Mapping[str, Any]
+) -> Capabilities:
+    """Return the capabilities of a pool with what its cci-plugins server states.
+
+    An ability is None if only an attempt can show it, as behind a gateway. Older servers state
+    nothing, so they lack it.
 
     Args:
-        description: Its answer to `initialize`.
-
-    Returns:
-        None if only an attempt can show it, as behind a gateway. False for older servers.
+        capabilities: What is known of the pool.
+        description: The server's answer to `initialize`.
     """
+    return replace(
+        capabilities,
+        host_tools=_parse_ability(description, HOST_TOOLS_KEY),
+        background_runs=_parse_ability(description, BACKGROUND_KEY),
+        packages=_parse_ability(description, PACKAGES_KEY),
+    )
+
+
+def _parse_ability(description: Mapping[str, Any], key: str) -> bool | None:
     capabilities = description.get("capabilities")
     experimental = capabilities.get("experimental") if isinstance(capabilities, Mapping) else None
-    stated = experimental.get(HOST_TOOLS_KEY) if isinstance(experimental, Mapping) else None
+    stated = experimental.get(key) if isinstance(experimental, Mapping) else None
     if not isinstance(stated, Mapping):
         return False
     supported = stated.get("supported")
@@ -187,20 +202,23 @@ async def run_full(
     return execution
 
 
-async def call_session_tool(mcp: McpClient, tool: str, session_id: str, timeout: timedelta) -> bool:
-    """Call a tool of the server that runs no code. Return whether it did something.
+async def call_session_tool(
+    mcp: McpClient, tool: str, arguments: Mapping[str, Any], session_id: str, timeout: timedelta
+) -> Mapping[str, Any]:
+    """Call a tool of the server that runs no code. Return its answer.
 
     Args:
         mcp: Client of the server.
-        tool: `INTERRUPT` or `RESTART`.
+        tool: `INTERRUPT`, `RESTART` or `PACKAGES`.
+        arguments: Its arguments, without the session.
         session_id: The session, by the name that the server knows.
         timeout: How long to wait.
 
     Raises:
         CodeInterpreterError: The error that the served pool raised.
     """
-    answer = await mcp.call_tool(tool, {"environmentId": session_id}, timeout=timeout)
+    answer = await mcp.call_tool(tool, {**arguments, "environmentId": session_id}, timeout=timeout)
     failure = answer.meta.get(failures.META_KEY)
     if isinstance(failure, Mapping):
         raise failures.load_error(failure)
-    return (answer.structured or {}).get("done") is True
+    return answer.structured or {}

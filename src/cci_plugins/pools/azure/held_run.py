@@ -60,6 +60,7 @@ from .cci_server import RunRequest, RunTool, build_unclear_error, read_execution
 from .retry import RetryPolicy
 
 ASK_WAIT = timedelta(seconds=20)  # so that a request that got lost is noticed while calls wait
+LOOK_PAUSE_SECONDS = 0.3  # between reports of a run that prints all the time
 QUICK_SECONDS = 0.02  # in which most tools return, so that one request does for a call
 CANCEL_SECONDS = 5.0
 PART_CHARACTERS = 256 * 1024  # of one answer in one request, whose body is bounded
@@ -67,12 +68,12 @@ BATCH_CHARACTERS = 512 * 1024
 
 
 class HeldRun:
-    """One run with host tools on the cci-plugins server.
+    """One run on the cci-plugins server, in the background or with host tools.
 
     Args:
         tool: The tool that runs Python there.
         request: The run, which has a name.
-        tools: Answers its calls.
+        tools: Answers its calls, if it has any.
         retry: Repeats requests that may be sent twice.
         on_output: Called with each chunk of output while the code runs.
     """
@@ -81,7 +82,7 @@ class HeldRun:
         self,
         tool: RunTool,
         request: RunRequest,
-        tools: ToolHost,
+        tools: ToolHost | None,
         retry: RetryPolicy,
         on_output: OutputHandler | None,
     ) -> None:
@@ -122,14 +123,23 @@ class HeldRun:
             self._output.finish(execution)
         return execution
 
+    async def check(self) -> None:
+        """Ask for the run without starting it, since a gateway refuses what it cannot pass on.
+
+        Raises:
+            ConfigurationError: The sessions behind the gateway cannot do it.
+        """
+        await self._ask_until_answered(RunQuery(is_background=self._request.is_background))
+
     async def _start(self) -> tuple[RunReport, ToolResult]:
         """Start the run, or find out whether a request without an answer has started it."""
         query = RunQuery(
             starts=True,
             wait=ASK_WAIT.total_seconds(),
             since=None if self._output is None else 0,
-            tools=self._tools.specs,
-            bounds=self._tools.bounds,
+            tools=() if self._tools is None else self._tools.specs,
+            bounds=None if self._tools is None else self._tools.bounds,
+            is_background=self._request.is_background,
         )
         try:
             return await self._send(query)
@@ -137,7 +147,10 @@ class HeldRun:
             if MAY_HAVE_RUN not in str(error):
                 raise
             logger.info("asking for a run whose start has no answer: %s", error)
-            report, answer = await self._ask_until_answered(RunQuery())
+            try:
+                report, answer = await self._ask_until_answered(RunQuery())
+            except CodeInterpreterError as later:
+                raise build_unclear_error(later) from later
             if report.state == "unknown":
                 raise
             return report, answer
@@ -176,6 +189,8 @@ class HeldRun:
                 await self._handle(report, tasks)
                 if report.state == "ended":
                     return answer
+                if self._tools is None:
+                    await anyio.sleep(LOOK_PAUSE_SECONDS)
                 if report.state == "unknown":
                     raise PoolError(
                         "the session's server no longer has the run, perhaps because it was "
@@ -246,6 +261,8 @@ class HeldRun:
         self._notify()
 
     async def _run_tool(self, call: PendingCall) -> tuple[str, ToolErrorKind | None]:
+        if self._tools is None:
+            return "the run has no host tools", "invalid"
         try:
             return await self._tools.call(call.name, call.arguments), None
         except ToolCallError as error:
@@ -257,16 +274,20 @@ class HeldRun:
     def _emit(self, report: RunReport) -> None:
         """Emit output that no earlier report had."""
         at = report.at
-        for stream, text in report.output:
-            new = text[max(self._received - at, 0) :]
-            at += len(text)
-            if new and self._output is not None:
-                self._received = at
-                try:
+        if self._output is None:
+            return
+        try:
+            if report.output and at > self._received:
+                self._output.skip(at - self._received)
+            for stream, text in report.output:
+                new = text[max(self._received - at, 0) :]
+                at += len(text)
+                if new:
+                    self._received = at
                     self._output.emit(OutputEvent(stream, new))
-                except Exception:  # noqa: BLE001 - the host's callback may raise anything
-                    logger.exception("on_output failed; the run goes on without it")
-                    self._output = None
+        except Exception:  # noqa: BLE001 - the host's callback may raise anything
+            logger.exception("on_output failed; the run goes on without it")
+            self._output = None
 
     async def _ask_until_answered(self, query: RunQuery) -> tuple[RunReport, ToolResult]:
         """Send a query that may arrive twice, until it has an answer."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from os import PathLike
 from typing import Any, Protocol
 
 import anyio
@@ -25,12 +26,13 @@ from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
-from cci_plugins.mcp_client.executions import SIGNED_KEY
+from cci_plugins.mcp_client.executions import META_KEY, SIGNED_KEY, load_execution
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.package_exchange import PackageOptions
 
-from .cci_server import RunTool, call_session_tool, is_cci_server, parse_host_tools
+from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .pool_auth import GatewayToken, PoolAuth
 from .remote_pool import HARMLESS, MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .replies import read_execution
@@ -91,6 +93,12 @@ class PlatformSessionPool(RemoteSessionPool):
         limits: Limits, of which `file_bytes` bounds a transfer.
         margin: Time to wait for the answer beyond a run's own limit.
         patience: Time in which a call that did not start may be repeated.
+        package_index: Where this machine downloads packages for `Session.install`: a folder of
+            wheels, or the address of an index. None means the installer's default.
+        allowed_packages: Names of packages that may be installed, with what they need. None for
+            any.
+        package_lock: A requirements file with the only versions that may be installed, and their
+            hashes. None for any.
 
     Raises:
         ConfigurationError: Neither a key nor a resource id is given, or one of them is invalid.
@@ -102,7 +110,14 @@ class PlatformSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="platform", outlives_app=True, host_tools=None, env=True)
+    capabilities = Capabilities(
+        name="platform",
+        outlives_app=True,
+        host_tools=None,
+        env=True,
+        background_runs=None,
+        packages=None,
+    )
 
     def __init__(
         self,
@@ -116,6 +131,9 @@ class PlatformSessionPool(RemoteSessionPool):
         limits: Limits | None = None,
         margin: Duration = MARGIN,
         patience: Duration = RETRY_WINDOW,
+        package_index: str | PathLike[str] | None = None,
+        allowed_packages: Sequence[str] | None = None,
+        package_lock: str | PathLike[str] | None = None,
     ) -> None:
         limits = Limits() if limits is None else limits
         secret = key.get_secret_value() if key is not None and not isinstance(key, str) else key
@@ -140,7 +158,14 @@ class PlatformSessionPool(RemoteSessionPool):
         self._environments: dict[str, str] = {}
         self._lost_once: set[str] = set()
         self._discovery_lock = anyio.Lock()
-        super().__init__(auth, rest_auth, limits=limits, margin=margin, patience=patience)
+        super().__init__(
+            auth,
+            rest_auth,
+            limits=limits,
+            margin=margin,
+            patience=patience,
+            packages=PackageOptions(package_index, allowed_packages, package_lock),
+        )
 
     def __repr__(self) -> str:
         return f"PlatformSessionPool({str(self._endpoint or self._resource)!r})"
@@ -196,10 +221,12 @@ class PlatformSessionPool(RemoteSessionPool):
         self._environments.pop(session_id, None)  # it expired, or the server's secret changed
 
     @override
-    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+    async def _call_session_tool(
+        self, session_id: str, tool: str, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         server = await self._get_server()
         environment = await self._get_environment(server, session_id)
-        return await call_session_tool(server.mcp, tool, environment, self._busy_limit)
+        return await call_session_tool(server.mcp, tool, arguments, environment, self._busy_limit)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
@@ -309,10 +336,17 @@ class PlatformSessionPool(RemoteSessionPool):
         requires_launch = True if states_launch else (None if can_require else False)
         # Only a gateway requires its own ids, and the sessions behind it may not stream.
         streams_output = returns_full_results and not states_launch
-        self.capabilities = replace(
+        capabilities = replace(
             self.capabilities,
             streams_output=streams_output,
-            host_tools=parse_host_tools(description) if returns_full_results else False,
+            host_tools=False,
+            background_runs=False,
+            packages=False,
+        )
+        self.capabilities = (
+            add_server_abilities(capabilities, description)
+            if returns_full_results
+            else capabilities
         )
         python_tool = find_python_tool(tools)
         return _Server(mcp, rest, python_tool, returns_full_results, launcher, requires_launch)
@@ -323,6 +357,8 @@ async def _run_text(
 ) -> Execution:
     arguments = {"environmentId": environment, "pythonCode": code}
     answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
+    if server.returns_full_results and META_KEY in answer.meta:  # not cut for a model, as the text
+        return load_execution(answer.meta[META_KEY], session_id)
     return read_execution(answer, session_id)
 
 

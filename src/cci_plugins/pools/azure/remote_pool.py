@@ -14,10 +14,12 @@ its content is wiped once and not again before the next use, because each call s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import timedelta
 from secrets import token_hex
+from typing import Any
 
 from typing_extensions import override
 
@@ -29,18 +31,26 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
     AuthenticationError,
-    ConfigurationError,
     ExecutionTimeoutError,
     PoolError,
     PoolUnavailableError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.executions import INTERRUPT, RESTART
+from cci_plugins.mcp_client.executions import INTERRUPT, PACKAGES, RESTART
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
-from cci_plugins.pools.base import OutputHandler, SessionPool, build_no_interrupt_error
-from cci_plugins.pools.run_exchange import RelayedQuery, RunRelay
+from cci_plugins.pools.base import (
+    OutputHandler,
+    SessionPool,
+    build_no_background_error,
+    build_no_interrupt_error,
+    build_no_packages_error,
+    check_background_support,
+    check_packages_support,
+)
+from cci_plugins.pools.package_exchange import PackageOptions, RemotePackages
+from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
 from .cci_server import RunRequest, RunTool, run_full
@@ -51,10 +61,12 @@ from .text_sessions import TextSessions
 
 MARGIN = timedelta(seconds=15)
 RETRY_WINDOW = timedelta(seconds=30)
+_OLDER_SERVER = "its server is older, or its own sessions cannot"
+LOOK_PATIENCE = 4  # times the patience of other calls, since a gateway may restart meanwhile
 HARMLESS = "pass"  # code that may run any number of times
 
 
-class RemoteSessionPool(SessionPool, RunRelay):
+class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
     """A pool that another process or machine serves.
 
     Args:
@@ -63,6 +75,7 @@ class RemoteSessionPool(SessionPool, RunRelay):
         limits: Limits, of which `file_bytes` bounds a transfer and `execution_timeout` a run.
         margin: Time to wait for the answer beyond a run's own limit.
         patience: Time in which a call that did not start may be repeated.
+        packages: Where this machine downloads packages for the sessions.
     """
 
     def __init__(
@@ -73,12 +86,15 @@ class RemoteSessionPool(SessionPool, RunRelay):
         limits: Limits,
         margin: Duration,
         patience: Duration,
+        packages: PackageOptions,
     ) -> None:
         margin = to_timedelta(margin, "margin", allow_zero=True)
         patience = to_timedelta(patience, "patience", allow_zero=True)
+        self.package_options = packages
         self._margin = margin
         self._busy_limit = limits.execution_timeout + margin  # code of others may run
         self._retry = RetryPolicy(auth, patience)
+        self._look_retry = RetryPolicy(auth, LOOK_PATIENCE * patience)
         self._rest_retry = RetryPolicy(rest_auth, patience)
         self._text = TextSessions(
             self._run_text_only, retry=self._retry, limits=limits, margin=margin
@@ -107,6 +123,8 @@ class RemoteSessionPool(SessionPool, RunRelay):
         """Run code once on the cci-plugins server."""
         tool = await self._get_run_tool(request.session_id)
         try:
+            if request.is_background:
+                return await HeldRun(tool, request, tools, self._look_retry, on_output).execute()
             if tools is None:
                 return await run_full(tool, request, on_output)
             return await HeldRun(tool, request, tools, self._retry, on_output).execute()
@@ -116,8 +134,7 @@ class RemoteSessionPool(SessionPool, RunRelay):
 
     @override
     async def relay_run(self, session_id: str, query: RelayedQuery) -> ToolResult:
-        if not await self._returns_full_results(session_id):
-            raise self._build_text_only_error()
+        await self._check_query(session_id, query.query)
         tool = await self._get_run_tool(session_id)
         return await self._retry.call_with_renewal(
             lambda: tool.call(
@@ -125,11 +142,40 @@ class RemoteSessionPool(SessionPool, RunRelay):
             )
         )
 
-    def _build_text_only_error(self) -> ConfigurationError:
-        return build_unsupported_error(self.capabilities.name)
+    async def _check_query(self, session_id: str, query: RunQuery) -> None:
+        """Refuse a query that the session's server would not understand.
+
+        Raises:
+            ConfigurationError: The sessions cannot do what the query asks. Nothing was sent.
+            PoolUnavailableError: The server cannot be reached now.
+        """
+        if await self._returns_full_results(session_id):
+            if query.is_background:
+                check_background_support(self.capabilities)
+            if query.tools and self.capabilities.host_tools is False:
+                raise build_unsupported_error(self.capabilities.name, _OLDER_SERVER)
+            return
+        if query.starts or query.is_background:
+            await self._prove_text_only(session_id)
+        elif self.capabilities.host_tools is not False:
+            raise PoolUnavailableError("the session's server does not answer")
+        if query.is_background:
+            raise build_no_background_error(self.capabilities.name)
+        raise build_unsupported_error(self.capabilities.name)
+
+    async def _prove_text_only(self, session_id: str) -> None:
+        """Find out that sessions return text only, since a failure may look like it.
+
+        Raises:
+            CodeInterpreterError: It was a failure. Nothing was sent.
+        """
+        if self.capabilities.host_tools is not False:
+            await self._prepare_run(session_id)
 
     @abstractmethod
-    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+    async def _call_session_tool(
+        self, session_id: str, tool: str, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """Call a tool of the cci-plugins server that runs no code."""
 
     @abstractmethod
@@ -188,18 +234,13 @@ class RemoteSessionPool(SessionPool, RunRelay):
         limit = to_timedelta(timeout, "timeout")
         self._wiped_sessions.discard(session_id)
         if await self._returns_full_results(session_id):
-            name = token_hex(16)
-            request = RunRequest(session_id, code, limit, self._margin, instance, name, env)
-            if tools is not None and self.capabilities.host_tools is False:
-                reason = "its server is older, or its own sessions cannot"
-                raise build_unsupported_error(self.capabilities.name, reason)
-            return await self._retry.call_with_retry(
-                lambda: self._run_full(request, on_output, tools)
+            request = RunRequest(
+                session_id, code, limit, self._margin, instance, token_hex(16), env
             )
+            return await self._execute_full(request, on_output, tools)
         if tools is not None:
-            if self.capabilities.host_tools is not False:  # a failure may look like such a pool
-                await self._prepare_run(session_id)
-            raise self._build_text_only_error()
+            await self._prove_text_only(session_id)
+            raise build_unsupported_error(self.capabilities.name)
         await self._prepare_run(session_id)
         execution = await self._text.execute(
             session_id, code, timeout=limit, instance=instance, env=env
@@ -209,20 +250,80 @@ class RemoteSessionPool(SessionPool, RunRelay):
         return execution
 
     @override
+    async def execute_in_background(
+        self,
+        session_id: str,
+        code: str,
+        *,
+        timeout: Duration,
+        on_output: OutputHandler | None = None,
+        instance: str | None = None,
+        tools: ToolHost | None = None,
+        env: SessionEnvironment | None = None,
+    ) -> Execution:
+        check_code(code)
+        limit = to_timedelta(timeout, "timeout")
+        self._wiped_sessions.discard(session_id)
+        await self.check_background_runs(session_id)
+        request = RunRequest(
+            session_id, code, limit, self._margin, instance, token_hex(16), env, is_background=True
+        )
+        return await self._execute_full(request, on_output, tools)
+
+    async def _execute_full(
+        self, request: RunRequest, on_output: OutputHandler | None, tools: ToolHost | None
+    ) -> Execution:
+        """Run code on the cci-plugins server, and repeat what did not start."""
+        if tools is not None and self.capabilities.host_tools is False:
+            raise build_unsupported_error(self.capabilities.name, _OLDER_SERVER)
+        return await self._retry.call_with_retry(lambda: self._run_full(request, on_output, tools))
+
+    @override
+    async def check_background_runs(self, session_id: str) -> None:
+        if not await self._returns_full_results(session_id):
+            await self._prove_text_only(session_id)
+            raise build_no_background_error(self.capabilities.name)
+        check_background_support(self.capabilities)
+        if self.capabilities.background_runs is None:  # a gateway, which has to ask
+            tool = await self._get_run_tool(session_id)
+            request = RunRequest(
+                session_id, "", RETRY_WINDOW, self._margin, None, token_hex(16), is_background=True
+            )
+            await HeldRun(tool, request, None, self._retry, None).check()
+            self.capabilities = replace(self.capabilities, background_runs=True)
+
+    @override
     async def interrupt(self, session_id: str) -> bool:
         if not await self._returns_full_results(session_id):
             raise build_no_interrupt_error(self.capabilities.name)
-        return await self._retry.call_with_retry(
-            lambda: self._call_session_tool(session_id, INTERRUPT), idempotent=True
+        answer = await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, INTERRUPT, {}), idempotent=True
         )
+        return answer.get("done") is True
 
     @override
     async def restart_session(self, session_id: str) -> bool:
         if not await self._returns_full_results(session_id):
             return False
-        return await self._retry.call_with_retry(
-            lambda: self._call_session_tool(session_id, RESTART)
+        answer = await self._retry.call_with_retry(
+            lambda: self._call_session_tool(session_id, RESTART, {})
         )
+        return answer.get("done") is True
+
+    @override
+    async def exchange_packages(
+        self, session_id: str, message: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        if not await self._returns_full_results(session_id):
+            raise build_no_packages_error(self.capabilities.name)
+        check_packages_support(self.capabilities)
+        try:
+            return await self._retry.call_with_retry(
+                lambda: self._call_session_tool(session_id, PACKAGES, message), idempotent=True
+            )
+        except SessionLostError:
+            self._note_loss(session_id)
+            raise
 
     @override
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:

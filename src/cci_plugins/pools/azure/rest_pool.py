@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Literal
+from functools import partial
+from os import PathLike
+from typing import Any, Literal
 from urllib.parse import quote
 
 import anyio
@@ -24,10 +27,11 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
-from cci_plugins.models import Execution
+from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.package_exchange import PackageOptions
 
-from .cci_server import RunTool, call_session_tool, is_cci_server, parse_host_tools
+from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .mcp_pool import RUN_PYTHON
 from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
@@ -53,6 +57,12 @@ class CustomSessionPool(RemoteSessionPool):
         limits: Limits, of which `file_bytes` bounds a transfer.
         margin: Time to wait for the answer beyond a run's own limit.
         patience: Time in which a call that did not start may be repeated.
+        package_index: Where this machine downloads packages for `Session.install`: a folder of
+            wheels, or the address of an index. None means the installer's default.
+        allowed_packages: Names of packages that may be installed, with what they need. None for
+            any.
+        package_lock: A requirements file with the only versions that may be installed, and their
+            hashes. None for any.
 
     Attributes:
         sign_in: The sign-in.
@@ -68,7 +78,15 @@ class CustomSessionPool(RemoteSessionPool):
         ```
     """
 
-    capabilities = Capabilities(name="custom", outlives_app=True, host_tools=None, env=True)
+    capabilities = Capabilities(
+        name="custom",
+        outlives_app=True,
+        host_tools=None,
+        env=True,
+        background_runs=None,
+        packages=None,
+        lists_sessions=True,
+    )
 
     def __init__(
         self,
@@ -78,6 +96,9 @@ class CustomSessionPool(RemoteSessionPool):
         limits: Limits | None = None,
         margin: Duration = MARGIN,
         patience: Duration = RETRY_WINDOW,
+        package_index: str | PathLike[str] | None = None,
+        allowed_packages: Sequence[str] | None = None,
+        package_lock: str | PathLike[str] | None = None,
     ) -> None:
         limits = Limits() if limits is None else limits
         url = parse_endpoint_url(endpoint.rstrip("/"))
@@ -94,7 +115,14 @@ class CustomSessionPool(RemoteSessionPool):
         self._is_kind_certain = False
         self._discovery_lock = anyio.Lock()
         self._supports_stop = True
-        super().__init__(self._auth, self._auth, limits=limits, margin=margin, patience=patience)
+        super().__init__(
+            self._auth,
+            self._auth,
+            limits=limits,
+            margin=margin,
+            patience=patience,
+            packages=PackageOptions(package_index, allowed_packages, package_lock),
+        )
 
     def __repr__(self) -> str:
         return f"CustomSessionPool({self._endpoint!r})"
@@ -107,6 +135,21 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    @override
+    async def list_sessions(self) -> list[SessionInfo]:
+        """List the live sessions. The list is empty where the pool has no route for it."""
+        if not self.capabilities.lists_sessions:
+            return []
+        for is_custom in (True, False):
+            try:
+                return await self._retry.call_with_retry(
+                    partial(self._rest_client.list_sessions, is_custom=is_custom), idempotent=True
+                )
+            except NoRouteError as error:
+                logger.info("the pool has no route that lists its sessions: %s", error)
+        self.capabilities = replace(self.capabilities, lists_sessions=False)
+        return []
 
     @override
     async def _get_rest_client(self) -> RestClient:
@@ -124,7 +167,12 @@ class CustomSessionPool(RemoteSessionPool):
                         return False
                     self._kind = kind
                     if kind != "cci":
-                        self.capabilities = replace(self.capabilities, host_tools=False)
+                        self.capabilities = replace(
+                            self.capabilities,
+                            host_tools=False,
+                            background_runs=False,
+                            packages=False,
+                        )
         return self._kind == "cci"
 
     @override
@@ -132,9 +180,11 @@ class CustomSessionPool(RemoteSessionPool):
         return RunTool(self._build_mcp_client(session_id), RUN_PYTHON, session_id)
 
     @override
-    async def _call_session_tool(self, session_id: str, tool: str) -> bool:
+    async def _call_session_tool(
+        self, session_id: str, tool: str, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         mcp = self._build_mcp_client(session_id)
-        return await call_session_tool(mcp, tool, session_id, self._busy_limit)
+        return await call_session_tool(mcp, tool, arguments, session_id, self._busy_limit)
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
@@ -225,7 +275,7 @@ class CustomSessionPool(RemoteSessionPool):
             logger.info("the sessions do not speak MCP: %s", error)
             return "executions"
         if is_cci_server(server):
-            self.capabilities = replace(self.capabilities, host_tools=parse_host_tools(server))
+            self.capabilities = add_server_abilities(self.capabilities, server)
             return "cci"
         self._is_kind_certain = True
         return "executions"

@@ -14,6 +14,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import anyio
 from typing_extensions import override
@@ -46,6 +47,7 @@ from cci_plugins.pools.base import (
     check_code_size,
 )
 from cci_plugins.pools.folder_notes import add_folder_note
+from cci_plugins.pools.package_exchange import PackageExchange
 from cci_plugins.pools.tool_host import ToolHost
 
 if find_spec("jupyter_client") is None:  # the kernels need it, and this process does not
@@ -59,9 +61,10 @@ try:
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
     from .packages.notes import NO_INDEX
-    from .packages.session_packages import PoolPackages
+    from .packages.received import build_unknown_upload_error
+    from .packages.session_packages import PoolPackages, SessionPackages
     from .packages.source import build_source
-    from .session import LocalSession
+    from .session import LocalSession, build_replaced_error, read_stamp
     from .warm_pool import WarmPool
     from .watchdog import Watchdog
 except ModuleNotFoundError as missing:
@@ -76,7 +79,7 @@ RESTART_SECONDS = 3.0  # for code that runs to stop, so that it leaves no file h
 COPY_SECONDS = 600.0  # for the files of code that does not stop, which die with its kernel
 
 
-class LocalSessionPool(SessionPool):
+class LocalSessionPool(SessionPool, PackageExchange):
     """The default pool: sessions as sandboxed child processes of this application.
 
     Every session is one Jupyter kernel in the strongest sandbox that holds on this machine.
@@ -123,6 +126,7 @@ class LocalSessionPool(SessionPool):
         host_tools=True,
         env=True,
         background_runs=True,
+        packages=True,
     )
 
     def __init__(
@@ -252,10 +256,10 @@ class LocalSessionPool(SessionPool):
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
             with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
-                before = _read_stamp(file.fileno())
+                before = read_stamp(file.fileno())
                 while chunk := await anyio.to_thread.run_sync(file.read, READ_BYTES):
                     yield chunk
-                if before != _read_stamp(file.fileno()):
+                if before != read_stamp(file.fileno()):
                     raise build_changed_error(name)
 
     @override
@@ -283,17 +287,30 @@ class LocalSessionPool(SessionPool):
         return session is not None and session.kernel is not None and session.kernel.interrupt()
 
     @override
-    def check_packages_support(self) -> None:
-        return
+    async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
+        async with self._change_packages(session_id) as own:
+            return await own.install(packages)
 
     @override
-    async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
+    async def exchange_packages(
+        self, session_id: str, message: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        if message and session_id not in self._sessions:
+            raise build_unknown_upload_error()
+        async with self._change_packages(session_id) as own:
+            return await own.answer(message)
+
+    @asynccontextmanager
+    async def _change_packages(self, session_id: str) -> AsyncIterator[SessionPackages]:
         async with self._use_session(session_id) as session, session.run_lock:
-            versions = await session.packages.install(packages)
+            try:
+                yield session.packages
+            finally:
+                if session.is_ended:
+                    with anyio.CancelScope(shield=True):
+                        await session.packages.close()
             if session.is_ended:
-                await session.packages.close()
                 raise SessionLostError("the session was deleted while packages were installed")
-            return versions
 
     @override
     async def restart_session(self, session_id: str) -> bool:
@@ -376,7 +393,7 @@ class LocalSessionPool(SessionPool):
                 raise SessionLostError("the session was deleted while this call waited for it")
             if session.kernel is not None and session.kernel.is_alive:
                 if instance is not None and instance != session.instance:
-                    raise _build_replaced_error(session)
+                    raise build_replaced_error(session)
                 return session.kernel
             if session.kernel is not None:
                 session.loss_reason = session.kernel.kill_reason or EXITED_BETWEEN_CALLS
@@ -392,7 +409,7 @@ class LocalSessionPool(SessionPool):
                 raise SessionLostError("the session was deleted while this call waited for it")
             session.attach_kernel(kernel)
             if instance is not None:
-                raise _build_replaced_error(session)
+                raise build_replaced_error(session)
             return kernel
 
     async def _start_kernel(self, *, warm: bool) -> Kernel:
@@ -479,18 +496,3 @@ class LocalSessionPool(SessionPool):
             await session.end("it was not used")
         except CodeInterpreterError as error:
             logger.warning("an idle session did not end cleanly: %s", error)
-
-
-def _read_stamp(file: int) -> tuple[int, int]:
-    """Return the size and time of change, which stay the same until the file is written to."""
-    status = os.fstat(file)
-    return status.st_size, status.st_mtime_ns
-
-
-def _build_replaced_error(session: LocalSession) -> SessionLostError:
-    reason = session.loss_reason or "it was deleted"
-    return SessionLostError(
-        f"the session was replaced because {reason}",
-        hint="run the earlier steps again",
-        retryable=True,
-    )

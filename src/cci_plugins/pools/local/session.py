@@ -19,7 +19,7 @@ import anyio
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
 from cci_plugins.common.usage import load_usage
-from cci_plugins.errors import FileTransferError
+from cci_plugins.errors import FileTransferError, SessionLostError
 from cci_plugins.in_session.background_output import describe_background
 from cci_plugins.in_session.streams import (
     compute_sha256,
@@ -251,6 +251,22 @@ class LocalSession:
             raise
         self._known_files[name] = entry
         return _build_file_info(name, entry)
+
+
+def build_replaced_error(session: LocalSession) -> SessionLostError:
+    """Build the error for a call that needs an earlier instance of a session."""
+    reason = session.loss_reason or "it was deleted"
+    return SessionLostError(
+        f"the session was replaced because {reason}",
+        hint="run the earlier steps again",
+        retryable=True,
+    )
+
+
+def read_stamp(file: int) -> tuple[int, int]:
+    """Return the size and time of change, which stay the same until the file is written to."""
+    status = os.fstat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def _build_file_info(name: str, entry: Stat) -> FileInfo:

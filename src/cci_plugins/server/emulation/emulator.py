@@ -6,7 +6,7 @@ A request passes these steps in order, and the first that has an answer ends it:
 2. A fault may be injected, only into requests that concern a session: handshakes stay intact. Some
    faults answer at once, some break the connection, some change the answer of step 4.
 3. A session is allocated. The pool is full when `max_sessions` were used within the cooldown. A
-   session whose cooldown is over is deleted.
+   session whose cooldown is over is deleted. It begins with the end of the last request.
 4. The MCP endpoint of the platform answers, or this package's own server in the role of the
    container.
 
@@ -19,7 +19,10 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import replace
 from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import parse_qs
@@ -47,6 +50,7 @@ _RUN_PATHS = ("/executions", "/code/execute", "/python/execute", "/execute")
 _SHELL_KEYS = {"shellcommand", "execcommandandargs"}
 _OLD_RUN_PATH = "/code/execute"
 _STOP_PATH = "/.management/stopSession"
+_LIST_PATH = "/.management/listSessions"
 _PATHS_NOT_IN_IMAGE = ("/mcp", "/session", "/listSessions", "/metadata")
 _BROKEN_LENGTH = 1_000_000
 
@@ -91,6 +95,9 @@ class Emulator:
         self._fault_injector = FaultInjector(emulation.faults)
         self.fault_counts = self._fault_injector.fault_counts
         self._last_used: dict[str, float] = {}
+        self._open_requests: defaultdict[str, int] = defaultdict(int)
+        if emulation.kind != "custom" or emulation.container == "executions":
+            limits = replace(limits, background_timeout=limits.execution_timeout)
         self._container: ASGIApp = create_app(pool, api_key=None, limits=limits, hosts=hosts)
         self._mcp = PlatformMcp(pool, emulation, self._allocate_session, limits)
 
@@ -113,6 +120,10 @@ class Emulator:
         identifier = parse_qs(scope["query_string"].decode(errors="replace")).get(
             "identifier", [""]
         )[0]
+        with self._keep_open(identifier):
+            await self._answer(scope, receive, send, identifier)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, identifier: str) -> None:
         answer: ASGIApp | None = self._check_request(scope, identifier)
         if answer is None and scope["path"].startswith("/files"):
             answer = await self._open_container(identifier)
@@ -150,7 +161,7 @@ class Emulator:
             or (self._emulation.old_form_only and path in _RUN_PATHS and path != _OLD_RUN_PATH)
         ):
             return build_error_response(404, "NotFound", "The path does not exist.")
-        if kind == "custom" and not identifier:
+        if kind == "custom" and not identifier and path != _LIST_PATH:
             return build_error_response(400, "IdentifierMissing", "The query has no identifier.")
         return None
 
@@ -198,7 +209,8 @@ class Emulator:
         """Return the answer without a fault."""
         try:
             if scope["path"] == "/mcp" and self._emulation.kind == "platform":
-                return await self._mcp.answer(body)
+                with self._keep_open(_parse_environment_id(body)):
+                    return await self._mcp.answer(body)
             if scope["path"] == _STOP_PATH:
                 return await self._stop(identifier)
             if identifier and scope["path"] != "/session":
@@ -262,7 +274,7 @@ class Emulator:
         now = time.monotonic()
         cooldown = self._emulation.cooldown.total_seconds()
         for other, used in list(self._last_used.items()):
-            if now - used > cooldown:
+            if now - used > cooldown and not self._open_requests[other]:
                 del self._last_used[other]
                 await self._pool.delete_session(other)
         if (
@@ -271,6 +283,17 @@ class Emulator:
         ):
             raise PoolFullError
         self._last_used[identifier] = now
+
+    @contextmanager
+    def _keep_open(self, identifier: str) -> Generator[None]:
+        """Keep a session while a request about it is open. No request of Azure's is longer."""
+        self._open_requests[identifier] += 1
+        try:
+            yield
+        finally:
+            self._open_requests[identifier] -= 1
+            if identifier in self._last_used:
+                self._last_used[identifier] = time.monotonic()
 
     async def _hang(self, _scope: Scope, receive: Receive, _send: Send) -> None:
         """Send no answer until the client disconnects or the time of a hang is over."""

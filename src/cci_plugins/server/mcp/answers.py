@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,3 +15,9 @@ class ToolCallResult:
     structured: dict[str, Any] | None = None
     is_error: bool = False
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+def build_json_result(fields: dict[str, Any]) -> ToolCallResult:
+    """Return the fields twice, structured and as text."""
+    text = json.dumps(fields, ensure_ascii=False)
+    return ToolCallResult([{"type": "text", "text": text}], fields)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Protocol
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
 from cci_plugins.server.answers import find_images, sanitize_execution
-from cci_plugins.tools import execute_code
+from cci_plugins.tools import check_run, execute_code
 from cci_plugins.tools.execute_code import ToolReply
-from cci_plugins.tools.options import build_description
+from cci_plugins.tools.long_run_texts import CHECK_RUN, describe_wait
+from cci_plugins.tools.options import build_description, check_wait_support
 
 from .answers import ToolCallResult
 from .environments import EnvironmentIdError
+from .left_runs import RUN, RUN_SCHEMA, describe_check_tool, is_name
 from .mounted_folder import MountedFolder
 from .resources import to_resource_link
 from .sessions import McpSessions, is_stateless, mcp_session_id
@@ -32,6 +36,7 @@ _STATELESS_DESCRIPTION = (
 _STATELESS_PARAMETERS: dict[str, Any] = execute_code.PARAMETERS | {
     "properties": execute_code.PARAMETERS["properties"] | {_ENVIRONMENT: ENVIRONMENT_SCHEMA}
 }
+_OTHER_RUNS = f"Leave it out for the run of {execute_code.NAME}."
 _NO_SESSION = (
     f"{execute_code.NAME} keeps variables for an MCP session, and this request belongs to none. "
     "Either begin with initialize and send the header Mcp-Session-Id that it gives, or call "
@@ -69,6 +74,11 @@ class ExecuteCodeTools:
         file_links: Whether an answer links the files that its run wrote. Clients without
             resources pass a link to the model as a file, which not every model's API accepts.
         mounted: Folder whose files are copied into each session, or None.
+        wait: Longest time until a run is answered for, with `check_run` for longer ones. None
+            waits for the end of each run.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background, which `wait` needs.
     """
 
     def __init__(
@@ -78,7 +88,10 @@ class ExecuteCodeTools:
         *,
         file_links: bool,
         mounted: MountedFolder | None = None,
+        wait: Duration | None = None,
     ) -> None:
+        self._wait = None if wait is None else to_timedelta(wait, "wait")
+        check_wait_support(self._wait, mcp_sessions.host.pool.capabilities)
         self._platform = platform
         self._mcp_sessions = mcp_sessions
         self._file_links = file_links
@@ -88,7 +101,14 @@ class ExecuteCodeTools:
         """Return the tools in the form of `tools/list`."""
         others = [] if self._platform is None else self._platform.list_tools()
         has_tool = mcp_session_id.get() is not None or is_stateless.get()
-        return [self._describe_tool(), *others] if has_tool else others
+        if not has_tool:
+            return others
+        own = [self._describe_tool()]
+        if self._wait is not None:
+            check_tool = next((one for one in others if one["name"] == CHECK_RUN), None)
+            others = [one for one in others if one["name"] != CHECK_RUN]
+            own.append(_describe_check_tool(self._wait, check_tool))
+        return [*own, *others]
 
     async def call(
         self,
@@ -98,10 +118,11 @@ class ExecuteCodeTools:
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
         """Call a tool. Return None if no tool has this name."""
+        if name == CHECK_RUN and self._wait is not None and self._has_run(arguments):
+            return await self._check_run(self._wait, arguments)
         if name != execute_code.NAME:
-            if self._platform is None:
-                return None
-            return await self._platform.call(name, arguments, meta, on_output)
+            other = self._platform
+            return None if other is None else await other.call(name, arguments, meta, on_output)
         code = arguments.get("code")
         if not isinstance(code, str):
             return _build_failure("code must be the Python source, as text.")
@@ -111,6 +132,36 @@ class ExecuteCodeTools:
         if session is None:
             return _build_failure(_NO_SESSION)
         return await self._answer(session, code, on_output)
+
+    def _has_run(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether `check_run` is about a run of `execute_code`."""
+        has_tool = mcp_session_id.get() is not None or is_stateless.get()
+        return has_tool and not (self._platform is not None and is_name(arguments.get(RUN)))
+
+    async def _check_run(self, wait: timedelta, arguments: Mapping[str, Any]) -> ToolCallResult:
+        """Check the run that `execute_code` left in the client's session."""
+        environment_id = arguments.get(_ENVIRONMENT) if is_stateless.get() else None
+        try:
+            session = (
+                self._mcp_sessions.get_environment(environment_id)
+                if is_stateless.get()
+                else await self._mcp_sessions.get_current_session()
+            )
+        except EnvironmentIdError as error:
+            return _build_failure(f"{error.code}: {error}")
+        if session is None:
+            return _build_failure(_NO_SESSION)
+        reply = await check_run.call_in_session(
+            session,
+            arguments.get("action"),
+            wait=wait,
+            output_characters=self._mcp_sessions.host.limits.output_characters,
+            sanitize=sanitize_execution,
+        )
+        given_id = None if environment_id is None else str(environment_id)
+        return await transform_in_lane(
+            reply.execution, lambda _: self._build_result(reply, given_id)
+        )
 
     async def _call_in_environment(
         self, given_id: object, code: str, on_output: OutputHandler | None
@@ -154,12 +205,14 @@ class ExecuteCodeTools:
             output_characters=self._mcp_sessions.host.limits.output_characters,
             on_output=on_output,
             sanitize=sanitize_execution,
+            wait=self._wait,
         )
 
     def _describe_tool(self) -> dict[str, Any]:
         pool = self._mcp_sessions.host.pool
         options, parameters = execute_code.DEFAULT_OPTIONS, execute_code.PARAMETERS
-        notes = [] if self._mounted is None else [self._mounted.description]
+        notes = [] if self._wait is None else [describe_wait(self._wait)]
+        notes += [] if self._mounted is None else [self._mounted.description]
         if is_stateless.get():
             notes.append(_STATELESS_DESCRIPTION)
             parameters = _STATELESS_PARAMETERS
@@ -188,6 +241,29 @@ class ExecuteCodeTools:
             files = reply.execution.files[:_MAX_LINKS]
             content += [to_resource_link(file, environment_id) for file in files]
         return ToolCallResult(content, is_error=reply.failed)
+
+
+def _describe_check_tool(wait: timedelta, other: dict[str, Any] | None) -> dict[str, Any]:
+    """Return `check_run`, also for the runs of the platform's tools if it is offered for them.
+
+    Args:
+        wait: Longest time until an answer.
+        other: `check_run` of the platform's tools, or None.
+    """
+    properties, required = check_run.PARAMETERS["properties"], ["action"]
+    if other is not None:
+        names = {
+            _ENVIRONMENT: ENVIRONMENT_SCHEMA,
+            RUN: RUN_SCHEMA | {"description": f"{RUN_SCHEMA['description']} {_OTHER_RUNS}"},
+        }
+        properties = properties | names
+    if is_stateless.get():
+        properties, required = (
+            properties | {_ENVIRONMENT: ENVIRONMENT_SCHEMA},
+            [_ENVIRONMENT, *required],
+        )
+    schema = check_run.PARAMETERS | {"properties": properties, "required": required}
+    return describe_check_tool(wait, schema)
 
 
 def _build_failure(message: str) -> ToolCallResult:

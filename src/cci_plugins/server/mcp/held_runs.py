@@ -18,8 +18,10 @@ from cci_plugins.errors import CodeInterpreterError, ProtocolError
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.executions import RUN_KEY
 from cci_plugins.models import Execution
-from cci_plugins.pools.base import OutputHandler, SessionPool
+from cci_plugins.pools.base import OutputHandler, SessionPool, check_background_support
+from cci_plugins.pools.package_exchange import PACKAGES_KEY, PackageExchange
 from cci_plugins.pools.run_exchange import (
+    BACKGROUND_KEY,
     HELD_KEY,
     HOST_TOOLS_KEY,
     MAX_WAIT,
@@ -77,7 +79,13 @@ def parse_query(value: object) -> RunQuery | None:
 
 def describe_held_runs(pool: SessionPool) -> dict[str, dict[str, Any]]:
     """Return the experimental capabilities of a server that answers such requests."""
-    return {HOST_TOOLS_KEY: {"supported": pool.capabilities.host_tools}}
+    capabilities = pool.capabilities
+    takes_packages = capabilities.packages if isinstance(pool, PackageExchange) else False
+    return {
+        HOST_TOOLS_KEY: {"supported": capabilities.host_tools},
+        BACKGROUND_KEY: {"supported": capabilities.background_runs},
+        PACKAGES_KEY: {"supported": takes_packages},
+    }
 
 
 class HeldRuns:
@@ -100,12 +108,14 @@ class HeldRuns:
             run_code: Runs its code in the session, for a run that starts here.
 
         Raises:
-            ConfigurationError: The sessions cannot call tools of the host. Nothing was run.
+            ConfigurationError: The sessions cannot do what the query asks. Nothing was run.
             CodeInterpreterError: The run was not started.
         """
         if isinstance(self._pool, RunRelay):
             return await self._pass_on(self._pool, request)
         key, query = RunKey(request.session_id, request.name), request.query
+        if query.is_background:
+            check_background_support(self._pool.capabilities)
         if query.cancels:
             run = await self._runs.cancel(key, _ENDED_BY_CLIENT)
         elif query.starts:
@@ -139,7 +149,7 @@ class HeldRuns:
             meta[executions.INSTANCE_KEY] = request.instance
         if request.env is not None:
             meta[executions.ENV_KEY] = executions.dump_env(request.env)
-        query = RelayedQuery(request.code, request.timeout, wait, meta)
+        query = RelayedQuery(request.code, request.timeout, wait, meta, request.query)
         answer = await relay.relay_run(request.session_id, query)
         known = {key: answer.meta[key] for key in _PASSED_ON if key in answer.meta}
         return ToolCallResult(

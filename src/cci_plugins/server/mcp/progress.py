@@ -81,6 +81,7 @@ class _ProgressReporter:
 
     def end(self) -> None:
         """Let the task send what is pending, then stop."""
+        self._is_full = True  # a run that goes on has nobody to report to
         self._ended.set()
         self._wakeup.set()
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.files.file_transfer import FileOptions
 from cci_plugins.pools.base import SessionPool
+from cci_plugins.server.runs import RunRegistry
 
 from .execute_code import ExecuteCodeTools
 from .messages import MessageError, format_line, parse_line
@@ -39,6 +41,7 @@ async def serve_stdio(
     file_links: bool = False,
     all_tools: bool = False,
     mounted: MountedFolder | None = None,
+    wait: Duration | None = None,
     env: Env | None = None,
 ) -> None:
     """Answer one client until standard input closes.
@@ -53,17 +56,27 @@ async def serve_stdio(
         file_links: Link the files that a run wrote in the answer of `execute_code`.
         all_tools: Offer the tools of a session pool too, which take an environment id.
         mounted: Folder whose files are copied into the client's session.
+        wait: Longest time until a run is answered for, as for `create_app`.
         env: Variables for the code in every session, or None.
+
+    Raises:
+        ConfigurationError: The pool cannot run code in the background, which `wait` needs.
     """
     limits = Limits() if limits is None else limits
     variables = build_session_environment(env) if env else None
     mcp_sessions = McpSessions(pool, limits, files=files, env=variables)
-    platform = PlatformTools(pool, limits, env=variables) if all_tools else None
-    tools = ExecuteCodeTools(platform, mcp_sessions, file_links=file_links, mounted=mounted)
+    runs = RunRegistry()
+    platform = None
+    if all_tools:
+        platform = PlatformTools(pool, limits, runs=runs, env=variables, wait=wait)
+    tools = ExecuteCodeTools(
+        platform, mcp_sessions, file_links=file_links, mounted=mounted, wait=wait
+    )
     server = make_server(tools, FileResources(mcp_sessions), streams=True)
     token = mcp_session_id.set(mcp_sessions.create_id())
     try:
-        await _serve_client(server)
+        async with runs.run():
+            await _serve_client(server)
     except* BrokenPipeError:
         logger.info("the client closed standard output")
     finally:

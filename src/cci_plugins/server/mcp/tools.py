@@ -6,16 +6,16 @@ Calls may use the older names of `launchShell`. The list has each tool once.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -24,9 +24,9 @@ from cci_plugins.core.rendering import clip
 from cci_plugins.errors import CodeInterpreterError, SessionLostError
 from cci_plugins.in_session.shell_expression import build_shell_code
 from cci_plugins.mcp_client import executions, failures
-from cci_plugins.models import Execution
+from cci_plugins.models import Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_env_support
-from cci_plugins.pools.run_exchange import HELD_KEY
+from cci_plugins.pools.run_exchange import HELD_KEY, RunQuery
 from cci_plugins.pools.tool_host import ToolHost
 from cci_plugins.redaction import redact
 from cci_plugins.server.answers import (
@@ -44,10 +44,14 @@ from cci_plugins.server.requests import (
 )
 from cci_plugins.server.rest.errors import SERVER_FAULT
 from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
+from cci_plugins.tools.long_run_texts import CHECK_RUN, describe_wait
+from cci_plugins.tools.options import check_wait_support
 
-from .answers import ToolCallResult
+from .answers import ToolCallResult, build_json_result
 from .environments import NOT_FOUND, EnvironmentIdError, Environments, OpenEnvironments
 from .held_runs import HeldRequest, HeldRuns, parse_query
+from .left_runs import BuildResult, CheckArguments, LeftRun, LeftRuns, create_name, is_name
+from .session_tools import SessionTools
 
 LAUNCH = "launchShell"
 RUN_PYTHON = "runPythonCodeInRemoteEnvironment"
@@ -108,6 +112,7 @@ class CallOptions:
     env: SessionEnvironment | None = None
 
 
+_RunCode = Callable[..., Awaitable[Execution]]
 _Tool = Callable[[Mapping[str, Any], CallOptions], Awaitable[ToolCallResult]]
 
 
@@ -116,10 +121,13 @@ class PlatformTools:
 
     Args:
         pool: Where code runs.
-        limits: `execution_timeout` is the longest run, `output_characters` bounds each stream.
+        limits: `execution_timeout` is the longest run, `background_timeout` the longest one that
+            outlives its request. `output_characters` bounds each stream.
         environments: Issues and checks environment ids. None accepts any id.
         admit_run: Called with the session before each run. It raises to refuse the run.
         runs: The runs of the server. None for a server that holds none.
+        wait: Longest time until a run is answered for, with `check_run` for longer ones. None
+            waits for the end of each run. It does not apply to the cci-plugins client.
         env: Variables for the code in every session, or None.
     """
 
@@ -131,6 +139,7 @@ class PlatformTools:
         *,
         admit_run: Callable[[str], Awaitable[None]] | None = None,
         runs: RunRegistry | None = None,
+        wait: Duration | None = None,
         env: SessionEnvironment | None = None,
     ) -> None:
         self._pool = pool
@@ -141,17 +150,26 @@ class PlatformTools:
         self._limits = limits
         self._runs = RunRegistry() if runs is None else runs
         self._held_runs = HeldRuns(pool, self._runs)
+        self._left_runs: LeftRuns | None = None
         self._tools: dict[str, _Tool] = {
             LAUNCH: self._launch,
             RUN_PYTHON: self._run_python,
             RUN_SHELL: self._run_shell,
-            executions.INTERRUPT: self._interrupt,
-            executions.RESTART: self._restart,
+            **SessionTools(pool, self._environments, admit_run).tools,
         }
+        if wait is not None:
+            longest = to_timedelta(wait, "wait")
+            check_wait_support(longest, pool.capabilities)
+            self._left_runs = LeftRuns(self._held_runs, longest, limits.output_characters)
+            self._tools[CHECK_RUN] = self._check_run
 
     def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools in the form of `tools/list`."""
-        tools = _describe_tools(self._limits.execution_timeout.total_seconds())
+        limits = self._limits
+        limit = limits.execution_timeout if self._left_runs is None else limits.background_timeout
+        tools = _describe_tools(limit.total_seconds(), self._left_runs)
+        if self._left_runs is not None:
+            tools.append(self._left_runs.describe_tool(ENVIRONMENT_SCHEMA))
         if not self._environments.accepts_any_id:
             next(tool for tool in tools if tool["name"] == LAUNCH)["_meta"] = {
                 executions.SIGNED_KEY: True
@@ -200,19 +218,7 @@ class PlatformTools:
             return _build_failure("InternalServerError", SERVER_FAULT)
 
     async def _launch(self, *_: object) -> ToolCallResult:
-        return _build_json_result({"environmentId": self._environments.mint()})
-
-    async def _interrupt(
-        self, arguments: Mapping[str, Any], options: CallOptions
-    ) -> ToolCallResult:
-        del options
-        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
-        return _build_json_result({"done": await self._pool.interrupt(session_id)})
-
-    async def _restart(self, arguments: Mapping[str, Any], options: CallOptions) -> ToolCallResult:
-        del options
-        session_id = self._environments.resolve_session_id(arguments.get("environmentId"))
-        return _build_json_result({"done": await self._pool.restart_session(session_id)})
+        return build_json_result({"environmentId": self._environments.mint()})
 
     async def _run_python(
         self, arguments: Mapping[str, Any], options: CallOptions
@@ -220,8 +226,7 @@ class PlatformTools:
         call = _PythonArguments.model_validate(arguments)
         if options.held is not None:
             return await self._answer_held(call, options)
-        execution = await self._execute(call, call.python_code, options)
-        return await transform_in_lane(execution, self._build_python_result)
+        return await self._answer(call, call.python_code, options, self._build_python_result)
 
     async def _answer_held(self, call: _PythonArguments, options: CallOptions) -> ToolCallResult:
         """Start a run that outlives the request, or answer for one."""
@@ -231,7 +236,10 @@ class PlatformTools:
         session_id = self._environments.resolve_session_id(call.environment_id)
         if query.starts and self._admit_run is not None:
             await self._admit_run(session_id)
-        timeout = self._get_timeout(call)
+        longest = self._limits.background_timeout
+        if not query.is_background:
+            longest = max(longest, self._limits.execution_timeout)
+        timeout = _choose_timeout(call, self._limits.execution_timeout, longest)
         request = HeldRequest(
             session_id=session_id,
             name=options.run,
@@ -244,7 +252,8 @@ class PlatformTools:
         )
 
         async def run_code(on_output: OutputHandler, tools: ToolHost | None) -> Execution:
-            execute = self._bind(session_id, call.python_code, timeout, options)
+            run = self._pool.execute_in_background if query.is_background else self._pool.execute
+            execute = self._bind(session_id, call.python_code, timeout, options, run)
             if tools is not None:
                 execute = partial(execute, tools=tools)
             return await run_redacted(execute, on_output, instance=options.instance)
@@ -257,8 +266,57 @@ class PlatformTools:
         call = _ShellArguments.model_validate(arguments)
         args = call.exec_command_and_args or []
         code = build_shell_code(args if call.shell_command is None else call.shell_command)
-        execution = await self._execute(call, code, options)
-        return await transform_in_lane(execution, self._build_shell_result)
+        return await self._answer(call, code, options, self._build_shell_result)
+
+    async def _answer(
+        self, call: _RunArguments, code: str, options: CallOptions, build: BuildResult
+    ) -> ToolCallResult:
+        """Run code and build the answer. A run that is not of our client may be left."""
+        if self._left_runs is None or options.run is not None:
+            return await transform_in_lane(await self._execute(call, code, options), build)
+        session_id = self._environments.resolve_session_id(call.environment_id)
+        if self._admit_run is not None:
+            await self._admit_run(session_id)
+        longest = self._limits.background_timeout
+        timeout = _choose_timeout(call, longest, longest)
+        run = self._build_left_run(session_id, create_name(), code, timeout, options)
+        return await self._left_runs.start(replace(run, build_result=build))
+
+    async def _check_run(
+        self, arguments: Mapping[str, Any], options: CallOptions
+    ) -> ToolCallResult:
+        call = CheckArguments.model_validate(arguments)
+        session_id = self._environments.resolve_session_id(call.environment_id)
+        if self._left_runs is None or not is_name(call.run):
+            return _build_failure("InvalidArguments", f"{call.run!r} is not the name of a run.")
+        limit = self._limits.execution_timeout  # it starts nothing, but a request needs one
+        run = self._build_left_run(session_id, call.run, "", limit, options)
+        return await self._left_runs.check(run, call.action)
+
+    def _build_left_run(
+        self, session_id: str, name: str, code: str, timeout: timedelta, options: CallOptions
+    ) -> LeftRun:
+        async def run_code(on_output: OutputHandler, _: ToolHost | None) -> Execution:
+            def handle(event: OutputEvent) -> None:
+                on_output(event)
+                if options.on_output is not None:
+                    options.on_output(event)
+
+            run = self._pool.execute_in_background
+            execute = self._bind(session_id, code, timeout, options, run)
+            return await run_redacted(execute, handle, instance=options.instance)
+
+        request = HeldRequest(
+            session_id=session_id,
+            name=name,
+            query=RunQuery(),
+            code=code,
+            timeout=timeout,
+            instance=options.instance,
+            value=None,
+            env=self._get_env(session_id, options.env),
+        )
+        return LeftRun(request, run_code, self._build_python_result)
 
     def _build_python_result(self, execution: Execution) -> ToolCallResult:
         fields = _build_python_fields(execution, self._limits.output_characters)
@@ -272,7 +330,9 @@ class PlatformTools:
 
     async def _execute(self, call: _RunArguments, code: str, options: CallOptions) -> Execution:
         session_id = self._environments.resolve_session_id(call.environment_id)
-        execute = self._bind(session_id, code, self._get_timeout(call), options)
+        longest = self._limits.execution_timeout
+        timeout = _choose_timeout(call, longest, longest)
+        execute = self._bind(session_id, code, timeout, options, self._pool.execute)
         if self._admit_run is not None:
             await self._admit_run(session_id)
         key = None if options.run is None else RunKey(session_id, options.run)
@@ -280,10 +340,15 @@ class PlatformTools:
             return await run_redacted(execute, options.on_output, instance=options.instance)
 
     def _bind(
-        self, session_id: str, code: str, timeout: timedelta, options: CallOptions
-    ) -> Callable[..., Awaitable[Execution]]:
-        """Return the pool's `execute` with what a call gives."""
-        execute = partial(self._pool.execute, session_id, code, timeout=timeout)
+        self,
+        session_id: str,
+        code: str,
+        timeout: timedelta,
+        options: CallOptions,
+        run: _RunCode,
+    ) -> _RunCode:
+        """Return a method of the pool that runs code, with what a call gives."""
+        execute = partial(run, session_id, code, timeout=timeout)
         env = self._get_env(session_id, options.env)
         if env is None:
             return execute
@@ -308,9 +373,11 @@ class PlatformTools:
             self._with_own_env.popitem(last=False)
         return self._env.merge(given)
 
-    def _get_timeout(self, call: _RunArguments) -> timedelta:
-        max_seconds = self._limits.execution_timeout.total_seconds()
-        return timedelta(seconds=min(call.timeout_seconds or max_seconds, max_seconds))
+
+def _choose_timeout(call: _RunArguments, default: timedelta, longest: timedelta) -> timedelta:
+    if call.timeout_seconds is None:
+        return min(default, longest)
+    return timedelta(seconds=min(call.timeout_seconds, longest.total_seconds()))
 
 
 def _build_python_fields(execution: Execution, limit: int) -> dict[str, Any]:
@@ -339,7 +406,7 @@ def _build_result(
     images = [
         {"type": "image", "data": data, "mimeType": kind} for kind, data in find_images(execution)
     ]
-    answer = _build_json_result(fields)
+    answer = build_json_result(fields)
     return ToolCallResult(
         content=[*answer.content, *images],
         structured=None if images else fields,
@@ -348,17 +415,12 @@ def _build_result(
     )
 
 
-def _build_json_result(fields: dict[str, Any]) -> ToolCallResult:
-    text = json.dumps(fields, ensure_ascii=False)
-    return ToolCallResult([{"type": "text", "text": text}], fields)
-
-
 def _build_failure(code: str, message: str, meta: dict[str, Any] | None = None) -> ToolCallResult:
     content = [{"type": "text", "text": f"{code}: {message}"}]
     return ToolCallResult(content, is_error=True, meta=meta or {})
 
 
-def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
+def _describe_tools(max_timeout: float, left_runs: LeftRuns | None) -> list[dict[str, Any]]:
     environment = ENVIRONMENT_SCHEMA | {
         "description": f"The environment: what {LAUNCH} gave, the same for all steps of a task."
     }
@@ -372,6 +434,7 @@ def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
     args = {"type": "array", "items": {"type": "string"}, "minItems": 1}
     args["description"] = "A program and its arguments, instead of shellCommand."
     runs = {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": False}
+    more = "" if left_runs is None else f" {describe_wait(left_runs.wait)}"
     return [
         {
             "name": LAUNCH,
@@ -384,7 +447,7 @@ def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
             "name": RUN_PYTHON,
             "title": "Run Python",
             "description": "Run Python in an environment. Variables and the files in the working "
-            "folder stay for later calls. Images that are displayed come back as images.",
+            "folder stay for later calls. Images that are displayed come back as images." + more,
             "inputSchema": _build_schema(
                 {"environmentId": environment, "pythonCode": python, "timeoutSeconds": limit},
                 "environmentId",
@@ -396,7 +459,7 @@ def _describe_tools(max_timeout: float) -> list[dict[str, Any]]:
             "name": RUN_SHELL,
             "title": "Run a shell command",
             "description": "Run a command in an environment and get its output and exit code. "
-            "Give either shellCommand or execCommandAndArgs.",
+            "Give either shellCommand or execCommandAndArgs." + more,
             "inputSchema": _build_schema(
                 {
                     "environmentId": environment,

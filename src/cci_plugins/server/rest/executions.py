@@ -6,7 +6,7 @@ DynamicSessions specification in github.com/Azure/azure-rest-api-specs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -53,7 +53,8 @@ class ExecutionRoutes:
 
     Args:
         pool: Where code runs.
-        limits: `execution_timeout` is the longest run.
+        limits: `execution_timeout` is the longest run, `background_timeout` the longest one in
+            the background.
         body_bytes: Longest body of a request.
         runs: Where runs in the background are held.
     """
@@ -77,7 +78,7 @@ class ExecutionRoutes:
     async def _execute(self, request: Request) -> Response:
         session_id = get_session_id(request)
         body = await read_run_body(request, self._body_bytes)
-        run_request = _build_run_request(body, self._limits)
+        run_request = _build_run_request(body, self._get_limits())
         if is_old_form(request):
             execution = await self._run(session_id, run_request)
             return await transform_in_lane(
@@ -119,19 +120,28 @@ class ExecutionRoutes:
         return run
 
     async def _run(self, session_id: str, run_request: _RunRequest) -> Execution:
+        is_long = run_request.timeout > self._limits.execution_timeout
+        run = self._pool.execute_in_background if is_long else self._pool.execute
         return await run_redacted(
-            partial(self._pool.execute, session_id, run_request.code, timeout=run_request.timeout),
-            None,
+            partial(run, session_id, run_request.code, timeout=run_request.timeout), None
         )
+
+    def _get_limits(self) -> Limits:
+        if self._pool.capabilities.background_runs is not False:
+            return self._limits
+        return replace(self._limits, background_timeout=self._limits.execution_timeout)
 
 
 def _build_run_request(body: RunBody, limits: Limits) -> _RunRequest:
-    max_seconds = limits.execution_timeout.total_seconds()
+    in_background = (body.execution_type or "").lower() == "asynchronous"
+    default = longest = limits.execution_timeout.total_seconds()
+    if in_background:
+        longest = limits.background_timeout.total_seconds()
     return _RunRequest(
         code=body.build_code(),
-        timeout=timedelta(seconds=min(body.timeout_in_seconds or max_seconds, max_seconds)),
+        timeout=timedelta(seconds=min(body.timeout_in_seconds or default, longest)),
         limit=int(body.output_streams_max_length or DEFAULT_OUTPUT),
-        in_background=(body.execution_type or "").lower() == "asynchronous",
+        in_background=in_background,
         is_shell=body.command is not None,
     )
 

@@ -127,7 +127,7 @@ class _Installer:
         self._requirements = requirements
         self._folder = folder
         self._uv = shutil.which("uv")
-        self._command = _find_uv(self._uv) if self._uv else _find_pip(source.python)
+        self._command = _find_uv(self._uv) if self._uv else _find_pip(source)
 
     async def resolve(self, present: Mapping[str, str]) -> dict[str, str]:
         """Return the versions of the packages and what they need, by normalized name.
@@ -175,7 +175,8 @@ class _Installer:
         await self._run(*command, "--requirement", versions_file)
 
     def _list_options(self) -> tuple[str, ...]:
-        uv = ("--quiet", "--python", str(self._source.python)) if self._uv else ("--quiet",)
+        python = ("--python", str(self._source.python), *self._source.target)
+        uv = ("--quiet", *python) if self._uv else ("--quiet",)
         folder = self._source.index_folder
         source = () if folder is None else ("--no-index", "--find-links", folder)
         return (*uv, *source, "--only-binary", ":all:")
@@ -218,12 +219,12 @@ def _find_uv(path: str) -> tuple[str, ...]:
     return (str(Path(path).absolute()), "--no-config", "pip")
 
 
-def _find_pip(python: Path) -> tuple[str, ...]:
+def _find_pip(source: PackageSource) -> tuple[str, ...]:
     """Return the command of pip, which serves only this application's own interpreter."""
-    found = shutil.which("pip")
+    python, found = source.python, shutil.which("pip")
     pip: tuple[str, ...] = (str(Path(found).absolute()),) if found else ()
     pip = (sys.executable, "-m", "pip") if find_spec("pip") else pip
-    if python != Path(sys.executable) or not pip:
+    if python != Path(sys.executable) or source.target or not pip:
         raise ConfigurationError(
             "installing packages into this interpreter needs uv, which is not on PATH",
             hint="pip install uv",

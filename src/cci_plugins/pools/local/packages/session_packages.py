@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import anyio
 
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
+from cci_plugins.pools.package_exchange import SessionPython, WheelList, WheelPart
 
 from .download import download, list_installed, list_versions, select_missing
 from .folder import PackageFolder, PackageRoot
 from .notes import add_package_note
+from .python_info import describe_python
+from .received import (
+    MAX_SESSION_BYTES,
+    MAX_TOTAL_BYTES,
+    ByteBudget,
+    WheelUpload,
+    build_unknown_upload_error,
+)
 from .source import PackageSource
 
 
@@ -30,6 +42,7 @@ class PoolPackages:
             source.check(self._specifications)
         self._root = PackageRoot()
         self._base = SessionPackages(source, self._root)
+        self._total = ByteBudget(MAX_TOTAL_BYTES, "all sessions")
 
     async def start(self) -> None:
         """Create the folder of the packages, and download those of every session."""
@@ -48,7 +61,7 @@ class PoolPackages:
 
     def create_session(self) -> SessionPackages:
         """Create the packages of one session."""
-        return SessionPackages(self._source, self._root, self._base)
+        return SessionPackages(self._source, self._root, self._base, total=self._total)
 
     async def close(self) -> None:
         """Remove every folder."""
@@ -62,13 +75,19 @@ class SessionPackages:
         source: Where they come from.
         root: The parent of its folder.
         base: Packages of every session of the pool.
+        total: Bytes that hosts may send to all sessions.
 
     Attributes:
         version: Number of changes so far. A kernel with an older one is filled again.
     """
 
     def __init__(
-        self, source: PackageSource, root: PackageRoot, base: SessionPackages | None = None
+        self,
+        source: PackageSource,
+        root: PackageRoot,
+        base: SessionPackages | None = None,
+        *,
+        total: ByteBudget | None = None,
     ) -> None:
         self._source = source
         self._root = root
@@ -76,6 +95,10 @@ class SessionPackages:
         self.version: int = 0 if base is None else base.version
         self._folder: PackageFolder | None = None
         self._versions: dict[str, str] = {}
+        self._budget = ByteBudget(MAX_SESSION_BYTES, "a session", total)
+        self._upload: WheelUpload | None = None
+        self._upload_folder: PackageFolder | None = None
+        self._installed_upload: tuple[str, Mapping[str, str]] = ("", {})
 
     async def install(self, specifications: Sequence[str]) -> Mapping[str, str]:
         """Download packages, whole or not at all. Return the new versions by name.
@@ -92,15 +115,108 @@ class SessionPackages:
         try:
             target = await download(self._source, missing, present, staging.path)
             versions = await anyio.to_thread.run_sync(list_versions, target)
-            if self._folder is None:
-                self._folder = PackageFolder(self._root)
-            await anyio.to_thread.run_sync(self._folder.add, target)
+            await self._add(target, versions)
         finally:
             with anyio.CancelScope(shield=True):
                 await staging.close()
+        return versions
+
+    async def _add(self, target: Path, versions: Mapping[str, str]) -> None:
+        if self._folder is None:
+            self._folder = PackageFolder(self._root)
+        await anyio.to_thread.run_sync(self._folder.add, target)
         self._versions |= versions
         self.version += 1
+
+    async def answer(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answer a message of `PackageExchange`, one at a time.
+
+        Raises:
+            SessionLostError: The session does not have the upload.
+            ConfigurationError: The packages cannot be stored, or would change what is present.
+            ValidationError: The message is malformed.
+        """
+        try:
+            if not message:
+                return (await self._start_upload()).model_dump(by_alias=True)
+            if "wheels" in message:
+                wheels = WheelList.model_validate(message)
+                return {"versions": dict(await self._install_upload(wheels))}
+            await self._add_part(WheelPart.model_validate(message))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the packages cannot be stored: {error.strerror}",
+                hint="give the server more space for temporary files (TMPDIR)",
+            ) from error
+        return {}
+
+    async def _start_upload(self) -> SessionPython:
+        """Drop an earlier upload, and start one. Return its name, and what the session has."""
+        python = await describe_python(self._source.python)
+        present = await self._list_present()
+        await self._drop_upload()
+        self._upload_folder = folder = PackageFolder(self._root)
+        folder.path.chmod(0o700)
+        self._upload = upload = WheelUpload(folder.path, self._budget)
+        return SessionPython(upload=upload.name, python=python, installed=dict(present))
+
+    async def _add_part(self, part: WheelPart) -> None:
+        """Write a part of a wheel of the upload.
+
+        Raises:
+            SessionLostError: The session does not have this upload.
+            ConfigurationError: The part does not fit, or is too large.
+        """
+        if self._upload is None or self._upload.name != part.upload:
+            raise build_unknown_upload_error()
+        await anyio.to_thread.run_sync(self._upload.add, part)
+
+    async def _install_upload(self, wheels: WheelList) -> Mapping[str, str]:
+        """Install the wheels of the upload, all or none. Return the new versions by name.
+
+        Raises:
+            SessionLostError: The session does not have this upload.
+            ConfigurationError: They are not those of the list, are not allowed, or would change
+                what the session has.
+        """
+        if self._installed_upload[0] == wheels.upload:
+            return self._installed_upload[1]
+        upload = self._upload
+        if upload is None or upload.name != wheels.upload:
+            raise build_unknown_upload_error()
+        kept = self._budget.used - upload.size
+        staging = PackageFolder(self._root)
+        try:
+            await anyio.to_thread.run_sync(upload.check, wheels.wheels)
+            await anyio.to_thread.run_sync(upload.unpack, staging.path)
+            found = await anyio.to_thread.run_sync(list_versions, staging.path)
+            if len(found) != len(wheels.wheels):
+                raise ConfigurationError(
+                    f"{len(wheels.wheels)} wheels have the metadata of {len(found)} packages",
+                    hint="send one wheel for each package",
+                )
+            present = await self._list_present()
+            for name, version in found.items():
+                select_missing(self._source.check([f"{name}=={version}"]), present)
+            versions = {name: found[name] for name in found if name not in present}
+            await self._add(staging.path, versions)
+            kept = self._budget.used - upload.size
+        finally:
+            with anyio.CancelScope(shield=True):
+                await staging.close()
+                await self._drop_upload(kept)
+        self._installed_upload = (wheels.upload, versions)
         return versions
+
+    async def _drop_upload(self, kept: int | None = None) -> None:
+        """Remove the upload, and keep only so many bytes of the session's budget."""
+        upload, self._upload = self._upload, None
+        folder, self._upload_folder = self._upload_folder, None
+        if upload is not None:
+            kept = self._budget.used - upload.size if kept is None else kept
+            self._budget.release(self._budget.used - kept)
+        if folder is not None:
+            await folder.close()
 
     async def add_note(
         self, execution: Execution, code: str, capabilities: Capabilities
@@ -127,5 +243,7 @@ class SessionPackages:
 
     async def close(self) -> None:
         """Remove the host's copy."""
+        await self._drop_upload()
         if self._folder is not None:
             await self._folder.close()
+        self._budget.release()

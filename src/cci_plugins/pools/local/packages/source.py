@@ -45,12 +45,14 @@ class PackageSource:
         index: A folder of wheels or the address of an index. None for the default one.
         allowed: Normalized names that may be installed. None for any.
         lock: The only versions, by normalized name, with their hashes. None for any.
+        target: Options of uv for the Python of another machine. Empty for `python`.
     """
 
     python: Path
     index: str | None = field(default=None, repr=False)
     allowed: frozenset[str] | None = None
     lock: Mapping[str, Sequence[LockedPackage]] | None = None
+    target: tuple[str, ...] = ()
 
     @property
     def index_folder(self) -> str | None:
