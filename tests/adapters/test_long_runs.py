@@ -42,6 +42,8 @@ def decide_stop(results: Sequence[str]) -> ScriptedCall | str:
     endless = "print('begun', flush=True)\nwhile True: pass"
     if not results:
         return ScriptedCall("execute_code", {"code": endless})
+    if not any("begun" in result for result in results):
+        return ScriptedCall("check_run", {"action": "look"})
     if STILL.match(results[-1]):
         return ScriptedCall("check_run", {"action": "stop"})
     return f"It was {results[-1]}"
