@@ -29,7 +29,7 @@ The outcomes of one try (`_run`):
      session is new: no earlier answer shows that it exists. That is how a full pool refuses. It
      does not refuse a session that it has, so there a rate limit or a proxy answered instead,
      perhaps after it had passed the run on. Then the error states that the code may have run.
-     A proxy that lies about the first run of a session cannot be told from a full pool.
+     A proxy that lies about the first run of a session looks like a full pool.
    * Anything else raises an error which states that the code may have run.
 
 Invariants:
