@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
@@ -17,6 +19,8 @@ from semantic_kernel.connectors.ai.chat_completion_client_base import ChatComple
 from semantic_kernel.contents import ChatMessageContent, FunctionCallContent, FunctionResultContent
 
 from cci_plugins import CodeInterpreter, Execution, Session
+from cci_plugins.core.html_pages.runs import view_execution
+from cci_plugins.core.html_pages.story import Step, build_story
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.semantic_kernel import CodeInterpreterPlugin
 from samples import penguins
@@ -31,24 +35,38 @@ INSTRUCTIONS = (
 
 
 class Report:
-    """Prints the progress of one agent, and saves the charts and the notebook of its session."""
+    """Prints the progress of one agent, and keeps it for the page.
+
+    It saves the charts and the notebook of its session, too.
+    """
+
+    numbers = itertools.count(1)
+    chapters: ClassVar[dict[str, list[Step]]] = {}
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.charts = 0
         self.good = True
         self.computed: list[float] = []
+        self.steps = self.chapters.setdefault(f"{name} agent", [])
+        self.code = ""
 
     def show(self, label: str, text: str) -> None:
         print(f"\n{label}\n{textwrap.indent(text.strip(), '    ')}", flush=True)
 
     def show_question(self, text: str) -> None:
         self.show("question", text)
+        self.steps.append(("question", text))
         self.computed = []
+
+    def show_code(self, code: str) -> None:
+        self.show("the model asks to run", code)
+        self.code = code
 
     def show_result(self, text: str, execution: Execution) -> None:
         where = ", ".join(filter(None, (execution.isolation, execution.state)))
         self.show(f"result ({where})", text)
+        self.steps.append(view_execution(next(self.numbers), self.code, execution))
         if execution.error is None:
             self.computed += find_numbers(text)
         for result in execution.results:
@@ -61,6 +79,7 @@ class Report:
     def show_answer(self, text: str) -> None:
         """Print an answer. It is good if it quotes a number that the session computed for it."""
         self.show("final answer", text)
+        self.steps.append(("final answer", text))
         quoted = find_numbers(text)
         self.good &= any(math.isclose(a, b, rel_tol=0.005) for a in quoted for b in self.computed)
 
@@ -73,6 +92,13 @@ class Report:
 
 def find_numbers(text: str) -> list[float]:
     return [float(each.replace(",", "")) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+
+
+def save_page(pool: str) -> Path:
+    """Save what the agents did as a page, which has no scripts and needs no server."""
+    path = OUTPUT / "index.html"
+    path.write_text(build_story("What the agents did", pool, Report.chapters), encoding="utf-8")
+    return path
 
 
 def print_headline(text: str) -> None:
@@ -100,7 +126,7 @@ async def langgraph_agent(interpreter: CodeInterpreter, chat: BaseChatModel) -> 
                     if isinstance(message, ToolMessage):
                         report.show_result(message.text, message.artifact)
                     elif isinstance(message, AIMessage) and message.tool_calls:
-                        report.show("the model asks to run", message.tool_calls[0]["args"]["code"])
+                        report.show_code(message.tool_calls[0]["args"]["code"])
                     elif isinstance(message, AIMessage):
                         report.show_answer(message.text)
     return report.finish(session)
@@ -123,7 +149,7 @@ async def semantic_kernel_agent(
     async def watch(message: ChatMessageContent) -> None:
         for item in message.items:
             if isinstance(item, FunctionCallContent):
-                report.show("the model asks to run", item.to_kernel_arguments()["code"])
+                report.show_code(item.to_kernel_arguments()["code"])
             elif isinstance(item, FunctionResultContent):
                 report.show_result(str(item.result), item.result.execution)
 
@@ -141,12 +167,15 @@ async def semantic_kernel_agent(
 async def main() -> int:
     started = time.monotonic()
     async with CodeInterpreter.from_env() as interpreter:
-        print("pool: ", await interpreter.describe())
+        pool = await interpreter.describe()
+        print("pool: ", pool)
         async with open_langchain_model() as chat, open_semantic_kernel_service() as service:
             good = await langgraph_agent(interpreter, chat)
             good = await semantic_kernel_agent(interpreter, service) and good
+    page = save_page(pool)
     outcome = "done" if good else "FAILED: an answer quotes no computed number, or no chart came"
-    print_headline(f"{outcome}, in {time.monotonic() - started:.1f} s; see {OUTPUT}/")
+    seconds = time.monotonic() - started
+    print_headline(f"{outcome}, in {seconds:.1f} s\nwhat they did, as a page: {page}")
     return 0 if good else 1
 
 

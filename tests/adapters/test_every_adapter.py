@@ -206,7 +206,7 @@ async def test_an_exception_of_the_approver_counts_as_a_denial(
 
 @pytest.mark.anyio
 @pytest.mark.slow
-@pytest.mark.quick("agent-framework", "openai-agents")
+@pytest.mark.quick("agent-framework")
 async def test_eight_conversations_run_in_parallel(
     call_adapter: Callable[..., Awaitable[str]], warm: CodeInterpreter
 ) -> None:

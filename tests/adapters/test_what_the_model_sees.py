@@ -18,6 +18,14 @@ from .conftest import Ask
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
+# Each framework, and both of OpenAI's APIs.
+ONE_OF_EACH = (
+    "agent-framework",
+    "langchain-responses",
+    "openai-agents",
+    "semantic-kernel-responses",
+)
+
 PNG = (
     "from base64 import b64decode\nfrom IPython.display import Image, display\n"
     "display(Image(b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
@@ -60,6 +68,7 @@ async def test_the_model_is_shown_code_and_nothing_else(
     assert parameters["required"] == ["code"]
 
 
+@pytest.mark.quick(*ONE_OF_EACH)
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -112,6 +121,7 @@ async def test_an_image_is_named_and_no_base64_is_sent(
     assert sent.count("iVBORw0KGgo") == mine, "only the model's own code may hold it"
 
 
+@pytest.mark.quick(*ONE_OF_EACH)
 async def test_a_table_is_text(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
@@ -122,6 +132,7 @@ async def test_a_table_is_text(
     assert "<div>" not in seen
 
 
+@pytest.mark.quick(*ONE_OF_EACH)
 async def test_huge_output_is_bounded_and_counted(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
@@ -132,6 +143,7 @@ async def test_huge_output_is_bounded_and_counted(
     assert "characters left out" in seen
 
 
+@pytest.mark.quick(*ONE_OF_EACH)
 async def test_a_lost_session_is_reported(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
@@ -140,6 +152,7 @@ async def test_a_lost_session_is_reported(
     assert "variables and files are gone" in result_seen(model)
 
 
+@pytest.mark.quick(*ONE_OF_EACH)
 async def test_state_is_kept_in_a_conversation_and_not_in_another(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:
@@ -152,7 +165,7 @@ async def test_state_is_kept_in_a_conversation_and_not_in_another(
     assert result_seen(model) == "False"
 
 
-@pytest.mark.quick("langchain", "semantic-kernel")
+@pytest.mark.quick("semantic-kernel")
 async def test_eight_conversations_at_once_do_not_mix(
     ask: Ask, warm: CodeInterpreter, scripted: Callable[..., ScriptedModel]
 ) -> None:

@@ -25,6 +25,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             name.startswith("CCI_") and name != "CCI_ISOLATION"
         ):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("CCI_READY_SESSIONS", "0")  # a second kernel for each block would be unused
     monkeypatch.chdir(tmp_path)
 
 

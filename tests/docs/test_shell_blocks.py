@@ -20,6 +20,7 @@ LIMIT = 60
 _KNOWN = re.compile(
     r"(pip install|cci (run|serve|mcp|doctor|provision (up|show|down|rotate-key))"
     r"|cci foundry (connect|disconnect)"
+    r"|cci (notebook|sessions (list|show|watch|files|end)) "
     r"|az (login$|(deployment )?group|feature|provider)|export [A-Z_]+=|make \w+$|sudo apt install)"
 )
 

@@ -22,7 +22,14 @@ from tests.integration._azure import listening
 from tests.integration._foundry import MODEL, PROJECT_ID, analyst, serving_foundry
 
 from cci_plugins import CodeInterpreter as AsyncCodeInterpreter
-from cci_plugins import Execution, Limits, LocalSessionPool, SandboxLimits
+from cci_plugins import (
+    CustomSessionPool,
+    Execution,
+    Limits,
+    LocalSessionPool,
+    PlatformSessionPool,
+    SandboxLimits,
+)
 from cci_plugins.azure.credentials import Bearer
 from cci_plugins.cli.run import load_settings
 from cci_plugins.cli.saving import match_files
@@ -34,11 +41,13 @@ from cci_plugins.mcp_client.failures import build_error_from_status
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.local.isolation import KernelSpec, selection, uids
 from cci_plugins.pools.local.isolation.landlock import LandlockIsolation
+from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery
 from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
 from . import (  # noqa: F401 - they register their cases
     checkpoint_cases,
+    console_cases,
     long_run_cases,
     package_cases,
     troubleshooting_cases,
@@ -460,6 +469,27 @@ def _(*_: object) -> object:
 def _(*_: object) -> object:
     with CodeInterpreter(Plain()) as interpreter:
         return interpreter.start_code("1")
+
+
+@happens("this pool is closed")
+def _(*_: object) -> object:
+    async def use_closed_pool() -> None:
+        pool = PlatformSessionPool("http://127.0.0.1:9/mcp", key="a-key")
+        await pool.aclose()
+        await pool.list_files("a-session")
+
+    return anyio.run(use_closed_pool)
+
+
+@happens("the session's server does not answer")
+def _(_: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    async def is_unclear(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(CustomSessionPool, "_returns_full_results", is_unclear)
+    pool = CustomSessionPool("http://127.0.0.1:9", credential="a-token")
+    second = timedelta(seconds=1)
+    return anyio.run(pool.relay_run, "a-session", RelayedQuery("", second, second, {}, RunQuery()))
 
 
 @happens("timeout is ... s, and a background run may take at most ... s")

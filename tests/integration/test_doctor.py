@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from cci_plugins.doctor import CHECKS, Finding, diagnose, engine, machine, pool
 from cci_plugins.doctor.engine import Check
+from cci_plugins.doctor.findings import Outcome
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._azurite import CONTAINER, KEY, Azurite, running_azurite
@@ -154,6 +155,19 @@ async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     async with _create_scene(tmp_path, monkeypatch, "custom") as scene:
         yield scene
+
+
+@pytest.fixture
+def _run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the first run, which comes after each planted fault and costs a kernel."""
+    run = engine._run_with_limit
+
+    async def run_with_limit(check: Check, context: Any, limit: timedelta) -> Outcome:
+        if check.id == "pool.run":
+            return Outcome("skipped", "a kernel is not part of this test")
+        return await run(check, context, limit)
+
+    monkeypatch.setattr(engine, "_run_with_limit", run_with_limit)
 
 
 @pytest.fixture(scope="module")
@@ -316,11 +330,13 @@ async def _check_fault_is_found(scene: Scene, fault: tuple[Plant, str, str, str]
     assert first == check or report[first].id.startswith("azure.roles"), _list_faults(report)
 
 
+@pytest.mark.usefixtures("_run_nothing")
 @pytest.mark.parametrize("fault", PLATFORM_FAULTS)
 async def test_a_fault_of_a_platform_pool_is_found(platform: Scene, fault: str) -> None:
     await _check_fault_is_found(platform, PLATFORM_FAULTS[fault])
 
 
+@pytest.mark.usefixtures("_run_nothing")
 @pytest.mark.parametrize("fault", CUSTOM_FAULTS)
 async def test_a_fault_of_a_custom_pool_is_found(custom: Scene, fault: str) -> None:
     await _check_fault_is_found(custom, CUSTOM_FAULTS[fault])
@@ -521,7 +537,9 @@ async def test_missing_roles_on_the_storage_are_found(custom: Scene) -> None:
 @pytest.fixture
 def cci(tmp_path: Path) -> Iterator[Command]:
     with running(tmp_path) as cloud:
-        yield Command(cloud, tmp_path)
+        command = Command(cloud, tmp_path)
+        command.environment["CCI_READY_SESSIONS"] = "0"
+        yield command
         assert cloud.cloud.wrong == []
 
 
@@ -582,6 +600,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     for name in list(os.environ):
         if name.startswith(("CCI_", "AZURE_", "MCP_", "FOUNDRY_", "ACA_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("CCI_READY_SESSIONS", "0")
     monkeypatch.chdir(tmp_path)
     return monkeypatch
 

@@ -47,7 +47,7 @@ async def gateways(count, serve=None, **options):
         yield azure, urls
 
 
-@pytest.mark.quick("cci")
+@pytest.mark.full  # test_platform_pool.py and test_azure_pools.py have its two halves
 @pytest.mark.parametrize("container", CONTAINERS)
 async def test_the_gateway_keeps_the_contract(container):
     with anyio.fail_after(110):

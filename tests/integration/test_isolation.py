@@ -95,12 +95,14 @@ async def wait_until(is_true, seconds: float = 20):
             await anyio.sleep(0.02)
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_kernel_answers(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as kernel:
         assert await kernel.run("print(6 * 7)") == "42"
         assert kernel.sandbox.connection["signature_scheme"] == "hmac-sha256"
 
 
+@pytest.mark.quick("bwrap")
 async def test_several_tasks_wait_for_the_end(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as kernel:
         waits = [asyncio.create_task(kernel.sandbox.wait()) for _ in range(3)]
@@ -109,6 +111,7 @@ async def test_several_tasks_wait_for_the_end(backend, sandboxed_kernel):
             assert await asyncio.gather(*waits) == [3, 3, 3]
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_killed_kernel_reports_the_signal(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as kernel:
         kernel.send("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
@@ -116,6 +119,7 @@ async def test_a_killed_kernel_reports_the_signal(backend, sandboxed_kernel):
             assert await kernel.sandbox.wait() == 137
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_run_can_be_interrupted(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as kernel:
 
@@ -205,6 +209,7 @@ async def test_kill_removes_the_sessions_folder(
     assert Path("/etc/passwd").exists()
 
 
+@pytest.mark.quick("bwrap")
 async def test_sessions_run_side_by_side(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as one, sandboxed_kernel(backend) as two:
         await one.run("x = 1; open('f', 'w')")
@@ -232,6 +237,7 @@ async def test_no_descriptor_is_left_open(backend, sandboxed_kernel):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_kernel_that_cannot_start_reports_the_reason(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend):  # skips where the backend does not work
         pass

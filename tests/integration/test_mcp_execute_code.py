@@ -228,6 +228,7 @@ async def test_a_resource_that_does_not_exist_is_an_error(transport, uri, url, t
 
 
 @over_both
+@pytest.mark.quick("http")
 async def test_a_dead_session_is_reported_and_replaced_by_an_empty_one(transport, url, tmp_path):
     with anyio.fail_after(90):
         async with client_over(transport, url, tmp_path) as client:

@@ -22,7 +22,7 @@ pytest.importorskip("mcp")
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.slow,
-    pytest.mark.quick("embedded", "managed-foreign-kernel", "custom", "bwrap"),
+    pytest.mark.quick("embedded", "managed-foreign-kernel", "bwrap"),
 ]
 
 Run = Callable[..., Awaitable[Execution]]
@@ -232,6 +232,7 @@ async def test_an_allocation_beyond_the_memory_limit_raises_memory_error(isolati
         assert (execution.error.name, execution.state) == ("MemoryError", "kept")
 
 
+@pytest.mark.full
 async def test_two_hundred_cancelled_short_runs_lose_no_session() -> None:
     pool = LocalSessionPool(preload=(), ready_sessions=0)
     codes = ("sum(range(100))", "print('x')", "1/0", "for i in range(50): print(i)")

@@ -127,6 +127,11 @@ def test_the_demo_answers_with_computed_numbers_and_saves_charts_and_notebooks(
         notebook = nbformat.read(tmp_path / "demo-output" / f"{name}.ipynb", as_version=4)
         nbformat.validate(notebook)
         assert any("image/png" in output.get("data", {}) for output in notebook.cells[1].outputs)
+    page = (tmp_path / "demo-output" / "index.html").read_text()
+    assert "demo-output/index.html" in done.stdout
+    assert page.count('src="data:image/png;base64,') == 2
+    for text in ("Gentoo penguins are the heaviest: 5076.0 g", "r = 0.871 over", "body_mass_g"):
+        assert text in page
 
 
 @pytest.mark.slow

@@ -13,9 +13,11 @@ from .doctor import doctor
 from .foundry import app as foundry
 from .help import HelpCommand, HelpGroup
 from .mcp import mcp
+from .notebook import notebook
 from .provision import app as provision
 from .run import run
 from .serve import serve
+from .sessions import app as sessions
 from .settings_file import SettingsFileOption
 
 RUN_EXAMPLES = """\
@@ -43,8 +45,10 @@ app.command(cls=HelpCommand, epilog=RUN_EXAMPLES, no_args_is_help=True)(run)
 app.command(cls=HelpCommand, epilog="cci serve --port 8000")(serve)
 app.command(cls=HelpCommand, epilog="cci mcp --install vscode\ncci mcp --print-config cursor")(mcp)
 app.command(cls=HelpCommand, epilog="cci doctor")(doctor)
+app.command(cls=HelpCommand, epilog="cci notebook my-session")(notebook)
 app.add_typer(foundry, name="foundry")
 app.add_typer(provision, name="provision")
+app.add_typer(sessions, name="sessions")
 
 
 def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - Typer's callback form

@@ -103,6 +103,13 @@ FileLinksOption = Annotated[
         "clients that show resources, such as VS Code.",
     ),
 ]
+ConsoleOption = Annotated[
+    bool,
+    typer.Option(
+        "--console",
+        help="Keep in memory what each session runs, for cci sessions and the page /sessions.",
+    ),
+]
 WaitOption = Annotated[
     float | None,
     typer.Option(
@@ -142,6 +149,7 @@ def serve(
     isolation: IsolationOption = None,
     file_links: FileLinksOption = False,
     wait: WaitOption = None,
+    with_console: ConsoleOption = False,
     trusted_proxies: TrustedProxyOption = None,
     entra: TenantOption = None,
     audience: AudienceOption = None,
@@ -162,8 +170,9 @@ def serve(
     key, display_key = (
         _check_no_key(api_key, settings) if no_key else _choose_key(api_key, settings)
     )
+    limits, proxies = settings.limits(), trusted_proxies or []
     listener = _Listener(
-        host, port, key, display_key, as_json, settings.limits(), trusted_proxies or [], wait
+        host, port, key, display_key, as_json, limits, proxies, wait, with_console=with_console
     )
     rates = {"requests_per_minute": requests_per_minute, "runs_per_minute": runs_per_minute}
     if emulate is not None:
@@ -191,6 +200,7 @@ class _Listener:
         display_key: The key, or the placeholder that is printed for it.
         trusted_proxies: Proxies whose `X-Forwarded-For` is believed.
         wait: Longest seconds until a run is answered for, or None.
+        with_console: Whether the server keeps what it ran.
     """
 
     host: str
@@ -201,6 +211,20 @@ class _Listener:
     limits: Limits
     trusted_proxies: list[str]
     wait: float | None = None
+    with_console: bool = False
+
+    def check_console(self, *, is_emulated: bool) -> None:
+        """Refuse a console that nobody, or everybody, could open."""
+        if self.with_console and is_emulated:
+            raise ConfigurationError(
+                "an emulated pool has no console, since a pool of Azure has none",
+                hint="leave --emulate or --console out",
+            )
+        if self.with_console and self.key is None:
+            raise ConfigurationError(
+                "--console needs a key, since it shows the sessions of everybody",
+                hint="leave --no-key or --console out",
+            )
 
     def warn_if_exposed(self, url: str) -> None:
         """Warn where others than the users of this machine reach the server.
@@ -225,8 +249,13 @@ class _Listener:
 
 
 def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
+    listener.check_console(is_emulated=False)
+
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
+        if listener.with_console:
+            page = url.removesuffix("/mcp") + "/sessions"
+            console.print_message(f"to see what runs, sign in with the key at {page}")
         isolation = pool.capabilities.isolation
         endpoint = client_setup.Endpoint(
             url, listener.display_key, isolation, needs_key=listener.key is not None
@@ -245,6 +274,7 @@ def _serve_pool(pool: SessionPool, listener: _Listener, **options: Any) -> None:
             on_ready=print_endpoint,
             trusted_proxies=listener.trusted_proxies,
             wait=listener.wait,
+            console=listener.with_console,
             **options,
         )
 
@@ -275,6 +305,8 @@ def _serve_gateway(
 
 
 def _serve_emulated_pool(pool: SessionPool, options: EmulationOptions, listener: _Listener) -> None:
+    listener.check_console(is_emulated=True)
+
     def print_endpoint(url: str) -> None:
         listener.warn_if_exposed(url)
         emulation.print_endpoint(options.kind, url, listener.display_key, as_json=listener.as_json)

@@ -226,12 +226,35 @@ async def read_checkpoint(
         if isinstance(checkpoint, Checkpoint) and checkpoint.files:
             _check_same(name, checkpoint.files, manifest.files)
         _check_size(handle, len(manifest.files), sum(info.size for info in manifest.files))
-        if manifest.notebook.size > MAX_NOTEBOOK_BYTES:
-            raise build_changed_error(name, f"{NOTEBOOK} is too large")
+        _check_notebook_size(name, manifest)
         for member, info in manifest.members():
             await store.read(name, member, folder / member, info)
         data = await anyio.to_thread.run_sync((folder / NOTEBOOK).read_bytes)
         yield SavedSession(manifest, data.decode(errors="replace"), folder)
+
+
+async def read_history(folder: Path) -> str:
+    """Return the history in a checkpoint's folder as the text of a notebook, without its files.
+
+    Args:
+        folder: The checkpoint.
+
+    Raises:
+        CheckpointError: It is not a checkpoint, or it is damaged.
+    """
+    store, name = find_checkpoint(folder, None)
+    with tempfile.TemporaryDirectory(prefix="cci-") as temporary:
+        manifest = await _read_manifest(store, name, Path(temporary))
+        _check_notebook_size(name, manifest)
+        target = Path(temporary, NOTEBOOK)
+        await store.read(name, NOTEBOOK, target, manifest.notebook)
+        data = await anyio.to_thread.run_sync(target.read_bytes)
+    return data.decode(errors="replace")
+
+
+def _check_notebook_size(name: str, manifest: Manifest) -> None:
+    if manifest.notebook.size > MAX_NOTEBOOK_BYTES:
+        raise build_changed_error(name, f"{NOTEBOOK} is too large")
 
 
 async def restore_files(handle: SessionHandle, saved: SavedSession) -> None:

@@ -34,7 +34,7 @@ from typing import Any
 
 from cci_plugins.common.log import logger
 from cci_plugins.errors import ExecutionTimeoutError, FileTransferError, PoolError, SessionLostError
-from cci_plugins.in_session.marked_call import Program, ProgressParser, build_call
+from cci_plugins.in_session.marked_call import Program, ProgressParser, build_call, parse_call
 from cci_plugins.in_session.sealing import SealError, seal
 from cci_plugins.in_session.source import build_session_source
 from cci_plugins.models import OutputEvent
@@ -155,6 +155,11 @@ class _Envelope:
 def _pack_child_source() -> str:
     source = build_session_source(*_CHILD_MODULES) + "run_child()\n"
     return base64.b64encode(zlib.compress(source.encode(), 9)).decode()
+
+
+def is_transfer_code(code: str) -> bool:
+    """Return whether code only moves a file, so that no user or model wrote it."""
+    return parse_call(code, _PROGRAM) is not None
 
 
 async def _call(

@@ -31,8 +31,10 @@ Invariants:
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ from cci_plugins.in_session.source import build_session_source
 
 MAX_DIGITS = 18  # of a number of bytes
 _MAX_TITLE = 200  # characters
+_MARKER = re.compile(r"ns\['main'\]\(get_ipython\(\),'([0-9a-f]{32})',")
 # What stands for a kept program that is not sent. It removes itself, so that the program can come.
 _ABSENT_SOURCE = """
 import sys
@@ -157,25 +160,64 @@ def build_call(
     """
     marker = token_hex(16)
     data = json.dumps(job, ensure_ascii=False)  # `repr` escapes what source cannot hold
+    line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
+
+    def write_code(source: str) -> str:
+        before, after = _frame_job(program, marker, source)
+        call = f"{before}{data!r}{after}"
+        return (f"# {line}\n" if line else "") + ("await " if awaits else "") + call
+
+    code, *short_codes = map(write_code, _list_sources(program, awaits=awaits))
+    return MarkedCall(code, marker, "".join(short_codes))
+
+
+def parse_call(code: str, program: Program) -> dict[str, Any] | None:
+    """Return the job of code that is a call of a program of this version, and nothing else.
+
+    Args:
+        code: Code from anybody.
+        program: The program.
+    """
+    call = code.removeprefix("await ")
+    match = _MARKER.search(call)
+    if match is None:
+        return None
+    for source in _list_sources(program, awaits=call != code):
+        before, after = _frame_job(program, match[1], source)
+        if call.startswith(before) and call.endswith(after):
+            return _parse_job(call[len(before) : len(call) - len(after)])
+    return None
+
+
+def _parse_job(literal: str) -> dict[str, Any] | None:
+    """Return the job that stands in a call as a literal, or None if it is anything else."""
+    try:
+        value = ast.literal_eval(literal)
+        job = json.loads(value) if isinstance(value, str) and repr(value) == literal else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return job if isinstance(job, dict) else None
+
+
+def _list_sources(program: Program, *, awaits: bool) -> list[str]:
+    """Return the source of a program, and what stands for it if it is kept and not sent."""
+    absent = _ABSENT_SOURCE.format(kind="async def" if awaits else "def")
+    return [_pack_source(program.modules), *([repr(absent)] if program.is_kept else [])]
+
+
+def _frame_job(program: Program, marker: str, source: str) -> tuple[str, str]:
+    """Return the code before and after the job of a call."""
     namespace = (
         f"__import__('sys').modules.setdefault({program.name!r},"
         f"__import__('types').ModuleType({program.name!r})).__dict__"
         if program.is_kept
         else f"{{'__name__':{program.name!r}}}"
     )
-    line = "".join(char if char.isprintable() else " " for char in title[:_MAX_TITLE])
-
-    def write_code(source: str) -> str:
-        call = (
-            f"(lambda ns:['main' in ns or exec({source},ns),"
-            f"ns['main'](get_ipython(),{marker!r},__import__('json').loads({data!r}))][1])"
-            f"({namespace})"
-        )
-        return (f"# {line}\n" if line else "") + ("await " if awaits else "") + call
-
-    absent = _ABSENT_SOURCE.format(kind="async def" if awaits else "def")
-    short_code = write_code(repr(absent)) if program.is_kept else ""
-    return MarkedCall(write_code(_pack_source(program.modules)), marker, short_code)
+    before = (
+        f"(lambda ns:['main' in ns or exec({source},ns),"
+        f"ns['main'](get_ipython(),{marker!r},__import__('json').loads("
+    )
+    return before, f"))][1])({namespace})"
 
 
 @cache

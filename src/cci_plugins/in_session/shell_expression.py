@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
+
 # One expression leaves the names of the session alone. Its value is the exit code.
 _TEMPLATE = """\
 (lambda sub, sys, which: (lambda done: (
@@ -10,6 +14,7 @@ _TEMPLATE = """\
     done.returncode)[-1])(sub.run({command}, stdin=sub.DEVNULL, capture_output=True{shell}))
 )(__import__("subprocess"), __import__("sys"), __import__("shutil").which)
 """
+_COMMAND = re.compile(r"\)\(sub\.run\((.*), stdin=sub\.DEVNULL, capture_output=True")
 _SHELL = ', shell=True, executable=which("bash") or "/bin/sh"'
 
 
@@ -21,3 +26,15 @@ def build_shell_code(command: str | list[str]) -> str:
     """
     shell = _SHELL if isinstance(command, str) else ""
     return _TEMPLATE.format(command=ascii(command), shell=shell)
+
+
+def describe_shell_code(code: str) -> str | None:
+    """Return the command of source that `build_shell_code` built, after a `!`, or else None."""
+    match = _COMMAND.search(code)
+    try:
+        command = None if match is None else ast.literal_eval(match[1])
+        if command is None or build_shell_code(command) != code:
+            return None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return f"!{command if isinstance(command, str) else shlex.join(command)}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -41,7 +41,7 @@ class PackageOptions:
         lock: A requirements file with the only versions and their hashes. None for any.
     """
 
-    index: str | PathLike[str] | None = None
+    index: str | PathLike[str] | None = field(default=None, repr=False)  # it may hold a password
     allowed: Sequence[str] | None = None
     lock: str | PathLike[str] | None = None
 

@@ -24,8 +24,12 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool
 
+from .console import ConsoleRoutes
+from .console_page.gate import ConsoleGate
+from .console_page.routes import ConsolePage
 from .disconnect import CancelOnDisconnect
 from .guard import Guard, RunRate, Throttle
+from .history import RunHistory
 from .mcp.compat import McpCompatApp
 from .mcp.environments import Environments
 from .mcp.execute_code import ExecuteCodeTools, ToolProvider
@@ -34,6 +38,7 @@ from .mcp.resources import FileResources
 from .mcp.sdk import BODY_BYTES, McpEndpoint
 from .mcp.sessions import McpSessions
 from .mcp.tools import PlatformTools
+from .recording import record_runs
 from .rest.errors import HANDLERS
 from .rest.executions import ExecutionRoutes
 from .rest.files import FileRoutes
@@ -61,6 +66,7 @@ def create_app(
     sign_in: EntraSignIn | None = None,
     wait: Duration | None = None,
     env: Env | None = None,
+    console: bool = False,
 ) -> Starlette:
     """Build an application that serves a pool as `/mcp`, the REST data plane and `/health`.
 
@@ -79,10 +85,10 @@ def create_app(
         sign_in: Accepts tokens of Microsoft Entra, and the key.
         wait: Longest time until a run over MCP is answered for, as in `ToolOptions`.
         env: Variables for the code in every session that is reached over MCP, or None.
+        console: Keep what each session ran, in memory, and show it to holders of the key.
 
     Raises:
-        ConfigurationError: Signed environments exclude `rest`, and `sign_in` needs them and a key.
-            Or `env` has an invalid variable.
+        ConfigurationError: Options exclude each other, or `env` has an invalid variable.
 
     Example:
         ```python
@@ -91,16 +97,18 @@ def create_app(
         app = create_app(FakeSessionPool(), api_key="a long random key")  # for any ASGI server
         ```
     """
-    _check_options(environments, sign_in, api_key=api_key, rest=rest)
+    _check_options(environments, sign_in, api_key=api_key, rest=rest, console=console)
     limits, runs = limits or Limits(), RunRegistry()
     options = _McpOptions(
         environments, runs_per_minute, body_bytes, execute_code, file_links, env, wait
     )
-    mcp, sessions = _build_mcp_endpoint(pool, limits, runs, options)
+    entry = _EntryPools(pool, api_key if console else None)
+    mcp, sessions = _build_mcp_endpoint(entry, limits, runs, options)
     mcp_app = McpCompatApp(mcp, body_bytes, sessions)
-    rest_routes = _build_rest_routes(pool, limits, body_bytes, runs) if rest else ()
+    rest_routes = _build_rest_routes(entry.rest, limits, body_bytes, runs) if rest else ()
     routes = [Route("/health", _get_health), *_build_mcp_routes(mcp_app), *rest_routes]
-    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in)]
+    routes += entry.build_console_routes()
+    middleware = [*_build_middleware(api_key, hosts, requests_per_minute, sign_in, entry.gate)]
     return _assemble(routes, middleware, _make_lifespan(runs, mcp, sessions))
 
 
@@ -110,6 +118,34 @@ def _assemble(routes: list[Route], middleware: list[Middleware], lifespan: _Life
     )
     app.router.redirect_slashes = False  # a redirected client loses its body or its key
     return app
+
+
+class _EntryPools:
+    """The pool of each entry point, which records its runs if the server has a console.
+
+    Attributes:
+        gate: Who may see the console's page. None without a console.
+
+    Args:
+        pool: The pool of all of them.
+        console_key: The key that opens the console, or None for a server without one.
+    """
+
+    def __init__(self, pool: SessionPool, console_key: str | None) -> None:
+        self.rest = self.mcp = self.execute_code = pool
+        self.gate: ConsoleGate | None = None
+        if console_key is not None:
+            self._history = RunHistory()
+            self.gate = ConsoleGate(console_key)
+            self.rest = record_runs(pool, self._history, "rest")
+            self.mcp = record_runs(pool, self._history, "mcp")
+            self.execute_code = record_runs(pool, self._history, "execute_code")
+
+    def build_console_routes(self) -> Iterator[Route]:
+        """Return the routes of the console, if there is one."""
+        if self.gate is not None:
+            yield from ConsoleRoutes(self.rest, self._history).build_routes()
+            yield from ConsolePage(self.rest, self._history, self.gate).build_routes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +162,12 @@ class _McpOptions:
 
 
 def _build_mcp_endpoint(
-    pool: SessionPool, limits: Limits, runs: RunRegistry, options: _McpOptions
+    entry: _EntryPools, limits: Limits, runs: RunRegistry, options: _McpOptions
 ) -> tuple[McpEndpoint, McpSessions | None]:
     """Build the MCP endpoint, with `execute_code` where the server keeps MCP sessions."""
     env = build_session_environment(options.env) if options.env else None
     tools: ToolProvider = PlatformTools(
-        pool,
+        entry.mcp,
         limits,
         options.environments,
         admit_run=None
@@ -143,11 +179,13 @@ def _build_mcp_endpoint(
     )
     sessions = resources = None
     if options.execute_code:
-        sessions = McpSessions(pool, limits, environments=options.environments, env=env)
+        sessions = McpSessions(
+            entry.execute_code, limits, environments=options.environments, env=env
+        )
         resources = FileResources(sessions)
         tools = ExecuteCodeTools(tools, sessions, file_links=options.file_links, wait=options.wait)
     endpoint = McpEndpoint(
-        tools, options.body_bytes, resources, experimental=lambda: describe_held_runs(pool)
+        tools, options.body_bytes, resources, experimental=lambda: describe_held_runs(entry.mcp)
     )
     return endpoint, sessions
 
@@ -158,7 +196,13 @@ def _check_options(
     *,
     api_key: str | None,
     rest: bool,
+    console: bool,
 ) -> None:
+    if console and api_key is None:
+        raise ConfigurationError(
+            "a console needs a key, since it shows the sessions of everybody",
+            hint="pass api_key, or drop console",
+        )
     is_open = environments is None or environments.accepts_any_id
     if rest and not is_open:
         raise ConfigurationError(
@@ -194,10 +238,11 @@ def _build_middleware(
     hosts: Iterable[str] | None,
     requests_per_minute: int | None,
     sign_in: EntraSignIn | None,
+    gate: ConsoleGate | None,
 ) -> Iterator[Middleware]:
     """Build the middleware, outermost first."""
     names = None if hosts is None else tuple(hosts)
-    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in)
+    yield Middleware(Guard, api_key=api_key, hosts=names, sign_in=sign_in, gate=gate)
     if requests_per_minute is not None:  # after the guard, so that only valid keys are counted
         by_key = api_key is not None
         yield Middleware(Throttle, requests_per_minute=requests_per_minute, by_key=by_key)

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cci_plugins.errors import PoolExhaustedError
 
 from .callers import current_caller
+from .console_page.gate import ConsoleGate, is_console_path
+from .console_page.sessions import SIGN_IN
 from .rest.errors import build_error_response
 from .sign_in import CallerError, EntraSignIn, KeysError, TokenError
 
@@ -52,6 +54,7 @@ class Guard:
         api_key: The key, or None to admit every client.
         hosts: Names by which a request may address this server, or None for any name.
         sign_in: Checks tokens of Microsoft Entra, which are accepted like the key.
+        gate: Checks browsers that ask for the console's page, instead of the key.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Guard:
         api_key: str | None,
         hosts: tuple[str, ...] | None,
         sign_in: EntraSignIn | None = None,
+        gate: ConsoleGate | None = None,
     ) -> None:
         self._app = app
         self._sign_in = sign_in
+        self._gate = gate
         self._key = None if api_key is None else api_key.encode()
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
@@ -90,6 +95,8 @@ class Guard:
         if not self._is_host_allowed(headers):
             message = "This host or origin is not allowed."
             return build_error_response(403, "HostNotAllowed", message)
+        if self._gate is not None and is_console_path(path):
+            return await self._gate.check(scope, _get_client_network(scope)) or ""
         if path in OPEN_PATHS or self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
             return ""
         if self._sign_in is not None and (token := _get_bearer_token(headers)) is not None:
@@ -101,12 +108,17 @@ class Guard:
     def _admit_connection(self, scope: Scope) -> None:
         """Mark the connection of a request that is complete or has a valid key."""
         connection = scope.get(CONNECTION_KEY)
-        if connection is None or scope["path"] in OPEN_PATHS:
+        if connection is None or scope["path"] in OPEN_PATHS or not self._is_known(scope):
             return
         headers = Headers(scope=scope)
         has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         if self._key is not None or not has_body:
             connection.admit()
+
+    def _is_known(self, scope: Scope) -> bool:
+        """Return whether an admitted request shows that its client has the key."""
+        gate, path = self._gate, scope["path"]
+        return gate is None or not is_console_path(path) or gate.find(scope) is not None
 
     def _is_host_allowed(self, headers: Headers) -> bool:
         """Return whether the Host, and the Origin that a browser adds, are allowed names."""
@@ -150,6 +162,10 @@ async def _check_token(sign_in: EntraSignIn, token: str) -> Response | str:
 def _get_bearer_token(headers: Headers) -> str | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _get_client_network(scope: Scope) -> str:
+    return get_network((scope.get("client") or ("unknown",))[0])
 
 
 def _get_netloc(origin: str) -> str:
@@ -214,9 +230,9 @@ class Throttle:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer with status 429."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            address = (scope.get("client") or ("unknown",))[0]
             by_key = current_caller.get() or "key"
-            client = by_key if self._by_key else get_network(address)
+            is_keyless = not self._by_key or scope["path"] == SIGN_IN
+            client = _get_client_network(scope) if is_keyless else by_key
             if not await self._limiter.hit(self._rate, client):
                 await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
                 return

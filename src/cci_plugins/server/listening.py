@@ -56,6 +56,7 @@ async def serve(
     sign_in: EntraSignIn | None = None,
     wait: Duration | None = None,
     env: Env | None = None,
+    console: bool = False,
 ) -> None:
     """Serve a pool over HTTP until cancelled. Then give running requests a moment to end.
 
@@ -78,23 +79,22 @@ async def serve(
         sign_in: Accepts tokens of Microsoft Entra, and the key.
         wait: Longest time until a run over MCP is answered for, as for `create_app`.
         env: Variables for the code in every session that is reached over MCP, or None.
+        console: Keep what each session ran, and show it to holders of the key.
 
     Raises:
         ConfigurationError: The address is taken, or options exclude each other.
 
     Example:
         ```python
-        from cci_plugins.testing import FakeSessionPool
-
         with anyio.move_on_after(0.1):
-            await serve(FakeSessionPool(), port=0, api_key="a long random key", on_ready=print)
+            await serve(LocalSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
     names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
-    build = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
-    build = partial(build, environments=environments, rest=rest, body_bytes=body_bytes)
-    build = partial(build, execute_code=execute_code, file_links=file_links, env=env, wait=wait)
-    app = build(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
+    make = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
+    make = partial(make, environments=environments, rest=rest, body_bytes=body_bytes, wait=wait)
+    make = partial(make, execute_code=execute_code, file_links=file_links, env=env, console=console)
+    app = make(requests_per_minute=requests_per_minute, runs_per_minute=runs_per_minute)
     await serve_app(app, host=host, port=port, on_ready=on_ready, trusted_proxies=trusted_proxies)
 
 

@@ -45,6 +45,7 @@ def test_a_gateway_accepts_only_its_own_ids_at_any_rate(
     assert not gateway_options.pop("environments").accepts_any_id
     assert gateway_options == {
         "rest": False,
+        "env": {},
         "requests_per_minute": rate,
         "runs_per_minute": runs,
     }

@@ -13,7 +13,7 @@ pytest.importorskip("packaging")
 from cci_plugins.core.remote_packages import _check_versions, write_wheels
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.local.packages.python_info import list_target_options
-from cci_plugins.pools.package_exchange import PythonInfo
+from cci_plugins.pools.package_exchange import PackageOptions, PythonInfo
 
 LINUX = PythonInfo.model_validate(
     {
@@ -87,3 +87,8 @@ def test_unpacked_packages_become_wheels_by_their_own_records(tmp_path: Path) ->
     assert wheel.name == "some_name-1.0.0-cp312-abi3-linux_x86_64.whl"
     with zipfile.ZipFile(wheel) as archive:
         assert sorted(archive.namelist()) == ["Some_Name-1.0.0.dist-info/WHEEL", "some.py"]
+
+
+def test_the_password_of_an_index_is_not_shown() -> None:
+    options = PackageOptions("https://user:planted-password@example.com/simple")
+    assert "planted-password" not in repr(options)

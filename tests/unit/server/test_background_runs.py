@@ -37,6 +37,7 @@ class TimedPool(FakeSessionPool):
         super().__init__()
         self.timeouts: list[float] = []
         self.texts = texts
+        self.first_was_seen = anyio.Event()
 
     async def execute(  # type: ignore[override]  # as it is called here
         self, *_: Any, timeout: timedelta, on_output: Any = None, **__: Any
@@ -44,7 +45,8 @@ class TimedPool(FakeSessionPool):
         self.timeouts.append(timeout.total_seconds())
         for text in self.texts:
             on_output(OutputEvent("stdout", text))
-            await anyio.sleep(0.3 if text == "begun" else 0)
+            if not self.first_was_seen.is_set():  # waiting for it would let the client read
+                await self.first_was_seen.wait()
         return Execution(stdout="all of it")
 
 
@@ -71,10 +73,14 @@ async def test_a_held_run_may_take_the_time_of_the_background_and_another_run_ma
 async def test_output_that_the_server_had_to_drop_is_named_and_none_comes_twice() -> None:
     pool, runs = TimedPool("begun", "a" * 50_000, "b" * MAX_CHARACTERS, "end"), RunRegistry()
     seen = list[str]()
+
+    def see(event: OutputEvent) -> None:
+        seen.append(event.text)
+        pool.first_was_seen.set()
+
     async with runs.run():
         link = Link(PlatformTools(pool, LIMITS, runs=runs))
-        run = held(link, None, lambda event: seen.append(event.text), is_background=True)
-        await run.execute()
+        await held(link, None, see, is_background=True).execute()
     rest = "".join(seen[2:])
     missing = 50_003 + MAX_CHARACTERS - len(rest)
     assert seen[:2] == ["begun", f"\n[{missing:,} characters are missing here]\n"]

@@ -19,7 +19,7 @@ from typing import Any
 from cci_plugins.common.limits import MIB, Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError, PoolError, ProtocolError
-from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call
+from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call, parse_call
 from cci_plugins.in_session.session_agent import MODULE_NAME
 from cci_plugins.in_session.source import DATA_FORMAT_MODULES, PLAIN_PYTHON_MODULES
 from cci_plugins.mcp_client.http import limit_time, was_sent
@@ -246,6 +246,12 @@ class AgentClient:
 def build_agent_call(verb: str, **arguments: Any) -> MarkedCall:
     """Build a call of the agent's method `verb`."""
     return build_call(_AGENT, {"verb": verb, **arguments}, awaits=verb == "run_async")
+
+
+def is_agent_call(code: str) -> bool:
+    """Return whether code only calls the agent, for anything but a run of the user's code."""
+    job = parse_call(code, _AGENT)
+    return job is not None and job.get("verb") not in {"run", "run_async"}
 
 
 def check_chunk(size: int, left: int) -> None:

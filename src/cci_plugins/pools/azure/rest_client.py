@@ -54,10 +54,11 @@ from cci_plugins.mcp_client.http import (
 )
 from cci_plugins.mcp_client.messages import decode_json
 from cci_plugins.mcp_client.wire_model import Text, Timestamp, TolerantModel
-from cci_plugins.models import Execution, FileInfo
+from cci_plugins.models import Execution, FileInfo, SessionInfo
 
 from .replies import read_rest
 from .retry import NoRouteError
+from .session_list import SessionPage, parse_session_info
 
 OUTPUT_CHARACTERS = 2_000_000  # of one stream, in the request. A pool may return less.
 LONGEST_RUN = timedelta(seconds=220)  # limit of managed pools
@@ -170,6 +171,31 @@ class RestClient:
         async with self._send("POST", url):
             pass
 
+    async def list_sessions(self, *, is_custom: bool = True) -> list[SessionInfo]:
+        """Return the live sessions of the pool.
+
+        Args:
+            is_custom: Whether to use the route of custom-container pools. A managed pool has
+                another one, which a custom pool would pass on to a container.
+
+        Raises:
+            NoRouteError: The pool has no such route.
+            ProtocolError: The list is malformed, or continues on another server.
+        """
+        path = ".management/listSessions" if is_custom else "listSessions"
+        version = api_versions.DATA_PLANE_MANAGEMENT if is_custom else api_versions.DATA_PLANE
+        url = httpx.URL(f"{self._base}/{path}", params={"api-version": version})
+        sessions: list[SessionInfo] = []
+        with limit_time(_LIST_TIME, starts_code=False):
+            for _ in range(MAX_PAGES):
+                answer = await self._request_json("POST" if is_custom else "GET", url)
+                page = SessionPage.load(answer, "list of sessions")
+                sessions += [parse_session_info(entry) for entry in page.sessions]
+                if not page.next_link:
+                    return sessions
+                url = self._resolve_next_link(page.next_link)
+        raise ProtocolError(f"the pool's list of sessions has more than {MAX_PAGES:,} pages")
+
     async def list_files(self, session_id: str) -> list[FileInfo]:
         """Return the session's files, including those in its folders, sorted by name.
 
@@ -271,10 +297,10 @@ class RestClient:
         try:
             url = base.join(link)
         except (httpx.InvalidURL, ValueError):
-            raise ProtocolError("the pool's list of files continues at an invalid URL") from None
+            raise ProtocolError("the pool's list continues at an invalid URL") from None
         if (url.scheme, url.host, url.port) != (base.scheme, base.host, base.port):
             raise ProtocolError(
-                f"the pool's list of files continues on another server ({shorten(url.host)})"
+                f"the pool's list continues on another server ({shorten(url.host)})"
             )
         return url
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from os import PathLike
 from typing import Any, Literal
 from urllib.parse import quote
@@ -26,7 +27,7 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
-from cci_plugins.models import Execution
+from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_exchange import PackageOptions
 
@@ -84,6 +85,7 @@ class CustomSessionPool(RemoteSessionPool):
         env=True,
         background_runs=None,
         packages=None,
+        lists_sessions=True,
     )
 
     def __init__(
@@ -133,6 +135,21 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    @override
+    async def list_sessions(self) -> list[SessionInfo]:
+        """List the live sessions. The list is empty where the pool has no route for it."""
+        if not self.capabilities.lists_sessions:
+            return []
+        for is_custom in (True, False):
+            try:
+                return await self._retry.call_with_retry(
+                    partial(self._rest_client.list_sessions, is_custom=is_custom), idempotent=True
+                )
+            except NoRouteError as error:
+                logger.info("the pool has no route that lists its sessions: %s", error)
+        self.capabilities = replace(self.capabilities, lists_sessions=False)
+        return []
 
     @override
     async def _get_rest_client(self) -> RestClient:

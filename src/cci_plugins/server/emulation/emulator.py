@@ -50,6 +50,7 @@ _RUN_PATHS = ("/executions", "/code/execute", "/python/execute", "/execute")
 _SHELL_KEYS = {"shellcommand", "execcommandandargs"}
 _OLD_RUN_PATH = "/code/execute"
 _STOP_PATH = "/.management/stopSession"
+_LIST_PATH = "/.management/listSessions"
 _PATHS_NOT_IN_IMAGE = ("/mcp", "/session", "/listSessions", "/metadata")
 _BROKEN_LENGTH = 1_000_000
 
@@ -160,7 +161,7 @@ class Emulator:
             or (self._emulation.old_form_only and path in _RUN_PATHS and path != _OLD_RUN_PATH)
         ):
             return build_error_response(404, "NotFound", "The path does not exist.")
-        if kind == "custom" and not identifier:
+        if kind == "custom" and not identifier and path != _LIST_PATH:
             return build_error_response(400, "IdentifierMissing", "The query has no identifier.")
         return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,3 +65,19 @@ def test_other_versions_of_ipykernel_keep_their_way_to_reply(shell: Any) -> None
     kernel = SimpleNamespace(shell_stream=None, control_stream=None, shell_channel_thread=shell)
     boot.keep_sockets_in_their_threads(kernel)
     assert shell is None or not vars(shell.manager)
+
+
+def test_ipykernel_starts_without_its_debugger_and_the_users_code_can_import_one() -> None:
+    program = (
+        "from importlib import import_module\n"
+        "from importlib.util import module_from_spec, spec_from_file_location\n"
+        f"spec = spec_from_file_location('boot', {boot.__file__!r})\n"
+        "boot = module_from_spec(spec)\n"
+        "spec.loader.exec_module(boot)\n"
+        "with boot.without_debugger():\n"
+        "    debugger = import_module('ipykernel.debugger')\n"
+        "print(debugger._is_debugpy_available)\n"
+        "import debugpy\n"
+    )
+    run = [sys.executable, "-I", "-Xfrozen_modules=off", "-c", program]
+    assert subprocess.check_output(run, text=True, timeout=60) == "False\n"

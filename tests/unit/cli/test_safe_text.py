@@ -1,0 +1,33 @@
+"""Text of sessions for a terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from cci_plugins.cli.safe_text import MarkedWriter, escape_text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\tb\nc é 漢 🙂", "a\tb\nc é 漢 🙂"),
+        ("\x1b[2J\x07\x08", "\\x1b[2J\\x07\\x08"),
+        ("\x9b31m", "\\x9b31m"),
+        ("one\r\ntwo\rthree", "one\ntwo\\rthree"),
+        ("\u202egpj", "\\u202egpj"),
+        ("\ud800", "\\ud800"),
+        ("a\u2028b", "a\\u2028b"),
+    ],
+)
+def test_control_codes_are_escaped_and_text_stays(text: str, shown: str) -> None:
+    assert escape_text(text) == shown
+
+
+def test_each_line_has_a_mark_also_when_it_comes_in_parts() -> None:
+    written: list[str] = []
+    writer = MarkedWriter(written.append)
+    for part in ("one\nt", "wo", "\nrun 9 succeeded"):
+        writer.write(part, "  | ")
+    writer.end_line()
+    writer.end_line()
+    assert "".join(written) == "  | one\n  | two\n  | run 9 succeeded\n"
