@@ -137,7 +137,7 @@ class PoolUnavailableError(PoolError):
     """A pool that started nothing, so that the same call is safe to repeat.
 
     Raised when the pool could not be reached or could not begin the run. It is not `retryable` if
-    only something on the way said so of a session that exists, since that proves nothing.
+    something on the way refused a run in a session that exists, since that proves nothing.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
