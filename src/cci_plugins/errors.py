@@ -136,7 +136,8 @@ class PoolError(CodeInterpreterError):
 class PoolUnavailableError(PoolError):
     """A pool that started nothing, so that the same call is safe to repeat.
 
-    Raised when the pool could not be reached or could not begin the run.
+    Raised when the pool could not be reached or could not begin the run. It is not `retryable` if
+    something on the way refused a run in a session that exists, since that proves nothing.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, retryable: bool = True) -> None:
@@ -153,9 +154,14 @@ class PoolExhaustedError(PoolUnavailableError):
     """
 
     def __init__(
-        self, message: str, *, hint: str | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        retryable: bool = True,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, retryable=retryable)
         self.retry_after = retry_after
 
 

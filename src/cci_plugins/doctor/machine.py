@@ -16,6 +16,7 @@ import anyio.to_thread
 from cci_plugins.common.settings import Settings, find_unknown_variables, get_variable_name
 from cci_plugins.errors import ConfigurationError, IsolationError
 from cci_plugins.mcp_client.client import parse_endpoint_url
+from cci_plugins.pools.local.isolation.memory_cgroup import find_cgroup_parent
 
 from .context import Check, Context
 from .findings import Outcome, SkipCheckError
@@ -27,6 +28,7 @@ _WEAK_BACKENDS = {
     "NONE": "unset CCI_ISOLATION, which is only for code that you have read yourself",
 }
 _MEMORY_COUNTED = "memory of a session is counted by the application, not by a memory cgroup"
+_MEMORY_BOUND = "memory of a session is counted by the application and bound by a memory cgroup"
 _NOT_LOCAL = "code runs in a session pool, not on this machine"
 # The first package of each extra that a pool needs.
 _REQUIRED_PACKAGES = {"local": "ipykernel", "azure": "azure-identity"}
@@ -169,12 +171,14 @@ async def _check_isolation(context: Context) -> Outcome:
         fix = "" if context.settings.python is None else "correct or unset CCI_PYTHON"
         return Outcome.failed(context.mask.clean_text(str(error)), error.hint or fix)
     backend = description.partition(": ")[2] or description
+    has_cgroup = await anyio.to_thread.run_sync(find_cgroup_parent) is not None
+    memory = _MEMORY_BOUND if has_cgroup else _MEMORY_COUNTED
     weaker = next((fix for name, fix in _WEAK_BACKENDS.items() if backend.startswith(name)), None)
     if weaker is not None:
         return Outcome.warning(
-            f"the isolation is weaker than it could be: {backend}; {_MEMORY_COUNTED}", weaker
+            f"the isolation is weaker than it could be: {backend}; {memory}", weaker
         )
-    return Outcome.ok(f"{backend}; {_MEMORY_COUNTED}")
+    return Outcome.ok(f"{backend}; {memory}")
 
 
 async def _check_kernel(context: Context) -> Outcome:

@@ -111,7 +111,10 @@ def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
         return FileTooLargeError(text, size=0, limit=0, hint=hint_text)
     if issubclass(kind, PoolExhaustedError):
         return PoolExhaustedError(
-            text, hint=hint_text, retry_after=parse_seconds(value.get("retryAfter"))
+            text,
+            hint=hint_text,
+            retry_after=parse_seconds(value.get("retryAfter")),
+            retryable=value.get("retryable") is not False,
         )
     return kind(text, hint=hint_text, retryable=value.get("retryable") is True)
 

@@ -234,6 +234,10 @@ class AgentClient:
             self._ready.add(session_id)
         return reply
 
+    def has_answered(self, session_id: str) -> bool:
+        """Return whether the session has answered this client before, so that it exists."""
+        return session_id in self._ready
+
     def _get_time_limit(self, verb: str) -> timedelta:
         """Return how long to wait. Running code delays all verbs but the report of its own end."""
         return self._report_limit if verb == "emit_report" else self._busy_limit

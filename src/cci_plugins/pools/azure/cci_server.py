@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from cci_plugins.common.environment import SessionEnvironment
-from cci_plugins.errors import CodeInterpreterError, PoolError, SessionLostError
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    PoolError,
+    PoolExhaustedError,
+    PoolUnavailableError,
+    SessionLostError,
+)
 from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.mcp_client.executions import (
@@ -21,7 +27,7 @@ from cci_plugins.mcp_client.executions import (
     load_execution,
 )
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
-from cci_plugins.mcp_client.http import map_protocol_errors
+from cci_plugins.mcp_client.http import map_protocol_errors, was_sent
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.mcp_client.progress import ProgressHandler, StreamedOutput
 from cci_plugins.models import Execution
@@ -47,6 +53,7 @@ class RunRequest:
         run: Name of the run, which the server starts once, or None.
         env: Variables for the code, or None.
         is_background: Whether it outlives its request, without host tools too.
+        refusals: Refusals of requests that may have arrived, since the server's last answer.
     """
 
     session_id: str
@@ -57,6 +64,12 @@ class RunRequest:
     run: str | None = None
     env: SessionEnvironment | None = None
     is_background: bool = False
+    refusals: list[Exception] = field(default_factory=list, compare=False)
+
+    def note_refusal(self, error: PoolUnavailableError) -> None:
+        """Note that something refused a request which the server may have received."""
+        if was_sent(error):
+            self.refusals.append(error)
 
 
 def is_cci_server(description: Mapping[str, Any]) -> bool:
@@ -164,6 +177,19 @@ def _read_execution(answer: ToolResult, session_id: str) -> Execution:
     return read_execution(answer, session_id)
 
 
+def build_refused_error(error: PoolUnavailableError) -> PoolUnavailableError:
+    """Return a refusal that does not allow a second run, because the code may have run.
+
+    It keeps its kind, so that a full pool is still a `PoolExhaustedError`.
+    """
+    text = f"{error}; {MAY_HAVE_RUN}"
+    if isinstance(error, PoolExhaustedError):
+        return PoolExhaustedError(
+            text, hint=error.hint, retry_after=error.retry_after, retryable=False
+        )
+    return PoolUnavailableError(text, hint=error.hint, retryable=False)
+
+
 def build_unclear_error(error: CodeInterpreterError) -> PoolError:
     """Return an error that does not allow a second run, because the code may have run."""
     text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
@@ -196,6 +222,10 @@ async def run_full(
         )
     except SessionLostError as error:  # of something on the way, which proves nothing
         raise build_unclear_error(error) from error
+    except PoolUnavailableError as error:
+        request.note_refusal(error)
+        raise
+    request.refusals.clear()
     execution = read_execution_of(answer, request.session_id)
     if streamed is not None:
         streamed.finish(execution)

@@ -8,6 +8,7 @@ Nothing happens twice:
 
 - Only a request that the server has answered is known to have started the run. If the answer is
   lost, the client asks for the name. It never starts a name of which it does not know that.
+- A refusal by something on the way is repeated under the same name (`remote_pool`).
 - Once the run has started, no error is `retryable`, because a second run would call tools again.
 - A call is answered by one task, whatever reports repeat it. Requests with answers may be repeated.
 
@@ -33,6 +34,7 @@ from cci_plugins.errors import (
     ConfigurationError,
     ExecutionTimeoutError,
     PoolError,
+    PoolUnavailableError,
     ProtocolError,
     SessionLostError,
     ToolCallError,
@@ -316,6 +318,10 @@ class HeldRun:
             )
         except SessionLostError as error:  # of something on the way, which proves nothing
             raise build_unclear_error(error) from error
+        except PoolUnavailableError as error:
+            request.note_refusal(error)
+            raise
+        request.refusals.clear()
         if HELD_KEY not in answer.meta:
             failure = answer.meta.get(failures.META_KEY)
             if isinstance(failure, dict):

@@ -6,9 +6,10 @@ agent inside the session. Files use the pool's REST API where it answers, or els
 
 Nothing runs twice: each abstract method sends its request once, and only `RetryPolicy` repeats
 it. A run is repeated only if the pool answered that it did not start, and under a name that the
-session or the cci-plugins server accepts once. An upload is never repeated, because its content
-can be read only once. A deleted session must stay deleted: where the pool cannot end sessions,
-its content is wiped once and not again before the next use, because each call starts a session.
+session or the cci-plugins server accepts once. A refusal that stays is `retryable` as in
+`text_sessions`, except that the server's own answer proves it. An upload is never repeated, because
+its content can be read only once. A deleted session must stay deleted: where the pool cannot end
+sessions, its content is wiped once and not again before the next use, because each call starts one.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from cci_plugins.pools.package_exchange import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
-from .cci_server import RunRequest, RunTool, run_full
+from .cci_server import RunRequest, RunTool, build_refused_error, run_full
 from .held_run import HeldRun
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
@@ -276,7 +277,14 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         """Run code on the cci-plugins server, and repeat what did not start."""
         if tools is not None and self.capabilities.host_tools is False:
             raise build_unsupported_error(self.capabilities.name, _OLDER_SERVER)
-        return await self._retry.call_with_retry(lambda: self._run_full(request, on_output, tools))
+        try:
+            return await self._retry.call_with_retry(
+                lambda: self._run_full(request, on_output, tools)
+            )
+        except PoolUnavailableError as error:
+            if request.instance is not None and request.refusals:
+                raise build_refused_error(error) from error
+            raise
 
     @override
     async def check_background_runs(self, session_id: str) -> None:

@@ -25,7 +25,11 @@ The outcomes of one try (`_run`):
    * The run did not begin, in the instance that the caller expects. It never will, so the code is
      sent again under a new name.
    * The pool's reply or a new agent proves that the session ended. That is the run's result.
-   * The pool was full, and nobody contradicts it. The error stays `retryable`.
+   * The pool refused the run and the question (429, 503). The error stays `retryable` only if the
+     session is new: no earlier answer shows that it exists. That is how a full pool refuses. It
+     does not refuse a session that it has, so there a rate limit or a proxy answered instead,
+     perhaps after it had passed the run on. Then the error states that the code may have run.
+     A proxy that lies about the first run of a session looks like a full pool.
    * Anything else raises an error which states that the code may have run.
 
 Invariants:
@@ -81,6 +85,7 @@ from .agent_client import (
     get_instance,
     get_total,
 )
+from .cci_server import build_refused_error
 from .retry import RetryPolicy
 
 UPLOAD_CHUNK = 512 * 1024  # bytes
@@ -204,7 +209,8 @@ class TextSessions:
             instance=instance,
             env=None if env is None else dict(env.values),
         )
-        sent = _SentRun(run, instance, timeout + self._margin)
+        is_new = instance is None and not self._agent.has_answered(session_id)
+        sent = _SentRun(run, instance, timeout + self._margin, is_new)
         try:
             sent.reply = await self._agent.send_named(session_id, call, sent.limit, sent.faults)
         except CodeInterpreterError as error:
@@ -284,6 +290,7 @@ class _SentRun:
         run: Its name.
         instance: The instance that the caller expects.
         limit: How long to wait for it.
+        is_new: Whether nothing shows that the session existed before it.
         reply: The pool's reply.
         fault: The error instead of a reply.
         faults: The errors of all tries that may have reached the pool.
@@ -293,6 +300,7 @@ class _SentRun:
     run: str
     instance: str | None
     limit: timedelta
+    is_new: bool
     reply: Execution = field(default_factory=Execution)
     fault: CodeInterpreterError | None = None
     faults: list[Exception] = field(default_factory=list)
@@ -306,7 +314,7 @@ class _SentRun:
         """
         fault = self.fault
         if isinstance(fault, PoolUnavailableError) and not has_begun:
-            return fault  # the pool had no place for it
+            return fault if self.is_new else build_refused_error(fault)
         if fault is None:
             return ProtocolError(f"the pool's answer was cut; {MAY_HAVE_RUN}")
         if "may have run" in str(fault):

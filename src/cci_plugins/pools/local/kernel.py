@@ -458,6 +458,7 @@ class Kernel:
             self._request.note_flood()
 
     def _on_exit(self, _: object) -> None:
+        self.kill_reason = self.kill_reason or self.sandbox.find_memory_kill()
         if self._request is not None:
             self._request.finish()  # the reply cannot arrive any longer
 

@@ -76,6 +76,8 @@ class Watchdog:
         )
 
     def _find_excess(self, kernel: Kernel) -> str | None:
+        if (reason := kernel.sandbox.find_memory_kill()) is not None:
+            return reason
         memory = self._memory[kernel] = kernel.sandbox.measure_memory()
         if memory > self._limits.memory_bytes:
             return (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import anyio
 import httpx
@@ -24,12 +25,15 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
+from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.failures import (
     MAY_HAVE_RUN,
     build_error_from_rpc,
     build_error_from_text,
 )
+from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution
+from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.azure.retry import RetryPolicy
 from cci_plugins.pools.azure.text_sessions import TextSessions
 from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
@@ -113,13 +117,50 @@ async def test_a_run_that_is_answered_as_not_started_and_began_is_not_run_again(
 @pytest.mark.parametrize("refusal", REFUSALS[:2])
 async def test_a_full_pool_is_asked_once_about_the_run(refusal: Exception) -> None:
     pool = Named(refusal, refusal)
-    assert await run(pool, patience=0) is refusal
+    assert await run(pool, instance=None, patience=0) is refusal
     assert pool.verbs == ["run", "resolve_run"]
     pool = Named(refusal, ({"instance": "i", "began": False}, ""))
     assert await run(pool, patience=0) is refusal
     report = build_answer()
     pool = Named(refusal, BEGAN, (report[0], ""), report)
     assert isinstance(await run(pool, patience=0), Execution)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS[:2])
+@pytest.mark.parametrize("is_expected", [True, False])
+async def test_a_session_that_exists_may_have_run_what_is_refused_to_the_end(
+    refusal: Exception,
+    is_expected: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    pool = Named(*([] if is_expected else [build_answer()]), refusal, refusal)
+    retry = RetryPolicy(StaticKey("key"), timedelta(0))
+    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
+    if not is_expected:
+        await sessions.execute("s", "1", timeout=SECOND, instance=None)
+    with pytest.raises(type(refusal), match="may have run") as raised:
+        await sessions.execute("s", "1", timeout=SECOND, instance="i" if is_expected else None)
+    assert not getattr(raised.value, "retryable", True)
+    assert pool.verbs[-2:] == ["run", "resolve_run"]
+
+
+@pytest.mark.parametrize("has_tools", [True, False])
+@pytest.mark.parametrize("instance", ["i", None])
+async def test_a_refusal_on_the_way_to_the_server_of_a_session_that_exists_is_unclear(
+    instance: str | None,
+    has_tools: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    proof = ToolResult(meta={failures.META_KEY: failures.dump_error(PoolExhaustedError("full"))})
+    tools = Mock(specs=(), bounds=None) if has_tools else None
+    for answer, is_proven in ((REFUSALS[0], instance is None), (proof, True)):
+        pool = PlatformSessionPool("http://localhost/mcp", key="k", patience=0)
+        pool._returns_full_results = AsyncMock(return_value=True)  # type: ignore[method-assign]
+        pool._get_run_tool = AsyncMock()  # type: ignore[method-assign]
+        pool._get_run_tool.return_value.call.side_effect = [answer]
+        with pytest.raises(PoolExhaustedError, match="full") as raised:
+            await pool.execute("s", "1", timeout=1, instance=instance, tools=tools)
+        await pool.aclose()
+        assert raised.value.retryable is is_proven
+        assert ("may have run" in str(raised.value)) is not is_proven
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ class Kernel(SimpleNamespace):
     __hash__ = object.__hash__
 
     def __init__(
-        self, memory: int, usage: tuple[int, int] = (0, 0), violation: str | None = None
+        self,
+        memory: int,
+        usage: tuple[int, int] = (0, 0),
+        violation: str | None = None,
+        memory_kill: str | None = None,
     ) -> None:
         def measure_memory() -> int:
             if memory < 0:
@@ -33,6 +37,7 @@ class Kernel(SimpleNamespace):
             measure_memory=measure_memory,
             folder=SimpleNamespace(measure_usage=lambda: usage),
             find_violation=lambda: violation,
+            find_memory_kill=lambda: memory_kill,
         )
         super().__init__(is_alive=True, reason=None, sandbox=sandbox)
 
@@ -54,6 +59,7 @@ async def test_a_session_beyond_a_limit_ends_and_the_reason_names_it() -> None:
         Kernel(1, (11 * MIB, 0)),
         Kernel(1, (0, 1001)),
         Kernel(1, violation="it hid a process"),
+        Kernel(1, memory_kill="it used all of its memory"),
         Kernel(99),
         Kernel(-1),
     )
@@ -62,6 +68,7 @@ async def test_a_session_beyond_a_limit_ends_and_the_reason_names_it() -> None:
         "its files used 11 MiB of disk, its limit is 10 MiB",
         "it created 1,001 files, its limit is 1,000",
         "it hid a process",
+        "it used all of its memory",
         None,
         None,
     ]

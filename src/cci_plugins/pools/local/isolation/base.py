@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +17,8 @@ from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.settings import IsolationName
 from cci_plugins.pools.base import DATA_FOLDER
 from cci_plugins.pools.local.folder.session_folder import SessionFolder
+
+from .memory_cgroup import MemoryCgroup, confine
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Sandbox(ABC):
     folder: SessionFolder
     connection: dict[str, Any]
     channel: ToolSocket | None = None
+    _cgroup: MemoryCgroup | None = None
 
     @abstractmethod
     async def wait(self) -> int:
@@ -100,6 +104,37 @@ class Sandbox(ABC):
             with anyio.CancelScope(shield=True):
                 await self.kill()
             raise
+
+    @asynccontextmanager
+    async def confine_memory(self, limits: SandboxLimits) -> AsyncIterator[None]:
+        """Put the session into a memory cgroup while the block runs, where it can have one."""
+        bound = limits.memory_bytes + limits.disk_bytes
+        task = asyncio.create_task(confine(bound, self.list_roots, self._keep_cgroup))
+        try:
+            yield
+            await task
+        finally:
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+
+    def _keep_cgroup(self, cgroup: MemoryCgroup) -> None:
+        self._cgroup = cgroup
+
+    def remove_cgroup(self) -> None:
+        """Remove the session's cgroup, once its processes have ended."""
+        cgroup, self._cgroup = self._cgroup, None
+        if cgroup is not None:
+            cgroup.remove()
+
+    def find_memory_kill(self) -> str | None:
+        """Return why the kernel killed one of its processes, as a clause. None if it did not."""
+        cgroup = self._cgroup
+        return None if cgroup is None else cgroup.find_excess()
+
+    def list_roots(self) -> list[int]:
+        """List the first processes of the session, as the host numbers them."""
+        return []
 
     def egress_socket_path(self) -> tuple[str, str] | None:
         """Return where to put a Unix socket that only this session can reach.

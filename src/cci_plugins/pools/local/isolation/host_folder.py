@@ -88,7 +88,7 @@ class HostFolderIsolation(Isolation):
         """
         interpreter = (await inspect(spec.python)).with_packages(spec.packages)
         sandbox = await self._start(spec, interpreter)
-        async with sandbox.kill_on_failure():
+        async with sandbox.kill_on_failure(), sandbox.confine_memory(spec.limits):
             await wait_for_sockets(sandbox.sockets, sandbox.child)
         return sandbox
 
@@ -170,7 +170,7 @@ class HostFolderSandbox(Sandbox):
             owner=owner,
             capacity=spec.limits.disk_bytes,
             scratch=(scratch, home, os.dup(self.sockets)),
-            measure_nameless=lambda: self._open_files.measure(self._list_roots()),
+            measure_nameless=lambda: self._open_files.measure(self.list_roots()),
         )
         self.connection = build_connection_info(address, spec.key)
         return base
@@ -238,6 +238,7 @@ class HostFolderSandbox(Sandbox):
                         os.kill(pid, signal.SIGKILL)
                 await self.child.wait()
                 _reap(pids[1:])
+        self.remove_cgroup()
         if not self._is_released:
             self._is_released = True
             self.tool_socket.close()
@@ -253,16 +254,16 @@ class HostFolderSandbox(Sandbox):
 
     def measure_memory(self) -> int:
         """Return the bytes that processes and sockets use. The session's files are on disk."""
-        return sum(measure_tree(pid) + measure_sockets(pid) for pid in self._list_roots())
+        return sum(measure_tree(pid) + measure_sockets(pid) for pid in self.list_roots())
 
     def find_violation(self) -> str | None:
         """Return how the session evades its measurement, as a clause. None if it does not."""
         if self.may_hide_files:
             return None
-        hidden = self._open_files.find_hidden_process(self._list_roots())
+        hidden = self._open_files.find_hidden_process(self.list_roots())
         return None if hidden is None else "one of its processes hides its open files"
 
-    def _list_roots(self) -> list[int]:
+    def list_roots(self) -> list[int]:
         """List the supervisor's children: the kernel, and processes that lost their parent."""
         is_running = hasattr(self, "child") and not self.child.has_ended
         return supervisor.list_children(self.child.process.pid) if is_running else []

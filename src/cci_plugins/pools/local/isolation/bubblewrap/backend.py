@@ -184,7 +184,8 @@ class BwrapIsolation(Isolation):
         interpreter = (await inspect(spec.python)).with_packages(spec.packages)
         sandbox = await self._start(spec, interpreter)
         async with sandbox.kill_on_failure():
-            await wait_for_sockets(sandbox.sockets, sandbox.child)
+            async with sandbox.confine_memory(spec.limits):
+                await wait_for_sockets(sandbox.sockets, sandbox.child)
             sandbox.find_kernel()
         return sandbox
 

@@ -196,6 +196,7 @@ class BwrapSandbox(Sandbox):
         if child is not None:
             self.child = child
             await self._wait_or_kill()
+        self.remove_cgroup()
         self.tool_socket.close()
         if hasattr(self, "folder"):
             self.folder.close()
@@ -215,6 +216,10 @@ class BwrapSandbox(Sandbox):
     def egress_socket_path(self) -> tuple[str, str]:
         """Return a path in the folder of the kernel's sockets."""
         return f"/proc/self/fd/{self.sockets}/egress", f"{SOCKET_FOLDER}/egress"
+
+    def list_roots(self) -> list[int]:
+        """List the sandbox's first process, unless it was ended."""
+        return [self._init_pid] if "init" in self._handles else []
 
     def measure_memory(self) -> int:
         """Return the bytes that processes, sockets and files use. The files live in memory too."""
