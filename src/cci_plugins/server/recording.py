@@ -61,16 +61,17 @@ class _RecordingPool:
     """
 
     def __init__(self, pool: SessionPool, history: RunHistory, entry: EntryPoint) -> None:
-        self._pool, self._history, self._entry = pool, history, entry
+        self._pool, self._history = pool, history
+        self._entry: EntryPoint = entry
         self._relayed: dict[tuple[str, object], _RelayedRun] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    @property  # type: ignore[misc] # as `unittest.mock` does for `spec`
-    def __class__(self) -> Any:
-        """The class of the pool."""
-        return type(self._pool)
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":  # as `unittest.mock` does for `spec`
+            return type(self._pool)
+        return super().__getattribute__(name)
 
     async def execute(self, session_id: str, code: str, **options: Any) -> Execution:
         """Run code in the pool, and record it."""

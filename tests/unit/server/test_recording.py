@@ -65,6 +65,13 @@ async def test_a_run_is_recorded_without_secrets_of_its_environment() -> None:
     assert (run.code, run.status, run.entry) == ("print('[redacted]')", "succeeded", "rest")
 
 
+async def test_a_run_in_the_background_is_recorded_once() -> None:
+    pool, history = record(FakeSessionPool(Execution(stdout="later")))
+    await pool.execute_in_background("session-1", "1", timeout=TIMEOUT)
+    (run,) = history.find_session("session-1").runs
+    assert run.execution.stdout == "later"
+
+
 async def test_code_is_shown_as_its_author_wrote_it_and_transfers_are_not_shown() -> None:
     from cci_plugins.files import in_session_transfer
 
