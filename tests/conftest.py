@@ -23,23 +23,27 @@ watching.start()
 
 # The longest files begin, so that the workers end together. The cheap unit tests fill the rest.
 LONGEST = (
+    "tests/docs/test_python_blocks.py",
+    "tests/integration/test_cli_serve.py",
+    "tests/integration/test_mcp_execute_code.py",
+    "tests/adapters/test_deepagents.py",
     "tests/samples/test_samples.py",
     "tests/integration/test_azure_pools.py",
-    "tests/integration/test_plain_python.py",
     "tests/integration/test_isolation.py",
-    "tests/integration/test_doctor.py",
-    "tests/docs/test_python_blocks.py",
-    "tests/adapters/test_deepagents.py",
     "tests/integration/test_local_pool.py",
-    "tests/integration/test_mcp_execute_code.py",
-    "tests/integration/test_cli_serve.py",
     "tests/integration/test_files.py",
+    "tests/integration/test_plain_python.py",
+    "tests/docs/test_shell_blocks.py",
+    "tests/integration/test_doctor.py",
     "tests/adapters/test_what_the_model_sees.py",
+    "tests/integration/test_calls_from_anywhere.py",
     "tests/integration/test_provisioning.py",
     "tests/integration/test_cli_provision.py",
     "tests/integration/test_cli_run.py",
+    "tests/integration/test_background_runs_server.py",
     "tests/samples/test_sample_folders.py",
     "tests/contract/test_pools.py",
+    "tests/adapters/test_leaks.py",
 )
 LAST = ("tests/unit/", "tests/infra/", "tests/bare/")
 

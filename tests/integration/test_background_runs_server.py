@@ -82,6 +82,7 @@ async def wait_for_text(run: BackgroundRun, text: str) -> int:
     return run.output().end
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_a_background_run_outlives_its_request_and_its_session_stays(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ async def test_a_background_run_outlives_its_request_and_its_session_stays(
         assert [call.name for call in execution.tool_calls] == ["gate"]
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_a_background_run_ends_in_the_session_when_it_is_cancelled_or_late(
     place: Place,
 ) -> None:
@@ -152,6 +154,7 @@ async def test_a_background_run_ends_in_the_session_when_it_is_cancelled_or_late
         assert run.status == "cancelled"
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_code_goes_on_without_its_client_until_its_own_end(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ async def test_code_calls_tools_from_threads_and_tasks(interpreter: CodeInterpre
     await interpreter.session("one").run_code("del tools")
 
 
+@pytest.mark.quick("bwrap")
 async def test_what_goes_wrong_is_an_exception_in_the_code(interpreter: CodeInterpreter) -> None:
     host = Host()
     execution = await run(interpreter, host, ERRORS)
@@ -232,6 +233,7 @@ async def test_what_goes_wrong_is_an_exception_in_the_code(interpreter: CodeInte
     ]
 
 
+@pytest.mark.quick("bwrap")
 async def test_waiting_for_tools_is_not_the_runs_time_and_a_late_call_ends(
     interpreter: CodeInterpreter,
 ) -> None:
@@ -248,6 +250,7 @@ async def test_waiting_for_tools_is_not_the_runs_time_and_a_late_call_ends(
     assert host.cancelled == 1
 
 
+@pytest.mark.quick("bwrap")
 async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) -> None:
     host, session = Host(), interpreter.session("one")
     task = asyncio.ensure_future(run(interpreter, host, "tools.wait(2.5)"))
@@ -280,6 +283,7 @@ async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) 
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_tool_cannot_wait_for_its_own_session(interpreter: CodeInterpreter) -> None:
     async def again(code: str) -> str:
         return (await interpreter.session("one").run_code(code)).text
@@ -326,6 +330,7 @@ async def test_forged_calls_reach_no_tool(interpreter: CodeInterpreter) -> None:
 
 
 @pytest.mark.parametrize("message", INVALID)
+@pytest.mark.quick("bwrap")
 async def test_an_invalid_message_ends_the_calls_and_nothing_else(
     interpreter: CodeInterpreter, message: str
 ) -> None:
@@ -403,6 +408,7 @@ tools.add(3)
     assert execution.text == "3"
 
 
+@pytest.mark.quick("bwrap")
 async def test_sessions_do_not_call_for_each_other(interpreter: CodeInterpreter) -> None:
     mine, other = Host(), Host()
     task = asyncio.ensure_future(run(interpreter, mine, "tools.wait(0.5)"))

@@ -218,6 +218,7 @@ except tools.ToolLimitError as error:
 """
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_tools_are_called_from_threads_and_tasks_through_every_server(place: Place) -> None:
     host, seen = Host(), list[str]()
     with anyio.fail_after(100):
@@ -240,6 +241,7 @@ async def test_tools_are_called_from_threads_and_tasks_through_every_server(plac
     assert host.calls.count("echo") == 2
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_a_run_goes_on_when_requests_and_answers_get_lost(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +268,7 @@ async def test_a_run_goes_on_when_requests_and_answers_get_lost(
     assert next(losses, "none left") == "none left"
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_a_cancelled_run_and_its_tool_end_in_the_session(place: Place) -> None:
     host = Host()
     with anyio.fail_after(60):
@@ -279,6 +282,7 @@ async def test_a_cancelled_run_and_its_tool_end_in_the_session(place: Place) -> 
     assert (execution.text, host.cancelled) == ("True", 1)
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_a_tool_takes_longer_than_a_request_and_than_the_run_may(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +337,7 @@ print(len([one for one in found if one != 'limit']), found.count('limit'))
 """
 
 
+@pytest.mark.quick("serve", "gateway")
 async def test_a_flood_of_calls_is_bounded_and_the_session_stays_usable(place: Place) -> None:
     host = Host()
     with anyio.fail_after(60):

@@ -109,6 +109,7 @@ async def test_a_restart_keeps_files_and_variables_of_the_environment_only(
     await session.delete()
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_restart_ends_code_that_runs(interpreter: CodeInterpreter) -> None:
     session = interpreter.session("busy")
     stubborn = (
@@ -125,6 +126,7 @@ async def test_a_restart_ends_code_that_runs(interpreter: CodeInterpreter) -> No
     await session.delete()
 
 
+@pytest.mark.quick("bwrap")
 async def test_an_interrupt_stops_the_run_and_keeps_the_state(interpreter: CodeInterpreter) -> None:
     session = interpreter.session("interrupt")
     assert await session.interrupt() is False
@@ -141,6 +143,7 @@ async def test_an_interrupt_stops_the_run_and_keeps_the_state(interpreter: CodeI
     await session.delete()
 
 
+@pytest.mark.quick("bwrap")
 async def test_the_usage_of_a_run_counts_its_own_time_and_memory(
     interpreter: CodeInterpreter,
 ) -> None:
