@@ -22,6 +22,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from cci_plugins.cli import app
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._cloud import Fault, Running, role_gate, running
@@ -216,10 +217,22 @@ async def test_ctrl_c_prints_how_to_continue(cci: Command) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-async def test_wrong_options_are_named(
-    cci: Command, arguments: tuple[str, ...], named: str
+def test_wrong_options_are_named(
+    cci: Command,
+    arguments: tuple[str, ...],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, _, err = await cci(*arguments)
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "CCI_"))]:
+        monkeypatch.delenv(name)
+    for name, value in cci.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(cci.folder)
+
+    code = app.start(["provision", *arguments])
+
+    err = capsys.readouterr().err
     assert code == 3, err
     assert named in err
     assert "Traceback" not in err
