@@ -92,6 +92,7 @@ def _start_kernels_on_demand() -> None:
     A warm kernel costs two seconds of a core, and most tests use one session of a pool.
     """
     os.environ.setdefault("CCI_READY_SESSIONS", "0")
+    os.environ.setdefault("CCI_PRELOAD", "none")
     if find_spec("jupyter_client") is not None:
         from cci_plugins.pools.local.pool import LocalSessionPool
 

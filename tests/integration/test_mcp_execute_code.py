@@ -57,7 +57,8 @@ INITIALIZE = (
 
 def environment() -> dict[str, str]:
     skipped = ("AZURE_", "MCP_", "CCI_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
+    return kept | {"CCI_PRELOAD": "none"}
 
 
 @pytest.fixture(scope="module")

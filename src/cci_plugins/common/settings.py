@@ -24,6 +24,7 @@ from .number_errors import build_number_error
 PoolName = Literal["local", "platform", "custom"]
 # The rest of such a variable's name is the name that code in a session sees.
 SESSION_ENV_PREFIX = "CCI_SESSION_ENV_"
+PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 
 
@@ -165,6 +166,9 @@ class Settings(BaseSettings):
     )
     packages: str = _define_setting(
         "", "CCI_PACKAGES", doc="Packages for the embedded pool's sessions: polars duckdb>=1,<2"
+    )
+    preload: str = _define_setting(
+        ",".join(PRELOAD), "CCI_PRELOAD", doc="Modules that a ready session has imported, or none"
     )
     timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     background_timeout: float = _define_number(

@@ -433,6 +433,7 @@ def _build_local_pool(settings: Settings) -> SessionPool:
     total = settings.container_memory and compute_total_memory(
         settings.container_memory, settings.ready_sessions
     )
+    preload = settings.preload.replace(",", " ").split()
     return LocalSessionPool(
         isolation=settings.isolation,
         python=settings.python,
@@ -444,6 +445,7 @@ def _build_local_pool(settings: Settings) -> SessionPool:
         environment=settings.session_environment,
         total_memory_bytes=total or None,
         packages=settings.packages.split(),
+        preload=() if preload == ["none"] else tuple(preload),
     )
 
 

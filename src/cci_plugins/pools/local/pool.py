@@ -29,7 +29,7 @@ from cci_plugins.common.environment import (
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
-from cci_plugins.common.settings import IsolationName
+from cci_plugins.common.settings import PRELOAD, IsolationName
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -72,7 +72,6 @@ except ModuleNotFoundError as missing:
         f"the embedded pool needs {missing.name}", hint='pip install "cci-plugins[local]"'
     ) from missing
 
-PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 MAX_LOSS_REASONS = 10_000
 READ_BYTES = 256 * 1024
 RESTART_SECONDS = 3.0  # for code that runs to stop, so that it leaves no file half written
