@@ -182,7 +182,8 @@ def test_a_run_is_watched_while_it_runs_until_its_session_ends(console: Console)
             runner.join(LIMIT)
             ended = console.ask("sessions", "end", "watched-1")
             assert (ended.returncode, ended.stderr) == (0, "ended watched-1\n")
-            rest, messages = process.communicate(timeout=LIMIT)
+            process.wait(LIMIT)  # `communicate` would leave out what `readline` has read ahead
+            rest, messages = process.stdout.read(), process.stderr.read()
         finally:
             process.kill()
     times = {line.strip(): moment for line, moment in lines}
