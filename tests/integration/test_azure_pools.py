@@ -49,7 +49,7 @@ def local_pool():
     return LocalSessionPool(preload=(), ready_sessions=0)
 
 
-@pytest.mark.quick("platform-sse-launchPythonEnvironment", "custom-executions")
+@pytest.mark.quick("platform-sse-launchPythonEnvironment")
 @pytest.mark.parametrize("options", KINDS, ids=named)
 async def test_every_kind_keeps_the_contract(options):
     with anyio.fail_after(110):

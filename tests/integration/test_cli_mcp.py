@@ -33,6 +33,7 @@ def cci(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.quick("claude-mcpServers")
 @pytest.mark.parametrize(("client", "key"), [("vscode", "servers"), ("claude", "mcpServers")])
 def test_the_printed_configuration_starts_a_server(client: str, key: str, tmp_path: Path) -> None:
     done = cci("--print-config", client, "--isolation", "auto", cwd=tmp_path)

@@ -297,9 +297,11 @@ async def test_a_tool_takes_longer_than_a_request_and_than_the_run_may(
     assert late.status == "timed_out"
 
 
+@pytest.mark.quick("platform")
 @pytest.mark.parametrize(
     "options",
     [{"kind": "platform"}, {"kind": "managed"}, {"kind": "custom", "container": "executions"}],
+    ids=["platform", "managed", "custom"],
 )
 async def test_a_pool_that_answers_in_text_only_refuses_before_it_runs_code(options: Any) -> None:
     from cci_plugins.server import SignedEnvironments

@@ -110,6 +110,7 @@ async def test_both_installers_add_what_is_missing_and_keep_what_is_there(
     assert list_names(folder) == []
 
 
+@pytest.mark.quick("uv")
 @pytest.mark.usefixtures("installer", "folder")
 async def test_a_lock_decides_versions_and_hashes(wheels: Path) -> None:
     async with open_packages(wheels, lock=wheels / "lock.txt") as session:
@@ -167,6 +168,7 @@ def test_a_lock_names_one_version_and_its_hashes(line: str, tmp_path: Path) -> N
         build_source(PYTHON, None, None, tmp_path / "lock.txt")
 
 
+@pytest.mark.quick("uv")
 @pytest.mark.usefixtures("installer", "folder")
 async def test_only_the_index_of_the_application_is_asked(
     wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +196,7 @@ async def test_only_the_index_of_the_application_is_asked(
         assert other.paths
 
 
+@pytest.mark.quick("uv")
 @pytest.mark.usefixtures("installer")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_app_that_is_killed_leaves_neither_packages_nor_an_installer(

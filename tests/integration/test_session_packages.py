@@ -73,6 +73,7 @@ def list_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("cci-packages-*/*/cci_tiny.py"))
 
 
+@pytest.mark.quick("bwrap")
 async def test_installed_packages_are_imported_read_only_and_given_again(
     interpreter: CodeInterpreter,
 ) -> None:
