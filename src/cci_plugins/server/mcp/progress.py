@@ -57,6 +57,7 @@ class _ProgressReporter:
         self._notify = notify
         self._pending: list[tuple[StreamName, list[str]]] = []
         self._pending_size = 0
+        self._begun_lines: dict[StreamName, str] = {}
         self._count = 0
         self._is_full = False
         self._wakeup, self._ended = anyio.Event(), anyio.Event()
@@ -106,11 +107,11 @@ class _ProgressReporter:
         ]
         self._pending, self._pending_size, self._wakeup = [], 0, anyio.Event()
         params: dict[str, Any] = {}
-        if chunks:
-            params = {
-                "message": _get_last_line(chunks[-1][1]),
-                "_meta": {OUTPUT_KEY: dump_output(chunks)},
-            }
+        for stream, text in chunks:
+            # a chunk may end within a line, whose rest comes with the next one
+            line = self._begun_lines.get(stream, "") + text[-_TAIL_CHARACTERS:]
+            self._begun_lines[stream] = line.rpartition("\n")[2][-_TAIL_CHARACTERS:]
+            params = {"message": _get_last_line(line), "_meta": {OUTPUT_KEY: dump_output(chunks)}}
         # MCP requires each value to exceed the one before, so a heartbeat counts as a character
         self._count += sum(len(text) for _, text in chunks) or 1
         await self._notify({"progress": self._count} | params)

@@ -155,3 +155,14 @@ async def test_text_that_json_cannot_encode_is_replaced():
     async with progress.report_progress(client.notify) as on_output:
         on_output(OutputEvent("stdout", "a\ud800b"))
     assert client.text == "a\N{REPLACEMENT CHARACTER}b"
+
+
+async def test_a_line_that_comes_in_parts_is_named_as_a_whole():
+    client = Client()
+    with anyio.fail_after(10):
+        async with progress.report_progress(client.notify) as on_output:
+            for text in ("step ", "2\n", "\n", "3"):
+                on_output(OutputEvent("stdout", text))
+                await client.next()
+    assert [one["message"] for one in client.received] == ["step", "step 2", "", "3"]
+    assert client.text == "step 2\n\n3"
