@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -13,10 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import anyio
 import anyio.from_thread
@@ -25,11 +22,11 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from cci_plugins.cli import app
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._cloud import Fault, Running, role_gate, running
 from ._cloud.values import ARM_TOKEN, DATA_TOKEN, POOL_KEY, ROTATED_KEY, SECRETS, SUBSCRIPTION
+from ._command import run_command
 from ._emulated import emulated
 from ._provision import GROUP
 
@@ -106,18 +103,10 @@ class Command:
             pass
 
     def run_here(self, *arguments: str) -> tuple[int, str, str]:
-        """Run the command in this process, which is quicker by a second."""
-        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-        with (
-            patch.dict(os.environ, self.environment, clear=True),
-            chdir(self.folder),
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            code = app.start(arguments)
-        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
-        self.seen += texts
-        return code, texts[0], texts[1]
+        """Run the command in this process."""
+        code, out, err = run_command(arguments, self.folder, self.environment)
+        self.seen += [out, err]
+        return code, out, err
 
     async def __call__(
         self, *arguments: str, group: str = "provision", new_process: bool = False
