@@ -629,9 +629,7 @@ def signed_in(running: Running, tmp_path: Path) -> dict[str, str]:
 def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     """Return the command, signed in."""
 
-    def call(
-        *arguments: str, new_process: bool = False, **variables: str
-    ) -> tuple[int, str, str]:
+    def call(*arguments: str, new_process: bool = False, **variables: str) -> tuple[int, str, str]:
         if not new_process:
             return run_command(arguments, tmp_path, signed_in | variables)
         done = subprocess.run(
@@ -647,6 +645,7 @@ def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, s
     return call
 
 
+@pytest.mark.full
 @pytest.mark.slow
 async def test_the_sample_charts_a_csv_and_saves_the_file(
     signed_in: dict[str, str], running: Running, pool: Emulated, tmp_path: Path

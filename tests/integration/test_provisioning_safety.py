@@ -130,6 +130,7 @@ async def test_a_wrong_key_is_not_reported_as_a_role_that_is_not_known_yet(
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
+@pytest.mark.quick("python")
 @pytest.mark.parametrize("kind", ["python", "custom"])
 async def test_the_remedy_for_a_region_works(place: Place, kind: Any) -> None:
     cloud = place.cloud
@@ -192,6 +193,7 @@ async def test_options_that_are_left_out_keep_what_a_custom_pool_has(
     }
 
 
+@pytest.mark.quick("to-python", "location")
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
@@ -199,6 +201,7 @@ async def test_options_that_are_left_out_keep_what_a_custom_pool_has(
         ({"kind": "python"}, {"kind": "custom"}, "kind python"),
         ({}, {"location": "swedencentral"}, "location eastus"),
     ],
+    ids=["to-python", "to-custom", "location"],
 )
 async def test_what_cannot_change_in_place_is_refused_before_anything_is_written(
     place: Place, first: dict[str, Any], second: dict[str, Any], named: str
