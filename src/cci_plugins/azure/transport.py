@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 from azure.core.pipeline.transport import AioHttpTransport
-from typing_extensions import override
 
 
 def build_connection_options(ca: Path | str | None, **options: Any) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def build_connection_options(ca: Path | str | None, **options: Any) -> dict[str,
     return {"transport": _TrustingTransport(file, **options)} if file else options
 
 
-class _TrustingTransport(AioHttpTransport):
+class _TrustingTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core loads it lazily
     """The SDK's transport, with one set of certificates for all its connections."""
 
     def __init__(self, ca: str, **options: Any) -> None:
@@ -36,7 +35,6 @@ class _TrustingTransport(AioHttpTransport):
         self._ca = ca
         self._is_new = True
 
-    @override
     async def open(self) -> None:
         """Open the session, as the SDK does, but with the certificates."""
         if self._is_new:
