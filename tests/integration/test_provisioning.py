@@ -296,7 +296,7 @@ async def test_the_gateway_keeps_its_key_until_it_is_rotated(place: Place) -> No
     assert len(executors) == 1
 
 
-@pytest.mark.quick("custom")  # the tests of the command run code in the other kind
+@pytest.mark.full  # as the tests of the command and of roles do
 @pytest.mark.parametrize("kind", ["python", "custom"])
 async def test_up_runs_code_in_the_new_pool(place: Place, kind: Any, tmp_path: Path) -> None:
     emulation = "platform" if kind == "python" else "custom"

@@ -102,7 +102,9 @@ async def test_only_the_missing_right_to_pull_the_image_ends_up(place: Place) ->
     assert "registries/cciacr" in str(caught.value.hint)
 
 
-async def test_the_trial_run_decides_about_a_role_that_could_not_be_assigned(place: Place) -> None:
+async def test_the_trial_run_decides_about_a_role_that_could_not_be_assigned(
+    place: Place, tmp_path: Path
+) -> None:
     place.cloud.faults.append(
         refuse("PUT", "roleassignments", "Microsoft.Authorization/roleAssignments/write")
     )
@@ -115,7 +117,13 @@ async def test_the_trial_run_decides_about_a_role_that_could_not_be_assigned(pla
             await up(wanted, azure=azure).finish()
         assert EXECUTOR in str(caught.value.hint)
         place.cloud.assign(EXECUTOR, f"/subscriptions/{wanted.subscription}")
-        assert (await collect_progress(up(wanted, azure=azure)))[-1].message == "the pool ran 1+1"
+        path = tmp_path / ".env"
+        run = up(wanted, azure=azure, env_file=path)
+        assert (await collect_progress(run))[-1].message == "the pool ran 1+1"
+    values = dict(line.split("=", 1) for line in path.read_text().splitlines())
+    assert values == run.result.environment()
+    assert (values["CCI_POOL"], values["AZURE_SESSION_POOL_ENDPOINT"]) == ("custom", pool.url)
+    assert "AZURE_SESSION_POOL_MCP_ENDPOINT" not in values  # no gateway
 
 
 async def test_a_wrong_key_is_not_reported_as_a_role_that_is_not_known_yet(

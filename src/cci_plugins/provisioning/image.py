@@ -100,10 +100,11 @@ def _iter_files(root: Path, *, is_source_tree: bool) -> Iterator[tuple[str, byte
     for folder in folders:
         for current, inner, names in os.walk(root / folder):
             inner[:] = set(inner) - _SKIPPED_FOLDERS
-            at = Path(current)
-            for path in (at / name for name in names):
+            relative = Path(current).relative_to(root).as_posix()
+            for name in names:
+                path = Path(current, name)
                 if path.is_file():
-                    yield path.relative_to(root).as_posix(), path.read_bytes()
+                    yield f"{relative}/{name}", path.read_bytes()
 
 
 def _pack_archive(files: dict[str, bytes]) -> bytes:
