@@ -1,22 +1,56 @@
-"""The command `cci` in the tests' own process, which is quicker than a new one by a second."""
+"""The command `cci` in the process of the tests. A process of its own takes a second to begin."""
+
+from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
+
+import pytest
 
 from cci_plugins.cli import app
 
+OF_POOLS = ("AZURE_", "CCI_", "MCP_")
 
-def run_command(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
-) -> tuple[int, str, str]:
-    """Run a command with this environment alone. Return exit code, stdout and stderr.
 
-    It may run in a thread, but only one at a time: the environment belongs to the process.
-    """
+class Done(NamedTuple):
+    """What a command returned and printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Command:
+    """Runs `cci` in a folder, without the settings of this process's pools."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> Done:
+        with self.monkeypatch.context() as changes:
+            for name in [name for name in os.environ if name.startswith(OF_POOLS)]:
+                if name != "CCI_ISOLATION":
+                    changes.delenv(name)
+            for name, value in {"NO_COLOR": "1", **variables}.items():
+                changes.setenv(name, value)
+            changes.chdir(self.folder)
+            changes.setattr(sys, "stdin", io.StringIO(stdin))
+            self.capsys.readouterr()
+            code = app.start(arguments)
+            return Done(code, *self.capsys.readouterr())
+
+
+def run_command(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Done:
+    """Run the command with this environment alone, in any thread, but one at a time."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with (
         patch.dict(os.environ, environment, clear=True),
@@ -25,5 +59,4 @@ def run_command(
         redirect_stderr(err),
     ):
         code = app.start(arguments)
-    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
-    return int(code), texts[0], texts[1]
+    return Done(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
