@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,18 @@ import pytest
 from cci_plugins.cli import app
 
 OF_POOLS = ("AZURE_", "CCI_", "MCP_")
+
+
+@contextmanager
+def unchanged_loggers() -> Iterator[None]:
+    """Undo what the command does to loggers, which `caplog` of later tests reads."""
+    loggers = [logging.getLogger(name) for name in ("cci_plugins", "azure")]
+    before = [(list(logger.handlers), logger.propagate) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, state in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = state
 
 
 class Done(NamedTuple):
@@ -36,7 +49,7 @@ class Command:
     capsys: pytest.CaptureFixture[str]
 
     def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> Done:
-        with self.monkeypatch.context() as changes:
+        with self.monkeypatch.context() as changes, unchanged_loggers():
             for name in [name for name in os.environ if name.startswith(OF_POOLS)]:
                 if name != "CCI_ISOLATION":
                     changes.delenv(name)
@@ -57,6 +70,7 @@ def run_command(arguments: Sequence[str], folder: Path, environment: Mapping[str
         chdir(folder),
         redirect_stdout(out),
         redirect_stderr(err),
+        unchanged_loggers(),
     ):
         code = app.start(arguments)
     return Done(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
