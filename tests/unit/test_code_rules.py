@@ -30,9 +30,10 @@ def find_what_is_too_large(source: str) -> Iterator[str]:
     if not ast.get_docstring(tree):
         yield "no docstring"
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-            if (lines := node.end_lineno - node.lineno) >= MAX_FUNCTION_LINES:
-                yield f"{node.name}: {lines} lines"
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.end_lineno:
+            continue
+        if (lines := node.end_lineno - node.lineno) >= MAX_FUNCTION_LINES:
+            yield f"{node.name}: {lines} lines"
 
 
 def test_modules_and_functions_are_small_and_modules_have_a_docstring() -> None:
