@@ -297,9 +297,7 @@ def test_long_texts_take_linear_time(text: str) -> None:
     know(SIG)
     started = time.process_time()
     redact(text)
-    assert (
-        time.process_time() - started < 10
-    )  # a generous bound: each takes a fifth of a second
+    assert time.process_time() - started < 10  # a generous bound: each takes a fifth of a second
 
 
 def test_a_tree_is_redacted_with_its_keys_and_without_its_images() -> None:
