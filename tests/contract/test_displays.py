@@ -103,6 +103,7 @@ async def test_displays_arrive_once_and_in_order(interpreter: CodeInterpreter) -
         assert count_images(await run(interpreter, code)) == 1, code
 
 
+@pytest.mark.quick("embedded")
 async def test_charts_are_shown_whatever_backend_the_code_names(
     interpreter: CodeInterpreter,
 ) -> None:
