@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 from samples import models
-from tests.samples.test_samples import ROOT, run
+from tests.samples.running import ROOT, run
 
 from cci_plugins.errors import PoolError
 

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from nbclient import NotebookClient
 from samples import models
-from tests.samples.test_samples import ROOT, run
+from tests.samples.running import ROOT, run, run_here
 
 from cci_plugins.testing import Script, Turn
 
@@ -25,7 +25,7 @@ USERS = 20
     "name", ["langchain", "semantic_kernel", "agent_framework", "openai_agents"]
 )
 def test_the_analysis_shows_the_numbers_and_saves_the_files(name: str, tmp_path: Path) -> None:
-    done = run("-m", f"samples.analysis.with_{name}", cwd=tmp_path)
+    done = run_here("-m", f"samples.analysis.with_{name}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "answer: Gentoo are the heaviest: 5076.0 g." in done.stdout
@@ -41,7 +41,7 @@ def test_the_analysis_shows_the_numbers_and_saves_the_files(name: str, tmp_path:
     ids=["approves", "edits", "rejects"],
 )
 def test_the_graph_approves_edits_and_rejects(given: str, expected: str, tmp_path: Path) -> None:
-    done = run("-m", "samples.langgraph_approval", cwd=tmp_path, given=given)
+    done = run_here("-m", "samples.langgraph_approval", cwd=tmp_path, given=given)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout.split("answer:")[1]
 
@@ -62,7 +62,7 @@ def test_code_answers_in_two_turns_what_the_model_answers_in_dozens(tmp_path: Pa
 
 @pytest.mark.full
 def test_the_group_shares_one_session(tmp_path: Path) -> None:
-    done = run("-m", "samples.semantic_kernel_group", cwd=tmp_path)
+    done = run_here("-m", "samples.semantic_kernel_group", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "344 rows" in done.stdout
     assert "200.9 mm" in done.stdout

@@ -18,10 +18,10 @@ import nbformat
 import pytest
 from samples import demo, models, penguins
 from tests.integration._wheels import find_installers
+from tests.samples.running import ROOT, run, run_here
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 
-ROOT = Path(__file__).parents[2]
 POWERS = [str(2**100), str(2**50)]
 EXPECTED = {
     "01_plain_python.py": ["344", "saved"],
@@ -41,23 +41,9 @@ EXPECTED = {
 }
 # The guides' examples and the tests of the adapters run these frameworks in each test run.
 LIKE_A_GUIDE = {"07_semantic_kernel.py", "08_agent_framework.py", "09_openai_agents.py"}
+# A process of their own is what these show: the least that a user starts, and two processes.
+ALONE = {"01_plain_python.py", "13_next_day.py"}
 WITH_FOUNDRY = {"12_foundry_agent.py"}  # tests/integration/test_foundry.py runs it
-
-
-def run(
-    *command: str, cwd: Path, given: str = "", **variables: str
-) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if "OPENAI" not in name}
-    return subprocess.run(
-        [sys.executable, *command],
-        capture_output=True,
-        check=False,
-        cwd=cwd,
-        env={**kept, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "NO_COLOR": "1", **variables},
-        input=given,
-        text=True,
-        timeout=110,
-    )
 
 
 def test_every_sample_has_an_expectation() -> None:
@@ -81,9 +67,10 @@ def test_the_samples_are_numbered_without_holes_and_listed() -> None:
 def test_the_sample_runs_without_a_key(name: str, tmp_path: Path) -> None:
     if name == "04_excel.py":
         pytest.importorskip("openpyxl")
-    installers = find_installers() if name == "14_packages.py" else []
-    path = os.pathsep.join([os.environ["PATH"], *installers])
-    done = run(str(ROOT / "samples" / name), cwd=tmp_path, given="y\n" * 2, PATH=path)
+    if name == "14_packages.py":
+        find_installers()  # skips the test if there are none
+    start = run if name in ALONE else run_here
+    done = start(str(ROOT / "samples" / name), cwd=tmp_path, given="y\n" * 2)
     assert done.returncode == 0, done.stderr
     for text in EXPECTED[name]:
         assert text in done.stdout
