@@ -71,6 +71,6 @@ def _run_as_main(*command: str) -> int:
             runpy.run_path(command[0], run_name="__main__")
     except SystemExit as ended:
         if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
+            sys.stderr.write(f"{ended.code}\n")
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
