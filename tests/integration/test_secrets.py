@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cci_plugins import CodeInterpreter, Execution, PlatformSessionPool
+from cci_plugins.cli import app as cli
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.redaction import know
@@ -55,16 +56,24 @@ def serving() -> Iterator[tuple[str, list[str]]]:
         written += process.communicate(timeout=20)
 
 
-def cci(url: str, *arguments: str, key: str = KEY) -> str:
-    pool = {"AZURE_SESSION_POOL_MCP_ENDPOINT": url, "AZURE_SESSION_POOL_MCP_KEY": key}
+def name_pool(url: str, key: str) -> dict[str, str]:
+    return {"AZURE_SESSION_POOL_MCP_ENDPOINT": url, "AZURE_SESSION_POOL_MCP_KEY": key}
+
+
+def cci(url: str, *arguments: str, key: str) -> str:
+    """Run the command in a process."""
     command = [sys.executable, "-m", "cci_plugins", *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=110, env={**os.environ, **pool}
+        command, capture_output=True, text=True, timeout=110, env=os.environ | name_pool(url, key)
     )
     return done.stdout + done.stderr
 
 
-async def test_the_key_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_appears_nowhere(
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     spans = InMemorySpanExporter()
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)  # the suite's own: tests.watching
@@ -85,8 +94,14 @@ async def test_the_key_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None
             with pytest.raises(CodeInterpreterError) as caught:
                 await interpreter.run_code("1")
             seen += traceback.format_exception(caught.value)
-        for arguments in (["run", LOOK_AROUND], ["run", "--json", "1/0"]):
-            seen.append(await anyio.to_thread.run_sync(cci, url, *arguments))
+        for name, value in name_pool(url, KEY).items():
+            monkeypatch.setenv(name, value)
+        run = ["run", "--session", "chat"]
+        for arguments in ([*run, LOOK_AROUND], [*run, "--json", "1/0"]):
+            assert await anyio.to_thread.run_sync(cli.start, arguments) in {0, 1}
+            out = "".join(capfd.readouterr())
+            assert "SESSION_FOLDER" in out or "ZeroDivisionError" in out
+            seen.append(out)
         seen.append(cci(url, "--debug", "run", "1", key=WRONG))
     seen += written
     seen += [span.to_json() for span in spans.get_finished_spans()]
