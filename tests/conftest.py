@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from tests import watching
@@ -100,6 +102,28 @@ def _start_kernels_on_demand() -> None:
 
 
 _start_kernels_on_demand()
+
+
+def _load_certificates_once() -> None:
+    """Share one context among clients that trust the certificates of certifi.
+
+    httpx loads them for each client, which costs 20 ms, also for addresses without TLS.
+    """
+    create = ssl.create_default_context
+    shared: dict[str, ssl.SSLContext] = {}
+
+    def create_or_share(*arguments: Any, **options: Any) -> ssl.SSLContext:
+        file = str(options.get("cafile"))
+        if arguments or options.keys() != {"cafile"} or not file.endswith("certifi/cacert.pem"):
+            return create(*arguments, **options)
+        if file not in shared:
+            shared[file] = create(cafile=file)
+        return shared[file]
+
+    ssl.create_default_context = create_or_share
+
+
+_load_certificates_once()
 
 
 @pytest.fixture(scope="module", autouse=True)
