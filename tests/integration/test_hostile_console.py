@@ -114,6 +114,7 @@ def test_output_of_hostile_code_is_shown_and_does_nothing(page, base):
     assert page.evaluate("scrollX === 0 && document.body.scrollWidth <= innerWidth")
 
 
+@pytest.mark.full
 def test_a_run_is_followed_and_ended_without_scripts(page, base):
     runner = threading.Thread(target=run, args=(base, "session-2", ENDLESS))
     runner.start()
@@ -144,6 +145,7 @@ def test_a_run_is_followed_and_ended_without_scripts(page, base):
     assert "step" not in page.text()
 
 
+@pytest.mark.full
 def test_a_narrow_screen_shows_the_whole_page(page, base):
     sign_in(page, base)
     page.set_size(360, 700)

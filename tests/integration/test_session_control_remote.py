@@ -74,8 +74,7 @@ async def check_refusals(session: Session) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(session.run_code, SLOW)
         with pytest.raises(ConfigurationError, match="cannot interrupt a run"):
-            while await session.interrupt() is False:  # it has not begun
-                await anyio.sleep(0.02)
+            await interrupt_when_started(session)
         with pytest.raises(ConfigurationError, match="cannot interrupt a run"):
             await session.restart()
     large = "y = 2\nopen('large', 'w').write('x' * 1_000_001)"
@@ -84,3 +83,8 @@ async def check_refusals(session: Session) -> None:
         with pytest.raises(FileTooLargeError):
             await session.restart()
         assert (await session.run_code("y")).text == "2"
+
+
+async def interrupt_when_started(session: Session) -> None:
+    while await session.interrupt() is False:
+        await anyio.sleep(0.02)
