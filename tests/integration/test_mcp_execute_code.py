@@ -58,7 +58,7 @@ INITIALIZE = (
 def environment() -> dict[str, str]:
     skipped = ("AZURE_", "MCP_", "CCI_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
-    return kept | {"CCI_PRELOAD": "none"}
+    return kept | {"CCI_PRELOAD": "none", "CCI_READY_SESSIONS": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,7 @@ async def test_state_is_kept_and_a_traceback_is_an_error(client):
         assert "ZeroDivisionError: division by zero" in result.content[0].text
 
 
+@pytest.mark.quick("http")
 async def test_text_stays_within_the_models_budget(client):
     with anyio.fail_after(60):
         result = await run(client, "print('word ' * 1_000_000)")
@@ -258,6 +259,7 @@ async def test_two_clients_at_once_never_share_state(transport, url, tmp_path):
     assert seen == {1: ["1"] * 10, 2: ["2"] * 10}
 
 
+@pytest.mark.quick("http")
 async def test_the_platforms_tools_are_listed_with_it(client):
     with anyio.fail_after(60):
         where = {"environmentId": "beside-the-session"}
