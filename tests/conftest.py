@@ -105,16 +105,18 @@ _start_kernels_on_demand()
 
 
 def _load_certificates_once() -> None:
-    """Share one context among clients that trust the certificates of certifi.
+    """Share one context among clients that trust the certificates of this machine or of certifi.
 
     httpx loads them for each client, which costs 20 ms, also for addresses without TLS.
     """
     create = ssl.create_default_context
+    machine = os.environ.get("SSL_CERT_FILE")
     shared: dict[str, ssl.SSLContext] = {}
 
     def create_or_share(*arguments: Any, **options: Any) -> ssl.SSLContext:
         file = str(options.get("cafile"))
-        if arguments or options.keys() != {"cafile"} or not file.endswith("certifi/cacert.pem"):
+        is_usual = file == machine or file.endswith("certifi/cacert.pem")
+        if arguments or options.keys() != {"cafile"} or not is_usual:
             return create(*arguments, **options)
         if file not in shared:
             shared[file] = create(cafile=file)
