@@ -18,6 +18,8 @@ pytest.importorskip("uvicorn")
 if sys.platform != "linux":
     pytest.skip("only Linux has these sandboxes and pipes", allow_module_level=True)
 
+# test_console_page.py checks the same pages without a browser
+pytestmark = pytest.mark.full
 RUN = "/executions?api-version=2025-10-02-preview&identifier="
 HACKS = (
     "<script>document.title = 'hacked'</script>",
@@ -114,7 +116,6 @@ def test_output_of_hostile_code_is_shown_and_does_nothing(page, base):
     assert page.evaluate("scrollX === 0 && document.body.scrollWidth <= innerWidth")
 
 
-@pytest.mark.full
 def test_a_run_is_followed_and_ended_without_scripts(page, base):
     runner = threading.Thread(target=run, args=(base, "session-2", ENDLESS))
     runner.start()
@@ -145,7 +146,6 @@ def test_a_run_is_followed_and_ended_without_scripts(page, base):
     assert "step" not in page.text()
 
 
-@pytest.mark.full
 def test_a_narrow_screen_shows_the_whole_page(page, base):
     sign_in(page, base)
     page.set_size(360, 700)
