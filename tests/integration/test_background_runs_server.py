@@ -40,8 +40,8 @@ def anyio_backend() -> str:
 class Place:
     """A server of one kind, which ends requests after a second, and its clients."""
 
-    def __init__(self, make_pool: Callable[..., SessionPool], local: LocalSessionPool) -> None:
-        self.make_pool, self.local = make_pool, local
+    def __init__(self, make_pool: Callable[..., SessionPool]) -> None:
+        self.make_pool = make_pool
         self.replicas: Replicas | None = None
 
 
@@ -62,14 +62,14 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
                 server = serving(pool, environments=environments, rest=False, limits=SHORT)
                 urls.append(await stack.enter_async_context(server))
         if not urls:
-            yield Place(azure.client, local)
+            yield Place(azure.client)
             return
         replicas, url = await stack.enter_async_context(balanced(urls))
 
         def make_pool(**options: Any) -> SessionPool:
             return PlatformSessionPool(url, **({"key": KEY, "margin": 5} | options))
 
-        found = Place(make_pool, local)
+        found = Place(make_pool)
         found.replicas = replicas
         yield found
 

@@ -109,8 +109,8 @@ def local_pool() -> LocalSessionPool:
 class Place:
     """A server of one kind, and its clients."""
 
-    def __init__(self, make_pool: Any, local: LocalSessionPool, replicas: Replicas | None) -> None:
-        self.make_pool, self.local, self.replicas = make_pool, local, replicas
+    def __init__(self, make_pool: Any, replicas: Replicas | None) -> None:
+        self.make_pool, self.replicas = make_pool, replicas
 
 
 @pytest.fixture(scope="module", params=["serve", "custom", "gateway"])
@@ -140,7 +140,7 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             def make_pool() -> Any:
                 return PlatformSessionPool(url, key=KEY, margin=5)
 
-        yield Place(make_pool, local, replicas)
+        yield Place(make_pool, replicas)
 
 
 @pytest.fixture(scope="module")
