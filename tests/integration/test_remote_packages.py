@@ -110,7 +110,7 @@ async def check_session(session: Session) -> None:
 async def test_a_session_of_our_server_gets_wheels_that_this_machine_downloaded(
     make: Any, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cci_plugins.core.remote_packages.PART_BYTES", 100)
+    monkeypatch.setattr("cci_plugins.core.remote_packages.PART_BYTES", 300)
     with anyio.fail_after(110):
         async with make(index) as (pool, azure), CodeInterpreter(pool) as interpreter:
             session = interpreter.session("a")

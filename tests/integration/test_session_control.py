@@ -34,7 +34,7 @@ async def interpreter(request: pytest.FixtureRequest) -> AsyncIterator[CodeInter
         pytest.skip("bubblewrap is not installed")
     pool = LocalSessionPool(
         isolation=request.param,
-        ready_sessions=1 if request.param == "bwrap" else 0,  # both kinds of start
+        ready_sessions=1,
         preload=(),
         environment={"TZ": "Europe/Berlin", "POOL_TOKEN": Secret(f"{TOKEN}-pool")},
     )
@@ -83,6 +83,7 @@ async def test_the_code_and_its_child_processes_see_the_variables(
     await session.delete()
 
 
+@pytest.mark.quick("bwrap")
 async def test_a_restart_keeps_files_and_variables_of_the_environment_only(
     interpreter: CodeInterpreter,
 ) -> None:
