@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
 import ssl
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,16 @@ def _undo_what_the_shell_set() -> None:
 
 
 _undo_what_the_shell_set()
+
+
+def _find_uv() -> None:
+    """Let tests that install packages find the uv of this checkout. Pip takes ten times as long."""
+    own = Path(__file__).parents[1] / ".hatch" / "bin"
+    if shutil.which("uv") is None and (own / "uv").exists():
+        os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], str(own)])
+
+
+_find_uv()
 
 
 if find_spec("hypothesis") is not None:
