@@ -7,10 +7,12 @@ import logging
 import os
 import shutil
 import signal
+import ssl
 import sys
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests import watching
@@ -125,6 +127,30 @@ def _start_kernels_on_demand() -> None:
 
 
 _start_kernels_on_demand()
+
+
+def _load_certificates_once() -> None:
+    """Share one context among clients that trust the certificates of this machine or of certifi.
+
+    httpx loads them for each client, which costs 20 ms, also for addresses without TLS.
+    """
+    create = ssl.create_default_context
+    machine = os.environ.get("SSL_CERT_FILE")
+    shared: dict[str, ssl.SSLContext] = {}
+
+    def create_or_share(*arguments: Any, **options: Any) -> ssl.SSLContext:
+        file = str(options.get("cafile"))
+        is_usual = file == machine or file.endswith("certifi/cacert.pem")
+        if arguments or options.keys() != {"cafile"} or not is_usual:
+            return create(*arguments, **options)
+        if file not in shared:
+            shared[file] = create(cafile=file)
+        return shared[file]
+
+    ssl.create_default_context = create_or_share
+
+
+_load_certificates_once()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -40,8 +40,8 @@ def anyio_backend() -> str:
 class Place:
     """A server of one kind, which ends requests after a second, and its clients."""
 
-    def __init__(self, make_pool: Callable[..., SessionPool], local: LocalSessionPool) -> None:
-        self.make_pool, self.local = make_pool, local
+    def __init__(self, make_pool: Callable[..., SessionPool]) -> None:
+        self.make_pool = make_pool
         self.replicas: Replicas | None = None
 
 
@@ -62,14 +62,14 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
                 server = serving(pool, environments=environments, rest=False, limits=SHORT)
                 urls.append(await stack.enter_async_context(server))
         if not urls:
-            yield Place(azure.client, local)
+            yield Place(azure.client)
             return
         replicas, url = await stack.enter_async_context(balanced(urls))
 
         def make_pool(**options: Any) -> SessionPool:
             return PlatformSessionPool(url, **({"key": KEY, "margin": 5} | options))
 
-        found = Place(make_pool, local)
+        found = Place(make_pool)
         found.replicas = replicas
         yield found
 
@@ -82,7 +82,7 @@ async def wait_for_text(run: BackgroundRun, text: str) -> int:
     return run.output().end
 
 
-@pytest.mark.quick("serve", "gateway")
+@pytest.mark.quick("gateway")
 async def test_a_background_run_outlives_its_request_and_its_session_stays(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +125,7 @@ async def test_a_background_run_outlives_its_request_and_its_session_stays(
         assert [call.name for call in execution.tool_calls] == ["gate"]
 
 
-@pytest.mark.quick("serve", "gateway")
+@pytest.mark.quick("serve")
 async def test_a_background_run_ends_in_the_session_when_it_is_cancelled_or_late(
     place: Place,
 ) -> None:
@@ -137,13 +137,14 @@ async def test_a_background_run_ends_in_the_session_when_it_is_cancelled_or_late
         await wait_for_text(run, "on")
         assert await run.cancel() is True
         assert (await session.run_code("ended")).text == "1"
-        run = await session.start_code("while True: pass", timeout=1.5)
+        run = await session.start_code("time.sleep(60)", timeout=1.5)
         assert (await run.wait()).status == "timed_out"
-        run = await session.start_code("print('on', flush=True)\nwhile True: pass")
+        endless = "print('on', flush=True)\nwhile True: time.sleep(0.01)"
+        run = await session.start_code(endless)
         await wait_for_text(run, "on")
         assert await session.interrupt() is True
         assert (await run.wait()).state == "kept"
-        run = await session.start_code("print('on', flush=True)\nwhile True: pass")
+        run = await session.start_code(endless)
         await wait_for_text(run, "on")
         await session.delete()
         assert (await run.wait()).status == "died"
@@ -154,7 +155,7 @@ async def test_a_background_run_ends_in_the_session_when_it_is_cancelled_or_late
         assert run.status == "cancelled"
 
 
-@pytest.mark.quick("serve", "gateway")
+@pytest.mark.quick("gateway")
 async def test_code_goes_on_without_its_client_until_its_own_end(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +186,9 @@ async def test_the_contract_holds_for_background_runs(place: Place) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"kind": "platform"}, {"kind": "managed"}, {"kind": "custom", "container": "executions"}],
+    ids=["platform", "managed", "custom"],
 )
+@pytest.mark.quick("custom")
 async def test_other_pools_refuse_a_background_run_before_it_runs(options: Any) -> None:
     fake = FakeSessionPool()
     with anyio.fail_after(30):

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 HEAD = """
     import asyncio, threading
     from cci_plugins import CodeInterpreter, LocalSessionPool, sync
-    from cci_plugins.langchain import CodeInterpreterTool
-    pool = LocalSessionPool(preload=())
+    pool = LocalSessionPool(ready_sessions=0, preload=())
 """
 PROGRAMS = {
     "script without closing": """
+        pool = LocalSessionPool(ready_sessions=1, preload=())
         print(sync.CodeInterpreter(pool).run_code("6 * 7").text)
     """,
     "several asyncio.run": """
@@ -46,6 +46,7 @@ PROGRAMS = {
         asyncio.run(main())
     """,
     "a tool, awaited and not": """
+        from cci_plugins.langchain import CodeInterpreterTool
         tool = CodeInterpreterTool(interpreter=CodeInterpreter(pool))
         tool.invoke({"code": "x = 41"})
         print(asyncio.run(tool.ainvoke({"code": "x + 1"})))
@@ -53,7 +54,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.quick("script without closing", "threads", "blocking inside a running loop")
+@pytest.mark.quick("script without closing", "threads")  # a cell of Jupyter runs inside a loop
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_prints_42_and_nothing_else(name: str) -> None:
     program = textwrap.dedent(HEAD) + textwrap.dedent(PROGRAMS[name])
@@ -72,11 +73,12 @@ def test_the_program_prints_42_and_nothing_else(name: str) -> None:
 
 def test_it_works_in_jupyter(tmp_path: Path) -> None:
     cells = [
-        "from cci_plugins import CodeInterpreter, sync",
-        "interpreter = CodeInterpreter.local()",
+        "from cci_plugins import CodeInterpreter, LocalSessionPool, sync",
+        "def pool(): return LocalSessionPool(ready_sessions=0, preload=())",
+        "interpreter = CodeInterpreter(pool())",
         "(await interpreter.run_code('x = 41')).error",
         "print((await interpreter.run_code('x + 1')).text)",
-        "with sync.CodeInterpreter.local() as other: print(other.run_code('6 * 7').text)",
+        "with sync.CodeInterpreter(pool()) as other: print(other.run_code('6 * 7').text)",
         "await interpreter.aclose()",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

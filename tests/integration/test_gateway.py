@@ -62,9 +62,17 @@ def call(name, **arguments):
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 
-async def test_replicas_share_sessions_without_sharing_anything_else():
+@pytest.fixture(scope="module")
+async def running():
+    """Start two replicas. Each test uses sessions of its own."""
+    async with gateways(2) as started:
+        yield started
+
+
+async def test_replicas_share_sessions_without_sharing_anything_else(running):
+    _, urls = running
     with anyio.fail_after(60):
-        async with gateways(2) as (_, urls), httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=30) as client:
 
             async def ask(url, name, **arguments):
                 body = call(name, **arguments)
@@ -82,35 +90,32 @@ async def test_replicas_share_sessions_without_sharing_anything_else():
             assert "Call launchShell" in invented["content"][0]["text"]
 
 
-async def test_output_streams_through_the_gateway():
+async def test_output_streams_and_a_replaced_container_is_noticed_through_the_gateway(running):
+    azure, urls = running
     pieces: list[tuple[float, str]] = []
     with anyio.fail_after(60):
-        async with gateways(1) as (_, urls):
-            async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
-                code = "import time\nfor n in 0, 1, 2:\n    print(n)\n    time.sleep(0.6)"
-                execution = await interpreter.run_code(
-                    code, on_output=lambda event: pieces.append((anyio.current_time(), event.text))
-                )
-                ended = anyio.current_time()
+        async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
+            before = set(azure.emulator._last_used)
+            code = "import time\nfor n in 0, 1, 2:\n    print(n)\n    time.sleep(0.6)"
+            execution = await interpreter.run_code(
+                code, on_output=lambda event: pieces.append((anyio.current_time(), event.text))
+            )
+            ended = anyio.current_time()
+            (identifier,) = set(azure.emulator._last_used) - before
+            await azure.emulator.drop_session(identifier)
+            after = await interpreter.run_code("'n' in dir()")
     assert execution.stdout == "0\n1\n2\n" == "".join(text for _, text in pieces)
     assert ended - pieces[0][0] > 1, "the output came at the end only"
+    assert (after.state, after.text) == ("lost", "False")
 
 
-async def test_a_replaced_container_is_noticed_through_the_gateway():
+async def test_the_gateways_clients_see_neither_its_token_nor_the_pools_address(
+    running, monkeypatch
+):
+    azure, urls = running
+    monkeypatch.setattr(azure.emulator, "_token", "another-token")
     with anyio.fail_after(60):
-        async with gateways(1) as (azure, urls):
-            async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
-                await interpreter.run_code("x = 1")
-                (identifier,) = azure.emulator._last_used
-                await azure.emulator.drop_session(identifier)
-                execution = await interpreter.run_code("'x' in dir()")
-    assert (execution.state, execution.text) == ("lost", "False")
-
-
-async def test_the_gateways_clients_see_neither_its_token_nor_the_pools_address():
-    with anyio.fail_after(60):
-        async with gateways(1) as (azure, urls), httpx.AsyncClient() as client:
-            azure.emulator._token = "another-token"
+        async with httpx.AsyncClient() as client:
             body = call("launchShell")
             headers = {"x-ms-apikey": KEY}
             launched = (await client.post(urls[0], json=body, headers=headers)).json()

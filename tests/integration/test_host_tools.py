@@ -240,7 +240,7 @@ async def test_waiting_for_tools_is_not_the_runs_time_and_a_late_call_ends(
     host = Host()
     waited = await run(interpreter, host, "sum(tools.wait(0.3) for _ in range(6))", timeout=1)
     assert waited.error is None, waited.error
-    late = await run(interpreter, host, "tools.wait(0.1)\nwhile True: pass", timeout=1)
+    late = await run(interpreter, host, "import time\ntools.wait(0.1)\ntime.sleep(60)", timeout=1)
     assert (late.status, late.state) == ("timed_out", "kept")
     code = "import asyncio\ntry: await asyncio.wait_for(tools.acall('wait', 60), 0.2)\n"
     code += "except TimeoutError: pass\ntools.add(1)"
@@ -329,7 +329,7 @@ async def test_forged_calls_reach_no_tool(interpreter: CodeInterpreter) -> None:
     assert host.seen == []
 
 
-@pytest.mark.parametrize("message", INVALID)
+@pytest.mark.parametrize("message", ["too large", pytest.param("a flood", marks=pytest.mark.full)])
 @pytest.mark.quick("bwrap")
 async def test_an_invalid_message_ends_the_calls_and_nothing_else(
     interpreter: CodeInterpreter, message: str
@@ -419,12 +419,9 @@ async def test_sessions_do_not_call_for_each_other(interpreter: CodeInterpreter)
     assert execution.error is not None
     assert execution.error.name == "AttributeError"
     assert (await task).text == "0.5"
-    plain = await interpreter.session("three").run_code("tools.echo(1)")
-    assert plain.error is not None
-    assert plain.error.name == "NameError"
 
 
-def test_blocking_callers_have_the_same_tools(backend: str) -> None:
+def test_blocking_callers_have_the_same_tools() -> None:
     async def add(a: float, b: float = 0) -> float:
         await asyncio.sleep(0)
         return a + b
@@ -432,10 +429,13 @@ def test_blocking_callers_have_the_same_tools(backend: str) -> None:
     tools = [HostTool("add", "", NUMBERS, add), HostTool("plus", "", NUMBERS, lambda a, b: a + b)]
     pool = LocalSessionPool(isolation="process", ready_sessions=0, preload=())
     with BlockingInterpreter(pool) as interpreter:
+        without = interpreter.run_code("tools.add(1)")
+        assert without.error is not None
+        assert without.error.name == "NameError"
         execution = interpreter.run_code("tools.add(1, 2) + tools.plus(3, 4)", tools=tools)
         assert execution.text == "10"
         notebook = json.loads(interpreter.session().notebook())
-        calls = notebook["cells"][0]["metadata"]["cci_plugins"]["tool_calls"]
+        calls = notebook["cells"][1]["metadata"]["cci_plugins"]["tool_calls"]
         assert [call["name"] for call in calls] == ["add", "plus"]
         rule = HostTool("rule", "", NUMBERS, add, needs_approval=True)
         with pytest.raises(ConfigurationError, match="needs approval"):

@@ -109,11 +109,8 @@ def local_pool() -> LocalSessionPool:
 class Place:
     """A server of one kind, and its clients."""
 
-    def __init__(self, make_pool: Any, local: LocalSessionPool, replicas: Replicas | None) -> None:
-        self.make_pool, self.local, self.replicas = make_pool, local, replicas
-
-    def open(self, **limits: Any) -> CodeInterpreter:
-        return CodeInterpreter(self.make_pool(), limits=Limits(**limits) if limits else LIMITS)
+    def __init__(self, make_pool: Any, replicas: Replicas | None) -> None:
+        self.make_pool, self.replicas = make_pool, replicas
 
 
 @pytest.fixture(scope="module", params=["serve", "custom", "gateway"])
@@ -143,7 +140,14 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             def make_pool() -> Any:
                 return PlatformSessionPool(url, key=KEY, margin=5)
 
-        yield Place(make_pool, local, replicas)
+        yield Place(make_pool, replicas)
+
+
+@pytest.fixture(scope="module")
+async def interpreter(place: Place) -> AsyncIterator[CodeInterpreter]:
+    """Open an interpreter. Its one session is used by all tests of a place."""
+    async with CodeInterpreter(place.make_pool(), limits=LIMITS) as interpreter:
+        yield interpreter
 
 
 class Host:
@@ -218,14 +222,15 @@ except tools.ToolLimitError as error:
 """
 
 
-@pytest.mark.quick("serve", "gateway")
-async def test_tools_are_called_from_threads_and_tasks_through_every_server(place: Place) -> None:
+@pytest.mark.quick("gateway")
+async def test_tools_are_called_from_threads_and_tasks_through_every_server(
+    interpreter: CodeInterpreter,
+) -> None:
     host, seen = Host(), list[str]()
     with anyio.fail_after(100):
-        async with place.open() as interpreter:
-            execution = await run(
-                interpreter, CALLS, host, on_output=lambda event: seen.append(event.text)
-            )
+        execution = await run(
+            interpreter, CALLS, host, on_output=lambda event: seen.append(event.text)
+        )
     assert execution.error is None, execution.error.traceback
     assert execution.stdout == "".join(seen)
     lines = execution.stdout.splitlines()
@@ -241,9 +246,9 @@ async def test_tools_are_called_from_threads_and_tasks_through_every_server(plac
     assert host.calls.count("echo") == 2
 
 
-@pytest.mark.quick("serve", "gateway")
+@pytest.mark.quick("gateway")
 async def test_a_run_goes_on_when_requests_and_answers_get_lost(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place.replicas is None:
         pytest.skip("nothing lies between")
@@ -255,45 +260,44 @@ async def test_a_run_goes_on_when_requests_and_answers_get_lost(
         return next(losses, None) if b"held_run" in body else None
 
     with anyio.fail_after(60):
-        async with place.open() as interpreter:
-            await interpreter.run_code("x = 1")
-            place.replicas.fail = fail
-            try:
-                code = "print([tools.add(a=n, b=x) for n in range(5)]); tools.wait(a=1)"
-                execution = await run(interpreter, code, host)
-            finally:
-                place.replicas.fail = None
+        await interpreter.run_code("x = 1")
+        place.replicas.fail = fail
+        try:
+            code = "print([tools.add(a=n, b=x) for n in range(5)]); tools.wait(a=1)"
+            execution = await run(interpreter, code, host)
+        finally:
+            place.replicas.fail = None
     assert execution.stdout == "[1, 2, 3, 4, 5]\n"
     assert host.calls == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), 1]
     assert next(losses, "none left") == "none left"
 
 
-@pytest.mark.quick("serve", "gateway")
-async def test_a_cancelled_run_and_its_tool_end_in_the_session(place: Place) -> None:
+@pytest.mark.quick("gateway")
+async def test_a_cancelled_run_and_its_tool_end_in_the_session(
+    interpreter: CodeInterpreter,
+) -> None:
     host = Host()
     with anyio.fail_after(60):
-        async with place.open() as interpreter:
-            async with anyio.create_task_group() as tasks:
-                code = "try:\n    tools.wait()\nfinally:\n    ended = True"
-                tasks.start_soon(lambda: run(interpreter, code, host))
-                await host.started.wait()
-                tasks.cancel_scope.cancel()
-            execution = await interpreter.run_code("ended", timeout=20)
+        async with anyio.create_task_group() as tasks:
+            code = "try:\n    tools.wait()\nfinally:\n    ended = True"
+            tasks.start_soon(lambda: run(interpreter, code, host))
+            await host.started.wait()
+            tasks.cancel_scope.cancel()
+        execution = await interpreter.run_code("ended", timeout=20)
     assert (execution.text, host.cancelled) == ("True", 1)
 
 
-@pytest.mark.quick("serve", "gateway")
+@pytest.mark.quick("gateway")
 async def test_a_tool_takes_longer_than_a_request_and_than_the_run_may(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held_run, "ASK_WAIT", timedelta(seconds=0.2))
     host = Host()
     with anyio.fail_after(60):
-        async with place.open() as interpreter:
-            await interpreter.run_code("1")
-            execution = await run(interpreter, "tools.wait(a=3)", host, timeout=2)
-            late = await run(interpreter, "while True: pass", host, timeout=1)
-    assert execution.text == "3"
+        await interpreter.run_code("1")
+        execution = await run(interpreter, "tools.wait(a=1)", host, timeout=0.5)
+        late = await run(interpreter, "import time; time.sleep(60)", host, timeout=0.5)
+    assert execution.text == "1"
     assert late.status == "timed_out"
 
 
@@ -309,13 +313,16 @@ async def test_a_pool_that_answers_in_text_only_refuses_before_it_runs_code(opti
     host, fake = Host(), FakeSessionPool()
     with anyio.fail_after(30):
         async with emulated(fake, **options) as azure:
-            pools = [azure.client()]
+            # the fake pool has no agent, which is asked for again until the patience ends
+            patience = timedelta(seconds=0.1)
+            pools = [azure.client(patience=patience)]
             async with AsyncExitStack() as stack:
                 if options["kind"] == "custom":
                     environments = SignedEnvironments(SECRET)
-                    gateway = serving(azure.client(), environments=environments, rest=False)
+                    behind = azure.client(patience=patience)
+                    gateway = serving(behind, environments=environments, rest=False)
                     url = await stack.enter_async_context(gateway)
-                    pools.append(PlatformSessionPool(url, key=KEY))
+                    pools.append(PlatformSessionPool(url, key=KEY, patience=patience))
                 for pool in pools:
                     async with CodeInterpreter(pool) as interpreter:
                         with pytest.raises(ConfigurationError, match="the code did not run") as why:
@@ -339,11 +346,12 @@ print(len([one for one in found if one != 'limit']), found.count('limit'))
 """
 
 
-@pytest.mark.quick("serve", "gateway")
+@pytest.mark.quick("serve")
 async def test_a_flood_of_calls_is_bounded_and_the_session_stays_usable(place: Place) -> None:
     host = Host()
     with anyio.fail_after(60):
-        async with place.open(tool_calls=40, tool_calls_at_once=4) as interpreter:
+        limits = Limits(tool_calls=40, tool_calls_at_once=4)
+        async with CodeInterpreter(place.make_pool(), limits=limits) as interpreter:
             execution = await run(interpreter, FLOOD, host)
             again = await run(interpreter, "tools.add(a=1, b=2)", host)
     assert (execution.stdout, again.text) == ("40 160\n", "3")

@@ -18,6 +18,8 @@ pytest.importorskip("uvicorn")
 if sys.platform != "linux":
     pytest.skip("only Linux has these sandboxes and pipes", allow_module_level=True)
 
+# test_console_page.py checks the same pages without a browser
+pytestmark = pytest.mark.full
 RUN = "/executions?api-version=2025-10-02-preview&identifier="
 HACKS = (
     "<script>document.title = 'hacked'</script>",

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -10,6 +9,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from cci_plugins import CodeInterpreter
 from cci_plugins.errors import CodeInterpreterError
@@ -168,7 +168,7 @@ def run(*arguments, **options):
 
 def test_a_field_of_another_type_raises_no_foreign_error():
     @settings(
-        max_examples=int(os.environ.get("MALFORMED_EXAMPLES", "25")),
+        examples(100),
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -190,6 +190,7 @@ def test_a_field_of_another_type_raises_no_foreign_error():
     check()
 
 
+@pytest.mark.quick("200", "429")
 @pytest.mark.parametrize("status", [200, 400, 404, 429, 500])
 @pytest.mark.parametrize(
     "raw",

@@ -142,24 +142,38 @@ def kernels_url():
     pytest.importorskip("jupyter_client")
     from cci_plugins.pools.local.pool import LocalSessionPool
 
-    with running_server(LocalSessionPool, execute_code=True) as url:
+    with running_server(LocalSessionPool, execute_code=True, console=True) as url:
         yield url
+
+
+async def read_output(console, identifier: str) -> str:
+    """Return what the last run of a session has printed so far."""
+    (*_, run) = (await console.read_runs(identifier)).runs
+    return "".join(part.text for part in run.output)
 
 
 @pytest.mark.parametrize("headers", [{}, ACCEPT], ids=["json", "stream"])
 async def test_a_cancelled_run_is_interrupted_and_its_session_goes_on(kernels_url, headers):
+    sessions_client = pytest.importorskip("cci_plugins.cli.sessions_client")
     with anyio.fail_after(100):
-        async with clients_of(kernels_url) as (client,):
+        async with (
+            clients_of(kernels_url) as (client,),
+            sessions_client.open_client(kernels_url, KEY) as console,
+        ):
+            before = {one.identifier for one in (await console.list_sessions()).sessions}
             await client.call(1, "x = 41\nimport time")
-            slow = "began = True\ntime.sleep(100)\nx = 0"
+            slow = "began = True\nprint('began', flush=True)\ntime.sleep(100)\nx = 0"
             params = {"name": "execute_code", "arguments": {"code": slow}}
             if headers:
                 params["_meta"] = {"progressToken": "p"}
+            listed = {one.identifier for one in (await console.list_sessions()).sessions}
+            (identifier,) = listed - before
             body = {"jsonrpc": "2.0", "id": "slow", "method": "tools/call", "params": params}
             post = partial(client.http.post, "", json=body, headers=headers)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(post)
-                await anyio.sleep(2)
+                while "began" not in await read_output(console, identifier):
+                    await anyio.sleep(0.02)
                 await client.cancel("slow")
             answer = await client.call(2, "x + 1, began")
             assert answer["result"]["content"][0]["text"] == "(42, True)"

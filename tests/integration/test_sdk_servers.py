@@ -84,6 +84,7 @@ async def test_a_failing_tool_returns_an_error(url):
         await client.aclose()
 
 
+@pytest.mark.quick("sse")
 async def test_many_calls_at_once_each_get_their_own_answer(url):
     client = McpClient(url)
     sums: dict[int, str] = {}

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cci_plugins import CodeInterpreter, Execution, PlatformSessionPool
+from cci_plugins.cli import app as cli
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.langchain import CodeInterpreterTool
 from cci_plugins.redaction import know
@@ -55,16 +56,11 @@ def serving() -> Iterator[tuple[str, list[str]]]:
         written += process.communicate(timeout=20)
 
 
-def cci(url: str, *arguments: str, key: str = KEY) -> str:
-    pool = {"AZURE_SESSION_POOL_MCP_ENDPOINT": url, "AZURE_SESSION_POOL_MCP_KEY": key}
-    command = [sys.executable, "-m", "cci_plugins", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=110, env={**os.environ, **pool}
-    )
-    return done.stdout + done.stderr
-
-
-async def test_the_key_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_appears_nowhere(
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     spans = InMemorySpanExporter()
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)  # the suite's own: tests.watching
@@ -74,9 +70,9 @@ async def test_the_key_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None
         pool = PlatformSessionPool(url, key=KEY)
         async with CodeInterpreter(pool, session_secret=KEY.encode()) as interpreter:
             session = interpreter.session("alice")
-            codes = (LOOK_AROUND, "1/0", "import os; os._exit(1)", "1 + 1")
-            seen += [repr(await session.run_code(code)) for code in codes]
             await session.files.upload(b"x", name="x.txt")
+            codes = (LOOK_AROUND, "1/0", "1 + 1", "import os; os._exit(1)")
+            seen += [repr(await session.run_code(code)) for code in codes]
             seen += [repr(pool), repr(vars(pool)), repr(interpreter), repr(session)]
             seen.append(session.notebook())
             tool = CodeInterpreterTool(interpreter=interpreter)
@@ -85,9 +81,18 @@ async def test_the_key_appears_nowhere(caplog: pytest.LogCaptureFixture) -> None
             with pytest.raises(CodeInterpreterError) as caught:
                 await interpreter.run_code("1")
             seen += traceback.format_exception(caught.value)
-        for arguments in (["run", LOOK_AROUND], ["run", "--json", "1/0"]):
-            seen.append(await anyio.to_thread.run_sync(cci, url, *arguments))
-        seen.append(cci(url, "--debug", "run", "1", key=WRONG))
+        monkeypatch.setenv("AZURE_SESSION_POOL_MCP_ENDPOINT", url)
+        run = ["run", "--session", "chat"]
+        for arguments, key, found in (
+            ([*run, LOOK_AROUND], KEY, "SESSION_FOLDER"),
+            ([*run, "--json", "1/0"], KEY, "ZeroDivisionError"),
+            (["--debug", *run, "1"], WRONG, "AuthenticationError"),
+        ):
+            monkeypatch.setenv("AZURE_SESSION_POOL_MCP_KEY", key)
+            await anyio.to_thread.run_sync(cli.start, arguments)
+            shown = "".join(capfd.readouterr())
+            assert found in shown
+            seen.append(shown)
     seen += written
     seen += [span.to_json() for span in spans.get_finished_spans()]
     seen.append(caplog.text)

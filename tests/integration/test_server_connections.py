@@ -144,6 +144,7 @@ async def test_a_connection_that_does_not_send_a_request_is_closed(sent):
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.quick("/mcp")
 @pytest.mark.parametrize(
     "path", ["/mcp", "/executions?api-version=2025-10-02-preview&identifier=x123"]
 )

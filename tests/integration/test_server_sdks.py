@@ -58,6 +58,7 @@ def test_langchains_tool_executes_uploads_lists_and_downloads(endpoint, tmp_path
     assert tool.download_file(remote_file_path="my data.txt").read() == b"12345"
 
 
+@pytest.mark.full
 async def test_semantic_kernels_tool_executes_uploads_lists_and_downloads(endpoint, tmp_path):
     sessions = pytest.importorskip("semantic_kernel.core_plugins.sessions_python_tool")
     plugins = pytest.importorskip(

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -44,17 +45,24 @@ RUN = "runPythonCodeInRemoteEnvironment"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
+@cache
+def build_key(owner: str, key_id: str, bits: int) -> rsa.RSAPrivateKey:
+    """Generate a key once for all tests."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
 class Identity:
     """An identity server: the keys it publishes and the tokens it signs."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "tenant") -> None:
+        self.owner = owner
         self.keys: dict[str, rsa.RSAPrivateKey] = {}
         self.requests = 0
         self.document: bytes | None = None
         self.add_key("first")
 
     def add_key(self, key_id: str, bits: int = 2048) -> None:
-        self.keys[key_id] = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+        self.keys[key_id] = build_key(self.owner, key_id, bits)
 
     def build_document(self) -> bytes:
         if self.document is not None:
@@ -105,7 +113,7 @@ def identity() -> Iterator[Identity]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
+        thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         served.url = f"http://127.0.0.1:{server.server_port}"
         yield served
@@ -149,7 +157,7 @@ async def test_tokens_of_both_versions_and_the_key_are_accepted(identity):
 
 
 async def test_a_token_that_does_not_fit_is_refused_with_the_reason_and_without_the_token(identity):
-    stranger = Identity()
+    stranger = Identity("stranger")
     now = int(time.time())
     malformed = {
         "of another tenant": identity.sign(tid=OTHER_TENANT),
@@ -358,6 +366,7 @@ def command(identity: Identity, folder: Path, *arguments: str) -> Iterator[str]:
             process.terminate()
 
 
+@pytest.mark.full  # tests/unit/cli/test_serve_messages.py has its options
 async def test_the_command_serves_the_embedded_pool_to_those_who_sign_in(identity, tmp_path):
     pytest.importorskip("jupyter_client")
     pytest.importorskip("typer")

@@ -158,7 +158,8 @@ async def test_a_silent_run_sends_heartbeats(monkeypatch):
     assert reply["id"] == 7
 
 
-async def test_stopping_ends_a_stream():
+async def test_stopping_ends_a_stream(monkeypatch):
+    monkeypatch.setattr("cci_plugins.server.listening._GRACE_SECONDS", 1)
     pool = StepPool()
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:

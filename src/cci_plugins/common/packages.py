@@ -45,8 +45,9 @@ def _packages():
     from importlib.metadata import distributions
     found = {}
     for one in distributions():
-        if one.name:  # of two versions the first is the one that is imported
-            found.setdefault(re.sub("[-_.]+", "-", one.name).lower(), one.version)
+        about = one.metadata or {}  # each access parses a file
+        if name := about.get("Name"):  # of two versions the first is the one that is imported
+            found.setdefault(re.sub("[-_.]+", "-", name).lower(), about.get("Version"))
     print(json.dumps(found, sort_keys=True))
 _packages()
 del _packages

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -188,6 +189,7 @@ def _add_experimental(server: Any, experimental: Callable[[], dict[str, dict[str
     server.create_initialization_options = lambda: create(experimental_capabilities=experimental())
 
 
+@cache
 def _get_version() -> str:
     """Return this package's version, or `0` in a source tree that was never installed."""
     try:

@@ -111,7 +111,8 @@ def _to_json(session: SessionInfo) -> dict[str, Any]:
 
 
 def _list_packages() -> list[dict[str, str]]:
-    versions = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    found = [one.metadata for one in distributions()]  # each access parses a file
+    versions = {one["Name"]: one["Version"] for one in found if one["Name"]}
     return [{"name": name, "version": versions[name]} for name in sorted(versions, key=str.lower)]
 
 
