@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, SandboxLimits
+from cci_plugins import CodeInterpreter, SandboxLimits, Session
 from cci_plugins.common import event_loop
 from cci_plugins.errors import ConfigurationError, PoolExhaustedError
 from cci_plugins.models import OutputEvent
@@ -30,22 +30,34 @@ LIMITS = SandboxLimits(
 )
 
 
-@pytest.fixture
-async def interpreter() -> AsyncIterator[CodeInterpreter]:
-    pool = LocalSessionPool(preload=(), limits=LIMITS, max_sessions=9)
+@pytest.fixture(scope="module")
+async def interpreter(anyio_backend: str) -> AsyncIterator[CodeInterpreter]:
+    pool = LocalSessionPool(preload=(), limits=LIMITS, max_sessions=30)
     async with CodeInterpreter(pool) as opened:
         yield opened
 
 
-async def test_state_is_kept_in_a_conversation_and_not_shared(interpreter: CodeInterpreter) -> None:
-    await interpreter.session("a").run_code("x = 41")
-    assert (await interpreter.session("a").run_code("x + 1")).text == "42"
-    other = await interpreter.session("b").run_code("x")
+@pytest.fixture(scope="module")
+def session(interpreter: CodeInterpreter) -> Session:
+    """One session for every test that does not end it."""
+    return interpreter.session("shared")
+
+
+async def test_state_is_kept_in_a_conversation_and_not_shared(
+    interpreter: CodeInterpreter, session: Session
+) -> None:
+    await session.run_code("x = 41")
+    assert (await interpreter.session("shared").run_code("x + 1")).text == "42"
+    other = await interpreter.session("user-0").run_code("x")
     assert other.error is not None
     assert other.error.name == "NameError"
 
 
-async def test_eight_conversations_run_at_once_and_do_not_mix(interpreter: CodeInterpreter) -> None:
+@pytest.mark.quick("3")
+@pytest.mark.parametrize("count", [3, 8])
+async def test_conversations_run_at_once_and_do_not_mix(
+    interpreter: CodeInterpreter, count: int
+) -> None:
     async def converse(key: str) -> tuple[str, float, float]:
         session = interpreter.session(key)
         await session.run_code(f"import time; me = {key!r}")
@@ -55,13 +67,13 @@ async def test_eight_conversations_run_at_once_and_do_not_mix(interpreter: CodeI
         return (await session.run_code("print(me)")).stdout.strip(), started, ended
 
     with anyio.fail_after(60):
-        results = await asyncio.gather(*(converse(f"user-{number}") for number in range(8)))
-    assert [name for name, _, _ in results] == [f"user-{number}" for number in range(8)]
+        results = await asyncio.gather(*(converse(f"user-{number}") for number in range(count)))
+    assert [name for name, _, _ in results] == [f"user-{number}" for number in range(count)]
     overlaps = sum(one[1] < two[2] and two[1] < one[2] for one in results for two in results)
     assert overlaps > len(results), "no two conversations ran at the same time"
 
 
-async def test_output_streams_while_the_code_runs(interpreter: CodeInterpreter) -> None:
+async def test_output_streams_while_the_code_runs(session: Session) -> None:
     events: list[OutputEvent] = []
     first = asyncio.Event()
 
@@ -71,7 +83,6 @@ async def test_output_streams_while_the_code_runs(interpreter: CodeInterpreter) 
 
     wait = "while not os.path.exists('go'): time.sleep(.01)"
     code = f"import os, time\nprint('one')\n{wait}\nprint('two')"
-    session = interpreter.session("a")
     with anyio.fail_after(30):
         run = asyncio.create_task(session.run_code(code, on_output=handle_output))
         await first.wait()
@@ -82,7 +93,7 @@ async def test_output_streams_while_the_code_runs(interpreter: CodeInterpreter) 
     assert "".join(event.text for event in events) == "one\ntwo\n"
 
 
-async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) -> None:
+async def test_rich_results_arrive_in_their_types(session: Session) -> None:
     code = """
         import matplotlib.pyplot as plt, pandas as pd
         from IPython.display import HTML, JSON, SVG, Latex, display
@@ -91,7 +102,7 @@ async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) 
         display(SVG('<svg xmlns="http://www.w3.org/2000/svg"/>'), Latex('$x$'))
         pd.DataFrame({'a': range(60), 'b': 'x'})
     """
-    execution = await interpreter.run_code(textwrap.dedent(code))
+    execution = await session.run_code(textwrap.dedent(code))
     assert execution.error is None, execution.error
     png, html, data, svg, latex, frame = execution.results
     assert png.png is not None
@@ -107,8 +118,7 @@ async def test_rich_results_arrive_in_their_types(interpreter: CodeInterpreter) 
     assert [column.name for column in frame.table.columns] == ["index", "a", "b"]
 
 
-async def test_changed_files_are_reported_once(interpreter: CodeInterpreter) -> None:
-    session = interpreter.session("a")
+async def test_changed_files_are_reported_once(session: Session) -> None:
     await session.files.upload(b"in", name="in.txt")
     write = "os.makedirs('sub')\nopen('sub/out.txt', 'w').write('x')"
     code = f"import os\n{write}\nos.symlink('/etc/passwd', 'link')"
@@ -119,9 +129,8 @@ async def test_changed_files_are_reported_once(interpreter: CodeInterpreter) -> 
 
 
 async def test_a_time_out_keeps_the_state_if_the_code_obeys_the_interrupt(
-    interpreter: CodeInterpreter,
+    session: Session,
 ) -> None:
-    session = interpreter.session("a")
     await session.run_code("x = 1")
     execution = await session.run_code("while True: pass", timeout=timedelta(seconds=1))
     assert execution.status == "timed_out"
@@ -134,8 +143,11 @@ async def test_a_time_out_keeps_the_state_if_the_code_obeys_the_interrupt(
 async def test_a_time_out_kills_the_session_if_the_code_ignores_the_interrupt(
     interpreter: CodeInterpreter,
 ) -> None:
-    session = interpreter.session("a")
-    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    session = interpreter.session("lost")
+    code = (
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "while True: time.sleep(0.1)"
+    )
     execution = await session.run_code(code, timeout=timedelta(seconds=1))
     assert execution.status == "timed_out"
     assert execution.state == "lost"
@@ -158,7 +170,7 @@ async def test_a_time_out_kills_the_session_if_the_code_ignores_the_interrupt(
 async def test_the_death_of_a_kernel_is_reported_at_once_and_the_kernel_replaced(
     interpreter: CodeInterpreter, code: str, reason: str
 ) -> None:
-    session = interpreter.session("a")
+    session = interpreter.session("lost")
     with anyio.fail_after(25):
         execution = await session.run_code(code)
         assert execution.status == "died"
@@ -171,56 +183,59 @@ async def test_the_death_of_a_kernel_is_reported_at_once_and_the_kernel_replaced
 async def test_the_death_of_a_kernel_between_two_calls_is_reported_as_a_loss(
     interpreter: CodeInterpreter,
 ) -> None:
-    session = interpreter.session("a")
+    session = interpreter.session("lost")
     await session.files.upload(b"1", name="data.csv")
     await session.run_code("import os, threading\nthreading.Timer(0.5, os._exit, [1]).start()")
-    await anyio.sleep(2)
+    record = interpreter._host.pool._sessions[session.id]  # type: ignore[attr-defined]
     with anyio.fail_after(20):
+        while record.kernel is not None and record.kernel.is_alive:
+            await anyio.sleep(0.02)
         execution = await session.run_code("open('data.csv').read()")
     assert (execution.state, execution.text) == ("lost", "'1'")
     assert any("replaced" in note for note in execution.notes)
     assert "uploaded again: data.csv" in execution.notes
 
 
-async def test_a_runaway_print_is_stopped_and_bounded(interpreter: CodeInterpreter) -> None:
+async def test_a_runaway_print_is_stopped_and_bounded(session: Session) -> None:
     with anyio.fail_after(60):
-        execution = await interpreter.run_code("while True: print('x' * 10_000)")
+        execution = await session.run_code("while True: print('x' * 10_000)")
     assert execution.error is not None
     assert execution.error.name == "OutputLimitExceeded"
     assert execution.dropped_characters > 10 << 20
     assert len(execution.stdout) < 11_000
 
 
-@pytest.mark.quick("1")
-@pytest.mark.parametrize("times", [1, 5])
-async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread(times: int) -> None:
+@pytest.mark.quick("1-100000")
+@pytest.mark.parametrize(("times", "count"), [(1, 100_000), (5, 300_000)])
+async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread(
+    times: int, count: int
+) -> None:
     wide = SandboxLimits(stream_characters=100_000, runaway_bytes=200 << 20)
     async with CodeInterpreter(LocalSessionPool(preload=(), limits=wide)) as interpreter:
         for _ in range(times):
-            execution = await interpreter.run_code("for n in range(300_000): print(n)")
+            execution = await interpreter.run_code(f"for n in range({count}): print(n)")
             assert execution.error is None
 
 
-async def test_one_huge_print_is_cut_but_not_fatal(interpreter: CodeInterpreter) -> None:
-    execution = await interpreter.run_code("print('a' + 'x' * 15_000_000 + 'z')")
+async def test_one_huge_print_is_cut_but_not_fatal(session: Session) -> None:
+    execution = await session.run_code("print('a' + 'x' * 15_000_000 + 'z')")
     assert execution.status == "succeeded"
     assert execution.stdout.startswith("ax")
     assert execution.stdout.endswith("xz\n")
     assert execution.dropped_characters > 14_000_000
 
 
-async def test_control_characters_and_emoji_are_kept(interpreter: CodeInterpreter) -> None:
-    execution = await interpreter.run_code(r"print('\U0001f40d \x00\x07\x1b[31m \ud800')")
+async def test_control_characters_and_emoji_are_kept(session: Session) -> None:
+    execution = await session.run_code(r"print('\U0001f40d \x00\x07\x1b[31m \ud800')")
     assert execution.stdout == "\U0001f40d \x00\x07\x1b[31m \\ud800\n"
 
 
-async def test_output_of_child_processes_is_captured(interpreter: CodeInterpreter) -> None:
-    execution = await interpreter.run_code("import subprocess; subprocess.run(['echo', 'child'])")
-    assert "child" in execution.stdout + (await interpreter.run_code("1")).stdout
+async def test_output_of_child_processes_is_captured(session: Session) -> None:
+    execution = await session.run_code("import subprocess; subprocess.run(['echo', 'child'])")
+    assert "child" in execution.stdout + (await session.run_code("1")).stdout
 
 
-async def test_a_cancelled_call_interrupts_the_code(interpreter: CodeInterpreter) -> None:
-    session = interpreter.session("a")
+async def test_a_cancelled_call_interrupts_the_code(session: Session) -> None:
     await session.run_code("x = 1")
     started = asyncio.Event()
     run = asyncio.create_task(
@@ -259,19 +274,20 @@ async def test_an_idle_session_ends_and_the_next_call_reports_it() -> None:
     assert "not used for 0.5 s" in execution.notes[0]
 
 
-async def test_a_host_with_thousands_of_descriptors_can_end_its_sessions() -> None:
+async def test_a_host_with_thousands_of_descriptors_can_end_its_sessions(
+    interpreter: CodeInterpreter,
+) -> None:
     resource = pytest.importorskip("resource")
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2048:
         pytest.skip("this host cannot open so many files")
-    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
-        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-        try:
-            session = interpreter.session("a")
-            assert (await session.run_code("1 + 1")).text == "2"
-            await session.delete()
-        finally:
-            for descriptor in held:
-                os.close(descriptor)
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        session = interpreter.session("descriptors")
+        assert (await session.run_code("1 + 1")).text == "2"
+        await session.delete()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 async def test_the_isolation_backend_is_named_by_the_execution_and_the_pool() -> None:
@@ -303,7 +319,14 @@ ENDINGS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.quick("auto")
 @pytest.mark.parametrize("isolation", ["auto", "landlock", "process"])
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "return",
+        "kill",
+        *(pytest.param(each, marks=pytest.mark.full) for each in ("exception", "exit")),
+    ],
+)
 def test_nothing_outlives_the_app(ending: str, isolation: str, tmp_path: Path) -> None:
     child = f"[sys.executable, '-c', 'import time; time.sleep(300)', 'cci-mark-{tmp_path.name}']"
     code = f"import subprocess, sys; subprocess.Popen({child}); 6 * 7"
