@@ -29,36 +29,39 @@ Run = Callable[..., Awaitable[Execution]]
 POOLS = ["embedded", "landlock", "managed", "managed-foreign-kernel", "custom"]
 
 
+NOTHING = "def install(*_): pass\ninstall_tools = install_environment = install_usage = install"
+
+
 @asynccontextmanager
-async def session_of(kind: str, monkeypatch: pytest.MonkeyPatch):
+async def session_of(kind: str):
     """Open a pool of a kind and yield a function that runs code in one session."""
     backend = "landlock" if kind == "landlock" else "auto"
     local = LocalSessionPool(preload=(), ready_sessions=0, isolation=backend)  # type: ignore[arg-type] # from the list
-    if kind == "managed-foreign-kernel":  # as where the kernel is not ours: only the agent helps
-        nothing = (
-            "def install(*_): pass\ninstall_tools = install_environment = install_usage = install"
-        )
-        monkeypatch.setattr(local_kernel, "build_session_source", lambda *_: nothing)
 
-    def runner(pool):
+    async def start(pool):
         async def run(code: str, seconds: float = 30) -> Execution:
             with anyio.fail_after(60):
                 return await pool.execute("session", code, timeout=timedelta(seconds=seconds))
 
+        with pytest.MonkeyPatch.context() as patch:
+            if kind == "managed-foreign-kernel":  # a kernel that is not ours: only the agent helps
+                patch.setattr(local_kernel, "build_session_source", lambda *_: NOTHING)
+            await run("1")
         return run
 
     if kind in {"embedded", "landlock"}:
         async with local as pool:
-            yield runner(pool)
+            yield await start(pool)
     else:
         options = {"kind": kind.partition("-")[0]}
         async with emulated(local, **options) as azure, azure.client() as pool:
-            yield runner(pool)
+            yield await start(pool)
 
 
-@pytest.fixture(params=POOLS)
-async def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    async with session_of(request.param, monkeypatch) as opened:
+@pytest.fixture(scope="module", params=POOLS)
+async def run(anyio_backend: str, request: pytest.FixtureRequest):
+    """Run code in one session for all tests. None of them ends it."""
+    async with session_of(request.param) as opened:
         yield opened
 
 
@@ -154,7 +157,7 @@ WAITING = [
 async def test_a_time_out_keeps_the_session_wherever_a_signal_reaches_the_code(run: Run) -> None:
     await run("import asyncio; x = 42")
     for code in WAITING:
-        execution = await run(code, 1)
+        execution = await run(code, 0.5)
         assert (execution.status, execution.state) == ("timed_out", "kept"), code
         assert (await run("x")).text == "42", code
 
@@ -196,6 +199,7 @@ async def test_output_of_the_background_comes_with_the_next_run(run: Run) -> Non
     assert any("threads or tasks of earlier runs" in note for note in late.notes)
 
 
+@pytest.mark.quick("embedded")
 async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) -> None:
     deep = await run("def f(n): return f(n + 1)\nf(0)")
     assert deep.error is not None
@@ -291,11 +295,11 @@ SHADOWS = (
 
 
 async def test_files_that_shadow_the_standard_library_break_nothing_of_ours(
-    monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    subtests: pytest.Subtests,
 ) -> None:
     for kind in ("embedded", "managed-foreign-kernel"):
         with subtests.test(kind):
-            async with session_of(kind, monkeypatch) as run:
+            async with session_of(kind) as run:
                 write = f"for name in {SHADOWS}: _ = open(name + '.py', 'w').write('1/0')"
                 assert (await run(write)).status == "succeeded"
                 assert (await run("1 + 1")).text == "2"
