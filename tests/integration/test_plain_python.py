@@ -65,6 +65,12 @@ async def run(anyio_backend: str, request: pytest.FixtureRequest):
         yield opened
 
 
+@pytest.fixture(scope="module")
+async def interpreter(anyio_backend: str):
+    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as opened:
+        yield opened
+
+
 def describe(execution: Execution) -> tuple[str, str, str]:
     name = "" if execution.error is None else execution.error.name
     return execution.status, name, execution.stdout
@@ -227,13 +233,11 @@ async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) 
     assert plotted.results[0].png is not None
 
 
-@pytest.mark.parametrize("isolation", ["bwrap", "landlock"])
-async def test_an_allocation_beyond_the_memory_limit_raises_memory_error(isolation: str) -> None:
-    pool = LocalSessionPool(preload=(), ready_sessions=0, isolation=isolation)  # type: ignore[arg-type] # from the list
-    async with CodeInterpreter(pool) as interpreter:
-        execution = await interpreter.run_code("block = bytearray(3 << 30)")
-        assert execution.error is not None
-        assert (execution.error.name, execution.state) == ("MemoryError", "kept")
+@pytest.mark.parametrize("run", ["embedded", "landlock"], indirect=True)
+async def test_an_allocation_beyond_the_memory_limit_raises_memory_error(run: Run) -> None:
+    execution = await run("block = bytearray(3 << 30)")
+    assert execution.error is not None
+    assert (execution.error.name, execution.state) == ("MemoryError", "kept")
 
 
 @pytest.mark.full
@@ -252,30 +256,31 @@ async def test_two_hundred_cancelled_short_runs_lose_no_session() -> None:
             assert (after.text, after.instance, after.notes) == ("42", first.instance, ())
 
 
-async def test_a_session_that_does_not_stop_is_reported_by_its_reason() -> None:
+async def test_a_session_that_does_not_stop_is_reported_by_its_reason(
+    interpreter: CodeInterpreter,
+) -> None:
     code = "import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass"
-    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
-        session = interpreter.session("a")
-        await session.run_code("1")
-        with anyio.move_on_after(1):
-            await session.run_code(code)
-        after = await session.run_code("1")
+    session = interpreter.session("a")
+    await session.run_code("1")
+    with anyio.move_on_after(1):
+        await session.run_code(code)
+    after = await session.run_code("1")
     assert any("did not stop when interrupted" in note for note in after.notes)
 
 
-async def test_a_missing_network_is_reported_where_the_pool_knows_it() -> None:
+async def test_a_missing_network_is_reported_where_the_pool_knows_it(
+    interpreter: CodeInterpreter,
+) -> None:
     from cci_plugins.tools import execute_code
 
-    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
-        description = execute_code.build_description(execute_code.DEFAULT_OPTIONS, interpreter)
-        assert "neither network nor pip" in description
-        missing = await interpreter.run_code("import not_installed_here")
-        assert any("not_installed_here is not installed" in note for note in missing.notes)
-        failed = await interpreter.run_code(
-            "import urllib.request as r\nr.urlopen('http://example.com')"
-        )
-        assert any("has no network" in note for note in failed.notes)
-        assert (await interpreter.run_code("1/0")).notes == ()
+    description = execute_code.build_description(execute_code.DEFAULT_OPTIONS, interpreter)
+    assert "neither network nor pip" in description
+    session = interpreter.session("a")
+    missing = await session.run_code("import not_installed_here")
+    assert any("not_installed_here is not installed" in note for note in missing.notes)
+    failed = await session.run_code("import urllib.request as r\nr.urlopen('http://example.com')")
+    assert any("has no network" in note for note in failed.notes)
+    assert (await session.run_code("1/0")).notes == ()
     unknown = execute_code.build_description(execute_code.DEFAULT_OPTIONS, None)
     assert "network" not in unknown
 
