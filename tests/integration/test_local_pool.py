@@ -173,19 +173,19 @@ async def test_a_time_out_kills_the_session_if_the_code_ignores_the_interrupt(
     assert (after.text, after.state) == ("False", "kept")
 
 
+@pytest.mark.quick("exit", "memory")
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import os; os._exit(3)", "exited with code 3"),
-        pytest.param("import ctypes; ctypes.string_at(0)", "SIGSEGV", marks=FULL),
+        pytest.param("import os; os._exit(3)", "exited with code 3", id="exit"),
+        pytest.param("import ctypes; ctypes.string_at(0)", "SIGSEGV", id="crash"),
         pytest.param(
-            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "killed",
-            marks=FULL,
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", id="kill"
         ),
-        (
-            "import time\nkeep = [bytearray(200 << 20) for _ in range(8)]\ntime.sleep(30)",
+        pytest.param(
+            "import time\nkeep = [bytearray(200 << 20) for _ in range(4)]\ntime.sleep(30)",
             "its limit is 700 MiB",
+            id="memory",
         ),
     ],
 )

@@ -35,21 +35,19 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_folder() -> Iterator[None]:
-    """Keep the folders of other programs out of this module's folder of temporary files."""
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the folders of other programs out of this module's folder of temporary files.
+
+    Of the two installers, uv is on PATH where this checkout has it, because pip takes ten times
+    as long.
+    """
+    tmp_path_factory.getbasetemp()  # pytest's own folder outlives this module
     with (
         tempfile.TemporaryDirectory(prefix="cci-test-") as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         Path(folder).chmod(0o755)
         patch.setattr(tempfile, "tempdir", folder)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installer() -> Iterator[None]:
-    """Let uv of this checkout be found first, because pip takes five times as long."""
-    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.pathsep.join([*find_installers(), os.environ["PATH"]]))
         yield
 
