@@ -68,6 +68,7 @@ def local_pool():
     return LocalSessionPool(preload=(), ready_sessions=1)
 
 
+@pytest.mark.quick("platform", "custom")
 @pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(options.values()))
 async def test_a_run_that_took_place_is_not_repeated_after_any_answer(options):
     liars = []

@@ -48,6 +48,7 @@ async def show(session: Session, name: str) -> str:
     return execution.stdout.strip()
 
 
+@pytest.mark.quick("bwrap")
 async def test_the_code_and_its_child_processes_see_the_variables(
     interpreter: CodeInterpreter, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,6 +83,7 @@ async def test_the_code_and_its_child_processes_see_the_variables(
     await session.delete()
 
 
+@pytest.mark.quick("landlock")
 async def test_a_restart_keeps_files_and_variables_of_the_environment_only(
     interpreter: CodeInterpreter,
 ) -> None:
@@ -148,14 +150,14 @@ async def test_the_usage_of_a_run_counts_its_own_time_and_memory(
     interpreter: CodeInterpreter,
 ) -> None:
     session = interpreter.session("usage")
-    code = "import time\nstart = time.process_time()\nwhile time.process_time() - start < 0.5: pass"
+    code = "import time\nstart = time.process_time()\nwhile time.process_time() - start < 0.2: pass"
     busy = (await session.run_code(code)).usage
     assert busy is not None
-    assert busy.cpu_seconds >= 0.5
+    assert busy.cpu_seconds >= 0.2
     child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {code!r}])"
     through_child = (await session.run_code(child)).usage
     assert through_child is not None
-    assert through_child.cpu_seconds >= 0.5
+    assert through_child.cpu_seconds >= 0.2
     large = (await session.run_code("data = b'x' * 200_000_000\ndel data")).usage
     small = (await session.run_code("1")).usage
     assert large is not None
