@@ -16,7 +16,6 @@ pytestmark = pytest.mark.slow
 HEAD = """
     import asyncio, threading
     from cci_plugins import CodeInterpreter, LocalSessionPool, sync
-    from cci_plugins.langchain import CodeInterpreterTool
     pool = LocalSessionPool(preload=())
 """
 PROGRAMS = {
@@ -46,6 +45,7 @@ PROGRAMS = {
         asyncio.run(main())
     """,
     "a tool, awaited and not": """
+        from cci_plugins.langchain import CodeInterpreterTool
         tool = CodeInterpreterTool(interpreter=CodeInterpreter(pool))
         tool.invoke({"code": "x = 41"})
         print(asyncio.run(tool.ainvoke({"code": "x + 1"})))
@@ -53,7 +53,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.quick("script without closing", "threads", "blocking inside a running loop")
+@pytest.mark.quick("script without closing", "threads")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_prints_42_and_nothing_else(name: str) -> None:
     program = textwrap.dedent(HEAD) + textwrap.dedent(PROGRAMS[name])

@@ -31,6 +31,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.quick("bwrap")
 @pytest.mark.parametrize("isolation", ["bwrap", "landlock", "process"])
 async def test_code_sees_the_variables_and_what_starts_it_does_not(
     isolation, monkeypatch, tmp_path

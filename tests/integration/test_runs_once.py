@@ -65,7 +65,7 @@ class Liar:
 def local_pool():
     from cci_plugins.pools.local.pool import LocalSessionPool
 
-    return LocalSessionPool(preload=(), ready_sessions=1)
+    return LocalSessionPool(preload=(), ready_sessions=0)
 
 
 @pytest.mark.quick("platform", "custom")

@@ -23,8 +23,8 @@ def interpreter() -> Iterator[CodeInterpreter]:
     asyncio.run(opened.aclose())
 
 
-@pytest.fixture
-async def by_text() -> AsyncIterator[CodeInterpreter]:
+@pytest.fixture(scope="module")
+async def by_text(anyio_backend: str) -> AsyncIterator[CodeInterpreter]:
     """An interpreter on a pool that answers in text only."""
     async with emulated(LocalSessionPool(preload=()), kind="platform") as pool:
         interpreter = CodeInterpreter(pool.client())
@@ -178,16 +178,26 @@ async def test_a_wide_or_large_frame_is_cut_and_marked(interpreter: CodeInterpre
     assert "xxx" in (execution.results[0].text or "")
 
 
-async def test_the_table_data_of_one_run_leaves_budget_for_what_it_displays(
-    interpreter: CodeInterpreter, by_text: CodeInterpreter
-) -> None:
+async def _display_more_than_the_budget(interpreter: CodeInterpreter) -> None:
     display = "display(pd.DataFrame({'t': ['x' * 5_000] * 50}))"
     code = f"import pandas as pd\nfor _ in range(30): {display}"
-    for pool in (interpreter, by_text):
-        for _ in range(2):  # each run has its own budget
-            execution = await pool.session("many").run_code(code)
-            has_table = [result.table is not None for result in execution.results]
-            assert (len(has_table), sum(has_table), has_table[0]) == (30, 17, True)
+    for _ in range(2):  # each run has its own budget
+        execution = await interpreter.session("structured").run_code(code)
+        has_table = [result.table is not None for result in execution.results]
+        assert (len(has_table), sum(has_table), has_table[0]) == (30, 17, True)
+
+
+async def test_the_table_data_of_one_run_leaves_budget_for_what_it_displays(
+    interpreter: CodeInterpreter,
+) -> None:
+    await _display_more_than_the_budget(interpreter)
+
+
+@pytest.mark.full
+async def test_the_table_data_leaves_budget_in_a_pool_that_answers_in_text(
+    by_text: CodeInterpreter,
+) -> None:
+    await _display_more_than_the_budget(by_text)
 
 
 async def test_objects_that_are_not_tables_are_not_touched(interpreter: CodeInterpreter) -> None:
