@@ -14,6 +14,7 @@ from cci_plugins.in_session import charts, tables
 from ._emulated import emulated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+FULL = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -253,8 +254,14 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
     ("code", "kind", "x", "y"),
     [
         ("plt.bar(pd.date_range('2026-01-01', periods=2), [3, 4])", "bar", DATES, (3, 4)),
-        ("plt.scatter(pd.date_range('2026-01-01', periods=2), [3, 4])", "scatter", DATES, (3, 4)),
-        ("plt.scatter(['a', 'b'], [3, 4])", "scatter", ("a", "b"), (3, 4)),
+        pytest.param(
+            "plt.scatter(pd.date_range('2026-01-01', periods=2), [3, 4])",
+            "scatter",
+            DATES,
+            (3, 4),
+            marks=FULL,
+        ),
+        pytest.param("plt.scatter(['a', 'b'], [3, 4])", "scatter", ("a", "b"), (3, 4), marks=FULL),
         ("plt.barh(['a', 'b'], [3, 4])", "barh", ("a", "b"), (3, 4)),
         (
             "pd.Series([3, 4], index=pd.date_range('2026-01', periods=2, freq='MS')).plot()",
@@ -263,27 +270,32 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
             (3, 4),
         ),
         ("plt.plot([0, 1], [3, 4]); plt.xticks([0, 1], ['a', 'b'])", "line", ("a", "b"), (3, 4)),
-        (
+        pytest.param(
             "plt.bar([0.2, 1.2], [3, 4]); plt.xticks([0, 1], ['a', 'b'])",
             "bar",
             ("a", "b"),
             (3, 4),
+            marks=FULL,
         ),
-        (
+        pytest.param(
             "plt.bar([0, 1], [3, 4]); plt.gca().xaxis.set_major_formatter('{x} EUR')",
             "bar",
             (0, 1),
             (3, 4),
+            marks=FULL,
         ),
         ("plt.plot(np.ma.masked_equal([3, 0, 4], 0))", "line", (0, 1, 2), (3, None, 4)),
         ("plt.errorbar([0, 1], [3, 4], yerr=1, capsize=2)", "errorbar", (0, 1), (3, 4)),
-        ("plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4)),
-        ("plt.plot([], label='a'); plt.plot([0], [3])", "line", (0,), (3,)),
-        (
+        pytest.param(
+            "plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4), marks=FULL
+        ),
+        pytest.param("plt.plot([], label='a'); plt.plot([0], [3])", "line", (0,), (3,), marks=FULL),
+        pytest.param(
             "plt.plot(np.array(['2026-01-01', '2026-01-02'], 'M8[ns]'), [3, 4])",
             "line",
             DATES,
             (3, 4),
+            marks=FULL,
         ),
         ("plt.pie([1, 3], labels=['a', 'b'])", "pie", ("a", "b"), (0.25, 0.75)),
     ],
