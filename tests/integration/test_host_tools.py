@@ -176,6 +176,7 @@ print(isinstance(tools.ToolDeniedError(), PermissionError), hasattr(tools, 'secr
 """
 
 
+@pytest.mark.quick("bwrap")
 async def test_code_calls_tools_from_threads_and_tasks(interpreter: CodeInterpreter) -> None:
     host = Host()
     token = request_id.set("request-7")
@@ -424,6 +425,7 @@ async def test_sessions_do_not_call_for_each_other(interpreter: CodeInterpreter)
     assert plain.error.name == "NameError"
 
 
+@pytest.mark.quick("bwrap")
 def test_blocking_callers_have_the_same_tools(backend: str) -> None:
     async def add(a: float, b: float = 0) -> float:
         await asyncio.sleep(0)
