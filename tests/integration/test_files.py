@@ -200,9 +200,9 @@ class Moves:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.quick("6")
-@pytest.mark.parametrize("count", [6, 50])
-async def test_broken_connections_leave_no_partial_file(azurite, tmp_path, count):
+@pytest.mark.full
+async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
+    count = 50
     chance = random.Random(20261123)
     data = os.urandom(6 << 20)
     async with proxied(azurite.port) as proxy:
@@ -293,26 +293,28 @@ async def test_without_storage_the_error_names_the_setting():
         assert "AZURE_STORAGE_ACCOUNT" in caught.value.hint
 
 
-async def test_a_users_blob_is_fetched_by_the_session_or_by_this_machine(azurite):
+@pytest.mark.quick("relayed")
+@pytest.mark.parametrize("route", ["direct", "relayed"])
+async def test_a_users_blob_is_fetched_by_the_session_or_by_this_machine(azurite, route):
     data = os.urandom(700_000)
     storage = azurite.storage()
     with azurite.container() as container:
         container.upload_blob("mine/report.bin", data)
     link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))  # on this loop
     policy = SasPolicy(hosts=(azurite.host,), allow_private=True)
-    for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
-        pool = LocalSessionPool(egress=egress, ready_sessions=0)
-        files = FileOptions(storage, fetch=policy)
-        async with CodeInterpreter(pool, files=files) as interpreter:
-            session = interpreter.session("a")
-            info = await session.files.fetch(link)
-            assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
-            execution = await session.run_code(DIGEST.format("report.bin"))
-            assert execution.stdout.strip() == sha256(data)
-            await session.run_code("import os; os._exit(1)")
-            execution = await session.run_code(DIGEST.format("report.bin"))
-            assert execution.stdout.strip() == sha256(data)
-            assert "uploaded again: report.bin" in execution.notes
+    egress = (azurite.host,) if route == "direct" else "none"
+    pool = LocalSessionPool(egress=egress, ready_sessions=0)
+    files = FileOptions(storage, fetch=policy)
+    async with CodeInterpreter(pool, files=files) as interpreter:
+        session = interpreter.session("a")
+        info = await session.files.fetch(link)
+        assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
+        execution = await session.run_code(DIGEST.format("report.bin"))
+        assert execution.stdout.strip() == sha256(data)
+        await session.run_code("import os; os._exit(1)")
+        execution = await session.run_code(DIGEST.format("report.bin"))
+        assert execution.stdout.strip() == sha256(data)
+        assert "uploaded again: report.bin" in execution.notes
     with azurite.container() as container:
         container.delete_blob("mine/report.bin")
 
@@ -418,9 +420,8 @@ async def test_a_download_replaces_a_file_only_on_request_and_follows_no_link(pl
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "secret"]
 
 
-@pytest.mark.quick("2")
-@pytest.mark.parametrize("count", [2, 4])
-async def test_conversations_do_not_share_files_of_the_same_name(azurite, count):
+@pytest.mark.full
+async def test_conversations_do_not_share_files_of_the_same_name(azurite):
     async with staging(azurite) as interpreter:
 
         async def talk(key: str) -> None:
@@ -432,7 +433,7 @@ async def test_conversations_do_not_share_files_of_the_same_name(azurite, count)
             assert await session.files.download("data.bin") == mine[::-1]
 
         async with anyio.create_task_group() as tasks:
-            for number in range(count):
+            for number in range(4):
                 tasks.start_soon(talk, f"conversation-{number}")
 
 
@@ -492,6 +493,7 @@ async def open_pool(kind, host):
         yield there.client()
 
 
+@pytest.mark.quick("platform")
 @pytest.mark.parametrize("kind", ["embedded", "platform"])
 async def test_no_later_run_finds_a_signature_in_the_sessions_memory(kind, azurite):
     storage = azurite.storage()

@@ -102,14 +102,14 @@ async def wait_until(is_true, seconds: float = 20):
             await anyio.sleep(0.02)
 
 
-@pytest.mark.quick("bwrap")
+@pytest.mark.full
 async def test_a_kernel_answers(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as kernel:
         assert await kernel.run("print(6 * 7)") == "42"
         assert kernel.sandbox.connection["signature_scheme"] == "hmac-sha256"
 
 
-@pytest.mark.quick("landlock")
+@pytest.mark.full
 async def test_several_tasks_wait_for_the_end(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as kernel:
         waits = [asyncio.create_task(kernel.sandbox.wait()) for _ in range(3)]
@@ -216,7 +216,7 @@ async def test_kill_removes_the_sessions_folder(
     assert Path("/etc/passwd").exists()
 
 
-@pytest.mark.quick("bwrap")
+@pytest.mark.full
 async def test_sessions_run_side_by_side(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend) as one, sandboxed_kernel(backend) as two:
         await one.run("x = 1; open('f', 'w')")
@@ -236,7 +236,7 @@ async def test_each_session_of_root_has_its_own_user(backend, sandboxed_kernel):
         assert all(20_000 <= int(uid) < 60_000 for uid in ids)
 
 
-@pytest.mark.quick("landlock")
+@pytest.mark.full
 async def test_no_descriptor_is_left_open(backend, sandboxed_kernel):
     async with sandboxed_kernel(backend):
         pass

@@ -206,7 +206,7 @@ async def test_output_of_the_background_comes_with_the_next_run(run: Run) -> Non
 
 
 @pytest.mark.quick("embedded")
-async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) -> None:
+async def test_a_long_traceback_a_debugger_a_pager_and_a_wide_frame_behave(run: Run) -> None:
     deep = await run("def f(n): return f(n + 1)\nf(0)")
     assert deep.error is not None
     assert deep.error.name == "RecursionError"
@@ -224,6 +224,10 @@ async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) 
     )
     assert "c19" in frame.stdout
     assert "c19" in str(frame.results[0].text)
+
+
+@pytest.mark.full
+async def test_figures_are_shown_without_pyplot_and_by_any_backend(run: Run) -> None:
     figure = await run(
         "from matplotlib.figure import Figure\nfigure = Figure()\n_ = figure.subplots()\nfigure"
     )
@@ -299,15 +303,13 @@ SHADOWS = (
 )
 
 
-async def test_files_that_shadow_the_standard_library_break_nothing_of_ours(
-    subtests: pytest.Subtests,
-) -> None:
-    for kind in ("embedded", "managed-foreign-kernel"):
-        with subtests.test(kind):
-            async with session_of(kind) as run:
-                write = f"for name in {SHADOWS}: _ = open(name + '.py', 'w').write('1/0')"
-                assert (await run(write)).status == "succeeded"
-                assert (await run("1 + 1")).text == "2"
-                table = await run("import pandas as pd\npd.DataFrame({'a': [1]})")
-                assert table.results[0].table is not None
-                assert (await run("1/0")).status == "failed"
+@pytest.mark.quick("managed-foreign-kernel")
+@pytest.mark.parametrize("kind", ["embedded", "managed-foreign-kernel"])
+async def test_files_that_shadow_the_standard_library_break_nothing_of_ours(kind: str) -> None:
+    async with session_of(kind) as run:
+        write = f"for name in {SHADOWS}: _ = open(name + '.py', 'w').write('1/0')"
+        assert (await run(write)).status == "succeeded"
+        assert (await run("1 + 1")).text == "2"
+        table = await run("import pandas as pd\npd.DataFrame({'a': [1]})")
+        assert table.results[0].table is not None
+        assert (await run("1/0")).status == "failed"

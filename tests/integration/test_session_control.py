@@ -83,7 +83,7 @@ async def test_the_code_and_its_child_processes_see_the_variables(
     await session.delete()
 
 
-@pytest.mark.quick("landlock")
+@pytest.mark.quick("bwrap")
 async def test_a_restart_keeps_files_and_variables_of_the_environment_only(
     interpreter: CodeInterpreter,
 ) -> None:

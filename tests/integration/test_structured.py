@@ -84,19 +84,25 @@ async def test_a_frame_arrives_with_its_first_rows_its_types_and_its_whole_shape
         assert table.records()[1]["x"] is None
 
 
-async def test_a_figure_arrives_with_the_data_it_plots(
-    interpreter: CodeInterpreter, by_text: CodeInterpreter
-) -> None:
-    for pool in (interpreter, by_text):
-        result = await _display(pool, PLOT)
-        assert result.png is not None
-        left, right = result.charts
-        assert (left.title, left.x_label, left.y_label) == ("Lines", "time", "value")
-        line, points = left.series
-        assert (line.kind, line.label, line.x, line.y) == ("line", "up", (1, 2, 3), (4, 5, 6))
-        assert (points.kind, points.x, points.y) == ("scatter", (1, 2), (7, 8))
-        (bars,) = right.series
-        assert (bars.kind, bars.x, bars.y) == ("bar", ("a", "b"), (3, 4))
+async def _check_figure(interpreter: CodeInterpreter) -> None:
+    result = await _display(interpreter, PLOT)
+    assert result.png is not None
+    left, right = result.charts
+    assert (left.title, left.x_label, left.y_label) == ("Lines", "time", "value")
+    line, points = left.series
+    assert (line.kind, line.label, line.x, line.y) == ("line", "up", (1, 2, 3), (4, 5, 6))
+    assert (points.kind, points.x, points.y) == ("scatter", (1, 2), (7, 8))
+    (bars,) = right.series
+    assert (bars.kind, bars.x, bars.y) == ("bar", ("a", "b"), (3, 4))
+
+
+async def test_a_figure_arrives_with_the_data_it_plots(interpreter: CodeInterpreter) -> None:
+    await _check_figure(interpreter)
+
+
+@pytest.mark.full
+async def test_a_figure_arrives_in_text_with_the_data_it_plots(by_text: CodeInterpreter) -> None:
+    await _check_figure(by_text)
 
 
 @pytest.mark.parametrize(
