@@ -320,6 +320,7 @@ INVALID = {
 }
 
 
+@pytest.mark.quick("bwrap")
 async def test_forged_calls_reach_no_tool(interpreter: CodeInterpreter) -> None:
     host = Host()
     execution = await run(interpreter, host, FORGE + FORGED)
@@ -383,6 +384,7 @@ async def test_floods_are_bounded(interpreter: CodeInterpreter) -> None:
     assert (await run(interpreter, host, "tools.add(2)")).text == "2"
 
 
+@pytest.mark.quick("bwrap")
 async def test_programs_of_the_code_do_not_get_the_socket(interpreter: CodeInterpreter) -> None:
     code = """
 import os, subprocess, sys

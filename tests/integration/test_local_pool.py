@@ -227,15 +227,12 @@ async def test_a_runaway_print_is_stopped_and_bounded(session: Session) -> None:
     assert len(execution.stdout) < 11_000
 
 
-@pytest.mark.quick("1-50000")
-@pytest.mark.parametrize(("times", "count"), [(1, 50_000), (5, 300_000)])
-async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread(
-    times: int, count: int
-) -> None:
+@pytest.mark.full
+async def test_a_tight_print_loop_does_not_fail_because_of_the_sending_thread() -> None:
     wide = SandboxLimits(stream_characters=100_000, runaway_bytes=200 << 20)
     async with CodeInterpreter(LocalSessionPool(preload=(), limits=wide)) as interpreter:
-        for _ in range(times):
-            execution = await interpreter.run_code(f"for n in range({count}): print(n)")
+        for _ in range(5):
+            execution = await interpreter.run_code("for n in range(300_000): print(n)")
             assert execution.error is None
 
 

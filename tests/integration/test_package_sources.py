@@ -94,6 +94,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@pytest.mark.quick("pip")
 @pytest.mark.usefixtures("installer", "folder")
 async def test_both_installers_add_a_package_and_what_it_needs(wheels: Path) -> None:
     async with open_packages(wheels) as session:

@@ -198,6 +198,7 @@ async def test_code_that_installs_is_told_at_once_what_the_host_allows(index: Pa
         assert (await session.run_code(variables)).stdout.strip() == "PIP_NO_INDEX"
 
 
+@pytest.mark.full
 async def test_a_pool_with_a_network_lets_pip_look_for_packages() -> None:
     pool = LocalSessionPool(isolation="process", ready_sessions=0, preload=())
     async with CodeInterpreter(pool) as interpreter:
