@@ -6,7 +6,6 @@ before it removes a project.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,8 @@ try:
     from azure.core.exceptions import AzureError
     from azure.core.pipeline import policies
     from azure.core.rest import HttpRequest
+
+    from .transport import build_connection_options
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"reading a project's agents needs {missing.name}", hint='pip install "cci-plugins[azure]"'
@@ -59,7 +60,7 @@ async def list_agents(endpoint: str, azure: Azure) -> list[str]:
             policies.AsyncRetryPolicy(),
             policies.AsyncBearerTokenCredentialPolicy(credential, _SCOPE),
         ],
-        connection_verify=str(azure.ca or os.environ.get("SSL_CERT_FILE") or "") or True,
+        **build_connection_options(azure.ca),
     )
     try:
         return await _read_pages(client, endpoint)

@@ -11,7 +11,6 @@ the API of Microsoft.App that Azure no longer has, or not yet, is replaced by an
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
@@ -39,6 +38,8 @@ try:
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
     from azure.core.pipeline import policies
     from azure.core.rest import HttpRequest
+
+    from .transport import build_connection_options
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"Azure Resource Manager needs {missing.name}", hint='pip install "cci-plugins[azure]"'
@@ -79,11 +80,7 @@ class ArmClient:
             )
         self.scope = f"{self._endpoint}/.default"
         self.credential = CachedCredential.wrap(azure.credential)
-        self._transport_options: dict[str, Any] = {
-            "read_timeout": read_timeout,
-            # aiohttp reads SSL_CERT_FILE only once, when it is imported
-            "connection_verify": str(azure.ca or os.environ.get("SSL_CERT_FILE") or "") or True,
-        }
+        self._transport_options = build_connection_options(azure.ca, read_timeout=read_timeout)
         self._client = self._build_client()
         self._version_replacements: dict[str, str] = {}
 

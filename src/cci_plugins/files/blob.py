@@ -299,7 +299,13 @@ class BlobStorage(Renewable):
             )
             options: dict[str, Any] = {"retry_policy": retry_policy}
             if self._ca_file is not None:
-                options["connection_verify"] = str(self._ca_file)
+                from cci_plugins.azure.transport import (  # noqa: PLC0415 - an extra
+                    build_connection_options,
+                )
+
+                options |= build_connection_options(
+                    self._ca_file, connection_timeout=20, read_timeout=60
+                )
             self._client = BlobServiceClient(
                 self._address.url, credential=self._key or self._credential, **options
             )
