@@ -18,7 +18,7 @@ from cci_plugins.testing import FakeSessionPool
 from ._azurite import CONTAINER, KEY, SignedIn, running_azurite
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-OTHER = "cci-checkpoints"
+OTHER, DAMAGED = "cci-checkpoints", "cci-damaged"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,10 @@ def storage_of(azurite, name=OTHER):
 
 
 def list_blobs(azurite):
+    """List the blobs of checkpoints. The workspaces of other tests are in the same container."""
     with open_container(azurite) as container:
-        return sorted(container.list_blob_names())
+        names = container.list_blob_names()
+        return sorted(name for name in names if not name.startswith("workspace-"))
 
 
 async def test_a_conversation_comes_back_from_blob_storage(azurite):
@@ -47,6 +49,7 @@ async def test_a_conversation_comes_back_from_blob_storage(azurite):
     storage = storage_of(azurite)
     pool = LocalSessionPool(ready_sessions=0, preload=())
     files = FileOptions(checkpoints=storage)
+    before = set(list_blobs(azurite))
     with anyio.fail_after(100):
         async with CodeInterpreter(pool, files=files) as interpreter:
             session = interpreter.session("alice")
@@ -69,7 +72,7 @@ async def test_a_conversation_comes_back_from_blob_storage(azurite):
     assert await staging.is_empty()
     await staging.aclose()
     await storage.aclose()
-    assert list_blobs(azurite) == [
+    assert [blob for blob in list_blobs(azurite) if blob not in before] == [
         *(f"{name}/file-{index:06}" for index in range(3)),
         f"{name}/manifest.json",
         f"{name}/notebook.ipynb",
@@ -179,6 +182,20 @@ async def test_a_workspace_in_blob_storage_returns_and_is_written_again_in_time(
     assert execution.text == "['in.csv', 'made']"
     assert any("uploaded again: in.csv, made" in note for note in execution.notes)
     assert await list_times(azurite) == second
+    with pytest.raises(ConfigurationError, match="files on their way"):
+        CodeInterpreter(
+            FakeSessionPool(),
+            files=FileOptions(storage_of(azurite, CONTAINER)),
+            workspace=storage_of(azurite, CONTAINER),
+        )
+
+
+@pytest.mark.full
+async def test_a_workspace_that_cannot_be_read_or_was_changed_is_named(azurite, monkeypatch):
+    with open_container(azurite, DAMAGED) as container:
+        container.create_container()
+    await run_once(storage_of(azurite, DAMAGED), "open('in.csv', 'w').write('a,b')")
+    await run_once(storage_of(azurite, DAMAGED), "open('made', 'w').write('7')")
 
     # a container that cannot be read stops the run before it starts, and loses nothing
     async def fail(job, on_progress):
@@ -187,24 +204,18 @@ async def test_a_workspace_in_blob_storage_returns_and_is_written_again_in_time(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_blobs, "transfer_locally", fail)
         with pytest.raises(CodeInterpreterError, match="cannot be reached"):
-            await run_once(storage_of(azurite), "open('never', 'w')")
-    assert (await run_once(storage_of(azurite), LIST)).text == "['in.csv', 'made']"
+            await run_once(storage_of(azurite, DAMAGED), "open('never', 'w')")
+    assert (await run_once(storage_of(azurite, DAMAGED), LIST)).text == "['in.csv', 'made']"
 
     # a copy that is gone and one that was changed are named, and the rest comes back
-    await run_once(storage_of(azurite), "open('third', 'w').write('8')")
+    await run_once(storage_of(azurite, DAMAGED), "open('third', 'w').write('8')")
     seven, three = (hashlib.sha256(data).hexdigest() for data in (b"7", b"a,b"))
-    with open_container(azurite) as container:
+    with open_container(azurite, DAMAGED) as container:
         for name in container.list_blob_names():
             if name.endswith(f"/copy-{seven}"):
                 container.delete_blob(name)
             if name.endswith(f"/copy-{three}"):
                 container.upload_blob(name, b"a;b", overwrite=True)
-    execution = await run_once(storage_of(azurite), LIST)
+    execution = await run_once(storage_of(azurite, DAMAGED), LIST)
     assert execution.text == "['third']"
     assert "the workspace has lost files: in.csv, made" in execution.notes
-    with pytest.raises(ConfigurationError, match="files on their way"):
-        CodeInterpreter(
-            FakeSessionPool(),
-            files=FileOptions(storage_of(azurite, CONTAINER)),
-            workspace=storage_of(azurite, CONTAINER),
-        )

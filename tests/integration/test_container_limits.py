@@ -31,6 +31,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.quick("bwrap")
 @pytest.mark.parametrize("isolation", ["bwrap", "landlock", "process"])
 async def test_code_sees_the_variables_and_what_starts_it_does_not(
     isolation, monkeypatch, tmp_path
@@ -55,6 +56,7 @@ async def test_code_sees_the_variables_and_what_starts_it_does_not(
     assert {name: os.environ.get(name) for name in HOSTILE} == before
 
 
+@pytest.mark.full
 async def test_a_variable_for_the_code_wins_over_the_number_of_threads() -> None:
     pool = LocalSessionPool(
         ready_sessions=0, preload=(), isolation="process", environment={"OMP_NUM_THREADS": "7"}

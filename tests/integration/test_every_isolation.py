@@ -18,7 +18,7 @@ from cci_plugins.tools.options import ToolOptions
 if sys.platform != "linux":
     pytest.skip("these backends exist on Linux only", allow_module_level=True)
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.quick("bwrap", "landlock")]
 
 FORK = """
 import os
@@ -57,8 +57,8 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-async def interpreter(backend: Any) -> AsyncIterator[CodeInterpreter]:
+@pytest.fixture(scope="module")
+async def interpreter(anyio_backend: str, backend: Any) -> AsyncIterator[CodeInterpreter]:
     async with CodeInterpreter(LocalSessionPool(isolation=backend)) as opened:
         yield opened
 
@@ -70,7 +70,7 @@ async def read(session: Session, code: str) -> str:
 
 
 async def test_the_output_of_child_processes_arrives_in_order(interpreter: CodeInterpreter) -> None:
-    session = interpreter.session("a")
+    session = interpreter.session("shared")
     with anyio.fail_after(100):
         execution = await session.run_code(FORK)
         assert execution.stdout == "before forked é\nafter\n"
@@ -94,7 +94,7 @@ async def test_the_output_of_child_processes_arrives_in_order(interpreter: CodeI
 async def test_the_folder_has_the_name_that_the_tool_gives_the_model(
     interpreter: CodeInterpreter,
 ) -> None:
-    session = interpreter.session("a")
+    session = interpreter.session("folder")
     with anyio.fail_after(100):
         code = (
             "import os\n"
@@ -138,7 +138,7 @@ print(f' {idle} {len(waits) > 0}')
 
 
 async def test_a_flush_waits_only_where_something_was_written(interpreter: CodeInterpreter) -> None:
-    session = interpreter.session("flush")
+    session = interpreter.session("shared")
 
     assert await read(session, WAITS) == "text 0 True\n"
 
@@ -159,7 +159,7 @@ print('last', file=sys.stderr)
 async def test_output_of_every_kind_is_whole_in_its_own_run_and_in_order(
     interpreter: CodeInterpreter,
 ) -> None:
-    session = interpreter.session("mixed")
+    session = interpreter.session("shared")
     for number in range(20):
         execution = await session.run_code(f"{MIXED}\n{number}")
 

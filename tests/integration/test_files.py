@@ -60,6 +60,13 @@ async def bubblewrap(anyio_backend):
         pytest.skip(f"egress from a session needs bubblewrap: {error}")
 
 
+@pytest.fixture(scope="module")
+async def plain(anyio_backend):
+    """An interpreter without storage, for tests that can share its session."""
+    async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
+        yield interpreter
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -89,6 +96,7 @@ async def staging(azurite, *, host: str | None = None, url: str | None = None, *
         yield interpreter
 
 
+@pytest.mark.quick("delegation")
 @pytest.mark.parametrize("key", [None, KEY], ids=["delegation", "key"])
 async def test_a_file_is_moved_by_sas_and_leaves_no_blob(azurite, tmp_path, key):
     data, progress = os.urandom(3 << 20), []
@@ -139,6 +147,7 @@ def test_a_link_lasts_by_the_size_of_the_file_and_at_most_an_hour():
     assert compute_lifetime(1 << 50) == timedelta(hours=1)
 
 
+@pytest.mark.full
 async def test_a_session_keeps_no_trace_of_a_url(azurite):
     look = """
 import gc
@@ -191,9 +200,9 @@ class Moves:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.quick("12")
-@pytest.mark.parametrize("count", [12, 50])
-async def test_broken_connections_leave_no_partial_file(azurite, tmp_path, count):
+@pytest.mark.full
+async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
+    count = 50
     chance = random.Random(20261123)
     data = os.urandom(6 << 20)
     async with proxied(azurite.port) as proxy:
@@ -228,6 +237,7 @@ async def test_broken_connections_leave_no_partial_file(azurite, tmp_path, count
     assert azurite.blobs() == []
 
 
+@pytest.mark.quick("local")
 @pytest.mark.parametrize("kind", ["local", "platform"])
 async def test_a_run_reports_the_hashes_of_its_files(kind):
     code = "open('a.txt', 'w').write('hello'); open('b.bin', 'wb').write(bytes(17 << 20))"
@@ -259,7 +269,7 @@ async def test_a_session_without_egress_gets_its_files_in_pieces(azurite, caplog
     ):
         files = interpreter.session("a").files
         assert (await files.upload(b"1" * 900, name="small")).route == "inline"
-        data = os.urandom(300_000)
+        data = os.urandom(120_000)
         assert (await files.upload(data, name="large")).route == "pieces"
         assert await files.download("large") == data
         with pytest.raises(FileTooLargeError) as caught:
@@ -283,26 +293,28 @@ async def test_without_storage_the_error_names_the_setting():
         assert "AZURE_STORAGE_ACCOUNT" in caught.value.hint
 
 
-async def test_a_users_blob_is_fetched_by_the_session_or_by_this_machine(azurite):
+@pytest.mark.quick("relayed")
+@pytest.mark.parametrize("route", ["direct", "relayed"])
+async def test_a_users_blob_is_fetched_by_the_session_or_by_this_machine(azurite, route):
     data = os.urandom(700_000)
     storage = azurite.storage()
     with azurite.container() as container:
         container.upload_blob("mine/report.bin", data)
     link = await storage.link("mine/report.bin", "r", timedelta(minutes=5))  # on this loop
     policy = SasPolicy(hosts=(azurite.host,), allow_private=True)
-    for egress, route in (((azurite.host,), "direct"), ("none", "relayed")):
-        pool = LocalSessionPool(egress=egress, ready_sessions=0)
-        files = FileOptions(storage, fetch=policy)
-        async with CodeInterpreter(pool, files=files) as interpreter:
-            session = interpreter.session("a")
-            info = await session.files.fetch(link)
-            assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
-            execution = await session.run_code(DIGEST.format("report.bin"))
-            assert execution.stdout.strip() == sha256(data)
-            await session.run_code("import os; os._exit(1)")
-            execution = await session.run_code(DIGEST.format("report.bin"))
-            assert execution.stdout.strip() == sha256(data)
-            assert "uploaded again: report.bin" in execution.notes
+    egress = (azurite.host,) if route == "direct" else "none"
+    pool = LocalSessionPool(egress=egress, ready_sessions=0)
+    files = FileOptions(storage, fetch=policy)
+    async with CodeInterpreter(pool, files=files) as interpreter:
+        session = interpreter.session("a")
+        info = await session.files.fetch(link)
+        assert (info.name, info.route, info.sha256) == ("report.bin", route, sha256(data))
+        execution = await session.run_code(DIGEST.format("report.bin"))
+        assert execution.stdout.strip() == sha256(data)
+        await session.run_code("import os; os._exit(1)")
+        execution = await session.run_code(DIGEST.format("report.bin"))
+        assert execution.stdout.strip() == sha256(data)
+        assert "uploaded again: report.bin" in execution.notes
     with azurite.container() as container:
         container.delete_blob("mine/report.bin")
 
@@ -320,7 +332,7 @@ async def test_urls_of_other_hosts_are_refused(azurite):
                 await files.fetch(url, name="a.csv")
 
 
-async def test_a_shared_link_reads_one_copy_until_it_is_unshared(azurite):
+async def test_a_shared_link_reads_one_copy_until_it_is_unshared(azurite, plain):
     async with staging(azurite) as interpreter:
         session = interpreter.session("a")
         await session.run_code("open('bericht ä.txt', 'w').write('hello')")
@@ -333,9 +345,8 @@ async def test_a_shared_link_reads_one_copy_until_it_is_unshared(azurite):
         assert azurite.blobs() == []
         with pytest.raises(FileTransferError, match="at most 1 day"):
             await session.files.share("bericht ä.txt", expires_in=timedelta(days=2))
-    async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
-        with pytest.raises(ConfigurationError, match="needs storage"):
-            await interpreter.session("a").files.share("x")
+    with pytest.raises(ConfigurationError, match="needs storage"):
+        await plain.session("a").files.share("x")
 
 
 async def test_every_kind_of_content_is_uploaded_again_after_a_loss(tmp_path):
@@ -376,41 +387,40 @@ async def test_every_kind_of_content_is_uploaded_again_after_a_loss(tmp_path):
         assert (await session.run_code(names)).stdout == "['sub/x.txt']\n"
 
 
-async def test_a_folder_is_downloaded_as_a_zip(tmp_path):
-    async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
-        session = interpreter.session("a")
-        await session.run_code(
-            "import os; os.makedirs('out/sub'); open('out/a.txt','w').write('a')\n"
-            "open('out/sub/b.txt','w').write('b'); os.symlink('/etc/passwd', 'out/link')"
-        )
-        with zipfile.ZipFile(io.BytesIO(await session.files.download("out"))) as packed:
-            assert packed.namelist() == ["out/a.txt", "out/sub/b.txt"]
-            assert packed.read("out/sub/b.txt") == b"b"
+async def test_a_folder_is_downloaded_as_a_zip(plain):
+    session = plain.session("a")
+    await session.run_code(
+        "import os; os.makedirs('out/sub'); open('out/a.txt','w').write('a')\n"
+        "open('out/sub/b.txt','w').write('b'); os.symlink('/etc/passwd', 'out/link')"
+    )
+    with zipfile.ZipFile(io.BytesIO(await session.files.download("out"))) as packed:
+        assert packed.namelist() == ["out/a.txt", "out/sub/b.txt"]
+        assert packed.read("out/sub/b.txt") == b"b"
 
 
-async def test_a_download_replaces_a_file_only_on_request_and_follows_no_link(tmp_path):
-    async with CodeInterpreter(LocalSessionPool(ready_sessions=0)) as interpreter:
-        files = interpreter.session("a").files
-        await files.upload(b"new", name="a.txt")
-        target = tmp_path / "a.txt"
-        target.write_text("mine")
-        with pytest.raises(TargetExistsError):
-            await files.download("a.txt", to=tmp_path)
-        assert target.read_text() == "mine"
-        await files.download("a.txt", to=target, overwrite=True)
-        assert target.read_text() == "new"
-        secret = tmp_path / "secret"
-        secret.write_text("secret")
-        target.unlink()
-        target.symlink_to(secret)
-        with pytest.raises(TargetExistsError):
-            await files.download("a.txt", to=target)
-        await files.download("a.txt", to=target, overwrite=True)
-        assert (secret.read_text(), target.is_symlink()) == ("secret", False)
-        assert b"".join([piece async for piece in files.stream("a.txt")]) == b"new"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "secret"]
+async def test_a_download_replaces_a_file_only_on_request_and_follows_no_link(plain, tmp_path):
+    files = plain.session("a").files
+    await files.upload(b"new", name="a.txt")
+    target = tmp_path / "a.txt"
+    target.write_text("mine")
+    with pytest.raises(TargetExistsError):
+        await files.download("a.txt", to=tmp_path)
+    assert target.read_text() == "mine"
+    await files.download("a.txt", to=target, overwrite=True)
+    assert target.read_text() == "new"
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    target.unlink()
+    target.symlink_to(secret)
+    with pytest.raises(TargetExistsError):
+        await files.download("a.txt", to=target)
+    await files.download("a.txt", to=target, overwrite=True)
+    assert (secret.read_text(), target.is_symlink()) == ("secret", False)
+    assert b"".join([piece async for piece in files.stream("a.txt")]) == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "secret"]
 
 
+@pytest.mark.full
 async def test_conversations_do_not_share_files_of_the_same_name(azurite):
     async with staging(azurite) as interpreter:
 
@@ -453,3 +463,61 @@ class _NoCredential:
         from azure.core.exceptions import ClientAuthenticationError
 
         raise ClientAuthenticationError("planted-text-with-a-tenant")
+
+
+SEARCH = """
+import re
+pattern = re.compile(b's' + b'ig=[A-Za-z0-9%+/]{40,}')
+found = 0
+with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
+    for line in maps:
+        span, rights = line.split()[:2]
+        if rights.startswith('rw'):
+            start, end = (int(one, 16) for one in span.split('-'))
+            try:
+                memory.seek(start)
+                found += len(pattern.findall(memory.read(end - start)))
+            except (OSError, ValueError, OverflowError):
+                pass
+print(found)
+"""
+
+
+@asynccontextmanager
+async def open_pool(kind, host):
+    local = LocalSessionPool(egress=(host,), ready_sessions=0, preload=())
+    if kind == "embedded":
+        yield local
+        return
+    async with emulated(local, kind=kind) as there:
+        yield there.client()
+
+
+@pytest.mark.quick("platform")
+@pytest.mark.parametrize("kind", ["embedded", "platform"])
+async def test_no_later_run_finds_a_signature_in_the_sessions_memory(kind, azurite):
+    storage = azurite.storage()
+    data = os.urandom(300_000)
+    with azurite.container() as container:
+        container.upload_blob(f"mine/{kind}.bin", data)
+    link = await storage.link(f"mine/{kind}.bin", "r", timedelta(minutes=5))
+    options = FileOptions(
+        storage, stage_from=0, fetch=SasPolicy(hosts=(azurite.host,), allow_private=True)
+    )
+    async with (
+        open_pool(kind, azurite.host) as pool,
+        CodeInterpreter(pool, files=options, limits=Limits(inline_bytes=1)) as interpreter,
+    ):
+        session = interpreter.session("a")
+        await session.run_code("first = 1")
+        assert (await session.files.upload(data, name="a.bin")).route == "blob"
+        assert await session.files.download("a.bin") == data
+        assert (await session.files.fetch(link)).route == "direct"
+        with pytest.raises(SessionFileNotFoundError):
+            await session.files.download("none.bin")
+        found = await session.run_code(SEARCH)
+        assert found.stdout.strip() == "0"
+        left = await session.run_code("print(get_ipython().cci_transfers, first)")
+        assert left.stdout.strip() == "{} 1"
+    with azurite.container() as container:
+        container.delete_blob(f"mine/{kind}.bin")

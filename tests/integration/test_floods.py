@@ -121,6 +121,7 @@ async def test_odd_fields_in_signed_messages_change_nothing(interpreter: CodeInt
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for sockets as on Linux")
+@pytest.mark.quick("False")
 @pytest.mark.parametrize("is_endless", [False, True])
 async def test_raw_bytes_on_a_kernels_sockets_end_that_session_alone(
     interpreter: CodeInterpreter, *, is_endless: bool
@@ -135,24 +136,27 @@ async def test_raw_bytes_on_a_kernels_sockets_end_that_session_alone(
     assert (await interpreter.session("bystander").run_code("1 + 1")).text == "2"
 
 
+@pytest.mark.full
 async def test_keys_and_empty_values_count_as_results(interpreter: CodeInterpreter) -> None:
     execution = await interpreter.session("keys").run_code(KEYS)
     assert len(execution.results) < 16
     assert any("too large to keep" in note for note in execution.notes)
 
 
+@pytest.mark.quick("1")
+@pytest.mark.parametrize("count", [1, 4])
 async def test_a_large_print_does_not_hold_up_another_session(
-    interpreter: CodeInterpreter,
+    interpreter: CodeInterpreter, count: int
 ) -> None:
     async def print_much() -> list[Execution]:
-        sessions = [interpreter.session(f"printer-{number}") for number in range(4)]
+        sessions = [interpreter.session(f"printer-{number}") for number in range(count)]
         code = "print('sig= ' * 1_000_000)"
         return await asyncio.gather(
             *(session.run_code(code, on_output=lambda _: None) for session in sessions)
         )
 
     executions, times = await watch(interpreter, print_much())
-    assert [len(execution.stdout) for execution in executions] == [5_000_001] * 4
+    assert [len(execution.stdout) for execution in executions] == [5_000_001] * count
     assert max(times) < 3
 
 

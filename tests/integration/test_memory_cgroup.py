@@ -21,7 +21,7 @@ from cci_plugins.pools.local.pool import LocalSessionPool
 if sys.platform != "linux" or find_cgroup_parent() is None:
     pytest.skip("this process cannot create a memory cgroup", allow_module_level=True)
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.quick("bwrap")]
 
 MIB = 1024**2
 Start = Callable[..., AbstractAsyncContextManager[Any]]

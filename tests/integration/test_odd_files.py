@@ -60,6 +60,7 @@ async def open_pool(options: dict[str, Any]) -> AsyncIterator[SessionPool]:
         yield azure.client()
 
 
+@pytest.mark.quick("embedded", "platform")
 @pytest.mark.parametrize("options", KINDS, ids=name_kind)
 async def test_odd_names_are_listed_escaped_and_left_out_of_the_zip_with_a_warning(
     options: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -88,6 +89,7 @@ async def test_odd_names_are_listed_escaped_and_left_out_of_the_zip_with_a_warni
                 await session.files.download("d")
 
 
+@pytest.mark.quick("2025-10-02-preview")
 @pytest.mark.parametrize("version", ["2025-10-02-preview", "2024-02-02-preview"])
 async def test_the_rest_api_lists_odd_names_and_shows_them_as_a_value(version: str) -> None:
     query = {"identifier": "session-1", "api-version": version}
@@ -115,25 +117,30 @@ async def test_the_rest_api_lists_odd_names_and_shows_them_as_a_value(version: s
             assert ODD | {"plain.csv"} <= names
 
 
-def test_cci_run_downloads_the_others_and_names_what_it_skips(tmp_path: Path) -> None:
-    def run(code: str, pattern: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cci_plugins", "run", code, "--download", pattern],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+def run_and_download(folder: Path, code: str, pattern: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cci_plugins", "run", code, "--download", pattern],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
 
-    done = run(WRITE_ODD + "open('aux.csv', 'w')", "*.csv")
+
+def test_cci_run_downloads_the_others_and_names_what_it_skips(tmp_path: Path) -> None:
+    done = run_and_download(tmp_path, WRITE_ODD + "open('aux.csv', 'w')", "*.csv")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plain.csv").read_bytes() == b"x"
     assert (tmp_path / "d" / "plain.csv").exists()
     shown = "".join(done.stderr.split())
     assert all(repr(name) in shown for name in ODD | {"aux.csv"}), done.stderr
-    done = run(WRITE_ODD, "two*lines.csv")
+
+
+@pytest.mark.full
+def test_cci_run_fails_if_it_can_download_nothing(tmp_path: Path) -> None:
+    done = run_and_download(tmp_path, WRITE_ODD, "two*lines.csv")
     assert done.returncode != 0
     assert "two\\\\nlines.csv" in "".join(done.stderr.split())
 
@@ -153,6 +160,7 @@ async def test_a_folder_of_the_host_is_packed_without_names_that_are_not_text(
     assert "leaves out" in caplog.text
 
 
+@pytest.mark.quick("platform")
 @pytest.mark.parametrize("options", [KINDS[0], KINDS[1], KINDS[4]], ids=name_kind)
 async def test_a_new_file_beside_thousands_is_reported_and_every_file_is_listed(
     options: dict[str, Any],

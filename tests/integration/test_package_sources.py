@@ -94,6 +94,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@pytest.mark.quick("pip")
+@pytest.mark.usefixtures("installer", "folder")
+async def test_both_installers_add_a_package_and_what_it_needs(wheels: Path) -> None:
+    async with open_packages(wheels) as session:
+        versions = await session.install(["cci-tiny"])
+        assert versions == {"cci-tiny": "1.0", "cci-tiny-base": "2.0"}
+        assert list_modules() == ["cci_tiny.py", "cci_tiny_base.py"]
+
+
 @pytest.mark.quick("uv")
 @pytest.mark.usefixtures("installer")
 async def test_what_cannot_be_installed_is_named(wheels: Path, folder: Path) -> None:
@@ -105,6 +114,7 @@ async def test_what_cannot_be_installed_is_named(wheels: Path, folder: Path) -> 
     assert list_names(folder) == []
 
 
+@pytest.mark.quick("uv")
 @pytest.mark.usefixtures("installer")
 async def test_both_installers_add_what_is_missing_and_keep_what_is_there(
     wheels: Path, folder: Path
@@ -207,7 +217,7 @@ async def test_only_the_index_of_the_application_is_asked(
 
 @pytest.mark.quick("uv")
 @pytest.mark.usefixtures("installer")
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", ["kill", pytest.param("exit", marks=pytest.mark.full)])
 def test_an_app_that_is_killed_leaves_neither_packages_nor_an_installer(
     ending: str, wheels: Path, tmp_path: Path
 ) -> None:

@@ -29,36 +29,45 @@ Run = Callable[..., Awaitable[Execution]]
 POOLS = ["embedded", "landlock", "managed", "managed-foreign-kernel", "custom"]
 
 
+NOTHING = "def install(*_): pass\ninstall_tools = install_environment = install_usage = install"
+
+
 @asynccontextmanager
-async def session_of(kind: str, monkeypatch: pytest.MonkeyPatch):
+async def session_of(kind: str):
     """Open a pool of a kind and yield a function that runs code in one session."""
     backend = "landlock" if kind == "landlock" else "auto"
     local = LocalSessionPool(preload=(), ready_sessions=0, isolation=backend)  # type: ignore[arg-type] # from the list
-    if kind == "managed-foreign-kernel":  # as where the kernel is not ours: only the agent helps
-        nothing = (
-            "def install(*_): pass\ninstall_tools = install_environment = install_usage = install"
-        )
-        monkeypatch.setattr(local_kernel, "build_session_source", lambda *_: nothing)
 
-    def runner(pool):
+    async def start(pool):
         async def run(code: str, seconds: float = 30) -> Execution:
             with anyio.fail_after(60):
                 return await pool.execute("session", code, timeout=timedelta(seconds=seconds))
 
+        with pytest.MonkeyPatch.context() as patch:
+            if kind == "managed-foreign-kernel":  # a kernel that is not ours: only the agent helps
+                patch.setattr(local_kernel, "build_session_source", lambda *_: NOTHING)
+            await run("1")
         return run
 
     if kind in {"embedded", "landlock"}:
         async with local as pool:
-            yield runner(pool)
+            yield await start(pool)
     else:
         options = {"kind": kind.partition("-")[0]}
         async with emulated(local, **options) as azure, azure.client() as pool:
-            yield runner(pool)
+            yield await start(pool)
 
 
-@pytest.fixture(params=POOLS)
-async def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    async with session_of(request.param, monkeypatch) as opened:
+@pytest.fixture(scope="module", params=POOLS)
+async def run(anyio_backend: str, request: pytest.FixtureRequest):
+    """Run code in one session for all tests. None of them ends it."""
+    async with session_of(request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def interpreter(anyio_backend: str):
+    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as opened:
         yield opened
 
 
@@ -154,7 +163,7 @@ WAITING = [
 async def test_a_time_out_keeps_the_session_wherever_a_signal_reaches_the_code(run: Run) -> None:
     await run("import asyncio; x = 42")
     for code in WAITING:
-        execution = await run(code, 1)
+        execution = await run(code, 0.5)
         assert (execution.status, execution.state) == ("timed_out", "kept"), code
         assert (await run("x")).text == "42", code
 
@@ -196,7 +205,8 @@ async def test_output_of_the_background_comes_with_the_next_run(run: Run) -> Non
     assert any("threads or tasks of earlier runs" in note for note in late.notes)
 
 
-async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) -> None:
+@pytest.mark.quick("embedded")
+async def test_a_long_traceback_a_debugger_a_pager_and_a_wide_frame_behave(run: Run) -> None:
     deep = await run("def f(n): return f(n + 1)\nf(0)")
     assert deep.error is not None
     assert deep.error.name == "RecursionError"
@@ -214,6 +224,10 @@ async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) 
     )
     assert "c19" in frame.stdout
     assert "c19" in str(frame.results[0].text)
+
+
+@pytest.mark.full
+async def test_figures_are_shown_without_pyplot_and_by_any_backend(run: Run) -> None:
     figure = await run(
         "from matplotlib.figure import Figure\nfigure = Figure()\n_ = figure.subplots()\nfigure"
     )
@@ -223,13 +237,11 @@ async def test_a_long_traceback_a_debugger_a_pager_and_figures_behave(run: Run) 
     assert plotted.results[0].png is not None
 
 
-@pytest.mark.parametrize("isolation", ["bwrap", "landlock"])
-async def test_an_allocation_beyond_the_memory_limit_raises_memory_error(isolation: str) -> None:
-    pool = LocalSessionPool(preload=(), ready_sessions=0, isolation=isolation)  # type: ignore[arg-type] # from the list
-    async with CodeInterpreter(pool) as interpreter:
-        execution = await interpreter.run_code("block = bytearray(3 << 30)")
-        assert execution.error is not None
-        assert (execution.error.name, execution.state) == ("MemoryError", "kept")
+@pytest.mark.parametrize("run", ["embedded", "landlock"], indirect=True)
+async def test_an_allocation_beyond_the_memory_limit_raises_memory_error(run: Run) -> None:
+    execution = await run("block = bytearray(3 << 30)")
+    assert execution.error is not None
+    assert (execution.error.name, execution.state) == ("MemoryError", "kept")
 
 
 @pytest.mark.full
@@ -248,30 +260,31 @@ async def test_two_hundred_cancelled_short_runs_lose_no_session() -> None:
             assert (after.text, after.instance, after.notes) == ("42", first.instance, ())
 
 
-async def test_a_session_that_does_not_stop_is_reported_by_its_reason() -> None:
+async def test_a_session_that_does_not_stop_is_reported_by_its_reason(
+    interpreter: CodeInterpreter,
+) -> None:
     code = "import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass"
-    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
-        session = interpreter.session("a")
-        await session.run_code("1")
-        with anyio.move_on_after(1):
-            await session.run_code(code)
-        after = await session.run_code("1")
+    session = interpreter.session("a")
+    await session.run_code("1")
+    with anyio.move_on_after(1):
+        await session.run_code(code)
+    after = await session.run_code("1")
     assert any("did not stop when interrupted" in note for note in after.notes)
 
 
-async def test_a_missing_network_is_reported_where_the_pool_knows_it() -> None:
+async def test_a_missing_network_is_reported_where_the_pool_knows_it(
+    interpreter: CodeInterpreter,
+) -> None:
     from cci_plugins.tools import execute_code
 
-    async with CodeInterpreter(LocalSessionPool(preload=(), ready_sessions=0)) as interpreter:
-        description = execute_code.build_description(execute_code.DEFAULT_OPTIONS, interpreter)
-        assert "neither network nor pip" in description
-        missing = await interpreter.run_code("import not_installed_here")
-        assert any("not_installed_here is not installed" in note for note in missing.notes)
-        failed = await interpreter.run_code(
-            "import urllib.request as r\nr.urlopen('http://example.com')"
-        )
-        assert any("has no network" in note for note in failed.notes)
-        assert (await interpreter.run_code("1/0")).notes == ()
+    description = execute_code.build_description(execute_code.DEFAULT_OPTIONS, interpreter)
+    assert "neither network nor pip" in description
+    session = interpreter.session("a")
+    missing = await session.run_code("import not_installed_here")
+    assert any("not_installed_here is not installed" in note for note in missing.notes)
+    failed = await session.run_code("import urllib.request as r\nr.urlopen('http://example.com')")
+    assert any("has no network" in note for note in failed.notes)
+    assert (await session.run_code("1/0")).notes == ()
     unknown = execute_code.build_description(execute_code.DEFAULT_OPTIONS, None)
     assert "network" not in unknown
 
@@ -290,15 +303,13 @@ SHADOWS = (
 )
 
 
-async def test_files_that_shadow_the_standard_library_break_nothing_of_ours(
-    monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
-    for kind in ("embedded", "managed-foreign-kernel"):
-        with subtests.test(kind):
-            async with session_of(kind, monkeypatch) as run:
-                write = f"for name in {SHADOWS}: _ = open(name + '.py', 'w').write('1/0')"
-                assert (await run(write)).status == "succeeded"
-                assert (await run("1 + 1")).text == "2"
-                table = await run("import pandas as pd\npd.DataFrame({'a': [1]})")
-                assert table.results[0].table is not None
-                assert (await run("1/0")).status == "failed"
+@pytest.mark.quick("managed-foreign-kernel")
+@pytest.mark.parametrize("kind", ["embedded", "managed-foreign-kernel"])
+async def test_files_that_shadow_the_standard_library_break_nothing_of_ours(kind: str) -> None:
+    async with session_of(kind) as run:
+        write = f"for name in {SHADOWS}: _ = open(name + '.py', 'w').write('1/0')"
+        assert (await run(write)).status == "succeeded"
+        assert (await run("1 + 1")).text == "2"
+        table = await run("import pandas as pd\npd.DataFrame({'a': [1]})")
+        assert table.results[0].table is not None
+        assert (await run("1/0")).status == "failed"

@@ -111,6 +111,7 @@ async def test_installed_packages_are_imported_read_only_and_given_again(
     assert list_folders() <= before
 
 
+@pytest.mark.quick("bwrap")
 @pytest.mark.parametrize(
     "specification",
     [
@@ -193,6 +194,7 @@ async def test_code_that_installs_is_told_at_once_what_the_host_allows(index: Pa
         assert (await session.run_code(variables)).stdout.strip() == "PIP_NO_INDEX"
 
 
+@pytest.mark.full
 async def test_a_pool_with_a_network_lets_pip_look_for_packages() -> None:
     pool = LocalSessionPool(isolation="process", ready_sessions=0, preload=())
     async with CodeInterpreter(pool) as interpreter:

@@ -14,6 +14,7 @@ from cci_plugins.in_session import charts, tables
 from ._emulated import emulated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+FULL = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,8 @@ def interpreter() -> Iterator[CodeInterpreter]:
     asyncio.run(opened.aclose())
 
 
-@pytest.fixture
-async def by_text() -> AsyncIterator[CodeInterpreter]:
+@pytest.fixture(scope="module")
+async def by_text(anyio_backend: str) -> AsyncIterator[CodeInterpreter]:
     """An interpreter on a pool that answers in text only."""
     async with emulated(LocalSessionPool(preload=()), kind="platform") as pool:
         interpreter = CodeInterpreter(pool.client())
@@ -83,19 +84,25 @@ async def test_a_frame_arrives_with_its_first_rows_its_types_and_its_whole_shape
         assert table.records()[1]["x"] is None
 
 
-async def test_a_figure_arrives_with_the_data_it_plots(
-    interpreter: CodeInterpreter, by_text: CodeInterpreter
-) -> None:
-    for pool in (interpreter, by_text):
-        result = await _display(pool, PLOT)
-        assert result.png is not None
-        left, right = result.charts
-        assert (left.title, left.x_label, left.y_label) == ("Lines", "time", "value")
-        line, points = left.series
-        assert (line.kind, line.label, line.x, line.y) == ("line", "up", (1, 2, 3), (4, 5, 6))
-        assert (points.kind, points.x, points.y) == ("scatter", (1, 2), (7, 8))
-        (bars,) = right.series
-        assert (bars.kind, bars.x, bars.y) == ("bar", ("a", "b"), (3, 4))
+async def _check_figure(interpreter: CodeInterpreter) -> None:
+    result = await _display(interpreter, PLOT)
+    assert result.png is not None
+    left, right = result.charts
+    assert (left.title, left.x_label, left.y_label) == ("Lines", "time", "value")
+    line, points = left.series
+    assert (line.kind, line.label, line.x, line.y) == ("line", "up", (1, 2, 3), (4, 5, 6))
+    assert (points.kind, points.x, points.y) == ("scatter", (1, 2), (7, 8))
+    (bars,) = right.series
+    assert (bars.kind, bars.x, bars.y) == ("bar", ("a", "b"), (3, 4))
+
+
+async def test_a_figure_arrives_with_the_data_it_plots(interpreter: CodeInterpreter) -> None:
+    await _check_figure(interpreter)
+
+
+@pytest.mark.full
+async def test_a_figure_arrives_in_text_with_the_data_it_plots(by_text: CodeInterpreter) -> None:
+    await _check_figure(by_text)
 
 
 @pytest.mark.parametrize(
@@ -178,16 +185,26 @@ async def test_a_wide_or_large_frame_is_cut_and_marked(interpreter: CodeInterpre
     assert "xxx" in (execution.results[0].text or "")
 
 
-async def test_the_table_data_of_one_run_leaves_budget_for_what_it_displays(
-    interpreter: CodeInterpreter, by_text: CodeInterpreter
-) -> None:
+async def _display_more_than_the_budget(interpreter: CodeInterpreter) -> None:
     display = "display(pd.DataFrame({'t': ['x' * 5_000] * 50}))"
     code = f"import pandas as pd\nfor _ in range(30): {display}"
-    for pool in (interpreter, by_text):
-        for _ in range(2):  # each run has its own budget
-            execution = await pool.session("many").run_code(code)
-            has_table = [result.table is not None for result in execution.results]
-            assert (len(has_table), sum(has_table), has_table[0]) == (30, 17, True)
+    for _ in range(2):  # each run has its own budget
+        execution = await interpreter.session("structured").run_code(code)
+        has_table = [result.table is not None for result in execution.results]
+        assert (len(has_table), sum(has_table), has_table[0]) == (30, 17, True)
+
+
+async def test_the_table_data_of_one_run_leaves_budget_for_what_it_displays(
+    interpreter: CodeInterpreter,
+) -> None:
+    await _display_more_than_the_budget(interpreter)
+
+
+@pytest.mark.full
+async def test_the_table_data_leaves_budget_in_a_pool_that_answers_in_text(
+    by_text: CodeInterpreter,
+) -> None:
+    await _display_more_than_the_budget(by_text)
 
 
 async def test_objects_that_are_not_tables_are_not_touched(interpreter: CodeInterpreter) -> None:
@@ -243,8 +260,14 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
     ("code", "kind", "x", "y"),
     [
         ("plt.bar(pd.date_range('2026-01-01', periods=2), [3, 4])", "bar", DATES, (3, 4)),
-        ("plt.scatter(pd.date_range('2026-01-01', periods=2), [3, 4])", "scatter", DATES, (3, 4)),
-        ("plt.scatter(['a', 'b'], [3, 4])", "scatter", ("a", "b"), (3, 4)),
+        pytest.param(
+            "plt.scatter(pd.date_range('2026-01-01', periods=2), [3, 4])",
+            "scatter",
+            DATES,
+            (3, 4),
+            marks=FULL,
+        ),
+        pytest.param("plt.scatter(['a', 'b'], [3, 4])", "scatter", ("a", "b"), (3, 4), marks=FULL),
         ("plt.barh(['a', 'b'], [3, 4])", "barh", ("a", "b"), (3, 4)),
         (
             "pd.Series([3, 4], index=pd.date_range('2026-01', periods=2, freq='MS')).plot()",
@@ -253,27 +276,32 @@ DATES = ("2026-01-01T00:00:00", "2026-01-02T00:00:00")
             (3, 4),
         ),
         ("plt.plot([0, 1], [3, 4]); plt.xticks([0, 1], ['a', 'b'])", "line", ("a", "b"), (3, 4)),
-        (
+        pytest.param(
             "plt.bar([0.2, 1.2], [3, 4]); plt.xticks([0, 1], ['a', 'b'])",
             "bar",
             ("a", "b"),
             (3, 4),
+            marks=FULL,
         ),
-        (
+        pytest.param(
             "plt.bar([0, 1], [3, 4]); plt.gca().xaxis.set_major_formatter('{x} EUR')",
             "bar",
             (0, 1),
             (3, 4),
+            marks=FULL,
         ),
         ("plt.plot(np.ma.masked_equal([3, 0, 4], 0))", "line", (0, 1, 2), (3, None, 4)),
         ("plt.errorbar([0, 1], [3, 4], yerr=1, capsize=2)", "errorbar", (0, 1), (3, 4)),
-        ("plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4)),
-        ("plt.plot([], label='a'); plt.plot([0], [3])", "line", (0,), (3,)),
-        (
+        pytest.param(
+            "plt.plot([0, 1], [3, 4]); plt.axhline(2)", "line", (0, 1), (3, 4), marks=FULL
+        ),
+        pytest.param("plt.plot([], label='a'); plt.plot([0], [3])", "line", (0,), (3,), marks=FULL),
+        pytest.param(
             "plt.plot(np.array(['2026-01-01', '2026-01-02'], 'M8[ns]'), [3, 4])",
             "line",
             DATES,
             (3, 4),
+            marks=FULL,
         ),
         ("plt.pie([1, 3], labels=['a', 'b'])", "pie", ("a", "b"), (0.25, 0.75)),
     ],

@@ -34,6 +34,7 @@ async def open_pool(options: dict[str, str] | None) -> AsyncIterator[SessionPool
         yield client
 
 
+@pytest.mark.quick("embedded", "platform")
 @pytest.mark.parametrize(("options", "size"), POOLS.values(), ids=list(POOLS))
 async def test_a_file_that_changes_between_two_chunks_is_an_error(
     options: dict[str, str] | None, size: int

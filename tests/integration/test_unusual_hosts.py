@@ -104,10 +104,12 @@ def assert_worked(found: dict[str, Any]) -> None:
     assert found["zombies"] == 0
 
 
+@pytest.mark.quick("bwrap")
 def test_a_user_whose_home_is_the_root_folder(backend: str) -> None:
     assert_worked(run_app(backend, HOME="/"))
 
 
+@pytest.mark.full
 def test_packages_on_the_python_path(backend: str, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"],
@@ -118,6 +120,7 @@ def test_packages_on_the_python_path(backend: str, tmp_path: Path) -> None:
     assert_worked(run_app(backend, python=f"{tmp_path}/venv/bin/python", PYTHONPATH=path))
 
 
+@pytest.mark.quick("landlock")
 def test_packages_that_pip_installed_for_the_user(backend: str, tmp_path: Path) -> None:
     folder = tmp_path / "lib" / f"python3.{sys.version_info.minor}"
     folder.mkdir(parents=True)
@@ -155,11 +158,13 @@ def test_root_of_a_user_namespace_with_one_user_id(backend: str) -> None:
         assert "another user than root" in found["hint"]
 
 
+@pytest.mark.quick("bwrap")
 def test_an_application_that_is_process_1_keeps_no_zombies(backend: str) -> None:
     before = require_unshare("-p", "-f", "--mount-proc")
     assert_worked(run_app(backend, "end", before=before))
 
 
+@pytest.mark.quick("bwrap")
 def test_an_application_that_ignores_its_children(backend: str) -> None:
     found = run_app(backend, "ignore-children")
     assert "ignores SIGCHLD" in found["raised"]
