@@ -12,6 +12,7 @@ from cci_plugins.redaction import REDACTED, redact
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_MANY_REQUESTS = 401, 403, 404, 409, 429
 SERVER_ERROR = 500
 
+BOUND_HINT = "check the address and the proxy, since Azure sends no such answer; then try again"
 _MAX_LENGTH = 600
 # Short secrets too, which the redaction of output skips.
 _SECRET = re.compile(r"(?i)\b(?:sig|\w*key|password|token|secret)=[^&;\s\"']+|(?<=bearer )[\w.-]+")

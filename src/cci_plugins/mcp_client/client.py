@@ -35,6 +35,7 @@ from typing import Any
 import anyio
 import httpx
 
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -43,14 +44,7 @@ from cci_plugins.errors import (
 )
 
 from . import messages
-from .bodies import (
-    ACCEPT_ENCODING,
-    REPLY_BYTES,
-    RUN_BYTES,
-    iterate_body,
-    read_body,
-    read_error_body,
-)
+from .bodies import iterate_body, read_body, read_error_body
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
 from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult

@@ -27,7 +27,7 @@ from cci_plugins.azure.resource_manager import (
     has_terminal_state,
     parse_json,
 )
-from cci_plugins.errors import ProvisioningError
+from cci_plugins.errors import ProtocolError, ProvisioningError
 
 WaitHandler = Callable[[], None]
 
@@ -109,7 +109,7 @@ class ProvisioningClient(ArmClient):
             base_url=self._endpoint,
             credential_scopes=[self.scope],
             user_agent="cci-plugins",
-            **self._transport_options,
+            transport=self._build_transport(),
         )
 
     async def _run_operation(
@@ -131,6 +131,8 @@ class ProvisioningClient(ArmClient):
             raise self._build_timeout_error(step) from None
         except AzureError as error:
             raise self._translate_error(error, step) from None
+        except ProtocolError as error:
+            raise self._translate_bound(error, step) from None
 
     def _build_timeout_error(self, step: str) -> ProvisioningError:
         minutes = round(self._azure.patience.total_seconds() / 60)

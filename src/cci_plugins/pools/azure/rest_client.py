@@ -20,6 +20,7 @@ from pydantic import AliasChoices, Field
 
 from cci_plugins.azure import api_versions
 from cci_plugins.common.file_names import guess_media_type, validate_name
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -29,15 +30,7 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.bodies import (
-    ACCEPT_ENCODING,
-    REPLY_BYTES,
-    RUN_BYTES,
-    iterate_body,
-    limit_pace,
-    read_body,
-    read_error_body,
-)
+from cci_plugins.mcp_client.bodies import iterate_body, limit_pace, read_body, read_error_body
 from cci_plugins.mcp_client.client import parse_endpoint_url
 from cci_plugins.mcp_client.executions import check_file
 from cci_plugins.mcp_client.failures import (
