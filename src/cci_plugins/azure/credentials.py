@@ -42,7 +42,7 @@ from cci_plugins.errors import AuthenticationError, CodeInterpreterError, Config
 from cci_plugins.redaction import know
 
 from .encryption import check_token_url, warn_of_plain_key
-from .failures import clean
+from .failures import choose_sign_in_reason
 
 KEY_HEADER = "x-ms-apikey"
 DATA_PLANE_SCOPE = "https://dynamicsessions.io/.default"
@@ -244,7 +244,7 @@ class CachedCredential:
             with anyio.fail_after(limit):
                 token = await self._ask_source(source, scopes, options)
         except Exception as error:  # noqa: BLE001 - whatever the credential raises
-            message = clean(str(error).strip().partition("\n")[0])
+            message = choose_sign_in_reason(str(error))
             if isinstance(error, TimeoutError):
                 message = message or f"no answer within {limit:.0f} s"
             if isinstance(error, TimeoutError):

@@ -18,13 +18,14 @@ from cci_plugins.common.http_bodies import ACCEPT_ENCODING, BodyDecoder, check_e
 from cci_plugins.common.limits import MIB
 from cci_plugins.errors import ProtocolError
 
+from .failures import SIGN_IN_SENDER as _SENDER
+
 MAX_BYTES = MIB  # a token has some kilobytes
 ANSWER_SECONDS = 120.0
 _READ_SECONDS = 60.0  # between two packets
 # A read waits until it has so many bytes, so a small number keeps the time limit. A small chunk of
 # gzip is decoded to little more.
 _CHUNK_BYTES = 16
-_SENDER = "the sign-in service"
 
 
 def build_sign_in_transport() -> RequestsTransport:

@@ -75,6 +75,8 @@ def translate_run_errors() -> Generator[None]:
     """
     try:
         yield
+    except ProtocolError as error:
+        raise _build_bound_error(error) from None
     except APITimeoutError:
         raise build_run_timeout_error() from None
     except APIStatusError as error:
@@ -83,7 +85,7 @@ def translate_run_errors() -> Generator[None]:
         raise _build_run_error(error.status_code, parse_error(found)) from None
     except APIConnectionError as error:
         if isinstance(error.__cause__, ProtocolError):
-            raise FoundryError(f"{error.__cause__}; {_MAY_HAVE_RUN}", hint=BOUND_HINT) from None
+            raise _build_bound_error(error.__cause__) from None
         kind = type(error.__cause__ or error).__name__
         raise FoundryError(
             f"the connection to Foundry failed ({kind}); {_MAY_HAVE_RUN}",
@@ -103,6 +105,11 @@ def build_run_timeout_error() -> FoundryError:
 def build_response_error(error: Mapping[str, Any]) -> CodeInterpreterError:
     """Build the exception for a response with an error of its own, `{"code", "message"}`."""
     return _build_run_error(0, parse_error(error))
+
+
+def _build_bound_error(error: ProtocolError) -> FoundryError:
+    """Build the exception for an answer that was not read to its end."""
+    return FoundryError(f"{error}; {_MAY_HAVE_RUN}", hint=BOUND_HINT)
 
 
 def _build_management_error(step: str, role: str, error: HttpResponseError) -> CodeInterpreterError:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import anyio
 import httpx
-from typing_extensions import override
 
 from cci_plugins.common.http_bodies import ERROR_BYTES, BodyDecoder
 from cci_plugins.errors import PoolUnavailableError, ProtocolError
@@ -58,11 +58,12 @@ async def iterate_body(
             yield chunk
 
 
-async def bound_response(response: httpx.Response, *, limit: int, sender: str) -> None:
+async def bound_response(response: Any, *, limit: int, sender: str) -> None:
     """Bound the body of an answer that another library reads, as a hook of its client.
 
     Args:
-        response: The answer, whose body is not read yet.
+        response: The answer of httpx, or of httpx2, which newer clients of OpenAI use. Its body is
+            not read yet.
         limit: Most bytes of the decoded body.
         sender: Who answered, for error messages.
 
@@ -72,23 +73,24 @@ async def bound_response(response: httpx.Response, *, limit: int, sender: str) -
     """
     decoder = BodyDecoder(response.headers.get("content-encoding"), limit=limit, sender=sender)
     response.headers.pop("content-encoding", None)  # it is decoded before the library reads it
-    response.stream = _BoundedStream(response.stream, decoder)
+    library = import_module(type(response).__module__.partition(".")[0])
+    response.stream = _build_stream(library.AsyncByteStream, response.stream, decoder)
 
 
-class _BoundedStream(httpx.AsyncByteStream):
-    def __init__(self, stream: Any, decoder: BodyDecoder) -> None:
-        self._stream, self._decoder = stream, decoder
+def _build_stream(base: type[Any], stream: Any, decoder: BodyDecoder) -> Any:
+    """Return a stream of the library's own type that decodes another one."""
 
-    @override
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for raw in self._stream:
-            for chunk in self._decoder.feed(raw):
-                yield chunk
-        self._decoder.finish()
+    class BoundedStream(base):  # type: ignore[misc]  # its library is known at run time
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for raw in stream:
+                for chunk in decoder.feed(raw):
+                    yield chunk
+            decoder.finish()
 
-    @override
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return BoundedStream()
 
 
 async def limit_pace(
