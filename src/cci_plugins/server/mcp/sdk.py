@@ -22,6 +22,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
+from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY
 from cci_plugins.mcp_client.progress import PROGRESS_METHOD
 from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
@@ -29,6 +30,7 @@ from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
 
 from .answers import ToolCallResult
 from .execute_code import ToolProvider
+from .large_answers import LargeAnswers, large_answers
 from .progress import Notify, report_progress
 from .resources import ENVIRONMENT_PREFIX, PREFIX, FileResources, ResourceError
 from .running import RunningCalls
@@ -143,7 +145,13 @@ class McpEndpoint:
         if not self._managers:
             raise RuntimeError("the application's lifespan has not started")
         manager = self._managers[streams, stateless]
-        await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
+        answers = LargeAnswers()
+        send = answers.wrap(send)
+        token = large_answers.set(answers)
+        try:
+            await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
+        finally:
+            large_answers.reset(token)
 
 
 def _make_manager(server: Any, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
@@ -336,6 +344,10 @@ async def _call(
         raise _build_rpc_error("Request cancelled", REQUEST_CANCELLED)
     if answer is None:
         raise _build_unknown_tool_error(params.name)
+    if meta.get(CONTENT_KEY) is False and META_KEY in answer.meta:
+        answer = ToolCallResult([], is_error=answer.is_error, meta=answer.meta)
+    if (answers := large_answers.get()) is not None:
+        answer = await answers.replace(answer)
     return _to_call_tool_result(answer)
 
 
