@@ -6,17 +6,32 @@ bounded by `http.limit_time` around the request and its answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import timedelta
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import httpx
 
 from cci_plugins.common.http_bodies import ERROR_BYTES, BodyDecoder
+from cci_plugins.common.worker_lane import WorkerLane
 from cci_plugins.errors import PoolUnavailableError, ProtocolError
+
+T = TypeVar("T")
+LARGE_BYTES = 512 * 1024  # take some milliseconds to decode
+_lane = WorkerLane("decoding")
+
+
+async def decode_in_lane(size: int, decode: Callable[[], T]) -> T:
+    """Return the result of `decode()`, from a worker thread if it takes long.
+
+    Args:
+        size: Bytes that it decodes.
+        decode: Decodes them.
+    """
+    return await _lane.run(decode) if size > LARGE_BYTES else decode()
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:

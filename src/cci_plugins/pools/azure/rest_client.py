@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +31,13 @@ from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.bodies import iterate_body, limit_pace, read_body, read_error_body
+from cci_plugins.mcp_client.bodies import (
+    decode_in_lane,
+    iterate_body,
+    limit_pace,
+    read_body,
+    read_error_body,
+)
 from cci_plugins.mcp_client.client import parse_endpoint_url
 from cci_plugins.mcp_client.executions import check_file
 from cci_plugins.mcp_client.failures import (
@@ -306,7 +313,8 @@ class RestClient:
                 nullcontext() if starts_code else limit_time(self._timeout, starts_code=False),
                 map_protocol_errors(starts_code=starts_code),
             ):
-                return _parse_object(await read_body(response, limit))
+                body = await read_body(response, limit)
+                return await decode_in_lane(len(body), partial(_parse_object, body))
 
     @asynccontextmanager
     async def _send(
