@@ -84,6 +84,8 @@ PROGRAMS = {
         asyncio.run(interpreter.aclose())
     """,
     "threads": """
+        from semantic_kernel.filters import AutoFunctionInvocationContext
+        assert AutoFunctionInvocationContext.__pydantic_complete__
         found = []
         def work(): found.extend([blocking(), *asyncio.run(all_four()).split()])
         threads = [threading.Thread(target=work) for _ in range(2)]

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import os
-import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -95,31 +93,24 @@ def running_azurite(folder: Path):
     issued.private_key_pem.write_to_path(str(secret))
     for number, part in enumerate(issued.cert_chain_pems):
         part.write_to_path(str(chain), append=number > 0)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [node, str(MAIN), "--location", str(folder / "data"), "--blobHost", "127.0.0.1"]
-    command += ["--blobPort", str(port), "--disableTelemetry", "--silent", "--skipApiVersionCheck"]
+    command += ["--blobPort", "0", "--disableTelemetry", "--silent", "--skipApiVersionCheck"]
     command += ["--oauth", "basic", "--cert", str(chain), "--key", str(secret)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    azurite = Azurite(f"https://127.0.0.1:{port}/{ACCOUNT}", port, ca)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        _wait(process, port)
+        port = _read_port(process)
+        azurite = Azurite(f"https://127.0.0.1:{port}/{ACCOUNT}", port, ca)
         with azurite.container() as container:
             container.create_container()
         yield azurite
     finally:
         process.terminate()
-        process.wait(20)
-        process.stderr.close()
+        process.communicate(timeout=20)
 
 
-def _wait(process: subprocess.Popen, port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, os.read(process.stderr.fileno(), 4096)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("Azurite did not start")
+def _read_port(process: subprocess.Popen) -> int:
+    """Return the port that it chose, as soon as it listens."""
+    for line in process.stdout:
+        if b"listens on" in line:
+            return int(line.rsplit(b":", 1)[1])
+    raise AssertionError(process.communicate(timeout=20)[1])

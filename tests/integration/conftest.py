@@ -19,6 +19,14 @@ def anyio_backend():
     return "asyncio"
 
 
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command `cci` in the test's own folder and in this process."""
+    from ._command import Command
+
+    return Command(tmp_path, monkeypatch, capsys)
+
+
 class SandboxedKernel:
     """A sandbox and a client of its kernel."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ._command import Command
 from .test_cli_serve import environment, ready, serving
 from .test_mcp_execute_code import INITIALIZE, call
 
@@ -19,24 +20,12 @@ LIMIT = 60
 PLANTED = "planted-secret-0123456789abcdef"
 
 
-def cci(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cci_plugins", "mcp", *arguments]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(**more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-
-
 @pytest.mark.quick("claude-mcpServers")
 @pytest.mark.parametrize(("client", "key"), [("vscode", "servers"), ("claude", "mcpServers")])
-def test_the_printed_configuration_starts_a_server(client: str, key: str, tmp_path: Path) -> None:
-    done = cci("--print-config", client, "--isolation", "auto", cwd=tmp_path)
+def test_the_printed_configuration_starts_a_server(
+    command: Command, client: str, key: str, tmp_path: Path
+) -> None:
+    done = command("mcp", "--print-config", client, "--isolation", "auto")
     assert done.returncode == 0, done.stderr
     server = json.loads(done.stdout)[key]["code-interpreter"]
     assert "--isolation" in server["args"]
@@ -90,12 +79,20 @@ def test_sessions_of_a_pool_get_the_variables_of_the_environment(tmp_path: Path)
 
 
 def test_a_missing_client_is_not_an_error(tmp_path: Path) -> None:
-    done = cci(cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "")
+    done = subprocess.run(
+        [sys.executable, "-m", "cci_plugins", "mcp"],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_half_a_configuration_is_an_error_on_standard_error(tmp_path: Path) -> None:
-    done = cci(cwd=tmp_path, AZURE_SESSION_POOL_MCP_KEY=PLANTED)
+def test_half_a_configuration_is_an_error_on_standard_error(command: Command) -> None:
+    done = command("mcp", AZURE_SESSION_POOL_MCP_KEY=PLANTED)
     assert (done.returncode, done.stdout) == (3, "")
     assert "AZURE_SESSION_POOL_MCP_ENDPOINT is not set" in done.stderr
     assert PLANTED not in done.stderr
@@ -130,7 +127,10 @@ def test_keys_of_the_environment_reach_neither_code_nor_log(tmp_path: Path) -> N
     assert PLANTED.encode() not in seen + out + err
 
 
-@pytest.mark.parametrize(("options", "has_sessions"), [((), True), (("--no-key",), False)])
+@pytest.mark.quick("no key")
+@pytest.mark.parametrize(
+    ("options", "has_sessions"), [((), True), (("--no-key",), False)], ids=["key", "no key"]
+)
 def test_serve_has_mcp_sessions_if_it_requires_a_key(
     *, options: tuple[str, ...], has_sessions: bool, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ._command import Command
 from .test_cli_serve import environment
 from .test_mcp_execute_code import INITIALIZE, call
 
@@ -83,19 +84,10 @@ def test_the_session_gets_copies_of_the_folder_and_of_nothing_else(tmp_path: Pat
     ],
 )
 def test_a_folder_that_cannot_be_mounted_is_an_error_at_the_start(
-    tmp_path: Path, arguments: tuple[str, ...], message: str
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "file.txt").write_text("1")
-    done = subprocess.run(
-        [sys.executable, "-m", "cci_plugins", "mcp", *arguments],
-        cwd=tmp_path,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    done = command("mcp", *arguments)
     assert (done.returncode, done.stdout) == (3, "")
     assert message in done.stderr
 

@@ -1,4 +1,4 @@
-"""Tests of `cci run` as a real command, in its own process, on the embedded pool."""
+"""Tests of `cci run` on the embedded pool. Streams, signals and exits have a process."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
-import pytest
+
+from ._command import Command
 
 LIMIT = 60
 CHART = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
-
-Cci = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment() -> dict[str, str]:
@@ -26,23 +24,6 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(skipped)}
     isolation = os.environ.get("CCI_ISOLATION")
     return kept | ({"CCI_ISOLATION": isolation} if isolation else {}) | {"NO_COLOR": "1"}
-
-
-@pytest.fixture
-def cci(tmp_path: Path) -> Cci:
-    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "cci_plugins", *arguments],
-            cwd=tmp_path,
-            env=environment(),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-
-    return run
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -67,80 +48,83 @@ def messages(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if "isolation" not in line]
 
 
-def test_code_prints_and_shows_its_value(cci: Cci) -> None:
-    done = cci("run", "print(6*7)\n'value'")
-    assert (done.returncode, done.stdout) == (0, "42\n'value'\n")
-    assert messages(done.stderr) == []
+def test_code_prints_and_shows_its_value(tmp_path: Path) -> None:
+    with start("run", "print(6*7)\n'value'", cwd=tmp_path) as process:
+        stdout, stderr = process.communicate(timeout=LIMIT)
+    assert (process.returncode, stdout) == (0, "42\n'value'\n")
+    assert messages(stderr) == []
 
 
-def test_standard_input_is_run(cci: Cci) -> None:
-    done = cci("run", "-", stdin="import sys\nprint('seen', file=sys.stderr)\n6 * 7\n")
+def test_standard_input_is_run(command: Command) -> None:
+    done = command("run", "-", stdin="import sys\nprint('seen', file=sys.stderr)\n6 * 7\n")
     assert (done.returncode, done.stdout) == (0, "42\n")
     assert messages(done.stderr) == ["seen"]
 
 
-def test_a_script_is_run_as_the_main_program(cci: Cci, tmp_path: Path) -> None:
+def test_a_script_is_run_as_the_main_program(command: Command, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("if __name__ == '__main__':\n    print('main')\n")
-    assert cci("run", "a.py").stdout == "main\n"
+    assert command("run", "a.py").stdout == "main\n"
 
 
-def test_a_script_has_arguments_a_name_and_an_exit_status(cci: Cci, tmp_path: Path) -> None:
+def test_a_script_has_arguments_a_name_and_an_exit_status(command: Command, tmp_path: Path) -> None:
     script = (
         "import sys\nprint(sys.argv)\ndef f():\n    raise ValueError\nif '4' in sys.argv: f()\n"
     )
     (tmp_path / "main.py").write_text(f"{script}sys.exit(7)\n")
-    failed = cci("run", "main.py", "--", "--n", "4")
+    failed = command("run", "main.py", "--", "--n", "4")
     assert (failed.returncode, failed.stdout) == (1, "['main.py', '--n', '4']\n")
     assert "File main.py:4, in f()" in failed.stderr
-    ended = cci("run", "main.py", "--json")
+    ended = command("run", "main.py", "--json")
     assert ended.returncode == 7
     assert json.loads(ended.stdout)["exit_status"] == 7
-    assert cci("run", "import sys; sys.exit('no rows')").returncode == 1
-    stopped = cci("run", "exit()\nprint('went on')")
+    assert command("run", "import sys; sys.exit('no rows')").returncode == 1
+    stopped = command("run", "exit()\nprint('went on')")
     assert (stopped.returncode, stopped.stdout) == (0, "")
 
 
-def test_a_failure_shows_the_traceback_and_exits_with_1(cci: Cci) -> None:
-    done = cci("run", "print('before')\n1/0")
+def test_a_failure_shows_the_traceback_and_exits_with_1(command: Command) -> None:
+    done = command("run", "print('before')\n1/0")
     assert (done.returncode, done.stdout) == (1, "before\n")
     assert "ZeroDivisionError: division by zero" in done.stderr
 
 
-def test_a_process_that_dies_exits_with_1(cci: Cci) -> None:
-    done = cci("run", "import os\nos._exit(3)")
+def test_a_process_that_dies_exits_with_1(command: Command) -> None:
+    done = command("run", "import os\nos._exit(3)")
     assert done.returncode == 1
     assert "error: " in done.stderr
 
 
-def test_a_time_out_exits_with_124(cci: Cci) -> None:
-    done = cci("run", "--timeout", "1", "import time\ntime.sleep(50)")
+def test_a_time_out_exits_with_124(command: Command) -> None:
+    done = command("run", "--timeout", "1", "import time\ntime.sleep(50)")
     assert done.returncode == 124
 
 
-def test_a_chart_is_saved_and_named(cci: Cci, tmp_path: Path) -> None:
-    done = cci("run", CHART, "--output", "charts")
+def test_a_chart_is_saved_and_named(command: Command, tmp_path: Path) -> None:
+    done = command("run", CHART, "--output", "charts")
     assert (done.returncode, done.stdout) == (0, "")
     assert messages(done.stderr) == ["saved charts/image-1.png"]
     assert (tmp_path / "charts" / "image-1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_json_contains_the_whole_execution(cci: Cci) -> None:
-    done = cci("run", "--json", "print('out')\n6 * 7")
+def test_json_contains_the_whole_execution(command: Command) -> None:
+    done = command("run", "--json", "print('out')\n6 * 7")
     facts = json.loads(done.stdout)
     assert (facts["text"], facts["stdout"], facts["status"]) == ("42", "out\n", "succeeded")
     assert facts["isolation"]
 
 
-def test_files_go_in_and_come_out(cci: Cci, tmp_path: Path) -> None:
+def test_files_go_in_and_come_out(command: Command, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("a,b\n1,2\n")
     code = "open('out.txt', 'w').write(open('in.csv').read().upper());"
-    done = cci("run", code, "--upload", "in.csv", "--download", "*.txt", "--output", "new")
+    done = command("run", code, "--upload", "in.csv", "--download", "*.txt", "--output", "new")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "new" / "out.txt").read_text() == "A,B\n1,2\n"
     assert not (tmp_path / "new" / "in.csv").exists()
 
 
-def test_a_notebook_runs_in_one_session_up_to_the_first_failure(cci: Cci, tmp_path: Path) -> None:
+def test_a_notebook_runs_in_one_session_up_to_the_first_failure(
+    command: Command, tmp_path: Path
+) -> None:
     notebook = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_markdown_cell("# Title"),
@@ -152,7 +136,7 @@ def test_a_notebook_runs_in_one_session_up_to_the_first_failure(cci: Cci, tmp_pa
         ]
     )
     nbformat.write(notebook, tmp_path / "a.ipynb")
-    done = cci("run", "a.ipynb", "--save-notebook", "done.ipynb")
+    done = command("run", "a.ipynb", "--save-notebook", "done.ipynb")
     assert (done.returncode, done.stdout) == (1, "42\nstill here\n")
     assert "cell 5 failed" in done.stderr
     result = nbformat.read(tmp_path / "done.ipynb", as_version=4)
@@ -163,8 +147,8 @@ def test_a_notebook_runs_in_one_session_up_to_the_first_failure(cci: Cci, tmp_pa
     assert result.cells[5].outputs == []
 
 
-def test_code_is_saved_as_a_notebook(cci: Cci, tmp_path: Path) -> None:
-    assert cci("run", "6 * 7", "--save-notebook", "new/a.ipynb").returncode == 0
+def test_code_is_saved_as_a_notebook(command: Command, tmp_path: Path) -> None:
+    assert command("run", "6 * 7", "--save-notebook", "new/a.ipynb").returncode == 0
     result = nbformat.read(tmp_path / "new" / "a.ipynb", as_version=4)
     nbformat.validate(result)
     assert result.cells[0].source == "6 * 7"
@@ -192,8 +176,8 @@ def test_a_reader_that_closes_the_output_ends_the_command_quietly(tmp_path: Path
         assert messages(process.stderr.read()) == []
 
 
-def test_the_version_is_data(cci: Cci) -> None:
-    done = cci("--version")
+def test_the_version_is_data(command: Command) -> None:
+    done = command("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("cci-plugins ")
 

@@ -1,4 +1,4 @@
-"""The real command `cci serve`, and `cci run` with its pool."""
+"""`cci serve` as a process, and `cci run` with its pool. What is refused needs no process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +19,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from ._command import Command, Done
 
 pytest.importorskip("cci_plugins.server")
 
@@ -78,54 +81,59 @@ def status_of(url: str, key: str) -> int:
         return error.code
 
 
-def run(facts: dict[str, str], *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cci_plugins", "run", *arguments],
-        cwd=cwd,
-        env=environment(
-            AZURE_SESSION_POOL_MCP_ENDPOINT=facts["endpoint"],
-            AZURE_SESSION_POOL_MCP_KEY=facts["key"],
-        ),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A server of the embedded pool in a process of its own."""
+    with serving("--json", cwd=tmp_path_factory.mktemp("served")) as process:
+        yield ready(process)
+
+
+def run(command: Command, facts: dict[str, str], *arguments: str) -> Done:
+    """Run `cci run` in this process, with a served pool."""
+    return command(
+        "run",
+        *arguments,
+        AZURE_SESSION_POOL_MCP_ENDPOINT=facts["endpoint"],
+        AZURE_SESSION_POOL_MCP_KEY=facts["key"],
     )
 
 
-def test_a_named_session_keeps_its_variables_between_calls(tmp_path: Path) -> None:
-    with serving("--json", cwd=tmp_path) as process:
-        facts = ready(process)
-        assert facts["isolation"]
-        first = run(facts, "--session", "alice", "x = 41", cwd=tmp_path)
-        assert (first.returncode, first.stdout, first.stderr) == (0, "", "")
-        assert run(facts, "--session", "alice", "x + 1", cwd=tmp_path).stdout == "42\n"
-        other = run(facts, "--session", "bob", "x", cwd=tmp_path)
-        assert other.returncode == 1
-        assert "NameError" in other.stderr
-        unnamed = run(facts, "'x' in dir()", cwd=tmp_path)
-        assert unnamed.stdout == "False\n"
+def test_a_named_session_keeps_its_variables_between_calls(
+    command: Command, served: dict[str, str]
+) -> None:
+    assert served["isolation"]
+    assert run(command, served, "--session", "alice", "x = 41") == (0, "", "")
+    assert run(command, served, "--session", "alice", "x + 1").stdout == "42\n"
+    other = run(command, served, "--session", "bob", "x")
+    assert other.returncode == 1
+    assert "NameError" in other.stderr
+    unnamed = run(command, served, "'x' in dir()")
+    assert unnamed.stdout == "False\n"
 
 
-def test_a_chart_and_a_file_come_from_the_served_pool(tmp_path: Path) -> None:
+def test_a_chart_and_a_file_come_from_the_served_pool(
+    command: Command, served: dict[str, str], tmp_path: Path
+) -> None:
     code = (
         "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\n"
         "open('out.txt', 'w').write('done');"
     )
-    with serving("--json", cwd=tmp_path) as process:
-        done = run(ready(process), code, "--download", "*.txt", cwd=tmp_path)
+    done = run(command, served, code, "--download", "*.txt")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "image-1.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out.txt").read_text() == "done"
 
 
-def test_a_wrong_key_exits_with_4_and_a_dead_server_with_5(tmp_path: Path) -> None:
-    with serving("--json", cwd=tmp_path) as process:
-        facts = ready(process)
-        refused = run(facts | {"key": "not-the-key-of-this-server"}, "1", cwd=tmp_path)
-        assert refused.returncode == 4, refused.stderr
-        assert refused.stderr.startswith("error: ")
-    unreachable = run(facts, "1", cwd=tmp_path)
+def test_a_wrong_key_exits_with_4_and_a_dead_server_with_5(
+    command: Command, served: dict[str, str]
+) -> None:
+    refused = run(command, served | {"key": "not-the-key-of-this-server"}, "1")
+    assert refused.returncode == 4, refused.stderr
+    assert refused.stderr.startswith("error: ")
+    with socket.socket() as bound:  # it does not listen, so connections are refused
+        bound.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}/mcp"
+        unreachable = run(command, served | {"endpoint": endpoint}, "1")
     assert unreachable.returncode == 5, unreachable.stderr
     assert "Traceback" not in unreachable.stderr
 
@@ -165,9 +173,11 @@ def test_a_key_from_the_environment_is_used_and_not_repeated(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_every_process_ends_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
+def test_every_process_ends_with_the_server(
+    command: Command, tmp_path: Path, number: signal.Signals
+) -> None:
     with serving("--json", cwd=tmp_path) as process:
-        run(ready(process), "--session", "alice", "x = 1", cwd=tmp_path)
+        run(command, ready(process), "--session", "alice", "x = 1")
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.send_signal(number)
@@ -176,31 +186,32 @@ def test_every_process_ends_with_the_server(tmp_path: Path, number: signal.Signa
     assert alive == []
 
 
-def test_an_address_that_is_taken_is_a_configuration_error(tmp_path: Path) -> None:
-    with serving("--json", cwd=tmp_path) as first:
-        port = ready(first)["endpoint"].split(":")[2].split("/")[0]
-        with serving("--port", port, cwd=tmp_path) as second:
-            _, stderr = second.communicate(timeout=LIMIT)
-    assert second.returncode == 3
-    assert stderr.splitlines()[-3:] == [
+def test_an_address_that_is_taken_is_a_configuration_error(
+    command: Command, served: dict[str, str]
+) -> None:
+    port = served["endpoint"].split(":")[2].split("/")[0]
+    refused = command("serve", "--port", port)
+    assert refused.returncode == 3
+    assert refused.stderr.splitlines()[-3:] == [
         f"error: cannot listen on 127.0.0.1 port {port}: Address already in use",
         "",
         "hint: choose another port, or --port 0 for a free one",
     ]
 
 
-def test_a_weak_key_is_refused(tmp_path: Path) -> None:
-    with serving("--api-key", "short", cwd=tmp_path) as process:
-        _, stderr = process.communicate(timeout=LIMIT)
-    assert process.returncode == 3
-    assert stderr.startswith("error: the key must have at least 16")
+def test_a_weak_key_is_refused(command: Command) -> None:
+    refused = command("serve", "--port", "0", "--api-key", "short")
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("error: the key must have at least 16")
 
 
-def test_without_a_key_every_client_is_admitted_with_a_warning(tmp_path: Path) -> None:
+def test_without_a_key_every_client_is_admitted_with_a_warning(
+    command: Command, tmp_path: Path
+) -> None:
     with serving("--json", "--no-key", cwd=tmp_path) as process:
         facts = ready(process)
         assert status_of(facts["endpoint"], "any") == 200
-        assert run(facts, "40 + 2", cwd=tmp_path).stdout == "42\n"
+        assert run(command, facts, "40 + 2").stdout == "42\n"
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=LIMIT)
     assert "warning: no key is required: anyone who reaches 127.0.0.1" in stderr
@@ -214,20 +225,18 @@ def test_without_a_key_every_client_is_admitted_with_a_warning(tmp_path: Path) -
     ],
 )
 def test_a_key_and_no_key_exclude_each_other(
-    tmp_path: Path, arguments: list[str], variables: dict[str, str], named: str
+    command: Command, arguments: list[str], variables: dict[str, str], named: str
 ) -> None:
-    with serving("--no-key", *arguments, cwd=tmp_path, **variables) as process:
-        _, stderr = process.communicate(timeout=LIMIT)
-    assert process.returncode == 3
-    assert stderr.startswith(f"error: --no-key cannot be combined with the {named}")
+    refused = command("serve", "--port", "0", "--no-key", *arguments, **variables)
+    assert refused.returncode == 3
+    assert refused.stderr.startswith(f"error: --no-key cannot be combined with the {named}")
 
 
-def test_sessions_run_on_the_interpreter_that_is_named(tmp_path: Path) -> None:
+def test_sessions_run_on_the_interpreter_that_is_named(command: Command, tmp_path: Path) -> None:
     missing = str(tmp_path / "no-such-python")
-    with serving(cwd=tmp_path, CCI_PYTHON=missing) as process:
-        _, stderr = process.communicate(timeout=LIMIT)
-    assert process.returncode == 3
-    assert stderr.startswith(f"error: {missing} is not a Python interpreter that runs")
+    refused = command("serve", "--port", "0", CCI_PYTHON=missing)
+    assert refused.returncode == 3
+    assert refused.stderr.startswith(f"error: {missing} is not a Python interpreter that runs")
 
 
 def test_listening_for_others_warns(tmp_path: Path) -> None:
@@ -238,14 +247,14 @@ def test_listening_for_others_warns(tmp_path: Path) -> None:
     assert "warning: listening on 0.0.0.0" in stderr
 
 
-@pytest.mark.quick("platform", "custom --container executions")
+@pytest.mark.quick("custom --container executions")
 @pytest.mark.parametrize(
     "arguments",
     [("platform",), ("managed",), ("custom",), ("custom", "--container", "executions")],
     ids=" ".join,
 )
 def test_an_emulated_pool_prints_the_variables_that_select_it(
-    arguments: tuple[str, ...], tmp_path: Path
+    command: Command, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     with serving("--emulate", *arguments, cwd=tmp_path) as process:
         last = "export " + (
@@ -255,15 +264,7 @@ def test_an_emulated_pool_prints_the_variables_that_select_it(
         variables = dict(re.findall(r'^export (\w+)="(.*)"$', data, re.MULTILINE))
         assert len(variables) == 2
         code = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\n6 * 7"
-        done = subprocess.run(
-            [sys.executable, "-m", "cci_plugins", "run", code],
-            cwd=tmp_path,
-            env=environment(**variables),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        done = command("run", code, **variables)
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
     assert (tmp_path / "image-1.png").read_bytes().startswith(b"\x89PNG")
 
@@ -282,7 +283,7 @@ def test_an_emulated_pool_prints_its_endpoint_as_json_and_keeps_to_its_sessions(
         assert refused.status_code == 429
 
 
-def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
+def test_a_gateway_serves_a_custom_pool(command: Command, tmp_path: Path) -> None:
     with serving("--emulate", "custom", "--json", cwd=tmp_path) as behind:
         pool = ready(behind)
         variables = {
@@ -294,7 +295,7 @@ def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
         with serving("--pool", "custom", "--json", cwd=tmp_path, **variables) as process:
             facts = ready(process) | {"key": "a-key-of-the-gateway"}
             code = "import os; print('streamed', os.environ['CITY']); 6 * 7"
-            done = run(facts, code, cwd=tmp_path)
+            done = run(command, facts, code)
             assert (done.returncode, done.stdout) == (0, "streamed Bonn\n42\n"), done.stderr
             assert status_of(facts["endpoint"], "another-key-of-somebody") == 401
 
@@ -313,10 +314,9 @@ def test_a_gateway_serves_a_custom_pool(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_options_that_do_not_fit_together_are_refused(
-    arguments: tuple[str, ...], expected: str, tmp_path: Path
+    command: Command, arguments: tuple[str, ...], expected: str
 ) -> None:
-    with serving(*arguments, cwd=tmp_path) as process:
-        _, stderr = process.communicate(timeout=LIMIT)
-    assert process.returncode == 3, stderr
-    assert expected in stderr
-    assert "Traceback" not in stderr
+    refused = command("serve", "--port", "0", *arguments)
+    assert refused.returncode == 3, refused.stderr
+    assert expected in refused.stderr
+    assert "Traceback" not in refused.stderr

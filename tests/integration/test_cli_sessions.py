@@ -17,6 +17,8 @@ import pytest
 
 from cci_plugins.cli.app import start
 
+from ._command import Command, Done
+
 pytest.importorskip("cci_plugins.server")
 
 LIMIT = 90
@@ -61,7 +63,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[str]:
 
 
 class Console:
-    """A server with a console, and the command line as its user types it."""
+    """A server with a console, and all that the command line printed about it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
@@ -69,21 +71,13 @@ class Console:
         base = url.removesuffix("/mcp")
         self.http = httpx.Client(base_url=base, headers={"x-ms-apikey": KEY}, timeout=LIMIT)
 
-    def cci(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "cci_plugins", *arguments],
-            cwd=self.folder,
-            env=environment(**more),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+    def cci(self, command: Command, *arguments: str, **more: str) -> Done:
+        done = command(*arguments, CCI_SERVE_KEY=KEY, **more)
         self.printed += done.stdout + done.stderr
         return done
 
-    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.cci(*arguments, "--server", self.url)
+    def ask(self, command: Command, *arguments: str) -> Done:
+        return self.cci(command, *arguments, "--server", self.url)
 
     def run(self, session: str, **body: object) -> None:
         query = {"api-version": VERSION, "identifier": session}
@@ -101,30 +95,34 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
             yield served
 
 
-def test_every_session_is_listed_with_its_runs(console: Console) -> None:
+def test_every_session_is_listed_with_its_runs(command: Command, console: Console) -> None:
     settings = {
         "AZURE_SESSION_POOL_MCP_ENDPOINT": console.url,
         "AZURE_SESSION_POOL_MCP_KEY": KEY,
         "SESSION_VALUE": SECRET,
     }
     code = f"import os\nprint(os.environ['SESSION_VALUE'], {SECRET!r})"
-    done = console.cci("run", code, "--session", "mine", "--env", "SESSION_VALUE", **settings)
+    done = console.cci(
+        command, "run", code, "--session", "mine", "--env", "SESSION_VALUE", **settings
+    )
     assert done.stdout == "[redacted] [redacted]\n", done.stderr
-    listed = console.cci("sessions", "list", **settings)
+    listed = console.cci(command, "sessions", "list", **settings)
     head, *rows = listed.stdout.splitlines()
     assert head.split() == ["SESSION", "STATE", "RUNS", "LAST", "USED", "ENDS"]
     cells = {row.split()[0]: row.split()[1:3] for row in rows}
     assert cells["hostile-1"] == ["idle", "2"]
     (mine,) = (name for name in cells if name.startswith("cci-"))
-    facts = json.loads(console.ask("sessions", "list", "--json").stdout)
+    facts = json.loads(console.ask(command, "sessions", "list", "--json").stdout)
     assert {one["identifier"] for one in facts} >= {"hostile-1", mine}
-    shown = console.ask("sessions", "show", mine).stdout
+    shown = console.ask(command, "sessions", "show", mine).stdout
     assert "  > print(os.environ['SESSION_VALUE'], '[redacted]')" in shown
     assert "  | [redacted] [redacted]\n" in shown
 
 
-def test_hostile_output_is_escaped_and_cannot_pass_for_ours(console: Console) -> None:
-    shown = console.ask("sessions", "show", "hostile-1").stdout
+def test_hostile_output_is_escaped_and_cannot_pass_for_ours(
+    command: Command, console: Console
+) -> None:
+    shown = console.ask(command, "sessions", "show", "hostile-1").stdout
     assert not set(shown) - {"\n"} & {chr(code) for code in [*range(32), *range(127, 160), 0x202E]}
     assert r"  | \x1b]0;owned\x07\x1b[2Jred \x9b31m \u202egpj.exe" in shown
     assert "  | run 99 succeeded\n" in shown
@@ -133,19 +131,21 @@ def test_hostile_output_is_escaped_and_cannot_pass_for_ours(console: Console) ->
     assert r"ValueError: \x1b[5mblink" in shown
     assert "  > !echo from the shell > note.txt; cat note.txt\n  | from the shell\n" in shown
     assert "  | [text/html]\n" in shown
-    facts = console.ask("sessions", "show", "hostile-1", "--json").stdout
+    facts = console.ask(command, "sessions", "show", "hostile-1", "--json").stdout
     assert "\x1b" not in facts
     first, second = json.loads(facts)
     assert (first["status"], second["status"], second["entry"]) == ("failed", "succeeded", "rest")
 
 
-def test_files_and_the_notebook_are_those_of_the_session(console: Console, tmp_path: Path) -> None:
-    assert console.ask("sessions", "files", "hostile-1").stdout.split() == [
+def test_files_and_the_notebook_are_those_of_the_session(
+    command: Command, console: Console, tmp_path: Path
+) -> None:
+    assert console.ask(command, "sessions", "files", "hostile-1").stdout.split() == [
         *("BYTES", "NAME"),
         *("15", "note.txt"),
     ]
     target = tmp_path / "what-ran.ipynb"
-    done = console.ask("notebook", "hostile-1", "--output", str(target))
+    done = console.ask(command, "notebook", "hostile-1", "--output", str(target))
     assert done.returncode == 0, done.stderr
     notebook = nbformat.read(target, as_version=4)
     nbformat.validate(notebook)
@@ -153,15 +153,17 @@ def test_files_and_the_notebook_are_those_of_the_session(console: Console, tmp_p
         r'raise ValueError("\x1b[5mblink")',
         "!echo from the shell > note.txt; cat note.txt",
     ]
-    again = console.ask("notebook", "hostile-1", "--output", str(target))
+    again = console.ask(command, "notebook", "hostile-1", "--output", str(target))
     assert (again.returncode, "add --overwrite" in again.stderr) == (2, True)
 
 
-def test_a_run_is_watched_while_it_runs_until_its_session_ends(console: Console) -> None:
+def test_a_run_is_watched_while_it_runs_until_its_session_ends(
+    command: Command, console: Console
+) -> None:
     console.run("watched-1", code="1")
-    command = [sys.executable, "-m", "cci_plugins", "sessions", "watch", "watched-1"]
+    watch = [sys.executable, "-m", "cci_plugins", "sessions", "watch", "watched-1"]
     with subprocess.Popen(
-        [*command, "--server", console.url],
+        [*watch, "--server", console.url],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -180,7 +182,7 @@ def test_a_run_is_watched_while_it_runs_until_its_session_ends(console: Console)
             while "| 'the end'" not in lines[-1][0]:
                 lines.append((process.stdout.readline(), time.monotonic()))
             runner.join(LIMIT)
-            ended = console.ask("sessions", "end", "watched-1")
+            ended = console.ask(command, "sessions", "end", "watched-1")
             assert (ended.returncode, ended.stderr) == (0, "ended watched-1\n")
             process.wait(LIMIT)  # `communicate` would leave out what `readline` has read ahead
             rest, messages = process.stdout.read(), process.stderr.read()
@@ -191,7 +193,7 @@ def test_a_run_is_watched_while_it_runs_until_its_session_ends(console: Console)
     assert rest.startswith("run ")
     assert "the session has ended" in messages
     assert process.returncode == 0
-    refused = console.ask("sessions", "end", "watched-1")
+    refused = console.ask(command, "sessions", "end", "watched-1")
     assert refused.returncode == 5
     assert "the session 'watched-1' has ended, or never existed" in refused.stderr
 

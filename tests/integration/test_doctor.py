@@ -210,10 +210,20 @@ def _set_token_for_another_service(scene: Scene) -> None:
     scene.set(CCI_ACCESS_TOKEN=f"{_part({})}.{_part(claims)}.planted-token")
 
 
+_SILENT: list[socket.socket] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hold_a_port() -> Iterator[None]:
+    """Hold a port without listening, so that connections to it are refused."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        _SILENT[:] = [bound]
+        yield
+
+
 def _unused_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return int(_SILENT[0].getsockname()[1])
 
 
 def _refuse_request(scene: Scene, part: str, code: str = "AuthorizationFailed") -> None:

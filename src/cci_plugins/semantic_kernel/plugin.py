@@ -10,15 +10,27 @@ from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 from semantic_kernel import Kernel
 from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
+from semantic_kernel.connectors.ai.prompt_execution_settings import PromptExecutionSettings
 from semantic_kernel.contents import (
     AuthorRole,
     ChatHistory,
     ChatMessageContent,
+    FunctionCallContent,
     FunctionResultContent,
     ImageContent,
     TextContent,
 )
-from semantic_kernel.functions import KernelArguments, kernel_function
+from semantic_kernel.filters import (
+    AutoFunctionInvocationContext,
+    FunctionInvocationContext,
+    PromptRenderContext,
+)
+from semantic_kernel.functions import (
+    FunctionResult,
+    KernelArguments,
+    KernelFunction,
+    kernel_function,
+)
 
 from cci_plugins.core.conversation import SessionKey
 from cci_plugins.core.host_tools import HostTool, ToolApprover
@@ -51,6 +63,30 @@ _SHARED_SESSION_WARNING = (
     "no conversation was named, so all calls of this plugin share one session; "
     "use `interpreter.use_session(thread.id)`"
 )
+
+
+def _complete_contexts() -> None:
+    """Resolve the types in Semantic Kernel's contexts while only one thread can do it.
+
+    Semantic Kernel does so in the first call of a function. Where two threads make their first
+    calls together, one reads a context that the other has taken apart, and Semantic Kernel gives
+    the model an error for code that has run (Semantic Kernel 1.45, pydantic 2.13).
+    """
+    types = (
+        ChatHistory,
+        FunctionCallContent,
+        FunctionResult,
+        Kernel,
+        KernelArguments,
+        KernelFunction,
+        PromptExecutionSettings,
+    )
+    names = {each.__name__: each for each in types}
+    for context in (AutoFunctionInvocationContext, FunctionInvocationContext, PromptRenderContext):
+        context.model_rebuild(_types_namespace=names)
+
+
+_complete_contexts()
 
 
 class _Action(StrEnum):

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import hmac
-import math
-import time
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +16,7 @@ from cci_plugins.errors import PoolExhaustedError
 from .callers import current_caller
 from .console_page.gate import ConsoleGate, is_console_path
 from .console_page.sessions import SIGN_IN
+from .rate import Rate
 from .rest.errors import build_error_response
 from .sign_in import CallerError, EntraSignIn, KeysError, TokenError
 
@@ -96,7 +92,7 @@ class Guard:
             message = "This host or origin is not allowed."
             return build_error_response(403, "HostNotAllowed", message)
         if self._gate is not None and is_console_path(path):
-            return await self._gate.check(scope, _get_client_network(scope)) or ""
+            return self._gate.check(scope, _get_client_network(scope)) or ""
         if path in OPEN_PATHS or self._has_key(headers, rest=path.rstrip("/") != "/mcp"):
             return ""
         if self._sign_in is not None and (token := _get_bearer_token(headers)) is not None:
@@ -190,8 +186,7 @@ class RunRate:
     """
 
     def __init__(self, runs_per_minute: int) -> None:
-        self._rate = RateLimitItemPerMinute(runs_per_minute)
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._rate = Rate(runs_per_minute)
 
     async def admit(self, session_id: str) -> None:
         """Count a run.
@@ -199,11 +194,10 @@ class RunRate:
         Raises:
             PoolExhaustedError: There were too many. Nothing was started.
         """
-        if not await self._limiter.hit(self._rate, session_id):
-            stats = await self._limiter.get_window_stats(self._rate, session_id)
-            wait = max(1, math.ceil(stats.reset_time - time.time()))
+        wait = self._rate.hit(session_id)
+        if wait is not None:
             raise PoolExhaustedError(
-                f"this environment had more than {self._rate.amount} runs in a minute",
+                f"this environment had more than {self._rate.most} runs in a minute",
                 hint=f"try again in {wait} s, or do more in one run",
                 retry_after=wait,
             )
@@ -224,8 +218,7 @@ class Throttle:
     def __init__(self, app: ASGIApp, *, requests_per_minute: int, by_key: bool) -> None:
         self._app = app
         self._by_key = by_key
-        self._rate = RateLimitItemPerMinute(requests_per_minute)
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._rate = Rate(requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer with status 429."""
@@ -233,19 +226,15 @@ class Throttle:
             by_key = current_caller.get() or "key"
             is_keyless = not self._by_key or scope["path"] == SIGN_IN
             client = _get_client_network(scope) if is_keyless else by_key
-            if not await self._limiter.hit(self._rate, client):
-                await self._build_refusal(await self._get_retry_after(client))(scope, receive, send)
+            wait = self._rate.hit(client)
+            if wait is not None:
+                await self._build_refusal(wait)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-    async def _get_retry_after(self, client: str) -> int:
-        """Return the whole seconds until the next request is admitted."""
-        stats = await self._limiter.get_window_stats(self._rate, client)
-        return max(1, math.ceil(stats.reset_time - time.time()))
 
     def _build_refusal(self, wait: int) -> JSONResponse:
         """Return the data plane's 429, whose body has no `error` frame."""
         code = _TOO_MANY_REQUESTS
-        message = f"More than {self._rate.amount} requests in a minute. Try again in {wait} s."
+        message = f"More than {self._rate.most} requests in a minute. Try again in {wait} s."
         headers = {"x-ms-error-code": code, "retry-after": str(wait)}
         return JSONResponse({"code": code, "message": message}, 429, headers)

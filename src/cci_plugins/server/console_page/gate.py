@@ -8,7 +8,6 @@ second random token that each form of a page must bring back.
 from __future__ import annotations
 
 import hmac
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,14 +15,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from secrets import token_hex, token_urlsafe
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
 from cci_plugins.core.html_pages.page import build_headers
+from cci_plugins.server.rate import Rate
 
 from .sessions import ROOT, SIGN_IN, build_sign_in_page
 
@@ -62,10 +59,9 @@ class ConsoleGate:
         self._clock = clock
         self._cookie = f"cci_console_{token_hex(4)}"  # cookies do not know ports
         self._visits: OrderedDict[bytes, Visit] = OrderedDict()
-        self._rate = RateLimitItemPerMinute(ATTEMPTS_PER_MINUTE)
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._attempts = Rate(ATTEMPTS_PER_MINUTE, clock=clock)
 
-    async def check(self, scope: Scope, network: str) -> Response | None:
+    def check(self, scope: Scope, network: str) -> Response | None:
         """Return the refusal of a request, or None if it may pass.
 
         Args:
@@ -78,9 +74,8 @@ class ConsoleGate:
             if scope["method"] in {"GET", "HEAD"}:
                 return RedirectResponse(SIGN_IN, 303, build_headers())
             return HTMLResponse(build_sign_in_page("Sign in first."), 403, build_headers())
-        if scope["method"] == "POST" and not await self._limiter.hit(self._rate, network):
-            stats = await self._limiter.get_window_stats(self._rate, network)
-            wait = max(1, math.ceil(stats.reset_time - time.time()))
+        wait = self._attempts.hit(network) if scope["method"] == "POST" else None
+        if wait is not None:
             page = build_sign_in_page(f"Too many attempts. Try again in {wait} s.")
             return HTMLResponse(page, 429, {**build_headers(), "retry-after": str(wait)})
         return None
