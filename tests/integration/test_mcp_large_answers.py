@@ -61,11 +61,21 @@ class Tools:
         return self.result
 
 
+class Files:
+    """Resources with one file."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+
+    async def read(self, uri: str) -> dict[str, Any]:
+        return self.content
+
+
 @asynccontextmanager
-async def serving(result: ToolCallResult) -> AsyncIterator[str]:
-    endpoint = McpEndpoint(Tools(result))
+async def serving(result: ToolCallResult, resources: Any = None) -> AsyncIterator[str]:
+    endpoint = McpEndpoint(Tools(result), resources=resources)
     config = uvicorn.Config(
-        McpCompatApp(endpoint, MIB), port=0, log_level="error", lifespan="off", timeout_keep_alive=1
+        McpCompatApp(endpoint, MIB), port=0, log_level="error", lifespan="off", ws="none"
     )
     server = uvicorn.Server(config)
     async with endpoint.run(), anyio.create_task_group() as tasks:
@@ -79,10 +89,14 @@ async def serving(result: ToolCallResult) -> AsyncIterator[str]:
             server.should_exit = True
 
 
-def post(url: str, *, accept: str = "application/json", **meta: Any) -> dict[str, Any]:
-    """Call the tool as a foreign client does, and return the reply."""
-    params = {"name": "run", "arguments": {}, "_meta": meta}
-    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+def post(
+    url: str, *, accept: str = "application/json", method: str = "tools/call", **meta: Any
+) -> dict[str, Any]:
+    """Send a request as a foreign client does, and return the reply."""
+    params: dict[str, Any] = {"name": "run", "arguments": {}, "_meta": meta}
+    if method == "resources/read":
+        params = {"uri": "session:///a%20b"}
+    body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
     headers = {"content-type": "application/json", "accept": accept}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as response:
@@ -98,24 +112,60 @@ async def call(url: str, **options: Any) -> dict[str, Any]:
     return await anyio.to_thread.run_sync(partial(post, url, **options))
 
 
-async def leave_to_sdk(_: LargeAnswers, answer: ToolCallResult) -> ToolCallResult:
-    return answer
+async def leave_to_sdk(_: LargeAnswers, fields: object) -> None:
+    """Keep nothing."""
 
 
 async def test_a_client_of_any_kind_gets_the_same_large_result_as_from_the_sdk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for is_error in (False, True):
-        async with serving(replace(build_result(MIB), is_error=is_error)) as url:
+    large = build_result(MIB)
+    for is_error, meta in ((False, large.meta), (True, {"a": None}), (False, {})):
+        async with serving(replace(large, is_error=is_error, meta=meta)) as url:
             plain = await call(url)
             streamed = await call(url, accept=EVENTS, progressToken="t")
             with monkeypatch.context() as patch:
-                patch.setattr(LargeAnswers, "replace", leave_to_sdk)
+                patch.setattr(LargeAnswers, "keep", leave_to_sdk)
                 expected = await call(url)
         assert plain == expected
         assert streamed == expected
         assert expected["result"]["isError"] is is_error
         assert len(expected["result"]["content"]) == 2
+
+
+async def test_a_large_file_is_read_as_from_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in ("text", "blob"):
+        content = {"uri": "session:///a%20b", "mimeType": "text/plain", field: "YWJj" * 500_000}
+        resources: Any = Files(content)
+        async with serving(build_result(4), resources) as url:
+            replies = [await call(url, method="resources/read")]
+            with monkeypatch.context() as patch:
+                patch.setattr(LargeAnswers, "keep", leave_to_sdk)
+                replies.append(await call(url, method="resources/read"))
+        assert replies[0] == replies[1]
+        assert replies[0]["result"]["contents"] == [content]
+
+
+async def test_the_sdk_may_add_to_a_large_result() -> None:
+    answers, sent = LargeAnswers(), list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    text, data = "x" * MIB, b""
+    for own in ({}, {"a": 1}, {"a": text}):
+        token = await answers.keep({"content": [text], "_meta": own})
+        result = {"resultType": "complete", "content": [{"text": token}], "_meta": {"b": 2}}
+        message = (
+            b"event: message\r\ndata: %s\r\n\r\n" % json.dumps({"id": 1, "result": result}).encode()
+        )
+        sent.clear()
+        await answers.wrap(send)({"type": "http.response.body", "body": message, "more_body": True})
+        data = b"".join(one["body"] for one in sent)
+        assert all(one["more_body"] for one in sent)
+        event = json.loads(data.removeprefix(b"event: message\r\ndata: ").removesuffix(b"\r\n\r\n"))
+        expected = {"resultType": "complete", "content": [text], "_meta": {**own, "b": 2}}
+        assert event == {"id": 1, "result": expected}
 
 
 async def test_our_client_gets_the_execution_once() -> None:
@@ -156,7 +206,7 @@ async def test_a_large_result_does_not_stall_the_event_loop(
         tasks.start_soon(tick)
         longest = 0.0
         with monkeypatch.context() as patch:
-            patch.setattr(LargeAnswers, "replace", leave_to_sdk)
+            patch.setattr(LargeAnswers, "keep", leave_to_sdk)
             await call(url)
         before, pauses = longest, []
         for _ in range(3):  # the least of them is not that of a busy machine

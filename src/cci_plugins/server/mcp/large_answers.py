@@ -1,4 +1,4 @@
-"""Large results of tool calls, encoded in a worker thread instead of by the SDK.
+"""Large results of MCP requests, encoded in a worker thread instead of by the SDK.
 
 The SDK encodes a result several times on the event loop, so that 30 MB stall every other session
 for a second. A large result is therefore encoded here, in pieces. The SDK gets a small placeholder
@@ -22,30 +22,34 @@ from starlette.types import Message, Send
 from cci_plugins.common.json_pieces import PIECE_CHARACTERS, encode, encode_in_pieces, is_large
 from cci_plugins.common.worker_lane import WorkerLane, give_way
 
-from .answers import ToolCallResult
-
 _lane = WorkerLane("encoding")
 _Fields = dict[str, list[bytes]]
 
 
 class LargeAnswers:
-    """The large results of one HTTP request, between their tool and the wire."""
+    """The large results of one HTTP request, between their making and the wire."""
 
     def __init__(self) -> None:
         self._encoded: dict[bytes, _Fields] = {}
 
-    async def replace(self, answer: ToolCallResult) -> ToolCallResult:
-        """Keep a large result, and return its placeholder. Return a small result as it is."""
-        values = [answer.content, answer.structured, answer.meta]
-        if not is_large(values):
-            return answer
+    async def keep(self, fields: Mapping[str, Any]) -> str | None:
+        """Keep the fields of a large result, and return the text that stands for them.
+
+        Args:
+            fields: Fields of the result, as JSON. The SDK may add others, and to `_meta`.
+
+        Returns:
+            The text that the SDK's result must have somewhere, or None if the result is small.
+        """
+        if not is_large(fields):
+            return None
         try:
-            fields = await _lane.run(lambda: _encode_fields(answer))
+            encoded = await _lane.run(lambda: _encode_fields(fields))
         except (ValueError, TypeError, RecursionError):
-            return answer
+            return None
         token = token_hex(32)
-        self._encoded[token.encode()] = fields
-        return ToolCallResult([{"type": "text", "text": token}], is_error=answer.is_error)
+        self._encoded[token.encode()] = encoded
+        return token
 
     def wrap(self, send: Send) -> Send:
         """Return a sender that puts the results in the place of their placeholders."""
@@ -92,14 +96,9 @@ class LargeAnswers:
 large_answers: ContextVar[LargeAnswers | None] = ContextVar("large_answers", default=None)
 
 
-def _encode_fields(answer: ToolCallResult) -> _Fields:
-    """Encode the fields of a result. `_meta` is without its braces, as the SDK may add to it."""
-    fields = {"content": _encode_slowly(answer.content)}
-    if answer.structured is not None:
-        fields["structuredContent"] = _encode_slowly(answer.structured)
-    if answer.meta:
-        fields["_meta"] = _encode_slowly(answer.meta)[1:-1]
-    return fields
+def _encode_fields(fields: Mapping[str, Any]) -> _Fields:
+    """Encode each field of a result."""
+    return {name: _encode_slowly(value) for name, value in fields.items()}
 
 
 def _encode_slowly(value: Any) -> list[bytes]:
@@ -123,7 +122,7 @@ def _fill_line(line: bytes, token: bytes, fields: _Fields) -> Iterator[bytes]:
     envelope = json.loads(body[start:])
     result: dict[str, Any] = envelope.pop("result")
     given = result.pop("_meta", None) or {}
-    del result["content"]
+    result = {name: value for name, value in result.items() if name not in fields}
     yield line[:start]
     yield from (encode(envelope)[:-1], b',"result":', encode(result)[:-1])
     separator = b"," if result else b""
@@ -137,10 +136,11 @@ def _fill_line(line: bytes, token: bytes, fields: _Fields) -> Iterator[bytes]:
 
 def _add_given(fields: _Fields, given: Mapping[str, Any]) -> _Fields:
     """Return the fields with the SDK's own `_meta` and the result's in one object."""
-    own = fields.get("_meta", [])
-    between = b"," if own and given else b""
-    meta = [b"{", encode(given)[1:-1], between, *own, b"}"]
-    return fields | ({"_meta": meta} if own or given else {})
+    own = fields.get("_meta", [b"{}"])
+    if not given:
+        return fields
+    between = b"" if own == [b"{}"] else b","
+    return fields | {"_meta": [encode(given)[:-1], between, own[0][1:], *own[1:]]}
 
 
 def _has_length(message: Message) -> bool:

@@ -299,6 +299,8 @@ def _build_resource_handlers(resources: FileResources) -> dict[str, _Handler]:
     async def read(params: Any) -> Any:
         with _convert_resource_errors():
             content = await resources.read(str(params.uri))
+        if (token := await _keep_large({"contents": [content]})) is not None:
+            content = {"uri": content["uri"], "text": token}
         return types.ReadResourceResult.model_validate({"contents": [content]})
 
     return {
@@ -346,18 +348,24 @@ async def _call(
         raise _build_unknown_tool_error(params.name)
     if meta.get(CONTENT_KEY) is False and META_KEY in answer.meta:
         answer = ToolCallResult([], is_error=answer.is_error, meta=answer.meta)
-    if (answers := large_answers.get()) is not None:
-        answer = await answers.replace(answer)
-    return _to_call_tool_result(answer)
+    return await _to_call_tool_result(answer)
 
 
-def _to_call_tool_result(answer: ToolCallResult) -> types.CallToolResult:
-    value: dict[str, Any] = {"content": answer.content, "isError": answer.is_error}
+async def _to_call_tool_result(answer: ToolCallResult) -> types.CallToolResult:
+    value: dict[str, Any] = {"content": answer.content}
     if answer.structured is not None:
         value["structuredContent"] = answer.structured
     if answer.meta:
         value["_meta"] = answer.meta
-    return types.CallToolResult.model_validate(value)
+    if (token := await _keep_large(value)) is not None:
+        value = {"content": [{"type": "text", "text": token}]}
+    return types.CallToolResult.model_validate(value | {"isError": answer.is_error})
+
+
+async def _keep_large(fields: dict[str, Any]) -> str | None:
+    """Return what stands for the fields of a large result, or None if the SDK encodes them."""
+    answers = large_answers.get()
+    return None if answers is None else await answers.keep(fields)
 
 
 @contextmanager
