@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from tests import watching
@@ -78,6 +80,16 @@ def _undo_what_the_shell_set() -> None:
 
 
 _undo_what_the_shell_set()
+
+
+def _find_uv() -> None:
+    """Let tests that install packages find the uv of this checkout. Pip takes ten times as long."""
+    own = Path(__file__).parents[1] / ".hatch" / "bin"
+    if shutil.which("uv") is None and (own / "uv").exists():
+        os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], str(own)])
+
+
+_find_uv()
 
 
 if find_spec("hypothesis") is not None:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from textwrap import dedent
 from typing import Any
 
@@ -129,21 +129,32 @@ def test_a_block_prints_its_expected_output(
     assert capsys.readouterr().out.splitlines() == expected_output(block.text)
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def interpreter() -> AsyncIterator[CodeInterpreter]:
+    """What the examples of docstrings share, with its sessions."""
+    async with CodeInterpreter.local() as opened:
+        yield opened
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(("module", "source"), docstring_examples())
 async def test_an_example_in_a_docstring_runs(
-    module: str, source: str, monkeypatch: pytest.MonkeyPatch
+    module: str, source: str, interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
     if "deepagents" in module:
         pytest.importorskip("deepagents")
-    async with CodeInterpreter.local() as interpreter:
-        names = await anyio.to_thread.run_sync(names_for, module, source)
-        names["interpreter"] = interpreter
-        code = compile(source, "example", "exec", flags=PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        result = eval(code, names)
-        if inspect.isawaitable(result):
-            await result
+    names = await anyio.to_thread.run_sync(names_for, module, source)
+    names["interpreter"] = interpreter
+    code = compile(source, "example", "exec", flags=PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)
+    if inspect.isawaitable(result):
+        await result
 
 
 def names_for(module: str, source: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,18 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.place)
+def transcripts() -> list[Any]:
+    """Return the transcripts. `make test` has the first of each page: a command takes a second."""
+    found, pages = [], set[str]()
+    for block in blocks("console"):
+        page = block.place.partition(":")[0]
+        marks = [pytest.mark.full] if page in pages else []
+        found.append(pytest.param(block, id=block.place, marks=marks))
+        pages.add(page)
+    return found
+
+
+@pytest.mark.parametrize("block", transcripts())
 def test_a_transcript_prints_its_expected_output(block: Block, path: Path, tmp_path: Path) -> None:
     for command, printed, expected in run_transcript(block, path, tmp_path):
         assert printed == expected, command

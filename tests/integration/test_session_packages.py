@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from cci_plugins import CodeInterpreter, LocalSessionPool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.testing import FakeSessionPool
 
-from ._wheels import find_installers, write_wheel
+from ._wheels import write_wheel
 
 if sys.platform != "linux":
     pytest.skip("these backends exist on Linux only", allow_module_level=True)
@@ -36,11 +35,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the folders of other programs out of this module's folder of temporary files.
-
-    Of the two installers, uv is on PATH where this checkout has it, because pip takes ten times
-    as long.
-    """
+    """Keep the folders of other programs out of this module's folder of temporary files."""
     tmp_path_factory.getbasetemp()  # pytest's own folder outlives this module
     with (
         tempfile.TemporaryDirectory(prefix="cci-test-") as folder,
@@ -48,7 +43,6 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     ):
         Path(folder).chmod(0o755)
         patch.setattr(tempfile, "tempdir", folder)
-        patch.setenv("PATH", os.pathsep.join([*find_installers(), os.environ["PATH"]]))
         yield
 
 
@@ -65,6 +59,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def interpreter(
     request: pytest.FixtureRequest, index: Path
 ) -> AsyncIterator[CodeInterpreter]:
+    if shutil.which("uv") is None and shutil.which("pip") is None:
+        pytest.skip("neither uv nor pip is on PATH")
     if request.param == "bwrap" and shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
     pool = LocalSessionPool(
