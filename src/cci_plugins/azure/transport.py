@@ -42,7 +42,6 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
         super().__init__(**options)
         self._was_opened = False
 
-    @override
     async def open(self) -> None:
         if self.session is None and not self._was_opened:
             self.session = aiohttp.ClientSession(
@@ -55,7 +54,6 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
             self._was_opened = True
         await super().open()
 
-    @override
     async def send(self, request: Any, *, stream: bool = False, **config: Any) -> Any:
         # `_BoundedResponse.read` limits the time of the body, which callers may read later
         seconds = ANSWER_SECONDS if stream else 2 * ANSWER_SECONDS
