@@ -43,6 +43,7 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
         self._was_opened = False
 
     async def open(self) -> None:
+        """Open the connections, with the bounded kind of response."""
         if self.session is None and not self._was_opened:
             self.session = aiohttp.ClientSession(
                 trust_env=True,
@@ -55,6 +56,7 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
         await super().open()
 
     async def send(self, request: Any, *, stream: bool = False, **config: Any) -> Any:
+        """Send a request within a limit of time, and read its answer unless it is streamed."""
         # `_BoundedResponse.read` limits the time of the body, which callers may read later
         seconds = ANSWER_SECONDS if stream else 2 * ANSWER_SECONDS
         with limit_azure_time(seconds):
