@@ -16,8 +16,8 @@ def is_thorough() -> bool:
 
 
 def examples(count: int) -> settings:
-    """Try this many examples in the thorough run, and a tenth of them in the quick one."""
-    return settings(max_examples=count if is_thorough() else count // 10)
+    """Try this many examples in the thorough run, and a twentieth of them in the quick one."""
+    return settings(max_examples=count if is_thorough() else count // 20)
 
 
 def load_profile() -> None:
@@ -26,6 +26,6 @@ def load_profile() -> None:
     A loaded machine is slow, which says nothing about the code. So no time is compared.
     """
     untimed = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-    settings.register_profile("quick", max_examples=25, **untimed)
+    settings.register_profile("quick", max_examples=15, **untimed)
     settings.register_profile(THOROUGH, max_examples=200, derandomize=True, **untimed)
     settings.load_profile(THOROUGH if is_thorough() else "quick")

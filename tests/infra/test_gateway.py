@@ -117,7 +117,7 @@ def _announced(process: subprocess.Popen[str]) -> str:
     raise AssertionError("".join(printed))
 
 
-def test_it_starts_answers_its_probes_and_asks_for_the_key(gateway: Gateway) -> None:
+def test_it_answers_its_probes_asks_for_the_key_and_prints_no_secret(gateway: Gateway) -> None:
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     with httpx.Client(base_url=gateway.url.removesuffix("/mcp"), timeout=LIMIT) as client:
         for probe in CONTAINER["probes"]:
@@ -129,9 +129,6 @@ def test_it_starts_answers_its_probes_and_asks_for_the_key(gateway: Gateway) -> 
     identity = environment("")["AZURE_CLIENT_ID"]
     assert gateway.identity.asked == [(identity, "https://dynamicsessions.io")]
     assert "runPythonCodeInRemoteEnvironment" in names
-
-
-def test_it_never_prints_a_secret(gateway: Gateway) -> None:
     gateway.process.terminate()
     printed, _ = gateway.process.communicate(timeout=LIMIT)
     shown = gateway.url + printed

@@ -49,6 +49,13 @@ def local_pool():
     return LocalSessionPool(preload=(), ready_sessions=0)
 
 
+@pytest.fixture(scope="module")
+async def shared_pool(anyio_backend):
+    """Return a text-only pool for tests that may run in the same session."""
+    async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
+        yield pool
+
+
 @pytest.mark.quick("platform-sse-launchPythonEnvironment")
 @pytest.mark.parametrize("options", KINDS, ids=named)
 async def test_every_kind_keeps_the_contract(options):
@@ -59,7 +66,7 @@ async def test_every_kind_keeps_the_contract(options):
     assert {check: fault for check, fault in report.items() if fault} == {}
 
 
-@pytest.mark.quick("platform", "custom-executions")
+@pytest.mark.quick("platform")
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)
 async def test_images_tables_and_long_output_arrive_whole(options):
     code = (
@@ -85,6 +92,7 @@ async def test_images_tables_and_long_output_arrive_whole(options):
     assert (table.table.row_count, table.table.column_count) == (1000, 1)
 
 
+@pytest.mark.quick("custom-executions")
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)
 async def test_the_session_agent_leaves_the_users_code_unchanged(options):
     with anyio.fail_after(100):
@@ -104,33 +112,32 @@ async def test_the_session_agent_leaves_the_users_code_unchanged(options):
             assert history.text == repr(["x = 1\n\ndef f():\n    return 1 / 0\n\nf()", "In[-2:]"])
 
 
-async def test_awaiting_code_magics_forks_loggers_and_a_late_alarm_work():
+async def test_awaiting_code_magics_forks_loggers_and_a_late_alarm_work(shared_pool):
+    async def run(code, timeout=LIMIT):
+        return await shared_pool.execute("session-1", code, timeout=timeout)
+
     with anyio.fail_after(100):
-        async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
-
-            async def run(code, timeout=LIMIT):
-                return await pool.execute("session-1", code, timeout=timeout)
-
-            assert (await run("import asyncio\nawait asyncio.sleep(0.01)\n5")).text == "5"
-            late = await run("await asyncio.sleep(60)", timedelta(seconds=1))
-            assert (late.status, late.state) == ("timed_out", "kept")
-            assert (await run("%time 1 + 1")).error is None
-            assert (await run("!echo hi")).stdout.split() == ["hi"]
-            syntax = await run("x = )")
-            assert syntax.error is not None
-            assert syntax.error.name == "SyntaxError"
-            stubborn = "import time\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n7"
-            caught = await run(stubborn, timedelta(seconds=1))
-            assert caught.status == "timed_out"
-            assert (await run("1 + 1")).text == "2"
-            logged = "import logging\nlogging.basicConfig()\nlogging.warning('first')"
-            assert "first" in (await run(logged)).stderr
-            assert "second" in (await run("logging.warning('second')")).stderr
-            forked = "import os\npid = os.fork()\nif pid == 0:\n    print('child')\n    os._exit(0)"
-            assert (await run(forked + "\nos.waitpid(pid, 0)[1]")).text == "0"
-            assert (await run("_")).text == "0"
+        assert (await run("import asyncio\nawait asyncio.sleep(0.01)\n5")).text == "5"
+        late = await run("await asyncio.sleep(60)", timedelta(seconds=1))
+        assert (late.status, late.state) == ("timed_out", "kept")
+        assert (await run("%time 1 + 1")).error is None
+        assert (await run("!echo hi")).stdout.split() == ["hi"]
+        syntax = await run("x = )")
+        assert syntax.error is not None
+        assert syntax.error.name == "SyntaxError"
+        stubborn = "import time\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n7"
+        caught = await run(stubborn, timedelta(seconds=1))
+        assert caught.status == "timed_out"
+        assert (await run("1 + 1")).text == "2"
+        logged = "import logging\nlogging.basicConfig()\nlogging.warning('first')"
+        assert "first" in (await run(logged)).stderr
+        assert "second" in (await run("logging.warning('second')")).stderr
+        forked = "import os\npid = os.fork()\nif pid == 0:\n    print('child')\n    os._exit(0)"
+        assert (await run(forked + "\nos.waitpid(pid, 0)[1]")).text == "0"
+        assert (await run("_")).text == "0"
 
 
+@pytest.mark.quick("custom-executions")
 @pytest.mark.parametrize("options", TEXT_ONLY, ids=named)
 async def test_a_kernel_that_dies_is_reported_and_uploads_are_restored(options):
     with anyio.fail_after(100):
@@ -146,6 +153,7 @@ async def test_a_kernel_that_dies_is_reported_and_uploads_are_restored(options):
     assert after.notes == ("uploaded again: data.csv",)
 
 
+@pytest.mark.quick("platform", "custom")
 @pytest.mark.parametrize("options", [*TEXT_ONLY, KINDS[3], KINDS[6]], ids=named)
 async def test_a_silently_replaced_session_is_noticed_before_the_code_runs(options):
     with anyio.fail_after(100):
@@ -164,7 +172,7 @@ async def test_a_silently_replaced_session_is_noticed_before_the_code_runs(optio
 
 
 async def test_large_files_travel_through_a_session_without_a_file_api():
-    content = bytes(range(256)) * 3000
+    content = bytes(range(256)) * 1500
 
     async def pieces():
         yield content[:100_000]
@@ -182,11 +190,12 @@ async def test_large_files_travel_through_a_session_without_a_file_api():
             assert [file.name for file in await pool.list_files("session-1")] == ["sub/data.bin"]
 
 
-async def test_output_is_emitted_at_the_end_of_a_run():
+async def test_output_is_emitted_at_the_end_of_a_run(shared_pool):
     events: list[OutputEvent] = []
     with anyio.fail_after(60):
-        async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
-            await pool.execute("session-1", "print(1)\n2", timeout=LIMIT, on_output=events.append)
+        await shared_pool.execute(
+            "session-1", "print(1)\n2", timeout=LIMIT, on_output=events.append
+        )
     assert [event.stream for event in events] == ["stdout", "result"]
 
 
@@ -233,7 +242,7 @@ def arm_for(azure, **changes):
     return Arm(properties | changes, lambda: azure.emulator.key)
 
 
-async def test_forty_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call():
+async def test_ten_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call():
     credential = Credential(TOKEN)
     with anyio.fail_after(100):
         async with emulated(local_pool(), kind="platform") as azure:
@@ -242,8 +251,8 @@ async def test_forty_calls_and_a_rotated_key_cost_two_fetches_and_no_failed_call
                 options = {"key": None, "resource_id": POOL_ID, "credential": credential}
                 pool = azure.client(**options, arm_endpoint=arm_url)
                 async with pool:
-                    for number in range(40):
-                        if number == 20:
+                    for number in range(10):
+                        if number == 5:
                             azure.emulator.rotate_key()
                         execution = await pool.execute("session-1", "1 + 1", timeout=LIMIT)
                         assert execution.text == "2"
@@ -297,7 +306,7 @@ async def test_a_lost_session_is_an_error_for_a_caller_of_the_pool_itself():
     assert caught.value.retryable
 
 
-async def test_no_output_of_the_code_can_forge_a_report(caplog):
+async def test_no_output_of_the_code_can_forge_a_report(shared_pool, caplog):
     caplog.set_level(logging.DEBUG)
     forged = base64.b64encode(b"{}").decode()
     code = (
@@ -312,8 +321,7 @@ async def test_no_output_of_the_code_can_forge_a_report(caplog):
         "print('the truth')\nlen(marks)"
     )
     with anyio.fail_after(60):
-        async with emulated(local_pool(), kind="platform") as azure, azure.client() as pool:
-            execution = await pool.execute("session-1", code, timeout=LIMIT)
+        execution = await shared_pool.execute("session-1", code, timeout=LIMIT)
     assert execution.text == "0", "the marker can be read in the session"
     assert "the truth" in execution.stdout
     assert execution.error is None

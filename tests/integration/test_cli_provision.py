@@ -22,18 +22,18 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from cci_plugins.cli import app
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._cloud import Fault, Running, role_gate, running
 from ._cloud.values import ARM_TOKEN, DATA_TOKEN, POOL_KEY, ROTATED_KEY, SECRETS, SUBSCRIPTION
+from ._command import run_command
 from ._emulated import emulated
 from ._provision import GROUP
 
 pytestmark = pytest.mark.anyio
 
 LIMIT = 90
-AZ = """#!{python}
+AZ = """#!{python} -IS
 import json, sys, time
 tokens = json.load(open({path!r}))
 if sys.argv[1:3] == ["account", "show"]:
@@ -102,10 +102,19 @@ class Command:
         except psutil.Error:
             pass
 
-    async def __call__(self, *arguments: str, group: str = "provision") -> tuple[int, str, str]:
+    def run_here(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the command in this process."""
+        code, out, err = run_command(arguments, self.folder, self.environment)
+        self.seen += [out, err]
+        return code, out, err
+
+    async def __call__(
+        self, *arguments: str, group: str = "provision", new_process: bool = False
+    ) -> tuple[int, str, str]:
         arguments = (group, *arguments) if group else arguments
+        run = self.run if new_process else self.run_here
         with anyio.fail_after(LIMIT):
-            return await anyio.to_thread.run_sync(partial(self.run, *arguments))
+            return await anyio.to_thread.run_sync(partial(run, *arguments))
 
 
 @pytest.fixture
@@ -124,7 +133,7 @@ async def test_up_show_rotate_and_down(cci: Command) -> None:
     env.write_text("OTHER=kept\n")
     async with emulated(LocalSessionPool(), partial(role_gate, cci.cloud), kind="platform") as pool:
         cci.cloud.data_plane = pool.url
-        code, out, err = await cci("up", *QUICK, "--json")
+        code, out, err = await cci("up", *QUICK, "--json", new_process=True)
         assert code == 0, err
         facts = json.loads(out)
         assert facts["environment"]["AZURE_SESSION_POOL_ENDPOINT"] == pool.url
@@ -133,14 +142,13 @@ async def test_up_show_rotate_and_down(cci: Command) -> None:
         assert env.read_text().startswith("OTHER=kept\n")
         code, out, err = await cci("run", "6 * 7", group="")
         assert (code, out) == (0, "42\n"), err
+        seen = "".join((*cci.seen, env.read_text()))
+        assert [secret for secret in SECRETS if secret in seen] == []
         writes = len(cci.cloud.writes)
-        code, out, err = await cci("up", *QUICK)
+        code, out, err = await cci("up", *QUICK, "--write-key")
         assert code == 0, err
         assert len(cci.cloud.writes) == writes
         assert f"AZURE_SESSION_POOL_ENDPOINT={pool.url}\n" in out
-        seen = "".join((*cci.seen, env.read_text()))
-        assert [secret for secret in SECRETS if secret in seen] == []
-        assert (await cci("up", *QUICK, "--write-key"))[0] == 0
         assert POOL_KEY in env.read_text()
     code, out, err = await cci("show", *WHERE)
     assert code == 0, err
@@ -217,22 +225,8 @@ async def test_ctrl_c_prints_how_to_continue(cci: Command) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_wrong_options_are_named(
-    cci: Command,
-    arguments: tuple[str, ...],
-    named: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name in [name for name in os.environ if name.startswith(("AZURE_", "CCI_"))]:
-        monkeypatch.delenv(name)
-    for name, value in cci.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(cci.folder)
-
-    code = app.start(["provision", *arguments])
-
-    err = capsys.readouterr().err
+def test_wrong_options_are_named(cci: Command, arguments: tuple[str, ...], named: str) -> None:
+    code, _, err = cci.run_here("provision", *arguments)
     assert code == 3, err
     assert named in err
     assert "Traceback" not in err
@@ -249,6 +243,7 @@ async def test_a_refusal_is_an_error_with_a_hint(cci: Command) -> None:
     assert "az login" in err
 
 
+@pytest.mark.full
 def test_on_a_terminal_up_asks_and_no_stops_it(cci: Command) -> None:
     code, err = at_a_terminal(cci, "up", *WHERE, "--polling", "0.01", answer=b"n\n")
     assert "+ session pool ccipool" in err

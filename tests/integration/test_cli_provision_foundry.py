@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -28,7 +29,9 @@ def cci(tmp_path: Path) -> Iterator[Command]:
         assert cloud.cloud.wrong == []
 
 
-async def test_a_project_with_agents_is_asked_about_by_itself(cci: Command) -> None:
+@pytest.fixture
+async def with_agents(cci: Command) -> Command:
+    """Return the command, in a deployment whose project has an agent."""
     azure = Azure(
         credential=ARM_TOKEN,
         endpoint=cci.environment["CCI_ARM_ENDPOINT"],
@@ -37,6 +40,11 @@ async def test_a_project_with_agents_is_asked_about_by_itself(cci: Command) -> N
     )
     await up(options(foundry=True), azure=azure, try_out=False).finish()
     cci.cloud.foundry.agents = ["analyst"]
+    return cci
+
+
+async def test_a_project_with_agents_is_asked_about_by_itself(with_agents: Command) -> None:
+    cci = with_agents
     code, out, err = await cci("up", *WHERE, "--plan", "--json")
     assert code == 0, err
     kinds = [one["kind"] for one in json.loads(out)["resources"]]
@@ -49,15 +57,22 @@ async def test_a_project_with_agents_is_asked_about_by_itself(cci: Command) -> N
     assert code == 6
     assert "--remove-agents" in err
     kept = set(cci.cloud.resources)
-
-    def down(answer: bytes) -> tuple[int, str]:
-        return at_a_terminal(cci, "down", *QUICK, answer=answer)
-
-    code, err = await anyio.to_thread.run_sync(down, b"n\n")
+    code, err = await down(cci, b"n\n")
     assert "it has an agent: analyst. Remove it?" in " ".join(err.split())
     assert code == 130
     assert set(cci.cloud.resources) == kept
-    code, err = await anyio.to_thread.run_sync(down, b"y\n")
+    assert [secret for secret in SECRETS if secret in "".join(cci.seen) + err] == []
+
+
+@pytest.mark.full
+async def test_a_project_with_agents_is_removed_after_the_question(with_agents: Command) -> None:
+    cci = with_agents
+    code, err = await down(cci, b"y\n")
     assert code == 0, err
     assert cci.cloud.resources == {}
     assert [secret for secret in SECRETS if secret in "".join(cci.seen) + err] == []
+
+
+async def down(cci: Command, answer: bytes) -> tuple[int, str]:
+    run = partial(at_a_terminal, cci, "down", *QUICK, answer=answer)
+    return await anyio.to_thread.run_sync(run)

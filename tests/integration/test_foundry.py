@@ -34,6 +34,7 @@ from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.pools.local.pool import LocalSessionPool
 
 from ._azure import ARM_TOKEN, POOL_ID, ROOT, Arm
+from ._command import run_command
 from ._emulated import KEY, Emulated, emulated
 from ._foundry import (
     MODEL,
@@ -598,7 +599,7 @@ async def test_launching_needs_a_launch_tool(
 
 # the command, and what must never be seen
 
-AZ = """#!{python}
+AZ = """#!{python} -IS
 import json, sys, time
 is_arm = not any("ai.azure.com" in argument for argument in sys.argv)
 token = {arm!r} if is_arm else {foundry!r}
@@ -628,7 +629,9 @@ def signed_in(running: Running, tmp_path: Path) -> dict[str, str]:
 def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     """Return the command, signed in."""
 
-    def call(*arguments: str, **variables: str) -> tuple[int, str, str]:
+    def call(*arguments: str, new_process: bool = False, **variables: str) -> tuple[int, str, str]:
+        if not new_process:
+            return run_command(arguments, tmp_path, signed_in | variables)
         done = subprocess.run(
             [sys.executable, "-m", "cci_plugins", *arguments],
             capture_output=True,
@@ -642,6 +645,7 @@ def cci(signed_in: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, s
     return call
 
 
+@pytest.mark.full
 @pytest.mark.slow
 async def test_the_sample_charts_a_csv_and_saves_the_file(
     signed_in: dict[str, str], running: Running, pool: Emulated, tmp_path: Path
@@ -667,17 +671,15 @@ async def test_the_sample_charts_a_csv_and_saves_the_file(
         assert secret not in out + err
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)  # it starts the command seven times
 async def test_the_command_connects_and_disconnects_and_shows_no_key(
     cci: Callable[..., tuple[int, str, str]], running: Running, pool: Emulated
 ) -> None:
-    def call(*arguments: str, **variables: str) -> Any:
+    def call(*arguments: str, **variables: Any) -> Any:
         return anyio.to_thread.run_sync(lambda: cci(*arguments, **variables))
 
     endpoint = f"{pool.url}/mcp"
     where = {"AZURE_SESSION_POOL_MCP_ENDPOINT": endpoint, "AZURE_SESSION_POOL_MCP_KEY": KEY}
-    done = [await call("foundry", "connect", **where)]
+    done = [await call("foundry", "connect", new_process=True, **where)]
     connection_id = f"{PROJECT_ID}/connections/code-interpreter"
     code, out, err = done[0]
     assert (code, out) == (0, f'export MCP_PROJECT_CONNECTION_ID="{connection_id}"\n'), err

@@ -30,6 +30,7 @@ pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.anyio
 
 SECOND = timedelta(seconds=1)
+SESSION = "session-that-tests-share"
 
 
 class Failing(FakeSessionPool):
@@ -95,7 +96,7 @@ async def test_the_limit_of_a_run_is_kept_by_the_server(url):
     async with PlatformSessionPool(url, key=KEY) as pool:
         begun = time.monotonic()
         with anyio.fail_after(60):
-            execution = await pool.execute("limit-1", "import time; time.sleep(50)", timeout=SECOND)
+            execution = await pool.execute(SESSION, "import time; time.sleep(50)", timeout=SECOND)
         assert execution.status == "timed_out"
         assert time.monotonic() - begun < 40
 
@@ -104,10 +105,10 @@ async def test_cancelling_a_call_interrupts_the_code_and_keeps_the_session(url):
     with anyio.fail_after(60):
         async with PlatformSessionPool(url, key=KEY) as pool:
             minute = timedelta(seconds=60)
-            await pool.execute("cancel-1", "x = 41", timeout=minute)
+            await pool.execute(SESSION, "x = 41", timeout=minute)
             with anyio.move_on_after(0.5):
-                await pool.execute("cancel-1", "import time; time.sleep(50)", timeout=minute)
-            execution = await pool.execute("cancel-1", "x + 1", timeout=minute)
+                await pool.execute(SESSION, "import time; time.sleep(50)", timeout=minute)
+            execution = await pool.execute(SESSION, "x + 1", timeout=minute)
     assert execution.text == "42"
 
 
@@ -211,9 +212,9 @@ async def test_a_large_file_can_be_uploaded_and_downloaded(url):
     block = bytes(range(256)) * 4096
     with anyio.fail_after(100):
         async with PlatformSessionPool(url, key=KEY) as pool:
-            info = await pool.upload("large-1", "large.bin", pieces(*[block] * 40))
-            assert info.size == 40 * len(block)
+            info = await pool.upload(SESSION, "large.bin", pieces(*[block] * 16))
+            assert info.size == 16 * len(block)
             size = 0
-            async for piece in pool.download("large-1", "large.bin"):
+            async for piece in pool.download(SESSION, "large.bin"):
                 size += len(piece)
             assert size == info.size

@@ -58,6 +58,7 @@ def without_builds(found: set[str]) -> set[str]:
     return {name for name in found if not name.startswith("taskRuns")}
 
 
+@pytest.mark.quick("python", "gateway")
 @pytest.mark.parametrize(("wanted", "expected"), KINDS)
 async def test_up_creates_everything_and_a_second_run_changes_nothing(
     place: Place, wanted: dict[str, object], expected: set[str]
@@ -77,6 +78,7 @@ async def test_up_creates_everything_and_a_second_run_changes_nothing(
     assert second.environment() == first.environment()
 
 
+@pytest.mark.quick("python", "gateway")
 @pytest.mark.parametrize(("wanted", "expected"), KINDS)
 async def test_down_removes_only_what_up_created(
     place: Place, wanted: dict[str, object], expected: set[str]
@@ -294,6 +296,7 @@ async def test_the_gateway_keeps_its_key_until_it_is_rotated(place: Place) -> No
     assert len(executors) == 1
 
 
+@pytest.mark.full  # as the tests of the command and of roles do
 @pytest.mark.parametrize("kind", ["python", "custom"])
 async def test_up_runs_code_in_the_new_pool(place: Place, kind: Any, tmp_path: Path) -> None:
     emulation = "platform" if kind == "python" else "custom"
@@ -329,6 +332,18 @@ async def test_the_key_is_written_only_on_request(place: Place, tmp_path: Path) 
     await deploy(place, options(), env_file=path, write_key=True, replace_env=True)
     assert f"\nAZURE_SESSION_POOL_MCP_KEY={POOL_KEY}\n" in path.read_text()
     assert "\nAZURE_STORAGE_CONTAINER=cci-files\n" in path.read_text()
+
+
+async def test_requests_share_connections_when_other_certificates_are_trusted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(place.running.ca))
+    for azure in (place.azure, replace(place.azure, ca=None)):
+        place.cloud.requests.clear()
+        place.cloud.connections.clear()
+        await up(options(), azure=azure, try_out=False).finish()
+        assert place.cloud.requests.total() > 8
+        assert len(place.cloud.connections) <= 4  # some requests run at the same time
 
 
 async def test_throttled_requests_are_repeated(place: Place) -> None:

@@ -162,8 +162,20 @@ REFUSALS: list[Any] = [
 ]
 
 
+@pytest.mark.quick(
+    "POST microsoft.features AuthorizationFailed",
+    "PUT resourcegroups/group AuthorizationFailed",
+    "PUT sessionpools/ AuthorizationFailed",
+    "PUT roleassignments AuthorizationFailed",
+    "GET sessionpools/ AuthorizationFailed",
+    "PUT storageaccounts/ StorageAccountAlreadyTaken",
+    "PUT managedenvironments MaxNumberOfRegionalEnvironmentsInSubExceeded",
+    "PUT resourcegroups/group ScopeLocked",
+    "GET /providers/ InvalidAuthenticationTokenTenant",
+)
 @pytest.mark.parametrize(
-    ("fault", "named", "wanted"), REFUSALS, ids=lambda value: getattr(value, "part", "")
+    ("fault", "named", "wanted"),
+    [pytest.param(*one, id=f"{one[0].method} {one[0].part} {one[0].code}") for one in REFUSALS],
 )
 async def test_a_refusal_names_the_fix(
     place: Place, fault: Fault, named: list[str], wanted: dict[str, Any]

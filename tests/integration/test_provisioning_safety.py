@@ -102,7 +102,9 @@ async def test_only_the_missing_right_to_pull_the_image_ends_up(place: Place) ->
     assert "registries/cciacr" in str(caught.value.hint)
 
 
-async def test_the_trial_run_decides_about_a_role_that_could_not_be_assigned(place: Place) -> None:
+async def test_the_trial_run_decides_about_a_role_that_could_not_be_assigned(
+    place: Place, tmp_path: Path
+) -> None:
     place.cloud.faults.append(
         refuse("PUT", "roleassignments", "Microsoft.Authorization/roleAssignments/write")
     )
@@ -115,7 +117,13 @@ async def test_the_trial_run_decides_about_a_role_that_could_not_be_assigned(pla
             await up(wanted, azure=azure).finish()
         assert EXECUTOR in str(caught.value.hint)
         place.cloud.assign(EXECUTOR, f"/subscriptions/{wanted.subscription}")
-        assert (await collect_progress(up(wanted, azure=azure)))[-1].message == "the pool ran 1+1"
+        path = tmp_path / ".env"
+        run = up(wanted, azure=azure, env_file=path)
+        assert (await collect_progress(run))[-1].message == "the pool ran 1+1"
+    values = dict(line.split("=", 1) for line in path.read_text().splitlines())
+    assert values == run.result.environment()
+    assert (values["CCI_POOL"], values["AZURE_SESSION_POOL_ENDPOINT"]) == ("custom", pool.url)
+    assert "AZURE_SESSION_POOL_MCP_ENDPOINT" not in values  # no gateway
 
 
 async def test_a_wrong_key_is_not_reported_as_a_role_that_is_not_known_yet(
@@ -130,6 +138,7 @@ async def test_a_wrong_key_is_not_reported_as_a_role_that_is_not_known_yet(
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
+@pytest.mark.quick("python")
 @pytest.mark.parametrize("kind", ["python", "custom"])
 async def test_the_remedy_for_a_region_works(place: Place, kind: Any) -> None:
     cloud = place.cloud
@@ -192,6 +201,7 @@ async def test_options_that_are_left_out_keep_what_a_custom_pool_has(
     }
 
 
+@pytest.mark.quick("to-python", "location")
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
@@ -199,6 +209,7 @@ async def test_options_that_are_left_out_keep_what_a_custom_pool_has(
         ({"kind": "python"}, {"kind": "custom"}, "kind python"),
         ({}, {"location": "swedencentral"}, "location eastus"),
     ],
+    ids=["to-python", "to-custom", "location"],
 )
 async def test_what_cannot_change_in_place_is_refused_before_anything_is_written(
     place: Place, first: dict[str, Any], second: dict[str, Any], named: str

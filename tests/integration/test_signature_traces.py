@@ -63,6 +63,7 @@ async def open_pool(kind: str, host: str) -> AsyncIterator[SessionPool]:
         yield there.client()
 
 
+@pytest.mark.quick("platform")
 @pytest.mark.parametrize("kind", ["embedded", "platform"])
 async def test_no_later_run_finds_a_signature_in_the_sessions_memory(
     kind: str, azurite: Any

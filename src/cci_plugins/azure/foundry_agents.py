@@ -6,7 +6,6 @@ before it removes a project.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ try:
     from azure.core.pipeline import policies
     from azure.core.rest import HttpRequest
 
-    from .transport import STEP_SECONDS, BoundedTransport, limit_azure_time
+    from .transport import STEP_SECONDS, build_connection_options, limit_azure_time
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"reading a project's agents needs {missing.name}", hint='pip install "cci-plugins[azure]"'
@@ -61,9 +60,7 @@ async def list_agents(endpoint: str, azure: Azure) -> list[str]:
             policies.AsyncRetryPolicy(),
             policies.AsyncBearerTokenCredentialPolicy(credential, _SCOPE),
         ],
-        transport=BoundedTransport(
-            connection_verify=str(azure.ca or os.environ.get("SSL_CERT_FILE") or "") or True
-        ),
+        **build_connection_options(azure.ca),
     )
     try:
         with limit_azure_time(STEP_SECONDS):

@@ -11,7 +11,6 @@ the API of Microsoft.App that Azure no longer has, or not yet, is replaced by an
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from types import TracebackType
@@ -80,11 +79,9 @@ class ArmClient:
             )
         self.scope = f"{self._endpoint}/.default"
         self.credential = CachedCredential.wrap(azure.credential)
-        self._transport_options: dict[str, Any] = {
-            "read_timeout": read_timeout,
-            # aiohttp reads SSL_CERT_FILE only once, when it is imported
-            "connection_verify": str(azure.ca or os.environ.get("SSL_CERT_FILE") or "") or True,
-        }
+        self._transport_options = transport.build_connection_options(
+            azure.ca, read_timeout=read_timeout
+        )
         self._client = self._build_client()
         self._version_replacements: dict[str, str] = {}
 
@@ -204,11 +201,8 @@ class ArmClient:
                 policies.AsyncBearerTokenCredentialPolicy(self.credential, self.scope),
                 policies.HttpLoggingPolicy(),
             ],
-            transport=self._build_transport(),
+            **self._transport_options,
         )
-
-    def _build_transport(self) -> transport.BoundedTransport:
-        return transport.BoundedTransport(**self._transport_options)
 
     def _build_request(
         self,

@@ -5,12 +5,18 @@ counted while it arrives, raw and decoded. A failure is a `ProtocolError` and no
 so that no policy of azure-core sends the request again. Callers put their step before its text.
 
 A body that azure-core streams is not counted: its reader counts it, and each of its steps is small.
+
+With `connection_verify`, the SDK reads the certificates again for each request. aiohttp takes them
+for other ones then, and makes a new connection. Here, one session has them for all its requests.
 """
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -29,24 +35,40 @@ STEP_SECONDS = 900.0  # for a request with its retries, and for a list with all 
 _SENDER = "Azure"
 
 
+def build_connection_options(ca: Path | str | None, **options: Any) -> dict[str, Any]:
+    """Return the options of an asynchronous client for its connections.
+
+    Args:
+        ca: File with the certificates to trust. The one of SSL_CERT_FILE when None, because
+            aiohttp reads that variable only once, when it is imported.
+        **options: Options of the SDK's transport, such as `read_timeout`.
+    """
+    file = str(ca or os.environ.get("SSL_CERT_FILE") or "")
+    return {"transport": BoundedTransport(file or None, **options)}
+
+
 class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core loads it lazily
     """Transport for clients of Azure's SDKs, which own and close it.
 
     Args:
-        **options: Options of `AioHttpTransport`, such as `connection_verify`.
+        ca: File with the certificates to trust, or None for the system's.
+        **options: Options of `AioHttpTransport`, such as `read_timeout`.
     """
 
     session: aiohttp.ClientSession | None
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, ca: str | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self._ca = ca
         self._was_opened = False
 
     async def open(self) -> None:
         """Open the connections, with the bounded kind of response."""
         if self.session is None and not self._was_opened:
+            context = ssl.create_default_context(cafile=self._ca) if self._ca else True
             self.session = aiohttp.ClientSession(
-                trust_env=True,
+                connector=aiohttp.TCPConnector(ssl=context),
+                trust_env=True,  # proxies
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers=ACCEPT_ENCODING,

@@ -300,23 +300,20 @@ class BlobStorage(Renewable):
             )
 
             from cci_plugins.azure.transport import (  # noqa: PLC0415 - it loads the SDK
-                BoundedTransport,
+                build_connection_options,
             )
 
             # the SDK's default starts at 15 s, but a caller waits for the deletion
             retry_policy = ExponentialRetry(
                 initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
             )
-            transport = BoundedTransport(
-                connection_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
-                connection_verify=True if self._ca_file is None else str(self._ca_file),
-            )
             self._client = BlobServiceClient(
                 self._address.url,
                 credential=self._key or self._credential,
                 retry_policy=retry_policy,
-                transport=transport,
+                **build_connection_options(
+                    self._ca_file, connection_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS
+                ),
             )
         return self._client
 

@@ -17,7 +17,7 @@ from cci_plugins.azure import api_versions
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.azure.options import ARM, Azure
 from cci_plugins.azure.resource_manager import ArmClient
-from cci_plugins.azure.transport import BoundedTransport, iterate_items
+from cci_plugins.azure.transport import build_connection_options, iterate_items
 from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
@@ -133,11 +133,8 @@ class Project:
             api_version=api_version,
             credential_scopes=[f"{self._arm}/.default"],
             user_agent="cci-plugins",
-            transport=self._build_transport(),
+            **build_connection_options(self._ca),
         )
-
-    def _build_transport(self) -> BoundedTransport:
-        return BoundedTransport(connection_verify=self._ca or True)
 
     async def client(self) -> AIProjectClient:
         """Open a client of the project itself. The caller closes it.
@@ -153,7 +150,7 @@ class Project:
             endpoint,
             self.sign_in,
             user_agent="cci-plugins",
-            transport=self._build_transport(),
+            **build_connection_options(self._ca),
         )
 
     def tls(self) -> ssl.SSLContext | None:

@@ -109,7 +109,7 @@ class ProvisioningClient(ArmClient):
             base_url=self._endpoint,
             credential_scopes=[self.scope],
             user_agent="cci-plugins",
-            transport=self._build_transport(),
+            **self._transport_options,
         )
 
     async def _run_operation(

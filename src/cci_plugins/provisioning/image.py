@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -97,9 +98,13 @@ def _iter_files(root: Path, *, is_source_tree: bool) -> Iterator[tuple[str, byte
             if (root / name).is_file():
                 yield name, (root / name).read_bytes()
     for folder in folders:
-        for path in sorted((root / folder).rglob("*")):
-            if path.is_file() and not _SKIPPED_FOLDERS.intersection(path.parts):
-                yield path.relative_to(root).as_posix(), path.read_bytes()
+        for current, inner, names in os.walk(root / folder):
+            inner[:] = set(inner) - _SKIPPED_FOLDERS
+            relative = Path(current).relative_to(root).as_posix()
+            for name in names:
+                path = Path(current, name)
+                if path.is_file():
+                    yield f"{relative}/{name}", path.read_bytes()
 
 
 def _pack_archive(files: dict[str, bytes]) -> bytes:

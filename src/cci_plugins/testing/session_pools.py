@@ -17,9 +17,6 @@ from typing_extensions import override
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import guess_media_type, validate_name
-from cci_plugins.common.limits import Limits
-from cci_plugins.core.host_calls import HostCalls
-from cci_plugins.core.host_tools import HostTool
 from cci_plugins.errors import (
     SessionFileNotFoundError,
     SessionLostError,
@@ -31,6 +28,7 @@ from cci_plugins.pools.base import Capabilities, OutputHandler, SessionPool
 from cci_plugins.pools.tool_host import ToolHost
 
 from .background_runs import a_background_run_outlives_its_call, open_session
+from .host_tools import code_calls_host_tools, failed_tool_calls_are_exceptions
 from .session_control import (
     LIMIT,
     a_restart_keeps_the_files,
@@ -68,6 +66,9 @@ class FakeTools:
 
 FakeProgram: TypeAlias = Callable[[str, FakeTools], Awaitable[Execution]]
 """A stand-in for code that calls host tools: an async function of the code and the tools."""
+
+
+_Check: TypeAlias = Callable[[SessionPool, str], Awaitable[None]]
 
 
 class FakeSessionPool(SessionPool):
@@ -187,6 +188,8 @@ class FakeSessionPool(SessionPool):
 async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
     """Check a pool against the contract of `SessionPool`, with real code in new sessions.
 
+    Most checks share a session, as long as none fails in it.
+
     Args:
         pool: A pool that runs Python. It need not be started, and is not closed.
 
@@ -201,19 +204,41 @@ async def check_session_pool(pool: SessionPool) -> dict[str, str | None]:
         ```
     """
     report: dict[str, str | None] = {}
-    for check in _CHECKS:
-        session_id = f"check-{token_hex(16)}"
-        try:
-            await check(pool, session_id)
-        except AssertionError as error:
-            report[check.__name__] = str(error)
-        except Exception as error:  # noqa: BLE001 - any escape is a finding to report
-            report[check.__name__] = f"{type(error).__name__}: {error}"
-        else:
-            report[check.__name__] = None
-        finally:
-            await pool.delete_session(session_id)
+    shared = _create_session_id()
+    try:
+        for check in _CHECKS:
+            if check in _IN_A_NEW_SESSION:
+                report[check.__name__] = await _find_fault_in_new_session(check, pool)
+            else:
+                report[check.__name__] = fault = await _find_fault(check, pool, shared)
+                if fault is not None:
+                    await pool.delete_session(shared)
+                    shared = _create_session_id()
+    finally:
+        await pool.delete_session(shared)
     return report
+
+
+def _create_session_id() -> str:
+    return f"check-{token_hex(16)}"
+
+
+async def _find_fault_in_new_session(check: _Check, pool: SessionPool) -> str | None:
+    session_id = _create_session_id()
+    try:
+        return await _find_fault(check, pool, session_id)
+    finally:
+        await pool.delete_session(session_id)
+
+
+async def _find_fault(check: _Check, pool: SessionPool, session_id: str) -> str | None:
+    try:
+        await check(pool, session_id)
+    except AssertionError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - any escape is a finding to report
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 async def state_is_kept(pool: SessionPool, session_id: str) -> None:
@@ -386,61 +411,6 @@ async def a_session_is_saved_and_restored(pool: SessionPool, session_id: str) ->
     _expect(condition="os.makedirs" in second.notebook(), message="the history did not come back")
 
 
-_NUMBERS = {
-    "type": "object",
-    "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
-    "required": ["a", "b"],
-}
-
-
-async def _run_with_tools(
-    pool: SessionPool, session_id: str, code: str, tools: list[HostTool]
-) -> tuple[Execution, HostCalls]:
-    calls = HostCalls(tools, Limits(), code=code, session_key="check", session_id=session_id)
-    return await pool.execute(session_id, code, timeout=LIMIT, tools=calls), calls
-
-
-async def code_calls_host_tools(pool: SessionPool, session_id: str) -> None:
-    """Check that code can call the host's tools, if the pool's capabilities promise it."""
-    if pool.capabilities.host_tools is not True:
-        return
-
-    async def add(a: float, b: float) -> float:
-        return a + b
-
-    tools = [HostTool("add", "Add two numbers.", _NUMBERS, add)]
-    code = (
-        "import asyncio\nfirst = tools.add(1, b=2)\n"
-        "more = await asyncio.gather(*(tools.acall('add', a=n, b=n) for n in range(3)))\n"
-        "[first, *more]"
-    )
-    execution, calls = await _run_with_tools(pool, session_id, code, tools)
-    _expect(condition=execution.text == "[3, 0, 2, 4]", message=f"results {execution.text!r}")
-    _expect(condition=len(calls.records) == 4, message=f"{calls.records}")  # noqa: PLR2004
-    after = await _run(pool, session_id, "tools.add(1, 2)")
-    _expect(condition=after.error is not None, message="a later run without tools called one")
-
-
-async def failed_tool_calls_are_exceptions(pool: SessionPool, session_id: str) -> None:
-    """Check that code can catch what went wrong with a host tool, if the pool has them."""
-    if pool.capabilities.host_tools is not True:
-        return
-
-    def fail(a: float, b: float) -> float:
-        raise ValueError(f"no sum of {a} and {b}")
-
-    code = (
-        "def attempt(*arguments):\n    try:\n        return tools.fail(*arguments)\n"
-        "    except Exception as error:\n        return f'{type(error).__name__}: {error}'\n"
-        "print(attempt(1, 2))\nprint(attempt('x', 2))\n"
-    )
-    tools = [HostTool("fail", "Fail.", _NUMBERS, fail)]
-    execution, _ = await _run_with_tools(pool, session_id, code, tools)
-    lines = execution.stdout.splitlines()
-    _expect(condition=lines[:1] == ["ToolError: ValueError: no sum of 1 and 2"], message=str(lines))
-    _expect(condition=lines[1].startswith("ToolArgumentError: "), message=str(lines))
-
-
 async def _read(pool: SessionPool, session_id: str, name: str) -> None:
     async for _ in pool.download(session_id, name):
         pass
@@ -454,7 +424,7 @@ async def _raises(kind: type[Exception], call: Awaitable[None]) -> None:
     raise AssertionError(f"{kind.__name__} was not raised")
 
 
-_CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
+_CHECKS: tuple[_Check, ...] = (
     state_is_kept,
     sessions_are_apart,
     an_error_is_a_result,
@@ -476,3 +446,9 @@ _CHECKS: tuple[Callable[[SessionPool, str], Awaitable[None]], ...] = (
     packages_are_installed_whole_or_not_at_all,
     a_background_run_outlives_its_call,
 )
+# They expect no file and no variable of another check.
+_IN_A_NEW_SESSION = {
+    files_come_and_go,
+    a_session_is_saved_and_restored,
+    a_background_run_outlives_its_call,
+}

@@ -87,6 +87,7 @@ class Cloud:
         pullers: Identities, in lower case, that may pull from a registry elsewhere.
         writes: Method and path of each request that changed something.
         requests: Number of requests by method.
+        connections: Addresses of the connections that requests came by.
         wrong: Requests that Azure's descriptions do not allow. It must stay empty.
         looks: Requests until a long operation ends.
         registration_looks: Requests until a registration ends.
@@ -112,6 +113,7 @@ class Cloud:
         self.pullers: set[str] = set()
         self.writes: list[tuple[str, str]] = []
         self.requests: Counter[str] = Counter()
+        self.connections: set[Any] = set()
         self.wrong: list[str] = []
         self.restarted: list[str] = []
         self.looks = 2
@@ -200,6 +202,7 @@ class Cloud:
         """Answer one request to Resource Manager."""
         path, method = request.url.path, request.method
         self.requests[method] += 1
+        self.connections.add(request.client)
         body = await request.json() if await request.body() else None
         refused = self._refused(request, method, path)
         if refused is not None:

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -85,8 +86,13 @@ class RegistryTasks:
         self.images |= set(kept["properties"]["runRequest"]["imageNames"])
 
     def _has(self, archive: bytes, dockerfile: str) -> bool:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-            names = set(opened.getnames())
-            member = opened.extractfile("infra/container/requirements.txt")
-            self.requirements = member.read().decode() if member else ""
+        names, self.requirements = _read(archive)
         return dockerfile in names and "infra/container/server.lock" in names
+
+
+@lru_cache(maxsize=8)
+def _read(archive: bytes) -> tuple[frozenset[str], str]:
+    """Return the names in a build context, and its `requirements.txt`."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+        member = opened.extractfile("infra/container/requirements.txt")
+        return frozenset(opened.getnames()), member.read().decode() if member else ""

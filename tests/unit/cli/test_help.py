@@ -29,6 +29,7 @@ def _read_help(
     return capsys.readouterr().out
 
 
+@pytest.mark.quick("44")
 @pytest.mark.parametrize("columns", [44, 80, 200])
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_line_of_a_help_is_wider_than_the_terminal(

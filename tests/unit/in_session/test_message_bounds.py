@@ -18,7 +18,12 @@ from cci_plugins.in_session.message_bounds import (
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize("character", ["x", "\x00", "\N{SNOWMAN}", "\ud800", '"'])
+@pytest.mark.quick("text/plain", "letter")
+@pytest.mark.parametrize(
+    "character",
+    ["x", "\x00", "\N{SNOWMAN}", "\ud800", '"'],
+    ids=["letter", "control", "snowman", "surrogate", "quote"],
+)
 @pytest.mark.parametrize("kind", ["text/plain", "text/html", "image/png"])
 def test_every_display_fits_into_its_bound(kind: str, character: str) -> None:
     data = {"text/latex": "small", kind: character * (MAX_FORM_BYTES + 1)}

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from cci_plugins.redaction import Redactor, forget, know, redact
 from cci_plugins.redaction.stream import SLICE_CHARACTERS, after_slice
@@ -43,7 +44,7 @@ def _know_a_secret() -> Any:
     forget("correct-horse-battery")
 
 
-@settings(max_examples=30, deadline=None)
+@examples(200)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=4).map("".join))
 def test_twice_the_text_takes_at_most_about_twice_the_steps(unit: str) -> None:
     small = unit * (40_000 // len(unit))
@@ -52,7 +53,7 @@ def test_twice_the_text_takes_at_most_about_twice_the_steps(unit: str) -> None:
     assert twice <= 2.5 * once + 200
 
 
-@settings(max_examples=15, deadline=None)
+@examples(200)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=3).map("".join))
 def test_the_same_holds_for_text_in_chunks(unit: str) -> None:
     def feed(text: str) -> None:

