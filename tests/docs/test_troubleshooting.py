@@ -46,6 +46,7 @@ from cci_plugins.sync import CodeInterpreter
 from cci_plugins.testing import FakeSessionPool
 
 from . import (  # noqa: F401 - they register their cases
+    azure_bound_cases,
     checkpoint_cases,
     console_cases,
     long_run_cases,

@@ -42,12 +42,14 @@ from cci_plugins.errors import AuthenticationError, CodeInterpreterError, Config
 from cci_plugins.redaction import know
 
 from .encryption import check_token_url, warn_of_plain_key
-from .failures import clean
+from .failures import choose_sign_in_reason
 
 KEY_HEADER = "x-ms-apikey"
 DATA_PLANE_SCOPE = "https://dynamicsessions.io/.default"
 RENEW_BEFORE_SECONDS = 300  # a token is renewed this long before it expires
 RENEW_RETRY_SECONDS = 30  # between attempts to renew a token that is still valid
+SIGN_IN_SECONDS = 300.0  # for the sign-in of this machine
+INTERACTIVE_SECONDS = 1_200.0  # for a credential of the user, which may open a browser
 _NO_EXPIRY = 2**33  # a token that the user passed as text does not report its end
 _TOKEN_PARTS = 3
 
@@ -237,10 +239,16 @@ class CachedCredential:
         if source is None:
             source = self._default = await anyio.to_thread.run_sync(create_default_credential)
             self._source = source
+        limit = SIGN_IN_SECONDS if self._default is not None else INTERACTIVE_SECONDS
         try:
-            token = await self._ask_source(source, scopes, options)
+            with anyio.fail_after(limit):
+                token = await self._ask_source(source, scopes, options)
         except Exception as error:  # noqa: BLE001 - whatever the credential raises
-            message = clean(str(error).strip().partition("\n")[0])
+            message = choose_sign_in_reason(str(error))
+            if isinstance(error, TimeoutError):
+                message = message or f"no answer within {limit:.0f} s"
+            if isinstance(error, TimeoutError):
+                message = message or f"no answer within {limit:.0f} s"
             raise AuthenticationError(
                 f"signing in to Azure failed ({type(error).__name__}: {message})",
                 hint=_build_sign_in_hint(),
@@ -261,7 +269,10 @@ class CachedCredential:
         if inspect.iscoroutinefunction(get_token):
             token = call()
         else:
-            token = await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+            # a limiter of its own, since a call without an end would keep a place of the shared one
+            token = await anyio.to_thread.run_sync(
+                call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            )
         if inspect.isawaitable(token):
             token = await self._await_on_home_loop(token)
         if isinstance(token, str):
@@ -460,7 +471,9 @@ def create_default_credential() -> TokenCredential:
         raise ConfigurationError(
             "signing in to Azure needs azure-identity", hint='pip install "cci-plugins[azure]"'
         ) from None
-    credential: TokenCredential = DefaultAzureCredential()
+    from .sign_in_transport import build_sign_in_transport  # noqa: PLC0415 - as above
+
+    credential: TokenCredential = DefaultAzureCredential(transport=build_sign_in_transport())
     return credential
 
 

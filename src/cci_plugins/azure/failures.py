@@ -12,6 +12,8 @@ from cci_plugins.redaction import REDACTED, redact
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_MANY_REQUESTS = 401, 403, 404, 409, 429
 SERVER_ERROR = 500
 
+BOUND_HINT = "check the address and the proxy, since Azure sends no such answer; then try again"
+SIGN_IN_SENDER = "the sign-in service"  # in messages of `sign_in_transport`
 _MAX_LENGTH = 600
 # Short secrets too, which the redaction of output skips.
 _SECRET = re.compile(r"(?i)\b(?:sig|\w*key|password|token|secret)=[^&;\s\"']+|(?<=bearer )[\w.-]+")
@@ -120,6 +122,18 @@ def build_error(
     error = ArmError(text, hint=hint, code=code, step=step)
     error.status = status
     return error
+
+
+def choose_sign_in_reason(text: str) -> str:
+    """Return the line with the reason of a failed sign-in.
+
+    It is the first line, or the line about an answer that `sign_in_transport` stopped.
+
+    Args:
+        text: The text of the sign-in's exception, with a line for each way to sign in.
+    """
+    lines = text.strip().splitlines() or [""]
+    return clean(next((line for line in lines if SIGN_IN_SENDER in line), lines[0]))
 
 
 def clean(text: str) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 
 from cci_plugins.common.azure_hosts import check_sign_in_host
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, ProtocolError
 
 from .credentials import CachedCredential
-from .failures import ArmError, build_error
+from .failures import BOUND_HINT, ArmError, build_error
 from .options import Azure
 
 try:
@@ -24,7 +24,7 @@ try:
     from azure.core.pipeline import policies
     from azure.core.rest import HttpRequest
 
-    from .transport import build_connection_options
+    from .transport import STEP_SECONDS, build_connection_options, limit_azure_time
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"reading a project's agents needs {missing.name}", hint='pip install "cci-plugins[azure]"'
@@ -63,7 +63,10 @@ async def list_agents(endpoint: str, azure: Azure) -> list[str]:
         **build_connection_options(azure.ca),
     )
     try:
-        return await _read_pages(client, endpoint)
+        with limit_azure_time(STEP_SECONDS):
+            return await _read_pages(client, endpoint)
+    except ProtocolError as error:
+        raise ArmError(f"{_STEP}: {error}", hint=BOUND_HINT, step=_STEP) from None
     except AzureError as error:
         raise ArmError(
             f"{_STEP}: the project cannot be reached ({type(error).__name__})", step=_STEP

@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
 
-from cci_plugins.common.limits import MIB
 from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
     ConfigurationError,
+    ProtocolError,
     ProvisioningError,
 )
 
 from . import api_versions
 from .credentials import CachedCredential
-from .failures import CONFLICT, NOT_FOUND, ArmError, build_error, clean, parse_error
+from .failures import BOUND_HINT, CONFLICT, NOT_FOUND, ArmError, build_error, clean, parse_error
 from .options import Azure
 
 try:
@@ -39,15 +39,14 @@ try:
     from azure.core.pipeline import policies
     from azure.core.rest import HttpRequest
 
-    from .transport import build_connection_options
+    from . import transport
 except ModuleNotFoundError as missing:
     raise ConfigurationError(
         f"Azure Resource Manager needs {missing.name}", hint='pip install "cci-plugins[azure]"'
     ) from missing
 
-MAX_BYTES = 32 * MIB  # of one answer
-MAX_PAGES, MAX_ITEMS = 1_000, 100_000  # of one list
 _FIRST_ERROR_STATUS = 400
+_Items: TypeAlias = list[Mapping[str, Any]]
 _USER_AGENT = "cci-plugins"
 _APP_NAMESPACE = "/providers/microsoft.app/"
 _VERSION_PARAMETER = re.compile(r"api-version=([\w-]+)")
@@ -80,7 +79,9 @@ class ArmClient:
             )
         self.scope = f"{self._endpoint}/.default"
         self.credential = CachedCredential.wrap(azure.credential)
-        self._transport_options = build_connection_options(azure.ca, read_timeout=read_timeout)
+        self._transport_options = transport.build_connection_options(
+            azure.ca, read_timeout=read_timeout
+        )
         self._client = self._build_client()
         self._version_replacements: dict[str, str] = {}
 
@@ -139,9 +140,17 @@ class ArmClient:
             ProvisioningError: Azure refused the request, or cannot be reached.
             AuthenticationError: The sign-in failed.
         """
-        found: list[Mapping[str, Any]] = []
-        request = self._build_request("GET", path, version, query=query)
-        for _ in range(MAX_PAGES):
+        try:
+            with transport.limit_azure_time(transport.STEP_SECONDS):
+                return await self._read_pages(
+                    self._build_request("GET", path, version, query=query), step
+                )
+        except ProtocolError as error:
+            raise self._translate_bound(error, step) from None
+
+    async def _read_pages(self, request: HttpRequest, step: str) -> _Items:
+        found: _Items = []
+        for _ in range(transport.MAX_PAGES):
             response = await self._send(request, step)
             if _is_missing(response):
                 return found
@@ -150,12 +159,10 @@ class ArmClient:
             found += [item for item in as_list(values) if isinstance(item, Mapping)]
             if not (following := page.get("nextLink")):
                 return found
-            if len(found) > MAX_ITEMS:
+            if len(found) > transport.MAX_ITEMS:
                 break
             request = HttpRequest("GET", self._check_link(str(following), step))
-        raise ProvisioningError(
-            f"{step}: Azure's list does not end after {MAX_PAGES:,} pages or {MAX_ITEMS:,} items"
-        )
+        raise transport.build_endless_error()
 
     async def post(
         self,
@@ -238,13 +245,7 @@ class ArmClient:
         tried: list[str] = []
         try:
             while True:
-                response = await self._client.send_request(
-                    request,
-                    stream=True,
-                    _return_pipeline_response=True,
-                    enforce_https=not self._is_loopback,
-                )
-                await _read_bounded(response.http_response, step)
+                response = await self._send_once(request)
                 tried.append(_read_version(request))
                 other = _find_other_version(response, wanted, tried)
                 if other is None:
@@ -253,6 +254,27 @@ class ArmClient:
                 _set_version(request, other)
         except AzureError as error:
             raise self._translate_error(error, step) from None
+        except ProtocolError as error:
+            raise self._translate_bound(error, step) from None
+
+    async def _send_once(self, request: HttpRequest) -> Any:
+        """Send a request, with the SDK's retries, and read its answer."""
+        with transport.limit_azure_time(transport.STEP_SECONDS):
+            response = await self._client.send_request(
+                request,
+                stream=True,
+                _return_pipeline_response=True,
+                enforce_https=not self._is_loopback,
+            )
+            try:
+                await response.http_response.read()
+            finally:
+                await response.http_response.close()
+            return response
+
+    def _translate_bound(self, error: ProtocolError, step: str) -> ArmError:
+        """Return the error for an answer without an end, or in an encoding of its own."""
+        return ArmError(f"{step}: {error}", hint=BOUND_HINT, step=step)
 
     def _translate_error(self, error: AzureError, step: str) -> CodeInterpreterError:
         if isinstance(error, ClientAuthenticationError):
@@ -267,27 +289,6 @@ class ArmClient:
             hint="check the network and proxy, and CCI_ARM_ENDPOINT in sovereign clouds",
             step=step,
         )
-
-
-async def _read_bounded(response: Any, step: str) -> None:
-    """Read an answer into memory, in the SDK's own way, but not more than `MAX_BYTES`."""
-    iterate = response.iter_bytes
-
-    async def iterate_bounded() -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in iterate():
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise ProvisioningError(
-                    f"{step}: Azure's answer is larger than {MAX_BYTES:,} bytes"
-                )
-            yield chunk
-
-    response.iter_bytes = iterate_bounded  # `read` uses it
-    try:
-        await response.read()
-    finally:
-        await response.close()
 
 
 def _read_version(request: HttpRequest) -> str:

@@ -8,8 +8,9 @@ import ssl
 import anyio
 import httpx
 
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING
 from cci_plugins.errors import PoolUnavailableError
-from cci_plugins.mcp_client.bodies import ACCEPT_ENCODING, read_error_body
+from cci_plugins.mcp_client.bodies import read_error_body
 from cci_plugins.mcp_client.http import ensure_closed, make_http
 
 _TIMEOUT_SECONDS = 20

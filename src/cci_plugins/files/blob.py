@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -34,6 +34,7 @@ from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
     FileTransferError,
+    ProtocolError,
 )
 from cci_plugins.redaction import know
 
@@ -49,6 +50,7 @@ MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=10), timedelta(hours=1)
 MIN_BYTES_PER_SECOND = 1 << 20  # the slowest transfer that a lifetime allows for
 DELEGATION_KEY_LIFETIME = timedelta(hours=2)
 MAX_DELEGATION_KEY_LIFETIME = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
+_CONNECT_SECONDS, _READ_SECONDS = 20, 60  # the defaults of the SDK's own transport
 ACCOUNT_HINT = "set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service"
 ROLES_HINT = (
     "give the identity the roles Storage Blob Data Contributor on the container and Storage Blob "
@@ -247,8 +249,12 @@ class BlobStorage(Renewable):
 
     async def _is_empty(self) -> bool:
         with _SdkErrorTranslator("list"):
-            async for _ in self._get_container().list_blob_names(results_per_page=1):
-                return False
+            from cci_plugins.azure.transport import iterate_items  # noqa: PLC0415 - as above
+
+            names = self._get_container().list_blob_names(results_per_page=1)
+            async with aclosing(iterate_items(names)) as found:
+                async for _ in found:
+                    return False
         return True
 
     async def _close(self) -> None:
@@ -293,21 +299,21 @@ class BlobStorage(Renewable):
                 ExponentialRetry,
             )
 
+            from cci_plugins.azure.transport import (  # noqa: PLC0415 - it loads the SDK
+                build_connection_options,
+            )
+
             # the SDK's default starts at 15 s, but a caller waits for the deletion
             retry_policy = ExponentialRetry(
                 initial_backoff=1, increment_base=2, retry_total=2, random_jitter_range=1
             )
-            options: dict[str, Any] = {"retry_policy": retry_policy}
-            if self._ca_file is not None:
-                from cci_plugins.azure.transport import (  # noqa: PLC0415 - an extra
-                    build_connection_options,
-                )
-
-                options |= build_connection_options(
-                    self._ca_file, connection_timeout=20, read_timeout=60
-                )
             self._client = BlobServiceClient(
-                self._address.url, credential=self._key or self._credential, **options
+                self._address.url,
+                credential=self._key or self._credential,
+                retry_policy=retry_policy,
+                **build_connection_options(
+                    self._ca_file, connection_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS
+                ),
             )
         return self._client
 
@@ -356,6 +362,11 @@ class _SdkErrorTranslator:
             return
         from azure.core.exceptions import AzureError  # noqa: PLC0415 - an extra
 
+        if isinstance(error, ProtocolError):
+            raise FileTransferError(
+                f"the storage account failed to {self._operation}: {error}",
+                hint="check AZURE_STORAGE_ACCOUNT and the proxy",
+            ) from None
         if isinstance(error, AzureError | AuthenticationError):  # the latter from the sign-in
             raise _translate_error(error, self._operation) from None
 

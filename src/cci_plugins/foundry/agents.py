@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -15,12 +16,20 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from cci_plugins.common.approval import ApprovalRequest, Approver, Decision
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING, RUN_BYTES
 from cci_plugins.common.log import logger
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError, FoundryError
+from cci_plugins.mcp_client.bodies import bound_response
 
 from .environments import Environment
-from .failures import USER, build_response_error, translate_management_errors, translate_run_errors
+from .failures import (
+    USER,
+    build_response_error,
+    build_run_timeout_error,
+    translate_management_errors,
+    translate_run_errors,
+)
 from .project import Project
 from .replies import (
     Reply,
@@ -216,7 +225,7 @@ async def run(
         previous_id = None if previous is None else previous.id
         responses: list[Mapping[str, Any]] = []
         for _ in range(rounds + 1):
-            with translate_run_errors():
+            with translate_run_errors(), _limit_answer(seconds):
                 response = await client.responses.create(
                     input=next_input,
                     extra_body={"agent_reference": reference},
@@ -235,6 +244,15 @@ async def run(
     )
 
 
+@contextmanager
+def _limit_answer(seconds: float) -> Generator[None]:
+    """Limit the time of a whole answer. The OpenAI client limits each wait for more of it."""
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise build_run_timeout_error()
+
+
 def _read_reply(responses: Sequence[Mapping[str, Any]]) -> Reply:
     reply = read_reply(responses)
     if not reply.calls:
@@ -246,10 +264,12 @@ async def _open_openai_client(stack: AsyncExitStack, project: Project) -> AsyncO
     """Open the project's OpenAI client, without retries."""
     with translate_management_errors("Foundry project", role=USER):
         projects = await stack.enter_async_context(await project.client())
-    options: dict[str, Any] = {}
-    if (tls := project.tls()) is not None:
-        options["http_client"] = DefaultAsyncHttpxClient(verify=tls)
-    client = projects.get_openai_client(max_retries=0, **options)
+    options: dict[str, Any] = {} if (tls := project.tls()) is None else {"verify": tls}
+    bound = partial(bound_response, limit=RUN_BYTES, sender="Foundry")
+    http = DefaultAsyncHttpxClient(
+        headers=ACCEPT_ENCODING, event_hooks={"response": [bound]}, **options
+    )
+    client = projects.get_openai_client(max_retries=0, http_client=http)
     stack.push_async_callback(_close, client)
     return client
 

@@ -12,6 +12,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
 
 from cci_plugins.azure.failures import (
+    BOUND_HINT,
     FORBIDDEN,
     NOT_FOUND,
     TOO_MANY_REQUESTS,
@@ -19,11 +20,13 @@ from cci_plugins.azure.failures import (
     ErrorBody,
     parse_error,
 )
+from cci_plugins.azure.transport import STEP_SECONDS, limit_azure_time
 from cci_plugins.errors import (
     AuthenticationError,
     CodeInterpreterError,
     ConfigurationError,
     FoundryError,
+    ProtocolError,
     ProvisioningError,
 )
 
@@ -47,7 +50,10 @@ def translate_management_errors(step: str, *, role: str) -> Generator[None]:
         ProvisioningError: Azure refused the request, or cannot be reached.
     """
     try:
-        yield
+        with limit_azure_time(STEP_SECONDS):
+            yield
+    except ProtocolError as error:
+        raise ProvisioningError(f"{step}: {error}", hint=BOUND_HINT, step=step) from None
     except HttpResponseError as error:
         raise _build_management_error(step, role, error) from None
     except AzureError as error:
@@ -69,16 +75,17 @@ def translate_run_errors() -> Generator[None]:
     """
     try:
         yield
+    except ProtocolError as error:
+        raise _build_bound_error(error) from None
     except APITimeoutError:
-        raise FoundryError(
-            f"the agent did not answer in time; {_MAY_HAVE_RUN}",
-            hint="pass a longer timeout to run()",
-        ) from None
+        raise build_run_timeout_error() from None
     except APIStatusError as error:
         body = error.body if isinstance(error.body, Mapping) else {}
         found = {"code": error.code or "", "message": body.get("message") or error.message}
         raise _build_run_error(error.status_code, parse_error(found)) from None
     except APIConnectionError as error:
+        if isinstance(error.__cause__, ProtocolError):
+            raise _build_bound_error(error.__cause__) from None
         kind = type(error.__cause__ or error).__name__
         raise FoundryError(
             f"the connection to Foundry failed ({kind}); {_MAY_HAVE_RUN}",
@@ -88,9 +95,21 @@ def translate_run_errors() -> Generator[None]:
         raise FoundryError(f"Foundry's answer is invalid ({type(error).__name__})") from None
 
 
+def build_run_timeout_error() -> FoundryError:
+    """Build the exception for an agent whose answer takes too long."""
+    return FoundryError(
+        f"the agent did not answer in time; {_MAY_HAVE_RUN}", hint="pass a longer timeout to run()"
+    )
+
+
 def build_response_error(error: Mapping[str, Any]) -> CodeInterpreterError:
     """Build the exception for a response with an error of its own, `{"code", "message"}`."""
     return _build_run_error(0, parse_error(error))
+
+
+def _build_bound_error(error: ProtocolError) -> FoundryError:
+    """Build the exception for an answer that was not read to its end."""
+    return FoundryError(f"{error}; {_MAY_HAVE_RUN}", hint=BOUND_HINT)
 
 
 def _build_management_error(step: str, role: str, error: HttpResponseError) -> CodeInterpreterError:

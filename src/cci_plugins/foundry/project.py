@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -17,7 +17,7 @@ from cci_plugins.azure import api_versions
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.azure.options import ARM, Azure
 from cci_plugins.azure.resource_manager import ArmClient
-from cci_plugins.azure.transport import build_connection_options
+from cci_plugins.azure.transport import build_connection_options, iterate_items
 from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import AuthenticationError, ConfigurationError, ProvisioningError
@@ -31,7 +31,6 @@ _ID = re.compile(
 )
 _PATH = re.compile(r"/api/projects/[^/]+/?")
 _API_NAME = "AI Foundry API"
-_MAX_ACCOUNTS = 10_000  # in one subscription
 _HINT = (
     "set FOUNDRY_PROJECT_ENDPOINT=https://<account>.services.ai.azure.com/api/projects/<project>, "
     "or AZURE_AI_PROJECT_ID to the project's resource id"
@@ -200,13 +199,11 @@ class Project:
         wanted = httpx.URL(self._endpoint or "")
         project = wanted.path.rstrip("/").rpartition("/")[2]
         with translate_management_errors("Foundry accounts", role="Reader"):
-            async with self.management(subscription) as client:
-                accounts: AsyncIterator[Any] = client.accounts.list()
-                count = 0
+            async with (
+                self.management(subscription) as client,
+                aclosing(iterate_items(client.accounts.list())) as accounts,
+            ):
                 async for account in accounts:
-                    count += 1
-                    if count > _MAX_ACCOUNTS:
-                        break
                     if _has_address(account, wanted):
                         group = str(account.id).split("/")[4]
                         return ProjectLocation(subscription, group, str(account.name), project)

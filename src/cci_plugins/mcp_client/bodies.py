@@ -1,29 +1,37 @@
 """Bodies of HTTP answers: decoded here, and bounded while they are decoded.
 
-httpx decodes a whole chunk at once, so that 64 KiB of gzip become 64 MiB before anybody can look.
-This module asks for gzip only and decodes it in small steps. Every client of a pool reads its
-answers here. Time is bounded by `http.limit_time` around the request and its answer.
+Every client of a pool reads its answers here, through the decoder of `common.http_bodies`. Time is
+bounded by `http.limit_time` around the request and its answer.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import timedelta
+from importlib import import_module
+from typing import Any, TypeVar
 
 import anyio
 import httpx
 
-from cci_plugins.common.limits import MIB
+from cci_plugins.common.http_bodies import ERROR_BYTES, BodyDecoder
+from cci_plugins.common.worker_lane import WorkerLane
 from cci_plugins.errors import PoolUnavailableError, ProtocolError
 
-ACCEPT_ENCODING: Mapping[str, str] = {"accept-encoding": "gzip"}
-RUN_BYTES = 160 * MIB  # twice the results of a run, which MCP repeats, and both streams
-REPLY_BYTES = 32 * MIB  # of an answer to anything but a run, such as a list of files
-ERROR_BYTES = 64 * 1024
-CHUNK_BYTES = 256 * 1024
-_GZIP = 16 + zlib.MAX_WBITS  # zlib's number for a gzip header
+T = TypeVar("T")
+LARGE_BYTES = 512 * 1024  # take some milliseconds to decode
+_lane = WorkerLane("decoding")
+
+
+async def decode_in_lane(size: int, decode: Callable[[], T]) -> T:
+    """Return the result of `decode()`, from a worker thread if it takes long.
+
+    Args:
+        size: Bytes that it decodes.
+        decode: Decodes them.
+    """
+    return await _lane.run(decode) if size > LARGE_BYTES else decode()
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:
@@ -60,13 +68,44 @@ async def iterate_body(
     Raises:
         ProtocolError: The body is larger, or its encoding is malformed.
     """
-    size = 0
-    async with aclosing(_decode(response)) as chunks:
+    async with aclosing(_decode(response, limit)) as chunks:
         async for chunk in chunks:
-            size += len(chunk)
-            if limit is not None and size > limit:
-                raise ProtocolError(f"the pool's answer is larger than {limit:,} bytes")
             yield chunk
+
+
+async def bound_response(response: Any, *, limit: int, sender: str) -> None:
+    """Bound the body of an answer that another library reads, as a hook of its client.
+
+    Args:
+        response: The answer of httpx, or of httpx2, which newer clients of OpenAI use. Its body is
+            not read yet.
+        limit: Most bytes of the decoded body.
+        sender: Who answered, for error messages.
+
+    Raises:
+        ProtocolError: The body has an encoding that nobody asked for. A body that is larger raises
+            it in the library that reads it.
+    """
+    decoder = BodyDecoder(response.headers.get("content-encoding"), limit=limit, sender=sender)
+    response.headers.pop("content-encoding", None)  # it is decoded before the library reads it
+    library = import_module(type(response).__module__.partition(".")[0])
+    response.stream = _build_stream(library.AsyncByteStream, response.stream, decoder)
+
+
+def _build_stream(base: type[Any], stream: Any, decoder: BodyDecoder) -> Any:
+    """Return a stream of the library's own type that decodes another one."""
+
+    class BoundedStream(base):  # type: ignore[misc]  # its library is known at run time
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for raw in stream:
+                for chunk in decoder.feed(raw):
+                    yield chunk
+            decoder.finish()
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return BoundedStream()
 
 
 async def limit_pace(
@@ -102,53 +141,13 @@ async def limit_pace(
             yield chunk
 
 
-async def _decode(response: httpx.Response) -> AsyncGenerator[bytes]:
+async def _decode(response: httpx.Response, limit: int | None) -> AsyncGenerator[bytes]:
     if response.is_stream_consumed:  # it is in memory, as with httpx's own test transport
-        for chunk in _split(response.content):
+        for chunk in BodyDecoder(None, limit=limit).feed(response.content):
             yield chunk
         return
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding not in {"", "identity", "gzip", "x-gzip"}:
-        raise ProtocolError(
-            f"the pool's answer has an encoding that was not asked for ({encoding[:40]!a})"
-        )
-    inflater = _Inflater() if "gzip" in encoding else None
+    decoder = BodyDecoder(response.headers.get("content-encoding"), limit=limit)
     async for raw in response.aiter_raw():
-        for chunk in _split(raw) if inflater is None else inflater.feed(raw):
+        for chunk in decoder.feed(raw):
             yield chunk
-    if inflater is not None and not inflater.is_complete:
-        raise ProtocolError("the pool's answer ended too early")
-
-
-class _Inflater:
-    """Decoder of gzip that never holds more than one chunk."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(_GZIP)
-        self._is_empty = True
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the stream has ended, or never began as for an answer without a body."""
-        return self._is_empty or self._stream.eof
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decode the next bytes. What follows the end of the stream is ignored."""
-        self._is_empty = self._is_empty and not data
-        try:
-            while not self._stream.eof:
-                chunk = self._stream.decompress(data, CHUNK_BYTES)
-                data = self._stream.unconsumed_tail
-                if chunk:
-                    yield chunk
-                if not data and len(chunk) < CHUNK_BYTES:
-                    return
-        except zlib.error:
-            raise ProtocolError(
-                "the pool's answer is not gzip, although its header names it"
-            ) from None
-
-
-def _split(data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data), CHUNK_BYTES):
-        yield data[start : start + CHUNK_BYTES]
+    decoder.finish()

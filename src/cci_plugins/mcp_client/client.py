@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -35,6 +35,7 @@ from typing import Any
 import anyio
 import httpx
 
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -43,14 +44,7 @@ from cci_plugins.errors import (
 )
 
 from . import messages
-from .bodies import (
-    ACCEPT_ENCODING,
-    REPLY_BYTES,
-    RUN_BYTES,
-    iterate_body,
-    read_body,
-    read_error_body,
-)
+from .bodies import LARGE_BYTES, decode_in_lane, iterate_body, read_body, read_error_body
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
 from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
@@ -315,17 +309,35 @@ async def _read_reply(
 ) -> RpcReply:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
-        return messages.parse_body(await read_body(response, limit), request_id)
+        body = await read_body(response, limit)
+        return await decode_in_lane(len(body), partial(messages.parse_body, body, request_id))
     reader = EventReader()
     async with contextlib.aclosing(iterate_body(response, limit=2 * limit)) as chunks:
         async for chunk in chunks:
-            for message in messages.split_batches(reader.feed(chunk)):
+            for message in await _read_messages(reader, chunk, request_id):
                 reply = messages.match_reply(message, request_id)
                 if reply is not None:
                     return reply
                 if progress is not None:
                     progress.dispatch(message)
     raise ProtocolError("the pool's event stream ended before the reply")
+
+
+async def _read_messages(reader: EventReader, chunk: bytes, request_id: int) -> Iterable[Any]:
+    """Return the messages that a chunk completes. A large one is decoded in a worker thread."""
+    found = messages.split_batches(reader.feed(chunk))
+    if reader.size <= LARGE_BYTES or not (b"\n" in chunk or b"\r" in chunk):
+        return found  # they are decoded one by one, so that nothing after the reply is
+
+    def read_to_reply() -> list[Any]:
+        taken = []
+        for message in found:
+            taken.append(message)
+            if messages.match_reply(message, request_id) is not None:
+                break
+        return taken
+
+    return await decode_in_lane(reader.size, read_to_reply)
 
 
 def _check_header(value: str, name: str) -> str:

@@ -175,12 +175,16 @@ class EventReader:
 
     Lines end with LF, CR or CRLF. Comments and unknown fields are skipped. Several `data` lines
     make one message (html.spec.whatwg.org, Server-sent events).
+
+    Attributes:
+        size: About how many bytes wait for the end of their message.
     """
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
         self._data: list[bytes] = []
         self._after_cr = False
+        self.size = 0
 
     def feed(self, chunk: bytes) -> Iterator[Any]:
         """Parse a chunk of the stream and yield the messages that it completes.
@@ -190,6 +194,7 @@ class EventReader:
         """
         if not chunk:
             return
+        self.size += len(chunk)
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
             self._after_cr = False
@@ -208,7 +213,7 @@ class EventReader:
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
             return
-        data, self._data = b"\n".join(self._data), []
+        data, self._data, self.size = b"\n".join(self._data), [], 0
         if data.strip():
             yield decode_json(data)
 

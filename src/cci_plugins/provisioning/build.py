@@ -190,6 +190,8 @@ def _open_http(run: DeploymentRun) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context),
         timeout=aiohttp.ClientTimeout(total=_UPLOAD_SECONDS),
+        auto_decompress=False,  # it decodes without a bound
+        headers={"accept-encoding": "identity"},
         trust_env=True,
     )
 

@@ -27,7 +27,7 @@ from cci_plugins.azure.resource_manager import (
     has_terminal_state,
     parse_json,
 )
-from cci_plugins.errors import ProvisioningError
+from cci_plugins.errors import ProtocolError, ProvisioningError
 
 WaitHandler = Callable[[], None]
 
@@ -131,6 +131,8 @@ class ProvisioningClient(ArmClient):
             raise self._build_timeout_error(step) from None
         except AzureError as error:
             raise self._translate_error(error, step) from None
+        except ProtocolError as error:
+            raise self._translate_bound(error, step) from None
 
     def _build_timeout_error(self, step: str) -> ProvisioningError:
         minutes = round(self._azure.patience.total_seconds() / 60)

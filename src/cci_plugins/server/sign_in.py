@@ -24,8 +24,10 @@ import anyio
 import httpx
 import jwt
 
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING
 from cci_plugins.common.log import logger
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, ProtocolError
+from cci_plugins.mcp_client.bodies import read_body
 
 AUTHORITY = "https://login.microsoftonline.com"
 _ALGORITHM = "RS256"
@@ -225,15 +227,13 @@ async def _download(url: str) -> bytes:
     """Return the tenant's JWKS document."""
     async with (
         httpx.AsyncClient(timeout=_FETCH_SECONDS, follow_redirects=False) as http,
-        http.stream("GET", url) as response,
+        http.stream("GET", url, headers=ACCEPT_ENCODING) as response,
     ):
         response.raise_for_status()
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > _MAX_KEYS_BYTES:
-                raise ValueError("the document is too large")
-        return bytes(body)
+        try:
+            return await read_body(response, _MAX_KEYS_BYTES)
+        except ProtocolError:
+            raise ValueError("the document is too large, or malformed") from None
 
 
 def _parse_keys(document: bytes) -> dict[str, Any]:

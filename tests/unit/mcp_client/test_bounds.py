@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 
+from cci_plugins.common.http_bodies import CHUNK_BYTES
 from cci_plugins.errors import (
     CodeInterpreterError,
     ExecutionTimeoutError,
@@ -21,7 +22,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.mcp_client import bodies, messages
 from cci_plugins.mcp_client import client as client_module
-from cci_plugins.mcp_client.bodies import CHUNK_BYTES, iterate_body, limit_pace, read_body
+from cci_plugins.mcp_client.bodies import iterate_body, limit_pace, read_body
 from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.pools.azure import rest_client
 from cci_plugins.pools.azure.rest_client import RestClient

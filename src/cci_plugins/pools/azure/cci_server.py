@@ -18,6 +18,7 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client import failures
 from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.mcp_client.executions import (
+    CONTENT_KEY,
     ENV_KEY,
     INSTANCE_KEY,
     META_KEY,
@@ -210,7 +211,12 @@ async def run_full(
         CodeInterpreterError: The error that the served pool raised.
     """
     env = None if request.env is None else dump_env(request.env)
-    given = {INSTANCE_KEY: request.instance, RUN_KEY: request.run, ENV_KEY: env}
+    given = {
+        INSTANCE_KEY: request.instance,
+        RUN_KEY: request.run,
+        ENV_KEY: env,
+        CONTENT_KEY: False,
+    }
     streamed = None if on_output is None else StreamedOutput(on_output)
     try:
         answer = await tool.call(

@@ -26,7 +26,7 @@ from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
-from cci_plugins.mcp_client.executions import META_KEY, SIGNED_KEY, load_execution
+from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY, load_execution
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
@@ -356,7 +356,8 @@ async def _run_text(
     server: _Server, environment: str, session_id: str, code: str, limit: timedelta
 ) -> Execution:
     arguments = {"environmentId": environment, "pythonCode": code}
-    answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit)
+    meta = {CONTENT_KEY: False} if server.returns_full_results else None
+    answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit, meta=meta)
     if server.returns_full_results and META_KEY in answer.meta:  # not cut for a model, as the text
         return load_execution(answer.meta[META_KEY], session_id)
     return read_execution(answer, session_id)

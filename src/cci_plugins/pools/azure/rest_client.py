@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from pydantic import AliasChoices, Field
 
 from cci_plugins.azure import api_versions
 from cci_plugins.common.file_names import guess_media_type, validate_name
+from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -30,9 +32,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.mcp_client.bodies import (
-    ACCEPT_ENCODING,
-    REPLY_BYTES,
-    RUN_BYTES,
+    decode_in_lane,
     iterate_body,
     limit_pace,
     read_body,
@@ -313,7 +313,8 @@ class RestClient:
                 nullcontext() if starts_code else limit_time(self._timeout, starts_code=False),
                 map_protocol_errors(starts_code=starts_code),
             ):
-                return _parse_object(await read_body(response, limit))
+                body = await read_body(response, limit)
+                return await decode_in_lane(len(body), partial(_parse_object, body))
 
     @asynccontextmanager
     async def _send(

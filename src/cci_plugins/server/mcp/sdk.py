@@ -23,6 +23,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
+from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY
 from cci_plugins.mcp_client.progress import PROGRESS_METHOD
 from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
@@ -30,6 +31,7 @@ from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
 
 from .answers import ToolCallResult
 from .execute_code import ToolProvider
+from .large_answers import LargeAnswers, large_answers
 from .progress import Notify, report_progress
 from .resources import ENVIRONMENT_PREFIX, PREFIX, FileResources, ResourceError
 from .running import RunningCalls
@@ -144,7 +146,13 @@ class McpEndpoint:
         if not self._managers:
             raise RuntimeError("the application's lifespan has not started")
         manager = self._managers[streams, stateless]
-        await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
+        answers = LargeAnswers()
+        send = answers.wrap(send)
+        token = large_answers.set(answers)
+        try:
+            await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
+        finally:
+            large_answers.reset(token)
 
 
 def _make_manager(server: Any, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
@@ -293,6 +301,8 @@ def _build_resource_handlers(resources: FileResources) -> dict[str, _Handler]:
     async def read(params: Any) -> Any:
         with _convert_resource_errors():
             content = await resources.read(str(params.uri))
+        if (token := await _keep_large({"contents": [content]})) is not None:
+            content = {"uri": content["uri"], "text": token}
         return types.ReadResourceResult.model_validate({"contents": [content]})
 
     return {
@@ -338,16 +348,26 @@ async def _call(
         raise _build_rpc_error("Request cancelled", REQUEST_CANCELLED)
     if answer is None:
         raise _build_unknown_tool_error(params.name)
-    return _to_call_tool_result(answer)
+    if meta.get(CONTENT_KEY) is False and META_KEY in answer.meta:
+        answer = ToolCallResult([], is_error=answer.is_error, meta=answer.meta)
+    return await _to_call_tool_result(answer)
 
 
-def _to_call_tool_result(answer: ToolCallResult) -> types.CallToolResult:
-    value: dict[str, Any] = {"content": answer.content, "isError": answer.is_error}
+async def _to_call_tool_result(answer: ToolCallResult) -> types.CallToolResult:
+    value: dict[str, Any] = {"content": answer.content}
     if answer.structured is not None:
         value["structuredContent"] = answer.structured
     if answer.meta:
         value["_meta"] = answer.meta
-    return types.CallToolResult.model_validate(value)
+    if (token := await _keep_large(value)) is not None:
+        value = {"content": [{"type": "text", "text": token}]}
+    return types.CallToolResult.model_validate(value | {"isError": answer.is_error})
+
+
+async def _keep_large(fields: dict[str, Any]) -> str | None:
+    """Return what stands for the fields of a large result, or None if the SDK encodes them."""
+    answers = large_answers.get()
+    return None if answers is None else await answers.keep(fields)
 
 
 @contextmanager
