@@ -76,6 +76,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick("langchain", "semantic-kernel")
 @pytest.mark.parametrize("name", CASES)
 async def test_a_model_waits_for_a_long_run_and_stops_another(
     name: str, warm: CodeInterpreter

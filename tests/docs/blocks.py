@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -39,6 +42,22 @@ def blocks(*kinds: str) -> list[Block]:
                 line = text.count("\n", 0, match.start()) + 1
                 place = f"{page.relative_to(ROOT)}:{line}"
                 found.append(Block(match["kind"], match["text"], place))
+    return found
+
+
+def first_of_each_page(kind: str, *whole: str) -> list[Any]:
+    """Return the blocks of a language as parameters: `make test` has the first of each page.
+
+    Args:
+        kind: The language.
+        *whole: Pages of which it has every block.
+    """
+    found, pages = [], set[str]()
+    for block in blocks(kind):
+        page = block.place.rpartition(":")[0]
+        marks = [pytest.mark.full] if page in pages.difference(whole) else []
+        found.append(pytest.param(block, id=block.place, marks=marks))
+        pages.add(page)
     return found
 
 

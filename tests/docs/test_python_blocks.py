@@ -17,7 +17,7 @@ import cci_plugins
 from cci_plugins import CodeInterpreter
 from cci_plugins.testing import Script, ScriptedModel, Turn, session_pools
 
-from .blocks import ROOT, Block, blocks
+from .blocks import ROOT, Block, first_of_each_page
 
 _FENCE = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
@@ -101,7 +101,9 @@ def _check_less_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_pools, "_CHECKS", session_pools._CHECKS[:2])
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
+@pytest.mark.parametrize(
+    "block", first_of_each_page("python", "README.md", "docs/index.md", "docs/get-started.md")
+)
 def test_a_block_prints_its_expected_output(
     block: Block,
     capsys: pytest.CaptureFixture[str],

@@ -11,11 +11,10 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .blocks import ROOT, Block, blocks
+from .blocks import ROOT, Block, blocks, first_of_each_page
 
 LIMIT = 60
 _KNOWN = re.compile(
@@ -73,18 +72,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def transcripts() -> list[Any]:
-    """Return the transcripts. `make test` has the first of each page: a command takes a second."""
-    found, pages = [], set[str]()
-    for block in blocks("console"):
-        page = block.place.partition(":")[0]
-        marks = [pytest.mark.full] if page in pages else []
-        found.append(pytest.param(block, id=block.place, marks=marks))
-        pages.add(page)
-    return found
-
-
-@pytest.mark.parametrize("block", transcripts())
+@pytest.mark.parametrize("block", first_of_each_page("console"))
 def test_a_transcript_prints_its_expected_output(block: Block, path: Path, tmp_path: Path) -> None:
     for command, printed, expected in run_transcript(block, path, tmp_path):
         assert printed == expected, command

@@ -17,7 +17,6 @@ from tests.samples.running import ROOT, run, run_here
 from cci_plugins.testing import Script, Turn
 
 pytestmark = pytest.mark.slow
-USERS = 20
 
 
 @pytest.mark.quick("langchain")
@@ -80,8 +79,10 @@ def test_the_notebook_runs_in_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.quick("6")
+@pytest.mark.parametrize("users", [6, 20])
 async def test_many_users_chat_at_once_and_no_state_crosses(
-    monkeypatch: pytest.MonkeyPatch,
+    users: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from samples.fastapi_chat.app import LARGEST, app
 
@@ -112,7 +113,7 @@ async def test_many_users_chat_at_once_and_no_state_crosses(
                 assert f"It was {secret}." in again.text
                 return token
 
-            tokens = await asyncio.gather(*map(user, range(USERS)))
+            tokens = await asyncio.gather(*map(user, range(users)))
             forged = f"{tokens[0].split('.')[0]}.{tokens[1].split('.')[1]}"
             for header in ({}, {"Authorization": f"Bearer {forged}"}):
                 assert (await client.get("/files/back.txt", headers=header)).status_code == 401
