@@ -247,8 +247,6 @@ class CachedCredential:
             message = choose_sign_in_reason(str(error))
             if isinstance(error, TimeoutError):
                 message = message or f"no answer within {limit:.0f} s"
-            if isinstance(error, TimeoutError):
-                message = message or f"no answer within {limit:.0f} s"
             raise AuthenticationError(
                 f"signing in to Azure failed ({type(error).__name__}: {message})",
                 hint=_build_sign_in_hint(),
