@@ -46,7 +46,6 @@ LONGEST = (
     "tests/samples/test_sample_folders.py",
     "tests/integration/test_unusual_hosts.py",
     "tests/integration/test_host_tools_server.py",
-    "tests/adapters/test_leaks.py",
 )
 LAST = ("tests/unit/", "tests/infra/", "tests/bare/")
 

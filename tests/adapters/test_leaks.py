@@ -100,7 +100,7 @@ PROGRAMS = {
 
 
 @pytest.mark.slow
-@pytest.mark.quick("threads")
+@pytest.mark.full
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_agents_count_in_one_session_and_nothing_warns(name: str) -> None:
     program = textwrap.dedent(HEAD) + textwrap.dedent(PROGRAMS[name])

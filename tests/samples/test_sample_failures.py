@@ -115,14 +115,15 @@ def refusing() -> Iterator[Callable[..., str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(("05_langchain.py",), marks=pytest.mark.full),
-        pytest.param(("08_agent_framework.py",), marks=pytest.mark.full),
-        pytest.param(("09_openai_agents.py",), marks=pytest.mark.full),
+        ("05_langchain.py",),
+        ("08_agent_framework.py",),
+        ("09_openai_agents.py",),
         ("-m", "samples.semantic_kernel_group"),
-        pytest.param(("-m", "samples.demo"), marks=pytest.mark.full),
+        ("-m", "samples.demo"),
     ],
     ids=lambda command: command[-1],
 )
