@@ -79,8 +79,7 @@ def options(
 ) -> None:
     """Accept the options that stand before the command."""
     del version, env_file
-    if debug:
-        console.set_debug()
+    console.set_debug(is_on=debug)
 
 
 def start(arguments: Sequence[str] | None = None) -> int:

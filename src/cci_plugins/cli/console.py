@@ -102,10 +102,10 @@ _TRACEBACK_STYLES = (
 _debug = False
 
 
-def set_debug() -> None:
-    """Print tracebacks of errors from now on."""
-    global _debug  # noqa: PLW0603 - one process, one command line
-    _debug = True
+def set_debug(*, is_on: bool) -> None:
+    """Print tracebacks of errors from now on, or no longer."""
+    global _debug  # noqa: PLW0603 - one process, one command line at a time
+    _debug = is_on
 
 
 def get_exit_code(error: BaseException) -> ExitCode:

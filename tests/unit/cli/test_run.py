@@ -249,13 +249,14 @@ def test_an_error_is_a_line_and_an_exit_code(
     assert "Traceback" not in captured.err
 
 
-def test_debug_shows_the_traceback(
-    use: Use, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_debug_shows_the_traceback_of_its_own_command(
+    use: Use, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cci_plugins.cli.console._debug", False)
     use(BrokenPool(RuntimeError("bug")))
     assert cli.start(["--debug", "run", "code"]) == 70
     assert "Traceback" in capsys.readouterr().err
+    assert cli.start(["run", "code"]) == 70
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
