@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
 __all__ = ["main"]
+
+# Python's 700 would search for garbage again and again while modules are loaded, which make none.
+_NEW_OBJECTS = 20_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -14,12 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Arguments after the command's name, or None for those of `sys.argv`.
     """
+    gc.set_threshold(_NEW_OBJECTS)
     try:
         from .app import start
+
+        code = start(arguments)
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("cci_plugins"):
             raise
         sys.stderr.write(f"error: the command line needs {missing.name}\n\n")
         sys.stderr.write('hint: pip install "cci-plugins[cli]"\n')
         sys.exit(3)
-    sys.exit(start(arguments))
+    sys.exit(code)

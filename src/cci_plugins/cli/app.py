@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from . import console
 from .console import ExitCode
-from .doctor import doctor
-from .foundry import app as foundry
 from .help import HelpCommand, HelpGroup
-from .mcp import mcp
-from .notebook import notebook
-from .provision import app as provision
-from .run import run
-from .serve import serve
-from .sessions import app as sessions
 from .settings_file import SettingsFileOption
 
 RUN_EXAMPLES = """\
@@ -29,26 +23,56 @@ cci run analysis.ipynb"""
 # Typer bundles its own copy of Click since 0.26. This is UsageError in either version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    name="cci",
-    cls=HelpGroup,
-    help="Run Python in a sandbox, on this machine or in a session pool elsewhere.",
-    epilog="Exit codes: "
-    + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode),
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_EXIT_CODES = "Exit codes: " + ", ".join(
+    f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode
 )
-app.command(cls=HelpCommand, epilog=RUN_EXAMPLES, no_args_is_help=True)(run)
-app.command(cls=HelpCommand, epilog="cci serve --port 8000")(serve)
-app.command(cls=HelpCommand, epilog="cci mcp --install vscode\ncci mcp --print-config cursor")(mcp)
-app.command(cls=HelpCommand, epilog="cci doctor")(doctor)
-app.command(cls=HelpCommand, epilog="cci notebook my-session")(notebook)
-app.add_typer(foundry, name="foundry")
-app.add_typer(provision, name="provision")
-app.add_typer(sessions, name="sessions")
+# each with the module and the examples of its help, or None for a group of commands
+_COMMANDS = {
+    "run": RUN_EXAMPLES,
+    "serve": "cci serve --port 8000",
+    "mcp": "cci mcp --install vscode\ncci mcp --print-config cursor",
+    "doctor": "cci doctor",
+    "notebook": "cci notebook my-session",
+    "foundry": None,
+    "provision": None,
+    "sessions": None,
+}
+
+
+def build_app(*names: str) -> typer.Typer:
+    """Build the application.
+
+    Args:
+        *names: Its commands. Only their modules are loaded, which takes most of a short command's
+            time. Without names it has all.
+    """
+    built = typer.Typer(
+        name="cci",
+        cls=HelpGroup,
+        help="Run Python in a sandbox, on this machine or in a session pool elsewhere.",
+        epilog=_EXIT_CODES,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names or _COMMANDS:
+        module, examples = import_module(f".{name}", __package__), _COMMANDS[name]
+        if examples is None:
+            built.add_typer(module.app, name=name)
+        else:
+            command = getattr(module, name)
+            no_args = name == "run"
+            built.command(cls=HelpCommand, epilog=examples, no_args_is_help=no_args)(command)
+    built.callback()(options)
+    return built
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return build_app()
 
 
 def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - Typer's callback form
@@ -63,7 +87,6 @@ def _print_version(is_requested: bool) -> None:  # noqa: FBT001 - Typer's callba
         raise typer.Exit
 
 
-@app.callback()
 def options(
     *,
     version: Annotated[
@@ -85,15 +108,17 @@ def options(
 def start(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    Every exception becomes a message on stderr.
+    Every exception of a command becomes a message on stderr.
 
     Args:
         arguments: Arguments after the command's name, or None for those of `sys.argv`.
     """
     console.set_up_streams()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    app = build_app(*(name for name in given[:1] if name in _COMMANDS))
     try:
         code = app(
-            args=None if arguments is None else list(arguments),
+            args=given,
             prog_name="cci",
             standalone_mode=False,
         )

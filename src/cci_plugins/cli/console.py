@@ -12,13 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 from time import monotonic
-from typing import IO, Self
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.status import Status
-from rich.text import Text
+from typing import IO, TYPE_CHECKING, Self
 
 from cci_plugins.errors import (
     ApprovalDeniedError,
@@ -35,6 +29,11 @@ from cci_plugins.errors import (
     SessionLostError,
     ToolCallError,
 )
+
+if TYPE_CHECKING:  # a command that prints no message does without `rich`
+    from rich.console import Console
+    from rich.status import Status
+    from rich.text import Text
 
 
 class ExitCode(IntEnum):
@@ -98,6 +97,9 @@ _TRACEBACK_STYLES = (
     ("bold", r"(?m)^-+> .*$"),
     ("bold red", r"(?m)^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning|Iteration)\b"),
 )
+
+# With one of these, Rich takes any stream for a terminal.
+_FORCE_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 _debug = False
 
@@ -168,35 +170,43 @@ def write_stderr(text: str) -> None:
 
 def print_message(text: str, *, style: str = "dim") -> None:
     """Print a line for the user to stderr."""
+    from rich.text import Text
+
     _print_text(Text(text, style=style))
 
 
 def print_warning(text: str) -> None:
     """Print a warning to stderr."""
-    _print_text(Text.assemble(("warning: ", "bold yellow"), text))
+    _print_labelled("warning: ", "bold yellow", text)
 
 
 def print_hint(text: str) -> None:
     """Print the next step to stderr."""
-    _print_text(Text.assemble(("hint: ", "bold cyan"), text))
+    _print_labelled("hint: ", "bold cyan", text)
 
 
 def print_error(message: str, hint: str | None = None) -> None:
     """Print an error to stderr: the message, then a blank line and the hint."""
-    _print_text(Text.assemble(("error: ", "bold red"), message))
+    _print_labelled("error: ", "bold red", message)
     if hint:
-        _print_text(Text())
+        print_message("")
         print_hint(hint)
+
+
+def _print_labelled(label: str, style: str, text: str) -> None:
+    from rich.text import Text
+
+    _print_text(Text.assemble((label, style), text))
 
 
 @contextmanager
 def show_progress(message: str) -> Generator[None]:
     """Show a message with a spinner, if stderr is a terminal, until the block ends."""
-    console = create_stderr_console()
-    if has_animation(console):
-        with console.status(message):
-            yield
-    else:
+    console = _open_animated_console()
+    if console is None:
+        yield
+        return
+    with console.status(message):
         yield
 
 
@@ -210,8 +220,8 @@ def show_activity(message: str) -> Generator[Callable[[str], object]]:
     Yields:
         Function to call with the name of each step as it begins.
     """
-    console = create_stderr_console()
-    if not has_animation(console) or not sys.stdout.isatty():
+    console = _open_animated_console()
+    if console is None or not sys.stdout.isatty():
         yield lambda _: None
         return
     with console.status(message) as status:
@@ -230,8 +240,8 @@ def show_silence(message: str) -> Generator[Callable[[str], None]]:
     Yields:
         Function to call with each chunk of output, before the chunk is printed.
     """
-    console = create_stderr_console()
-    if not has_animation(console):
+    console = _open_animated_console()
+    if console is None:
         yield lambda _: None
         return
     silence = _Silence(console, message)
@@ -289,10 +299,12 @@ class _Silence:
 
 def print_traceback(text: str) -> None:
     """Print the code's traceback to stderr, in colours on a terminal."""
-    console = create_stderr_console()
-    if not console.is_terminal or console.no_color:
+    console = _open_terminal_console()
+    if console is None or console.no_color:
         write_stderr(f"{text}\n")
         return
+    from rich.text import Text
+
     lines = Text(text.rstrip("\n"))
     for style, pattern in _TRACEBACK_STYLES:
         lines.highlight_regex(pattern, style)
@@ -318,10 +330,13 @@ def show_transfer(message: str, size: int | None) -> Generator[Callable[[int], o
         Function to call with the number of bytes transferred so far, or None when there is
         no bar.
     """
-    console = create_stderr_console()
-    if not has_animation(console):
+    console = _open_animated_console()
+    if console is None:
         yield None
         return
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as bars:
         bar = bars.add_task(escape(message), total=size)
@@ -343,8 +358,25 @@ def has_animation(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def _open_animated_console() -> Console | None:
+    """Return a console that can show spinners and progress bars, or None."""
+    console = _open_terminal_console()
+    return console if console is not None and has_animation(console) else None
+
+
+def _open_terminal_console() -> Console | None:
+    """Return a console for stderr if that is a terminal. Stdout is flushed first."""
+    _write(sys.stdout, "")
+    if not is_stderr_terminal() and not any(map(os.environ.get, _FORCE_TERMINAL)):
+        return None
+    console = create_stderr_console()
+    return console if console.is_terminal else None
+
+
 def create_stderr_console() -> Console:
     """Create a console for messages on stderr, after flushing stdout to keep the order."""
+    from rich.console import Console
+
     _write(sys.stdout, "")
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 

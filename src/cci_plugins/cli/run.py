@@ -21,6 +21,7 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.models import Execution, OutputEvent
+from cci_plugins.pools.base import SessionPool
 from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
@@ -154,6 +155,8 @@ def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> I
     variables = parse_session_variables(env)
     pool = build_pool(settings)
     embedded = settings.chosen_pool == "local"
+    if embedded:
+        _expect_session(pool)
     with CodeInterpreter(
         pool,
         limits=settings.limits(),
@@ -179,6 +182,14 @@ def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> I
             console.print_hint(
                 "to use this session again, set CCI_SESSION_SECRET to a secret text of your own"
             )
+
+
+def _expect_session(pool: SessionPool) -> None:
+    """Have the embedded pool launch the session's kernel while it starts."""
+    from cci_plugins.pools.local.pool import LocalSessionPool
+
+    if isinstance(pool, LocalSessionPool):
+        pool.expect_session()
 
 
 def _run_job(job: _Job, session: Session) -> int:

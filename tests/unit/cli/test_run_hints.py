@@ -102,6 +102,7 @@ def test_the_command_prints_both(
 def test_silence_is_shown_until_output_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = StringIO()
     terminal = Console(file=screen, force_terminal=True, width=80, _environ={"TERM": "xterm"})
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(console, "create_stderr_console", lambda: terminal)
     monkeypatch.setattr(console._Silence, "_SECONDS", 0)
     with console.show_silence("the code is running") as end_silence:
@@ -121,6 +122,7 @@ def test_tracebacks_are_coloured_on_a_terminal_only(
     assert capsys.readouterr().err == f"{trace}\n"
     screen = StringIO()
     terminal = Console(file=screen, force_terminal=True, color_system="standard")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(console, "create_stderr_console", lambda: terminal)
     console.print_traceback(trace)
     assert "\x1b[1;31mZeroDivisionError\x1b[0m: division by zero" in screen.getvalue()

@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cci_plugins.common.addresses import is_metadata, is_public, parse_address
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, IsolationError
 
 WEB_PORTS = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
@@ -64,6 +64,23 @@ def parse_egress_rules(egress: Egress) -> tuple[EgressRule, ...]:
             return (_parse_rule(egress),)
         return (EgressRule("*", ANY_PORT),) if egress == "all" else ()
     return tuple(_parse_rule(host) for host in egress)
+
+
+def check_egress(isolation: str, egress: Egress) -> bool:
+    """Return whether sessions of an isolation backend reach any host.
+
+    Raises:
+        IsolationError: The isolation backend cannot enforce the egress rules.
+    """
+    has_rules = bool(parse_egress_rules(egress))
+    if isolation == "process" and (not has_rules or egress == "all"):
+        return True
+    if has_rules and isolation != "bwrap":
+        raise IsolationError(
+            f"the isolation backend {isolation} cannot limit egress to hosts",
+            hint="install bubblewrap, or unset CCI_EGRESS",
+        )
+    return has_rules
 
 
 def describe_egress(egress: Egress) -> str:

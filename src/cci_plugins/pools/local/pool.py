@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
@@ -33,7 +34,6 @@ from cci_plugins.common.settings import PRELOAD, IsolationName
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
-    IsolationError,
     PoolExhaustedError,
     PoolUnavailableError,
     SessionLostError,
@@ -56,10 +56,12 @@ if find_spec("jupyter_client") is None:  # the kernels need it, and this process
         hint='pip install "cci-plugins[local]"',
     )
 try:
-    from .egress import Egress, describe_egress, parse_egress_rules
-    from .isolation import choose, host_folder
-    from .isolation.base import Isolation, KernelSpec, Sandbox
+    from .egress import Egress, check_egress, describe_egress, parse_egress_rules
+    from .isolation import choose, get_first_choice, host_folder
+    from .isolation.base import Isolation, KernelSpec
+    from .isolation.managed_process import check_child_signal
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
+    from .launching import EarlyKernel, build_closed_error, launch
     from .packages.notes import NO_INDEX
     from .packages.received import build_unknown_upload_error
     from .packages.session_packages import PoolPackages, SessionPackages
@@ -177,6 +179,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
         self._pid = os.getpid()
+        self._expects_session = False
 
     @property
     @override
@@ -195,23 +198,55 @@ class LocalSessionPool(SessionPool, PackageExchange):
             return
         async with self._start_lock:
             if self._isolation is None:
-                if self._is_closed:
-                    raise PoolUnavailableError("this pool is closed", retryable=False)
-                isolation = await choose(self._isolation_name, self._build_spec())
+                await self._start_checked()
+
+    async def _start_checked(self) -> None:
+        """Choose the isolation backend by its self-check, and start what the pool needs."""
+        self._check_not_closed()
+        early = await self._begin_early_kernel()
+        try:
+            isolation = await choose(self._isolation_name, self._build_spec())
+            self._check_not_closed()
+            if early is None:
                 await self._packages.start()
-                self.capabilities = replace(
-                    self.capabilities,
-                    isolation=isolation.describe() + describe_egress(self._egress),
-                    folder=isolation.folder,
-                    egress=self._check_egress(isolation),
-                )
-                self._isolation = isolation
-                watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
-                self._tasks = [
-                    asyncio.create_task(watchdog.run()),
-                    asyncio.create_task(self._end_idle_sessions()),
-                ]
-                self._warm_pool.fill()
+            self.capabilities = replace(
+                self.capabilities,
+                isolation=isolation.describe() + describe_egress(self._egress),
+                folder=isolation.folder,
+                egress=check_egress(isolation.name, self._egress),
+            )
+            self._isolation = isolation
+            if early is not None and (kernel := early.use(isolation)) is not None:
+                self._warm_pool.add(kernel)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._packages.close()
+            raise
+        finally:
+            if early is not None:
+                await early.close()
+        watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
+        self._tasks = [
+            asyncio.create_task(watchdog.run()),
+            asyncio.create_task(self._end_idle_sessions()),
+        ]
+        self._warm_pool.fill()
+
+    def expect_session(self) -> None:
+        """Have `start` launch a first kernel at once, because a session will need it."""
+        self._expects_session = True
+
+    async def _begin_early_kernel(self) -> EarlyKernel | None:
+        check_child_signal()
+        isolation = get_first_choice(self._isolation_name, self._limits)
+        if isolation is None or not self._expects_session or self._packages.has_specifications:
+            return None
+        await self._packages.start()
+        return EarlyKernel(isolation, partial(self._start_kernel, warm=self._warm_pool.size > 0))
+
+    def _check_not_closed(self) -> None:
+        if self._is_closed:
+            raise build_closed_error()
 
     @override
     async def execute(
@@ -239,8 +274,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 execution = await session.execute(
                     kernel, code, limit, on_output, tools=tools, env=env
                 )
-        name = "" if self._isolation is None else self._isolation.name
-        execution = replace(execution, isolation=name)
+        execution = replace(execution, isolation=self._isolation.name if self._isolation else "")
         execution = await session.packages.add_note(execution, code, self.capabilities)
         return add_folder_note(execution, self.capabilities.folder)
 
@@ -347,9 +381,9 @@ class LocalSessionPool(SessionPool, PackageExchange):
 
     @asynccontextmanager
     async def _use_session(self, session_id: str) -> AsyncIterator[LocalSession]:
+        self._expects_session = True
         await self.start()
-        if self._is_closed:
-            raise PoolUnavailableError("this pool is closed", retryable=False)
+        self._check_not_closed()
         session = self._sessions.get(session_id) or self._allocate(session_id)
         session.active_calls += 1
         session.touch()
@@ -411,13 +445,16 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 raise build_replaced_error(session)
             return kernel
 
-    async def _start_kernel(self, *, warm: bool) -> Kernel:
-        if self._isolation is None or self._is_closed:
-            raise PoolUnavailableError("this pool is closed", retryable=False)
+    async def _start_kernel(self, early: EarlyKernel | None = None, *, warm: bool) -> Kernel:
+        isolation = self._isolation if early is None else early.isolation
+        if isolation is None or self._is_closed:
+            raise build_closed_error()
         async with self._launch_limiter:
             packages = self._packages.create_folder()
             try:
-                sandbox = await self._launch(self._isolation, packages.path)
+                sandbox = await launch(isolation, self._build_spec(packages.path))
+                if early is not None:
+                    await early.wait_passed(sandbox)
                 preload = self._preload if warm else ()
                 kernel = await Kernel.start(sandbox, self._limits, preload, self._rules)
             except BaseException:
@@ -426,40 +463,6 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 raise
             kernel.packages = packages
             return kernel
-
-    def _check_egress(self, isolation: Isolation) -> bool:
-        """Return whether sessions reach any host.
-
-        Raises:
-            IsolationError: The isolation backend cannot enforce the egress rules.
-        """
-        if isolation.name == "process" and (not self._rules or self._egress == "all"):
-            return True
-        if self._rules and isolation.name != "bwrap":
-            raise IsolationError(
-                f"the isolation backend {isolation.name} cannot limit egress to hosts",
-                hint="install bubblewrap, or unset CCI_EGRESS",
-            )
-        return bool(self._rules)
-
-    async def _launch(self, isolation: Isolation, packages: Path | None = None) -> Sandbox:
-        """Launch a sandbox.
-
-        A launch cannot be interrupted halfway. If this call is cancelled, the launch is finished
-        and then its sandbox is killed.
-        """
-        launch = asyncio.ensure_future(isolation.launch(self._build_spec(packages)))
-        try:
-            return await asyncio.shield(launch)
-        except asyncio.CancelledError:
-            # A cancel scope cancels again at the next wait, which would leave the sandbox behind.
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait((launch,))
-                if not launch.cancelled() and launch.exception() is None:
-                    await launch.result().kill()
-            raise
-        except OSError as error:
-            raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
     def _build_spec(self, packages: Path | None = None) -> KernelSpec:
         without_index = NO_INDEX if self.capabilities.egress is False else {}

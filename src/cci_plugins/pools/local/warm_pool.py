@@ -20,7 +20,7 @@ class WarmPool:
     """
 
     def __init__(self, size: int, start: Callable[..., Awaitable[Kernel]]) -> None:
-        self._size = size
+        self.size = size
         self._start = start
         self._tasks: deque[asyncio.Task[Kernel]] = deque()
         self._awaited: set[asyncio.Task[Kernel]] = set()  # those that a caller waits for
@@ -28,8 +28,12 @@ class WarmPool:
 
     def fill(self) -> None:
         """Start the missing kernels in the background."""
-        while not self._is_closed and len(self._tasks) < self._size:
+        while not self._is_closed and len(self._tasks) < self.size:
             self._tasks.append(asyncio.ensure_future(self._start(warm=True)))
+
+    def add(self, task: asyncio.Task[Kernel]) -> None:
+        """Add a kernel that is starting already."""
+        self._tasks.append(task)
 
     async def allocate(self) -> Kernel:
         """Return a kernel for a new session: a warm one, or one started now."""

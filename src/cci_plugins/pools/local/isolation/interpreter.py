@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import site
 import stat
 import sys
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ async def inspect(python: Path) -> Interpreter:
 
 
 async def _query(python: Path) -> Interpreter:
+    if (own := _describe_own(python)) is not None:
+        return own
     executable, places, has_kernel, isolated_path = await _run_query(python, "-I")
     is_own = python == Path(sys.executable)  # a host such as Azure Functions extends its own path
     full_path = sys.path if is_own else (await _run_query(python, "-P"))[3]
@@ -79,6 +82,24 @@ async def _query(python: Path) -> Interpreter:
             f"{python} has no ipykernel", hint='pip install "cci-plugins[local]"'
         )
     return Interpreter(executable, _find_folders_outside_usr([*places, *paths]), paths)
+
+
+def _describe_own(python: Path) -> Interpreter | None:
+    """Describe this process's interpreter without running it. Return None if that is not sure.
+
+    It is sure where every folder of packages is one that isolated mode has, too.
+    """
+    if python != Path(sys.executable) or sys.platform != "linux" or sys.flags.no_site:
+        return None
+    if not Path(sys.executable).name.startswith("python"):  # a server that embeds Python
+        return None
+    known = site.getsitepackages()
+    if not _have_kernel(tuple(known)) or _find_package_folders(sys.path, known):
+        return None
+    places = [sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(sys.executable).parent)]
+    folders = _find_folders_outside_usr(places)
+    _refuse_homes(folders)
+    return Interpreter(sys.executable, folders)
 
 
 def _have_kernel(paths: tuple[str, ...]) -> bool:

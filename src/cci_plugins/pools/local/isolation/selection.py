@@ -51,6 +51,16 @@ async def choose(name: IsolationName, spec: KernelSpec) -> Isolation:
     return _selections[key]
 
 
+def get_first_choice(name: IsolationName, limits: SandboxLimits) -> Isolation | None:
+    """Return the backend that `choose` checks first. None if it takes time to know which.
+
+    Its self-check has not run, so its kernels must not be given any code yet.
+    """
+    if sys.platform != "linux" or name not in {"auto", "bwrap"}:
+        return None
+    return _list_backends(automatic=True)["bwrap"](limits)
+
+
 def _list_backends(*, automatic: bool) -> dict[str, Callable[[SandboxLimits], Isolation]]:
     """List the backends of this operating system, strongest first."""
     if sys.platform == "linux":

@@ -15,10 +15,9 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.packages import LIST_CODE, parse_packages
@@ -27,7 +26,11 @@ from cci_plugins.pools.local.isolation.interpreter import inspect
 from cci_plugins.pools.local.isolation.managed_process import run_program
 from cci_plugins.redaction import redact
 
+from .names import canonicalize_name
 from .source import PackageSource
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 from .supervised import SupervisedProgram
 
 DOWNLOAD_SECONDS = 600
@@ -254,6 +257,8 @@ def _drop_label(version: str) -> str:
 
 def _parse_lines(text: str) -> dict[str, str]:
     """Parse what uv resolved: one `name==version` a line."""
+    from packaging.requirements import Requirement  # noqa: PLC0415 - not at the start
+
     found = [Requirement(line) for line in text.splitlines() if "==" in line]
     return {canonicalize_name(each.name): next(iter(each.specifier)).version for each in found}
 

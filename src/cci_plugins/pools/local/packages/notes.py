@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.network_notes import PIP_REFUSED, add_network_note
+
+from .names import canonicalize_name, parse_requirement
 
 # Without an index pip and uv answer at once, in place of looking for one again and again.
 NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_OFFLINE": "1"}
@@ -64,8 +63,8 @@ def find_installed_names(code: str) -> list[str]:
         for word in _WORD.findall(call["rest"]):
             if word.startswith("-"):
                 continue
-            with suppress(InvalidRequirement):
-                found.append(canonicalize_name(Requirement(word).name))
-                continue
-            return []
+            requirement = parse_requirement(word)
+            if requirement is None:
+                return []
+            found.append(canonicalize_name(requirement.name))
     return list(dict.fromkeys(found))

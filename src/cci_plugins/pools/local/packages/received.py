@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
 from cci_plugins.common.limits import MIB
 from cci_plugins.errors import ConfigurationError, SessionLostError
 from cci_plugins.pools.package_exchange import MAX_WHEELS, PART_BYTES, WheelFile, WheelPart
@@ -156,6 +154,8 @@ def check_wheel_name(name: str) -> None:
     Raises:
         ConfigurationError: It is not.
     """
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415 - not at the start
+
     try:
         parse_wheel_filename(name)
     except (InvalidWheelFilename, ValueError):

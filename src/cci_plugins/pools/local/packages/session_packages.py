@@ -44,6 +44,11 @@ class PoolPackages:
         self._base = SessionPackages(source, self._root)
         self._total = ByteBudget(MAX_TOTAL_BYTES, "all sessions")
 
+    @property
+    def has_specifications(self) -> bool:
+        """Whether packages are downloaded when the pool starts."""
+        return bool(self._specifications)
+
     async def start(self) -> None:
         """Create the folder of the packages, and download those of every session."""
         await self._root.start(await self._source.find_python())

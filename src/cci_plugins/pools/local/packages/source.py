@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.local.isolation.interpreter import inspect
 from cci_plugins.redaction import redact
+
+from .names import canonicalize_name, parse_requirement
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 MAX_PACKAGES, MAX_CHARACTERS = 100, 200
 MAX_LOCK_BYTES = 4 << 20
@@ -143,10 +145,9 @@ def build_source(
 
 def _parse(specification: object) -> Requirement:
     if isinstance(specification, str) and len(specification) <= MAX_CHARACTERS:
-        with suppress(InvalidRequirement):
-            requirement = Requirement(specification)
-            if requirement.url is None and requirement.marker is None:
-                return requirement
+        requirement = parse_requirement(specification)
+        if requirement and requirement.url is None and requirement.marker is None:
+            return requirement
     raise ConfigurationError(
         f"cannot install {redact(str(specification)[:MAX_CHARACTERS])!r}: "
         "it is not the name of a package",
@@ -193,11 +194,11 @@ def _read_lock(path: Path) -> Mapping[str, Sequence[LockedPackage]]:
 def _parse_entry(path: Path, entry: str) -> LockedPackage:
     text = _HASH.sub("", entry)
     if text != entry:
-        with suppress(InvalidRequirement):
-            requirement = Requirement(text)
-            pins = [each.operator for each in requirement.specifier]
-            if requirement.url is None and pins == ["=="] and "*" not in str(requirement.specifier):
-                return LockedPackage(requirement, entry)
+        requirement = parse_requirement(text)
+        specifier = requirement.specifier if requirement and requirement.url is None else ()
+        is_pinned = [each.operator for each in specifier] == ["=="] and "*" not in str(specifier)
+        if requirement and is_pinned:
+            return LockedPackage(requirement, entry)
     raise ConfigurationError(
         f"the package lock {path} has {redact(text[:MAX_CHARACTERS])!r}, which does not name one "
         "version and its hashes",
