@@ -10,7 +10,8 @@ import anyio
 import typer
 from rich.filesize import decimal
 
-from cci_plugins.core.interpreter import build_file_options, build_pool
+from cci_plugins.core.interpreter import build_file_options
+from cci_plugins.core.pool_choice import build_pool
 from cci_plugins.errors import ConfigurationError
 
 from . import console

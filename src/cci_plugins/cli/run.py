@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cci_plugins.common.settings import IsolationName, Settings
-from cci_plugins.core.interpreter import build_file_options, build_pool
+from cci_plugins.core.pool_choice import build_pool
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -21,17 +21,19 @@ from cci_plugins.errors import (
     UnsafeNameError,
 )
 from cci_plugins.models import Execution, OutputEvent
-from cci_plugins.pools.base import SessionPool
-from cci_plugins.sync import CodeInterpreter, Session
 
 from . import console
 from .console import ExitCode
+from .early_start import start_early
 from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
 from .run_hints import suggest_download, suggest_upload
 from .saving import Saver, insert_outputs, is_savable, match_files
 from .settings_file import SettingsFileOption
 from .source import Cell, RunInput, read_source
 from .variables import SessionEnvOption, get_remote_variables, parse_session_variables
+
+if TYPE_CHECKING:
+    from cci_plugins.sync import Session
 
 IsolationOption = Annotated[
     IsolationName | None, typer.Option(help="Isolation backend of the embedded pool.")
@@ -155,41 +157,42 @@ def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> I
     variables = parse_session_variables(env)
     pool = build_pool(settings)
     embedded = settings.chosen_pool == "local"
+    with start_early(pool) as wait_until_started:
+        from cci_plugins.core.interpreter import build_file_options
+        from cci_plugins.sync import CodeInterpreter
+
+        with CodeInterpreter(
+            pool,
+            limits=settings.limits(),
+            session_secret=settings.secret,
+            files=build_file_options(settings),
+            env={**get_remote_variables(settings), **variables},
+        ) as interpreter:
+            with console.show_progress("starting a session"):
+                wait_until_started()
+                interpreter.start()
+            if console.is_stderr_terminal() and pool.capabilities.isolation:
+                console.print_message(f"isolation: {pool.capabilities.isolation}")
+            session = interpreter.session(name or f"run-{token_hex(16)}")
+            try:
+                yield session
+            finally:
+                if name is None and not embedded:
+                    session.delete()
+            if name is not None:
+                _print_session_hint(embedded=embedded, has_secret=settings.secret is not None)
+
+
+def _print_session_hint(*, embedded: bool, has_secret: bool) -> None:
+    """Print how to use a named session again, where that takes more than its name."""
     if embedded:
-        _expect_session(pool)
-    with CodeInterpreter(
-        pool,
-        limits=settings.limits(),
-        session_secret=settings.secret,
-        files=build_file_options(settings),
-        env={**get_remote_variables(settings), **variables},
-    ) as interpreter:
-        with console.show_progress("starting a session"):
-            interpreter.start()
-        if console.is_stderr_terminal() and pool.capabilities.isolation:
-            console.print_message(f"isolation: {pool.capabilities.isolation}")
-        session = interpreter.session(name or f"run-{token_hex(16)}")
-        try:
-            yield session
-        finally:
-            if name is None and not embedded:
-                session.delete()
-        if name is not None and embedded:
-            console.print_hint(
-                "sessions of the embedded pool end with the command. To keep them, run: cci serve"
-            )
-        elif name is not None and settings.secret is None:
-            console.print_hint(
-                "to use this session again, set CCI_SESSION_SECRET to a secret text of your own"
-            )
-
-
-def _expect_session(pool: SessionPool) -> None:
-    """Have the embedded pool launch the session's kernel while it starts."""
-    from cci_plugins.pools.local.pool import LocalSessionPool
-
-    if isinstance(pool, LocalSessionPool):
-        pool.expect_session()
+        console.print_hint(
+            "sessions of the embedded pool end with the command. To keep them, run: cci serve"
+        )
+    elif not has_secret:
+        console.print_hint(
+            "to use this session again, set CCI_SESSION_SECRET to a secret text of your own"
+        )
 
 
 def _run_job(job: _Job, session: Session) -> int:

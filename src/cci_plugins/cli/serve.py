@@ -32,7 +32,7 @@ import typer
 
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.settings import IsolationName, PoolName, Settings
-from cci_plugins.core.interpreter import build_pool
+from cci_plugins.core.pool_choice import build_pool
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.base import SessionPool, check_background_support
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from cci_plugins.azure.encryption import warn_of_plain_key
 from cci_plugins.common.http_bodies import RUN_BYTES
 from cci_plugins.common.settings import Settings
-from cci_plugins.core.interpreter import build_pool
+from cci_plugins.core.pool_choice import build_pool
 from cci_plugins.errors import ConfigurationError, SessionLostError
 from cci_plugins.mcp_client.bodies import read_body, read_error_body
 from cci_plugins.mcp_client.client import parse_endpoint_url

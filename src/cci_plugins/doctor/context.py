@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential, decode_claims
 from cci_plugins.azure.options import ARM
 from cci_plugins.common.settings import Settings
-from cci_plugins.core.interpreter import CodeInterpreter, build_file_options, build_pool
+from cci_plugins.core.interpreter import CodeInterpreter, build_file_options
+from cci_plugins.core.pool_choice import build_pool
 from cci_plugins.errors import ConfigurationError
 
 from .findings import Finding, Mask, Outcome, SkipCheckError

@@ -180,8 +180,7 @@ class Kernel:
             PoolUnavailableError: It did not answer in time or its setup failed. It has been ended.
         """
         kernel = cls(sandbox, await _connect(sandbox), limits)
-        source = build_session_source(*_SETUP_MODULES)
-        metadata = {_SETUP_KEY: {"source": source, **build_session_bytecode(*_SETUP_MODULES)}}
+        metadata = {_SETUP_KEY: build_setup()}
         proxy_socket = kernel._start_egress_proxy(rules)
         code = _LOAD_SETUP + (
             f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
@@ -461,6 +460,12 @@ class Kernel:
         self.kill_reason = self.kill_reason or self.sandbox.find_memory_kill()
         if self._request is not None:
             self._request.finish()  # the reply cannot arrive any longer
+
+
+def build_setup() -> dict[str, str]:
+    """Build the code that sets up a kernel. It is kept, because compiling takes a while."""
+    source = build_session_source(*_SETUP_MODULES)
+    return {"source": source, **build_session_bytecode(*_SETUP_MODULES)}
 
 
 async def _connect(sandbox: Sandbox) -> dict[str, KernelSocket]:

@@ -16,7 +16,9 @@ import anyio
 from cci_plugins.errors import PoolUnavailableError
 
 from .isolation.base import Isolation, KernelSpec, Sandbox
-from .kernel import Kernel
+from .kernel import Kernel, build_setup
+
+_PREPARE_SECONDS = 0.03  # until a sandbox has its first process
 
 
 async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
@@ -30,6 +32,7 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
         IsolationError: The sandbox could not be started.
     """
     task = asyncio.ensure_future(isolation.launch(spec))
+    asyncio.get_running_loop().call_later(_PREPARE_SECONDS, build_setup)  # the kernel loads so long
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -29,6 +29,7 @@ Invariants:
 # ruff: noqa: PTH108, PTH112, PTH118, PTH120, PTH123, PTH208 - plain calls on names that a check must see fail
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -185,6 +186,7 @@ def start_kernel(session: dict[str, Any]) -> None:
         json.dump(session["connection"], out)
     for path in session["paths"]:
         site.addsitedir(path)
+    gc.disable()  # modules that load leave no garbage to search for
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lockdown
 
     app: Any = IPKernelApp.instance()
@@ -196,6 +198,7 @@ def start_kernel(session: dict[str, Any]) -> None:
         program = bytes.fromhex(session["post_start_filter"])
         _load_sibling("lockdown").apply_filter(program, all_threads=True)
     keep_sockets_in_their_threads(app.kernel)
+    gc.enable()
     exit_if_abandoned(session)
     if session["lifeline"]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
