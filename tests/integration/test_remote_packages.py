@@ -27,7 +27,7 @@ from cci_plugins.pools.local.packages import session_packages
 from cci_plugins.pools.local.packages.download import download
 from cci_plugins.pools.local.packages.python_info import describe_python, list_target_options
 from cci_plugins.pools.local.packages.source import build_source
-from cci_plugins.pools.package_exchange import PackageExchange
+from cci_plugins.pools.package_pools import PackageExchange
 
 from ._emulated import Emulated, emulated
 from ._server import KEY, serving

@@ -25,14 +25,13 @@ from cci_plugins.pools.local.packages.download import download, select_missing
 from cci_plugins.pools.local.packages.python_info import describe_python, list_target_options
 from cci_plugins.pools.local.packages.source import build_source
 from cci_plugins.pools.package_exchange import (
-    PART_BYTES,
-    RemotePackages,
     SessionPython,
     Versions,
     WheelFile,
     WheelList,
     WheelPart,
 )
+from cci_plugins.pools.package_pools import PART_BYTES, RemotePackages
 
 _COMPRESSION_LEVEL = 1  # packages are sent once, and most of their bytes are compiled code
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.pools.base import SessionPool, check_packages_support
-from cci_plugins.pools.package_exchange import RemotePackages
+from cci_plugins.pools.package_pools import RemotePackages
 
 from .background_run import BackgroundSession
 

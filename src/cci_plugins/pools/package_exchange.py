@@ -15,35 +15,14 @@ A gateway passes messages on as they are.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any
-
 from pydantic import Field
 
 from cci_plugins.mcp_client.wire_model import Text, WireModel
 
+from .package_pools import MAX_WHEELS
+
 PACKAGES_KEY = "cci_plugins/packages"  # in the server's experimental capabilities
-PART_BYTES = 3_000_000  # as base64 below the 4 MiB of one request
-MAX_WHEELS = 500
 _NAME_CHARACTERS = 250
-
-
-@dataclass(frozen=True, slots=True)
-class PackageOptions:
-    """Where the host downloads packages for sessions of other machines.
-
-    Attributes:
-        index: A folder of wheels or the address of an index. None for the installer's default.
-        allowed: Names that may be installed, with what they need. None for any.
-        lock: A requirements file with the only versions and their hashes. None for any.
-    """
-
-    index: str | PathLike[str] | None = field(default=None, repr=False)  # it may hold a password
-    allowed: Sequence[str] | None = None
-    lock: str | PathLike[str] | None = None
 
 
 class PythonInfo(WireModel):
@@ -115,32 +94,3 @@ class Versions(WireModel):
     """The answer to the last message: new versions by name."""
 
     versions: dict[str, str]
-
-
-class PackageExchange(ABC):
-    """A pool that takes wheels that another machine downloaded."""
-
-    @abstractmethod
-    async def exchange_packages(
-        self, session_id: str, message: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """Answer one message about the packages of a session.
-
-        Args:
-            session_id: The session.
-            message: An empty one, a `WheelPart` or a `WheelList`, as JSON.
-
-        Raises:
-            ConfigurationError: The pool cannot install packages, or not these. Nothing changed.
-            ValidationError: The message is malformed.
-        """
-
-
-class RemotePackages(PackageExchange):
-    """A pool of another machine, for which this one downloads packages.
-
-    Attributes:
-        package_options: Where it downloads them.
-    """
-
-    package_options: PackageOptions

@@ -11,7 +11,7 @@ from cci_plugins.common.environment import build_session_environment
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import SessionPool
-from cci_plugins.pools.package_exchange import PackageExchange, RemotePackages
+from cci_plugins.pools.package_pools import PackageExchange, RemotePackages
 
 LIMIT = timedelta(seconds=60)
 _SHOW = "import os, time\nos.environ.get('CHECK_A'), os.environ.get('CHECK_B'), time.timezone"

@@ -13,7 +13,8 @@ pytest.importorskip("packaging")
 from cci_plugins.core.remote_packages import _check_versions, write_wheels
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.local.packages.python_info import list_target_options
-from cci_plugins.pools.package_exchange import PackageOptions, PythonInfo
+from cci_plugins.pools.package_exchange import PythonInfo
+from cci_plugins.pools.package_pools import PackageOptions
 
 LINUX = PythonInfo.model_validate(
     {

@@ -30,7 +30,7 @@ from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY,
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
-from cci_plugins.pools.package_exchange import PackageOptions
+from cci_plugins.pools.package_pools import PackageOptions
 
 from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .pool_auth import GatewayToken, PoolAuth

@@ -50,7 +50,7 @@ from cci_plugins.pools.base import (
     check_background_support,
     check_packages_support,
 )
-from cci_plugins.pools.package_exchange import PackageOptions, RemotePackages
+from cci_plugins.pools.package_pools import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 

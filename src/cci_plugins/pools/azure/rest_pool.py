@@ -29,7 +29,7 @@ from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
-from cci_plugins.pools.package_exchange import PackageOptions
+from cci_plugins.pools.package_pools import PackageOptions
 
 from .cci_server import RunTool, add_server_abilities, call_session_tool, is_cci_server
 from .mcp_pool import RUN_PYTHON

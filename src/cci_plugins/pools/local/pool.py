@@ -47,7 +47,7 @@ from cci_plugins.pools.base import (
     check_code_size,
 )
 from cci_plugins.pools.folder_notes import add_folder_note
-from cci_plugins.pools.package_exchange import PackageExchange
+from cci_plugins.pools.package_pools import PackageExchange
 from cci_plugins.pools.tool_host import ToolHost
 
 if find_spec("jupyter_client") is None:  # the kernels need it, and this process does not

@@ -19,7 +19,8 @@ from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.executions import RUN_KEY
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import OutputHandler, SessionPool, check_background_support
-from cci_plugins.pools.package_exchange import PACKAGES_KEY, PackageExchange
+from cci_plugins.pools.package_exchange import PACKAGES_KEY
+from cci_plugins.pools.package_pools import PackageExchange
 from cci_plugins.pools.run_exchange import (
     BACKGROUND_KEY,
     HELD_KEY,

@@ -7,7 +7,7 @@ from typing import Any
 
 from cci_plugins.mcp_client import executions
 from cci_plugins.pools.base import SessionPool, build_no_packages_error, check_packages_support
-from cci_plugins.pools.package_exchange import PackageExchange
+from cci_plugins.pools.package_pools import PackageExchange
 
 from .answers import ToolCallResult, build_json_result
 from .environments import Environments

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.pools.local.isolation.managed_process import run_program
-from cci_plugins.pools.package_exchange import PythonInfo
+
+if TYPE_CHECKING:
+    from cci_plugins.pools.package_exchange import PythonInfo
 
 _CODE = """
 import json, platform, sys, sysconfig
@@ -27,6 +30,8 @@ _SYSTEMS = {"darwin": "apple-darwin", "win32": "pc-windows-msvc"}
 
 async def describe_python(python: Path) -> PythonInfo:
     """Run an interpreter to describe it."""
+    from cci_plugins.pools.package_exchange import PythonInfo  # noqa: PLC0415 - not at the start
+
     _, printed = await run_program(python, "-I", "-c", _CODE)
     return PythonInfo.load(json.loads(printed), "description of a Python")
 

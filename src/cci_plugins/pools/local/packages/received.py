@@ -14,10 +14,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from cci_plugins.common.limits import MIB
 from cci_plugins.errors import ConfigurationError, SessionLostError
-from cci_plugins.pools.package_exchange import MAX_WHEELS, PART_BYTES, WheelFile, WheelPart
+from cci_plugins.pools.package_pools import MAX_WHEELS, PART_BYTES
+
+if TYPE_CHECKING:
+    from cci_plugins.pools.package_exchange import WheelFile, WheelPart
 
 MAX_SESSION_BYTES = 2048 * MIB
 MAX_TOTAL_BYTES = 4 * MAX_SESSION_BYTES  # of all sessions of a pool

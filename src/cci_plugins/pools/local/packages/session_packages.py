@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
-from cci_plugins.pools.package_exchange import SessionPython, WheelList, WheelPart
 
 from .download import download, list_installed, list_versions, select_missing
 from .folder import PackageFolder, PackageRoot
@@ -25,6 +24,9 @@ from .received import (
     build_unknown_upload_error,
 )
 from .source import PackageSource
+
+if TYPE_CHECKING:
+    from cci_plugins.pools.package_exchange import SessionPython, WheelList, WheelPart
 
 
 class PoolPackages:
@@ -141,6 +143,8 @@ class SessionPackages:
             ConfigurationError: The packages cannot be stored, or would change what is present.
             ValidationError: The message is malformed.
         """
+        from cci_plugins.pools.package_exchange import WheelList, WheelPart  # noqa: PLC0415
+
         try:
             if not message:
                 return (await self._start_upload()).model_dump(by_alias=True)
@@ -157,6 +161,8 @@ class SessionPackages:
 
     async def _start_upload(self) -> SessionPython:
         """Drop an earlier upload, and start one. Return its name, and what the session has."""
+        from cci_plugins.pools.package_exchange import SessionPython  # noqa: PLC0415
+
         python = await describe_python(self._source.python)
         present = await self._list_present()
         await self._drop_upload()
