@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol, runtime_checkable
 
 from cci_plugins.common import event_loop
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import SessionPool
+
+
+@runtime_checkable
+class _Embedded(Protocol):
+    """The embedded pool, whose module is not loaded for another one."""
+
+    def expect_session(self) -> None: ...
 
 
 @contextmanager
@@ -25,7 +33,7 @@ def start_early(pool: SessionPool) -> Iterator[Callable[[], None]]:
     Yields:
         Function that waits for the start. It raises the error of a start that failed.
     """
-    if pool.capabilities.name != "local" or not hasattr(pool, "expect_session"):
+    if not isinstance(pool, _Embedded):
         yield lambda: None
         return
     pool.expect_session()
