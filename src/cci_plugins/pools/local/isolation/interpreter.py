@@ -91,8 +91,11 @@ def _describe_own(python: Path) -> Interpreter | None:
     """
     if python != Path(sys.executable) or sys.platform != "linux" or sys.flags.no_site:
         return None
-    if not Path(sys.executable).name.startswith("python"):  # a server that embeds Python
+    if not python.name.startswith("python"):  # a server that embeds Python
         return None
+    with python.open("rb") as file:
+        if file.read(4) != b"\x7fELF":  # a launcher script
+            return None
     known = site.getsitepackages()
     if not _have_kernel(tuple(known)) or _find_package_folders(sys.path, known):
         return None
