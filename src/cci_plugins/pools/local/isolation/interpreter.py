@@ -91,11 +91,8 @@ def _describe_own(python: Path) -> Interpreter | None:
     """
     if python != Path(sys.executable) or sys.platform != "linux" or sys.flags.no_site:
         return None
-    if not python.name.startswith("python"):  # a server that embeds Python
+    if not python.name.startswith("python") or not _is_binary(python):  # a server, a script
         return None
-    with python.open("rb") as file:
-        if file.read(4) != b"\x7fELF":  # a launcher script
-            return None
     known = site.getsitepackages()
     if not _have_kernel(tuple(known)) or _find_package_folders(sys.path, known):
         return None
@@ -103,6 +100,14 @@ def _describe_own(python: Path) -> Interpreter | None:
     folders = _find_folders_outside_usr(places)
     _refuse_homes(folders)
     return Interpreter(sys.executable, folders)
+
+
+def _is_binary(program: Path) -> bool:
+    try:
+        with program.open("rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
 
 
 def _have_kernel(paths: tuple[str, ...]) -> bool:
