@@ -8,7 +8,11 @@ done about each:
   process is read.
 - Page tables, which are in no resident size: `VmPTE`.
 - Data that waits in sockets: each socket above `FREE_SOCKETS` counts with all it can hold. Its
-  size cannot be raised (`seccomp.ignore_buffer_sizes`).
+  size cannot be raised (`seccomp.ignore_buffer_sizes`). A datagram socket also holds what was sent
+  to it by sockets that are closed since, each of which filled its own buffer.
+- What the kernel keeps for other descriptors, such as pipes, terminals and the lists of epoll: each
+  above `FREE_DESCRIPTORS` of a process counts with `DESCRIPTOR_BYTES`.
+- A process that names itself like a line of /proc/PID/status: a line is found by its start.
 - Shared memory that is not mapped any longer, and descriptors on their way from one process to
   another: the seccomp programs refuse both.
 """
@@ -23,6 +27,10 @@ from functools import lru_cache
 from .launcher.supervisor import iter_descendants
 
 FREE_SOCKETS = 64  # a kernel has about 20
+FREE_DESCRIPTORS = 128  # of each process: a kernel has about 60, which its children inherit
+DESCRIPTOR_BYTES = 64 * 1024  # a pipe or terminal can hold twice as much, and has two
+_WAITING_DATAGRAMS = 10  # net.unix.max_dgram_qlen of a new network namespace
+_DATAGRAM = b"0002"  # the type of a socket in /proc/net/unix
 _DEFAULT_BUFFER = 212_992
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 # Tables of the sockets of a network namespace. Those that name the bytes in both queues do so in
@@ -42,6 +50,8 @@ def measure_network(pid: int) -> int:
         with contextlib.suppress(OSError):
             _, *lines = _read(f"/proc/{pid}/net/{name}").splitlines()
             count += len(lines)
+            if name == "unix":
+                count += _WAITING_DATAGRAMS * sum(_is_datagram(line) for line in lines)
             if column:
                 queued += sum(_parse_queues(line.split()[column]) for line in lines)
     return 2 * queued + _measure_sockets(count)
@@ -86,29 +96,54 @@ def count_own_threads() -> int:
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 if os.stat(f"/proc/{name}").st_uid == os.getuid():
-                    count += int(_read(f"/proc/{name}/status").split(b"Threads:")[1].split()[0])
+                    count += _read_status_number(f"/proc/{name}", b"Threads")
     return count
 
 
+def _read_status_number(place: str, name: bytes) -> int:
+    """Return a number of a process's status. The process chooses only the text of its first line.
+
+    Raises:
+        OSError: The process has ended.
+        ValueError: Its status has no such number.
+    """
+    _, found, rest = _read(f"{place}/status").partition(b"\n%b:" % name)
+    return int((rest.split(maxsplit=1) or [b""])[0]) if found else 0
+
+
 def _measure_process(pid: int) -> int:
-    """Return PSS, or RSS where the process hides its maps, or 0 once it has ended."""
+    """Return PSS, or RSS where the process hides its maps, or 0 once it has ended.
+
+    Page tables and what its descriptors may hold are added.
+    """
     place = find_live_thread(pid)
     if place is None:
         return 0
-    page_tables = 0
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        page_tables = 1024 * int(_read(f"{place}/status").split(b"VmPTE:")[1].split()[0])
+    others = max(0, _count_descriptors(place) - FREE_DESCRIPTORS) * DESCRIPTOR_BYTES
+    with contextlib.suppress(OSError, ValueError):
+        others += 1024 * _read_status_number(place, b"VmPTE")
     with contextlib.suppress(OSError, ValueError):
         for line in _read(f"{place}/smaps_rollup").splitlines():
             if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024 + page_tables
-    return _read_resident_pages(place) * _PAGE + page_tables
+                return int(line.split()[1]) * 1024 + others
+    return _read_resident_pages(place) * _PAGE + others
+
+
+def _count_descriptors(place: str) -> int:
+    with contextlib.suppress(OSError):
+        # the size is their number from Linux 6.2 on
+        return os.stat(f"{place}/fd").st_size or len(os.listdir(f"{place}/fd"))
+    return 0
 
 
 def _read_resident_pages(place: str) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(_read(f"{place}/statm").split()[1])
     return 0
+
+
+def _is_datagram(line: bytes) -> bool:
+    return line.split(maxsplit=5)[4:5] == [_DATAGRAM]
 
 
 def _parse_queues(text: bytes) -> int:

@@ -88,13 +88,16 @@ FORBIDDEN_CALLS: Calls = {
 }
 # Refused as if the kernel were too old, so that libraries use their older code. io_uring and clone3
 # have arguments that a filter cannot see. The others make memory that neither RLIMIT_AS nor PSS
-# counts, or objects that outlive their process.
+# counts, objects that outlive their process, or use up what the whole machine shares (`io_setup`).
 ABSENT_CALLS: Calls = {
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "clone3": (435, 435),
     "vmsplice": (278, 75),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "io_setup": (206, 0),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "mq_open": (240, 180),
@@ -113,6 +116,9 @@ ABSENT_CALLS: Calls = {
     "listmount": (458, 458),
     "listns": (470, 470),
 }
+# Refused as between files that cannot be spliced, so that programs copy instead. A pipe would keep a
+# whole large page of a socket for one byte.
+SPLICE_CALLS: Calls = {"splice": (275, 76), "tee": (276, 77)}
 # Landlock does not restrict these on files outside the session. They report success and change
 # nothing, because shutil.copy() and tarfile must keep working.
 NO_OP_CALLS: Calls = {
@@ -164,7 +170,8 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEWEST_CALL = 471
 NEW_NAMESPACES, CLONE_FILES, CLONE_THREAD = 0x7E020000, 0x400, 0x10000
 CLONE, SOCKET, IOCTL, SOCKETPAIR = (56, 220), (41, 198), (16, 29), (53, 199)
-MMAP, PRCTL, SETSOCKOPT = (9, 222), (157, 167), (54, 208)
+MMAP, PRCTL, SETSOCKOPT, CLOSE_RANGE = (9, 222), (157, 167), (54, 208), (436, 436)
+CLOSE_RANGE_UNSHARE = 2
 MAP_SHARED_ANONYMOUS = 0x21
 PR_SET_DUMPABLE = 4
 SOL_SOCKET, BUFFER_OPTIONS = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and the two with FORCE
@@ -203,6 +210,7 @@ def build_session_filter(*, own_network: bool, guard_metadata: bool, machine: st
     builder = _ProgramBuilder(machine)
     builder.refuse(FORBIDDEN_CALLS, errno.EPERM)
     builder.refuse(ABSENT_CALLS, errno.ENOSYS)
+    builder.refuse(SPLICE_CALLS, errno.EINVAL)
     if guard_metadata:
         builder.refuse(NO_OP_CALLS, 0)
         builder.refuse(UNSUPPORTED_CALLS, errno.EOPNOTSUPP)
@@ -276,6 +284,13 @@ class _ProgramBuilder:
             _encode(_ANY_BIT, CLONE_THREAD, 0, 2),
             _encode(_ANY_BIT, CLONE_FILES, 1, 0),
             _encode_refusal(errno.EPERM),
+            _encode(_RETURN, _ALLOW),
+        )
+        self._add_rule(
+            CLOSE_RANGE,
+            _encode(_LOAD, _ARGUMENTS[2]),
+            _encode(_ANY_BIT, CLOSE_RANGE_UNSHARE, 0, 1),
+            _encode_refusal(errno.EINVAL),
             _encode(_RETURN, _ALLOW),
         )
 
