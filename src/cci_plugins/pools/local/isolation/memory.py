@@ -6,7 +6,7 @@ done about each:
 
 - A first thread that ends while others run on: /proc/PID is empty then, and another thread of the
   process is read.
-- Page tables, which are in no resident size: `VmPTE`.
+- Page tables, which are in no resident size: `VmPTE`. Pages that were swapped out: `SwapPss`.
 - Data that waits in sockets: each socket above `FREE_SOCKETS` counts with all it can hold. Its
   size cannot be raised (`seccomp.ignore_buffer_sizes`). A datagram socket also holds what was sent
   to it by sockets that are closed since, each of which filled its own buffer.
@@ -30,6 +30,7 @@ from .launcher.supervisor import iter_descendants
 FREE_SOCKETS = 64  # a kernel has about 20
 FREE_DESCRIPTORS = 128  # of each process: a kernel has about 60, which its children inherit
 DESCRIPTOR_BYTES = 32 * 1024  # a pipe or terminal can hold somewhat more, and has two
+_MAPPED, _RESIDENT = 0, 1  # columns of /proc/PID/statm
 _LARGE_BYTES = 16 * 1024**2  # a smaller process may count twice
 _KCMP, _KCMP_VM = {"x86_64": 312, "aarch64": 272}, 1
 _WAITING_DATAGRAMS = 10  # net.unix.max_dgram_qlen of a new network namespace
@@ -110,11 +111,11 @@ def list_descriptors(pid: int) -> list[str]:
 def find_live_thread(pid: int) -> str | None:
     """Return the folder in /proc of a thread that has memory, most often the first. Or None."""
     first = f"/proc/{pid}"
-    if _read_resident_pages(first):
+    if _read_pages(first, _MAPPED):
         return first
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"{first}/task"):
-            if _read_resident_pages(f"/proc/{thread}"):
+            if _read_pages(f"/proc/{thread}", _MAPPED):
                 return f"/proc/{thread}"
     return None
 
@@ -153,10 +154,13 @@ def _measure_process(pid: int) -> int:
     with contextlib.suppress(OSError, ValueError):
         others += 1024 * _read_status_number(place, b"VmPTE")
     with contextlib.suppress(OSError, ValueError):
-        for line in _read(f"{place}/smaps_rollup").splitlines():
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024 + others
-    return _read_resident_pages(place) * _PAGE + others
+        sizes = _read(f"{place}/smaps_rollup").splitlines()
+        found = [int(line.split()[1]) for line in sizes if line.startswith((b"Pss:", b"SwapPss:"))]
+        if found:
+            return sum(found) * 1024 + others
+    with contextlib.suppress(OSError, ValueError):
+        others += 1024 * _read_status_number(place, b"VmSwap")
+    return _read_pages(place, _RESIDENT) * _PAGE + others
 
 
 def _count_descriptors(place: str) -> int:
@@ -166,9 +170,9 @@ def _count_descriptors(place: str) -> int:
     return 0
 
 
-def _read_resident_pages(place: str) -> int:
+def _read_pages(place: str, column: int) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(_read(f"{place}/statm").split()[1])
+        return int(_read(f"{place}/statm").split()[column])
     return 0
 
 

@@ -172,11 +172,11 @@ NEW_NAMESPACES, CLONE_FILES, CLONE_THREAD = 0x7E020000, 0x400, 0x10000
 CLONE, SOCKET, IOCTL, SOCKETPAIR = (56, 220), (41, 198), (16, 29), (53, 199)
 MMAP, PRCTL, SETSOCKOPT, CLOSE_RANGE = (9, 222), (157, 167), (54, 208), (436, 436)
 CLOSE_RANGE_UNSHARE = 2
-MAP_SHARED_ANONYMOUS = 0x21
+MAP_SHARED_ANONYMOUS, MAP_HUGETLB = 0x21, 0x40000
 PR_SET_DUMPABLE = 4
 SOL_SOCKET, BUFFER_OPTIONS = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and the two with FORCE
 IP_PROTOCOLS = (0, 6, 17)  # the default, TCP and UDP
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
@@ -295,10 +295,15 @@ class _ProgramBuilder:
         )
 
     def refuse_uncounted_memory(self) -> None:
-        """Refuse shared memory without a file. Pages that are not mapped any longer stay in it."""
+        """Refuse shared memory without a file, in which pages that are not mapped any longer stay.
+
+        The machine's reserved huge pages are in no size of a process either.
+        """
         self._add_rule(
             MMAP,
             _encode(_LOAD, _ARGUMENTS[3]),
+            _encode(_ANY_BIT, MAP_HUGETLB, 0, 1),
+            _encode_refusal(errno.ENOMEM),
             _encode(_AND, MAP_SHARED_ANONYMOUS),
             _encode(_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1),
             _encode_refusal(errno.EPERM),
@@ -366,7 +371,8 @@ class _ProgramBuilder:
         self._add_rule(
             IOCTL,
             _encode(_LOAD, _ARGUMENTS[1]),
-            _encode(_EQUAL, TIOCSTI, 1, 0),
+            _encode(_EQUAL, TIOCSTI, 2, 0),
+            _encode(_EQUAL, TIOCSETD, 1, 0),  # loads line disciplines, which no session needs
             _encode(_EQUAL, TIOCLINUX, 0, 1),
             _encode_refusal(errno.EPERM),
             _encode(_RETURN, _ALLOW),
