@@ -87,6 +87,7 @@ def test_a_text_like_the_start_of_many_secrets_costs_no_step_for_each_of_them() 
         registry = SecretRegistry()
         for number in range(count):
             registry.register(f"same-start-{number:04}-{'q' * 20}")
+        registry.redact(text)  # the first search prepares the others
         return registry
 
     text = "same-start-00" * 1_000
