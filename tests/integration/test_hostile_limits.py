@@ -200,7 +200,7 @@ async def test_data_in_sockets_counts_as_memory(
 
 
 async def test_calls_that_hide_or_use_up_what_cannot_be_counted_are_refused(kernel: Any) -> None:
-    """A thread with descriptors of its own, queues of inotify, rings of the whole machine, pipes."""
+    """Descriptors of one thread, queues of inotify, rings of the whole machine, pages in pipes."""
     assert await kernel.run(REFUSED_CALLS) == "EINVAL 0 ENOSYS ENOSYS EINVAL EINVAL"
 
 

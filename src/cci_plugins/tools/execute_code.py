@@ -332,7 +332,9 @@ async def build_reply(
         execution = await transform_in_lane(execution, sanitize)
     rendered = execution
     budget = output_characters - (len(header) + 1 if header else 0)
-    text = await redact_in_lane(estimate_execution(execution), lambda: render_text(rendered, budget))
+    text = await redact_in_lane(
+        estimate_execution(execution), lambda: render_text(rendered, budget)
+    )
     text = f"{header}\n{text}" if header else text
     return ToolReply(text, execution, failed=execution.error is not None)
 

@@ -116,7 +116,7 @@ ABSENT_CALLS: Calls = {
     "listmount": (458, 458),
     "listns": (470, 470),
 }
-# Refused as between files that cannot be spliced, so that programs copy instead. A pipe would keep a
+# Refused as for files that cannot be spliced, so that programs copy instead. A pipe would keep a
 # whole large page of a socket for one byte.
 SPLICE_CALLS: Calls = {"splice": (275, 76), "tee": (276, 77)}
 # Landlock does not restrict these on files outside the session. They report success and change
