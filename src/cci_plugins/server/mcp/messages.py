@@ -62,15 +62,10 @@ def check_message(text: str | bytes) -> dict[str, Any]:
     return value
 
 
-def check_unusual_message(body: bytes) -> None:
-    """Check a body that may be one of those on which the SDK fails. Most are not parsed here.
-
-    Raises:
-        MessageError: The body is not a message.
-    """
+def is_unusual(body: bytes) -> bool:
+    """Return whether a body may be one of those on which the SDK fails. Most are not."""
     is_deep = body.count(b"[") + body.count(b"{") > _DEEP
-    if is_deep or _UNUSUAL.search(body) is not None:
-        check_message(body)
+    return is_deep or _UNUSUAL.search(body) is not None
 
 
 def _is_id(value: object) -> bool:
