@@ -23,7 +23,10 @@ from cci_plugins.server.mcp.sdk import McpEndpoint
 pytestmark = pytest.mark.anyio
 
 PYTHON = "runPythonCodeInRemoteEnvironment"
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
 EXECUTIONS = {
     "1+1": Execution(results=(Result({"text/plain": "2"}, is_main=True),)),
     "text": Execution(stdout="größe \ud800 \u2028\n", stderr="sig=secretsecret", notes=("a note",)),
@@ -118,8 +121,8 @@ async def ask_all(monkeypatch: pytest.MonkeyPatch, *, directly: bool) -> tuple[l
         requests += [(PLAIN[0], headers) for headers in REFUSED]
         for body, headers in requests:
             sent = json.dumps(body).encode()
-            headers = {"content-type": "application/json"} | headers
-            response = await http.post(url, content=sent, headers=headers)
+            kinds = {"content-type": "application/json"} | headers
+            response = await http.post(url, content=sent, headers=kinds)
             kind = response.headers.get("content-type")
             answers.append((response.status_code, kind, simplify(response.text)))
     return answers, count
