@@ -222,6 +222,7 @@ class McpClient:
         return _unwrap_result(reply, starts_code=starts_code)
 
     async def _perform_handshake(self) -> Mapping[str, Any]:
+        self._session = {}  # also that of a handshake which failed after its first answer
         params = messages.build_initialize_params("cci-plugins", _get_package_version())
         reply = await self._request("initialize", params, self._timeout, starts_code=False)
         if reply.error is not None and reply.error.code == messages.METHOD_NOT_FOUND:
@@ -294,9 +295,10 @@ def parse_endpoint_url(url: str) -> httpx.URL:
     """
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
-        parsed = httpx.URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
+        host = parsed.host
+    except (httpx.InvalidURL, TypeError, ValueError):  # the last one for invalid punycode
+        parsed, host = httpx.URL(), ""
+    if parsed.scheme not in {"http", "https"} or not host or parsed.userinfo:
         raise ConfigurationError(
             "the endpoint of a session pool must be an http or https URL without a password",
             hint="use a URL such as https://<region>.dynamicsessions.io/subscriptions/.../mcp",

@@ -48,6 +48,7 @@ from cci_plugins.mcp_client.failures import (
 )
 from cci_plugins.mcp_client.http import (
     ensure_closed,
+    limit_answer_time,
     limit_time,
     map_protocol_errors,
     map_transport_errors,
@@ -233,8 +234,8 @@ class RestClient:
         body = _encode_multipart(boundary, leaf, self._limit_size(name, content))
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
         url = self._build_url("files", session_id, path=folder)
-        async with self._send("POST", url, headers=headers, content=body) as response:
-            with limit_time(self._timeout, starts_code=False):
+        with limit_answer_time(body, self._timeout) as content:
+            async with self._send("POST", url, headers=headers, content=content) as response:
                 value = _parse_object(await read_body(response, REPLY_BYTES))
         listed = value.get("value")  # the older form wraps the file in a list
         return parse_file_info(listed[0] if isinstance(listed, list) and listed else value, name)
@@ -296,12 +297,11 @@ class RestClient:
         base = self._base
         try:
             url = base.join(link)
-        except (httpx.InvalidURL, ValueError):
+            host = url.host
+        except (httpx.InvalidURL, ValueError):  # the latter for invalid punycode too
             raise ProtocolError("the pool's list continues at an invalid URL") from None
-        if (url.scheme, url.host, url.port) != (base.scheme, base.host, base.port):
-            raise ProtocolError(
-                f"the pool's list continues on another server ({shorten(url.host)})"
-            )
+        if (url.scheme, host, url.port) != (base.scheme, base.host, base.port):
+            raise ProtocolError(f"the pool's list continues on another server ({shorten(host)})")
         return url
 
     async def _request_json(

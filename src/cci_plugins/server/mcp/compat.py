@@ -178,8 +178,8 @@ def _add_required_headers(scope: Scope) -> Scope:
 
 
 def _parse_short_message(body: bytes) -> dict[str, Any] | None:
-    """Return a message that is short enough for a handshake, or None."""
-    if len(body) > 4096:  # noqa: PLR2004 - a handshake is short
+    """Return a message that is short enough to be parsed twice, or a handshake, or None."""
+    if len(body) > 4096 and b'"initialize"' not in body:  # noqa: PLR2004 - it may have icons
         return None
     try:
         message = json.loads(body)
