@@ -194,6 +194,29 @@ async def test_answers_of_the_rest_api_are_bounded_in_bytes_and_time(
             await build_rest(lambda _, s=status, b=slow: reply(b, s)).list_files("s")
 
 
+async def test_the_answer_to_an_upload_that_never_comes_ends() -> None:
+    received = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        received.append(await request.aread())
+        await anyio.sleep_forever()  # as a server does whose headers never end
+        raise AssertionError
+
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            await anyio.sleep(0.2)  # the time of the body does not count
+            yield b"abc"
+
+    client = RestClient(
+        "https://pool.example",
+        http=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
+        timeout=timedelta(seconds=0.3),
+    )
+    with anyio.fail_after(20), pytest.raises(PoolUnavailableError, match=r"within 0\.3 s"):
+        await client.upload("s", "a.txt", slow())
+    assert received[0].count(b"abc") == 3
+
+
 async def test_a_download_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest_client, "MIN_PACE", 1_000)
     drip = Body(b"x", repeats=True, pause=0.05)

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from cci_plugins.errors import PoolError, ProtocolError
+from cci_plugins.errors import PoolError, PoolUnavailableError, ProtocolError
 from cci_plugins.mcp_client.client import McpClient
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +79,30 @@ async def test_a_lost_mcp_session_is_not_a_lost_session_of_code() -> None:
 
     with pytest.raises(PoolError, match="Session not found"):
         await build_client(answer).call_tool("run", {}, timeout=SECOND)
+
+
+async def test_a_session_of_a_handshake_that_failed_is_not_used_for_the_next_one() -> None:
+    server = Restarted()
+    failing: list[int] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        message = json.loads(request.content)
+        if "id" not in message and failing:
+            server.session = failing.pop()  # it restarts once more
+            return httpx.Response(503)
+        if message["method"] == "initialize" and "mcp-session-id" in request.headers:
+            return httpx.Response(404, json={"error": {"message": "Session not found"}})
+        return await server(request)
+
+    client = build_client(answer)
+    server.go.set()
+    await client.call_tool("run", {}, timeout=SECOND)
+    server.session, failing = 2, [3]
+    with anyio.fail_after(20):
+        with pytest.raises(PoolUnavailableError, match="503"):
+            await client.call_tool("run", {}, timeout=SECOND)
+        await client.call_tool("run", {}, timeout=SECOND)
+    assert (server.handshakes, server.calls) == (3, 2)
 
 
 @pytest.mark.parametrize(

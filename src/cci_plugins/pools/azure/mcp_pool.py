@@ -245,17 +245,17 @@ class PlatformSessionPool(RemoteSessionPool):
         return execution
 
     @override
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Check an id, since a refusal of the run itself would not prove that it did not start.
 
         A server that accepts any id is asked once. One that issues ids may forget each of them.
         """
         server = await self._get_server()
         if server.requires_launch is None:
-            await self._call_harmless(lambda: self._get_environment(server, session_id))
+            await self._call_harmless(lambda: self._get_environment(server, session_id, wait))
         elif server.requires_launch:
             try:
-                await self._send_harmless(session_id)
+                await self._send_harmless(session_id, wait)
             except SessionLostError:
                 self._forget(session_id)
                 raise
@@ -274,20 +274,22 @@ class PlatformSessionPool(RemoteSessionPool):
         await super().delete_session(session_id)
         self._forget(session_id)
 
-    async def _get_environment(self, server: _Server, session_id: str) -> str:
+    async def _get_environment(
+        self, server: _Server, session_id: str, wait: timedelta | None = None
+    ) -> str:
         """Return the server's name of a session: the identifier, or an id that it issued."""
         if server.requires_launch is None:
-            server = await self._check_own_ids(server, session_id)
+            server = await self._check_own_ids(server, session_id, wait or self._busy_limit)
         if not server.requires_launch:
             return session_id
         if session_id not in self._environments:
             self._environments[session_id] = await self._launch_environment(server)
         return self._environments[session_id]
 
-    async def _check_own_ids(self, server: _Server, session_id: str) -> _Server:
+    async def _check_own_ids(self, server: _Server, session_id: str, wait: timedelta) -> _Server:
         """Find out by harmless code whether the server accepts an id that it did not issue."""
         try:
-            await _run_text(server, session_id, session_id, HARMLESS, self._busy_limit)
+            await _run_text(server, session_id, session_id, HARMLESS, wait)
             requires_launch = False
         except SessionLostError:
             requires_launch = True

@@ -234,8 +234,8 @@ class RestClient:
         body = _encode_multipart(boundary, leaf, self._limit_size(name, content))
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
         url = self._build_url("files", session_id, path=folder)
-        with limit_answer_time(body, self._timeout) as content:
-            async with self._send("POST", url, headers=headers, content=content) as response:
+        with limit_answer_time(body, self._timeout) as limited:
+            async with self._send("POST", url, headers=headers, content=limited) as response:
                 value = _parse_object(await read_body(response, REPLY_BYTES))
         listed = value.get("value")  # the older form wraps the file in a list
         return parse_file_info(listed[0] if isinstance(listed, list) and listed else value, name)

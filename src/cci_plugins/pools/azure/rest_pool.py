@@ -209,10 +209,10 @@ class CustomSessionPool(RemoteSessionPool):
         return execution
 
     @override
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Find a route for runs before code is sent, since a full pool may refuse it as missing."""
         if not self._is_kind_certain:
-            await self._send_harmless(session_id)
+            await self._send_harmless(session_id, wait)
 
     @override
     async def _end_session(self, session_id: str) -> None:
