@@ -44,7 +44,14 @@ from cci_plugins.errors import (
 )
 
 from . import messages
-from .bodies import LARGE_BYTES, decode_in_lane, iterate_body, read_body, read_error_body
+from .bodies import (
+    LARGE_BYTES,
+    ByteBudget,
+    decode_in_lane,
+    iterate_body,
+    read_body,
+    read_error_body,
+)
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
 from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
@@ -122,12 +129,13 @@ class McpClient:
         """
         tools: list[Mapping[str, Any]] = []
         cursor: str | None = None
+        budget = ByteBudget()
         await self.initialize()
         with limit_time(self._timeout, starts_code=False):
             for _ in range(MAX_PAGES):
                 params = {} if cursor is None else {"cursor": cursor}
                 result = await self._send_request(
-                    "tools/list", params, self._timeout, starts_code=False
+                    "tools/list", params, self._timeout, starts_code=False, budget=budget
                 )
                 page = result.get("tools")
                 if not isinstance(page, list):
@@ -203,10 +211,17 @@ class McpClient:
         *,
         starts_code: bool,
         progress: ProgressDispatcher | None = None,
+        budget: ByteBudget | None = None,
     ) -> Mapping[str, Any]:
         await self.initialize()
         request = partial(
-            self._request, method, params, timeout, starts_code=starts_code, progress=progress
+            self._request,
+            method,
+            params,
+            timeout,
+            starts_code=starts_code,
+            progress=progress,
+            budget=budget,
         )
         try:
             reply = await request()
@@ -249,6 +264,7 @@ class McpClient:
         *,
         starts_code: bool,
         progress: ProgressDispatcher | None = None,
+        budget: ByteBudget | None = None,
     ) -> RpcReply:
         request_id, session = next(self._ids), self._session
         body = messages.build_request(request_id, method, params)
@@ -256,7 +272,9 @@ class McpClient:
         async with self._post(body, session, timeout, starts_code=starts_code) as response:
             if response.is_success:
                 with map_protocol_errors(starts_code=starts_code):
-                    reply = await _read_reply(response, request_id, progress, limit)
+                    reply, size = await _read_reply(response, request_id, progress, limit)
+                if budget is not None:
+                    budget.take(size)
                 if method == "initialize" and (value := response.headers.get(SESSION_HEADER)):
                     self._session = {SESSION_HEADER: _check_header(value, "Mcp-Session-Id")}
                 return reply
@@ -308,18 +326,21 @@ def parse_endpoint_url(url: str) -> httpx.URL:
 
 async def _read_reply(
     response: httpx.Response, request_id: int, progress: ProgressDispatcher | None, limit: int
-) -> RpcReply:
+) -> tuple[RpcReply, int]:
+    """Return the reply, and the size in bytes of the answer until its end."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
         body = await read_body(response, limit)
-        return await decode_in_lane(len(body), partial(messages.parse_body, body, request_id))
-    reader = EventReader()
+        parse = partial(messages.parse_body, body, request_id)
+        return await decode_in_lane(len(body), parse), len(body)
+    reader, size = EventReader(), 0
     async with contextlib.aclosing(iterate_body(response, limit=2 * limit)) as chunks:
         async for chunk in chunks:
+            size += len(chunk)
             for message in await _read_messages(reader, chunk, request_id):
                 reply = messages.match_reply(message, request_id)
                 if reply is not None:
-                    return reply
+                    return reply, size
                 if progress is not None:
                     progress.dispatch(message)
     raise ProtocolError("the pool's event stream ended before the reply")

@@ -158,6 +158,33 @@ async def test_a_list_of_tools_with_ever_new_cursors_ends() -> None:
     assert len(asked) <= client_module.MAX_PAGES
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_the_pages_of_a_list_have_a_bound_together(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies.ByteBudget.__init__, "__defaults__", (50_000,))
+
+    def answer(request_id: str) -> httpx.Response:
+        result = {"tools": [{"name": "a" * 9_000}], "nextCursor": str(request_id)}
+        text = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+        if kind != "application/json":
+            text = f"data: {text}\n\n"
+        return httpx.Response(200, text=text, headers={"content-type": kind})
+
+    with pytest.raises(ProtocolError, match="list is larger than 50,000 bytes"):
+        await build_client(answer).list_tools()
+
+    def page(request: httpx.Request) -> httpx.Response:
+        link = f"https://pool.example/files?skip={len(request.url.query)}"
+        entry = {"name": "a" * 9_000, "size": 1, "identifier": "b" * 9_000}
+        entries = {"value": [entry], "sessions": [entry], "nextLink": link}
+        return httpx.Response(200, json=entries)
+
+    for listing in (build_rest(page).list_files("s"), build_rest(page).list_sessions()):
+        with pytest.raises(ProtocolError, match="list is larger than 50,000 bytes"):
+            await listing
+
+
 async def test_json_of_very_many_values_is_refused_and_long_text_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
