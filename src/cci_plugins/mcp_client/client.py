@@ -62,6 +62,8 @@ VERSION_HEADER = "mcp-protocol-version"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
 MAX_PAGES = 100
 _MAX_HEADER = 1_000  # characters
+# Some servers answer it to a session that they do not know, but not only then.
+_MAYBE_TERMINATED = frozenset({400, 410})
 
 
 class McpClient:
@@ -279,8 +281,11 @@ class McpClient:
                     self._session = {SESSION_HEADER: _check_header(value, "Mcp-Session-Id")}
                 return reply
             error = await _read_error(response, starts_code=starts_code)
-            if response.status_code == NOT_FOUND and SESSION_HEADER in session:
-                raise _SessionTerminated(error, session)
+            if SESSION_HEADER in session:
+                if response.status_code == NOT_FOUND:
+                    raise _SessionTerminated(error, session)
+                if response.status_code in _MAYBE_TERMINATED and session is self._session:
+                    self._server, self._session = None, {}  # the next call begins anew
             raise error
 
     @asynccontextmanager

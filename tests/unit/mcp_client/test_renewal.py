@@ -67,6 +67,26 @@ async def test_three_calls_after_a_restart_renew_once_and_all_succeed() -> None:
     assert (server.handshakes, server.calls) == (2, 4)
 
 
+@pytest.mark.parametrize("status", [400, 410])
+async def test_a_session_that_a_server_refuses_in_its_own_way_is_renewed_for_the_next_call(
+    status: int,
+) -> None:
+    server = Restarted()
+    server.go.set()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        response = await server(request)
+        return httpx.Response(status) if response.status_code == 404 else response
+
+    client = build_client(answer)
+    await client.call_tool("run", {}, timeout=SECOND)
+    server.session = 2
+    with pytest.raises(ProtocolError, match="may have run"):
+        await client.call_tool("run", {}, timeout=SECOND)
+    await client.call_tool("run", {}, timeout=SECOND)
+    assert (server.handshakes, server.calls) == (2, 2)
+
+
 async def test_a_lost_mcp_session_is_not_a_lost_session_of_code() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         message = json.loads(request.content)
