@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from http.cookiejar import Cookie, CookieJar
 
 import anyio
 import httpx
@@ -32,6 +33,7 @@ from cci_plugins.errors import (
 from .failures import MAY_HAVE_RUN
 
 WRITE_SECONDS = 60
+_MAX_COOKIE, _MAX_COOKIES = 4096, 50
 # Shorter than servers keep a connection, so that a call rarely meets one that is closing.
 KEEPALIVE_SECONDS = 30
 # After these, no byte of the request can have reached the server.
@@ -57,7 +59,28 @@ def make_http(
             max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE_SECONDS
         ),
         follow_redirects=False,
+        event_hooks={"response": [_drop_invalid_location]},
+        cookies=_BoundedCookies(),
     )
+
+
+class _BoundedCookies(CookieJar):
+    """Cookies, such as one that leads to a replica. What no header can hold is dropped."""
+
+    @override
+    def set_cookie(self, cookie: Cookie) -> None:
+        text = f"{cookie.name}={cookie.value}"
+        is_valid = text.isascii() and text.isprintable() and len(text) <= _MAX_COOKIE
+        if is_valid and len(self) < _MAX_COOKIES:
+            super().set_cookie(cookie)
+
+
+async def _drop_invalid_location(response: httpx.Response) -> None:
+    """Drop the target of a redirect on whose host httpx fails, although it is not followed."""
+    try:
+        _ = response.url.join(response.headers.get("location", "")).host
+    except (httpx.InvalidURL, ValueError):
+        del response.headers["location"]
 
 
 class _DirectClient(httpx.AsyncClient):
