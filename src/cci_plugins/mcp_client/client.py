@@ -15,7 +15,7 @@ There is one exception. HTTP 404 to a request with an `Mcp-Session-Id` means tha
 forgot the MCP session, so it did not start the request. The client then repeats the handshake and
 sends the request once more. Without such an id a 404 is an error.
 
-The handshake happens with the first call. A lock makes concurrent first calls share it, and the
+The handshake happens with the first call. Concurrent first calls share it and its failure, and the
 next call repeats a failed one. `_session` holds the headers that the handshake returned. A new
 handshake replaces the dictionary. Each request remembers the one that it was sent with: a 404 to it
 is about that one, also when another call has meanwhile renewed the session.
@@ -56,6 +56,7 @@ from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error
 from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
 from .progress import ProgressDispatcher, ProgressHandler
+from .shared_attempt import SharedAttempt
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"
@@ -102,7 +103,7 @@ class McpClient:
             **ACCEPT_ENCODING,
         }
         self._ids = itertools.count(1)
-        self._handshake_lock = anyio.Lock()
+        self._handshake = SharedAttempt()
         self._session: dict[str, str] = {}
         self._server: Mapping[str, Any] | None = None if handshake else {}
 
@@ -118,7 +119,7 @@ class McpClient:
             ProtocolError: The server does not speak MCP.
         """
         if self._server is None:
-            async with self._handshake_lock:
+            async with self._handshake.hold():
                 if self._server is None:
                     self._server = await self._perform_handshake()
         return self._server

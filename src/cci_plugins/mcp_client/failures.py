@@ -105,7 +105,7 @@ def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
     """Read an exception that `dump_error` wrote. An unknown code becomes a `PoolError`."""
     code, message, hint = (value.get(name) for name in ("code", "message", "hint"))
     text = shorten(str(message or code or "the pool failed"))
-    hint_text = hint if isinstance(hint, str) else None
+    hint_text = shorten(hint) if isinstance(hint, str) else None
     kind = next((kind for kind, known, _ in _CODES if known == code), PoolError)
     if issubclass(kind, FileTooLargeError):
         return FileTooLargeError(text, size=0, limit=0, hint=hint_text)

@@ -147,3 +147,29 @@ async def test_what_no_header_can_hold_is_a_protocol_error(
 
     with pytest.raises(ProtocolError, match=f"invalid {name}"):
         await build_client(answer).list_tools()
+
+
+async def test_calls_that_wait_for_a_handshake_share_its_failure() -> None:
+    handshakes, errors = 0, list[Exception]()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal handshakes
+        handshakes += 1
+        await anyio.sleep(0.05)
+        return httpx.Response(503)
+
+    client = build_client(answer)
+
+    async def call() -> None:
+        try:
+            await client.call_tool("run", {}, timeout=SECOND)
+        except PoolUnavailableError as error:
+            errors.append(error)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(call)
+        assert (handshakes, len(errors)) == (1, 5)
+        await call()
+    assert (handshakes, len(errors)) == (2, 6)

@@ -9,7 +9,6 @@ from datetime import timedelta
 from os import PathLike
 from typing import Any, Protocol
 
-import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import (
@@ -28,6 +27,7 @@ from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostErr
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY, load_execution
 from cci_plugins.mcp_client.http import make_http
+from cci_plugins.mcp_client.shared_attempt import SharedAttempt
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_exchange import PackageOptions
@@ -157,7 +157,7 @@ class PlatformSessionPool(RemoteSessionPool):
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
         self._lost_once: set[str] = set()
-        self._discovery_lock = anyio.Lock()
+        self._discovery = SharedAttempt()
         super().__init__(
             auth,
             rest_auth,
@@ -173,7 +173,7 @@ class PlatformSessionPool(RemoteSessionPool):
     @override
     async def start(self) -> None:
         """Perform the handshake and find the tool, so that a wrong key or URL fails at once."""
-        async with self._discovery_lock:
+        async with self._discovery.hold():
             if self._server is None:
                 self._server = await self._retry.call_with_renewal(self._discover_server)
 
@@ -310,7 +310,7 @@ class PlatformSessionPool(RemoteSessionPool):
     async def _get_server(self) -> _Server:
         """Return the server, after finding its address and its tool once."""
         if self._server is None:
-            async with self._discovery_lock:
+            async with self._discovery.hold():
                 if self._server is None:
                     self._server = await self._retry.call_with_retry(
                         self._discover_server, idempotent=True

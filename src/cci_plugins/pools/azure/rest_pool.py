@@ -10,7 +10,6 @@ from os import PathLike
 from typing import Any, Literal
 from urllib.parse import quote
 
-import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
@@ -27,6 +26,7 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
+from cci_plugins.mcp_client.shared_attempt import SharedAttempt
 from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_exchange import PackageOptions
@@ -113,7 +113,7 @@ class CustomSessionPool(RemoteSessionPool):
         )
         self._kind: ServerKind | None = None
         self._is_kind_certain = False
-        self._discovery_lock = anyio.Lock()
+        self._discovery = SharedAttempt()
         self._supports_stop = True
         super().__init__(
             self._auth,
@@ -158,7 +158,7 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def _returns_full_results(self, session_id: str) -> bool:
         if self._kind is None:
-            async with self._discovery_lock:
+            async with self._discovery.hold():
                 if self._kind is None:
                     kind = await self._retry.call_with_retry(
                         lambda: self._detect_kind(session_id), idempotent=True
