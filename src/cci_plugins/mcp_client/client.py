@@ -36,6 +36,7 @@ import anyio
 import httpx
 
 from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -56,7 +57,6 @@ from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error
 from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
 from .progress import ProgressDispatcher, ProgressHandler
-from .shared_attempt import SharedAttempt
 
 SESSION_HEADER = "mcp-session-id"
 VERSION_HEADER = "mcp-protocol-version"

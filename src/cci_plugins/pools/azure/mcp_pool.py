@@ -23,11 +23,11 @@ from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY, load_execution
 from cci_plugins.mcp_client.http import make_http
-from cci_plugins.mcp_client.shared_attempt import SharedAttempt
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_exchange import PackageOptions

@@ -17,6 +17,7 @@ from cci_plugins.azure.encryption import check_token_url
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import (
     AuthenticationError,
     PoolError,
@@ -26,7 +27,6 @@ from cci_plugins.errors import (
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
 from cci_plugins.mcp_client.http import make_http
-from cci_plugins.mcp_client.shared_attempt import SharedAttempt
 from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_exchange import PackageOptions
