@@ -156,6 +156,23 @@ async def test_azures_clients_send_nothing_for_this_machine_to_a_proxy(
     assert [one.split(b" ")[1][:15] for one in requests] == [b"/subscriptions/"]
 
 
+def test_an_identity_service_of_this_machine_is_asked_past_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cci_plugins.azure.sign_in_transport import build_sign_in_transport
+
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    session: Any = build_sign_in_transport().session
+
+    def find_proxies(host: str) -> Any:
+        url = f"http://{host}/msi/token"
+        return session.merge_environment_settings(url, {}, None, None, None)["proxies"]
+
+    assert not any(map(find_proxies, ("127.0.0.1:42356", "localhost:8081", "[::1]:80")))
+    assert find_proxies("service.example")["http"] == "http://proxy.example:3128"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "169.254.169.254", "10.0.0.1"])
 def test_http_is_checked_for_public_addresses_like_https(host: str) -> None:
     with pytest.raises(TransferFault, match="not public"):
