@@ -286,7 +286,7 @@ class McpClient:
                 if response.status_code == NOT_FOUND:
                     raise _SessionTerminated(error, session)
                 if response.status_code in _MAYBE_TERMINATED and session is self._session:
-                    self._server, self._session = None, {}  # the next call begins anew
+                    self._server, self._session = None, {}  # the next call begins again
             raise error
 
     @asynccontextmanager

@@ -31,8 +31,8 @@ _MAX_PORT = 65_535
 def get_network(host: str) -> str:
     """Return what one client has of an address: all of IPv4, the first half of IPv6.
 
-    Some proxies add the client's port, which is new with each connection. What is no address is one
-    client, since else each invented name would be a new one.
+    Some proxies add the client's port, which is new with each connection. All names that are not
+    addresses count as one client, because a client could invent a new one each time.
     """
     text = host.partition("%")[0]
     if text.startswith("["):
