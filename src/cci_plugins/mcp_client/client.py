@@ -63,6 +63,7 @@ VERSION_HEADER = "mcp-protocol-version"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
 MAX_PAGES = 100
 _MAX_HEADER = 1_000  # characters
+_MAX_PORT = 65_535
 # Some servers answer it to a session that they do not know, but not only then.
 _MAYBE_TERMINATED = frozenset({400, 410})
 
@@ -322,7 +323,8 @@ def parse_endpoint_url(url: str) -> httpx.URL:
         host = parsed.host
     except (httpx.InvalidURL, TypeError, ValueError):  # the last one for invalid punycode
         parsed, host = httpx.URL(), ""
-    if parsed.scheme not in {"http", "https"} or not host or parsed.userinfo:
+    is_reachable = bool(host) and (parsed.port or 0) <= _MAX_PORT
+    if parsed.scheme not in {"http", "https"} or not is_reachable or parsed.userinfo:
         raise ConfigurationError(
             "the endpoint of a session pool must be an http or https URL without a password",
             hint="use a URL such as https://<region>.dynamicsessions.io/subscriptions/.../mcp",

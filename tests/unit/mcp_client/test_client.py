@@ -330,6 +330,7 @@ async def test_an_unfinished_event_stream_reports_that_the_code_may_have_run():
         "https://u:p@x/mcp",
         "https://xn--zzzz.example/mcp",
         "http://xn--localhost-/mcp",
+        "http://127.0.0.1:99999/mcp",
         7,
     ],
 )
