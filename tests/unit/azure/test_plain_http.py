@@ -104,6 +104,17 @@ async def test_a_request_carries_a_token_over_https_only(
     assert "a-key" not in str(warnings)
 
 
+def test_a_host_of_invalid_punycode_is_an_invalid_endpoint() -> None:
+    url = "https://xn--zzzz.example"
+    for build in (
+        lambda: CustomSessionPool(url, credential="a-token"),
+        lambda: PlatformSessionPool(f"{url}/mcp", key="a-key"),
+        lambda: Project(f"{url}/api/projects/p", credential="a-token"),
+    ):
+        with pytest.raises(ConfigurationError, match="endpoint"):
+            build()
+
+
 def test_a_pools_key_over_http_is_sent_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     host = f"{uuid4().hex}.example"
     for _ in range(2):
