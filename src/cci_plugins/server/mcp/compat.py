@@ -30,7 +30,7 @@ from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
 from .direct_calls import parse_direct_call
-from .messages import MessageError, check_message, is_unusual
+from .messages import MessageError, check_encoding, check_message, is_unusual
 from .running import parse_cancelled_ids
 from .sdk import McpEndpoint, admits_direct_calls, is_stateless_version
 from .sessions import McpSessions, is_stateless, mcp_session_id
@@ -80,13 +80,14 @@ class McpCompatApp:
         if body is None:
             await build_too_large_response(self._body_bytes)(scope, receive, send)
             return
-        if unusual := is_unusual(body):
-            try:
+        try:
+            check_encoding(body)
+            if unusual := is_unusual(body):
                 check_message(body)
-            except MessageError as error:
-                response = Response(error.answer, 400, media_type="application/json")
-                await response(scope, receive, send)
-                return
+        except MessageError as error:
+            response = Response(error.answer, 400, media_type="application/json")
+            await response(scope, receive, send)
+            return
         if stateless:
             await self._forward_stateless(scope, body, receive, send)
             return
@@ -191,8 +192,8 @@ def _add_required_headers(scope: Scope) -> Scope:
 
 
 def _parse_short_message(body: bytes) -> dict[str, Any] | None:
-    """Return a message that is short enough for a handshake, or None."""
-    if len(body) > 4096:  # noqa: PLR2004 - a handshake is short
+    """Return a message that is short enough to be parsed twice, or a handshake, or None."""
+    if len(body) > 4096 and b'"initialize"' not in body:  # noqa: PLR2004 - it may have icons
         return None
     try:
         message = json.loads(body)
