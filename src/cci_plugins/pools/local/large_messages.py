@@ -28,7 +28,7 @@ class _Turns:
     """The order of large messages in one event loop."""
 
     def __init__(self) -> None:
-        self.turn = asyncio.Lock()
+        self.turn = anyio.Lock()
         self.threads = anyio.CapacityLimiter(1)
         self.batch_bytes = 0
         self.run_starts: dict[int, float] = {}  # of kernels, by their ids

@@ -192,8 +192,8 @@ def start_kernel(session: dict[str, Any]) -> None:
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lockdown
 
     app: Any = IPKernelApp.instance()
-    bind = app._bind_socket
-    app._bind_socket = lambda socket, port: bind(bound_queue(socket), port)
+    bind = app._bind_socket  # noqa: SLF001 - a socket's options are set before its first connection
+    app._bind_socket = lambda socket, port: bind(bound_queue(socket), port)  # noqa: SLF001
     if sys.platform != "win32":
         _take_child_output(app)
     with without_debugger():
