@@ -1,4 +1,4 @@
-"""Large messages of all kernels: one at a time, and short runs go first.
+"""Large messages of all kernels, decoded in worker threads: short runs of others go first.
 
 All kernels share one event loop and the processors of one machine. A kernel that prints megabytes
 makes them as fast as the host takes them, and waits while it does not (`in_session/output_pace`).
@@ -15,21 +15,23 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 from anyio.lowlevel import RunVar
+
+from cci_plugins.common.worker_lane import WorkerLane
 
 T = TypeVar("T")
 BATCH_BYTES = 512 * 1024
 SHORT_RUN_SECONDS = 0.1  # since its start
 MAX_WAIT_SECONDS = 0.01
 
+_lane = WorkerLane("kernel_messages")
+
 
 class _Turns:
     """The order of large messages in one event loop."""
 
     def __init__(self) -> None:
-        self.turn = anyio.Lock()
-        self.threads = anyio.CapacityLimiter(1)
+        self.gate = anyio.Lock()
         self.batch_bytes = 0
         self.run_starts: dict[int, float] = {}  # of kernels, by their ids
         self._waiter: asyncio.Future[None] | None = None
@@ -92,9 +94,9 @@ class LargeMessages:
         """
         turns = self._turns
         turns.end_run(id(self))  # it is not short
-        async with turns.turn:
+        async with turns.gate:
             if turns.batch_bytes >= BATCH_BYTES:
                 turns.batch_bytes = 0
                 await turns.wait_for_short_runs()
             turns.batch_bytes += size
-            return await anyio.to_thread.run_sync(work, limiter=turns.threads)
+        return await _lane.run(work)

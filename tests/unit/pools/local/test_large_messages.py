@@ -20,7 +20,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_messages, "MAX_WAIT_SECONDS", HANG_SECONDS)
 
 
-def test_one_large_message_is_decoded_at_a_time_in_order_of_arrival() -> None:
+def test_one_large_message_is_decoded_at_a_time() -> None:
     at_once: list[int] = []
     working: list[int] = []
 
