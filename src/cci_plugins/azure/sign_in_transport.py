@@ -7,15 +7,19 @@ of Entra, of the machine's identity service and of federated sign-ins have a bou
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from azure.core.pipeline.transport import RequestsTransport
+from typing_extensions import override
 
 from cci_plugins.common.http_bodies import ACCEPT_ENCODING, BodyDecoder, check_encoding
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import ProtocolError
 
 from .failures import SIGN_IN_SENDER as _SENDER
@@ -30,10 +34,24 @@ _CHUNK_BYTES = 16
 
 def build_sign_in_transport() -> RequestsTransport:
     """Return a transport for a blocking credential of azure-identity, which closes it."""
-    session = requests.Session()
+    session = _DirectSession()
     session.headers.update(ACCEPT_ENCODING)
     session.hooks["response"].append(_bound_response)
     return RequestsTransport(session=session, read_timeout=_READ_SECONDS)
+
+
+class _DirectSession(requests.Session):
+    """Session that asks an identity service of this machine past the proxy of HTTP_PROXY.
+
+    The proxy would get the secret of that service unencrypted.
+    """
+
+    @override
+    def merge_environment_settings(self, url: Any, *args: Any, **options: Any) -> Any:
+        settings = super().merge_environment_settings(url, *args, **options)
+        if is_loopback_host(urlsplit(url).hostname or ""):
+            settings["proxies"] = OrderedDict()
+        return settings
 
 
 def _bound_response(response: requests.Response, **_options: Any) -> None:

@@ -17,7 +17,8 @@ import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
@@ -26,6 +27,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 from typing_extensions import override
 
 from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, BodyDecoder
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import ProtocolError
 
 MAX_BYTES = REPLY_BYTES  # of one answer
@@ -60,7 +62,10 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
     def __init__(self, ca: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._ca = ca
-        self._was_opened = False
+        self._was_opened = self._is_direct = False
+
+    async def __aenter__(self) -> Self:
+        return self  # the first request opens the connections, since its host matters
 
     async def open(self) -> None:
         """Open the connections, with the bounded kind of response."""
@@ -68,7 +73,7 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
             context = ssl.create_default_context(cafile=self._ca) if self._ca else True
             self.session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=context),
-                trust_env=True,  # proxies
+                trust_env=not self._is_direct,  # proxies
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers=ACCEPT_ENCODING,
@@ -79,6 +84,8 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
 
     async def send(self, request: Any, *, stream: bool = False, **config: Any) -> Any:
         """Send a request within a limit of time, and read its answer unless it is streamed."""
+        # a proxy of HTTP_PROXY would get a token for this machine unencrypted
+        self._is_direct = is_loopback_host(urlsplit(request.url).hostname or "")
         # `_BoundedResponse.read` limits the time of the body, which callers may read later
         seconds = ANSWER_SECONDS if stream else 2 * ANSWER_SECONDS
         with limit_azure_time(seconds):

@@ -30,6 +30,8 @@ from cci_plugins.errors import (
     ToolCallError,
 )
 
+from .safe_text import escape_text
+
 if TYPE_CHECKING:  # a command that prints no message does without `rich`
     from rich.console import Console
     from rich.status import Status
@@ -186,7 +188,10 @@ def print_hint(text: str) -> None:
 
 
 def print_error(message: str, hint: str | None = None) -> None:
-    """Print an error to stderr: the message, then a blank line and the hint."""
+    """Print an error to stderr: the message, then a blank line and the hint.
+
+    A pool may have chosen their words, so control codes are escaped.
+    """
     _print_labelled("error: ", "bold red", message)
     if hint:
         print_message("")
@@ -196,7 +201,7 @@ def print_error(message: str, hint: str | None = None) -> None:
 def _print_labelled(label: str, style: str, text: str) -> None:
     from rich.text import Text
 
-    _print_text(Text.assemble((label, style), text))
+    _print_text(Text.assemble((label, style), escape_text(text)))
 
 
 @contextmanager

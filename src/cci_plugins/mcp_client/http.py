@@ -14,10 +14,13 @@ import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from http.cookiejar import Cookie, CookieJar
 
 import anyio
 import httpx
+from typing_extensions import override
 
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -30,10 +33,9 @@ from cci_plugins.errors import (
 from .failures import MAY_HAVE_RUN
 
 WRITE_SECONDS = 60
+_MAX_COOKIE, _MAX_COOKIES = 4096, 50
 # Shorter than servers keep a connection, so that a call rarely meets one that is closing.
 KEEPALIVE_SECONDS = 30
-# A proxy of HTTP_PROXY would get what is meant for this machine, with its key and unencrypted.
-_DIRECT_HOSTS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 # After these, no byte of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -50,15 +52,47 @@ def make_http(
         verify: How to check certificates, as `httpx.AsyncClient` takes it.
     """
     seconds = connect_timeout.total_seconds()
-    return httpx.AsyncClient(
+    return _DirectClient(
         verify=verify,
         timeout=httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds),
         limits=httpx.Limits(
             max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE_SECONDS
         ),
         follow_redirects=False,
-        mounts=dict.fromkeys(_DIRECT_HOSTS),
+        event_hooks={"response": [_drop_invalid_location]},
+        cookies=_BoundedCookies(),
     )
+
+
+class _BoundedCookies(CookieJar):
+    """Cookies, such as one that leads to a replica. What no header can hold is dropped."""
+
+    @override
+    def set_cookie(self, cookie: Cookie) -> None:
+        text = f"{cookie.name}={cookie.value}"
+        is_valid = text.isascii() and text.isprintable() and len(text) <= _MAX_COOKIE
+        if is_valid and len(self) < _MAX_COOKIES:
+            super().set_cookie(cookie)
+
+
+async def _drop_invalid_location(response: httpx.Response) -> None:
+    """Drop the target of a redirect on whose host httpx fails, although it is not followed."""
+    try:
+        _ = response.url.join(response.headers.get("location", "")).host
+    except (httpx.InvalidURL, ValueError):
+        del response.headers["location"]
+
+
+class _DirectClient(httpx.AsyncClient):
+    """Client that sends nothing for this machine to a proxy of HTTP_PROXY.
+
+    Such a proxy would get it with its key, and unencrypted. httpx's own `mounts` cannot name all of
+    127.0.0.0/8, nor every spelling of `::1`.
+    """
+
+    @override
+    def _transport_for_url(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
+        return self._transport if is_loopback_host(url.host) else super()._transport_for_url(url)
 
 
 @asynccontextmanager
@@ -94,6 +128,32 @@ def limit_time(timeout: timedelta, *, starts_code: bool) -> Generator[None]:
         if starts_code:
             raise ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}") from None
         raise PoolUnavailableError(message) from None
+
+
+@contextmanager
+def limit_answer_time(
+    body: AsyncIterator[bytes], timeout: timedelta
+) -> Generator[AsyncIterator[bytes]]:
+    """Limit the time from the end of a request's body to the end of its answer.
+
+    Args:
+        body: The body. The request must send what this function yields instead.
+        timeout: Longest time.
+
+    Raises:
+        PoolUnavailableError: The time is over.
+    """
+    scope = anyio.CancelScope()
+
+    async def send() -> AsyncIterator[bytes]:
+        async for chunk in body:
+            yield chunk
+        scope.deadline = anyio.current_time() + timeout.total_seconds()
+
+    with scope:
+        yield send()
+    if scope.cancelled_caught:
+        raise PoolUnavailableError(f"the pool did not answer within {timeout.total_seconds():g} s")
 
 
 @contextmanager

@@ -9,11 +9,11 @@ answer costs nothing but the call, since every call here may be repeated.
 from __future__ import annotations
 
 import base64
-import json
 import math
 import zlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from cci_plugins.common.limits import MIB, Limits
@@ -22,7 +22,9 @@ from cci_plugins.errors import CodeInterpreterError, PoolError, ProtocolError
 from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call, parse_call
 from cci_plugins.in_session.session_agent import MODULE_NAME
 from cci_plugins.in_session.source import DATA_FORMAT_MODULES, PLAIN_PYTHON_MODULES
+from cci_plugins.mcp_client.bodies import decode_in_lane
 from cci_plugins.mcp_client.http import limit_time, was_sent
+from cci_plugins.mcp_client.messages import decode_json
 from cci_plugins.models import ErrorInfo, Execution
 
 from .retry import RetryPolicy
@@ -34,6 +36,7 @@ MAX_READY = 10_000  # sessions that are remembered
 HEADER_CHARS = 400  # most characters of an answer around its chunk
 REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent, since a session may send anything
 REPORT_BYTES = 256 * MIB  # of the same, unpacked
+UNPACKED_PER_CHARACTER = 50  # more than of any ordinary report
 _AGENT = Program(
     MODULE_NAME,
     (
@@ -155,7 +158,10 @@ class AgentClient:
         """
         limit = max(self._busy_limit if limit is None else limit, self._report_limit)
         with limit_time(limit, starts_code=False):
-            return _unpack_report(await self._fetch_text(session_id, run, first))
+            text = await self._fetch_text(session_id, run, first)
+            return await decode_in_lane(
+                len(text) * UNPACKED_PER_CHARACTER, partial(_unpack_report, text)
+            )
 
     async def _fetch_text(self, session_id: str, run: str, first: Answer) -> str:
         chunks, at, total = [first.text], len(first.text), get_total(first)
@@ -304,6 +310,6 @@ def _unpack_report(text: str) -> Any:
             raise ProtocolError(
                 f"the session's report is too large: more than {REPORT_BYTES:,} bytes"
             )
-        return json.loads(data)
-    except (ValueError, zlib.error, RecursionError) as error:
+    except (ValueError, zlib.error) as error:
         raise ProtocolError("the session sent a malformed report") from error
+    return decode_json(data)

@@ -64,6 +64,7 @@ MARGIN = timedelta(seconds=15)
 RETRY_WINDOW = timedelta(seconds=30)
 _OLDER_SERVER = "its server is older, or its own sessions cannot"
 LOOK_PATIENCE = 4  # times the patience of other calls, since a gateway may restart meanwhile
+START_TIME = timedelta(seconds=30)  # in which a pool begins a session, also for a short run
 HARMLESS = "pass"  # code that may run any number of times
 
 
@@ -171,7 +172,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
             CodeInterpreterError: It was a failure. Nothing was sent.
         """
         if self.capabilities.host_tools is not False:
-            await self._prepare_run(session_id)
+            await self._prepare_run(session_id, self._busy_limit)
 
     @abstractmethod
     async def _call_session_tool(
@@ -183,18 +184,20 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         """Run code once on any other server, and wait at most `limit` for the answer."""
 
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Find out by harmless code what a refusal of the run itself could not prove.
+
+        Args:
+            session_id: The session.
+            wait: Longest wait for an answer.
 
         Raises:
             CodeInterpreterError: The session cannot run code. Nothing was sent to it.
         """
 
-    async def _send_harmless(self, session_id: str) -> None:
+    async def _send_harmless(self, session_id: str, wait: timedelta) -> None:
         """Run code that does nothing, in a text-only session."""
-        await self._call_harmless(
-            lambda: self._run_text_only(session_id, HARMLESS, self._busy_limit)
-        )
+        await self._call_harmless(lambda: self._run_text_only(session_id, HARMLESS, wait))
 
     async def _call_harmless(self, call: Callable[[], Awaitable[object]]) -> None:
         """Make a call that runs nothing of the user's, and repeat it after any fault.
@@ -242,7 +245,8 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         if tools is not None:
             await self._prove_text_only(session_id)
             raise build_unsupported_error(self.capabilities.name)
-        await self._prepare_run(session_id)
+        wait = max(limit + self._margin, START_TIME)  # what keeps it longer would keep the run too
+        await self._prepare_run(session_id, min(wait, self._busy_limit))
         execution = await self._text.execute(
             session_id, code, timeout=limit, instance=instance, env=env
         )

@@ -10,7 +10,6 @@ from os import PathLike
 from typing import Any, Literal
 from urllib.parse import quote
 
-import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
@@ -18,6 +17,7 @@ from cci_plugins.azure.encryption import check_token_url
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import (
     AuthenticationError,
     PoolError,
@@ -113,7 +113,7 @@ class CustomSessionPool(RemoteSessionPool):
         )
         self._kind: ServerKind | None = None
         self._is_kind_certain = False
-        self._discovery_lock = anyio.Lock()
+        self._discovery = SharedAttempt()
         self._supports_stop = True
         super().__init__(
             self._auth,
@@ -158,7 +158,7 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def _returns_full_results(self, session_id: str) -> bool:
         if self._kind is None:
-            async with self._discovery_lock:
+            async with self._discovery.hold():
                 if self._kind is None:
                     kind = await self._retry.call_with_retry(
                         lambda: self._detect_kind(session_id), idempotent=True
@@ -209,10 +209,10 @@ class CustomSessionPool(RemoteSessionPool):
         return execution
 
     @override
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Find a route for runs before code is sent, since a full pool may refuse it as missing."""
         if not self._is_kind_certain:
-            await self._send_harmless(session_id)
+            await self._send_harmless(session_id, wait)
 
     @override
     async def _end_session(self, session_id: str) -> None:

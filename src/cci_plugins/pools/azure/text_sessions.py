@@ -71,7 +71,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.in_session.marked_call import Answer
 from cci_plugins.mcp_client.executions import check_file, check_files, load_execution, load_file
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, shorten
 from cci_plugins.models import ErrorInfo, Execution, FileInfo
 from cci_plugins.pools.base import build_changed_error
 
@@ -141,7 +141,8 @@ class TextSessions:
                 session_id, "write", name=name, run=run, at=at, data=data, is_last=is_last
             )
             if "failed" in answer.fields:
-                raise FileTransferError(f"cannot write {name!r}: {answer.fields['failed']}")
+                reason = shorten(str(answer.fields["failed"]))
+                raise FileTransferError(f"cannot write {name!r}: {reason}")
             at += len(chunk)
         return FileInfo(name, at, guess_media_type(name))
 

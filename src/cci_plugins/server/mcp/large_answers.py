@@ -73,7 +73,7 @@ class LargeAnswers:
             if parts is None:
                 await send(message)
                 return
-            for part in _collect(parts):
+            for part in collect_pieces(parts):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({**message, "body": b""})
 
@@ -94,6 +94,16 @@ class LargeAnswers:
 
 
 large_answers: ContextVar[LargeAnswers | None] = ContextVar("large_answers", default=None)
+
+
+async def encode_in_lane(value: Any) -> list[bytes]:
+    """Return the JSON of a large value in pieces, encoded in a worker thread.
+
+    Raises:
+        ValueError: A number is not finite.
+        TypeError: It is not a JSON value.
+    """
+    return await _lane.run(lambda: _encode_slowly(value))
 
 
 def _encode_fields(fields: Mapping[str, Any]) -> _Fields:
@@ -147,7 +157,7 @@ def _has_length(message: Message) -> bool:
     return any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
 
 
-def _collect(parts: Iterable[bytes]) -> Iterator[bytes]:
+def collect_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the parts in pieces of a good size for a socket."""
     waiting = bytearray()
     for part in parts:

@@ -23,6 +23,7 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
+from cci_plugins.mcp_client import messages
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.azure import agent_client, text_sessions
 from cci_plugins.pools.azure.retry import RetryPolicy
@@ -120,6 +121,9 @@ async def test_a_malformed_report_and_a_decompression_bomb_are_protocol_errors(
     for chunk in ("!!!", base64.b64encode(b"not zlib").decode(), "AAAA"):
         raised, _ = await run(lambda _, chunk=chunk: ({"total": len(chunk), "at": 0}, chunk))
         assert isinstance(raised, ProtocolError), raised
+    monkeypatch.setattr(messages, "MAX_MEMORY", 1_000_000)
+    raised, _ = await run(lambda _: build_answer([[]] * 100_000))  # each takes 64 bytes
+    assert isinstance(raised, ProtocolError), raised
     monkeypatch.setattr(agent_client, "REPORT_BYTES", 1000)
     raised, _ = await run(lambda _: build_answer({**REPORT, "stdout": "x" * 10_000}))
     assert isinstance(raised, ProtocolError)
