@@ -58,6 +58,7 @@ def get_running_sessions() -> tuple[RunningSession, ...]:
     """Return the sessions whose code waits for what runs in this context, outermost first."""
     return tuple(one for one in running_sessions.get() if not one.has_ended)
 
+
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 
 

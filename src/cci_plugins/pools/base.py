@@ -329,8 +329,8 @@ class SessionPool(Renewable, ABC):
     async def get_instance(self, session_id: str) -> str | None:
         """Return what `Execution.instance` of the next run will be, without running code.
 
-        A run that requires it fails if the session was replaced since. So what was installed
-        before a first run is not lost without a word.
+        A run that requires it fails if the session was replaced since. So a loss of what was
+        installed before a first run is noticed.
 
         Args:
             session_id: The session. The pool may allocate it to find out.
