@@ -133,7 +133,7 @@ class Project:
             api_version=api_version,
             credential_scopes=[f"{self._arm}/.default"],
             user_agent="cci-plugins",
-            **build_connection_options(self._ca),
+            **build_connection_options(self._arm, self._ca),
         )
 
     async def client(self) -> AIProjectClient:
@@ -150,7 +150,7 @@ class Project:
             endpoint,
             self.sign_in,
             user_agent="cci-plugins",
-            **build_connection_options(self._ca),
+            **build_connection_options(endpoint, self._ca),
         )
 
     def tls(self) -> ssl.SSLContext | None:

@@ -370,6 +370,12 @@ class SessionAgent:
         fields["length"] = len(chunk)
         write_answer(marker, fields, chunk, stream=self._out.original)
 
+    def hide_call(self, marker: str) -> None:
+        """Remove the text of the present call from the history, where the session keeps it."""
+        with suppress(Exception):
+            if marker in self._shell.history_manager.input_hist_raw[-1]:
+                self._rewrite_history("")
+
     def _rewrite_history(self, code: str) -> None:
         """Replace the client's code in the history by the user's."""
         with suppress(Exception):
@@ -430,7 +436,10 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
     agent = get_agent(shell)
     agent.cells.claim()
     agent.restore_streams()
-    return getattr(agent, job.pop("verb"))(marker, **job)
+    verb = job.pop("verb")
+    if verb not in {"run", "run_async"}:  # a run puts the user's code there
+        agent.hide_call(marker)
+    return getattr(agent, verb)(marker, **job)
 
 
 def find_running_loop() -> asyncio.AbstractEventLoop | None:

@@ -125,6 +125,14 @@ class McpClient:
                     self._server = await self._perform_handshake()
         return self._server
 
+    async def ping(self) -> None:
+        """Make sure that the server answers.
+
+        Raises:
+            CodeInterpreterError: It does not.
+        """
+        await self._send_request("ping", {}, self._timeout, starts_code=False)
+
     async def list_tools(self) -> list[Mapping[str, Any]]:
         """Return the server's tools from all pages.
 

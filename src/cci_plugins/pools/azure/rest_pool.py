@@ -40,6 +40,7 @@ from .retry import NoRouteError
 _FULL_HINT = (
     "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
 )
+MAX_FOUND = 10_000  # sessions that are remembered
 ServerKind = Literal["cci", "executions", "execute"]
 
 
@@ -115,6 +116,7 @@ class CustomSessionPool(RemoteSessionPool):
         self._is_kind_certain = False
         self._discovery = SharedAttempt()
         self._supports_stop = True
+        self._found_sessions: set[str] = set()  # they have answered, so the pool has them
         super().__init__(
             self._auth,
             self._auth,
@@ -174,6 +176,24 @@ class CustomSessionPool(RemoteSessionPool):
                             packages=False,
                         )
         return self._kind == "cci"
+
+    @override
+    async def _find_session(self, session_id: str) -> None:
+        if session_id not in self._found_sessions:
+            mcp = self._build_mcp_client(session_id)
+            await self._retry.call_with_retry(mcp.ping, idempotent=True)
+            if len(self._found_sessions) >= MAX_FOUND:
+                self._found_sessions.clear()
+            self._found_sessions.add(session_id)
+
+    @override
+    def _note_loss(self, session_id: str) -> None:
+        self._found_sessions.discard(session_id)
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        self._found_sessions.discard(session_id)
+        await super().delete_session(session_id)
 
     @override
     async def _get_run_tool(self, session_id: str) -> RunTool:
@@ -260,6 +280,7 @@ class CustomSessionPool(RemoteSessionPool):
             return "executions"
         if kind == "cci":
             self._is_kind_certain = True
+            self._found_sessions.add(session_id)
             self.capabilities = replace(self.capabilities, streams_output=True)
         return kind
 

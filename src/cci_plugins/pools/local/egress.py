@@ -66,23 +66,6 @@ def parse_egress_rules(egress: Egress) -> tuple[EgressRule, ...]:
     return tuple(_parse_rule(host) for host in egress)
 
 
-def check_egress(isolation: str, egress: Egress) -> bool:
-    """Return whether sessions of an isolation backend reach any host.
-
-    Raises:
-        IsolationError: The isolation backend cannot enforce the egress rules.
-    """
-    has_rules = bool(parse_egress_rules(egress))
-    if isolation == "process" and (not has_rules or egress == "all"):
-        return True
-    if has_rules and isolation != "bwrap":
-        raise IsolationError(
-            f"the isolation backend {isolation} cannot limit egress to hosts",
-            hint="install bubblewrap, or unset CCI_EGRESS",
-        )
-    return has_rules
-
-
 def describe_egress(egress: Egress) -> str:
     """Return a suffix for the description of a sandbox. It is empty without egress."""
     if isinstance(egress, str):
@@ -121,3 +104,24 @@ def is_address_allowed(address: str, *, private: bool, loopback: bool = True) ->
     if parsed.is_loopback and not loopback:
         return False
     return private or is_public(address)
+
+
+def check_egress(egress: Egress, isolation: str) -> bool:
+    """Return whether sessions reach any host.
+
+    Args:
+        egress: The hosts that they may reach.
+        isolation: Name of the isolation backend.
+
+    Raises:
+        IsolationError: The isolation backend cannot enforce the egress rules.
+    """
+    rules = parse_egress_rules(egress)
+    if isolation == "process" and (not rules or egress == "all"):
+        return True
+    if rules and isolation != "bwrap":
+        raise IsolationError(
+            f"the isolation backend {isolation} cannot limit egress to hosts",
+            hint="install bubblewrap, or unset CCI_EGRESS",
+        )
+    return bool(rules)

@@ -46,11 +46,6 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
         raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
 
-def build_closed_error() -> PoolUnavailableError:
-    """Build the error for a call of a closed pool."""
-    return PoolUnavailableError("this pool is closed", retryable=False)
-
-
 class EarlyKernel:
     """A kernel that is launched while the self-check of its backend runs.
 

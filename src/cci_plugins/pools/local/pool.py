@@ -34,8 +34,6 @@ from cci_plugins.common.settings import PRELOAD, IsolationName
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
-    PoolExhaustedError,
-    PoolUnavailableError,
     SessionLostError,
 )
 from cci_plugins.models import Execution, FileInfo, SessionInfo
@@ -56,15 +54,16 @@ if find_spec("jupyter_client") is None:  # the kernels need it, and this process
         hint='pip install "cci-plugins[local]"',
     )
 try:
+    from . import pool_errors
     from .egress import Egress, check_egress, describe_egress, parse_egress_rules
     from .isolation import choose, get_first_choice, host_folder
     from .isolation.base import Isolation, KernelSpec
     from .isolation.managed_process import check_child_signal
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
-    from .launching import EarlyKernel, build_closed_error, launch
+    from .launching import EarlyKernel, launch
     from .packages.notes import NO_INDEX
     from .packages.received import build_unknown_upload_error
-    from .packages.session_packages import PoolPackages, SessionPackages
+    from .packages.session_packages import PoolPackages
     from .packages.source import build_source
     from .session import LocalSession, build_replaced_error, read_stamp
     from .warm_pool import WarmPool
@@ -189,11 +188,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
     @override
     async def start(self) -> None:
         if self._pid != os.getpid():
-            raise PoolUnavailableError(
-                "this pool belongs to the process that this one was forked from",
-                hint="make a new LocalSessionPool in this process",
-                retryable=False,
-            )
+            raise pool_errors.build_forked_error()
         if self._isolation is not None:
             return
         async with self._start_lock:
@@ -213,7 +208,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 self.capabilities,
                 isolation=isolation.describe() + describe_egress(self._egress),
                 folder=isolation.folder,
-                egress=check_egress(isolation.name, self._egress),
+                egress=check_egress(self._egress, isolation.name),
             )
             self._isolation = isolation
             if early is not None and (kernel := early.use(isolation)) is not None:
@@ -226,10 +221,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
             if early is not None:
                 await early.close()
         watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
-        self._tasks = [
-            asyncio.create_task(watchdog.run()),
-            asyncio.create_task(self._end_idle_sessions()),
-        ]
+        self._tasks = [*map(asyncio.create_task, (watchdog.run(), self._end_idle_sessions()))]
         self._warm_pool.fill()
 
     def expect_session(self) -> None:
@@ -246,7 +238,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
 
     def _check_not_closed(self) -> None:
         if self._is_closed:
-            raise build_closed_error()
+            raise pool_errors.build_closed_error()
 
     @override
     async def execute(
@@ -321,8 +313,13 @@ class LocalSessionPool(SessionPool, PackageExchange):
 
     @override
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
-        async with self._change_packages(session_id) as own:
-            return await own.install(packages)
+        async with self._change_packages(session_id) as session:
+            return await session.packages.install(packages)
+
+    @override
+    async def get_instance(self, session_id: str) -> str | None:
+        async with self._use_session(session_id) as session:
+            return session.instance
 
     @override
     async def exchange_packages(
@@ -330,14 +327,15 @@ class LocalSessionPool(SessionPool, PackageExchange):
     ) -> Mapping[str, Any]:
         if message and session_id not in self._sessions:
             raise build_unknown_upload_error()
-        async with self._change_packages(session_id) as own:
-            return await own.answer(message)
+        async with self._change_packages(session_id) as session:
+            answer = await session.packages.answer(message)
+            return answer if message else {**answer, "instance": session.instance}
 
     @asynccontextmanager
-    async def _change_packages(self, session_id: str) -> AsyncIterator[SessionPackages]:
+    async def _change_packages(self, session_id: str) -> AsyncIterator[LocalSession]:
         async with self._use_session(session_id) as session, session.run_lock:
             try:
-                yield session.packages
+                yield session
             finally:
                 if session.is_ended:
                     with anyio.CancelScope(shield=True):
@@ -397,11 +395,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
         if len(self._sessions) >= self._max_sessions:
             oldest = min(session.last_used for session in self._sessions.values())
             wait = oldest + self._cooldown.total_seconds() - time.monotonic()
-            raise PoolExhaustedError(
-                f"all {self._max_sessions} sessions of the embedded pool are in use",
-                hint="delete a session that you no longer need, or raise CCI_SESSIONS",
-                retry_after=max(wait, 0.0),
-            )
+            raise pool_errors.build_exhausted_error(self._max_sessions, max(wait, 0.0))
         session = LocalSession(
             session_id,
             self._loss_reasons.pop(session_id, None),
@@ -436,6 +430,8 @@ class LocalSessionPool(SessionPool, PackageExchange):
             except BaseException:
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
+                    if session.packages.has_own:
+                        self._note_loss(session.id, "its Python did not start")
                 raise
             if session.is_ended:  # while the kernel started
                 await kernel.close()
@@ -448,7 +444,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
     async def _start_kernel(self, early: EarlyKernel | None = None, *, warm: bool) -> Kernel:
         isolation = self._isolation if early is None else early.isolation
         if isolation is None or self._is_closed:
-            raise build_closed_error()
+            raise pool_errors.build_closed_error()
         async with self._launch_limiter:
             packages = self._packages.create_folder()
             try:
@@ -489,11 +485,14 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 if session.active_calls == 0 and now - session.last_used > cooldown:
                     await self._end_idle(session)
 
-    async def _end_idle(self, session: LocalSession) -> None:
-        del self._sessions[session.id]
-        self._loss_reasons[session.id] = f"it was not used for {self._cooldown.total_seconds():g} s"
+    def _note_loss(self, session_id: str, reason: str) -> None:
+        self._loss_reasons[session_id] = reason
         if len(self._loss_reasons) > MAX_LOSS_REASONS:
             self._loss_reasons.popitem(last=False)
+
+    async def _end_idle(self, session: LocalSession) -> None:
+        del self._sessions[session.id]
+        self._note_loss(session.id, f"it was not used for {self._cooldown.total_seconds():g} s")
         try:
             await session.end("it was not used")
         except CodeInterpreterError as error:

@@ -2,10 +2,10 @@
 
 The SDK encodes a result several times on the event loop, so that 30 MB stall every other session
 for a second. A large result is therefore encoded here, in pieces. The SDK gets a small placeholder
-with a random text in its place. `LargeAnswers.wrap` finds that text in the message which the SDK
-sends, as one JSON body or as one event of a stream, and puts the result there. It needs nothing of
-the SDK but its answer, so that both of its major versions work. What cannot be encoded in this way
-is left to the SDK.
+with a random text in its place. `LargeAnswers.fill` finds that text in the message which the SDK
+sends, as one JSON body, one event of a stream or one line, and puts the result there. It needs
+nothing of the SDK but its answer, so that both of its major versions work. What cannot be encoded
+in this way is left to the SDK.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Fields = dict[str, list[bytes]]
 
 
 class LargeAnswers:
-    """The large results of one HTTP request, between their making and the wire."""
+    """The large results of an HTTP request or a connection, between their making and the wire."""
 
     def __init__(self) -> None:
         self._encoded: dict[bytes, _Fields] = {}
@@ -62,7 +62,7 @@ class LargeAnswers:
                 return
             parts = None
             if message["type"] == "http.response.body" and self._encoded:
-                parts = self._fill(message.get("body", b""))
+                parts = self.fill(message.get("body", b""))
             if start is not None:
                 if parts is not None:
                     length = sum(map(len, parts))
@@ -79,7 +79,11 @@ class LargeAnswers:
 
         return send_results
 
-    def _fill(self, body: bytes) -> list[bytes] | None:
+    def forget(self, token: str) -> None:
+        """Drop a result that was never sent."""
+        self._encoded.pop(token.encode(), None)
+
+    def fill(self, body: bytes) -> list[bytes] | None:
         """Return the body with its result in pieces, or None if it has no placeholder."""
         for token, fields in self._encoded.items():
             if token in body:

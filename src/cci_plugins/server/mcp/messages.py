@@ -110,10 +110,10 @@ def parse_line(line: str) -> SessionMessage:
 
 
 def format_line(message: SessionMessage) -> str:
-    """Return a message as a line. Text that UTF-8 cannot hold is replaced."""
+    """Return a message as a line without its end. Text that UTF-8 cannot hold is replaced."""
     sent: Any = message.message
     options = {"by_alias": True, "exclude_none" if _IS_FIRST_MAJOR else "exclude_unset": True}
     try:
-        return f"{sent.model_dump_json(**options)}\n"
+        return str(sent.model_dump_json(**options))
     except ValueError:  # lone surrogates
-        return json.dumps(sanitize_json(sent.model_dump(**options)), default=str) + "\n"
+        return json.dumps(sanitize_json(sent.model_dump(**options)), default=str)
