@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import to_json
+
 from cci_plugins.errors import ToolCallError
 
 _MAX_REASON = 300
@@ -43,8 +45,6 @@ def encode_result(value: Any, limit: int) -> str:
     Raises:
         ToolCallError: It is too large, or it cannot be converted.
     """
-    from pydantic_core import to_json  # noqa: PLC0415 - most sessions have no host tools
-
     size = measure(value, limit)
     if size <= limit:
         try:
