@@ -31,7 +31,7 @@ from cci_plugins import (
     SandboxLimits,
 )
 from cci_plugins.azure.credentials import Bearer
-from cci_plugins.cli.run_job import load_settings
+from cci_plugins.cli.run import load_settings
 from cci_plugins.cli.saving import match_files
 from cci_plugins.common.file_names import validate_name
 from cci_plugins.common.settings import Settings

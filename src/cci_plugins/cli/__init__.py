@@ -19,16 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Arguments after the command's name, or None for those of `sys.argv`.
     """
     gc.set_threshold(_NEW_OBJECTS)
-    from .plain_run import run_plainly
-
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    code = run_plainly(given)
-    if code is not None:
-        sys.exit(code)
     try:
         from .app import start
 
-        code = start(given)
+        code = start(arguments)
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("cci_plugins"):
             raise

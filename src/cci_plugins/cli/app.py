@@ -12,7 +12,6 @@ import typer
 from . import console
 from .console import ExitCode
 from .help import HelpCommand, HelpGroup
-from .plain_run import run_plainly
 from .settings_file import SettingsFileOption
 
 RUN_EXAMPLES = """\
@@ -114,11 +113,8 @@ def start(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Arguments after the command's name, or None for those of `sys.argv`.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    code = run_plainly(given)
-    if code is not None:
-        return code
     console.set_up_streams()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     app = build_app(*(name for name in given[:1] if name in _COMMANDS))
     try:
         code = app(

@@ -18,8 +18,7 @@ from . import console
 from .client_install import ClientName, get_config_path
 from .client_install import install as write_config
 from .client_setup import PrintedClientName, build_stdio_server, format_stdio_config
-from .run import IsolationOption
-from .run_job import load_settings
+from .run import IsolationOption, load_settings
 from .serve import FileLinksOption, WaitOption, check_wait, serve_until_signal
 from .settings_file import SettingsFileOption
 from .variables import get_remote_variables

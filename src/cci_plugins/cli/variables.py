@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from cci_plugins.common.environment import MIN_SECRET_CHARACTERS, Secret
 from cci_plugins.common.settings import Settings
 from cci_plugins.errors import ConfigurationError
 
 from . import console
+
+SessionEnvOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env",
+        metavar="NAME[=VALUE]",
+        help="Environment variable for the code. Without =VALUE, the value comes from this "
+        "command's environment, and output does not show it. The code can read it.",
+    ),
+]
 
 
 def split_pair(text: str, flag: str) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from cci_plugins import errors
 from cci_plugins.cli import app as cli
-from cci_plugins.cli import run_job as run_command
+from cci_plugins.cli import run as run_command
 from cci_plugins.cli.console import ExitCode, get_exit_code
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import ErrorInfo, Execution, FileInfo, Result

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cci_plugins.cli import app as cli
-from cci_plugins.cli import run_job as run_command
+from cci_plugins.cli import run as run_command
 from cci_plugins.cli.variables import parse_session_variables
 from cci_plugins.common.environment import Secret
 from cci_plugins.models import Execution

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cci_plugins.cli import app as cli
 from cci_plugins.cli import console
-from cci_plugins.cli import run_job as run_command
+from cci_plugins.cli import run as run_command
 from cci_plugins.cli.run_hints import suggest_download, suggest_upload
 from cci_plugins.models import ErrorInfo, Execution, FileInfo
 from cci_plugins.testing import FakeSessionPool
