@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dotenv import dotenv_values
+from dotenv.variables import Variable, parse_variables
+
 from cci_plugins.errors import ConfigurationError
 
 DEFAULT_NAME = ".env"
@@ -63,8 +66,6 @@ def read_env_file(name: str | os.PathLike[str] | None) -> EnvFile:
             f"cannot read the settings of {chosen!a}: {reason}",
             hint="correct --env-file or CCI_ENV_FILE, or the file",
         ) from None
-    from dotenv import dotenv_values  # noqa: PLC0415 - most folders have no such file
-
     if name is not None:
         found = dotenv_values(stream=io.StringIO(text))
         return EnvFile(chosen, is_named=True, values=_to_upper(found))
@@ -91,8 +92,6 @@ def _read_bounded(path: str) -> bytes:
 
 def _read_untrusted(raw: Mapping[str, str | None]) -> EnvFile:
     """Build a file's variables without values of the environment."""
-    from dotenv.variables import Variable, parse_variables  # noqa: PLC0415 - as above
-
     values: dict[str, str | None] = {}
     borrowed: dict[str, str] = {}
     for name, value in raw.items():

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from copy import copy
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache, partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, Field, PrivateAttr, SecretStr, model_validator
+from pydantic_core import ValidationError
 
 from cci_plugins.errors import ConfigurationError
 
 from .azure_hosts import Service
 from .env_file import EnvFile, read_env_file, read_variables
-from .environment import Secret
 from .file_trust import FileTrust
 from .limits import Limits
 from .log import logger
-from .setting import Setting, VariableNames
+from .number_errors import build_number_error
 
 PoolName = Literal["local", "platform", "custom"]
 # The rest of such a variable's name is the name that code in a session sees.
@@ -28,12 +28,11 @@ PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 IsolationName = Literal["auto", "bwrap", "landlock", "seatbelt", "process"]
 
 
-def _define_setting(default: Any, *names: str, doc: str, kind: Any = str) -> Any:
-    return Setting(default, VariableNames(names), doc, kind)
+def _define_setting(default: Any, *names: str, doc: str) -> Any:
+    return Field(default=default, validation_alias=AliasChoices(*names), description=doc)
 
 
 _define_optional = partial(_define_setting, None)
-_define_secret = partial(_define_optional, kind=Secret)
 # The MCP endpoint of a managed pool, which holds the parts of its resource id.
 _POOL_URL = re.compile(
     r"https://[\w.-]+\.dynamicsessions\.io/subscriptions/(?P<subscription>[^/]+)"
@@ -54,23 +53,29 @@ _BOUNDS: dict[str, tuple[float, int, str]] = {
 }
 
 
-def _define_number(default: float | None, name: str, *, kind: type = int, doc: str) -> Any:
-    lowest, highest, _ = bounds = _BOUNDS[name]
-    doc += f". A number from {lowest:g} to {highest}. The largest means no limit in practice"
-    return Setting(default, VariableNames((name,)), doc, kind, bounds)
+def _define_number(default: float | None, name: str, *, doc: str) -> Any:
+    lowest, highest, _ = _BOUNDS[name]
+    return Field(
+        default=default,
+        validation_alias=AliasChoices(name),
+        description=f"{doc}. A number from {lowest:g} to {highest}. "
+        "The largest means no limit in practice",
+        ge=lowest,
+        le=highest,
+        allow_inf_nan=False,
+    )
 
 
-class Settings:
+class Settings(BaseModel, validate_default=True):
     """Settings of `CodeInterpreter.from_env`, the tools and the command line.
 
     They are read from the environment and from a file, by default `.env` (`env_file`).
     """
 
-    model_fields: ClassVar[dict[str, Setting]]
+    _trust: FileTrust = PrivateAttr(default_factory=FileTrust)
 
     pool: PoolName | None = _define_optional(
         "CCI_POOL",
-        kind=PoolName,
         doc="Where code runs: local, platform or custom. By default, the endpoints below decide",
     )
     mcp_endpoint: str | None = _define_optional(
@@ -81,7 +86,7 @@ class Settings:
         doc="The same endpoint under the name of Microsoft's samples. Other tools use this name "
         "too, so it counts only in the form of a pool's own URL, with a key, or with CCI_POOL",
     )
-    mcp_key: Secret | None = _define_secret(
+    mcp_key: SecretStr | None = _define_optional(
         "AZURE_SESSION_POOL_MCP_KEY", doc="Key of that endpoint, sent as x-ms-apikey"
     )
     resource_id: str | None = _define_optional(
@@ -94,7 +99,7 @@ class Settings:
         "ACA_POOL_MANAGEMENT_ENDPOINT",
         doc="Management endpoint of a custom-container pool, or of a managed Python pool",
     )
-    access_token: Secret | None = _define_secret(
+    access_token: SecretStr | None = _define_optional(
         "CCI_ACCESS_TOKEN",
         doc="Token for https://dynamicsessions.io, instead of signing in to Azure",
     )
@@ -116,7 +121,7 @@ class Settings:
     checkpoint_days: int = _define_number(
         30, "AZURE_STORAGE_CHECKPOINT_DAYS", doc="Days until that container deletes a checkpoint"
     )
-    storage_key: Secret | None = _define_secret(
+    storage_key: SecretStr | None = _define_optional(
         "AZURE_STORAGE_KEY", doc="Key of that account, instead of signing in to Azure"
     )
     storage_ca_file: str | None = _define_optional(
@@ -153,7 +158,6 @@ class Settings:
     isolation: IsolationName = _define_setting(
         "auto",
         "CCI_ISOLATION",
-        kind=IsolationName,
         doc="Isolation of the embedded pool: auto, bwrap, landlock, seatbelt or process",
     )
     python: str | None = _define_optional(
@@ -165,9 +169,9 @@ class Settings:
     preload: str = _define_setting(
         ",".join(PRELOAD), "CCI_PRELOAD", doc="Modules that a ready session has imported, or none"
     )
-    timeout: float = _define_number(220, "CCI_TIMEOUT", kind=float, doc="Longest run, in seconds")
+    timeout: float = _define_number(220, "CCI_TIMEOUT", doc="Longest run, in seconds")
     background_timeout: float = _define_number(
-        3600, "CCI_BACKGROUND_TIMEOUT", kind=float, doc="Longest run in the background, in seconds"
+        3600, "CCI_BACKGROUND_TIMEOUT", doc="Longest run in the background, in seconds"
     )
     output_characters: int = _define_number(
         8_000, "CCI_OUTPUT_CHARACTERS", doc="Characters of one execution that a model may read"
@@ -181,7 +185,6 @@ class Settings:
     cooldown: float = _define_number(
         1800,
         "CCI_COOLDOWN",
-        kind=float,
         doc="Seconds without a call after which the embedded pool ends a session",
     )
     foundry_endpoint: str | None = _define_optional(
@@ -206,7 +209,6 @@ class Settings:
     )
     container_cpu: float | None = _define_optional(
         "CCI_CONTAINER_CPU",
-        kind=float,
         doc="CPUs of the container that the embedded pool runs in. Numerical libraries start as "
         "many threads. By default two",
     )
@@ -215,12 +217,12 @@ class Settings:
         doc="Memory of that container, such as 2Gi. Its sessions together may use it, less a "
         "reserve for the server. By default each session may use 2 GiB",
     )
-    session_secret: Secret | None = _define_secret(
+    session_secret: SecretStr | None = _define_optional(
         "CCI_SESSION_SECRET",
         doc="Secret that session identifiers are derived from. With the same secret they are the "
         "same in every process. By default, the pool's key",
     )
-    serve_key: Secret | None = _define_secret(
+    serve_key: SecretStr | None = _define_optional(
         "CCI_SERVE_KEY", doc="Key that clients of `cci serve` must send. By default, a new one"
     )
     env_file: str | None = _define_optional(
@@ -229,23 +231,12 @@ class Settings:
         "a name, `.env` in the current folder is read, but not for every setting",
     )
 
-    def __init__(self, **variables: str) -> None:
-        self._trust = FileTrust()
-        for name, setting in self.model_fields.items():
-            setattr(self, name, setting.find(variables))
-        self._use_mcp_server_url()
-
-    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
-        """Return a copy with other values for some settings."""
-        other = copy(self)
-        vars(other).update(update)
-        return other
-
-    def _use_mcp_server_url(self) -> None:
+    @model_validator(mode="after")
+    def _use_mcp_server_url(self) -> Self:
         """Take over MCP_SERVER_URL where it certainly names a session pool."""
         url = self.mcp_server_url
         if url is None or self.mcp_endpoint is not None:
-            return
+            return self
         match = _POOL_URL.fullmatch(url.rstrip("/"))
         if match is not None:
             self.mcp_endpoint = url
@@ -258,6 +249,7 @@ class Settings:
             self.mcp_endpoint = url
         else:
             _note_ignored_url()
+        return self
 
     @classmethod
     def read(cls, *, check: bool = True, env_file: str | os.PathLike[str] | None = None) -> Self:
@@ -274,8 +266,17 @@ class Settings:
         """
         file = read_env_file(env_file or os.environ.get(get_variable_name("env_file")) or None)
         from_file = cls._select_values(file)
-        given = {name: file.values[name] for name in from_file.values()}
-        settings = cls(**{**given, **read_variables()})
+        try:
+            given: dict[str, Any] = {name: file.values[name] for name in from_file.values()}
+            settings = cls(**{**given, **read_variables()})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            if name in _BOUNDS:
+                raise build_number_error(name, first["input"], *_BOUNDS[name]) from None
+            raise ConfigurationError(
+                f"{name}: {first['msg']}", hint=f"correct or unset {name}"
+            ) from None
         settings._trust = FileTrust(file, from_file, get_variable_name)
         settings._trust.check(settings)
         if check:
@@ -432,11 +433,6 @@ class Settings:
         )
 
 
-Settings.model_fields = {
-    name: value for name, value in vars(Settings).items() if isinstance(value, Setting)
-}
-
-
 @cache
 def _note_ignored_url() -> None:
     """Log once that the variable is ignored."""
@@ -453,7 +449,8 @@ def get_variable_name(setting: str) -> str:
 
 def list_variable_names(setting: str) -> list[str]:
     """Return all names of a setting's environment variable, the usual one first."""
-    return list(Settings.model_fields[setting].validation_alias.choices)
+    alias = Settings.model_fields[setting].validation_alias
+    return [str(one) for one in alias.choices] if isinstance(alias, AliasChoices) else []
 
 
 def name_env_file(path: str | os.PathLike[str]) -> None:
