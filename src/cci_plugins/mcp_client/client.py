@@ -102,6 +102,7 @@ class McpClient:
         self._ids = itertools.count(1)
         self._handshake_lock = anyio.Lock()
         self._session: dict[str, str] = {}
+        self._prepared: tuple[Mapping[str, str], httpx.Headers] | None = None
         self._server: Mapping[str, Any] | None = None if handshake else {}
 
     def __repr__(self) -> str:
@@ -236,7 +237,8 @@ class McpClient:
         server = _unwrap_result(reply, starts_code=False)
         protocol = server.get("protocolVersion")
         if isinstance(protocol, str):
-            self._session[VERSION_HEADER] = _check_header(protocol, "protocolVersion")
+            version_header = {VERSION_HEADER: _check_header(protocol, "protocolVersion")}
+            self._session = {**self._session, **version_header}  # never changed, see `_prepared`
         await self._notify("notifications/initialized")
         return server
 
@@ -276,15 +278,32 @@ class McpClient:
         self, body: bytes, session: Mapping[str, str], timeout: timedelta, *, starts_code: bool
     ) -> AsyncIterator[httpx.Response]:
         """Send a POST and map each failure of the transport to an exception of this package."""
-        request = self._http.build_request(
-            "POST", self._url, content=body, headers={**self._headers, **session}
-        )
+        request = self._build_request(body, session)
         with (
             limit_time(timeout, starts_code=starts_code),
             map_transport_errors(starts_code=starts_code),
         ):
             async with ensure_closed(await self._http.send(request, stream=True)) as response:
                 yield response
+
+    def _build_request(self, body: bytes, session: Mapping[str, str]) -> httpx.Request:
+        """Build a POST. Its headers are put together once for each MCP session."""
+        if self._prepared is None or self._prepared[0] is not session or self._http.cookies:
+            request = self._http.build_request(
+                "POST", self._url, content=body, headers={**self._headers, **session}
+            )
+            headers = request.headers.copy()
+            del headers["content-length"]
+            self._prepared = (session, headers)
+            return request
+        timeout = self._http.timeout.as_dict()
+        return httpx.Request(
+            "POST",
+            self._url,
+            content=body,
+            headers=self._prepared[1],
+            extensions={"timeout": timeout},
+        )
 
 
 class _SessionTerminated(Exception):  # noqa: N818 - a signal between two methods

@@ -14,10 +14,12 @@ import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from typing import Any
 from urllib.request import getproxies
 
 import anyio
 import httpx
+from typing_extensions import override
 
 from cci_plugins.errors import (
     CodeInterpreterError,
@@ -75,11 +77,33 @@ def make_mcp_http(connect_timeout: timedelta = CONNECT_TIMEOUT) -> httpx.AsyncCl
     """
     if getproxies().keys() & _PROXY_KINDS:
         return make_http(connect_timeout)
-    return httpx.AsyncClient(
+    return _LightClient(
         transport=DirectTransport(max_idle=MAX_IDLE, idle_seconds=KEEPALIVE_SECONDS),
         timeout=_build_timeout(connect_timeout),
         follow_redirects=False,
     )
+
+
+class _Cookies(httpx.Cookies):
+    """Cookies that look only at answers which set some, since the search takes long."""
+
+    @override
+    def extract_cookies(self, response: httpx.Response) -> None:
+        if "set-cookie" in response.headers:
+            super().extract_cookies(response)
+
+
+class _LightClient(httpx.AsyncClient):
+    """An HTTP client that spends no time on cookies that are not there."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._found_cookies = _Cookies()
+
+    @property  # type: ignore[misc]  # nobody sets it
+    @override
+    def cookies(self) -> httpx.Cookies:
+        return self._found_cookies
 
 
 def _build_timeout(connect_timeout: timedelta) -> httpx.Timeout:

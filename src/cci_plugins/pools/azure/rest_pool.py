@@ -37,6 +37,7 @@ from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
 from .retry import NoRouteError
 
+_MAX_CLIENTS = 256
 _FULL_HINT = (
     "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
 )
@@ -115,6 +116,7 @@ class CustomSessionPool(RemoteSessionPool):
         self._is_kind_certain = False
         self._discovery_lock = anyio.Lock()
         self._supports_stop = True
+        self._mcp_clients: dict[str, McpClient] = {}
         super().__init__(
             self._auth,
             self._auth,
@@ -228,11 +230,18 @@ class CustomSessionPool(RemoteSessionPool):
         await self._rest_client.delete_session(session_id)
 
     def _build_mcp_client(self, session_id: str) -> McpClient:
-        """Create a client of the MCP server in a session's container.
+        """Return a client of the MCP server in a session's container.
 
-        Without a handshake, because the cci-plugins server keeps no MCP sessions.
+        Without a handshake, because the cci-plugins server keeps no MCP sessions. The latest
+        clients are kept, since it takes time to build one.
         """
-        return McpClient(self._build_mcp_url(session_id), http=self._http, handshake=False)
+        client = self._mcp_clients.pop(session_id, None)
+        if client is None:
+            client = McpClient(self._build_mcp_url(session_id), http=self._http, handshake=False)
+        self._mcp_clients[session_id] = client
+        if len(self._mcp_clients) > _MAX_CLIENTS:
+            del self._mcp_clients[next(iter(self._mcp_clients))]
+        return client
 
     def _build_mcp_url(self, session_id: str) -> str:
         return f"{self._endpoint}/mcp?identifier={quote(session_id, safe='')}"
