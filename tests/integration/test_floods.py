@@ -178,6 +178,17 @@ async def test_a_reader_that_fails_ends_the_session_with_the_reason(
     assert (await session.run_code("1 + 1")).text == "2"
 
 
+async def test_a_run_is_not_stopped_for_what_earlier_ones_sent(
+    interpreter: CodeInterpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_reader, "RUN_FLOOD_BYTES", 3 * 1024**2)
+    monkeypatch.setattr(kernel_reader, "ALLOWED_BYTES_PER_SECOND", 1)
+    session = interpreter.session("printer")
+    for _ in range(3):
+        execution = await session.run_code("print('x' * 2_000_000)")
+        assert execution.status == "succeeded", execution.error
+
+
 @pytest.mark.full
 async def test_a_flood_is_stopped_at_its_limit_and_ends_with_the_reason(
     interpreter: CodeInterpreter,

@@ -53,6 +53,40 @@ for path in ('/dev/zero', '/dev/null'):
     except OSError: print(path)
 print(len(open('/dev/zero', 'rb').read(10)))
 """
+REFUSED_CALLS = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *values):
+    result = libc.syscall(*map(ctypes.c_long, (number, *values)))
+    return result if result >= 0 else errno.errorcode[ctypes.get_errno()]
+intel = os.uname().machine == 'x86_64'
+print(call(436, 2000, 2001, 2), call(436, 2000, 2001, 0),
+      call(294 if intel else 26, 0), call(206 if intel else 0, 1, 0),
+      call(275 if intel else 76, 0, 0, 1, 0, 1, 0), call(276 if intel else 77, 0, 1, 1, 0))
+"""
+DATAGRAMS = """
+import socket
+receivers = []
+for number in range(30):
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.bind(f'/tmp/{number}')
+    receivers.append(receiver)
+    for _ in range(20):
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.setblocking(False)
+        try: sender.sendto(b'x' * 200_000, f'/tmp/{number}')
+        except BlockingIOError: break
+        finally: sender.close()
+"""
+SHARED_BY_TWO = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+held, stack = b'x' * (100 << 20), ctypes.create_string_buffer(1 << 16)
+top = (ctypes.addressof(stack) + (1 << 16) - 64) & ~15
+pause = ctypes.cast(libc.pause, ctypes.c_void_p)
+child = libc.clone(pause, ctypes.c_void_p(top), 0x100 | 17, None)  # CLONE_VM, as vfork does
+print(child > 0)
+"""
 MANY_SOCKETS = """
 import socket
 pairs = [socket.socketpair() for _ in range(300)]
@@ -165,6 +199,40 @@ async def test_data_in_sockets_counts_as_memory(
     assert measure()[0] < 50 * MIB
 
 
+async def test_calls_that_hide_or_use_up_what_cannot_be_counted_are_refused(kernel: Any) -> None:
+    """Descriptors of one thread, queues of inotify, rings of the whole machine, pages in pipes."""
+    assert await kernel.run(REFUSED_CALLS) == "EINVAL 0 ENOSYS ENOSYS EINVAL EINVAL"
+
+
+async def test_datagrams_whose_senders_are_closed_count_as_memory(
+    kernel: Any, backend: str, measure: Callable[[], tuple[int, int]]
+) -> None:
+    if backend != "bwrap":
+        pytest.skip("no new sockets elsewhere")
+    assert await kernel.run(DATAGRAMS) == ""
+    assert measure()[0] > 30 * 9 * 200_000
+    await kernel.run("del receivers, receiver, sender")
+    assert measure()[0] < 20 * MIB
+
+
+async def test_what_descriptors_may_hold_counts_as_memory(
+    kernel: Any, measure: Callable[[], tuple[int, int]]
+) -> None:
+    await kernel.run("import os; pipes = [os.pipe() for _ in range(400)]")
+    assert measure()[0] > 600 * 32 * 1024
+    await kernel.run("for pipe in pipes: os.close(pipe[0]); os.close(pipe[1])")
+    assert measure()[0] < 10 * MIB
+
+
+async def test_memory_that_two_processes_share_counts_once(
+    kernel: Any, measure: Callable[[], tuple[int, int]]
+) -> None:
+    """Each program that Python starts shares the session's memory for a moment."""
+    assert await kernel.run(SHARED_BY_TWO) == "True"
+    assert 95 * MIB < measure()[0] < 150 * MIB
+    await kernel.run("os.kill(child, 9); os.waitpid(child, 0); del held")
+
+
 async def test_a_process_whose_first_thread_ended_is_measured(
     kernel: Any, measure: Callable[[], tuple[int, int]]
 ) -> None:
@@ -199,9 +267,10 @@ async def test_a_deleted_file_that_is_mapped_counts(
         "import ctypes, os\n"
         "libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_ssize_t\n"
         "for number in range(6):\n"
-        "    open('mapped', 'wb').write(b'x' * (8 << 20)); file = os.open('mapped', os.O_RDONLY)\n"
+        "    name = 'mapped\\r\\x1c (deleted)'\n"  # not an end of the line in /proc/PID/maps
+        "    open(name, 'wb').write(b'x' * (8 << 20)); file = os.open(name, os.O_RDONLY)\n"
         "    libc.mmap(None, ctypes.c_size_t(4096), 1, 1, file, ctypes.c_long(0))\n"
-        "    os.close(file); os.unlink('mapped')"
+        "    os.close(file); os.unlink(name)"
     )
     assert await kernel.run(code) == ""
     assert measure()[1] > 4 * 8 * MIB  # an ordinary user does not know the size of two

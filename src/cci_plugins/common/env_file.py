@@ -9,6 +9,7 @@ named is trusted like the environment.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from dotenv.variables import Variable, parse_variables
 from cci_plugins.errors import ConfigurationError
 
 DEFAULT_NAME = ".env"
+MAX_BYTES = 256 * 1024  # of a file that nobody named
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def read_env_file(name: str | os.PathLike[str] | None) -> EnvFile:
     try:
         if name is None and not Path(chosen).is_file():  # a pipe of that name would block
             return EnvFile()
-        text = Path(chosen).read_text(encoding="utf-8-sig")
+        data = _read_bounded(chosen) if name is None else Path(chosen).read_bytes()
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigurationError(
@@ -67,6 +70,24 @@ def read_env_file(name: str | os.PathLike[str] | None) -> EnvFile:
         found = dotenv_values(stream=io.StringIO(text))
         return EnvFile(chosen, is_named=True, values=_to_upper(found))
     return _read_untrusted(dotenv_values(stream=io.StringIO(text), interpolate=False))
+
+
+def _read_bounded(path: str) -> bytes:
+    """Read a small file, without waiting for one that never ends, such as `/proc/kmsg`.
+
+    Raises:
+        OSError: It is too large or cannot be read.
+    """
+    data = b""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        while chunk := os.read(file, MAX_BYTES):
+            data += chunk
+            if len(data) > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES:,} bytes")
+    finally:
+        os.close(file)
+    return data
 
 
 def _read_untrusted(raw: Mapping[str, str | None]) -> EnvFile:

@@ -8,11 +8,12 @@ same event loop waits for it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -28,8 +29,24 @@ from cci_plugins.redaction.stream import after_slice
 T = TypeVar("T")
 SMALL_CHARACTERS = 32 * 1024  # take less time than the way to a thread and back
 MAX_WAITING_CHARACTERS = 96 * MIB  # of displays that wait to be redacted while the code runs
+MAX_COUNTED_VALUES = 5_000  # take about a millisecond
+LARGE_CHARACTERS = 32 * MIB  # what a display with more values is taken for
+TURN_SECONDS = 0.005  # of work in the lane, before the next one continues
 
 _lane = WorkerLane("redaction")
+
+
+class _Turns:
+    """The turns of one piece of work in the lane."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def end(self) -> None:
+        """Let other work continue if this turn has lasted long enough."""
+        if time.monotonic() - self._started >= TURN_SECONDS:
+            give_way()
+            self._started = time.monotonic()
 
 
 async def redact_in_lane(size: int, work: Callable[[], T]) -> T:
@@ -43,7 +60,7 @@ async def redact_in_lane(size: int, work: Callable[[], T]) -> T:
         return work()
 
     def work_in_slices() -> T:
-        after_slice.set(give_way)  # in the thread's own copy of the context
+        after_slice.set(_Turns().end)  # in the thread's own copy of the context
         return work()
 
     return await _lane.run(work_in_slices)
@@ -59,9 +76,32 @@ def measure_execution(execution: Execution) -> int:
     )
 
 
+def estimate_execution(execution: Execution) -> int:
+    """Return the same as `measure_execution`, at once. Many values count as a large display."""
+    values = [dict(result.data) for result in execution.results]
+    return LARGE_CHARACTERS if _has_many_values(values) else measure_execution(execution)
+
+
+def _estimate_display(result: Result) -> int:
+    data = dict(result.data)
+    return LARGE_CHARACTERS if _has_many_values(data) else measure_forms(data)
+
+
+def _has_many_values(value: Any) -> bool:
+    count, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict | list | tuple):
+            count += len(item) + 1
+            if count > MAX_COUNTED_VALUES:
+                return True
+            waiting += item.values() if isinstance(item, dict) else item
+    return False
+
+
 async def transform_in_lane(execution: Execution, transform: Callable[[Execution], T]) -> T:
     """Return `transform(execution)`, from a worker thread if the execution is large."""
-    return await redact_in_lane(measure_execution(execution), partial(transform, execution))
+    return await redact_in_lane(estimate_execution(execution), partial(transform, execution))
 
 
 def redact_execution(execution: Execution) -> Execution:
@@ -109,7 +149,7 @@ class RedactingOutput:
         """Forward a chunk of output, except its end if that may be the start of a secret."""
         size = len(event.text)
         if event.result is not None:
-            size += measure_forms(dict(event.result.data))
+            size += _estimate_display(event.result)
         if self._task is None and size <= SMALL_CHARACTERS:
             self._forward(self._redact(event))
             return

@@ -52,7 +52,7 @@ from .long_runs import LongRuns, LongRunSession
 from .notebook import Notebook
 from .redacted_output import (
     RedactingOutput,
-    measure_execution,
+    estimate_execution,
     redact_execution,
     redact_in_lane,
     transform_in_lane,
@@ -296,7 +296,7 @@ class Session(LongRunSession, PackageSession):
                 execution = await transform_in_lane(
                     noted, lambda raw: redact_execution(note_malformed_images(raw))
                 )
-                size = len(code) + measure_execution(execution)
+                size = len(code) + estimate_execution(execution)
                 record_execution(span, execution)
                 if is_content_capture_enabled():
                     budget = host.limits.output_characters

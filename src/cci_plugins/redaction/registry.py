@@ -9,7 +9,8 @@ long and is entered under the grams at its offsets 0 to 3. Of any four consecuti
 text, one hits one of these grams wherever the spelling stands. The search therefore looks up
 every fourth place only, with one dict access each, and compares a whole spelling only where a
 gram matches. Its time is linear in the text and independent of the number of secrets. Up to 64
-spellings are found faster one by one.
+spellings are found faster one by one. Where many spellings share a gram, as tokens of one issuer
+do, the text is cut to each of their lengths and looked up among all spellings.
 
 A text in chunks may end inside a spelling. `_find_partial` yields each place near the end where
 the remaining text is the start of a spelling: by `_heads` for fewer than five characters, by the
@@ -39,6 +40,7 @@ CAPACITY = 1024
 CHUNK_CHARACTERS = 4096  # a longer secret is registered in parts of this size
 _GRAM = 5
 FEW_SPELLINGS = 64  # are searched for one by one, which is faster
+_MANY_OF_GRAM = 16  # spellings: beyond it, comparing each with the text takes longer than a look-up
 _STEP = MIN_LENGTH - _GRAM + 1  # one gram in so many characters hits every spelling
 
 
@@ -55,6 +57,7 @@ class SecretRegistry:
         self._uses: OrderedDict[str, int] = OrderedDict()
         self._spellings: Counter[str] = Counter()
         self._grams: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._shapes: dict[str, tuple[object, tuple[tuple[int, int], ...]]] = {}
         self._heads: Counter[str] = Counter()
         self._sizes: Counter[int] = Counter()
         self._longest = 0
@@ -124,11 +127,29 @@ class SecretRegistry:
             return found
         places = range(0, len(text) - _GRAM + 1, _STEP)
         for at in [at for at in places if text[at : at + _GRAM] in grams]:
-            for spelling, offset in grams.get(text[at : at + _GRAM], ()):
+            gram = text[at : at + _GRAM]
+            entries = grams.get(gram, ())
+            if len(entries) > _MANY_OF_GRAM:
+                for offset, length in self._get_shapes(gram, entries):
+                    start = at - offset
+                    if start >= 0 and text[start : start + length] in self._spellings:
+                        found[start] = max(length, found.get(start, 0))
+                continue
+            for spelling, offset in entries:
                 start = at - offset
                 if start >= 0 and text.startswith(spelling, start):
                     found[start] = max(len(spelling), found.get(start, 0))
         return found
+
+    def _get_shapes(
+        self, gram: str, entries: tuple[tuple[str, int], ...]
+    ) -> tuple[tuple[int, int], ...]:
+        """Return the offsets and lengths of the spellings under a gram, each pair once."""
+        known, shapes = self._shapes.get(gram, (None, ()))
+        if known is not entries:
+            shapes = tuple({(offset, len(spelling)) for spelling, offset in entries})
+            self._shapes[gram] = entries, shapes
+        return shapes
 
     def _find_partial(self, text: str) -> Iterator[int]:
         for begin in range(max(0, len(text) - self._longest + 1), len(text)):
@@ -164,6 +185,7 @@ class SecretRegistry:
                         self._grams[gram] = left
                     else:
                         del self._grams[gram]
+                        self._shapes.pop(gram, None)
         self._note_sizes()
 
 

@@ -75,4 +75,7 @@ def redact(text: str) -> str:
         redactor = Redactor()
         return redactor.feed(text) + redactor.finish()
     text, _ = SECRETS.redact(text)
-    return build_token_scanner().feed(build_named_value_scanner().feed(text, last=True), last=True)
+    text = build_token_scanner().feed(build_named_value_scanner().feed(text, last=True), last=True)
+    if pause := after_slice.get():
+        pause()
+    return text

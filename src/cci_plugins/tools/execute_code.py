@@ -44,7 +44,7 @@ from cci_plugins.core.host_tools import HostTool, ToolApprover
 from cci_plugins.core.interpreter import AnyInterpreter, CodeInterpreter, unwrap_interpreter
 from cci_plugins.core.long_runs import LongRun, LongRuns, get_long_runs
 from cci_plugins.core.redacted_output import (
-    measure_execution,
+    estimate_execution,
     redact_in_lane,
     transform_in_lane,
 )
@@ -332,7 +332,9 @@ async def build_reply(
         execution = await transform_in_lane(execution, sanitize)
     rendered = execution
     budget = output_characters - (len(header) + 1 if header else 0)
-    text = await redact_in_lane(measure_execution(execution), lambda: render_text(rendered, budget))
+    text = await redact_in_lane(
+        estimate_execution(execution), lambda: render_text(rendered, budget)
+    )
     text = f"{header}\n{text}" if header else text
     return ToolReply(text, execution, failed=execution.error is not None)
 

@@ -200,3 +200,15 @@ def test_the_gateways_key_is_not_sent_to_an_endpoint_of_such_a_file(
     with pytest.raises(ConfigurationError, match="CCI_SERVE_KEY"):
         _ = settings.gateway_key
     assert Settings.read(env_file=".env").gateway_key == "the-key-of-the-gateway"
+
+
+def test_a_file_that_nobody_named_is_small(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("A=1\rCCI_ISOLATION=process\r", newline="")
+    with pytest.raises(ConfigurationError, match="CCI_ISOLATION"):
+        Settings.read()
+    file.write_text("A=1\n" * 100_000)
+    with pytest.raises(ConfigurationError, match="larger than 262,144 bytes"):
+        Settings.read()
+    file.write_text("A=1\n" * 10)
+    Settings.read()

@@ -129,3 +129,27 @@ def test_a_file_with_a_secret_in_its_name_is_a_resource_without_it() -> None:
     resource = resources.to_resource(file)
     assert SECRET not in str(resource)
     assert resources._find([file], resources._parse_name(resource["uri"])) is file
+
+
+def test_many_small_texts_and_lists_give_way_to_other_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[int] = []
+    monkeypatch.setattr(redacted_output, "give_way", lambda: turns.append(1))
+    monkeypatch.setattr(redacted_output, "TURN_SECONDS", 0.0)
+    texts = Result({"application/json": ["sig=" * 10] * 2_000})
+    lists = Result({"application/json": [[]] * 6_000})
+    for result in (texts, lists):
+        turns.clear()
+        asyncio.run(transform_in_lane(Execution(results=(result,)), redact_execution))
+        assert len(turns) > 1_000
+
+
+def test_a_display_of_many_values_is_large_without_being_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr(redacted_output, "measure_forms", measured.append)
+    execution = Execution(results=(Result({"application/json": [0] * 6_000}),))
+    assert redacted_output.estimate_execution(execution) == redacted_output.LARGE_CHARACTERS
+    assert measured == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.examples import examples
 
 from cci_plugins.redaction import Redactor, forget, know, redact
+from cci_plugins.redaction.registry import SecretRegistry
 from cci_plugins.redaction.stream import SLICE_CHARACTERS, after_slice
 
 FRAGMENTS = (
@@ -79,3 +80,21 @@ def test_a_large_text_is_searched_in_slices_with_the_same_result() -> None:
     finally:
         after_slice.reset(token)
     assert len(pauses) == -(-len(text) // SLICE_CHARACTERS)
+
+
+def test_a_text_like_the_start_of_many_secrets_costs_no_step_for_each_of_them() -> None:
+    def build(count: int) -> SecretRegistry:
+        registry = SecretRegistry()
+        for number in range(count):
+            registry.register(f"same-start-{number:04}-{'q' * 20}")
+        registry.redact(text)  # the first search prepares the others
+        return registry
+
+    text = "same-start-00" * 1_000
+    few, many = build(40), build(400)
+    assert count_calls(lambda: many.redact(text)) <= count_calls(lambda: few.redact(text)) + 100
+    secret = f"same-start-0123-{'q' * 20}"
+    assert many.redact(f"a {secret} {secret}!")[0] == "a [redacted] [redacted]!"
+    many.unregister(secret)
+    assert many.redact(secret)[0] == secret
+    assert many.redact(f"same-start-0124-{'q' * 20}")[0] == "[redacted]"

@@ -267,6 +267,7 @@ class Kernel:
         """
         collector = Collector(self._limits, on_output)
         request = self._request = ExecuteRequest(collector, self._iopub)
+        self._gauge.start_run()
         async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
             given: dict[str, Any] = {**(metadata or {}), **calls.metadata}
             if environment is not None:

@@ -4,8 +4,9 @@ Untrusted code has the key and may write any message. `Message` reads the header
 small, so that a message that nobody waits for costs nothing more. Its content is checked and
 decoded by `read_content`, which may run in a worker thread.
 
-The values of JSON need up to 30 times the memory of their text. So a content with more values
-than could be kept is refused before it is decoded.
+The values of JSON need up to 30 times the memory of their text, and decoding them holds Python's
+lock. So a content with more values than could be kept is refused before it is decoded. The search
+for them gives way to other work, because a text can be made to slow it down.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from itertools import count
 from secrets import token_hex
 from typing import Any
 
+from cci_plugins.common.worker_lane import give_way
 from cci_plugins.in_session.message_bounds import measure_forms
 
 _DELIMITER = b"<IDS|MSG>"
 _PARTS = 5  # signature, header, parent header, metadata, content
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_TOPICS = 8  # frames before the delimiter
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-MAX_VALUES = 4_000_000  # of one content
+_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_SLICE = 64 * 1024  # of a text: the search holds Python's lock so long
+_STRINGS_AT_ONCE = 5_000
+MAX_VALUES = 2_000_000  # of one content
+_VALUES_OF_CONTAINER = 4  # a list or dict needs as much memory as so many numbers
 
 
 class MalformedMessageError(Exception):
@@ -141,17 +146,36 @@ def _decode(part: bytes) -> Any:
 
 def _check_values(part: bytes) -> None:
     """Refuse a content with too many values, by the characters between them."""
-    if _count_separators(part, 0, len(part)) <= MAX_VALUES:
+    if _count_values(part, 0, len(part)) <= MAX_VALUES:
         return
-    found, start = 0, 0
-    for text in _STRINGS.finditer(part):  # the same without those inside texts
-        found += _count_separators(part, start, text.start())
-        start = text.end()
-        if found > MAX_VALUES:
+    found = strings = start = 0
+    while found <= MAX_VALUES and strings <= MAX_VALUES:  # the same without those inside texts
+        quote = part.find(b'"', start)
+        if quote < 0:
+            found += _count_values(part, start, len(part))
             break
-    if found + _count_separators(part, start, len(part)) > MAX_VALUES:
+        found += _count_values(part, start, quote)
+        start = _find_text_end(part, quote + 1)
+        strings += 1
+        if strings % _STRINGS_AT_ONCE == 0:
+            give_way()
+    if max(found, strings) > MAX_VALUES:
         raise MalformedMessageError(f"it has more than {MAX_VALUES:,} values")
 
 
-def _count_separators(part: bytes, start: int, end: int) -> int:
-    return sum(part.count(character, start, end) for character in (b",", b"[", b"{"))
+def _find_text_end(part: bytes, start: int) -> int:
+    """Return the position behind the text that starts here."""
+    while start < len(part) - 1:
+        match = _TEXT.match(part, start, start + _SLICE)
+        start = match.end() if match else len(part)
+        if part[start : start + 1] == b'"':
+            return start + 1
+        give_way()  # the slice ended, perhaps within an escape
+    return len(part)
+
+
+def _count_values(part: bytes, start: int, end: int) -> int:
+    if end - start <= 1:  # most often a comma or a colon
+        return int(part[start:end] == b",")
+    containers = part.count(b"[", start, end) + part.count(b"{", start, end)
+    return part.count(b",", start, end) + _VALUES_OF_CONTAINER * containers

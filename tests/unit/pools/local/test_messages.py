@@ -76,3 +76,31 @@ def test_more_values_than_could_be_kept_are_refused_before_they_are_decoded(
         read(forge(dense))
     text = json.dumps({"data": {"text/csv": '1,2,"3\\"",' * 2000}}).encode()
     assert read(forge(text))[0]["data"]["text/csv"].startswith("1,2")
+
+
+def test_lists_count_more_than_numbers_and_texts_are_bounded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(messages, "MAX_VALUES", 1000)
+    for body in (b'{"a": [' + b"[]," * 250 + b"1]}", b'{"a": "' + b"," * 1001 + b'"' * 2003):
+        with pytest.raises(MalformedMessageError, match="1,000 values"):
+            read(forge(body))
+    assert len(read(forge(b'{"a": [' + b"1," * 900 + b"1]}"))[0]["a"]) == 901
+
+
+def test_the_search_for_values_gives_way_and_reads_escapes_that_a_slice_cuts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[int] = []
+    monkeypatch.setattr(messages, "MAX_VALUES", 20_000)
+    monkeypatch.setattr(messages, "give_way", lambda: turns.append(1))
+    monkeypatch.setattr(messages, "_SLICE", 101)
+    text = json.dumps({"a": '"\\,' * 20_001, "b": ["[", "\\", ""]}).encode()
+    assert read(forge(text))[0]["b"] == ["[", "\\", ""]
+    assert len(turns) > 100
+    with pytest.raises(MalformedMessageError):
+        read(forge(b'{"a": "' + b"," * 20_001 + b"\\"))
+    turns.clear()
+    with pytest.raises(MalformedMessageError):
+        read(forge(b'{"a": "' + b"," * 20_001 + b'"' * 30_000))
+    assert len(turns) >= 2

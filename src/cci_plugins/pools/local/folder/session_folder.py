@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from cci_plugins.common.file_names import validate_name
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 
-from .usage import measure_folder
+from .usage import measure_folders
 from .writer import (
     NO_FOLLOW,
     TEMPORARY_PREFIX,
@@ -194,16 +194,14 @@ class SessionFolder:
             return _compute_used_bytes(states[0]), sum(
                 state.f_files - state.f_ffree for state in states
             )
-        size = count = 0
-        for descriptor in self._descriptors:
-            root = self._duplicate(descriptor)
-            try:
-                used = measure_folder(root, limit - count)
-            finally:
-                os.close(root)
-            size, count = size + used[0], count + used[1]
-            if count > limit:
-                return size, limit + 1
+        with contextlib.ExitStack() as stack:
+            roots = []
+            for descriptor in self._descriptors:
+                roots.append(self._duplicate(descriptor))
+                stack.callback(os.close, roots[-1])
+            size, count = measure_folders(roots, limit)
+        if count > limit:
+            return size, limit + 1
         if self._measure_nameless is not None:
             used = self._measure_nameless()
             size, count = size + used[0], count + used[1]

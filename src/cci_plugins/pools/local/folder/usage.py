@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .writer import NO_FOLLOW
@@ -38,27 +39,35 @@ class _Folder:
     waiting: list[str]
 
 
-def measure_folder(root: int, limit: int) -> tuple[int, int]:
-    """Return the bytes and number of entries below a folder. Stop after more than `limit`.
+def measure_folders(roots: Iterable[int], limit: int) -> tuple[int, int]:
+    """Return the bytes and number of entries below folders. Stop after more than `limit`.
+
+    A file with several names counts once with its bytes, and with each of its names as an entry.
 
     Args:
-        root: Descriptor of the folder.
+        roots: Descriptors of the folders.
         limit: Entries after which to stop.
     """
-    walk = _Walk(root, limit)
-    try:
-        walk.run()
-    finally:
-        walk.close()
-    return walk.size, walk.count
+    size = count = 0
+    linked: set[tuple[int, int]] = set()
+    for root in roots:
+        walk = _Walk(root, limit - count, linked)
+        try:
+            walk.run()
+        finally:
+            walk.close()
+        size, count = size + walk.size, count + walk.count
+        if count > limit:
+            break
+    return size, count
 
 
 class _Walk:
     """One walk, with a descriptor of the current folder."""
 
-    def __init__(self, root: int, limit: int) -> None:
+    def __init__(self, root: int, limit: int, linked: set[tuple[int, int]]) -> None:
         self.size = self.count = 0
-        self._root, self._limit = root, limit
+        self._root, self._limit, self._linked = root, limit, linked
         self._moves = 0
         self._current = os.open(".", _FLAGS, dir_fd=root)  # a copy would share its read position
         self._path = [self._count_entries("")]
@@ -124,9 +133,13 @@ class _Walk:
                     break
                 with contextlib.suppress(OSError):
                     status = entry.stat(follow_symlinks=False)
-                    self.size += status.st_blocks * _BLOCK
                     if stat.S_ISDIR(status.st_mode):
                         folder.waiting.append(entry.name)
+                    elif status.st_nlink > 1:
+                        if (status.st_dev, status.st_ino) in self._linked:
+                            continue
+                        self._linked.add((status.st_dev, status.st_ino))
+                    self.size += status.st_blocks * _BLOCK
         return folder
 
 

@@ -35,7 +35,7 @@ class OpenFiles:
     """
 
     def __init__(self, folder: str, file_bytes: int) -> None:
-        self._prefix = os.fsencode(folder) + b"/"
+        self._prefix = os.fsencode(os.path.realpath(folder)) + b"/"  # as the kernel shows it
         self._file_bytes = file_bytes
         self._hidden: set[int] = set()
 
@@ -103,7 +103,8 @@ def _read_deleted_maps(pid: int) -> list[bytes]:
     with contextlib.suppress(OSError):
         if place is not None:
             with open(f"{place}/maps", "rb") as file:
-                return [line for line in file.read().splitlines() if line.endswith(_DELETED)]
+                # of the characters that end a line elsewhere, a name is shown with all but \n
+                return [line for line in file.read().split(b"\n") if line.endswith(_DELETED)]
     return []
 
 

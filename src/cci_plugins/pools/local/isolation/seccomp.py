@@ -88,13 +88,16 @@ FORBIDDEN_CALLS: Calls = {
 }
 # Refused as if the kernel were too old, so that libraries use their older code. io_uring and clone3
 # have arguments that a filter cannot see. The others make memory that neither RLIMIT_AS nor PSS
-# counts, or objects that outlive their process.
+# counts, objects that outlive their process, or use up what the whole machine shares (`io_setup`).
 ABSENT_CALLS: Calls = {
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "clone3": (435, 435),
     "vmsplice": (278, 75),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "io_setup": (206, 0),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "mq_open": (240, 180),
@@ -113,6 +116,9 @@ ABSENT_CALLS: Calls = {
     "listmount": (458, 458),
     "listns": (470, 470),
 }
+# Refused as for files that cannot be spliced, so that programs copy instead. A pipe would keep a
+# whole large page of a socket for one byte.
+SPLICE_CALLS: Calls = {"splice": (275, 76), "tee": (276, 77)}
 # Landlock does not restrict these on files outside the session. They report success and change
 # nothing, because shutil.copy() and tarfile must keep working.
 NO_OP_CALLS: Calls = {
@@ -164,12 +170,13 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NEWEST_CALL = 471
 NEW_NAMESPACES, CLONE_FILES, CLONE_THREAD = 0x7E020000, 0x400, 0x10000
 CLONE, SOCKET, IOCTL, SOCKETPAIR = (56, 220), (41, 198), (16, 29), (53, 199)
-MMAP, PRCTL, SETSOCKOPT = (9, 222), (157, 167), (54, 208)
-MAP_SHARED_ANONYMOUS = 0x21
+MMAP, PRCTL, SETSOCKOPT, CLOSE_RANGE = (9, 222), (157, 167), (54, 208), (436, 436)
+CLOSE_RANGE_UNSHARE = 2
+MAP_SHARED_ANONYMOUS, MAP_HUGETLB = 0x21, 0x40000
 PR_SET_DUMPABLE = 4
 SOL_SOCKET, BUFFER_OPTIONS = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and the two with FORCE
 IP_PROTOCOLS = (0, 6, 17)  # the default, TCP and UDP
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
@@ -203,6 +210,7 @@ def build_session_filter(*, own_network: bool, guard_metadata: bool, machine: st
     builder = _ProgramBuilder(machine)
     builder.refuse(FORBIDDEN_CALLS, errno.EPERM)
     builder.refuse(ABSENT_CALLS, errno.ENOSYS)
+    builder.refuse(SPLICE_CALLS, errno.EINVAL)
     if guard_metadata:
         builder.refuse(NO_OP_CALLS, 0)
         builder.refuse(UNSUPPORTED_CALLS, errno.EOPNOTSUPP)
@@ -278,12 +286,24 @@ class _ProgramBuilder:
             _encode_refusal(errno.EPERM),
             _encode(_RETURN, _ALLOW),
         )
+        self._add_rule(
+            CLOSE_RANGE,
+            _encode(_LOAD, _ARGUMENTS[2]),
+            _encode(_ANY_BIT, CLOSE_RANGE_UNSHARE, 0, 1),
+            _encode_refusal(errno.EINVAL),
+            _encode(_RETURN, _ALLOW),
+        )
 
     def refuse_uncounted_memory(self) -> None:
-        """Refuse shared memory without a file. Pages that are not mapped any longer stay in it."""
+        """Refuse shared memory without a file, in which pages that are not mapped any longer stay.
+
+        The machine's reserved huge pages are in no size of a process either.
+        """
         self._add_rule(
             MMAP,
             _encode(_LOAD, _ARGUMENTS[3]),
+            _encode(_ANY_BIT, MAP_HUGETLB, 0, 1),
+            _encode_refusal(errno.ENOMEM),
             _encode(_AND, MAP_SHARED_ANONYMOUS),
             _encode(_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1),
             _encode_refusal(errno.EPERM),
@@ -351,7 +371,8 @@ class _ProgramBuilder:
         self._add_rule(
             IOCTL,
             _encode(_LOAD, _ARGUMENTS[1]),
-            _encode(_EQUAL, TIOCSTI, 1, 0),
+            _encode(_EQUAL, TIOCSTI, 2, 0),
+            _encode(_EQUAL, TIOCSETD, 1, 0),  # loads line disciplines, which no session needs
             _encode(_EQUAL, TIOCLINUX, 0, 1),
             _encode_refusal(errno.EPERM),
             _encode(_RETURN, _ALLOW),

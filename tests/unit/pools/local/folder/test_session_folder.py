@@ -220,6 +220,17 @@ def test_entries_count_at_any_depth_but_are_listed_to_a_limit(strict):
 
 
 @posix
+def test_the_bytes_of_a_file_count_once_whatever_the_number_of_its_names(strict):
+    folder, root = strict
+    (root / "f").write_bytes(b"x" * 1_000_000)
+    for number in range(20):
+        (root / f"link-{number}").hardlink_to(root / "f")
+    size, count = folder.measure_usage()
+    assert count == 21
+    assert 1_000_000 <= size < 1_100_000
+
+
+@posix
 def test_names_and_modes_hide_nothing_from_the_measurement(strict):
     folder, root = strict
     (root / f"{TEMPORARY_PREFIX}1").mkdir()

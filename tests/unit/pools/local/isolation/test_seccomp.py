@@ -194,3 +194,19 @@ def test_unknown_machines_are_not_supported():
     seccomp.check_machine("x86_64")
     with pytest.raises(IsolationError, match="'s390x'"):
         seccomp.check_machine("s390x")
+
+
+def test_threads_share_descriptors_and_nothing_is_taken_that_cannot_be_counted(
+    bwrap, landlock, machine, column
+):
+    close_range, mmap, ioctl, splice = [(436, 436), (9, 222), (16, 29), (275, 76)]
+    for program in (bwrap, landlock):
+        assert errno_of(program, machine, close_range[column], 3, 9, 2) == errno.EINVAL
+        assert errno_of(program, machine, close_range[column], 3, 9, 6) == errno.EINVAL
+        assert errno_of(program, machine, close_range[column], 3, 9, 4) is None
+        assert errno_of(program, machine, mmap[column], 0, 9, 3, 0x40022) == errno.ENOMEM
+        assert errno_of(program, machine, mmap[column], 0, 9, 3, 0x22) is None
+        assert errno_of(program, machine, ioctl[column], 0, 0x5423) == errno.EPERM
+        assert errno_of(program, machine, ioctl[column], 0, 0x5412) == errno.EPERM
+        assert errno_of(program, machine, ioctl[column], 0, 0x5401) is None
+        assert errno_of(program, machine, splice[column]) == errno.EINVAL
