@@ -100,10 +100,14 @@ class _LightClient(httpx.AsyncClient):
         super().__init__(**options)
         self._found_cookies = _Cookies()
 
-    @property  # type: ignore[misc]  # nobody sets it
+    @property
     @override
     def cookies(self) -> httpx.Cookies:
         return self._found_cookies
+
+    @cookies.setter
+    def cookies(self, cookies: Any) -> None:
+        self._found_cookies = _Cookies(cookies)
 
 
 def _build_timeout(connect_timeout: timedelta) -> httpx.Timeout:
