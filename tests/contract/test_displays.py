@@ -104,6 +104,26 @@ async def test_displays_arrive_once_and_in_order(interpreter: CodeInterpreter) -
 
 
 @pytest.mark.quick("embedded")
+async def test_long_texts_and_displays_keep_their_order(interpreter: CodeInterpreter) -> None:
+    code = """
+import time
+from IPython.display import display
+for number in range(4):
+    print(str(number) * 200_000)
+    display(number)
+    print("short", number)
+    time.sleep(0.25 * (number % 2))  # longer than the stream's timer
+    display(number)
+"""
+    execution = await run(interpreter, code)
+    found = [event.text or str(event.result and event.result.text) for event in execution.outputs]
+    kept = "".join(found)
+    expected = "".join(
+        f"{number}" * 200_000 + f"\n{number}short {number}\n{number}" for number in range(4)
+    )
+    assert kept == expected
+
+
 async def test_charts_are_shown_whatever_backend_the_code_names(
     interpreter: CodeInterpreter,
 ) -> None:
@@ -143,8 +163,8 @@ async def test_what_is_too_large_is_cut_and_counted_and_the_session_stays(
     assert failed.error.name == "ValueError"
     assert "[... 38,951,424 characters not kept ...]" in failed.error.message
 
-    flood = await session.run_code("print('x' * (100 << 20))")
-    assert flood.dropped_characters == (100 << 20) + 1 - 6_000_000
+    flood = await session.run_code("print('x' * (100 << 20), end='')")
+    assert flood.dropped_characters == (100 << 20) - 6_000_000
     assert (await run(interpreter, "kept")).text == "1"
 
 

@@ -329,7 +329,7 @@ async def test_a_streamed_answer_is_of_any_size_and_not_inflated() -> None:
 
     async with (
         running() as server,
-        AsyncPipelineClient(server.url, transport=transport.BoundedTransport()) as client,
+        AsyncPipelineClient(server.url, transport=transport.BoundedTransport(server.url)) as client,
     ):
         response = await client.send_request(HttpRequest("GET", server.url), stream=True)
         assert sum([len(chunk) async for chunk in response.iter_raw()]) == ENOUGH

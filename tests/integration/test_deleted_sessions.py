@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tests.integration._emulated import emulated
 
-from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
+from cci_plugins import CodeInterpreter, Execution, LocalSessionPool, Session
 from cci_plugins.pools.base import SessionPool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -33,13 +33,29 @@ POOLS = {
 
 
 @asynccontextmanager
-async def open_pool(options: dict[str, str] | None) -> AsyncIterator[SessionPool]:
+async def open_pool(
+    options: dict[str, str] | None,
+) -> AsyncIterator[tuple[SessionPool, LocalSessionPool | None]]:
+    """Yield a pool, and the one that a remote one serves."""
     local = LocalSessionPool(ready_sessions=0, preload=())
     if options is None:
-        yield local
+        yield local, None
         return
-    async with emulated(local, **options) as served:
-        yield served.client()
+    async with emulated(local, **options) as azure:
+        yield azure.client(), local
+
+
+async def wait_for_file(session: Session, served: LocalSessionPool | None) -> None:
+    """Wait until the code has begun. A text-only pool cannot show it, so its server is asked."""
+    while True:
+        if served is None:
+            files = await session.files.list()
+        else:
+            (info,) = await served.list_sessions()
+            files = await served.list_files(info.identifier)
+        if "started" in {file.name for file in files}:
+            return
+        await anyio.sleep(0.02)
 
 
 @pytest.mark.quick("embedded", "custom, text only")
@@ -48,7 +64,7 @@ async def test_deleting_a_session_ends_the_code_that_runs_in_it(
     options: dict[str, str] | None,
 ) -> None:
     ends: list[Execution] = []
-    async with open_pool(options) as pool, CodeInterpreter(pool) as interpreter:
+    async with open_pool(options) as (pool, served), CodeInterpreter(pool) as interpreter:
         session = interpreter.session("alice")
 
         async def run() -> None:
@@ -58,7 +74,7 @@ async def test_deleting_a_session_ends_the_code_that_runs_in_it(
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(run)
-                await anyio.sleep(1.5)  # until the code runs, which a text-only pool cannot show
+                await wait_for_file(session, served)
                 await session.delete()
             after = await session.run_code("'x' in dir()")
     assert (ends[0].status, ends[0].state) == ("died", "lost")

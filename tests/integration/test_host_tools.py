@@ -15,7 +15,15 @@ from typing import Any
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, Decision, Execution, HostTool, Limits, ToolCallRequest
+from cci_plugins import (
+    BackgroundRun,
+    CodeInterpreter,
+    Decision,
+    Execution,
+    HostTool,
+    Limits,
+    ToolCallRequest,
+)
 from cci_plugins.errors import ConfigurationError, ToolCallError
 from cci_plugins.pools.local.pool import LocalSessionPool
 from cci_plugins.sync import CodeInterpreter as BlockingInterpreter
@@ -299,6 +307,34 @@ async def test_a_tool_cannot_wait_for_its_own_session(interpreter: CodeInterpret
     assert execution.stdout == "42\n"
     assert execution.error is not None
     assert "cannot run more code" in execution.error.message
+
+
+async def test_what_a_tool_left_running_may_use_the_session_after_its_run(
+    interpreter: CodeInterpreter,
+) -> None:
+    has_ended = anyio.Event()
+    left: list[asyncio.Task[str]] = []
+
+    async def run_later() -> str:
+        await has_ended.wait()
+        return (await interpreter.session("one").run_code("6 * 7")).text
+
+    async def leave() -> None:
+        left.append(asyncio.ensure_future(run_later()))
+        code = "print(tools.later())"
+        tools = [HostTool("later", "", {"type": "object"}, run_later)]
+        runs.append(await interpreter.session("two").start_code(code, tools=tools))
+
+    runs: list[BackgroundRun] = []
+    tools = [HostTool("leave", "", {"type": "object"}, leave)]
+    execution = await interpreter.session("one").run_code("tools.leave()", tools=tools)
+    assert execution.error is None
+    has_ended.set()
+    with anyio.fail_after(60):
+        assert await left[0] == "42"
+        execution = await runs[0].wait()
+    assert execution is not None
+    assert (execution.error, execution.stdout) == (None, "42\n")
 
 
 FORGED = """

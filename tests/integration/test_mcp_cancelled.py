@@ -81,6 +81,18 @@ async def until(condition) -> None:
             await anyio.sleep(0.01)
 
 
+async def test_a_long_handshake_begins_an_mcp_session_too():
+    icon = {"src": "data:image/png;base64," + "A" * 10_000}
+    client_info = {"name": "x", "version": "1", "icons": [icon]}
+    params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client_info}
+    body = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
+    with anyio.fail_after(30):
+        async with serving(FakeSessionPool(), execute_code=True) as url:
+            async with httpx.AsyncClient(headers={"x-ms-apikey": KEY}) as http:
+                response = await http.post(url, json=body)
+    assert response.headers.get("mcp-session-id")
+
+
 async def test_a_call_ends_only_by_its_own_session_and_its_own_id():
     pool = WaitingPool()
     with anyio.fail_after(60):

@@ -23,6 +23,7 @@ from cci_plugins.mcp_client.client import McpClient
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, dump_execution
 from cci_plugins.models import Execution, Result
 from cci_plugins.pools.azure.cci_server import read_execution_of
+from cci_plugins.server.mcp import compat
 from cci_plugins.server.mcp.answers import ToolCallResult
 from cci_plugins.server.mcp.compat import McpCompatApp
 from cci_plugins.server.mcp.large_answers import LargeAnswers
@@ -117,8 +118,14 @@ async def call(url: str, **options: Any) -> dict[str, Any]:
     return decode(await anyio.to_thread.run_sync(partial(fetch, url, **options)))
 
 
-async def leave_to_sdk(_: LargeAnswers, fields: object) -> None:
-    """Keep nothing."""
+def leave_to_sdk(patch: pytest.MonkeyPatch) -> None:
+    """Let the SDK answer and encode everything."""
+
+    async def keep(_: LargeAnswers, fields: object) -> None:
+        """Keep nothing."""
+
+    patch.setattr(LargeAnswers, "keep", keep)
+    patch.setattr(compat, "parse_direct_call", lambda *_: None)
 
 
 async def test_a_client_of_any_kind_gets_the_same_large_result_as_from_the_sdk(
@@ -130,7 +137,7 @@ async def test_a_client_of_any_kind_gets_the_same_large_result_as_from_the_sdk(
             plain = await call(url)
             streamed = await call(url, accept=EVENTS, progressToken="t")
             with monkeypatch.context() as patch:
-                patch.setattr(LargeAnswers, "keep", leave_to_sdk)
+                leave_to_sdk(patch)
                 expected = await call(url)
         assert plain == expected
         assert streamed == expected
@@ -145,7 +152,7 @@ async def test_a_large_file_is_read_as_from_the_sdk(monkeypatch: pytest.MonkeyPa
         async with serving(build_result(4), resources) as url:
             replies = [await call(url, method="resources/read")]
             with monkeypatch.context() as patch:
-                patch.setattr(LargeAnswers, "keep", leave_to_sdk)
+                leave_to_sdk(patch)
                 replies.append(await call(url, method="resources/read"))
         assert replies[0] == replies[1]
         assert replies[0]["result"]["contents"] == [content]
@@ -211,7 +218,7 @@ async def test_a_large_result_does_not_stall_the_event_loop(
         tasks.start_soon(tick)
         longest = 0.0
         with monkeypatch.context() as patch:
-            patch.setattr(LargeAnswers, "keep", leave_to_sdk)
+            leave_to_sdk(patch)
             await anyio.to_thread.run_sync(fetch, url)  # undecoded: this is the server's process
         before, pauses = longest, []
         for _ in range(3):  # the least of them is not that of a busy machine

@@ -1,5 +1,6 @@
 """Requests that are not quite JSON-RPC, or not quite Unicode: each of them is answered."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -120,6 +121,8 @@ MALFORMED = {
     "no version": b'{"id":1,"method":"ping"}',
     "null id": b'{"jsonrpc":"2.0","id":null,"method":"ping"}',
     "boolean id": b'{"jsonrpc":"2.0","id":true,"method":"ping"}',
+    "fraction as the id": b'{"jsonrpc":"2.0","id": 1.5,"method":"ping"}',
+    "list as the id": b'{"jsonrpc":"2.0","method":"ping","id":[1]}',
     "surrogate in the id": b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}',
     "surrogate in the method": b'{"jsonrpc":"2.0","id":1,"method":"\\udfff"}',
     "params that are a list": b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[]}',
@@ -138,6 +141,30 @@ def test_a_malformed_message_over_stdio_is_answered_by_an_error(stdio, line):
 def test_a_malformed_message_over_http_is_answered(http, line):
     response = http.post("", content=line)
     assert response.status_code < 500, response.text
+    assert response.json()["error"]["code"] in {-32700, -32600, -32601, -32602}
+
+
+EXECUTE = (
+    '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"execute_code",'
+    '"arguments":{"code":"@"}}}'
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        EXECUTE.encode("utf-16"),
+        EXECUTE.encode("utf-16-be"),
+        EXECUTE.replace("@", "\ud800").encode("utf-8", "surrogatepass"),
+        EXECUTE.replace("1", '"\ud800"', 1).encode("utf-8", "surrogatepass"),
+        EXECUTE.encode().replace(b"@", b"\xff"),
+        gzip.compress(EXECUTE.encode()),
+    ],
+    ids=["UTF-16", "UTF-16 without a mark", "surrogate", "surrogate as the id", "bytes", "gzip"],
+)
+def test_a_body_that_is_not_utf_8_is_refused_before_any_parser_reads_it(http, body):
+    response = http.post("", content=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, -32700)
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,18 @@ async def test_a_session_of_our_server_gets_wheels_that_this_machine_downloaded(
             other = await interpreter.session("b").run_code("import cci_tiny")
             assert other.error is not None
             if azure is not None:  # its cooldown is over, and the replacement gets them again
+                unused = interpreter.session("c")
+                assert set(await unused.install("cci-tiny")) == {"cci-tiny", "cci-tiny-base"}
                 for identifier in list(azure.emulator._last_used):
                     await azure.emulator.drop_session(identifier)
-                execution = await session.run_code(IMPORT)
-                assert execution.stdout.split() == ["cci_tiny", "cci_tiny_base"], execution
+                for one in (session, unused):
+                    execution = await one.run_code(IMPORT)
+                    assert execution.stdout.split() == ["cci_tiny", "cci_tiny_base"], execution
+                    assert execution.state == "lost"
+                    assert (
+                        "was replaced" in execution.notes[0] or "replaced the" in execution.notes[0]
+                    )
+                    assert execution.notes[-1].startswith("packages installed again: cci-tiny")
 
 
 @pytest.mark.quick("platform")

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from cci_plugins import CodeInterpreter, Execution
 from cci_plugins.azure.credentials import FetchedKey
-from cci_plugins.errors import CodeInterpreterError
+from cci_plugins.errors import CodeInterpreterError, PoolError
 from cci_plugins.server.requests import read_body, replay_body
 
 from ._emulated import KEY, emulated
@@ -42,14 +42,20 @@ class Liar:
 
     def __init__(self, app):
         self.app, self.lies, self.runs = app, [], 0
+        self.last_lie = self.is_shut = None  # answers a run, and all that comes after it
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or scope["path"].startswith("/files"):
             await self.app(scope, receive, send)
             return
         body = await read_body(receive, 10**8) or b""
+        if self.is_shut:
+            await JSONResponse(self.last_lie[1], self.last_lie[0])(scope, receive, send)
+            return
         is_run = b"globals().get" in body or b"Z2xvYmFscygpLmdldC" in body
         self.runs += is_run
+        if is_run and self.last_lie:
+            self.is_shut, self.lies = True, [self.last_lie]
         if not (is_run and self.lies):
             await self.app(scope, replay_body(body, receive), send)
             return
@@ -104,6 +110,31 @@ async def test_a_run_that_took_place_is_not_repeated_after_any_answer(options):
                     assert (after.text, after.state) == (str(number), "kept"), (name, outcome)
 
 
+@pytest.mark.quick("platform", "custom", "custom-executions")
+@pytest.mark.parametrize("options", KINDS, ids=lambda options: "-".join(options.values()))
+async def test_a_first_run_may_have_run_where_everything_is_refused_from_then_on(options):
+    liars = []
+
+    def around(app):
+        liars.append(Liar(app))
+        return liars[0]
+
+    with anyio.fail_after(110):
+        async with emulated(local_pool(), around, max_sessions=99, **options) as azure:
+            client = azure.client(patience=timedelta(seconds=0.3))
+            async with CodeInterpreter(client) as interpreter:
+                await interpreter.session("a").run_code("1")
+                for name in ("429", "full", "503"):
+                    liars[0].last_lie = LIES[name]
+                    session = interpreter.session(name)
+                    with pytest.raises(PoolError, match="may have run") as raised:
+                        await session.run_code(f"{MARK}\nseen")
+                    assert not raised.value.retryable, (name, raised.value)
+                    liars[0].last_lie = liars[0].is_shut = None
+                    after = await session.run_code("seen")
+                    assert (after.text, after.error) == ("1", None), name
+
+
 async def test_words_of_a_failed_run_do_not_repeat_it():
     """The pool reports the failure of a run in words that a refused key has too."""
     calls = []
@@ -140,5 +171,7 @@ async def test_words_of_a_failed_run_do_not_repeat_it():
             client._retry._auth = FetchedKey(renew)
             async with client:
                 with pytest.raises(CodeInterpreterError, match="may have run"):
-                    await client.execute("session-1", "2 + 2", timeout=timedelta(seconds=5))
+                    await client.execute(
+                        "session-1", "2 + 2", timeout=timedelta(seconds=5), instance="i"
+                    )
     assert sum("2 + 2" in code for code in calls) == 1

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 
+from cci_plugins.errors import ConfigurationError
 from cci_plugins.testing import FakeSessionPool
 
 from ._server import KEY, serving
@@ -272,4 +273,36 @@ def test_an_address_that_one_client_has_many_of_counts_once():
         get_network("2001:db8::1") == get_network("2001:db8::ffff:1") != get_network("2001:db9::1")
     )
     assert get_network("::ffff:10.0.0.1") == get_network("10.0.0.1") != get_network("10.0.0.2")
-    assert get_network("unknown") == "unknown"
+    assert get_network("unknown") == get_network("another name") == "unknown"
+    assert get_network("10.0.0.1:5000") == get_network("10.0.0.1") == "10.0.0.1"
+    assert get_network("[2001:db8::1]:80") == get_network("[2001:db8::1]") == "2001:db8::/64"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected", "name"),
+    [
+        ("LOCALHOST", True, "127.0.0.1"),
+        ("127.1", True, "127.0.0.1"),
+        ("::ffff:127.0.0.1", True, "127.0.0.1"),
+        ("[::1]", True, "::1"),
+        ("0.0.0.0", False, "127.0.0.1"),
+        ("::ffff:0.0.0.0", False, "127.0.0.1"),
+        ("::", False, "::1"),
+    ],
+)
+def test_a_listener_is_judged_by_its_address_and_not_by_its_name(host, expected, name):
+    from cci_plugins.server import listening
+
+    assert listening.is_loopback(host) is expected
+    try:
+        with listening._listen(host, 0) as listener:
+            assert urlsplit(listening._format_url(listener)).hostname == name
+    except ConfigurationError:
+        assert ":" in host, "this machine has no IPv6"
+
+
+async def test_a_listener_on_another_spelling_of_loopback_refuses_other_names():
+    with anyio.fail_after(30):
+        async with serving(FakeSessionPool(), host="LOCALHOST") as url, httpx.AsyncClient() as http:
+            headers = {"host": "evil.example", "x-ms-apikey": KEY}
+            assert (await http.post(url, json=PING, headers=headers)).status_code == 403

@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from cci_plugins import CodeInterpreter, LocalSessionPool
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, PoolUnavailableError
 from cci_plugins.testing import FakeSessionPool
 
 from ._wheels import write_wheel
@@ -142,6 +143,51 @@ async def test_packages_of_the_pool_are_in_every_session(index: Path) -> None:
         )
         assert other.stdout.strip() == "cci_tiny_base"
     assert list_folders() == set()
+
+
+async def test_a_session_that_ends_before_its_first_run_gets_its_packages_again(
+    index: Path,
+) -> None:
+    pool = LocalSessionPool(isolation="process", package_index=index, cooldown=0.2)
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        assert "cci-tiny" in await session.install("cci-tiny")
+        with anyio.fail_after(30):
+            while await pool.list_sessions():
+                await anyio.sleep(0.05)
+        execution = await session.run_code("import cci_tiny; cci_tiny.VALUE")
+        assert (execution.text, execution.state) == ("'cci_tiny'", "lost")
+        assert execution.execution_count == 1
+        assert execution.notes == (
+            (
+                "the session was replaced because it was not used for 0.2 s; variables and files "
+                "of earlier calls are gone"
+            ),
+            "packages installed again: cci-tiny",
+        )
+        await session.install("cci-tiny-base")
+        execution = await session.run_code("import cci_tiny_base")
+        assert (execution.state, execution.notes) == ("kept", ())
+
+
+async def test_a_session_whose_python_cannot_start_gets_its_packages_again(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = LocalSessionPool(isolation="process", package_index=index)
+    async with CodeInterpreter(pool) as interpreter:
+        session = interpreter.session("a")
+        await session.install("cci-tiny")
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "_launch", _fail)
+            with pytest.raises(PoolUnavailableError):
+                await session.run_code("1")
+        execution = await session.run_code("import cci_tiny")
+        assert execution.error is None
+        assert "because its Python did not start" in execution.notes[0]
+
+
+async def _fail(*_: object) -> None:
+    raise PoolUnavailableError("no sandbox")
 
 
 async def test_the_environment_names_packages(monkeypatch: pytest.MonkeyPatch) -> None:

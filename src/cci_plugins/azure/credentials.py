@@ -22,7 +22,6 @@ import base64
 import binascii
 import inspect
 import json
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -41,8 +40,10 @@ from cci_plugins.common.log import logger
 from cci_plugins.errors import AuthenticationError, CodeInterpreterError, ConfigurationError
 from cci_plugins.redaction import know
 
+from .default_credential import build_sign_in_hint, create_default_credential
 from .encryption import check_token_url, warn_of_plain_key
 from .failures import choose_sign_in_reason
+from .sign_in_time import call_within
 
 KEY_HEADER = "x-ms-apikey"
 DATA_PLANE_SCOPE = "https://dynamicsessions.io/.default"
@@ -249,7 +250,7 @@ class CachedCredential:
                 message = message or f"no answer within {limit:.0f} s"
             raise AuthenticationError(
                 f"signing in to Azure failed ({type(error).__name__}: {message})",
-                hint=_build_sign_in_hint(),
+                hint=build_sign_in_hint(),
             ) from None
         entry.token = token
         entry.renew_at = max(
@@ -267,6 +268,8 @@ class CachedCredential:
         if inspect.iscoroutinefunction(get_token):
             token = call()
         else:
+            if source is self._default:  # its thread ends in time, also without its caller
+                call = partial(call_within, SIGN_IN_SECONDS, call)
             # a limiter of its own, since a call without an end would keep a place of the shared one
             token = await anyio.to_thread.run_sync(
                 call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
@@ -455,33 +458,6 @@ def decode_claims(token: str) -> dict[str, Any]:
     except (ValueError, binascii.Error):
         return {}
     return claims if isinstance(claims, dict) else {}
-
-
-def create_default_credential() -> TokenCredential:
-    """Return the sign-in of this machine, as `DefaultAzureCredential` finds it.
-
-    Raises:
-        ConfigurationError: The extra `azure` is not installed.
-    """
-    try:
-        from azure.identity import DefaultAzureCredential  # noqa: PLC0415 - heavy, and an extra
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "signing in to Azure needs azure-identity", hint='pip install "cci-plugins[azure]"'
-        ) from None
-    from .sign_in_transport import build_sign_in_transport  # noqa: PLC0415 - as above
-
-    credential: TokenCredential = DefaultAzureCredential(transport=build_sign_in_transport())
-    return credential
-
-
-def _build_sign_in_hint() -> str:
-    if shutil.which("az") is None:
-        return (
-            "install Azure's command line (https://aka.ms/azure-cli) and run: az login; or give "
-            "the app a managed identity"
-        )
-    return "run: az login; or give the app a managed identity"
 
 
 def _accepts_options(get_token: Callable[..., Any]) -> bool:

@@ -60,7 +60,7 @@ async def list_agents(endpoint: str, azure: Azure) -> list[str]:
             policies.AsyncRetryPolicy(),
             policies.AsyncBearerTokenCredentialPolicy(credential, _SCOPE),
         ],
-        **build_connection_options(azure.ca),
+        **build_connection_options(endpoint, azure.ca),
     )
     try:
         with limit_azure_time(STEP_SECONDS):

@@ -25,11 +25,11 @@ from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
     ProtocolError,
-    ProvisioningError,
 )
 
 from . import api_versions
 from .credentials import CachedCredential
+from .destinations import Destination
 from .failures import BOUND_HINT, CONFLICT, NOT_FOUND, ArmError, build_error, clean, parse_error
 from .options import Azure
 
@@ -79,8 +79,9 @@ class ArmClient:
             )
         self.scope = f"{self._endpoint}/.default"
         self.credential = CachedCredential.wrap(azure.credential)
+        self._destination = Destination(self._endpoint)
         self._transport_options = transport.build_connection_options(
-            azure.ca, read_timeout=read_timeout
+            self._endpoint, azure.ca, read_timeout=read_timeout
         )
         self._client = self._build_client()
         self._version_replacements: dict[str, str] = {}
@@ -161,7 +162,8 @@ class ArmClient:
                 return found
             if len(found) > transport.MAX_ITEMS:
                 break
-            request = HttpRequest("GET", self._check_link(str(following), step))
+            self._destination.check(str(following))
+            request = HttpRequest("GET", str(following))
         raise transport.build_endless_error()
 
     async def post(
@@ -220,19 +222,6 @@ class ArmClient:
             params={"api-version": version, **options},
             json=None if body is None else dict(body),
         )
-
-    def _check_link(self, url: str, step: str) -> str:
-        """Return the link to the next page. It must not send the token to another host."""
-        own = urlsplit(self._endpoint)
-        try:
-            other = urlsplit(url)
-        except ValueError:  # such as a broken IPv6 address
-            other = urlsplit("")
-        if (own.scheme, own.hostname) != (other.scheme, other.hostname):
-            raise ProvisioningError(
-                f"{step}: Azure sent a link to the next page that leads to another host"
-            )
-        return url
 
     async def _send(self, request: HttpRequest, step: str) -> Any:
         """Send a request and return the SDK's pipeline response, whatever its status.

@@ -1,4 +1,7 @@
-"""Transport of Azure's asynchronous SDKs, whose answers are bounded in bytes, pages and time.
+"""Transport of Azure's asynchronous SDKs, which keeps to one server and to bounds.
+
+It sends requests to the server that its client was made for only, wherever an answer leads. The
+bounds are of bytes, pages and time.
 
 azure-core reads an answer whole and decodes its gzip without a bound. Here the body of an answer is
 counted while it arrives, raw and decoded. A failure is a `ProtocolError` and not an `AzureError`,
@@ -17,7 +20,8 @@ import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
@@ -26,7 +30,10 @@ from azure.core.pipeline.transport import AioHttpTransport
 from typing_extensions import override
 
 from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, BodyDecoder
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import ProtocolError
+
+from .destinations import Destination
 
 MAX_BYTES = REPLY_BYTES  # of one answer
 MAX_PAGES, MAX_ITEMS = 1_000, 100_000  # of one list
@@ -35,32 +42,46 @@ STEP_SECONDS = 900.0  # for a request with its retries, and for a list with all 
 _SENDER = "Azure"
 
 
-def build_connection_options(ca: Path | str | None, **options: Any) -> dict[str, Any]:
+def build_connection_options(
+    endpoint: str, ca: Path | str | None, **options: Any
+) -> dict[str, Any]:
     """Return the options of an asynchronous client for its connections.
 
     Args:
+        endpoint: URL of the server that may get the client's requests.
         ca: File with the certificates to trust. The one of SSL_CERT_FILE when None, because
             aiohttp reads that variable only once, when it is imported.
         **options: Options of the SDK's transport, such as `read_timeout`.
+
+    Raises:
+        ConfigurationError: The endpoint is not a URL.
     """
     file = str(ca or os.environ.get("SSL_CERT_FILE") or "")
-    return {"transport": BoundedTransport(file or None, **options)}
+    return {"transport": BoundedTransport(endpoint, file or None, **options)}
 
 
 class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core loads it lazily
     """Transport for clients of Azure's SDKs, which own and close it.
 
     Args:
+        endpoint: URL of the server that may get the requests.
         ca: File with the certificates to trust, or None for the system's.
         **options: Options of `AioHttpTransport`, such as `read_timeout`.
+
+    Raises:
+        ConfigurationError: The endpoint is not a URL.
     """
 
     session: aiohttp.ClientSession | None
 
-    def __init__(self, ca: str | None = None, **options: Any) -> None:
+    def __init__(self, endpoint: str, ca: str | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self._destination = Destination(endpoint)
         self._ca = ca
-        self._was_opened = False
+        self._was_opened = self._is_direct = False
+
+    async def __aenter__(self) -> Self:
+        return self  # the first request opens the connections, since its host matters
 
     async def open(self) -> None:
         """Open the connections, with the bounded kind of response."""
@@ -68,7 +89,7 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
             context = ssl.create_default_context(cafile=self._ca) if self._ca else True
             self.session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=context),
-                trust_env=True,  # proxies
+                trust_env=not self._is_direct,  # proxies
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers=ACCEPT_ENCODING,
@@ -78,7 +99,14 @@ class BoundedTransport(AioHttpTransport):  # type: ignore[misc]  # azure-core lo
         await super().open()
 
     async def send(self, request: Any, *, stream: bool = False, **config: Any) -> Any:
-        """Send a request within a limit of time, and read its answer unless it is streamed."""
+        """Send a request within a limit of time, and read its answer unless it is streamed.
+
+        Raises:
+            ProtocolError: The request is for another server, and was not sent.
+        """
+        self._destination.check(request.url)
+        # a proxy of HTTP_PROXY would get a token for this machine unencrypted
+        self._is_direct = is_loopback_host(urlsplit(request.url).hostname or "")
         # `_BoundedResponse.read` limits the time of the body, which callers may read later
         seconds = ANSWER_SECONDS if stream else 2 * ANSWER_SECONDS
         with limit_azure_time(seconds):

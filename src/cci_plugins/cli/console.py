@@ -36,6 +36,8 @@ from cci_plugins.errors import (
     ToolCallError,
 )
 
+from .safe_text import escape_text
+
 
 class ExitCode(IntEnum):
     """Exit codes of the commands, for use in scripts.
@@ -173,17 +175,20 @@ def print_message(text: str, *, style: str = "dim") -> None:
 
 def print_warning(text: str) -> None:
     """Print a warning to stderr."""
-    _print_text(Text.assemble(("warning: ", "bold yellow"), text))
+    _print_text(Text.assemble(("warning: ", "bold yellow"), escape_text(text)))
 
 
 def print_hint(text: str) -> None:
     """Print the next step to stderr."""
-    _print_text(Text.assemble(("hint: ", "bold cyan"), text))
+    _print_text(Text.assemble(("hint: ", "bold cyan"), escape_text(text)))
 
 
 def print_error(message: str, hint: str | None = None) -> None:
-    """Print an error to stderr: the message, then a blank line and the hint."""
-    _print_text(Text.assemble(("error: ", "bold red"), message))
+    """Print an error to stderr: the message, then a blank line and the hint.
+
+    A pool may have chosen their words, so control codes are escaped.
+    """
+    _print_text(Text.assemble(("error: ", "bold red"), escape_text(message)))
     if hint:
         _print_text(Text())
         print_hint(hint)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import signal
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
@@ -232,6 +231,8 @@ class _Listener:
         Args:
             url: URL of the server, with the port that it listens on.
         """
+        from cci_plugins.server.listening import is_loopback
+
         if self.key is None:
             port = urlsplit(url).port
             console.print_warning(
@@ -241,7 +242,7 @@ class _Listener:
             console.print_message(
                 "without a key the tool execute_code is not offered: clients launch an environment"
             )
-        elif not _is_loopback(self.host):
+        elif not is_loopback(self.host):
             console.print_warning(
                 f"listening on {self.host}: anyone who reaches this port and has the key can run "
                 "code on this machine, and the connection is not encrypted"
@@ -463,10 +464,3 @@ def _choose_key(api_key: str | None, settings: Settings) -> tuple[str, str]:
             hint="leave the key out to have one generated",
         )
     return key, display_key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

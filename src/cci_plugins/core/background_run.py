@@ -24,7 +24,7 @@ from cci_plugins.errors import ConfigurationError, SessionLostError
 from cci_plugins.models import ErrorInfo, Execution, OutputEvent
 from cci_plugins.pools.base import OutputHandler, check_background_support, check_code_size
 
-from .conversation import running_sessions
+from .conversation import get_running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover
 from .session_handle import SessionHandle
@@ -158,7 +158,8 @@ class BackgroundRun:
                 for the run.
         """
         self._check_process()
-        if not self._task.done() and self._handle.id in running_sessions.get():
+        waiting = {one.id for one in get_running_sessions()}
+        if not self._task.done() and self._handle.id in waiting:
             raise ConfigurationError(
                 "this run waits for the tool that made this call, so the tool cannot wait for it",
                 hint="wait for the run outside of its tools",

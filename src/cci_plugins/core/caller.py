@@ -29,7 +29,7 @@ import anyio.to_thread
 from cci_plugins.common import event_loop, tool_loop
 from cci_plugins.errors import ToolCallError
 
-from .conversation import running_sessions
+from .conversation import RunningSession, get_running_sessions, running_sessions
 from .host_tools import is_async
 from .spans import inherit_span
 
@@ -79,11 +79,16 @@ class Caller:
 
     def __init__(self, session_id: str, at_once: int) -> None:
         self._context = copy_context()
-        self._sessions = (*running_sessions.get(), session_id)
+        self._session = RunningSession(session_id)
+        self._sessions = (*get_running_sessions(), self._session)
         loop = event_loop.get_running_loop()
         self._loop = None if event_loop.is_package_loop(loop) else loop
         self._at_once = at_once
         self._limiter: anyio.CapacityLimiter | None = None
+
+    def end(self) -> None:
+        """Note that the run has ended, for what its tools started and left running."""
+        self._session.has_ended = True
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function where it belongs, and return its result.

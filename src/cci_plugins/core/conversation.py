@@ -33,8 +33,31 @@ def is_named(key: object) -> bool:
     return key is not None and key != ""
 
 
-running_sessions: ContextVar[tuple[str, ...]] = ContextVar("cci_running_sessions", default=())
-"""Identifiers of the sessions whose code waits for what runs in this context, outermost first."""
+class RunningSession:
+    """A session whose code can wait for a host tool, until that run ends. Any thread may use it.
+
+    A task that a tool starts inherits the context of the tool, and may go on after the run.
+
+    Attributes:
+        id: Identifier of the session.
+        has_ended: Whether the run has ended, so that nothing waits any longer.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        self.id = session_id
+        self.has_ended = False
+
+
+running_sessions: ContextVar[tuple[RunningSession, ...]] = ContextVar(
+    "cci_running_sessions", default=()
+)
+"""The sessions whose code waits for what runs in this context, outermost first."""
+
+
+def get_running_sessions() -> tuple[RunningSession, ...]:
+    """Return the sessions whose code waits for what runs in this context, outermost first."""
+    return tuple(one for one in running_sessions.get() if not one.has_ended)
+
 
 current_key: ContextVar[str | None] = ContextVar("cci_session_key", default=None)
 

@@ -94,6 +94,10 @@ class HostCalls(ToolHost):
         self._wait = WaitClock(self.bounds.wait.total_seconds())
         self._bytes = 0
 
+    def end(self) -> None:
+        """Note that the run has ended. Its session may be used by what its tools left running."""
+        self._caller.end()
+
     async def call(self, name: str, arguments: str) -> str:
         """Answer one call: check it, ask for approval, run the tool and return its result."""
         index, started, result = len(self.records), time.perf_counter(), ""

@@ -39,8 +39,11 @@ _COMPRESSION_LEVEL = 1  # packages are sent once, and most of their bytes are co
 
 async def install_remotely(
     pool: RemotePackages, session_id: str, packages: Sequence[str]
-) -> Mapping[str, str]:
-    """Install packages into a session of another machine. Return the new versions by name.
+) -> tuple[str | None, Mapping[str, str]]:
+    """Install packages into a session of another machine.
+
+    Returns:
+        The instance that got them, if the server states it, and the new versions by name.
 
     Raises:
         ConfigurationError: The pool cannot do it, or not with these packages.
@@ -55,7 +58,7 @@ async def install_remotely(
     session = SessionPython.load(answer, "description of a session's Python")
     missing = select_missing(requirements, installed := _check_versions(session.installed))
     if not missing:
-        return {}
+        return session.instance or None, {}
     if await describe_python(python) != session.python:
         source = replace(source, target=list_target_options(session.python))
     with tempfile.TemporaryDirectory(prefix="cci-wheels-") as name:
@@ -64,7 +67,8 @@ async def install_remotely(
             await anyio.Path(folder).mkdir()
         target = await download(source, missing, installed, folders[0])
         wheels = await anyio.to_thread.run_sync(write_wheels, target, folders[1])
-        return await _send(pool, session_id, session.upload, wheels)
+        versions = await _send(pool, session_id, session.upload, wheels)
+    return session.instance or None, versions
 
 
 def _check_versions(installed: Mapping[str, str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact_exception
 
-from .conversation import running_sessions
+from .conversation import get_running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
 from .long_runs import LongRuns, LongRunSession
@@ -229,7 +229,7 @@ class Session(LongRunSession, PackageSession):
 
     def _refuse_nested_run(self) -> None:
         """Refuse a run that would wait for itself: its code waits for the tool that asks for it."""
-        running = running_sessions.get()
+        running = [one.id for one in get_running_sessions()]
         if self.id in running:
             raise ConfigurationError(
                 "this session runs the code that called this tool, so it cannot run more code",
@@ -328,6 +328,8 @@ class Session(LongRunSession, PackageSession):
         finally:
             self._active_run = None
             run.done.set()
+            if request.calls is not None:
+                request.calls.end()
         error = ErrorInfo("SessionDied", DELETED_TEXT)
         return Execution(error=error, session_id=self.id, status="died", state="lost")
 

@@ -31,6 +31,7 @@ from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import describe_error, logger
 from cci_plugins.common.metrics import count_live_sessions
 from cci_plugins.common.renewal import renew
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.files.file_transfer import FileOptions, FileTransfer
 from cci_plugins.pools.base import SessionPool
@@ -140,7 +141,7 @@ class SessionHost:
         self.workspace = workspace
         self._is_started = not owns_pool
         self._is_closed = False
-        self._start_lock: anyio.Lock | None = None
+        self._start: SharedAttempt | None = None
         self._companions: list[SessionHost] = []
         self._ending: dict[str, anyio.Lock] = {}
         self._leftovers = _Leftovers(pool)
@@ -179,9 +180,9 @@ class SessionHost:
         """
         self.check_open()
         if not self._is_started:
-            if self._start_lock is None:
-                self._start_lock = anyio.Lock()
-            async with self._start_lock:
+            if self._start is None:
+                self._start = SharedAttempt()
+            async with self._start.hold():
                 if not self._is_started:
                     await self.pool.start()
                     event_loop.add_owner(self)
@@ -236,13 +237,13 @@ class SessionHost:
     def reset_after_fork(self) -> None:
         """Replace the parent's pool by a new one, in a forked child."""
         event_loop.keep_inherited(self.pool, self._file_transfer, self.files)
-        if self._start_lock is not None:  # the parent has started it, or tried to
+        if self._start is not None:  # the parent has started it, or tried to
             self.pool = renew(self.pool)
         if self.files.storage is not None:
             self.files = replace(self.files, storage=renew(self.files.storage))
         if self.files.checkpoints is not None:
             self.files = replace(self.files, checkpoints=renew(self.files.checkpoints))
-        self._file_transfer, self._start_lock, self._is_started = None, None, False
+        self._file_transfer, self._start, self._is_started = None, None, False
         event_loop.keep_inherited(self.used_storages)
         self.used_storages = set()
         self._ending = {}

@@ -62,8 +62,9 @@ class PackageSession(BackgroundSession):
             pool = await self._handle.host.get_pool()
             check_packages_support(pool.capabilities)
             await self._handle.begin()
-            versions = await _install(pool, self._handle.id, packages)
-        self._packages = tuple(dict.fromkeys((*self._packages, *packages)))
+            instance, versions = await _install(pool, self._handle.id, packages)
+            self._packages = tuple(dict.fromkeys((*self._packages, *packages)))
+            self._instance = self._instance or instance
         return versions
 
     async def _restore_packages(self) -> None:
@@ -73,6 +74,7 @@ class PackageSession(BackgroundSession):
         pool = await self._handle.host.get_pool()
         with suppress(CodeInterpreterError):
             await _install(pool, self._handle.id, self._packages)
+            self._notes.append(f"packages installed again: {', '.join(self._packages)}")
             return
         self._notes.append(f"packages are gone: {', '.join(self._packages)}; install them again")
         self._packages = ()
@@ -80,9 +82,11 @@ class PackageSession(BackgroundSession):
 
 async def _install(
     pool: SessionPool, session_id: str, packages: Sequence[str]
-) -> Mapping[str, str]:
+) -> tuple[str | None, Mapping[str, str]]:
+    """Install packages. Return the instance that got them, if it is known, and the versions."""
     if not isinstance(pool, RemotePackages):
-        return await pool.install_packages(session_id, packages)
+        instance = await pool.get_instance(session_id)  # before, so that no loss is overlooked
+        return instance, await pool.install_packages(session_id, packages)
     try:
         from .remote_packages import install_remotely  # noqa: PLC0415 - it needs `packaging`
     except ModuleNotFoundError as missing:

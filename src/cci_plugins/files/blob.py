@@ -312,7 +312,10 @@ class BlobStorage(Renewable):
                 credential=self._key or self._credential,
                 retry_policy=retry_policy,
                 **build_connection_options(
-                    self._ca_file, connection_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS
+                    self._address.url,
+                    self._ca_file,
+                    connection_timeout=_CONNECT_SECONDS,
+                    read_timeout=_READ_SECONDS,
                 ),
             )
         return self._client

@@ -267,7 +267,10 @@ async def _open_openai_client(stack: AsyncExitStack, project: Project) -> AsyncO
     options: dict[str, Any] = {} if (tls := project.tls()) is None else {"verify": tls}
     bound = partial(bound_response, limit=RUN_BYTES, sender="Foundry")
     http = DefaultAsyncHttpxClient(
-        headers=ACCEPT_ENCODING, event_hooks={"response": [bound]}, **options
+        headers=ACCEPT_ENCODING,
+        event_hooks={"response": [bound]},
+        follow_redirects=False,  # the question belongs to the project's server only
+        **options,
     )
     client = projects.get_openai_client(max_retries=0, http_client=http)
     stack.push_async_callback(_close, client)

@@ -133,7 +133,7 @@ class Project:
             api_version=api_version,
             credential_scopes=[f"{self._arm}/.default"],
             user_agent="cci-plugins",
-            **build_connection_options(self._ca),
+            **build_connection_options(self._arm, self._ca),
         )
 
     async def client(self) -> AIProjectClient:
@@ -150,7 +150,7 @@ class Project:
             endpoint,
             self.sign_in,
             user_agent="cci-plugins",
-            **build_connection_options(self._ca),
+            **build_connection_options(endpoint, self._ca),
         )
 
     def tls(self) -> ssl.SSLContext | None:
@@ -252,9 +252,10 @@ def _parse_resource_id(resource_id: str) -> ProjectLocation:
 def _check_endpoint(endpoint: str) -> str:
     try:
         url = httpx.URL(endpoint)
-    except (httpx.InvalidURL, TypeError):
-        url = httpx.URL()
-    if url.scheme != "https" or not url.host or url.userinfo or not _PATH.fullmatch(url.path):
+        host = url.host
+    except (httpx.InvalidURL, TypeError, ValueError):
+        url, host = httpx.URL(), ""
+    if url.scheme != "https" or not host or url.userinfo or not _PATH.fullmatch(url.path):
         raise ConfigurationError("this is not the endpoint of a Foundry project", hint=_HINT)
     return endpoint.rstrip("/")
 

@@ -26,7 +26,7 @@ from cci_plugins.in_session.interrupts import InterruptGuard
 from cci_plugins.in_session.memory_limit import limit_memory
 from cci_plugins.in_session.message_bounds import MessageBounds, bound_kernel_messages
 from cci_plugins.in_session.nested_loops import allow_in_anyio, allow_nested_loops
-from cci_plugins.in_session.output_pace import wait_for_the_host
+from cci_plugins.in_session.output_pace import flush_later, wait_for_the_host
 from cci_plugins.in_session.plain_python import set_up_shell
 from cci_plugins.in_session.proxy_relay import start_proxy_relay
 from cci_plugins.in_session.terminal_streams import (
@@ -37,7 +37,8 @@ from cci_plugins.in_session.terminal_streams import (
 )
 from cci_plugins.in_session.wide_tables import call_when_imported, show_wide_tables
 
-MAX_MESSAGE_CHARACTERS = 1 << 20
+MAX_MESSAGE_CHARACTERS = 1 << 17  # after each one the host decides who is next
+MAX_WAITING_CHARACTERS = 1 << 20
 BACKGROUND_MESSAGE = "cci_background"
 # Our programs import these later. A file of the user with such a name must not be found first.
 OWN_IMPORTS = ("ssl", "http.client", "urllib.request", "shutil", "subprocess", "secrets")
@@ -147,10 +148,10 @@ class SessionStreams:
                     yield from manager.bound(self, parent, text)
 
             def _schedule_flush(self) -> None:
-                super()._schedule_flush()
+                flush_later(self)
                 with self._buffer_lock:  # the sending thread could close a buffer meanwhile
                     waiting = sum(buffer.tell() for buffer in self._buffers.values())
-                if waiting > MAX_MESSAGE_CHARACTERS:
+                if waiting > MAX_WAITING_CHARACTERS:
                     self.flush()  # it waits: else code that prints fast fills its own memory
 
         return SessionStream

@@ -47,9 +47,11 @@ def is_own_folder(shell: Any, path: Path) -> bool:
 def can_use_usual_folder() -> bool:
     """Return whether `/mnt/data` is a folder itself, and may be written to.
 
-    A link is someone else's folder. In our image it leads to the folder that the code works in.
+    A link is someone else's folder, also one on the way to it. In our image it leads to the folder
+    that the code works in.
     """
-    return FOLDER.is_dir() and not FOLDER.is_symlink() and os.access(FOLDER, os.W_OK | os.X_OK)
+    is_itself = FOLDER.is_dir() and FOLDER.resolve() == FOLDER
+    return is_itself and os.access(FOLDER, os.W_OK | os.X_OK)
 
 
 def write_progress(marker: str, done: int) -> None:

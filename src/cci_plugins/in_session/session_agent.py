@@ -240,12 +240,10 @@ class SessionAgent:
         identity = _identify_folder(self._folder)
         if identity is None or identity != self._folder_identity:
             return
+        mounts = _list_mounts()
         for path in self._folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink()
+            with suppress(OSError):
+                _remove_path(path, mounts)
 
     def _accept_run(self, marker: str, run: str, code: str, instance: str | None) -> bool:
         self._rewrite_history(code)
@@ -372,6 +370,12 @@ class SessionAgent:
         fields["length"] = len(chunk)
         write_answer(marker, fields, chunk, stream=self._out.original)
 
+    def hide_call(self, marker: str) -> None:
+        """Remove the text of the present call from the history, where the session keeps it."""
+        with suppress(Exception):
+            if marker in self._shell.history_manager.input_hist_raw[-1]:
+                self._rewrite_history("")
+
     def _rewrite_history(self, code: str) -> None:
         """Replace the client's code in the history by the user's."""
         with suppress(Exception):
@@ -432,7 +436,10 @@ def main(shell: Any, marker: str, job: dict[str, Any]) -> Any:
     agent = get_agent(shell)
     agent.cells.claim()
     agent.restore_streams()
-    return getattr(agent, job.pop("verb"))(marker, **job)
+    verb = job.pop("verb")
+    if verb not in {"run", "run_async"}:  # a run puts the user's code there
+        agent.hide_call(marker)
+    return getattr(agent, verb)(marker, **job)
 
 
 def find_running_loop() -> asyncio.AbstractEventLoop | None:
@@ -449,6 +456,31 @@ def _identify_folder(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (entry.st_dev, entry.st_ino) if stat.S_ISDIR(entry.st_mode) else None
+
+
+def _list_mounts() -> list[Path]:
+    """Return where other file systems and folders are mounted, on Linux."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return []
+    # such as "36 35 98:0 /root /mnt/data/share rw ...", with octal escapes such as \040
+    paths = [line.split(b" ")[4] for line in lines]
+    return [Path(os.fsdecode(path.decode("unicode_escape").encode("latin-1"))) for path in paths]
+
+
+def _remove_path(path: Path, mounts: list[Path]) -> None:
+    """Remove a file or a folder. What is mounted in it is not this session's, so it stays."""
+    if path in mounts:
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    elif any(mount.is_relative_to(path) for mount in mounts):
+        for inner in path.iterdir():
+            with suppress(OSError):
+                _remove_path(inner, mounts)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _build_file_info(name: str, stamp: tuple[int, int, int]) -> dict[str, Any]:

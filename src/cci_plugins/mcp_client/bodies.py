@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import httpx
 
-from cci_plugins.common.http_bodies import ERROR_BYTES, BodyDecoder
+from cci_plugins.common.http_bodies import ERROR_BYTES, REPLY_BYTES, BodyDecoder
 from cci_plugins.common.worker_lane import WorkerLane
 from cci_plugins.errors import PoolUnavailableError, ProtocolError
 
@@ -32,6 +32,27 @@ async def decode_in_lane(size: int, decode: Callable[[], T]) -> T:
         decode: Decodes them.
     """
     return await _lane.run(decode) if size > LARGE_BYTES else decode()
+
+
+class ByteBudget:
+    """Bytes that the pages of one list may have together.
+
+    Args:
+        limit: Most bytes.
+    """
+
+    def __init__(self, limit: int = REPLY_BYTES) -> None:
+        self._limit, self._taken = limit, 0
+
+    def take(self, size: int) -> None:
+        """Count a page of some bytes.
+
+        Raises:
+            ProtocolError: There are more than the limit.
+        """
+        self._taken += size
+        if self._taken > self._limit:
+            raise ProtocolError(f"the pool's list is larger than {self._limit:,} bytes")
 
 
 async def read_body(response: httpx.Response, limit: int) -> bytes:

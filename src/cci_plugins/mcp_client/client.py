@@ -15,7 +15,7 @@ There is one exception. HTTP 404 to a request with an `Mcp-Session-Id` means tha
 forgot the MCP session, so it did not start the request. The client then repeats the handshake and
 sends the request once more. Without such an id a 404 is an error.
 
-The handshake happens with the first call. A lock makes concurrent first calls share it, and the
+The handshake happens with the first call. Concurrent first calls share it and its failure, and the
 next call repeats a failed one. `_session` holds the headers that the handshake returned. A new
 handshake replaces the dictionary. Each request remembers the one that it was sent with: a 404 to it
 is about that one, also when another call has meanwhile renewed the session.
@@ -36,6 +36,7 @@ import anyio
 import httpx
 
 from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -44,7 +45,14 @@ from cci_plugins.errors import (
 )
 
 from . import messages
-from .bodies import LARGE_BYTES, decode_in_lane, iterate_body, read_body, read_error_body
+from .bodies import (
+    LARGE_BYTES,
+    ByteBudget,
+    decode_in_lane,
+    iterate_body,
+    read_body,
+    read_error_body,
+)
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
 from .http import (
     CONNECT_TIMEOUT,
@@ -62,6 +70,9 @@ VERSION_HEADER = "mcp-protocol-version"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
 MAX_PAGES = 100
 _MAX_HEADER = 1_000  # characters
+_MAX_PORT = 65_535
+# Some servers answer it to a session that they do not know, but not only then.
+_MAYBE_TERMINATED = frozenset({400, 410})
 
 
 class McpClient:
@@ -100,7 +111,7 @@ class McpClient:
             **ACCEPT_ENCODING,
         }
         self._ids = itertools.count(1)
-        self._handshake_lock = anyio.Lock()
+        self._handshake = SharedAttempt()
         self._session: dict[str, str] = {}
         self._prepared: tuple[Mapping[str, str], httpx.Headers] | None = None
         self._server: Mapping[str, Any] | None = None if handshake else {}
@@ -117,10 +128,18 @@ class McpClient:
             ProtocolError: The server does not speak MCP.
         """
         if self._server is None:
-            async with self._handshake_lock:
+            async with self._handshake.hold():
                 if self._server is None:
                     self._server = await self._perform_handshake()
         return self._server
+
+    async def ping(self) -> None:
+        """Make sure that the server answers.
+
+        Raises:
+            CodeInterpreterError: It does not.
+        """
+        await self._send_request("ping", {}, self._timeout, starts_code=False)
 
     async def list_tools(self) -> list[Mapping[str, Any]]:
         """Return the server's tools from all pages.
@@ -130,12 +149,13 @@ class McpClient:
         """
         tools: list[Mapping[str, Any]] = []
         cursor: str | None = None
+        budget = ByteBudget()
         await self.initialize()
         with limit_time(self._timeout, starts_code=False):
             for _ in range(MAX_PAGES):
                 params = {} if cursor is None else {"cursor": cursor}
                 result = await self._send_request(
-                    "tools/list", params, self._timeout, starts_code=False
+                    "tools/list", params, self._timeout, starts_code=False, budget=budget
                 )
                 page = result.get("tools")
                 if not isinstance(page, list):
@@ -211,10 +231,17 @@ class McpClient:
         *,
         starts_code: bool,
         progress: ProgressDispatcher | None = None,
+        budget: ByteBudget | None = None,
     ) -> Mapping[str, Any]:
         await self.initialize()
         request = partial(
-            self._request, method, params, timeout, starts_code=starts_code, progress=progress
+            self._request,
+            method,
+            params,
+            timeout,
+            starts_code=starts_code,
+            progress=progress,
+            budget=budget,
         )
         try:
             reply = await request()
@@ -230,6 +257,7 @@ class McpClient:
         return _unwrap_result(reply, starts_code=starts_code)
 
     async def _perform_handshake(self) -> Mapping[str, Any]:
+        self._session = {}  # also that of a handshake which failed after its first answer
         params = messages.build_initialize_params("cci-plugins", _get_package_version())
         reply = await self._request("initialize", params, self._timeout, starts_code=False)
         if reply.error is not None and reply.error.code == messages.METHOD_NOT_FOUND:
@@ -257,6 +285,7 @@ class McpClient:
         *,
         starts_code: bool,
         progress: ProgressDispatcher | None = None,
+        budget: ByteBudget | None = None,
     ) -> RpcReply:
         request_id, session = next(self._ids), self._session
         body = messages.build_request(request_id, method, params)
@@ -264,13 +293,18 @@ class McpClient:
         async with self._post(body, session, timeout, starts_code=starts_code) as response:
             if response.is_success:
                 with map_protocol_errors(starts_code=starts_code):
-                    reply = await _read_reply(response, request_id, progress, limit)
+                    reply, size = await _read_reply(response, request_id, progress, limit)
+                if budget is not None:
+                    budget.take(size)
                 if method == "initialize" and (value := response.headers.get(SESSION_HEADER)):
                     self._session = {SESSION_HEADER: _check_header(value, "Mcp-Session-Id")}
                 return reply
             error = await _read_error(response, starts_code=starts_code)
-            if response.status_code == NOT_FOUND and SESSION_HEADER in session:
-                raise _SessionTerminated(error, session)
+            if SESSION_HEADER in session:
+                if response.status_code == NOT_FOUND:
+                    raise _SessionTerminated(error, session)
+                if response.status_code in _MAYBE_TERMINATED and session is self._session:
+                    self._server, self._session = None, {}  # the next call begins again
             raise error
 
     @asynccontextmanager
@@ -320,9 +354,11 @@ def parse_endpoint_url(url: str) -> httpx.URL:
     """
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
-        parsed = httpx.URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
+        host = parsed.host
+    except (httpx.InvalidURL, TypeError, ValueError):  # the last one for invalid punycode
+        parsed, host = httpx.URL(), ""
+    is_reachable = bool(host) and (parsed.port or 0) <= _MAX_PORT
+    if parsed.scheme not in {"http", "https"} or not is_reachable or parsed.userinfo:
         raise ConfigurationError(
             "the endpoint of a session pool must be an http or https URL without a password",
             hint="use a URL such as https://<region>.dynamicsessions.io/subscriptions/.../mcp",
@@ -332,18 +368,21 @@ def parse_endpoint_url(url: str) -> httpx.URL:
 
 async def _read_reply(
     response: httpx.Response, request_id: int, progress: ProgressDispatcher | None, limit: int
-) -> RpcReply:
+) -> tuple[RpcReply, int]:
+    """Return the reply, and the size in bytes of the answer until its end."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
         body = await read_body(response, limit)
-        return await decode_in_lane(len(body), partial(messages.parse_body, body, request_id))
-    reader = EventReader()
+        parse = partial(messages.parse_body, body, request_id)
+        return await decode_in_lane(len(body), parse), len(body)
+    reader, size = EventReader(), 0
     async with contextlib.aclosing(iterate_body(response, limit=2 * limit)) as chunks:
         async for chunk in chunks:
+            size += len(chunk)
             for message in await _read_messages(reader, chunk, request_id):
                 reply = messages.match_reply(message, request_id)
                 if reply is not None:
-                    return reply
+                    return reply, size
                 if progress is not None:
                     progress.dispatch(message)
     raise ProtocolError("the pool's event stream ended before the reply")

@@ -49,7 +49,7 @@ NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 404, 429, 500
 MAY_HAVE_RUN = "the code may have run, so it was not sent again"
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 _REDIRECTED = "the pool answered with a redirect"
-_MAX_CHARS = 500
+_MAX_CHARS, _MAX_READ = 500, 20_000
 # Matched at the start only: a traceback of the user's code may hold such a text further on.
 _SESSION_NOT_FOUND = re.compile(
     r"(error:? |\w*notfound\w*: )*((the|this|requested|python|shell) )*"
@@ -105,7 +105,7 @@ def load_error(value: Mapping[str, Any]) -> CodeInterpreterError:
     """Read an exception that `dump_error` wrote. An unknown code becomes a `PoolError`."""
     code, message, hint = (value.get(name) for name in ("code", "message", "hint"))
     text = shorten(str(message or code or "the pool failed"))
-    hint_text = hint if isinstance(hint, str) else None
+    hint_text = shorten(hint) if isinstance(hint, str) else None
     kind = next((kind for kind, known, _ in _CODES if known == code), PoolError)
     if issubclass(kind, FileTooLargeError):
         return FileTooLargeError(text, size=0, limit=0, hint=hint_text)
@@ -248,7 +248,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
 def _parse_http_date(text: str) -> datetime | None:
     try:
         value = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
@@ -264,7 +264,7 @@ def parse_seconds(value: object) -> float | None:
 
 def shorten(text: str) -> str:
     """Collapse whitespace and cut the text to the length of an error message."""
-    text = " ".join(text.split())
+    text = " ".join(text[:_MAX_READ].split())  # a long text has very many words
     return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "..."
 
 

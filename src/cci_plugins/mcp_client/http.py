@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from http.cookiejar import Cookie, CookieJar
 from typing import Any
 from urllib.request import getproxies
 
@@ -21,6 +22,7 @@ import anyio
 import httpx
 from typing_extensions import override
 
+from cci_plugins.common.urls import is_loopback_host
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
@@ -36,10 +38,9 @@ from .transport import DirectTransport
 CONNECT_TIMEOUT = timedelta(seconds=10)
 WRITE_SECONDS = 60
 MAX_IDLE = 32  # connections that are kept between requests
+_MAX_COOKIE, _MAX_COOKIES = 4096, 50
 # Shorter than servers keep a connection, so that a call rarely meets one that is closing.
 KEEPALIVE_SECONDS = 30
-# A proxy of HTTP_PROXY would get what is meant for this machine, with its key and unencrypted.
-_DIRECT_HOSTS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _PROXY_KINDS = frozenset({"http", "https", "all"})
 # After these, no byte of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -56,7 +57,7 @@ def make_http(
         connect_timeout: Longest wait for a connection.
         verify: How to check certificates, as `httpx.AsyncClient` takes it.
     """
-    return httpx.AsyncClient(
+    return _DirectClient(
         verify=verify,
         timeout=_build_timeout(connect_timeout),
         limits=httpx.Limits(
@@ -65,7 +66,8 @@ def make_http(
             keepalive_expiry=KEEPALIVE_SECONDS,
         ),
         follow_redirects=False,
-        mounts=dict.fromkeys(_DIRECT_HOSTS),
+        event_hooks={"response": [_drop_invalid_location]},
+        cookies=_BoundedCookies(),
     )
 
 
@@ -81,6 +83,8 @@ def make_mcp_http(connect_timeout: timedelta = CONNECT_TIMEOUT) -> httpx.AsyncCl
         transport=DirectTransport(max_idle=MAX_IDLE, idle_seconds=KEEPALIVE_SECONDS),
         timeout=_build_timeout(connect_timeout),
         follow_redirects=False,
+        event_hooks={"response": [_drop_invalid_location]},
+        cookies=_BoundedCookies(),
     )
 
 
@@ -98,7 +102,7 @@ class _LightClient(httpx.AsyncClient):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._found_cookies = _Cookies()
+        self._found_cookies = _Cookies(options.get("cookies"))
 
     @property
     @override
@@ -113,6 +117,39 @@ class _LightClient(httpx.AsyncClient):
 def _build_timeout(connect_timeout: timedelta) -> httpx.Timeout:
     seconds = connect_timeout.total_seconds()
     return httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds)
+
+
+class _BoundedCookies(CookieJar):
+    """Cookies, such as one that leads to a replica. What no header can hold is dropped."""
+
+    @override
+    def set_cookie(self, cookie: Cookie) -> None:
+        text = f"{cookie.name}={cookie.value}"
+        is_valid = text.isascii() and text.isprintable() and len(text) <= _MAX_COOKIE
+        if is_valid and len(self) < _MAX_COOKIES:
+            super().set_cookie(cookie)
+
+
+async def _drop_invalid_location(response: httpx.Response) -> None:
+    """Drop the target of a redirect on whose host httpx fails, although it is not followed."""
+    if "location" not in response.headers:
+        return
+    try:
+        _ = response.url.join(response.headers["location"]).host
+    except (httpx.InvalidURL, ValueError):
+        del response.headers["location"]
+
+
+class _DirectClient(httpx.AsyncClient):
+    """Client that sends nothing for this machine to a proxy of HTTP_PROXY.
+
+    Such a proxy would get it with its key, and unencrypted. httpx's own `mounts` cannot name all of
+    127.0.0.0/8, nor every spelling of `::1`.
+    """
+
+    @override
+    def _transport_for_url(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
+        return self._transport if is_loopback_host(url.host) else super()._transport_for_url(url)
 
 
 @asynccontextmanager
@@ -148,6 +185,32 @@ def limit_time(timeout: timedelta, *, starts_code: bool) -> Generator[None]:
         if starts_code:
             raise ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}") from None
         raise PoolUnavailableError(message) from None
+
+
+@contextmanager
+def limit_answer_time(
+    body: AsyncIterator[bytes], timeout: timedelta
+) -> Generator[AsyncIterator[bytes]]:
+    """Limit the time from the end of a request's body to the end of its answer.
+
+    Args:
+        body: The body. The request must send what this function yields instead.
+        timeout: Longest time.
+
+    Raises:
+        PoolUnavailableError: The time is over.
+    """
+    scope = anyio.CancelScope()
+
+    async def send() -> AsyncIterator[bytes]:
+        async for chunk in body:
+            yield chunk
+        scope.deadline = anyio.current_time() + timeout.total_seconds()
+
+    with scope:
+        yield send()
+    if scope.cancelled_caught:
+        raise PoolUnavailableError(f"the pool did not answer within {timeout.total_seconds():g} s")
 
 
 @contextmanager

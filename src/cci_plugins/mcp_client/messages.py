@@ -141,7 +141,7 @@ def match_reply(message: object, request_id: int, *, is_alone: bool = False) -> 
     error = message.get("error")
     if error is not None:
         return RpcReply(error=_parse_rpc_error(error))
-    result = message["result"]
+    result = message.get("result")  # missing where an `error` is null
     if not isinstance(result, Mapping):
         kind = type(result).__name__
         raise ProtocolError(f"the pool's answer has a result that is not an object ({kind})")

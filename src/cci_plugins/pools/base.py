@@ -326,6 +326,21 @@ class SessionPool(Renewable, ABC):
         del session_id, packages
         raise build_no_packages_error(self.capabilities.name)
 
+    async def get_instance(self, session_id: str) -> str | None:
+        """Return what `Execution.instance` of the next run will be, without running code.
+
+        A run that requires it fails if the session was replaced since. So a loss of what was
+        installed before a first run is noticed.
+
+        Args:
+            session_id: The session. The pool may allocate it to find out.
+
+        Returns:
+            The instance, or None if only a run can show it.
+        """
+        del session_id
+        return None
+
     async def restart_session(self, session_id: str) -> bool:
         """Give a session a new Python process, and keep its files. End a run in progress.
 

@@ -73,11 +73,13 @@ class SessionPython(WireModel):
         upload: Name of the upload, for the other messages.
         python: The Python of the session.
         installed: Versions of its packages by name.
+        instance: The instance of the session, which the next run can require. Empty if unknown.
     """
 
     upload: str
     python: PythonInfo
     installed: dict[str, str]
+    instance: str = ""
 
 
 class WheelPart(WireModel):

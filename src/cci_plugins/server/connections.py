@@ -21,13 +21,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
+from .disconnect import EXCHANGE_KEY
+from .gathering import GatheringTransport
 from .guard import CONNECTION_KEY, get_network
 from .rest.errors import RequestError, build_error_response
 
@@ -104,13 +107,14 @@ class Connections:
             await response(scope, receive, send)
             return
         self._requests += 1
-        connection.begin_request()
+        exchange = _Exchange(receive, send, connection)
+        connection.begin_request(exchange)
         try:
-            body = _BodyReader(receive, connection)
-            await self._app({**scope, CONNECTION_KEY: connection}, body.receive, send)
+            scope = {**scope, CONNECTION_KEY: connection, EXCHANGE_KEY: exchange}
+            await self._app(scope, exchange.receive, exchange.send)
         finally:
             self._requests -= 1
-            connection.end_request()
+            connection.end_request(exchange)
 
 
 def _choose_victim(candidates: list[Connection]) -> Connection:
@@ -136,6 +140,8 @@ class Connection(asyncio.Protocol):
         self._protocol = protocol
         self._connections = connections
         self._transport: asyncio.Transport | None = None
+        self._answers: GatheringTransport | None = None
+        self._exchanges: set[_Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._requests = self._busy = 0
@@ -156,7 +162,8 @@ class Connection(asyncio.Protocol):
         if isinstance(peer, tuple):
             self.client = (str(peer[0]), int(peer[1]))
             self.network = get_network(self.client[0])
-        self._protocol.connection_made(transport)
+        self._answers = GatheringTransport(self._transport)
+        self._protocol.connection_made(self._answers)
         self._start_timer()
         self._connections.add(self)
 
@@ -168,6 +175,8 @@ class Connection(asyncio.Protocol):
             self._write_timer.cancel()
         self._connections.remove(self)
         self._protocol.connection_lost(exc)
+        for exchange in tuple(self._exchanges):
+            exchange.handle_disconnect()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -191,9 +200,15 @@ class Connection(asyncio.Protocol):
         self._has_drained = True
         self._protocol.resume_writing()
 
-    def begin_request(self) -> None:
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._transport is None
+
+    def begin_request(self, exchange: _Exchange) -> None:
         """Note that the head of a request is complete."""
         self._requests += 1
+        self._exchanges.add(exchange)
         self._stop_timer()
 
     def admit(self) -> None:
@@ -201,8 +216,20 @@ class Connection(asyncio.Protocol):
         self.is_proven = True
         self._busy = self._requests
 
-    def end_request(self) -> None:
+    def hold_answer(self) -> None:
+        """Keep what is written, until `release_answer`."""
+        if self._answers is not None:
+            self._answers.hold()
+
+    def release_answer(self) -> None:
+        """Write what was kept."""
+        if self._answers is not None:
+            self._answers.release()
+
+    def end_request(self, exchange: _Exchange) -> None:
         """Note that a request was answered. uvicorn bounds the wait for the next one."""
+        self.release_answer()
+        self._exchanges.discard(exchange)
         self._requests -= 1
         self._busy = min(self._busy, self._requests)
         if self._requests == 0 and not self.is_proven and self._transport is not None:
@@ -243,17 +270,19 @@ class Connection(asyncio.Protocol):
             )
 
 
-class _BodyReader:
-    """The `receive` of one request. It refuses a body that arrives too slowly.
+class _Exchange:
+    """One request and its answer.
 
-    Only the time that the application waits for the body counts.
+    It refuses a body that arrives too slowly. Only the time that the application waits for the
+    body counts. The head of an answer of known length is sent with the first part of its body.
     """
 
-    def __init__(self, receive: Receive, connection: Connection) -> None:
-        self._receive = receive
+    def __init__(self, receive: Receive, send: Send, connection: Connection) -> None:
+        self._receive, self._send = receive, send
         self._connection = connection
         self._seconds = float(BODY_GRACE_SECONDS)
-        self._is_complete = False
+        self._is_complete = self._is_answered = False
+        self._watching: anyio.CancelScope | None = None
 
     async def receive(self) -> Message:
         """Return the next part of the body.
@@ -276,3 +305,34 @@ class _BodyReader:
             self._is_complete = True
             self._connection.admit()
         return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if message["type"] == "http.response.start":
+            if _has_length(message):
+                self._connection.hold_answer()
+            await self._send(message)
+            return
+        self._is_answered = not message.get("more_body", False)
+        await self._send(message)
+        self._connection.release_answer()
+
+    @contextmanager
+    def watch(self, scope: anyio.CancelScope) -> Iterator[None]:
+        """Cancel a scope when the connection ends inside this block, before the answer."""
+        self._watching = scope
+        if self._connection.is_lost:
+            self.handle_disconnect()
+        try:
+            yield
+        finally:
+            self._watching = None
+
+    def handle_disconnect(self) -> None:
+        """Cancel what is watched, unless the answer is complete."""
+        if self._watching is not None and not self._is_answered:
+            self._watching.cancel()
+
+
+def _has_length(message: Message) -> bool:
+    return any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))

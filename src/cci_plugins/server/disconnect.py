@@ -3,7 +3,8 @@
 Two parts work together:
 
 1. `CancelOnDisconnect` watches the connection of each request. When the client disconnects before
-   the answer is complete, it cancels the request's task.
+   the answer is complete, it cancels the request's task. Our own server reports the end of a
+   connection to a `WatchedExchange`. Behind any other ASGI server, a task waits for it.
 2. The code of an MCP request runs in another task, one of the SDK. Until mcp 1.30 that task
    outlives a cancelled request. So `run_with_cancel_scope` puts a cancel scope into a context
    variable, and the SDK's task enters it by `get_run_scope`.
@@ -16,11 +17,15 @@ Otherwise the exception handlers would not recognise it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Protocol
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+EXCHANGE_KEY = "cci.exchange"
+"""Where an ASGI scope holds its `WatchedExchange`, if the server has one."""
 _GRACE_SECONDS = 5
 _run_scope: ContextVar[anyio.CancelScope | None] = ContextVar("run_scope", default=None)
 
@@ -63,6 +68,14 @@ async def run_with_cancel_scope(answer: Callable[[], Awaitable[None]]) -> None:
         raise failure
 
 
+class WatchedExchange(Protocol):
+    """A request and its answer on a connection that reports its end."""
+
+    def watch(self, scope: anyio.CancelScope) -> AbstractContextManager[None]:
+        """Cancel a scope when the connection ends inside this block, before the answer."""
+        ...
+
+
 class CancelOnDisconnect:
     """ASGI middleware that cancels a request when its client disconnects before the answer."""
 
@@ -74,6 +87,14 @@ class CancelOnDisconnect:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        watched: WatchedExchange | None = scope.get(EXCHANGE_KEY)
+        if watched is None:
+            await self._watch_by_task(scope, receive, send)
+            return
+        with anyio.CancelScope() as cancel_scope, watched.watch(cancel_scope):
+            await self._app(scope, receive, send)
+
+    async def _watch_by_task(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(receive, send)
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:

@@ -29,11 +29,20 @@ _MAX_PORT = 65_535
 
 @lru_cache(maxsize=1024)
 def get_network(host: str) -> str:
-    """Return what one client has of an address: all of IPv4, the first half of IPv6."""
+    """Return what one client has of an address: all of IPv4, the first half of IPv6.
+
+    Some proxies add the client's port, which is new with each connection. All names that are not
+    addresses count as one client, because a client could invent a new one each time.
+    """
+    text = host.partition("%")[0]
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        address = ip_address(host.partition("%")[0])
+        address = ip_address(text)
     except ValueError:
-        return host
+        return "unknown"
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)

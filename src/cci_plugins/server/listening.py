@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, cast
 
 import anyio
@@ -90,7 +90,7 @@ async def serve(
             await serve(LocalSessionPool(), port=0, api_key="a long random key", on_ready=print)
         ```
     """
-    names = (*LOOPBACK, host, *allowed_hosts) if _is_loopback(host) else None
+    names = (*LOOPBACK, host, *allowed_hosts) if is_loopback(host) else None
     make = partial(create_app, pool, api_key=api_key, limits=limits, hosts=names, sign_in=sign_in)
     make = partial(make, environments=environments, rest=rest, body_bytes=body_bytes, wait=wait)
     make = partial(make, execute_code=execute_code, file_links=file_links, env=env, console=console)
@@ -177,19 +177,33 @@ async def _serve_until_cancelled(server: _Server, listener: socket.socket) -> No
             server.should_exit = True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a server that listens on a host.
+
+    The address counts: `LOCALHOST`, `127.1` and often the machine's own name are loopback, too.
+    """
     try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return _parse_address(str(_find_address(host, 0)[-1][0])).is_loopback
+    except OSError:
+        return False
+
+
+def _find_address(host: str, port: int) -> tuple[int, int, int, str, Any]:
+    """Return the first address of a host, as `socket.getaddrinfo` describes it."""
+    host = host.removeprefix("[").removesuffix("]")
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+
+def _parse_address(text: str) -> IPv4Address | IPv6Address:
+    """Parse the address of a socket, and convert IPv6 that stands for IPv4."""
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 @contextmanager
 def _listen(host: str, port: int) -> Generator[socket.socket]:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, kind, protocol, _, address = _find_address(host, port)
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise _build_listen_error(host, port, error) from error
@@ -204,9 +218,12 @@ def _listen(host: str, port: int) -> Generator[socket.socket]:
 
 
 def _build_listen_error(host: str, port: int, error: OSError) -> ConfigurationError:
+    has_no_address = isinstance(error, socket.gaierror)
     return ConfigurationError(
         f"cannot listen on {host} port {port}: {error.strerror or error}",
-        hint="choose another port, or --port 0 for a free one",
+        hint="use an address of this machine, such as 127.0.0.1"
+        if has_no_address
+        else "choose another port, or --port 0 for a free one",
     )
 
 
@@ -227,6 +244,10 @@ def _trust_proxies(app: ASGIApp, proxies: Sequence[str]) -> ASGIApp:
 def _format_url(listener: socket.socket) -> str:
     """Return a URL that reaches the server from this machine."""
     host, port = listener.getsockname()[:2]
-    host = str({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))  # noqa: S104 - any interface
+    address = _parse_address(str(host))
+    if address.is_unspecified:  # any interface
+        host = "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004
+    elif address.version == 4:  # noqa: PLR2004
+        host = str(address)
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/mcp"

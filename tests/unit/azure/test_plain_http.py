@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from cci_plugins import BlobStorage, CodeInterpreter
 from cci_plugins.azure.credentials import Bearer, ProviderAuth, StaticKey
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.urls import is_loopback_host
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 from cci_plugins.foundry.project import Project
 from cci_plugins.in_session.url_client import TransferFault, UrlClient
 from cci_plugins.mcp_client.http import make_http
@@ -103,6 +104,17 @@ async def test_a_request_carries_a_token_over_https_only(
     assert "a-key" not in str(warnings)
 
 
+def test_a_host_of_invalid_punycode_is_an_invalid_endpoint() -> None:
+    url = "https://xn--zzzz.example"
+    for build in (
+        lambda: CustomSessionPool(url, credential="a-token"),
+        lambda: PlatformSessionPool(f"{url}/mcp", key="a-key"),
+        lambda: Project(f"{url}/api/projects/p", credential="a-token"),
+    ):
+        with pytest.raises(ConfigurationError, match="endpoint"):
+            build()
+
+
 def test_a_pools_key_over_http_is_sent_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     host = f"{uuid4().hex}.example"
     for _ in range(2):
@@ -125,9 +137,51 @@ def test_a_proxy_gets_nothing_that_is_meant_for_this_machine(
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://proxy.example:3128")
     http = make_http()
-    for host in ("localhost", "127.0.0.1", "[::1]"):
+    for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]", "[0:0:0:0:0:0:0:1]"):
         assert http._transport_for_url(httpx.URL(f"http://{host}:8765/mcp")) is http._transport
     assert http._transport_for_url(httpx.URL("http://pool.example/")) is not http._transport
+
+
+@pytest.mark.anyio
+async def test_azures_clients_send_nothing_for_this_machine_to_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    target = await asyncio.start_server(serve, "127.0.0.1", 0)
+    ports = [one.sockets[0].getsockname()[1] for one in (proxy, target)]
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{ports[0]}")
+    pool = PoolResource(RESOURCE, credential="a-token", endpoint=f"http://127.0.0.1:{ports[1]}")
+    with pytest.raises(CodeInterpreterError):
+        await pool.fetch_key()
+    await pool.aclose()
+    proxy.close()
+    target.close()
+    assert [one.split(b" ")[1][:15] for one in requests] == [b"/subscriptions/"]
+
+
+def test_an_identity_service_of_this_machine_is_asked_past_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cci_plugins.azure.sign_in_transport import build_sign_in_transport
+
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    session: Any = build_sign_in_transport().session
+
+    def find_proxies(host: str) -> Any:
+        url = f"http://{host}/msi/token"
+        return session.merge_environment_settings(url, {}, None, None, None)["proxies"]
+
+    assert not any(map(find_proxies, ("127.0.0.1:42356", "localhost:8081", "[::1]:80")))
+    assert find_proxies("service.example")["http"] == "http://proxy.example:3128"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "169.254.169.254", "10.0.0.1"])

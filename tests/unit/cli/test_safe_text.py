@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cci_plugins.cli import console
 from cci_plugins.cli.safe_text import MarkedWriter, escape_text
 
 
@@ -21,6 +22,17 @@ from cci_plugins.cli.safe_text import MarkedWriter, escape_text
 )
 def test_control_codes_are_escaped_and_text_stays(text: str, shown: str) -> None:
     assert escape_text(text) == shown
+
+
+def test_the_words_of_a_pool_reach_no_terminal_as_control_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for show in (console.print_error, console.print_warning, console.print_hint):
+        show("the pool failed:\n\x1b]0;evil\x07\x9b2J")
+    console.print_error("it failed", "do this\x1b[2J")
+    shown = capsys.readouterr().err
+    assert shown.count("\\x1b]0;evil\\x07\\x9b2J") == 3
+    assert "\x1b" not in shown
 
 
 def test_each_line_has_a_mark_also_when_it_comes_in_parts() -> None:

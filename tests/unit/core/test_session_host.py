@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import anyio
 import pytest
 from typing_extensions import override
 
@@ -12,7 +13,7 @@ from cci_plugins import Execution, Limits
 from cci_plugins.core.interpreter import CodeInterpreter, get_session_host
 from cci_plugins.core.session_directory import SessionDirectory
 from cci_plugins.core.session_host import SessionHost
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, PoolUnavailableError
 from cci_plugins.models import OutputEvent
 from cci_plugins.sync import CodeInterpreter as SyncCodeInterpreter
 from cci_plugins.testing import FakeSessionPool
@@ -54,6 +55,31 @@ async def test_an_interpreter_starts_and_closes_its_pool_on_the_packages_loop() 
         assert get_session_host(interpreter).pool is pool
     assert pool.events == ["start", "close"]
     assert threading.current_thread() not in pool.threads
+
+
+async def test_calls_that_wait_for_a_start_share_its_failure() -> None:
+    class Silent(RecordingPool):
+        @override
+        async def start(self) -> None:
+            self.events.append("start")
+            await anyio.sleep(0.1)
+            raise PoolUnavailableError("the pool did not answer")
+
+    pool, errors = Silent(), list[Exception]()
+    interpreter = CodeInterpreter(pool)
+
+    async def run(key: str) -> None:
+        try:
+            await interpreter.session(key).run_code("1")
+        except PoolUnavailableError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for key in "abc":
+            tasks.start_soon(run, key)
+    assert (pool.events, len(errors)) == (["start"], 3)
+    await run("d")
+    assert (pool.events, len(errors)) == (["start", "start"], 4)
 
 
 async def test_a_server_leaves_its_pool_to_the_caller_and_runs_on_its_own_loop() -> None:

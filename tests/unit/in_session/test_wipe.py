@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,12 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
-def wipe(usual: Path, work: Path, **variables: str) -> dict[str, Any]:
+def wipe(usual: Path, work: Path, prefix: Sequence[str] = (), **variables: str) -> dict[str, Any]:
     """Run code in a session, wipe it and run code again. Return what was seen."""
     scratch = work.parent / "scratch"
     scratch.mkdir()
     environment = os.environ | {"TMPDIR": str(scratch), "PRECIOUS": str(work)} | variables
-    command = [sys.executable, str(PROGRAM), str(usual)]
+    command = [*prefix, sys.executable, str(PROGRAM), str(usual)]
     run = subprocess.run(
         command, cwd=work, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -94,3 +96,35 @@ def test_a_session_that_can_make_no_folder_keeps_the_files_of_the_working_direct
     assert found["folder"] == found["again"] == str(work)
     assert found["fresh"] is True
     assert {".git", "thesis.txt"} < set(found["left"])
+
+
+def test_a_folder_below_a_link_is_someone_elses(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "keep").write_text("precious")
+    (tmp_path / "mnt").symlink_to(tmp_path / "home")
+    found = wipe(tmp_path / "mnt" / "data", work)
+    assert found["folder"].startswith(str(tmp_path / "scratch" / "cci-session-"))
+    assert (tmp_path / "home" / "data" / "keep").read_text() == "precious"
+
+
+MOUNT = """
+mount --bind "$1" "$2/share"
+mount --bind "$1" "$2/plain/deep/a b"
+shift 2
+exec "$@"
+"""
+
+
+def test_what_is_mounted_in_the_usual_folder_stays(work: Path, tmp_path: Path) -> None:
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "true"], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    usual, shared = tmp_path / "usual", tmp_path / "shared"
+    for folder in (shared, usual / "share", usual / "plain" / "deep" / "a b"):
+        folder.mkdir(parents=True)
+    (shared / "keep").write_text("precious")
+    (usual / "plain" / "old.txt").write_text("of this session")
+    found = wipe(usual, work, prefix=[*own, "sh", "-ec", MOUNT, "sh", str(shared), str(usual)])
+    assert (shared / "keep").read_text() == "precious"
+    assert found["left"] == ["plain", "share"]
+    assert not (usual / "plain" / "old.txt").exists()

@@ -158,6 +158,33 @@ async def test_a_list_of_tools_with_ever_new_cursors_ends() -> None:
     assert len(asked) <= client_module.MAX_PAGES
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_the_pages_of_a_list_have_a_bound_together(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies.ByteBudget.__init__, "__defaults__", (50_000,))
+
+    def answer(request_id: str) -> httpx.Response:
+        result = {"tools": [{"name": "a" * 9_000}], "nextCursor": str(request_id)}
+        text = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+        if kind != "application/json":
+            text = f"data: {text}\n\n"
+        return httpx.Response(200, text=text, headers={"content-type": kind})
+
+    with pytest.raises(ProtocolError, match="list is larger than 50,000 bytes"):
+        await build_client(answer).list_tools()
+
+    def page(request: httpx.Request) -> httpx.Response:
+        link = f"https://pool.example/files?skip={len(request.url.query)}"
+        entry = {"name": "a" * 9_000, "size": 1, "identifier": "b" * 9_000}
+        entries = {"value": [entry], "sessions": [entry], "nextLink": link}
+        return httpx.Response(200, json=entries)
+
+    for listing in (build_rest(page).list_files("s"), build_rest(page).list_sessions()):
+        with pytest.raises(ProtocolError, match="list is larger than 50,000 bytes"):
+            await listing
+
+
 async def test_json_of_very_many_values_is_refused_and_long_text_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -192,6 +219,29 @@ async def test_answers_of_the_rest_api_are_bounded_in_bytes_and_time(
         slow = Body(b" ", repeats=True, pause=0.05)
         with anyio.fail_after(20), pytest.raises(PoolUnavailableError, match="within 1 s"):
             await build_rest(lambda _, s=status, b=slow: reply(b, s)).list_files("s")
+
+
+async def test_the_answer_to_an_upload_that_never_comes_ends() -> None:
+    received = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        received.append(await request.aread())
+        await anyio.sleep_forever()  # as a server does whose headers never end
+        raise AssertionError
+
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            await anyio.sleep(0.2)  # the time of the body does not count
+            yield b"abc"
+
+    client = RestClient(
+        "https://pool.example",
+        http=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
+        timeout=timedelta(seconds=0.3),
+    )
+    with anyio.fail_after(20), pytest.raises(PoolUnavailableError, match=r"within 0\.3 s"):
+        await client.upload("s", "a.txt", slow())
+    assert received[0].count(b"abc") == 3
 
 
 async def test_a_download_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:

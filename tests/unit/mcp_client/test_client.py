@@ -321,7 +321,18 @@ async def test_an_unfinished_event_stream_reports_that_the_code_may_have_run():
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://x/mcp", "pool.example/mcp", "http://", "https://u:p@x/mcp", 7]
+    "url",
+    [
+        "",
+        "ftp://x/mcp",
+        "pool.example/mcp",
+        "http://",
+        "https://u:p@x/mcp",
+        "https://xn--zzzz.example/mcp",
+        "http://xn--localhost-/mcp",
+        "http://127.0.0.1:99999/mcp",
+        7,
+    ],
 )
 def test_an_invalid_endpoint_url_is_a_configuration_error(url):
     with pytest.raises(ConfigurationError):

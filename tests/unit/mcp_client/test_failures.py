@@ -1,6 +1,7 @@
 """Failures as JSON and back."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -58,6 +59,17 @@ def test_the_text_of_a_pool_is_cut():
     assert len(str(error)) < 600
 
 
+def test_a_text_of_very_many_words_takes_no_memory_of_its_own():
+    text = "ab " * 1_000_000
+    tracemalloc.start()
+    try:
+        error = failures.build_error_from_rpc(1, text, starts_code=True)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert str(error).startswith("the pool failed: ab ab ")
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -78,6 +90,9 @@ def test_the_text_of_a_pool_is_cut():
         ),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": f"Fri, 31 Dec {10**20} 23:59:59 GMT"}, None),
+        ({"retry-after": f"Fri, 31 Dec 1999 23:59:59 +{10**14}", "date": "1999"}, None),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT", "date": f"{10**20} Dec 1999 1:1"}, 0),
         ({}, None),
     ],
 )

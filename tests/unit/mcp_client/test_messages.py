@@ -66,6 +66,7 @@ def test_an_answer_is_found_in_every_form_that_servers_give(body):
         encoded(ANSWER | {"id": 8}),
         encoded([{"result": {}}, {"result": {}}]),
         encoded({"id": 7, "result": "text"}),
+        encoded({"id": 7, "error": None}),
         b"7",
     ],
 )

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from cci_plugins.errors import PoolError, ProtocolError
+from cci_plugins.errors import PoolError, PoolUnavailableError, ProtocolError
 from cci_plugins.mcp_client.client import McpClient
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +67,26 @@ async def test_three_calls_after_a_restart_renew_once_and_all_succeed() -> None:
     assert (server.handshakes, server.calls) == (2, 4)
 
 
+@pytest.mark.parametrize("status", [400, 410])
+async def test_a_session_that_a_server_refuses_in_its_own_way_is_renewed_for_the_next_call(
+    status: int,
+) -> None:
+    server = Restarted()
+    server.go.set()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        response = await server(request)
+        return httpx.Response(status) if response.status_code == 404 else response
+
+    client = build_client(answer)
+    await client.call_tool("run", {}, timeout=SECOND)
+    server.session = 2
+    with pytest.raises(ProtocolError, match="may have run"):
+        await client.call_tool("run", {}, timeout=SECOND)
+    await client.call_tool("run", {}, timeout=SECOND)
+    assert (server.handshakes, server.calls) == (2, 2)
+
+
 async def test_a_lost_mcp_session_is_not_a_lost_session_of_code() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         message = json.loads(request.content)
@@ -79,6 +99,30 @@ async def test_a_lost_mcp_session_is_not_a_lost_session_of_code() -> None:
 
     with pytest.raises(PoolError, match="Session not found"):
         await build_client(answer).call_tool("run", {}, timeout=SECOND)
+
+
+async def test_a_session_of_a_handshake_that_failed_is_not_used_for_the_next_one() -> None:
+    server = Restarted()
+    failing: list[int] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        message = json.loads(request.content)
+        if "id" not in message and failing:
+            server.session = failing.pop()  # it restarts once more
+            return httpx.Response(503)
+        if message["method"] == "initialize" and "mcp-session-id" in request.headers:
+            return httpx.Response(404, json={"error": {"message": "Session not found"}})
+        return await server(request)
+
+    client = build_client(answer)
+    server.go.set()
+    await client.call_tool("run", {}, timeout=SECOND)
+    server.session, failing = 2, [3]
+    with anyio.fail_after(20):
+        with pytest.raises(PoolUnavailableError, match="503"):
+            await client.call_tool("run", {}, timeout=SECOND)
+        await client.call_tool("run", {}, timeout=SECOND)
+    assert (server.handshakes, server.calls) == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +147,29 @@ async def test_what_no_header_can_hold_is_a_protocol_error(
 
     with pytest.raises(ProtocolError, match=f"invalid {name}"):
         await build_client(answer).list_tools()
+
+
+async def test_calls_that_wait_for_a_handshake_share_its_failure() -> None:
+    handshakes, errors = 0, list[Exception]()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal handshakes
+        handshakes += 1
+        await anyio.sleep(0.05)
+        return httpx.Response(503)
+
+    client = build_client(answer)
+
+    async def call() -> None:
+        try:
+            await client.call_tool("run", {}, timeout=SECOND)
+        except PoolUnavailableError as error:
+            errors.append(error)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(call)
+        assert (handshakes, len(errors)) == (1, 5)
+        await call()
+    assert (handshakes, len(errors)) == (2, 6)

@@ -9,22 +9,31 @@ answer costs nothing but the call, since every call here may be repeated.
 from __future__ import annotations
 
 import base64
-import json
 import math
 import zlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
+from secrets import token_hex
 from typing import Any
 
 from cci_plugins.common.limits import MIB, Limits
 from cci_plugins.common.log import logger
-from cci_plugins.errors import CodeInterpreterError, PoolError, ProtocolError
+from cci_plugins.errors import (
+    CodeInterpreterError,
+    ExecutionTimeoutError,
+    PoolError,
+    ProtocolError,
+)
 from cci_plugins.in_session.marked_call import Answer, MarkedCall, Program, build_call, parse_call
 from cci_plugins.in_session.session_agent import MODULE_NAME
 from cci_plugins.in_session.source import DATA_FORMAT_MODULES, PLAIN_PYTHON_MODULES
+from cci_plugins.mcp_client.bodies import decode_in_lane
 from cci_plugins.mcp_client.http import limit_time, was_sent
+from cci_plugins.mcp_client.messages import decode_json
 from cci_plugins.models import ErrorInfo, Execution
 
+from .cci_server import build_unsent_error
 from .retry import RetryPolicy
 
 SAFE_CHARS = 3_000  # characters of a chunk that fit with its header under the platform's 4,096
@@ -34,6 +43,7 @@ MAX_READY = 10_000  # sessions that are remembered
 HEADER_CHARS = 400  # most characters of an answer around its chunk
 REPORT_CHARACTERS = 128 * MIB  # of a report as it is sent, since a session may send anything
 REPORT_BYTES = 256 * MIB  # of the same, unpacked
+UNPACKED_PER_CHARACTER = 50  # more than of any ordinary report
 _AGENT = Program(
     MODULE_NAME,
     (
@@ -75,7 +85,7 @@ class AgentClient:
         self._report_limit = 2 * margin
         self.max_chars = SAFE_CHARS
         self._has_found_limit = False  # an answer was cut, so `max_chars` is the most
-        self._ready: set[str] = set()  # sessions whose agent has answered
+        self._ready: dict[str, str] = {}  # sessions whose agent has answered, with its instance
 
     async def send_named(
         self, session_id: str, call: MarkedCall, limit: timedelta, faults: list[Exception]
@@ -155,7 +165,10 @@ class AgentClient:
         """
         limit = max(self._busy_limit if limit is None else limit, self._report_limit)
         with limit_time(limit, starts_code=False):
-            return _unpack_report(await self._fetch_text(session_id, run, first))
+            text = await self._fetch_text(session_id, run, first)
+            return await decode_in_lane(
+                len(text) * UNPACKED_PER_CHARACTER, partial(_unpack_report, text)
+            )
 
     async def _fetch_text(self, session_id: str, run: str, first: Answer) -> str:
         chunks, at, total = [first.text], len(first.text), get_total(first)
@@ -226,17 +239,34 @@ class AgentClient:
             answer = call.parse_answer(reply.stdout)
             if answer is None or "absent" not in answer.fields:
                 return reply
-            self._ready.discard(session_id)
+            del self._ready[session_id]
         reply = await self._send(session_id, call.code, limit)
-        if call.parse_answer(reply.stdout) is not None:
+        answer = call.parse_answer(reply.stdout)
+        if answer is not None:
             if len(self._ready) >= MAX_READY:
                 self._ready.clear()
-            self._ready.add(session_id)
+            self._ready[session_id] = get_instance(answer)
         return reply
 
-    def has_answered(self, session_id: str) -> bool:
-        """Return whether the session has answered this client before, so that it exists."""
-        return session_id in self._ready
+    async def find_instance(self, session_id: str) -> str:
+        """Return the instance of a session. A new session is asked once, before code is sent to it.
+
+        Raises:
+            CodeInterpreterError: The pool has no place for the session, or failed.
+        """
+        if session_id not in self._ready:
+            try:
+                await self.call(
+                    session_id,
+                    "emit_report",
+                    limit=self._busy_limit,
+                    run=token_hex(8),
+                    at=0,
+                    length=0,
+                )
+            except (PoolError, ExecutionTimeoutError) as error:
+                raise build_unsent_error(error) from error
+        return self._ready.get(session_id, "")
 
     def _get_time_limit(self, verb: str) -> timedelta:
         """Return how long to wait. Running code delays all verbs but the report of its own end."""
@@ -304,6 +334,6 @@ def _unpack_report(text: str) -> Any:
             raise ProtocolError(
                 f"the session's report is too large: more than {REPORT_BYTES:,} bytes"
             )
-        return json.loads(data)
-    except (ValueError, zlib.error, RecursionError) as error:
+    except (ValueError, zlib.error) as error:
         raise ProtocolError("the session sent a malformed report") from error
+    return decode_json(data)

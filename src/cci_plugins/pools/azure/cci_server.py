@@ -191,6 +191,14 @@ def build_refused_error(error: PoolUnavailableError) -> PoolUnavailableError:
     return PoolUnavailableError(text, hint=error.hint, retryable=False)
 
 
+def build_unsent_error(error: CodeInterpreterError) -> CodeInterpreterError:
+    """Return the error of a call that ran nothing of the user's, and came before the code."""
+    text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
+    if text == str(error):
+        return error
+    return PoolUnavailableError(f"{text}; the code was not sent", hint=error.hint)
+
+
 def build_unclear_error(error: CodeInterpreterError) -> PoolError:
     """Return an error that does not allow a second run, because the code may have run."""
     text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")

@@ -9,7 +9,6 @@ from datetime import timedelta
 from os import PathLike
 from typing import Any, Protocol
 
-import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import (
@@ -24,6 +23,7 @@ from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY, load_execution
@@ -157,7 +157,7 @@ class PlatformSessionPool(RemoteSessionPool):
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
         self._lost_once: set[str] = set()
-        self._discovery_lock = anyio.Lock()
+        self._discovery = SharedAttempt()
         super().__init__(
             auth,
             rest_auth,
@@ -173,7 +173,7 @@ class PlatformSessionPool(RemoteSessionPool):
     @override
     async def start(self) -> None:
         """Perform the handshake and find the tool, so that a wrong key or URL fails at once."""
-        async with self._discovery_lock:
+        async with self._discovery.hold():
             if self._server is None:
                 self._server = await self._retry.call_with_renewal(self._discover_server)
 
@@ -245,17 +245,17 @@ class PlatformSessionPool(RemoteSessionPool):
         return execution
 
     @override
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Check an id, since a refusal of the run itself would not prove that it did not start.
 
         A server that accepts any id is asked once. One that issues ids may forget each of them.
         """
         server = await self._get_server()
         if server.requires_launch is None:
-            await self._call_harmless(lambda: self._get_environment(server, session_id))
+            await self._call_harmless(lambda: self._get_environment(server, session_id, wait))
         elif server.requires_launch:
             try:
-                await self._send_harmless(session_id)
+                await self._send_harmless(session_id, wait)
             except SessionLostError:
                 self._forget(session_id)
                 raise
@@ -274,20 +274,22 @@ class PlatformSessionPool(RemoteSessionPool):
         await super().delete_session(session_id)
         self._forget(session_id)
 
-    async def _get_environment(self, server: _Server, session_id: str) -> str:
+    async def _get_environment(
+        self, server: _Server, session_id: str, wait: timedelta | None = None
+    ) -> str:
         """Return the server's name of a session: the identifier, or an id that it issued."""
         if server.requires_launch is None:
-            server = await self._check_own_ids(server, session_id)
+            server = await self._check_own_ids(server, session_id, wait or self._busy_limit)
         if not server.requires_launch:
             return session_id
         if session_id not in self._environments:
             self._environments[session_id] = await self._launch_environment(server)
         return self._environments[session_id]
 
-    async def _check_own_ids(self, server: _Server, session_id: str) -> _Server:
+    async def _check_own_ids(self, server: _Server, session_id: str, wait: timedelta) -> _Server:
         """Find out by harmless code whether the server accepts an id that it did not issue."""
         try:
-            await _run_text(server, session_id, session_id, HARMLESS, self._busy_limit)
+            await _run_text(server, session_id, session_id, HARMLESS, wait)
             requires_launch = False
         except SessionLostError:
             requires_launch = True
@@ -308,7 +310,7 @@ class PlatformSessionPool(RemoteSessionPool):
     async def _get_server(self) -> _Server:
         """Return the server, after finding its address and its tool once."""
         if self._server is None:
-            async with self._discovery_lock:
+            async with self._discovery.hold():
                 if self._server is None:
                     self._server = await self._retry.call_with_retry(
                         self._discover_server, idempotent=True

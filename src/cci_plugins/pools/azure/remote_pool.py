@@ -6,7 +6,7 @@ agent inside the session. Files use the pool's REST API where it answers, or els
 
 Nothing runs twice: each abstract method sends its request once, and only `RetryPolicy` repeats
 it. A run is repeated only if the pool answered that it did not start, and under a name that the
-session or the cci-plugins server accepts once. A refusal that stays is `retryable` as in
+session or the cci-plugins server accepts once. A refusal that stays is not `retryable`, as in
 `text_sessions`, except that the server's own answer proves it. An upload is never repeated, because
 its content can be read only once. A deleted session must stay deleted: where the pool cannot end
 sessions, its content is wiped once and not again before the next use, because each call starts one.
@@ -38,7 +38,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.mcp_client.executions import INTERRUPT, PACKAGES, RESTART
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
+from cci_plugins.mcp_client.http import was_sent
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
 from cci_plugins.pools.base import (
@@ -54,7 +54,7 @@ from cci_plugins.pools.package_exchange import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
-from .cci_server import RunRequest, RunTool, build_refused_error, run_full
+from .cci_server import RunRequest, RunTool, build_refused_error, build_unsent_error, run_full
 from .held_run import HeldRun
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
@@ -64,6 +64,7 @@ MARGIN = timedelta(seconds=15)
 RETRY_WINDOW = timedelta(seconds=30)
 _OLDER_SERVER = "its server is older, or its own sessions cannot"
 LOOK_PATIENCE = 4  # times the patience of other calls, since a gateway may restart meanwhile
+START_TIME = timedelta(seconds=30)  # in which a pool begins a session, also for a short run
 HARMLESS = "pass"  # code that may run any number of times
 
 
@@ -95,6 +96,8 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         self._margin = margin
         self._busy_limit = limits.execution_timeout + margin  # code of others may run
         self._retry = RetryPolicy(auth, patience)
+        # shorter than a client waits, which then asks for its run
+        self._relay_retry = RetryPolicy(auth, min(patience, margin / 2))
         self._look_retry = RetryPolicy(auth, LOOK_PATIENCE * patience)
         self._rest_retry = RetryPolicy(rest_auth, patience)
         self._text = TextSessions(
@@ -136,12 +139,27 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
     @override
     async def relay_run(self, session_id: str, query: RelayedQuery) -> ToolResult:
         await self._check_query(session_id, query.query)
+        if query.query.starts:
+            await self._find_session(session_id)
         tool = await self._get_run_tool(session_id)
-        return await self._retry.call_with_renewal(
-            lambda: tool.call(
-                query.code, query.timeout, wait=query.wait + self._margin, meta=query.meta
-            )
-        )
+        refusals: list[Exception] = []
+
+        async def send() -> ToolResult:
+            try:
+                return await tool.call(
+                    query.code, query.timeout, wait=query.wait + self._margin, meta=query.meta
+                )
+            except PoolUnavailableError as error:
+                if query.query.starts and was_sent(error):
+                    refusals.append(error)
+                raise
+
+        try:
+            return await self._relay_retry.call_with_retry(send)
+        except PoolUnavailableError as error:
+            if refusals:
+                raise build_refused_error(error) from error
+            raise
 
     async def _check_query(self, session_id: str, query: RunQuery) -> None:
         """Refuse a query that the session's server would not understand.
@@ -171,7 +189,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
             CodeInterpreterError: It was a failure. Nothing was sent.
         """
         if self.capabilities.host_tools is not False:
-            await self._prepare_run(session_id)
+            await self._prepare_run(session_id, self._busy_limit)
 
     @abstractmethod
     async def _call_session_tool(
@@ -183,18 +201,30 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
         """Run code once on any other server, and wait at most `limit` for the answer."""
 
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _find_session(self, session_id: str) -> None:
+        """Find a place for a session of the cci-plugins server, before code is sent to it.
+
+        A full pool refuses a new session on the way to its server. A refusal of the run itself
+        would not prove that it did not start.
+
+        Raises:
+            CodeInterpreterError: The pool has no place for it. Nothing was sent to it.
+        """
+
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Find out by harmless code what a refusal of the run itself could not prove.
+
+        Args:
+            session_id: The session.
+            wait: Longest wait for an answer.
 
         Raises:
             CodeInterpreterError: The session cannot run code. Nothing was sent to it.
         """
 
-    async def _send_harmless(self, session_id: str) -> None:
+    async def _send_harmless(self, session_id: str, wait: timedelta) -> None:
         """Run code that does nothing, in a text-only session."""
-        await self._call_harmless(
-            lambda: self._run_text_only(session_id, HARMLESS, self._busy_limit)
-        )
+        await self._call_harmless(lambda: self._run_text_only(session_id, HARMLESS, wait))
 
     async def _call_harmless(self, call: Callable[[], Awaitable[object]]) -> None:
         """Make a call that runs nothing of the user's, and repeat it after any fault.
@@ -205,10 +235,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         try:
             await self._retry.call_with_retry(call, idempotent=True)
         except (PoolError, ExecutionTimeoutError) as error:
-            text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
-            if text == str(error):
-                raise
-            raise PoolUnavailableError(f"{text}; the code was not sent", hint=error.hint) from error
+            raise build_unsent_error(error) from error
 
     @abstractmethod
     async def _end_session(self, session_id: str) -> None:
@@ -242,7 +269,8 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         if tools is not None:
             await self._prove_text_only(session_id)
             raise build_unsupported_error(self.capabilities.name)
-        await self._prepare_run(session_id)
+        wait = max(limit + self._margin, START_TIME)  # what keeps it longer would keep the run too
+        await self._prepare_run(session_id, min(wait, self._busy_limit))
         execution = await self._text.execute(
             session_id, code, timeout=limit, instance=instance, env=env
         )
@@ -277,12 +305,13 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         """Run code on the cci-plugins server, and repeat what did not start."""
         if tools is not None and self.capabilities.host_tools is False:
             raise build_unsupported_error(self.capabilities.name, _OLDER_SERVER)
+        await self._find_session(request.session_id)
         try:
             return await self._retry.call_with_retry(
                 lambda: self._run_full(request, on_output, tools)
             )
         except PoolUnavailableError as error:
-            if request.instance is not None and request.refusals:
+            if request.refusals:
                 raise build_refused_error(error) from error
             raise
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import AliasChoices, AliasPath, Field
 
-from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError
+from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError, ProtocolError
 from cci_plugins.mcp_client.failures import META_KEY, build_error_from_text, load_error
-from cci_plugins.mcp_client.messages import ToolResult
+from cci_plugins.mcp_client.messages import ToolResult, decode_json
 from cci_plugins.mcp_client.wire_model import Text, TolerantModel
 from cci_plugins.models import ErrorInfo, Execution, ExecutionStatus, Result
 
@@ -104,10 +104,11 @@ def _build_execution(
 
 def _find_run_fields(answer: ToolResult) -> Mapping[str, Any] | None:
     """Return the object with the run's fields, wherever the server put it."""
-    candidates: list[Any] = [answer.structured]
-    with suppress(ValueError, RecursionError):
-        candidates.append(json.loads(answer.text))
-    return next(filter(None, map(_merge_result, candidates)), None)
+    fields = _merge_result(answer.structured)
+    if fields is None:
+        with suppress(ProtocolError):  # it is not JSON, or too much of it
+            fields = _merge_result(decode_json(answer.text.encode("utf-8", "surrogatepass")))
+    return fields
 
 
 def _merge_result(candidate: object) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ from cci_plugins.errors import (
     SessionLostError,
 )
 from cci_plugins.mcp_client.bodies import (
+    ByteBudget,
     decode_in_lane,
     iterate_body,
     limit_pace,
@@ -48,6 +49,7 @@ from cci_plugins.mcp_client.failures import (
 )
 from cci_plugins.mcp_client.http import (
     ensure_closed,
+    limit_answer_time,
     limit_time,
     map_protocol_errors,
     map_transport_errors,
@@ -56,6 +58,7 @@ from cci_plugins.mcp_client.messages import decode_json
 from cci_plugins.mcp_client.wire_model import Text, Timestamp, TolerantModel
 from cci_plugins.models import Execution, FileInfo, SessionInfo
 
+from .multipart import encode_multipart
 from .replies import read_rest
 from .retry import NoRouteError
 from .session_list import SessionPage, parse_session_info
@@ -185,10 +188,11 @@ class RestClient:
         path = ".management/listSessions" if is_custom else "listSessions"
         version = api_versions.DATA_PLANE_MANAGEMENT if is_custom else api_versions.DATA_PLANE
         url = httpx.URL(f"{self._base}/{path}", params={"api-version": version})
-        sessions: list[SessionInfo] = []
+        sessions, budget = list[SessionInfo](), ByteBudget()
         with limit_time(_LIST_TIME, starts_code=False):
             for _ in range(MAX_PAGES):
-                answer = await self._request_json("POST" if is_custom else "GET", url)
+                method = "POST" if is_custom else "GET"
+                answer = await self._request_json(method, url, budget=budget)
                 page = SessionPage.load(answer, "list of sessions")
                 sessions += [parse_session_info(entry) for entry in page.sessions]
                 if not page.next_link:
@@ -204,10 +208,11 @@ class RestClient:
             ProtocolError: The list is malformed, or continues on another server.
         """
         url = self._build_url("files", session_id, recursive="true")
-        files: list[FileInfo] = []
+        files, budget = list[FileInfo](), ByteBudget()
         with limit_time(_LIST_TIME, starts_code=False):
             for _ in range(MAX_PAGES):
-                page = _FilePage.load(await self._request_json("GET", url), "list of files")
+                answer = await self._request_json("GET", url, budget=budget)
+                page = _FilePage.load(answer, "list of files")
                 files += [parse_file_info(entry) for entry in page.value if not _is_folder(entry)]
                 if not page.next_link:
                     return sorted(files, key=lambda file: file.name)
@@ -230,11 +235,11 @@ class RestClient:
         """
         folder, _, leaf = validate_name(name).rpartition("/")
         boundary = token_hex(16)
-        body = _encode_multipart(boundary, leaf, self._limit_size(name, content))
+        body = encode_multipart(boundary, leaf, self._limit_size(name, content))
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
         url = self._build_url("files", session_id, path=folder)
-        async with self._send("POST", url, headers=headers, content=body) as response:
-            with limit_time(self._timeout, starts_code=False):
+        with limit_answer_time(body, self._timeout) as limited:
+            async with self._send("POST", url, headers=headers, content=limited) as response:
                 value = _parse_object(await read_body(response, REPLY_BYTES))
         listed = value.get("value")  # the older form wraps the file in a list
         return parse_file_info(listed[0] if isinstance(listed, list) and listed else value, name)
@@ -296,16 +301,21 @@ class RestClient:
         base = self._base
         try:
             url = base.join(link)
-        except (httpx.InvalidURL, ValueError):
+            host = url.host
+        except (httpx.InvalidURL, ValueError):  # the latter for invalid punycode too
             raise ProtocolError("the pool's list continues at an invalid URL") from None
-        if (url.scheme, url.host, url.port) != (base.scheme, base.host, base.port):
-            raise ProtocolError(
-                f"the pool's list continues on another server ({shorten(url.host)})"
-            )
+        if (url.scheme, host, url.port) != (base.scheme, base.host, base.port):
+            raise ProtocolError(f"the pool's list continues on another server ({shorten(host)})")
         return url
 
     async def _request_json(
-        self, method: str, url: httpx.URL, *, json: Any = None, starts_code: bool = False
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        json: Any = None,
+        starts_code: bool = False,
+        budget: ByteBudget | None = None,
     ) -> Mapping[str, Any]:
         limit = RUN_BYTES if starts_code else REPLY_BYTES
         async with self._send(method, url, json=json, starts_code=starts_code) as response:
@@ -314,6 +324,8 @@ class RestClient:
                 map_protocol_errors(starts_code=starts_code),
             ):
                 body = await read_body(response, limit)
+                if budget is not None:
+                    budget.take(len(body))
                 return await decode_in_lane(len(body), partial(_parse_object, body))
 
     @asynccontextmanager
@@ -477,17 +489,3 @@ def _parse_object(body: bytes) -> Mapping[str, Any]:
         kind = type(value).__name__
         raise ProtocolError(f"the pool's answer is not a JSON object ({kind})")
     return value
-
-
-async def _encode_multipart(
-    boundary: str, filename: str, content: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    """Encode one file as `multipart/form-data` in chunks (RFC 7578)."""
-    quoted = filename.replace('"', '\\"')
-    yield (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    ).encode()
-    async for chunk in content:
-        yield chunk
-    yield f"\r\n--{boundary}--\r\n".encode()

@@ -10,7 +10,6 @@ from os import PathLike
 from typing import Any, Literal
 from urllib.parse import quote
 
-import anyio
 from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
@@ -18,6 +17,7 @@ from cci_plugins.azure.encryption import check_token_url
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
+from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import (
     AuthenticationError,
     PoolError,
@@ -41,6 +41,7 @@ _MAX_CLIENTS = 256
 _FULL_HINT = (
     "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
 )
+MAX_FOUND = 10_000  # sessions that are remembered
 ServerKind = Literal["cci", "executions", "execute"]
 
 
@@ -114,9 +115,10 @@ class CustomSessionPool(RemoteSessionPool):
         )
         self._kind: ServerKind | None = None
         self._is_kind_certain = False
-        self._discovery_lock = anyio.Lock()
+        self._discovery = SharedAttempt()
         self._supports_stop = True
         self._mcp_clients: dict[str, McpClient] = {}
+        self._found_sessions: set[str] = set()  # they have answered, so the pool has them
         super().__init__(
             self._auth,
             self._auth,
@@ -161,7 +163,7 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def _returns_full_results(self, session_id: str) -> bool:
         if self._kind is None:
-            async with self._discovery_lock:
+            async with self._discovery.hold():
                 if self._kind is None:
                     kind = await self._retry.call_with_retry(
                         lambda: self._detect_kind(session_id), idempotent=True
@@ -177,6 +179,24 @@ class CustomSessionPool(RemoteSessionPool):
                             packages=False,
                         )
         return self._kind == "cci"
+
+    @override
+    async def _find_session(self, session_id: str) -> None:
+        if session_id not in self._found_sessions:
+            mcp = self._build_mcp_client(session_id)
+            await self._retry.call_with_retry(mcp.ping, idempotent=True)
+            if len(self._found_sessions) >= MAX_FOUND:
+                self._found_sessions.clear()
+            self._found_sessions.add(session_id)
+
+    @override
+    def _note_loss(self, session_id: str) -> None:
+        self._found_sessions.discard(session_id)
+
+    @override
+    async def delete_session(self, session_id: str) -> None:
+        self._found_sessions.discard(session_id)
+        await super().delete_session(session_id)
 
     @override
     async def _get_run_tool(self, session_id: str) -> RunTool:
@@ -212,10 +232,10 @@ class CustomSessionPool(RemoteSessionPool):
         return execution
 
     @override
-    async def _prepare_run(self, session_id: str) -> None:
+    async def _prepare_run(self, session_id: str, wait: timedelta) -> None:
         """Find a route for runs before code is sent, since a full pool may refuse it as missing."""
         if not self._is_kind_certain:
-            await self._send_harmless(session_id)
+            await self._send_harmless(session_id, wait)
 
     @override
     async def _end_session(self, session_id: str) -> None:
@@ -270,6 +290,7 @@ class CustomSessionPool(RemoteSessionPool):
             return "executions"
         if kind == "cci":
             self._is_kind_certain = True
+            self._found_sessions.add(session_id)
             self.capabilities = replace(self.capabilities, streams_output=True)
         return kind
 

@@ -25,12 +25,14 @@ The outcomes of one try (`_run`):
    * The run did not begin, in the instance that the caller expects. It never will, so the code is
      sent again under a new name.
    * The pool's reply or a new agent proves that the session ended. That is the run's result.
-   * The pool refused the run and the question (429, 503). The error stays `retryable` only if the
-     session is new: no earlier answer shows that it exists. That is how a full pool refuses. It
-     does not refuse a session that it has, so there a rate limit or a proxy answered instead,
-     perhaps after it had passed the run on. Then the error states that the code may have run.
-     A proxy that lies about the first run of a session looks like a full pool.
+   * The pool refused the run and the question (429, 503). The error states that the code may have
+     run. A full pool does not refuse a session that it has, so a rate limit or a proxy answered
+     instead, perhaps after it had passed the run on.
    * Anything else raises an error which states that the code may have run.
+
+A full pool refuses a new session. So a session that has never answered is asked for its instance
+before code is sent to it. If that is refused, nothing was started for certain, and the error is
+`retryable`.
 
 Invariants:
 
@@ -71,7 +73,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.in_session.marked_call import Answer
 from cci_plugins.mcp_client.executions import check_file, check_files, load_execution, load_file
-from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, shorten
 from cci_plugins.models import ErrorInfo, Execution, FileInfo
 from cci_plugins.pools.base import build_changed_error
 
@@ -141,7 +143,8 @@ class TextSessions:
                 session_id, "write", name=name, run=run, at=at, data=data, is_last=is_last
             )
             if "failed" in answer.fields:
-                raise FileTransferError(f"cannot write {name!r}: {answer.fields['failed']}")
+                reason = shorten(str(answer.fields["failed"]))
+                raise FileTransferError(f"cannot write {name!r}: {reason}")
             at += len(chunk)
         return FileInfo(name, at, guess_media_type(name))
 
@@ -199,6 +202,7 @@ class TextSessions:
         env: SessionEnvironment | None,
     ) -> Execution | None:
         """Run code once. Return None if it did not begin and never will, so that it may be sent."""
+        known = instance or await self._agent.find_instance(session_id)
         run = token_hex(8)
         call = build_agent_call(
             "run_async" if needs_await(code) else "run",
@@ -209,8 +213,7 @@ class TextSessions:
             instance=instance,
             env=None if env is None else dict(env.values),
         )
-        is_new = instance is None and not self._agent.has_answered(session_id)
-        sent = _SentRun(run, instance, timeout + self._margin, is_new)
+        sent = _SentRun(run, known, timeout + self._margin)
         try:
             sent.reply = await self._agent.send_named(session_id, call, sent.limit, sent.faults)
         except CodeInterpreterError as error:
@@ -249,7 +252,7 @@ class TextSessions:
 
         Raises:
             CodeInterpreterError: The outcome stays unclear, so the code may have run. Or the pool
-                had no place for the run, and the session has not seen it.
+                refused the run, and the session has not seen it.
         """
         # after a refusal one question is enough, because a full pool refuses it too
         is_repeated = not isinstance(sent.fault, (PoolUnavailableError, SessionLostError))
@@ -288,9 +291,8 @@ class _SentRun:
 
     Attributes:
         run: Its name.
-        instance: The instance that the caller expects.
+        instance: The instance that the caller expects, or the one that answered last.
         limit: How long to wait for it.
-        is_new: Whether nothing shows that the session existed before it.
         reply: The pool's reply.
         fault: The error instead of a reply.
         faults: The errors of all tries that may have reached the pool.
@@ -298,9 +300,8 @@ class _SentRun:
     """
 
     run: str
-    instance: str | None
+    instance: str
     limit: timedelta
-    is_new: bool
     reply: Execution = field(default_factory=Execution)
     fault: CodeInterpreterError | None = None
     faults: list[Exception] = field(default_factory=list)
@@ -314,7 +315,7 @@ class _SentRun:
         """
         fault = self.fault
         if isinstance(fault, PoolUnavailableError) and not has_begun:
-            return fault if self.is_new else build_refused_error(fault)
+            return build_refused_error(fault)
         if fault is None:
             return ProtocolError(f"the pool's answer was cut; {MAY_HAVE_RUN}")
         if "may have run" in str(fault):

@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cci_plugins.common.addresses import is_metadata, is_public, parse_address
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import ConfigurationError, IsolationError
 
 WEB_PORTS = frozenset({80, 443})
 ANY_PORT = frozenset(range(1, 65536))
@@ -104,3 +104,24 @@ def is_address_allowed(address: str, *, private: bool, loopback: bool = True) ->
     if parsed.is_loopback and not loopback:
         return False
     return private or is_public(address)
+
+
+def check_egress(egress: Egress, isolation: str) -> bool:
+    """Return whether sessions reach any host.
+
+    Args:
+        egress: The hosts that they may reach.
+        isolation: Name of the isolation backend.
+
+    Raises:
+        IsolationError: The isolation backend cannot enforce the egress rules.
+    """
+    rules = parse_egress_rules(egress)
+    if isolation == "process" and (not rules or egress == "all"):
+        return True
+    if rules and isolation != "bwrap":
+        raise IsolationError(
+            f"the isolation backend {isolation} cannot limit egress to hosts",
+            hint="install bubblewrap, or unset CCI_EGRESS",
+        )
+    return bool(rules)

@@ -63,6 +63,7 @@ from .execute_request import IDLE_SECONDS, ExecuteRequest
 from .isolation.base import Sandbox
 from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
 from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
+from .large_messages import LargeMessages
 from .messages import MessageCodec
 from .output import Collector
 from .packages.folder import PackageFolder
@@ -149,9 +150,10 @@ class Kernel:
         self._sockets = sockets
         self._codec = MessageCodec(sandbox.connection["key"])
         self._gauge = gauge = FloodGauge(self._on_flood)
-        self._iopub = KernelReader(sockets["iopub"], self._codec, gauge)
-        self._shell = KernelReader(sockets["shell"], self._codec, gauge)
-        self._control = KernelReader(sockets["control"], self._codec, gauge)
+        self._large_messages = large = LargeMessages()
+        self._iopub = KernelReader(sockets["iopub"], self._codec, gauge, large)
+        self._shell = KernelReader(sockets["shell"], self._codec, gauge, large)
+        self._control = KernelReader(sockets["control"], self._codec, gauge, large)
         self._exit_task: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
         self._exit_task.add_done_callback(self._on_exit)
         self._tasks = [
@@ -288,6 +290,7 @@ class Kernel:
                 self.was_interrupted = request.is_interrupted
                 collector.finish(request.reply)
                 self._request = None
+                self._large_messages.end_run()
 
     async def _send_code(
         self, request: ExecuteRequest, code: str, *, silent: bool, metadata: dict[str, Any]
@@ -300,10 +303,12 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": True,
         }
+        self._large_messages.start_run()
         try:
             request.msg_id = self._send("shell", "execute_request", content, metadata)
         except KernelConnectionError:
             self._request = None
+            self._large_messages.end_run()
             await self.kill(EXITED_BETWEEN_CALLS)
             raise KernelExitedError from None
         if not self.is_alive:

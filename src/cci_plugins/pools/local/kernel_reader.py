@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.log import logger
-from cci_plugins.common.worker_lane import WorkerLane
 
 from .kernel_socket import KernelSocket
+from .large_messages import LargeMessages
 from .messages import MalformedMessageError, MessageCodec, read_headers
 
 SLICE_MESSAGES = 8
@@ -29,8 +29,6 @@ SLICE_BYTES = 64 * 1024  # larger messages are decoded in a worker thread
 FLOOD_BYTES = 1024 * MIB  # the kernel is ended
 RUN_FLOOD_BYTES = 512 * MIB  # the run is interrupted
 ALLOWED_BYTES_PER_SECOND = 4 * MIB  # are forgotten
-
-_lane = WorkerLane("kernel_messages")
 
 Handler = Callable[[str, str, dict[str, Any], int], None]
 
@@ -75,12 +73,20 @@ class KernelReader:
         socket: The connection.
         codec: Checks and decodes them.
         gauge: Counts them.
+        large_messages: Decodes the large ones.
     """
 
-    def __init__(self, socket: KernelSocket, codec: MessageCodec, gauge: FloodGauge) -> None:
+    def __init__(
+        self,
+        socket: KernelSocket,
+        codec: MessageCodec,
+        gauge: FloodGauge,
+        large_messages: LargeMessages,
+    ) -> None:
         self._socket = socket
         self._codec = codec
         self._gauge = gauge
+        self._large_messages = large_messages
         self._handled = 0
         self._is_handling = False
 
@@ -128,7 +134,10 @@ class KernelReader:
             if not is_wanted(message.kind, message.parent):
                 return
             decode = partial(self._codec.read_content, message)
-            content, size = decode() if cost < SLICE_BYTES else await _lane.run(decode)
+            if cost < SLICE_BYTES:
+                content, size = decode()
+            else:
+                content, size = await self._large_messages.decode(decode, cost)
             handle(message.kind, message.parent, content, size)
         except (
             MalformedMessageError,

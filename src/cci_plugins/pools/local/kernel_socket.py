@@ -30,9 +30,10 @@ MAX_REPLY_BYTES = 32 * MIB  # to a run: its texts are cut in the session (`messa
 MAX_CONTROL_BYTES = MIB
 MAX_FRAMES = 4096
 MAX_COMMANDS = 1000
-HIGH_WATER_BYTES = 4 * MIB
-LOW_WATER_BYTES = MIB
+HIGH_WATER_BYTES = MIB // 2
+LOW_WATER_BYTES = MIB // 8
 MESSAGE_COST = 1024
+READ_BYTES = 64 * 1024  # at once
 MAX_UNSENT_BYTES = 2 * MAX_MESSAGE_BYTES
 CONNECT_ATTEMPTS = 20
 CONNECT_SECONDS = 0.05  # between two attempts: a socket accepts shortly after its file exists
@@ -60,7 +61,7 @@ class KernelConnectionError(Exception):
     """The connection is closed. The text is the reason, as a clause."""
 
 
-class KernelSocket(asyncio.Protocol):
+class KernelSocket(asyncio.BufferedProtocol):
     """A connection to the shell, iopub or control socket of a kernel.
 
     Args:
@@ -74,6 +75,7 @@ class KernelSocket(asyncio.Protocol):
         self.received_bytes = 0
         self._channel: Channel = channel
         self._transport: asyncio.Transport | None = None
+        self._incoming = bytearray(READ_BYTES)
         self._buffer = bytearray()
         self._has_greeting = False
         self._commands = 0
@@ -173,7 +175,16 @@ class KernelSocket(asyncio.Protocol):
             self.send([b"\x01"])  # subscribe to everything
         self._transport.write(_GREETING + _encode_frame(command, _COMMAND))
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
+        """Return where the next bytes go: else each read allocates four times as much."""
+        return self._incoming
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Add bytes that have arrived in the buffer."""
+        with memoryview(self._incoming) as view:
+            self.data_received(view[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Add bytes that have arrived."""
         self.received_bytes += len(data)
         if self._close_reason is None:

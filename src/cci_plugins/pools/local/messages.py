@@ -146,6 +146,8 @@ def _decode(part: bytes) -> Any:
 
 def _check_values(part: bytes) -> None:
     """Refuse a content with too many values, by the characters between them."""
+    if len(part) * _VALUES_OF_CONTAINER <= MAX_VALUES:
+        return
     if _count_values(part, 0, len(part)) <= MAX_VALUES:
         return
     found = strings = start = 0

@@ -33,7 +33,6 @@ from cci_plugins.common.settings import PRELOAD, IsolationName
 from cci_plugins.errors import (
     CodeInterpreterError,
     ConfigurationError,
-    IsolationError,
     PoolExhaustedError,
     PoolUnavailableError,
     SessionLostError,
@@ -56,13 +55,13 @@ if find_spec("jupyter_client") is None:  # the kernels need it, and this process
         hint='pip install "cci-plugins[local]"',
     )
 try:
-    from .egress import Egress, describe_egress, parse_egress_rules
+    from .egress import Egress, check_egress, describe_egress, parse_egress_rules
     from .isolation import choose, host_folder
     from .isolation.base import Isolation, KernelSpec, Sandbox
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
     from .packages.notes import NO_INDEX
     from .packages.received import build_unknown_upload_error
-    from .packages.session_packages import PoolPackages, SessionPackages
+    from .packages.session_packages import PoolPackages
     from .packages.source import build_source
     from .session import LocalSession, build_replaced_error, read_stamp
     from .warm_pool import WarmPool
@@ -203,7 +202,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
                     self.capabilities,
                     isolation=isolation.describe() + describe_egress(self._egress),
                     folder=isolation.folder,
-                    egress=self._check_egress(isolation),
+                    egress=check_egress(self._egress, isolation.name),
                 )
                 self._isolation = isolation
                 watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
@@ -287,8 +286,13 @@ class LocalSessionPool(SessionPool, PackageExchange):
 
     @override
     async def install_packages(self, session_id: str, packages: Sequence[str]) -> Mapping[str, str]:
-        async with self._change_packages(session_id) as own:
-            return await own.install(packages)
+        async with self._change_packages(session_id) as session:
+            return await session.packages.install(packages)
+
+    @override
+    async def get_instance(self, session_id: str) -> str | None:
+        async with self._use_session(session_id) as session:
+            return session.instance
 
     @override
     async def exchange_packages(
@@ -296,14 +300,15 @@ class LocalSessionPool(SessionPool, PackageExchange):
     ) -> Mapping[str, Any]:
         if message and session_id not in self._sessions:
             raise build_unknown_upload_error()
-        async with self._change_packages(session_id) as own:
-            return await own.answer(message)
+        async with self._change_packages(session_id) as session:
+            answer = await session.packages.answer(message)
+            return answer if message else {**answer, "instance": session.instance}
 
     @asynccontextmanager
-    async def _change_packages(self, session_id: str) -> AsyncIterator[SessionPackages]:
+    async def _change_packages(self, session_id: str) -> AsyncIterator[LocalSession]:
         async with self._use_session(session_id) as session, session.run_lock:
             try:
-                yield session.packages
+                yield session
             finally:
                 if session.is_ended:
                     with anyio.CancelScope(shield=True):
@@ -402,6 +407,8 @@ class LocalSessionPool(SessionPool, PackageExchange):
             except BaseException:
                 if self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
+                    if session.packages.has_own:
+                        self._note_loss(session.id, "its Python did not start")
                 raise
             if session.is_ended:  # while the kernel started
                 await kernel.close()
@@ -426,21 +433,6 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 raise
             kernel.packages = packages
             return kernel
-
-    def _check_egress(self, isolation: Isolation) -> bool:
-        """Return whether sessions reach any host.
-
-        Raises:
-            IsolationError: The isolation backend cannot enforce the egress rules.
-        """
-        if isolation.name == "process" and (not self._rules or self._egress == "all"):
-            return True
-        if self._rules and isolation.name != "bwrap":
-            raise IsolationError(
-                f"the isolation backend {isolation.name} cannot limit egress to hosts",
-                hint="install bubblewrap, or unset CCI_EGRESS",
-            )
-        return bool(self._rules)
 
     async def _launch(self, isolation: Isolation, packages: Path | None = None) -> Sandbox:
         """Launch a sandbox.
@@ -486,11 +478,14 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 if session.active_calls == 0 and now - session.last_used > cooldown:
                     await self._end_idle(session)
 
-    async def _end_idle(self, session: LocalSession) -> None:
-        del self._sessions[session.id]
-        self._loss_reasons[session.id] = f"it was not used for {self._cooldown.total_seconds():g} s"
+    def _note_loss(self, session_id: str, reason: str) -> None:
+        self._loss_reasons[session_id] = reason
         if len(self._loss_reasons) > MAX_LOSS_REASONS:
             self._loss_reasons.popitem(last=False)
+
+    async def _end_idle(self, session: LocalSession) -> None:
+        del self._sessions[session.id]
+        self._note_loss(session.id, f"it was not used for {self._cooldown.total_seconds():g} s")
         try:
             await session.end("it was not used")
         except CodeInterpreterError as error:

@@ -56,7 +56,8 @@ class LocalSession:
     Attributes:
         id: Its identifier.
         kernel: Its kernel. None before the first call and after a death.
-        instance: Identifier of the kernel. A new kernel has a new one.
+        instance: Identifier of the kernel, or of the one that starts with the first call. It
+            changes when a kernel ends.
         loss_reason: Why earlier state is lost, until an execution has reported it.
         run_lock: Held by the one run in progress.
         start_lock: Held while a kernel is checked or started.
@@ -76,7 +77,7 @@ class LocalSession:
     ) -> None:
         self.id = session_id
         self.kernel: Kernel | None = None
-        self.instance = ""
+        self.instance = token_hex(8)
         self.loss_reason = loss_reason
         self.run_lock = anyio.Lock()
         self.start_lock = anyio.Lock()
@@ -96,7 +97,6 @@ class LocalSession:
     def attach_kernel(self, kernel: Kernel) -> None:
         """Attach a new kernel."""
         self.kernel = kernel
-        self.instance = token_hex(8)
         self._known_files = {}
 
     async def replace_kernel(self, kernel: Kernel) -> None:
@@ -118,6 +118,7 @@ class LocalSession:
             with anyio.CancelScope(shield=True):
                 await kernel.close()
             raise
+        self.instance = token_hex(8)
         self.attach_kernel(kernel)
         self._known_files, self.loss_reason = known, None
         if old is not None:
@@ -149,6 +150,7 @@ class LocalSession:
         """End the kernel, if there is one."""
         if self.kernel is not None:
             kernel, self.kernel = self.kernel, None
+            self.instance = token_hex(8)
             await kernel.close()
 
     def build_info(self, cooldown: timedelta) -> SessionInfo:

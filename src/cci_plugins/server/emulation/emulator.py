@@ -37,6 +37,7 @@ from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client.failures import get_code_and_status
 from cci_plugins.pools.base import SessionPool
 from cci_plugins.server.app import create_app
+from cci_plugins.server.disconnect import EXCHANGE_KEY
 from cci_plugins.server.mcp.sdk import BODY_BYTES
 from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
@@ -331,7 +332,8 @@ async def _collect(app: ASGIApp, scope: Scope, body: bytes) -> Response:
             chunks.append(message.get("body", b""))
 
     headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-    await app({**scope, "headers": headers}, replay_body(body, wait), send)
+    inner = {**scope, "headers": headers, EXCHANGE_KEY: None}  # the run outlives its client
+    await app(inner, replay_body(body, wait), send)
     response = Response(b"".join(chunks), start["status"])
     given = [pair for pair in start["headers"] if pair[0] != b"content-length"]
     response.raw_headers = [*given, (b"content-length", str(len(response.body)).encode())]

@@ -11,6 +11,8 @@ The SDK answers each request alone. This module handles MCP sessions, where the 
 - `mcp_session_id` names the session to the tools while the SDK answers.
 - `notifications/cancelled` ends a call of the same MCP session.
 
+A plain call of a tool is answered without the SDK (`direct_calls.py`).
+
 Since 2026-07-28 MCP is stateless, without handshake and MCP session. Where the installed SDK
 speaks that revision, it answers such requests, and `is_stateless` is set.
 """
@@ -27,9 +29,10 @@ from starlette.types import Message, Receive, Scope, Send
 from cci_plugins.server.requests import read_body, replay_body
 from cci_plugins.server.rest.errors import build_error_response, build_too_large_response
 
-from .messages import MessageError, check_unusual_message
+from .direct_calls import parse_direct_call
+from .messages import MessageError, check_encoding, check_message, is_unusual
 from .running import parse_cancelled_ids
-from .sdk import McpEndpoint, is_stateless_version
+from .sdk import McpEndpoint, admits_direct_calls, is_stateless_version
 from .sessions import McpSessions, is_stateless, mcp_session_id
 
 DEFAULT_PROTOCOL = "2025-03-26"
@@ -78,15 +81,31 @@ class McpCompatApp:
             await build_too_large_response(self._body_bytes)(scope, receive, send)
             return
         try:
-            check_unusual_message(body)
+            check_encoding(body)
+            if unusual := is_unusual(body):
+                check_message(body)
         except MessageError as error:
             response = Response(error.answer, 400, media_type="application/json")
             await response(scope, receive, send)
             return
         if stateless:
             await self._forward_stateless(scope, body, receive, send)
-        else:
-            await self._forward(scope, body, receive, send, mcp_session)
+            return
+        token = mcp_session_id.set(mcp_session)
+        try:
+            if unusual or not await self._answer_directly(headers, body, send):
+                await self._forward(scope, body, receive, send, mcp_session)
+        finally:
+            mcp_session_id.reset(token)
+
+    async def _answer_directly(self, headers: Headers, body: bytes, send: Send) -> bool:
+        """Answer a plain call of a tool. Return whether the request was one."""
+        if not admits_direct_calls(headers.get(VERSION_HEADER)) or _requests_progress(
+            headers, body
+        ):
+            return False
+        call = parse_direct_call(headers, body)
+        return call is not None and await self._mcp.answer_directly(call, send)
 
     async def _forward(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, mcp_session: str | None
@@ -102,12 +121,8 @@ class McpCompatApp:
             for request_id in parse_cancelled_ids(body):
                 self._mcp.running.cancel(mcp_session, request_id)
         receive = replay_body(_complete_initialize(body), receive)
-        streams = _requests_progress(scope, body)
-        token = mcp_session_id.set(mcp_session)
-        try:
-            await self._mcp(_add_required_headers(scope), receive, send, streams=streams)
-        finally:
-            mcp_session_id.reset(token)
+        streams = _requests_progress(Headers(scope=scope), body)
+        await self._mcp(_add_required_headers(scope), receive, send, streams=streams)
 
     async def _forward_stateless(
         self, scope: Scope, body: bytes, receive: Receive, send: Send
@@ -145,13 +160,12 @@ def _build_discovery_error(message: dict[str, Any]) -> Response:
     return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "error": error})
 
 
-def _requests_progress(scope: Scope, body: bytes) -> bool:
+def _requests_progress(headers: Headers, body: bytes) -> bool:
     """Return whether a client that reads event streams asks for the progress of a call.
 
     Every other client gets one JSON body: published clients pipe it to `jq`.
     """
-    accepted = Headers(scope=scope).get("accept", "")
-    if "text/event-stream" not in accepted or b'"progressToken"' not in body:
+    if b'"progressToken"' not in body or "text/event-stream" not in headers.get("accept", ""):
         return False
     try:
         message = json.loads(body)
@@ -178,8 +192,8 @@ def _add_required_headers(scope: Scope) -> Scope:
 
 
 def _parse_short_message(body: bytes) -> dict[str, Any] | None:
-    """Return a message that is short enough for a handshake, or None."""
-    if len(body) > 4096:  # noqa: PLR2004 - a handshake is short
+    """Return a message that is short enough to be parsed twice, or a handshake, or None."""
+    if len(body) > 4096 and b'"initialize"' not in body:  # noqa: PLR2004 - it may have icons
         return None
     try:
         message = json.loads(body)

@@ -6,7 +6,6 @@ check it. So every replica with the same secret accepts it, and nobody can inven
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import secrets as randomness
@@ -154,10 +153,10 @@ class SignedEnvironments:
             raise unknown
         if self._clock() - issued > self._max_age.total_seconds():
             raise EnvironmentIdError("The environment is too old to be used.", NOT_FOUND)
-        return "cci-" + hmac.new(signers[0], _SESSION_LABEL + signed, hashlib.sha256).hexdigest()
+        return "cci-" + hmac.digest(signers[0], _SESSION_LABEL + signed, "sha256").hex()
 
 
 def _compute_mac(secret: bytes, head: bytes, caller: str) -> bytes:
     """Sign the head of an id for its caller. The head has a fixed length, so both stay apart."""
     signed = _ID_LABEL + head + caller.encode()
-    return hmac.new(secret, signed, hashlib.sha256).digest()[:_MAC_BYTES]
+    return hmac.digest(secret, signed, "sha256")[:_MAC_BYTES]

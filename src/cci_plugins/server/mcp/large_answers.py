@@ -2,10 +2,10 @@
 
 The SDK encodes a result several times on the event loop, so that 30 MB stall every other session
 for a second. A large result is therefore encoded here, in pieces. The SDK gets a small placeholder
-with a random text in its place. `LargeAnswers.wrap` finds that text in the message which the SDK
-sends, as one JSON body or as one event of a stream, and puts the result there. It needs nothing of
-the SDK but its answer, so that both of its major versions work. What cannot be encoded in this way
-is left to the SDK.
+with a random text in its place. `LargeAnswers.fill` finds that text in the message which the SDK
+sends, as one JSON body, one event of a stream or one line, and puts the result there. It needs
+nothing of the SDK but its answer, so that both of its major versions work. What cannot be encoded
+in this way is left to the SDK.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Fields = dict[str, list[bytes]]
 
 
 class LargeAnswers:
-    """The large results of one HTTP request, between their making and the wire."""
+    """The large results of an HTTP request or a connection, between their making and the wire."""
 
     def __init__(self) -> None:
         self._encoded: dict[bytes, _Fields] = {}
@@ -62,7 +62,7 @@ class LargeAnswers:
                 return
             parts = None
             if message["type"] == "http.response.body" and self._encoded:
-                parts = self._fill(message.get("body", b""))
+                parts = self.fill(message.get("body", b""))
             if start is not None:
                 if parts is not None:
                     length = sum(map(len, parts))
@@ -73,13 +73,17 @@ class LargeAnswers:
             if parts is None:
                 await send(message)
                 return
-            for part in _collect(parts):
+            for part in collect_pieces(parts):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({**message, "body": b""})
 
         return send_results
 
-    def _fill(self, body: bytes) -> list[bytes] | None:
+    def forget(self, token: str) -> None:
+        """Drop a result that was never sent."""
+        self._encoded.pop(token.encode(), None)
+
+    def fill(self, body: bytes) -> list[bytes] | None:
         """Return the body with its result in pieces, or None if it has no placeholder."""
         for token, fields in self._encoded.items():
             if token in body:
@@ -94,6 +98,16 @@ class LargeAnswers:
 
 
 large_answers: ContextVar[LargeAnswers | None] = ContextVar("large_answers", default=None)
+
+
+async def encode_in_lane(value: Any) -> list[bytes]:
+    """Return the JSON of a large value in pieces, encoded in a worker thread.
+
+    Raises:
+        ValueError: A number is not finite.
+        TypeError: It is not a JSON value.
+    """
+    return await _lane.run(lambda: _encode_slowly(value))
 
 
 def _encode_fields(fields: Mapping[str, Any]) -> _Fields:
@@ -147,7 +161,7 @@ def _has_length(message: Message) -> bool:
     return any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
 
 
-def _collect(parts: Iterable[bytes]) -> Iterator[bytes]:
+def collect_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the parts in pieces of a good size for a socket."""
     waiting = bytearray()
     for part in parts:

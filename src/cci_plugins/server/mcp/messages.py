@@ -19,7 +19,10 @@ from pydantic import ValidationError
 from cci_plugins.server.answers import sanitize_json
 
 _DEEP = 500
-_UNUSUAL = re.compile(rb"\\u[dD][89a-fA-F]|\d{4000}")  # surrogates, and integers Python refuses
+# Surrogates, integers that Python refuses, and ids that are neither text nor an integer.
+_UNUSUAL = re.compile(
+    rb"""\\u[dD][89a-fA-F]|\d{4000}|"id"\s*:(?!\s*(?:"|-?\d+\s*[,}]))""",
+)
 _PARSE_ERROR, _INVALID_REQUEST = -32700, -32600
 # Either major may be installed, so names that only one of them has are reached through Any.
 _sdk_types: Any = types
@@ -62,15 +65,24 @@ def check_message(text: str | bytes) -> dict[str, Any]:
     return value
 
 
-def check_unusual_message(body: bytes) -> None:
-    """Check a body that may be one of those on which the SDK fails. Most are not parsed here.
+def check_encoding(body: bytes) -> None:
+    """Check that a body is UTF-8, so that every parser reads the same.
 
     Raises:
-        MessageError: The body is not a message.
+        MessageError: It is not.
     """
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise MessageError(_PARSE_ERROR, "Parse error: it is not UTF-8") from None
+    if b"\0" in body:
+        raise MessageError(_PARSE_ERROR, "Parse error: it has a zero byte, as UTF-16 has")
+
+
+def is_unusual(body: bytes) -> bool:
+    """Return whether a body may be one of those on which the SDK fails. Most are not."""
     is_deep = body.count(b"[") + body.count(b"{") > _DEEP
-    if is_deep or _UNUSUAL.search(body) is not None:
-        check_message(body)
+    return is_deep or _UNUSUAL.search(body) is not None
 
 
 def _is_id(value: object) -> bool:
@@ -98,10 +110,10 @@ def parse_line(line: str) -> SessionMessage:
 
 
 def format_line(message: SessionMessage) -> str:
-    """Return a message as a line. Text that UTF-8 cannot hold is replaced."""
+    """Return a message as a line without its end. Text that UTF-8 cannot hold is replaced."""
     sent: Any = message.message
     options = {"by_alias": True, "exclude_none" if _IS_FIRST_MAJOR else "exclude_unset": True}
     try:
-        return f"{sent.model_dump_json(**options)}\n"
+        return str(sent.model_dump_json(**options))
     except ValueError:  # lone surrogates
-        return json.dumps(sanitize_json(sent.model_dump(**options)), default=str) + "\n"
+        return json.dumps(sanitize_json(sent.model_dump(**options)), default=str)

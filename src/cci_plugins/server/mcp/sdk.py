@@ -8,7 +8,7 @@ docs/migration.md). No output schema is declared, because both would then valida
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import cache
 from importlib import import_module
@@ -23,13 +23,17 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
+from cci_plugins.common.log import logger
+from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY
 from cci_plugins.mcp_client.progress import PROGRESS_METHOD
 from cci_plugins.redaction import redact
 from cci_plugins.server.answers import sanitize_json
 from cci_plugins.server.disconnect import get_run_scope, run_with_cancel_scope
+from cci_plugins.server.rest.errors import SERVER_FAULT
 
 from .answers import ToolCallResult
+from .direct_calls import DirectCall, build_result_fields, send_error, send_result
 from .execute_code import ToolProvider
 from .large_answers import LargeAnswers, large_answers
 from .progress import Notify, report_progress
@@ -51,6 +55,7 @@ STATELESS_INSTRUCTIONS = (
     "to every later call, because variables and files live there. An environment that was not "
     "used for a while is lost."
 )
+_CANCELLED = "Request cancelled"
 REQUEST_CANCELLED = -32800  # of 2.x, where streamable HTTP keeps sessions
 BODY_BYTES = 4 * 1024**2
 _CLIENT_DISCONNECTED = ToolCallResult([{"type": "text", "text": "The client left."}], is_error=True)
@@ -69,10 +74,34 @@ def is_stateless_version(protocol: str | None) -> bool:
     Args:
         protocol: The request's header `MCP-Protocol-Version`.
     """
-    if _MAJOR < 2 or protocol is None:  # noqa: PLR2004
+    return _MAJOR > 1 and protocol is not None and protocol not in _get_handshake_versions()
+
+
+def admits_direct_calls(protocol: str | None) -> bool:
+    """Return whether plain calls may be answered without the SDK, for a client of a handshake.
+
+    The SDK's 2.x traces each request, so it answers where traces are recorded.
+
+    Args:
+        protocol: The request's header `MCP-Protocol-Version`.
+    """
+    if protocol is not None and protocol not in _get_handshake_versions():
         return False
-    known: Any = import_module("mcp_types.version")
-    return protocol not in known.HANDSHAKE_PROTOCOL_VERSIONS
+    if _MAJOR == 1:
+        return True
+    trace: Any = import_module("opentelemetry.trace")
+    idle = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+    return isinstance(trace.get_tracer_provider(), idle)
+
+
+@cache
+def _get_handshake_versions() -> frozenset[str]:
+    """Return the versions of MCP that begin with a handshake, and that the SDK speaks."""
+    if _MAJOR == 1:
+        known: Any = import_module("mcp.shared.version")
+        return frozenset(known.SUPPORTED_PROTOCOL_VERSIONS)
+    known = import_module("mcp_types.version")
+    return frozenset(known.HANDSHAKE_PROTOCOL_VERSIONS)
 
 
 class McpEndpoint:
@@ -153,6 +182,30 @@ class McpEndpoint:
             await run_with_cancel_scope(lambda: manager.handle_request(scope, receive, send))
         finally:
             large_answers.reset(token)
+
+    async def answer_directly(self, call: DirectCall, send: Send) -> bool:
+        """Answer a plain call by one JSON body, without the SDK.
+
+        Returns:
+            Whether it was answered. The SDK answers for a tool that does not exist.
+        """
+        answer: ToolCallResult | None = None
+        scope = anyio.CancelScope()
+        try:
+            with self.running.track(mcp_session_id.get(), call.request_id, scope), scope:
+                answer = await self._tools.call(call.name, call.arguments, call.meta)
+        except Exception as error:  # noqa: BLE001 - a fault must not break the protocol
+            logger.exception("a tool failed because of a fault in the server")
+            known = isinstance(error, CodeInterpreterError)
+            text = redact(str(error)) if known else SERVER_FAULT
+            await send_error(call, types.INTERNAL_ERROR, text, send)
+            return True
+        if scope.cancelled_caught:
+            await send_error(call, REQUEST_CANCELLED, _CANCELLED, send)
+            return True
+        if answer is not None:
+            await send_result(call, _select_parts(answer, call.meta), send)
+        return answer is not None
 
 
 def _make_manager(server: Any, body_bytes: int, *, streams: bool) -> StreamableHTTPSessionManager:
@@ -345,20 +398,21 @@ async def _call(
             async with report_progress(notify) as on_output:
                 answer = await tools.call(params.name, params.arguments or {}, meta, on_output)
     if scope.cancelled_caught:
-        raise _build_rpc_error("Request cancelled", REQUEST_CANCELLED)
+        raise _build_rpc_error(_CANCELLED, REQUEST_CANCELLED)
     if answer is None:
         raise _build_unknown_tool_error(params.name)
+    return await _to_call_tool_result(_select_parts(answer, meta))
+
+
+def _select_parts(answer: ToolCallResult, meta: Mapping[str, Any]) -> ToolCallResult:
+    """Return the result, without content if the client reads the execution in `_meta` only."""
     if meta.get(CONTENT_KEY) is False and META_KEY in answer.meta:
-        answer = ToolCallResult([], is_error=answer.is_error, meta=answer.meta)
-    return await _to_call_tool_result(answer)
+        return ToolCallResult([], is_error=answer.is_error, meta=answer.meta)
+    return answer
 
 
 async def _to_call_tool_result(answer: ToolCallResult) -> types.CallToolResult:
-    value: dict[str, Any] = {"content": answer.content}
-    if answer.structured is not None:
-        value["structuredContent"] = answer.structured
-    if answer.meta:
-        value["_meta"] = answer.meta
+    value = build_result_fields(answer)
     if (token := await _keep_large(value)) is not None:
         value = {"content": [{"type": "text", "text": token}]}
     return types.CallToolResult.model_validate(value | {"isError": answer.is_error})

@@ -1,4 +1,8 @@
-"""MCP over standard input and output: one client, one session, one process."""
+"""MCP over standard input and output: one client, one session, one process.
+
+A large answer is encoded in a worker thread, as over HTTP, and written by another one. Other
+requests of the connection are worked on meanwhile. Their answers wait, since there is one output.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
 
 import anyio
+import anyio.to_thread
+from typing_extensions import override
 
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import Env, build_session_environment
@@ -23,6 +29,7 @@ from cci_plugins.pools.base import SessionPool
 from cci_plugins.server.runs import RunRegistry
 
 from .execute_code import ExecuteCodeTools
+from .large_answers import LargeAnswers, collect_pieces, large_answers
 from .messages import MessageError, format_line, parse_line
 from .mounted_folder import MountedFolder
 from .resources import FileResources
@@ -31,6 +38,7 @@ from .sessions import McpSessions, mcp_session_id
 from .tools import PlatformTools
 
 _MAX_BUFFERED_LINES = 16
+_FORGET_SECONDS = 10.0  # after the end of a call, whose answer was received by the writer long ago
 
 
 async def serve_stdio(
@@ -87,22 +95,42 @@ async def serve_stdio(
 
 async def _serve_client(server: Any) -> None:
     with _redirect_stdout() as output:
-        lines = _StdinLines()
-        async with _open_streams(lines, anyio.wrap_file(output)) as (read, write):
-            await server.run(read, write, server.create_initialization_options())
+        lines, answers = _StdinLines(), _ConnectionAnswers()
+        token = large_answers.set(answers)
+        try:
+            async with _open_streams(lines, output, answers) as (read, write):
+                await server.run(read, write, server.create_initialization_options())
+        finally:
+            large_answers.reset(token)
+
+
+class _ConnectionAnswers(LargeAnswers):
+    """The large results of a connection. One whose call was cancelled is dropped unsent."""
+
+    @override
+    async def keep(self, fields: Mapping[str, Any]) -> str | None:
+        kept = await super().keep(fields)
+        call = asyncio.current_task()
+        if kept is not None and call is not None:
+            loop = asyncio.get_running_loop()
+            call.add_done_callback(lambda _: loop.call_later(_FORGET_SECONDS, self.forget, kept))
+        return kept
 
 
 @asynccontextmanager
-async def _open_streams(lines: _StdinLines, output: anyio.AsyncFile[str]) -> AsyncIterator[Any]:
+async def _open_streams(
+    lines: AsyncIterable[str], output: TextIOWrapper, answers: LargeAnswers
+) -> AsyncIterator[Any]:
     """Yield the streams of messages that the SDK reads from and writes to."""
     received, read = anyio.create_memory_object_stream[Any](0)
     write, sent = anyio.create_memory_object_stream[Any](0)
     writing = anyio.Lock()
 
     async def write_line(line: str) -> None:
+        # at once, since a result that waits may be forgotten
+        parts = answers.fill(line.encode()) or [line.encode()]
         async with writing:
-            await output.write(line)
-            await output.flush()
+            await anyio.to_thread.run_sync(_write_parts, output, parts)
 
     async def read_lines() -> None:
         async with received:
@@ -114,7 +142,7 @@ async def _open_streams(lines: _StdinLines, output: anyio.AsyncFile[str]) -> Asy
         try:
             message = parse_line(line)
         except MessageError as error:
-            await write_line(f"{error.answer}\n")
+            await write_line(error.answer)
             return
         with suppress(anyio.BrokenResourceError):  # the server has ended
             await received.send(message)
@@ -128,6 +156,13 @@ async def _open_streams(lines: _StdinLines, output: anyio.AsyncFile[str]) -> Asy
         tasks.start_soon(read_lines)
         tasks.start_soon(write_lines)
         yield read, write
+
+
+def _write_parts(output: TextIOWrapper, parts: Sequence[bytes]) -> None:
+    """Write one line."""
+    for part in collect_pieces([*parts, b"\n"]):
+        output.buffer.write(part)
+    output.buffer.flush()
 
 
 class _StdinLines:

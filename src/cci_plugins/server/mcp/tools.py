@@ -103,6 +103,7 @@ class CallOptions:
         run: Name of the run, which starts once, or None.
         held: Query about a run that outlives the request, as it came, or None.
         env: Variables for the code, or None.
+        has_content: Whether the client reads content, and not only the execution in `_meta`.
     """
 
     instance: str | None
@@ -110,6 +111,7 @@ class CallOptions:
     run: str | None = None
     held: object = None
     env: SessionEnvironment | None = None
+    has_content: bool = True
 
 
 _RunCode = Callable[..., Awaitable[Execution]]
@@ -202,6 +204,7 @@ class PlatformTools:
                 run if isinstance(run, str) else None,
                 meta.get(HELD_KEY),
                 executions.load_env(meta.get(executions.ENV_KEY)),
+                has_content=meta.get(executions.CONTENT_KEY) is not False,
             )
             return await tool(arguments, options)
         except ValidationError as error:
@@ -226,7 +229,8 @@ class PlatformTools:
         call = _PythonArguments.model_validate(arguments)
         if options.held is not None:
             return await self._answer_held(call, options)
-        return await self._answer(call, call.python_code, options, self._build_python_result)
+        build = self._build_python_result if options.has_content else _build_execution_result
+        return await self._answer(call, call.python_code, options, build)
 
     async def _answer_held(self, call: _PythonArguments, options: CallOptions) -> ToolCallResult:
         """Start a run that outlives the request, or answer for one."""
@@ -411,8 +415,14 @@ def _build_result(
         content=[*answer.content, *images],
         structured=None if images else fields,
         is_error=failed or execution.error is not None,
-        meta={executions.META_KEY: executions.dump_execution(execution)},
+        meta=_build_execution_result(execution).meta,
     )
+
+
+def _build_execution_result(execution: Execution) -> ToolCallResult:
+    """Return the execution alone, for the cci-plugins client."""
+    meta = {executions.META_KEY: executions.dump_execution(execution)}
+    return ToolCallResult([], is_error=execution.error is not None, meta=meta)
 
 
 def _build_failure(code: str, message: str, meta: dict[str, Any] | None = None) -> ToolCallResult:

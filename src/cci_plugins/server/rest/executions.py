@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -87,7 +88,7 @@ class ExecutionRoutes:
         run_id = request.headers.get("operation-id") or str(uuid4())
         headers = {"operation-id": run_id}
         if run_request.in_background:
-            location = request.url.replace(path=f"/executions/{run_id}")
+            location = request.url.replace(path=f"/executions/{quote(run_id, safe='')}")
             started = self._start(run_id, session_id, run_request)
             headers["operation-location"] = str(location)
             return await _answer_run(started, run_request, 202, headers)

@@ -6,10 +6,12 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
 from cci_plugins.errors import CodeInterpreterError, PoolUnavailableError, SessionLostError
+from cci_plugins.pools.azure import remote_pool
 from cci_plugins.pools.azure.mcp_pool import RUN_PYTHON, PlatformSessionPool
 from cci_plugins.pools.azure.remote_pool import HARMLESS
 
@@ -94,3 +96,22 @@ async def test_a_failure_of_the_check_states_that_the_code_was_not_sent() -> Non
     assert "HTTP 500" in str(failed)
     assert str(failed).endswith("the code was not sent")
     assert {code for _, code in server.sent} == {HARMLESS}
+
+
+@pytest.mark.parametrize("known", [(), ("session-1",)])
+async def test_a_check_without_an_answer_takes_about_as_long_as_the_run_may(
+    known: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_pool, "START_TIME", timedelta(seconds=0.2))
+    server = Server(*known)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if HARMLESS in request.content.decode():
+            await anyio.sleep_forever()
+        return server(request)
+
+    pool = server.pool()
+    pool._http = httpx.AsyncClient(transport=httpx.MockTransport(answer), auth=pool._http.auth)
+    pool._margin = timedelta(seconds=0.1)
+    with anyio.fail_after(20), pytest.raises(PoolUnavailableError, match="was not sent"):
+        await pool.execute("session-1", "1", timeout=timedelta(seconds=0.1))

@@ -34,8 +34,10 @@ from cci_plugins.mcp_client.failures import (
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
+from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 from cci_plugins.pools.azure.retry import RetryPolicy
 from cci_plugins.pools.azure.text_sessions import TextSessions
+from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery
 from cci_plugins.server.runs import MAX_NAMES, RunKey, RunRegistry
 
 from .test_text_sessions import Pool, build_answer
@@ -43,6 +45,7 @@ from .test_text_sessions import Pool, build_answer
 pytestmark = pytest.mark.anyio
 
 SECOND = timedelta(seconds=1)
+FOUND: tuple[dict[str, Any], str] = ({"instance": "i", "total": 0}, "")  # a new session is there
 BEGAN: tuple[dict[str, Any], str] = ({"instance": "i", "began": True}, "")
 REFUSED: tuple[dict[str, Any], str] = ({"instance": "i", "refused": True}, "")
 
@@ -105,7 +108,8 @@ async def test_a_run_that_is_answered_as_not_started_and_began_is_not_run_again(
 ) -> None:
     is_resent = not isinstance(refusal, SessionLostError)
     report = build_answer()
-    pool = Named(refusal, *([REFUSED] if is_resent else []), BEGAN, (report[0], ""), report)
+    found = [FOUND] if instance is None else []
+    pool = Named(*found, refusal, *([REFUSED] if is_resent else []), BEGAN, (report[0], ""), report)
     execution = await run(pool, instance=instance, auth=Rotating())
     assert isinstance(execution, Execution), execution
     assert execution.stdout.startswith("hi")
@@ -115,43 +119,48 @@ async def test_a_run_that_is_answered_as_not_started_and_began_is_not_run_again(
 
 
 @pytest.mark.parametrize("refusal", REFUSALS[:2])
-async def test_a_full_pool_is_asked_once_about_the_run(refusal: Exception) -> None:
-    pool = Named(refusal, refusal)
+async def test_a_full_pool_is_asked_for_a_new_session_before_code_is_sent(
+    refusal: Exception,
+) -> None:
+    pool = Named(refusal)
     assert await run(pool, instance=None, patience=0) is refusal
+    assert pool.verbs == ["emit_report"]
+    pool = Named(PoolError(f"the pool failed; {MAY_HAVE_RUN}"))
+    raised = await run(pool, instance=None, patience=0)
+    assert isinstance(raised, PoolUnavailableError)
+    assert raised.retryable
+    assert str(raised) == "the pool failed; the code was not sent"
+    for found, instance in (([FOUND], None), ([], "i")):
+        pool = Named(*found, refusal, ({"instance": "i", "began": False}, ""))
+        assert await run(pool, instance=instance, patience=0) is refusal
     assert pool.verbs == ["run", "resolve_run"]
-    pool = Named(refusal, ({"instance": "i", "began": False}, ""))
-    assert await run(pool, patience=0) is refusal
     report = build_answer()
     pool = Named(refusal, BEGAN, (report[0], ""), report)
     assert isinstance(await run(pool, patience=0), Execution)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS[:2])
-@pytest.mark.parametrize("is_expected", [True, False])
-async def test_a_session_that_exists_may_have_run_what_is_refused_to_the_end(
-    refusal: Exception,
-    is_expected: bool,  # noqa: FBT001 - a parameter of the test
+@pytest.mark.parametrize("instance", ["i", None])
+async def test_a_run_that_is_refused_to_the_end_may_have_run(
+    refusal: Exception, instance: str | None
 ) -> None:
-    pool = Named(*([] if is_expected else [build_answer()]), refusal, refusal)
-    retry = RetryPolicy(StaticKey("key"), timedelta(0))
-    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
-    if not is_expected:
-        await sessions.execute("s", "1", timeout=SECOND, instance=None)
-    with pytest.raises(type(refusal), match="may have run") as raised:
-        await sessions.execute("s", "1", timeout=SECOND, instance="i" if is_expected else None)
-    assert not getattr(raised.value, "retryable", True)
+    pool = Named(*([] if instance else [FOUND]), refusal, refusal)
+    raised = await run(pool, instance=instance, patience=0)
+    assert type(raised) is type(refusal)
+    assert "may have run" in str(raised)
+    assert not getattr(raised, "retryable", True)
     assert pool.verbs[-2:] == ["run", "resolve_run"]
 
 
 @pytest.mark.parametrize("has_tools", [True, False])
 @pytest.mark.parametrize("instance", ["i", None])
-async def test_a_refusal_on_the_way_to_the_server_of_a_session_that_exists_is_unclear(
+async def test_a_refusal_on_the_way_to_the_server_is_unclear(
     instance: str | None,
     has_tools: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     proof = ToolResult(meta={failures.META_KEY: failures.dump_error(PoolExhaustedError("full"))})
     tools = Mock(specs=(), bounds=None) if has_tools else None
-    for answer, is_proven in ((REFUSALS[0], instance is None), (proof, True)):
+    for answer, is_proven in ((REFUSALS[0], False), (proof, True)):
         pool = PlatformSessionPool("http://localhost/mcp", key="k", patience=0)
         pool._returns_full_results = AsyncMock(return_value=True)  # type: ignore[method-assign]
         pool._get_run_tool = AsyncMock()  # type: ignore[method-assign]
@@ -301,3 +310,37 @@ async def test_a_run_that_forges_an_absent_agent_does_not_begin_again() -> None:
 
     assert pool.verbs == ["run", "run", "run", "resolve_run", "emit_report"]
     assert execution.stdout.startswith("hi\n")
+
+
+@pytest.mark.parametrize("starts", [True, False])
+async def test_a_gateway_does_not_pass_on_a_refused_start_as_proof(
+    starts: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    pool = PlatformSessionPool("http://localhost/mcp", key="k", patience=0)
+    pool._returns_full_results = AsyncMock(return_value=True)  # type: ignore[method-assign]
+    pool._get_run_tool = AsyncMock()  # type: ignore[method-assign]
+    pool._get_run_tool.return_value.call.side_effect = REFUSALS[:1]
+    query = RunQuery(starts=starts)
+    relayed = RelayedQuery("1", SECOND, wait=SECOND, meta={}, query=query)
+    with pytest.raises(PoolExhaustedError) as raised:
+        await pool.relay_run("s", relayed)
+    await pool.aclose()
+    assert raised.value.retryable is not starts
+    assert ("may have run" in str(raised.value)) is starts
+
+
+async def test_a_full_custom_pool_refuses_a_new_session_before_code_is_sent() -> None:
+    pool = CustomSessionPool("http://localhost", credential="token", patience=0)
+    pool._kind = "cci"
+    pool._build_mcp_client = Mock()  # type: ignore[method-assign]
+    mcp = pool._build_mcp_client.return_value
+    mcp.ping, mcp.call_tool = AsyncMock(side_effect=[REFUSALS[0], None]), AsyncMock()
+    mcp.call_tool.side_effect = [REFUSALS[0]] * 2
+    for _ in range(3):
+        with pytest.raises(PoolExhaustedError) as raised:
+            await pool.execute("s", "1", timeout=1)
+        is_first = mcp.call_tool.await_count == 0
+        assert raised.value.retryable is is_first
+        assert ("may have run" in str(raised.value)) is not is_first
+    await pool.aclose()
+    assert (mcp.ping.await_count, mcp.call_tool.await_count) == (2, 2)

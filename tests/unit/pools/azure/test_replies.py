@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from cci_plugins.errors import PoolError, PoolExhaustedError, SessionLostError
+from cci_plugins.mcp_client import messages
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.pools.azure.replies import read_execution, read_rest
 
@@ -84,6 +85,14 @@ def test_an_error_as_text_is_a_failure_of_the_pool():
         read_execution(full, "s")
     with pytest.raises(PoolError, match="it gave no reason"):
         read_execution(ToolResult(is_error=True), "s")
+
+
+def test_text_that_would_take_too_much_memory_as_json_stays_text(monkeypatch):
+    text = json.dumps({"stdout": "a", "x": [[]] * 10_000})
+    answer = ToolResult(content=({"type": "text", "text": text},))
+    assert read_execution(answer, "s").stdout == "a"
+    monkeypatch.setattr(messages, "MAX_MEMORY", 100_000)
+    assert read_execution(answer, "s").stdout == text
 
 
 @pytest.mark.parametrize(

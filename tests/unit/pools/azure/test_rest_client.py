@@ -27,7 +27,7 @@ async def test_a_list_of_files_continues_on_pages_of_the_same_server_only():
     first = httpx.Response(200, json={"value": [one, folder], "nextLink": "https://x.example/p/2"})
     pages = rest(first, httpx.Response(200, json={"value": [two]}))
     assert [file.name for file in await pages.list_files("s")] == ["a", "sub/b"]
-    for link in ("https://evil.example/", "http://["):
+    for link in ("https://evil.example/", "http://[", "https://xn--zzzz.example/"):
         evil = httpx.Response(200, json={"value": [], "nextLink": link})
         with pytest.raises(ProtocolError):
             await rest(evil).list_files("s")

@@ -23,6 +23,7 @@ from cci_plugins.errors import (
     ProtocolError,
     SessionLostError,
 )
+from cci_plugins.mcp_client import messages
 from cci_plugins.models import ErrorInfo, Execution
 from cci_plugins.pools.azure import agent_client, text_sessions
 from cci_plugins.pools.azure.retry import RetryPolicy
@@ -120,6 +121,9 @@ async def test_a_malformed_report_and_a_decompression_bomb_are_protocol_errors(
     for chunk in ("!!!", base64.b64encode(b"not zlib").decode(), "AAAA"):
         raised, _ = await run(lambda _, chunk=chunk: ({"total": len(chunk), "at": 0}, chunk))
         assert isinstance(raised, ProtocolError), raised
+    monkeypatch.setattr(messages, "MAX_MEMORY", 1_000_000)
+    raised, _ = await run(lambda _: build_answer([[]] * 100_000))  # each takes 64 bytes
+    assert isinstance(raised, ProtocolError), raised
     monkeypatch.setattr(agent_client, "REPORT_BYTES", 1000)
     raised, _ = await run(lambda _: build_answer({**REPORT, "stdout": "x" * 10_000}))
     assert isinstance(raised, ProtocolError)
@@ -172,15 +176,21 @@ async def test_a_report_that_cannot_be_fetched_never_reads_as_if_nothing_ran(fau
     [
         ("i", {"instance": "j", "began": False}),
         ("i", {"instance": "j", "began": False, "new": True}),
-        (None, {"instance": "i", "began": False}),
-        (None, {"instance": "i", "began": False, "new": True}),
+        (None, {"instance": "j", "began": False}),
+        (None, {"instance": "j", "began": False, "new": True}),
         ("i", {"instance": "i", "began": True}),
     ],
 )
 async def test_an_unclear_outcome_is_an_error_that_states_it_and_the_code_is_not_sent_again(
     instance: str | None, resolved: dict[str, Any]
 ) -> None:
+    is_found = instance is not None
+
     def answer(verb: str) -> Any:
+        nonlocal is_found
+        if not is_found:
+            is_found = True
+            return {"instance": "i", "total": 0}, ""
         if verb == "run":
             return PoolError("broken; the code may have run")
         return ({**resolved, "total": 0} if verb == "emit_report" else resolved), ""

@@ -146,9 +146,9 @@ def test_nothing_is_read_while_enough_messages_wait() -> None:
     received = 0
     for _ in range(100):
         if transport.is_reading:
-            socket.data_received(frame(bytes(MIB)))
+            socket.data_received(frame(bytes(64 * 1024)))
             received += 1
-    assert received == HIGH_WATER_BYTES // MIB
+    assert received == HIGH_WATER_BYTES // (64 * 1024)
 
     async def drain() -> int:
         while not transport.is_reading:

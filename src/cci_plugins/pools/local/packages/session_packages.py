@@ -128,6 +128,11 @@ class SessionPackages:
         self._versions |= versions
         self.version += 1
 
+    @property
+    def has_own(self) -> bool:
+        """Whether packages were installed into this session alone."""
+        return bool(self._versions)
+
     async def answer(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer a message of `PackageExchange`, one at a time.
 

@@ -45,6 +45,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Of libzmq: a type of sockets, and two options
+XPUB, SNDHWM, XPUB_NODROP = 9, 23, 69
+MAX_WAITING_MESSAGES = 16  # of output, in the kernel
+
 
 @lru_cache
 def _load_sibling(name: str) -> ModuleType:
@@ -188,6 +192,8 @@ def start_kernel(session: dict[str, Any]) -> None:
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415 - only after the lockdown
 
     app: Any = IPKernelApp.instance()
+    bind = app._bind_socket  # noqa: SLF001 - a socket's options are set before its first connection
+    app._bind_socket = lambda socket, port: bind(bound_queue(socket), port)  # noqa: SLF001
     if sys.platform != "win32":
         _take_child_output(app)
     with without_debugger():
@@ -200,6 +206,19 @@ def start_kernel(session: dict[str, Any]) -> None:
     if session["lifeline"]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     app.start()
+
+
+def bound_queue(socket: Any) -> Any:
+    """Have the kernel's output wait for its host, and return the socket.
+
+    A publisher of libzmq drops what it sends beyond the limit of its queue, and with it the end of
+    a run. Here the thread that sends waits (`in_session/output_pace`). A lower limit does not hold
+    for connections that exist already, so it is set before the first one.
+    """
+    if socket.type == XPUB:
+        socket.setsockopt(XPUB_NODROP, 1)
+        socket.setsockopt(SNDHWM, MAX_WAITING_MESSAGES)
+    return socket
 
 
 @contextmanager
