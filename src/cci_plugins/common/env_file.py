@@ -105,8 +105,3 @@ def _read_untrusted(raw: Mapping[str, str | None]) -> EnvFile:
 
 def _to_upper(values: Mapping[str, str | None]) -> dict[str, str]:
     return {name.upper(): value for name, value in values.items() if value is not None}
-
-
-def read_variables() -> dict[str, str]:
-    """Return the variables of the environment that are not empty, with names in upper case."""
-    return {name.upper(): value for name, value in os.environ.items() if value}

@@ -14,7 +14,10 @@ Invariants:
 * The caller's loop is one of asyncio. Other libraries get an error.
 * `dispatch` on the loop itself awaits directly. `run_blocking` there would wait for itself for
   ever, so code on the loop must never call it.
-* Cancelling the caller, also by Ctrl-C, cancels the call on the loop.
+* A call never waits for the loop to begin it, since the caller's own loop would stand still
+  meanwhile. It wakes the loop once, and its end wakes the caller once.
+* Cancelling the caller, also by Ctrl-C, cancels the call on the loop, by a scope of anyio. So what
+  the call shields, such as the end of a connection, is not cut short.
 * The thread starts with the first call. It ends at the exit of the interpreter, after the
   interpreters that are still open were closed, each within `EXIT_SECONDS`.
 * The loop holds no interpreter. One that nobody else holds is closed soon (`close_soon`).
@@ -34,15 +37,13 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextvars import copy_context
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 from cci_plugins.errors import ConfigurationError
 
 from .log import logger
-
-if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
 
@@ -68,7 +69,11 @@ class ClosedAtExit(Protocol):
 
 
 class EventLoopThread:
-    """The background thread of this process that runs the loop, and its portal."""
+    """The background thread of this process that runs the loop, and the calls on it.
+
+    Attributes:
+        loop: The loop, also while it ends, or None before the first call.
+    """
 
     def __init__(self) -> None:
         self._fork_hooks: WeakSet[ForkAware] = WeakSet()
@@ -77,34 +82,58 @@ class EventLoopThread:
     def _clear(self) -> None:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._portal: BlockingPortal | None = None
         self._owners: WeakSet[ClosedAtExit] = WeakSet()
         self._closing: set[asyncio.Task[None]] = set()
+        self._calls: dict[Future[Any], asyncio.AbstractEventLoop] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped: asyncio.Event | None = None
+        self._open_loop: asyncio.AbstractEventLoop | None = None  # None also after `stop`
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def get_portal(self) -> BlockingPortal:
-        """Return the portal of this process, and start its thread if it does not run."""
-        if self._portal is not None:
-            return self._portal
+    def submit(self, func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
+        """Start `func(*args)` on the loop, with the caller's context variables.
+
+        Cancelling the future cancels the call.
+        """
+        loop = self._get_loop()
+        future: Future[T] = Future()
+        context = copy_context()
+
+        def start() -> None:
+            if future.cancelled():
+                return
+            task = loop.create_task(_perform(loop, future, func, *args), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._calls[future] = loop
+        future.add_done_callback(self._calls.pop)
+        loop.call_soon_threadsafe(start, context=context)
+        return future
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of this process, and start its thread if it does not run."""
+        if self._open_loop is not None:
+            return self._open_loop
         with self._guard:
-            if self._portal is None:
-                started: Future[BlockingPortal] = Future()
+            if self._open_loop is None:
+                started: Future[asyncio.AbstractEventLoop] = Future()
                 self._thread = threading.Thread(
                     target=self._run_loop, args=(started,), name="cci-plugins", daemon=True
                 )
                 self._thread.start()
-                self._portal = started.result()
+                self.loop = self._open_loop = started.result()
                 self._register_exit()
-            return self._portal
+            return self._open_loop
 
-    def _run_loop(self, started: Future[BlockingPortal]) -> None:
-        from anyio.from_thread import BlockingPortal
-
+    def _run_loop(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         async def serve() -> None:
-            async with BlockingPortal() as portal:
-                self.loop = asyncio.get_running_loop()
-                started.set_result(portal)
-                await portal.sleep_until_stopped()
+            self._stopped = asyncio.Event()
+            started.set_result(asyncio.get_running_loop())
+            await self._stopped.wait()
+            self._cancel_calls(asyncio.get_running_loop())
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
         try:
             asyncio.run(serve())
@@ -112,6 +141,13 @@ class EventLoopThread:
             if started.done():
                 raise
             started.set_exception(error)
+        else:
+            self._cancel_calls(started.result())  # made since, so nothing will answer them
+
+    def _cancel_calls(self, loop: asyncio.AbstractEventLoop) -> None:
+        for call, its_loop in self._calls.copy().items():
+            if its_loop is loop:
+                call.cancel()
 
     def _register_exit(self) -> None:
         atexit.register(self.stop)
@@ -130,7 +166,7 @@ class EventLoopThread:
 
     def close_soon(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Call `close` on the loop, without waiting. A finalizer may call this in any thread."""
-        if self._portal is None or self.loop is None:
+        if self._open_loop is None:
             return  # the loop has ended, and closed everything
 
         def start() -> None:
@@ -138,20 +174,20 @@ class EventLoopThread:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-        self.loop.call_soon_threadsafe(start)
+        self._open_loop.call_soon_threadsafe(start)
 
     def stop(self) -> None:
         """Close what is still open and stop the loop. A second call does nothing."""
-        if self._portal is None:
+        if self._open_loop is None or self._stopped is None:
             return
-        portal, self._portal = self._portal, None
         for owner in list(self._owners):
             try:
-                portal.start_task_soon(owner.close_at_exit).result(EXIT_SECONDS)
+                self.submit(owner.close_at_exit).result(EXIT_SECONDS)
             except Exception as error:  # noqa: BLE001 - the program exits, and its sandboxes with it
                 logger.debug("an interpreter did not close: %r", error)
-        portal.start_task_soon(self._wait_closed).result()
-        portal.call(portal.stop, True)  # noqa: FBT003 - cancel what still runs
+        self.submit(self._wait_closed).result()
+        loop, self._open_loop = self._open_loop, None
+        loop.call_soon_threadsafe(self._stopped.set)
         if self._thread is not None:
             self._thread.join()
 
@@ -165,10 +201,41 @@ class EventLoopThread:
 
     def reset_after_fork(self) -> None:
         """Forget the parent's loop and thread, in a forked child."""
-        keep_inherited(self._thread, self._portal, self._closing, self.loop)
+        keep_inherited(
+            self._thread, self._closing, self._calls, self._tasks, self._stopped, self.loop
+        )
         self._clear()
         for owner in list(self._fork_hooks):
             owner.reset_after_fork()
+
+
+async def _perform(
+    loop: asyncio.AbstractEventLoop,
+    future: Future[T],
+    func: Callable[..., Awaitable[T]],
+    *args: object,
+) -> None:
+    """Await `func(*args)`, and give its result to the future, whose cancellation cancels it."""
+    from anyio import CancelScope
+
+    with CancelScope() as scope:
+
+        def cancel_call(done: Future[T]) -> None:
+            if done.cancelled() and not loop.is_closed():
+                loop.call_soon_threadsafe(scope.cancel)
+
+        future.add_done_callback(cancel_call)
+        try:
+            result = await func(*args)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        except BaseException as error:  # noqa: BLE001 - the caller's, and nothing here to end
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+        else:
+            if future.set_running_or_notify_cancel():
+                future.set_result(result)
 
 
 def keep_inherited(*objects: object) -> None:
@@ -207,7 +274,7 @@ def is_package_loop(loop: asyncio.AbstractEventLoop) -> bool:
 
 def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
     """Start `func(*args)` on the loop, with the caller's context variables."""
-    return _event_loop_thread.get_portal().start_task_soon(func, *args)
+    return _event_loop_thread.submit(func, *args)
 
 
 def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:

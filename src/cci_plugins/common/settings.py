@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from functools import cache, partial
 from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, PrivateAttr, SecretStr, model_validator
-from pydantic_core import ValidationError
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cci_plugins.errors import ConfigurationError
 
 from .azure_hosts import Service
-from .env_file import EnvFile, read_env_file, read_variables
+from .env_file import EnvFile, read_env_file
 from .file_trust import FileTrust
 from .limits import Limits
 from .log import logger
@@ -66,12 +66,13 @@ def _define_number(default: float | None, name: str, *, doc: str) -> Any:
     )
 
 
-class Settings(BaseModel, validate_default=True):
+class Settings(BaseSettings):
     """Settings of `CodeInterpreter.from_env`, the tools and the command line.
 
     They are read from the environment and from a file, by default `.env` (`env_file`).
     """
 
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
     _trust: FileTrust = PrivateAttr(default_factory=FileTrust)
 
     pool: PoolName | None = _define_optional(
@@ -268,7 +269,7 @@ class Settings(BaseModel, validate_default=True):
         from_file = cls._select_values(file)
         try:
             given: dict[str, Any] = {name: file.values[name] for name in from_file.values()}
-            settings = cls(**{**given, **read_variables()})
+            settings = cls(**given)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
@@ -289,7 +290,7 @@ class Settings(BaseModel, validate_default=True):
 
         The environment wins, under whichever of a setting's names.
         """
-        given = set(read_variables())
+        given = {name.upper() for name, value in os.environ.items() if value}
         chosen = {}
         for setting in cls.model_fields:
             names = list_variable_names(setting)

@@ -106,8 +106,22 @@ async def transform_in_lane(execution: Execution, transform: Callable[[Execution
 
 def redact_execution(execution: Execution) -> Execution:
     """Return the execution with secrets redacted, or the same object if it has none."""
+    if measure_execution(execution) <= SMALL_CHARACTERS and _is_clean(execution):
+        return execution  # as nearly all are, and to find out is less than to build another one
     clean = transform_execution(execution, redact, redact_value)
     return execution if clean == execution else clean
+
+
+def _is_clean(execution: Execution) -> bool:
+    """Return whether nothing of what `transform_execution` replaces has a secret."""
+    error, calls = execution.error, execution.tool_calls
+    texts = [execution.stdout, execution.stderr, *execution.notes]
+    texts += [] if error is None else [error.name, error.message, error.traceback]
+    texts += [text for call in calls for text in (call.name, call.error or "")]
+    data = [*(result.data for result in execution.results), *(call.arguments for call in calls)]
+    return all(redact(text) == text for text in texts) and all(
+        redact_value(value) == value for value in data
+    )
 
 
 def _redact_result(result: Result) -> Result:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from langchain_core.messages import ToolMessage
 from langchain_core.messages.content import create_image_block, create_text_block
@@ -248,6 +248,12 @@ class CodeInterpreterTool(BaseTool):
 
     def _to_tool_output(self, reply: ToolReply) -> ToolOutput:
         return _build_output(reply, self.name, self.images)
+
+
+# LangChain asks for the types of the parameters in every call, and would evaluate them each time.
+for _function in (CodeInterpreterTool._run, CodeInterpreterTool._arun):  # noqa: SLF001
+    _function.__annotations__ = get_type_hints(_function, include_extras=True)
+    del _function.__annotations__["return"]
 
 
 class _SecondTool(BaseTool):

@@ -6,7 +6,7 @@ bounded by `http.limit_time` around the request and its answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import timedelta
 from importlib import import_module
@@ -65,8 +65,14 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
     Raises:
         ProtocolError: The body is larger, or its encoding is malformed.
     """
-    async with aclosing(iterate_body(response, limit=limit)) as chunks:
-        return b"".join([chunk async for chunk in chunks])
+    if response.is_stream_consumed:
+        return b"".join(_decode_consumed(response, limit))
+    decoder = BodyDecoder(response.headers.get("content-encoding"), limit=limit)
+    found: list[bytes] = []
+    async for raw in response.aiter_raw():  # whose end the caller makes sure of
+        found.extend(decoder.feed(raw))
+    decoder.finish()
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
 async def read_error_body(response: httpx.Response) -> bytes:
@@ -163,8 +169,8 @@ async def limit_pace(
 
 
 async def _decode(response: httpx.Response, limit: int | None) -> AsyncGenerator[bytes]:
-    if response.is_stream_consumed:  # it is in memory, as with httpx's own test transport
-        for chunk in BodyDecoder(None, limit=limit).feed(response.content):
+    if response.is_stream_consumed:
+        for chunk in _decode_consumed(response, limit):
             yield chunk
         return
     decoder = BodyDecoder(response.headers.get("content-encoding"), limit=limit)
@@ -172,3 +178,8 @@ async def _decode(response: httpx.Response, limit: int | None) -> AsyncGenerator
         for chunk in decoder.feed(raw):
             yield chunk
     decoder.finish()
+
+
+def _decode_consumed(response: httpx.Response, limit: int | None) -> Iterator[bytes]:
+    """Yield a body that is in memory already, as with httpx's own test transport."""
+    return BodyDecoder(None, limit=limit).feed(response.content)

@@ -54,7 +54,14 @@ from .bodies import (
     read_error_body,
 )
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
-from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
+from .http import (
+    CONNECT_TIMEOUT,
+    ensure_closed,
+    limit_time,
+    make_mcp_http,
+    map_protocol_errors,
+    map_transport_errors,
+)
 from .messages import EventReader, RpcReply, ToolResult
 from .progress import ProgressDispatcher, ProgressHandler
 
@@ -89,14 +96,14 @@ class McpClient:
         *,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
-        connect_timeout: timedelta = timedelta(seconds=10),
+        connect_timeout: timedelta = CONNECT_TIMEOUT,
         handshake: bool = True,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._url = parse_endpoint_url(url)
         self._timeout = timeout
         self._owns_http = http is None
-        self._http = make_http(connect_timeout) if http is None else http
+        self._http = make_mcp_http(connect_timeout) if http is None else http
         self._headers = {
             **(headers or {}),
             "content-type": "application/json",
@@ -106,6 +113,7 @@ class McpClient:
         self._ids = itertools.count(1)
         self._handshake = SharedAttempt()
         self._session: dict[str, str] = {}
+        self._prepared: tuple[Mapping[str, str], httpx.Headers] | None = None
         self._server: Mapping[str, Any] | None = None if handshake else {}
 
     def __repr__(self) -> str:
@@ -257,7 +265,8 @@ class McpClient:
         server = _unwrap_result(reply, starts_code=False)
         protocol = server.get("protocolVersion")
         if isinstance(protocol, str):
-            self._session[VERSION_HEADER] = _check_header(protocol, "protocolVersion")
+            version_header = {VERSION_HEADER: _check_header(protocol, "protocolVersion")}
+            self._session = {**self._session, **version_header}  # never changed, see `_prepared`
         await self._notify("notifications/initialized")
         return server
 
@@ -303,15 +312,32 @@ class McpClient:
         self, body: bytes, session: Mapping[str, str], timeout: timedelta, *, starts_code: bool
     ) -> AsyncIterator[httpx.Response]:
         """Send a POST and map each failure of the transport to an exception of this package."""
-        request = self._http.build_request(
-            "POST", self._url, content=body, headers={**self._headers, **session}
-        )
+        request = self._build_request(body, session)
         with (
             limit_time(timeout, starts_code=starts_code),
             map_transport_errors(starts_code=starts_code),
         ):
             async with ensure_closed(await self._http.send(request, stream=True)) as response:
                 yield response
+
+    def _build_request(self, body: bytes, session: Mapping[str, str]) -> httpx.Request:
+        """Build a POST. Its headers are put together once for each MCP session."""
+        if self._prepared is None or self._prepared[0] is not session or self._http.cookies:
+            request = self._http.build_request(
+                "POST", self._url, content=body, headers={**self._headers, **session}
+            )
+            headers = request.headers.copy()
+            del headers["content-length"]
+            self._prepared = (session, headers)
+            return request
+        timeout = self._http.timeout.as_dict()
+        return httpx.Request(
+            "POST",
+            self._url,
+            content=body,
+            headers=self._prepared[1],
+            extensions={"timeout": timeout},
+        )
 
 
 class _SessionTerminated(Exception):  # noqa: N818 - a signal between two methods

@@ -69,6 +69,8 @@ def redact(text: str) -> str:
         print(redact("https://x/?sp=r&sig=abc"))
         ```
     """
+    if not text:
+        return text
     if len(text) > SLICE_CHARACTERS:
         redactor = Redactor()
         return redactor.feed(text) + redactor.finish()

@@ -26,7 +26,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
-from cci_plugins.mcp_client.http import make_http
+from cci_plugins.mcp_client.http import make_http, make_mcp_http
 from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_pools import PackageOptions
@@ -37,6 +37,7 @@ from .remote_pool import MARGIN, RETRY_WINDOW, RemoteSessionPool
 from .rest_client import RestClient
 from .retry import NoRouteError
 
+_MAX_CLIENTS = 256
 _FULL_HINT = (
     "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
 )
@@ -107,15 +108,16 @@ class CustomSessionPool(RemoteSessionPool):
         self._endpoint = str(url)
         self.sign_in = CachedCredential.wrap(credential)
         self._auth = Bearer(self.sign_in)
-        self._http = make_http()
-        self._http.auth = ProviderAuth(self._auth)
+        self._http, self._rest_http = make_mcp_http(), make_http()
+        self._http.auth = self._rest_http.auth = ProviderAuth(self._auth)
         self._rest_client = RestClient(
-            self._endpoint, file_bytes=limits.file_bytes, http=self._http
+            self._endpoint, file_bytes=limits.file_bytes, http=self._rest_http
         )
         self._kind: ServerKind | None = None
         self._is_kind_certain = False
         self._discovery = SharedAttempt()
         self._supports_stop = True
+        self._mcp_clients: dict[str, McpClient] = {}
         self._found_sessions: set[str] = set()  # they have answered, so the pool has them
         super().__init__(
             self._auth,
@@ -137,6 +139,7 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def aclose(self) -> None:
         await self._http.aclose()
+        await self._rest_http.aclose()
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:
@@ -247,11 +250,18 @@ class CustomSessionPool(RemoteSessionPool):
         await self._rest_client.delete_session(session_id)
 
     def _build_mcp_client(self, session_id: str) -> McpClient:
-        """Create a client of the MCP server in a session's container.
+        """Return a client of the MCP server in a session's container.
 
-        Without a handshake, because the cci-plugins server keeps no MCP sessions.
+        Without a handshake, because the cci-plugins server keeps no MCP sessions. The latest
+        clients are kept, since it takes time to build one.
         """
-        return McpClient(self._build_mcp_url(session_id), http=self._http, handshake=False)
+        client = self._mcp_clients.pop(session_id, None)
+        if client is None:
+            client = McpClient(self._build_mcp_url(session_id), http=self._http, handshake=False)
+        self._mcp_clients[session_id] = client
+        if len(self._mcp_clients) > _MAX_CLIENTS:
+            del self._mcp_clients[next(iter(self._mcp_clients))]
+        return client
 
     def _build_mcp_url(self, session_id: str) -> str:
         return f"{self._endpoint}/mcp?identifier={quote(session_id, safe='')}"
