@@ -1,71 +1,18 @@
-"""Start of `cci run`: it loads little, and starts the pool early."""
+"""Early start of the embedded pool by `cci run`."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import anyio
 import pytest
 
-from cci_plugins.cli import run_job
 from cci_plugins.cli.early_start import start_early
-from cci_plugins.cli.plain_run import run_plainly
 from cci_plugins.errors import IsolationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.local.isolation import interpreter
 from cci_plugins.testing import FakeSessionPool
-
-HEAVY = ("typer", "pydantic", "pydantic_core", "packaging", "rich.console", "dotenv", "httpx")
-
-
-def test_code_without_options_runs_without_heavy_modules() -> None:
-    code = (
-        "import sys, cci_plugins.cli.plain_run, cci_plugins.cli.run_job, cci_plugins.sync\n"
-        "import cci_plugins.pools.local.pool\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (result.stdout.strip(), result.stderr) == ("[]", "")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["run"], ["run", "-"], ["run", "--help"], ["run", "1", "--json"], ["serve", "1"]],
-)
-def test_every_other_command_line_is_parsed(arguments: list[str]) -> None:
-    assert run_plainly(arguments) is None
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (None, (0, "")),
-        (KeyboardInterrupt(), (130, "error: interrupted\n")),
-        (IsolationError("no", hint="go on"), (3, "error: no\n\nhint: go on\n")),
-        (ValueError("odd"), (70, "error: unexpected ValueError: odd\n")),
-    ],
-)
-def test_plain_code_has_the_exit_codes_and_messages_of_every_command(
-    error: BaseException | None,
-    outcome: tuple[int, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    def build_pool(_: object) -> FakeSessionPool:
-        if error is not None:
-            raise error
-        return FakeSessionPool(Execution(stdout="1\n"))
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_job, "build_pool", build_pool)
-    code, message = outcome
-    assert run_plainly(["run", "print(1)"]) == code
-    out, err = capsys.readouterr()
-    assert out == ("" if error else "1\n")
-    assert err.startswith(message)
 
 
 class Pool(FakeSessionPool):
