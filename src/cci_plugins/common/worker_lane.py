@@ -3,7 +3,8 @@
 Decoding and redacting megabytes takes longer than a call of another session may wait. The work
 holds Python's lock (the GIL) for most of its time, so threads side by side would only slow the
 loop down. In a lane, one thread works at a time. Work that takes long calls `give_way` again and
-again, and then the next one continues, so that a short piece need not wait for a long one.
+again, and then the next one continues, so that a short piece need not wait for a long one. Short
+runs of other sessions go first, too (`short_runs`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TypeVar
 
 import anyio
 from anyio.lowlevel import RunVar
+
+from .short_runs import wait_for_short_runs
 
 T = TypeVar("T")
 MAX_THREADS = 32
@@ -57,3 +60,4 @@ def give_way() -> None:
         turn.release()
         time.sleep(PAUSE_SECONDS)
         turn.acquire()
+        wait_for_short_runs()

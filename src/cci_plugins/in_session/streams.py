@@ -66,6 +66,7 @@ class StreamBuffer:
         self._tail_length = 0
         self.total = 0
         self.lost = 0
+        self._kept: tuple[tuple[int, int], str] = ((0, 0), "")  # the last text, which is large
 
     def add(self, text: str) -> None:
         """Append a chunk."""
@@ -87,7 +88,11 @@ class StreamBuffer:
 
     def get_text(self) -> str:
         """Return the stream. If it was too long, a line between head and tail counts the rest."""
-        return "".join(self._head) + self._format_gap() + self._join_tail()
+        state = (self.total, self.lost)
+        if self._kept[0] != state:
+            text = "".join(self._head) + self._format_gap() + self._join_tail()
+            self._kept = (state, text)
+        return self._kept[1]
 
     def get_lengths(self) -> tuple[int, int, int]:
         """Return the lengths of head, gap and tail in the text."""

@@ -54,14 +54,7 @@ from .bodies import (
     read_error_body,
 )
 from .failures import NOT_FOUND, SERVER_ERROR, build_error_from_rpc, build_error_from_status
-from .http import (
-    CONNECT_TIMEOUT,
-    ensure_closed,
-    limit_time,
-    make_mcp_http,
-    map_protocol_errors,
-    map_transport_errors,
-)
+from .http import ensure_closed, limit_time, make_http, map_protocol_errors, map_transport_errors
 from .messages import EventReader, RpcReply, ToolResult
 from .progress import ProgressDispatcher, ProgressHandler
 
@@ -96,14 +89,14 @@ class McpClient:
         *,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
-        connect_timeout: timedelta = CONNECT_TIMEOUT,
+        connect_timeout: timedelta = timedelta(seconds=10),
         handshake: bool = True,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._url = parse_endpoint_url(url)
         self._timeout = timeout
         self._owns_http = http is None
-        self._http = make_mcp_http(connect_timeout) if http is None else http
+        self._http = make_http(connect_timeout) if http is None else http
         self._headers = {
             **(headers or {}),
             "content-type": "application/json",

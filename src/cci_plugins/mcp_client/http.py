@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from http.cookiejar import Cookie, CookieJar
-from typing import Any
-from urllib.request import getproxies
 
 import anyio
 import httpx
@@ -33,21 +31,17 @@ from cci_plugins.errors import (
 )
 
 from .failures import MAY_HAVE_RUN
-from .transport import DirectTransport
 
-CONNECT_TIMEOUT = timedelta(seconds=10)
 WRITE_SECONDS = 60
-MAX_IDLE = 32  # connections that are kept between requests
 _MAX_COOKIE, _MAX_COOKIES = 4096, 50
 # Shorter than servers keep a connection, so that a call rarely meets one that is closing.
 KEEPALIVE_SECONDS = 30
-_PROXY_KINDS = frozenset({"http", "https", "all"})
 # After these, no byte of the request can have reached the server.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 def make_http(
-    connect_timeout: timedelta = CONNECT_TIMEOUT, *, verify: ssl.SSLContext | bool = True
+    connect_timeout: timedelta = timedelta(seconds=10), *, verify: ssl.SSLContext | bool = True
 ) -> httpx.AsyncClient:
     """Create an HTTP client that never follows a redirect, which would pass the key on.
 
@@ -57,66 +51,17 @@ def make_http(
         connect_timeout: Longest wait for a connection.
         verify: How to check certificates, as `httpx.AsyncClient` takes it.
     """
+    seconds = connect_timeout.total_seconds()
     return _DirectClient(
         verify=verify,
-        timeout=_build_timeout(connect_timeout),
+        timeout=httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds),
         limits=httpx.Limits(
-            max_connections=None,
-            max_keepalive_connections=MAX_IDLE,
-            keepalive_expiry=KEEPALIVE_SECONDS,
+            max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE_SECONDS
         ),
         follow_redirects=False,
         event_hooks={"response": [_drop_invalid_location]},
         cookies=_BoundedCookies(),
     )
-
-
-def make_mcp_http(connect_timeout: timedelta = CONNECT_TIMEOUT) -> httpx.AsyncClient:
-    """Create an HTTP client as `make_http` does, for many small requests to few servers.
-
-    Args:
-        connect_timeout: Longest wait for a connection.
-    """
-    if getproxies().keys() & _PROXY_KINDS:
-        return make_http(connect_timeout)
-    return _LightClient(
-        transport=DirectTransport(max_idle=MAX_IDLE, idle_seconds=KEEPALIVE_SECONDS),
-        timeout=_build_timeout(connect_timeout),
-        follow_redirects=False,
-        event_hooks={"response": [_drop_invalid_location]},
-        cookies=_BoundedCookies(),
-    )
-
-
-class _Cookies(httpx.Cookies):
-    """Cookies that look only at answers which set some, since the search takes long."""
-
-    @override
-    def extract_cookies(self, response: httpx.Response) -> None:
-        if "set-cookie" in response.headers:
-            super().extract_cookies(response)
-
-
-class _LightClient(httpx.AsyncClient):
-    """An HTTP client that spends no time on cookies that are not there."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._found_cookies = _Cookies(options.get("cookies"))
-
-    @property
-    @override
-    def cookies(self) -> httpx.Cookies:
-        return self._found_cookies
-
-    @cookies.setter
-    def cookies(self, cookies: Any) -> None:
-        self._found_cookies = _Cookies(cookies)
-
-
-def _build_timeout(connect_timeout: timedelta) -> httpx.Timeout:
-    seconds = connect_timeout.total_seconds()
-    return httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds)
 
 
 class _BoundedCookies(CookieJar):

@@ -27,7 +27,7 @@ from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY, load_execution
-from cci_plugins.mcp_client.http import make_http, make_mcp_http
+from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_pools import PackageOptions
@@ -148,7 +148,7 @@ class PlatformSessionPool(RemoteSessionPool):
             rest_auth = Bearer(credential) if signs_in else auth
         else:
             auth = rest_auth = _build_gateway_auth(credential, audience, secret, self._resource)
-        self._http, self._rest_http = make_mcp_http(), make_http()
+        self._http, self._rest_http = make_http(), make_http()
         self._http.auth, self._rest_http.auth = ProviderAuth(auth), ProviderAuth(rest_auth)
         self._auth, self._file_bytes = auth, limits.file_bytes
         self._endpoint = None if endpoint is None else parse_endpoint_url(endpoint.rstrip("/"))

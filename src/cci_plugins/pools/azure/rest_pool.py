@@ -26,7 +26,7 @@ from cci_plugins.errors import (
 )
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.failures import is_redirect
-from cci_plugins.mcp_client.http import make_http, make_mcp_http
+from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_pools import PackageOptions
@@ -108,10 +108,10 @@ class CustomSessionPool(RemoteSessionPool):
         self._endpoint = str(url)
         self.sign_in = CachedCredential.wrap(credential)
         self._auth = Bearer(self.sign_in)
-        self._http, self._rest_http = make_mcp_http(), make_http()
-        self._http.auth = self._rest_http.auth = ProviderAuth(self._auth)
+        self._http = make_http()
+        self._http.auth = ProviderAuth(self._auth)
         self._rest_client = RestClient(
-            self._endpoint, file_bytes=limits.file_bytes, http=self._rest_http
+            self._endpoint, file_bytes=limits.file_bytes, http=self._http
         )
         self._kind: ServerKind | None = None
         self._is_kind_certain = False
@@ -139,7 +139,6 @@ class CustomSessionPool(RemoteSessionPool):
     @override
     async def aclose(self) -> None:
         await self._http.aclose()
-        await self._rest_http.aclose()
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:

@@ -63,7 +63,6 @@ from .execute_request import IDLE_SECONDS, ExecuteRequest
 from .isolation.base import Sandbox
 from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
 from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
-from .large_messages import LargeMessages
 from .messages import MessageCodec
 from .output import Collector
 from .packages.folder import PackageFolder
@@ -150,10 +149,9 @@ class Kernel:
         self._sockets = sockets
         self._codec = MessageCodec(sandbox.connection["key"])
         self._gauge = gauge = FloodGauge(self._on_flood)
-        self._large_messages = large = LargeMessages()
-        self._iopub = KernelReader(sockets["iopub"], self._codec, gauge, large)
-        self._shell = KernelReader(sockets["shell"], self._codec, gauge, large)
-        self._control = KernelReader(sockets["control"], self._codec, gauge, large)
+        self._iopub = KernelReader(sockets["iopub"], self._codec, gauge)
+        self._shell = KernelReader(sockets["shell"], self._codec, gauge)
+        self._control = KernelReader(sockets["control"], self._codec, gauge)
         self._exit_task: asyncio.Task[int] = asyncio.create_task(sandbox.wait())
         self._exit_task.add_done_callback(self._on_exit)
         self._tasks = [
@@ -268,7 +266,6 @@ class Kernel:
         """
         collector = Collector(self._limits, on_output)
         request = self._request = ExecuteRequest(collector, self._iopub)
-        self._gauge.start_run()
         async with ToolRun(self._tool_channel, tools, request.wake_up) as calls:
             given: dict[str, Any] = {**(metadata or {}), **calls.metadata}
             if environment is not None:
@@ -289,7 +286,7 @@ class Kernel:
                 self.was_interrupted = request.is_interrupted
                 collector.finish(request.reply)
                 self._request = None
-                self._large_messages.end_run()
+                self._gauge.end_run()
 
     async def _send_code(
         self, request: ExecuteRequest, code: str, *, silent: bool, metadata: dict[str, Any]
@@ -302,12 +299,12 @@ class Kernel:
             "allow_stdin": False,
             "stop_on_error": True,
         }
-        self._large_messages.start_run()
+        self._gauge.start_run()
         try:
             request.msg_id = self._send("shell", "execute_request", content, metadata)
         except KernelConnectionError:
             self._request = None
-            self._large_messages.end_run()
+            self._gauge.end_run()
             await self.kill(EXITED_BETWEEN_CALLS)
             raise KernelExitedError from None
         if not self.is_alive:

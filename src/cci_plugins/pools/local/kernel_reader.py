@@ -15,20 +15,26 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from cci_plugins.common import short_runs
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.log import logger
+from cci_plugins.common.worker_lane import WorkerLane
 
 from .kernel_socket import KernelSocket
-from .large_messages import LargeMessages
 from .messages import MalformedMessageError, MessageCodec, read_headers
 
+T = TypeVar("T")
 SLICE_MESSAGES = 8
 SLICE_BYTES = 64 * 1024  # larger messages are decoded in a worker thread
 FLOOD_BYTES = 1024 * MIB  # the kernel is ended
 RUN_FLOOD_BYTES = 512 * MIB  # the run is interrupted
 ALLOWED_BYTES_PER_SECOND = 4 * MIB  # are forgotten
+
+SHORT_RUN_BYTES = 256 * 1024  # of output: with more, a run is not short (`short_runs`)
+
+_lane = WorkerLane("kernel_messages")
 
 Handler = Callable[[str, str, dict[str, Any], int], None]
 
@@ -54,6 +60,11 @@ class FloodGauge:
     def start_run(self) -> None:
         """Count for a new run only what is sent from now on."""
         self._level_before_run = self._level
+        short_runs.begin_run(self)
+
+    def end_run(self) -> None:
+        """Note the end of the run."""
+        short_runs.end_run(self)
 
     async def add(self, cost: int) -> None:
         """Count a message."""
@@ -61,8 +72,11 @@ class FloodGauge:
         sunk = (now - self._measured) * ALLOWED_BYTES_PER_SECOND
         self._level, self._measured = max(self._level - sunk, 0.0) + cost, now
         self._level_before_run = min(self._level_before_run, self._level)
+        of_run = self._level - self._level_before_run
+        if of_run > SHORT_RUN_BYTES:
+            short_runs.end_run(self)
         is_over = self._level > FLOOD_BYTES
-        if is_over or self._level - self._level_before_run > RUN_FLOOD_BYTES:
+        if is_over or of_run > RUN_FLOOD_BYTES:
             await self._on_flood(is_over=is_over)
 
 
@@ -73,20 +87,12 @@ class KernelReader:
         socket: The connection.
         codec: Checks and decodes them.
         gauge: Counts them.
-        large_messages: Decodes the large ones.
     """
 
-    def __init__(
-        self,
-        socket: KernelSocket,
-        codec: MessageCodec,
-        gauge: FloodGauge,
-        large_messages: LargeMessages,
-    ) -> None:
+    def __init__(self, socket: KernelSocket, codec: MessageCodec, gauge: FloodGauge) -> None:
         self._socket = socket
         self._codec = codec
         self._gauge = gauge
-        self._large_messages = large_messages
         self._handled = 0
         self._is_handling = False
 
@@ -137,7 +143,7 @@ class KernelReader:
             if cost < SLICE_BYTES:
                 content, size = decode()
             else:
-                content, size = await self._large_messages.decode(decode, cost)
+                content, size = await _lane.run(lambda: _decode_in_turn(decode))
             handle(message.kind, message.parent, content, size)
         except (
             MalformedMessageError,
@@ -148,3 +154,9 @@ class KernelReader:
             RecursionError,
         ) as error:  # the session's own code wrote it
             logger.debug("a message of a session was ignored: %s", type(error).__name__)
+
+
+def _decode_in_turn(decode: Callable[[], T]) -> T:
+    """Decode a large message in a worker thread, after the short runs of others."""
+    short_runs.wait_for_short_runs()
+    return decode()

@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from cci_plugins.errors import ProtocolError
-from cci_plugins.mcp_client.transport import DirectTransport
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool, find_python_tool
 from cci_plugins.pools.azure.rest_pool import CustomSessionPool
 
@@ -30,8 +29,7 @@ async def test_a_redirect_fails_at_once_and_is_named(kind, monkeypatch):
     async def redirect(*_):
         return httpx.Response(307, headers={"location": "https://login.example/x?secret=1"})
 
-    for transport in (httpx.AsyncHTTPTransport, DirectTransport):
-        monkeypatch.setattr(transport, "handle_async_request", redirect)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", redirect)
     pool = (
         PlatformSessionPool("https://pool.example/mcp", key="a-key")
         if kind == "platform"
