@@ -57,7 +57,7 @@ try:
     from . import pool_errors
     from .egress import Egress, check_egress, describe_egress, parse_egress_rules
     from .isolation import choose, get_first_choice, host_folder
-    from .isolation.base import Isolation, KernelSpec
+    from .isolation.base import Isolation, KernelSpec, Sandbox
     from .isolation.managed_process import check_child_signal
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
     from .launching import EarlyKernel, launch
@@ -448,7 +448,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
         async with self._launch_limiter:
             packages = self._packages.create_folder()
             try:
-                sandbox = await launch(isolation, self._build_spec(packages.path))
+                sandbox = await self._launch(isolation, packages.path)
                 if early is not None:
                     await early.wait_passed(sandbox)
                 preload = self._preload if warm else ()
@@ -460,14 +460,14 @@ class LocalSessionPool(SessionPool, PackageExchange):
             kernel.packages = packages
             return kernel
 
+    async def _launch(self, isolation: Isolation, packages: Path) -> Sandbox:
+        return await launch(isolation, self._build_spec(packages))
+
     def _build_spec(self, packages: Path | None = None) -> KernelSpec:
         without_index = NO_INDEX if self.capabilities.egress is False else {}
+        environment = {**without_index, **self._environment.values}
         return KernelSpec(
-            self._python,
-            token_hex(32),
-            self._limits,
-            environment={**without_index, **self._environment.values},
-            packages=packages,
+            self._python, token_hex(32), self._limits, environment=environment, packages=packages
         )
 
     def _iter_kernels(self) -> Iterator[tuple[Kernel, bool]]:
