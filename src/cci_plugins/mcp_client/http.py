@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from http.cookiejar import Cookie, CookieJar
+from urllib.request import getproxies
 
 import anyio
 import httpx
@@ -31,8 +32,11 @@ from cci_plugins.errors import (
 )
 
 from .failures import MAY_HAVE_RUN
+from .spread_transport import SpreadTransport
 
 WRITE_SECONDS = 60
+MAX_IDLE = 8  # connections of a pool that are kept between requests
+_PROXY_KINDS = frozenset({"http", "https", "all"})
 _MAX_COOKIE, _MAX_COOKIES = 4096, 50
 # Shorter than servers keep a connection, so that a call rarely meets one that is closing.
 KEEPALIVE_SECONDS = 30
@@ -52,12 +56,15 @@ def make_http(
         verify: How to check certificates, as `httpx.AsyncClient` takes it.
     """
     seconds = connect_timeout.total_seconds()
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEPALIVE_SECONDS
+    )
+    has_proxy = not _PROXY_KINDS.isdisjoint(getproxies())
     return _DirectClient(
         verify=verify,
+        transport=None if has_proxy else SpreadTransport(limits, verify=verify),
         timeout=httpx.Timeout(connect=seconds, read=None, write=WRITE_SECONDS, pool=seconds),
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=32, keepalive_expiry=KEEPALIVE_SECONDS
-        ),
+        limits=limits,
         follow_redirects=False,
         event_hooks={"response": [_drop_invalid_location]},
         cookies=_BoundedCookies(),
