@@ -33,7 +33,7 @@ from cci_plugins.mcp_client.http import limit_time, was_sent
 from cci_plugins.mcp_client.messages import decode_json
 from cci_plugins.models import ErrorInfo, Execution
 
-from .cci_server import build_unsent_error
+from .cci_server import raise_unsent_error
 from .retry import RetryPolicy
 
 SAFE_CHARS = 3_000  # characters of a chunk that fit with its header under the platform's 4,096
@@ -265,7 +265,7 @@ class AgentClient:
                     length=0,
                 )
             except (PoolError, ExecutionTimeoutError) as error:
-                raise build_unsent_error(error) from error
+                raise_unsent_error(error)
         return self._ready.get(session_id, "")
 
     def _get_time_limit(self, verb: str) -> timedelta:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.errors import (
@@ -191,12 +191,15 @@ def build_refused_error(error: PoolUnavailableError) -> PoolUnavailableError:
     return PoolUnavailableError(text, hint=error.hint, retryable=False)
 
 
-def build_unsent_error(error: CodeInterpreterError) -> CodeInterpreterError:
-    """Return the error of a call that ran nothing of the user's, and came before the code."""
+def raise_unsent_error(error: CodeInterpreterError) -> NoReturn:
+    """Raise the error of a call that ran nothing of the user's, and came before the code.
+
+    It is not its own cause, because whoever follows the causes would never end.
+    """
     text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
     if text == str(error):
-        return error
-    return PoolUnavailableError(f"{text}; the code was not sent", hint=error.hint)
+        raise error
+    raise PoolUnavailableError(f"{text}; the code was not sent", hint=error.hint) from error
 
 
 def build_unclear_error(error: CodeInterpreterError) -> PoolError:

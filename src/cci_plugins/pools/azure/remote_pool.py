@@ -54,7 +54,7 @@ from cci_plugins.pools.package_pools import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
-from .cci_server import RunRequest, RunTool, build_refused_error, build_unsent_error, run_full
+from .cci_server import RunRequest, RunTool, build_refused_error, raise_unsent_error, run_full
 from .held_run import HeldRun
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
@@ -235,7 +235,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         try:
             await self._retry.call_with_retry(call, idempotent=True)
         except (PoolError, ExecutionTimeoutError) as error:
-            raise build_unsent_error(error) from error
+            raise_unsent_error(error)
 
     @abstractmethod
     async def _end_session(self, session_id: str) -> None:
