@@ -11,11 +11,15 @@ from cci_plugins.pools.azure.cci_server import raise_unsent_error
 
 def test_an_error_is_never_its_own_cause() -> None:
     refused = AuthenticationError("the key is wrong")
-    with pytest.raises(AuthenticationError) as raised:
+
+    def call() -> None:
         try:
             raise refused
         except AuthenticationError as error:
             raise_unsent_error(error)
+
+    with pytest.raises(AuthenticationError) as raised:
+        call()
     assert raised.value is refused
     assert raised.value.__cause__ is raised.value.__context__ is None
 
