@@ -194,7 +194,7 @@ def build_refused_error(error: PoolUnavailableError) -> PoolUnavailableError:
 def raise_unsent_error(error: CodeInterpreterError) -> NoReturn:
     """Raise the error of a call that ran nothing of the user's, and came before the code.
 
-    It is not its own cause, because whoever follows the causes would never end.
+    It is never its own cause: code that follows the causes would not end.
     """
     text = str(error).removesuffix(f"; {MAY_HAVE_RUN}")
     if text == str(error):
