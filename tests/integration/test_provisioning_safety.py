@@ -299,6 +299,7 @@ async def test_a_rate_limit_of_docker_hub_is_named(place: Place) -> None:
     with pytest.raises(ProvisioningError, match="the build ended") as caught:
         await deploy(place, options(kind="custom"))
     assert "--base" in str(caught.value.hint)
+    assert caught.value.__cause__ is not caught.value
 
 
 def test_the_gateway_is_refused_in_an_image_that_does_not_have_it() -> None:

@@ -58,7 +58,10 @@ async def build(run: DeploymentRun, context: BuildContext) -> str:
         )
         await _run_build(run, reporter, wanted)
     except ProvisioningError as error:
-        raise _explain_refusal(run, context, error) from error
+        explained = _explain_refusal(run, context, error)
+        if explained is error:  # which must not become its own cause
+            raise
+        raise explained from error
     run.changed.append(wanted.id)
     reporter.report("created", f"built image {name}")
     return name
