@@ -149,30 +149,29 @@ def _shut_down(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _HttpConnection(HTTPConnection):
-    @override
+class _WatchedConnection:
+    """Addition to a connection of urllib3: the current exchange can end it."""
+
+    sock: socket.socket | None
+
     def _new_conn(self) -> socket.socket:
-        made = super()._new_conn()
+        base: Any = super()
+        made: socket.socket = base._new_conn()  # noqa: SLF001 - of the same object
         _watch(made)
         return made
 
-    @override
     def request(self, *arguments: Any, **options: Any) -> None:
         _watch(self.sock)  # it is kept from an exchange before
-        super().request(*arguments, **options)
+        base: Any = super()
+        base.request(*arguments, **options)
 
 
-class _HttpsConnection(HTTPSConnection):
-    @override
-    def _new_conn(self) -> socket.socket:
-        made = super()._new_conn()
-        _watch(made)
-        return made
+class _HttpConnection(_WatchedConnection, HTTPConnection):
+    pass
 
-    @override
-    def request(self, *arguments: Any, **options: Any) -> None:
-        _watch(self.sock)
-        super().request(*arguments, **options)
+
+class _HttpsConnection(_WatchedConnection, HTTPSConnection):
+    pass
 
 
 class _HttpPool(HTTPConnectionPool):

@@ -25,7 +25,7 @@ class _Embedded(Protocol):
 def start_early(pool: SessionPool) -> Iterator[Callable[[], None]]:
     """Start the embedded pool in the background, with a kernel for the session that follows.
 
-    A pool of another kind is left alone. The block closes the pool unless it fails.
+    A pool of another kind is left alone. If the block fails, the pool is closed here.
 
     Args:
         pool: The pool, which is not started.
