@@ -24,6 +24,7 @@ pytest.importorskip("mcp")
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(400)]
 
 CONVERSATIONS = 16
+BREAK_AFTER = 60  # executions
 TIMEOUT, MARGIN, PATIENCE = 3, 3, 12
 # The wait for the run, the wait for its outcome, and the retries of each.
 DEADLINE = 2 * (TIMEOUT + MARGIN + PATIENCE) + 10
@@ -74,10 +75,14 @@ class Witness:
         assert self.slow == []
 
 
-async def trouble(proxy, done):
-    """Break and refuse connections now and then."""
+async def trouble(proxy, done, witness):
+    """Break and refuse connections after so many executions, however fast this machine is."""
+    broken_at = 0
     while not done.is_set():
-        await anyio.sleep(1.5)
+        await anyio.sleep(0.01)
+        if len(witness.outcomes) < broken_at + BREAK_AFTER:
+            continue
+        broken_at = len(witness.outcomes)
         proxy.reset()
         proxy.refuse()
         await anyio.sleep(0.2)
@@ -142,7 +147,7 @@ async def test_no_fault_makes_code_run_twice_or_get_lost(options, total, tmp_pat
                     CodeInterpreter(client) as interpreter,
                     anyio.create_task_group() as tasks,
                 ):
-                    tasks.start_soon(trouble, proxy, done)
+                    tasks.start_soon(trouble, proxy, done, witness)
                     count = total // CONVERSATIONS
                     await asyncio.gather(
                         *(

@@ -10,6 +10,8 @@ from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
+from anyio import CancelScope
+
 from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
 from cci_plugins.common.durations import Duration
@@ -333,7 +335,10 @@ class CodeInterpreter(BackgroundInterpreter):
         return ": ".join(part for part in (capabilities.name, capabilities.isolation) if part)
 
     async def aclose(self) -> None:
-        """End every session and close the pool. A second call does nothing."""
+        """End every session and close the pool. A second call does nothing.
+
+        If the caller is cancelled, the rest happens in the background. `async with` waits for it.
+        """
         await self._host.dispatch(self._directory.aclose)
 
     def __enter__(self) -> NoReturn:
@@ -363,7 +368,8 @@ class CodeInterpreter(BackgroundInterpreter):
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        with CancelScope(shield=True):
+            await self.aclose()
 
 
 class BlockingInterpreter:

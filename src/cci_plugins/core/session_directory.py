@@ -24,6 +24,7 @@ from threading import Lock
 import anyio
 
 from cci_plugins.common import event_loop
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.log import describe_error, logger
 from cci_plugins.errors import CodeInterpreterError
@@ -129,7 +130,13 @@ class SessionDirectory:
             logger.warning("could not end a session: %s", describe_error(error))
 
     async def aclose(self) -> None:
-        """Forget every session, end those that would outlive the program, and close the host."""
+        """Forget every session, end those that would outlive the program, and close the host.
+
+        It goes on if the caller is cancelled: nothing would end the sessions later.
+        """
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         self._host.refuse_calls()
         with self._guard:
             handles = [entry.handle for entry in self._entries.values()]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -259,16 +260,17 @@ class SessionHost:
         """Close the file transfer, and the pool if the host owns it. A second call is allowed."""
         self.refuse_calls()
         self._leftovers.remove_sessions(*self._leftovers.session_ids)
-        for companion in self._companions:
-            await companion.aclose()
-        if self.owns_pool:
-            await self.pool.aclose()
-        if self._file_transfer is not None:
-            await self._file_transfer.aclose()
-        if self.files.checkpoints is not None:
-            await self.files.checkpoints.aclose()
-        for storage in self.used_storages:
-            await storage.aclose()
+        async with AsyncExitStack() as stack:  # each is closed, also if another cannot be
+            for storage in self.used_storages:
+                stack.push_async_callback(storage.aclose)
+            if self.files.checkpoints is not None:
+                stack.push_async_callback(self.files.checkpoints.aclose)
+            if self._file_transfer is not None:
+                stack.push_async_callback(self._file_transfer.aclose)
+            if self.owns_pool:
+                stack.push_async_callback(self.pool.aclose)
+            for companion in self._companions:
+                stack.push_async_callback(companion.aclose)
 
 
 def bind_to_current_loop(handler: Callable[[T], object]) -> Callable[[T], None]:

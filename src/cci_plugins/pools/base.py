@@ -10,6 +10,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from anyio import CancelScope
+
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.renewal import Renewable
@@ -380,7 +382,10 @@ class SessionPool(Renewable, ABC):
         """Prepare the pool before the first call. Optional: `execute` does it when needed."""
 
     async def aclose(self) -> None:
-        """Release what the pool holds. A second call does nothing."""
+        """Release what the pool holds. A second call does nothing.
+
+        `async with` calls it so that a scope of anyio cannot cancel it.
+        """
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -392,4 +397,5 @@ class SessionPool(Renewable, ABC):
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        with CancelScope(shield=True):
+            await self.aclose()

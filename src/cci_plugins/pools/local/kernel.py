@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.errors import PoolUnavailableError
@@ -180,24 +181,23 @@ class Kernel:
             PoolUnavailableError: It did not answer in time or its setup failed. It has been ended.
         """
         kernel = cls(sandbox, await _connect(sandbox), limits)
-        metadata = {_SETUP_KEY: build_setup()}
-        proxy_socket = kernel._start_egress_proxy(rules)
-        code = _LOAD_SETUP + (
-            f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
-            f"{proxy_socket!r}, {limits.memory_bytes})\n"
-            f"ns['install_tools'](get_ipython().kernel, {kernel._tool_channel.address!r})\n"
-            "ns['install_environment'](get_ipython().kernel)\n"
-            "ns['install_usage'](get_ipython().kernel)\ndel ns, setup"
-        )
         try:
+            metadata = {_SETUP_KEY: build_setup()}
+            proxy_socket = kernel._start_egress_proxy(rules)
+            code = _LOAD_SETUP + (
+                f"ns['install'](get_ipython(), {list(preload)!r}, {2 * limits.runaway_bytes}, "
+                f"{proxy_socket!r}, {limits.memory_bytes})\n"
+                f"ns['install_tools'](get_ipython().kernel, {kernel._tool_channel.address!r})\n"
+                "ns['install_environment'](get_ipython().kernel)\n"
+                "ns['install_usage'](get_ipython().kernel)\ndel ns, setup"
+            )
             with anyio.fail_after(START_SECONDS):
                 await kernel._wait_subscribed()
                 outcome, collector = await kernel.run(
                     code, timeout=START_SECONDS, silent=True, metadata=metadata
                 )
         except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await kernel.close()
+            await kernel.close()
             if isinstance(error, TimeoutError):
                 raise PoolUnavailableError(
                     f"the kernel did not answer within {START_SECONDS} s",
@@ -310,8 +310,17 @@ class Kernel:
         if not self.is_alive:
             request.finish()  # it exited before `_on_exit` could complete this request
 
-    async def close(self) -> None:
-        """End the kernel and everything of its session."""
+    async def close(self, kill_reason: str | None = None) -> None:
+        """End the kernel and everything of its session, also if the caller is cancelled.
+
+        Args:
+            kill_reason: Kill it first with this reason, so that its run ends before its sockets.
+        """
+        await run_to_end(self._close(kill_reason))
+
+    async def _close(self, kill_reason: str | None) -> None:
+        if kill_reason is not None:
+            await self.kill(kill_reason)
         for task in self._tasks:
             task.cancel()
         for socket in self._sockets.values():

@@ -20,22 +20,15 @@ from typing import Any
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
-from cci_plugins.common.environment import (
-    Env,
-    SessionEnvironment,
-    build_session_environment,
-)
+from cci_plugins.common.environment import Env, SessionEnvironment, build_session_environment
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
 from cci_plugins.common.settings import PRELOAD, IsolationName
-from cci_plugins.errors import (
-    CodeInterpreterError,
-    ConfigurationError,
-    SessionLostError,
-)
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
 from cci_plugins.models import Execution, FileInfo, SessionInfo
 from cci_plugins.pools.base import (
     Capabilities,
@@ -368,6 +361,9 @@ class LocalSessionPool(SessionPool, PackageExchange):
     @override
     async def aclose(self) -> None:
         self._is_closed = True
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -428,7 +424,8 @@ class LocalSessionPool(SessionPool, PackageExchange):
             try:
                 kernel = await self._warm_pool.allocate()
             except BaseException:
-                if self._sessions.get(session.id) is session:
+                # another call that waits for this session starts its Python
+                if session.active_calls == 1 and self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
                     if session.packages.has_own:
                         self._note_loss(session.id, "its Python did not start")

@@ -16,6 +16,7 @@ from secrets import token_hex
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
 from cci_plugins.common.usage import load_usage
@@ -115,31 +116,30 @@ class LocalSession:
                 await anyio.to_thread.run_sync(source.copy_to, target, self._max_files)
             known = await anyio.to_thread.run_sync(kernel.sandbox.folder.scan, self._max_files)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await kernel.close()
+            await kernel.close()
             raise
         self.instance = token_hex(8)
         self.attach_kernel(kernel)
         self._known_files, self.loss_reason = known, None
         if old is not None:
-            with anyio.CancelScope(shield=True):
-                await old.kill(RESTARTED)  # the run ends before its sockets are closed
-                await old.close()
+            await old.close(RESTARTED)
 
     async def end(self, reason: str) -> None:
         """End the session for good, and the code that runs in it.
+
+        A cancelled caller waits until it has ended.
 
         Args:
             reason: Why, as a clause for the run that this ends.
         """
         self.is_ended = True
+        await run_to_end(self._end(reason))
+
+    async def _end(self, reason: str) -> None:
         await self.packages.close()
         kernel, self.kernel = self.kernel, None
-        if kernel is None:
-            return
-        if self.run_lock.locked():  # the run ends before its sockets are closed
-            await kernel.kill(reason)
-        await kernel.close()
+        if kernel is not None:
+            await kernel.close(reason if self.run_lock.locked() else None)
 
     async def wait_idle(self) -> None:
         """Wait until no run is in progress."""

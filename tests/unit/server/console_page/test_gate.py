@@ -3,7 +3,6 @@
 import pytest
 
 pytest.importorskip("starlette")
-pytest.importorskip("limits")
 
 from cci_plugins.server.console_page.gate import MAX_AGE_SECONDS, MAX_VISITS, ConsoleGate
 
