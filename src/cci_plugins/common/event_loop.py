@@ -290,6 +290,38 @@ def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:
         raise
 
 
+async def dispatch_until_ended(func: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Call `dispatch`. A cancelled caller waits until the call has ended on the loop, too."""
+    from .cancellation import run_to_end
+
+    ended: asyncio.Event | None = None
+
+    async def call() -> T:
+        nonlocal ended
+        ended = asyncio.Event()
+        try:
+            return await func(*args)
+        finally:
+            ended.set()
+
+    async def wait_end() -> None:
+        if ended is not None:  # else it was cancelled before it began
+            await ended.wait()
+
+    try:
+        return await dispatch(call)
+    except asyncio.CancelledError:
+        await run_to_end(dispatch(wait_end))
+        raise
+
+
+async def dispatch_to_end(func: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Await `func(*args)` on the loop, where it goes on if the caller is cancelled."""
+    if get_running_loop() is _event_loop_thread.loop:
+        return await func(*args)
+    return await asyncio.shield(asyncio.wrap_future(submit(func, *args)))
+
+
 async def dispatch(func: Callable[..., Awaitable[T]], *args: object) -> T:
     """Await `func(*args)` on the loop. Cancelling the caller cancels the call there."""
     if get_running_loop() is _event_loop_thread.loop:

@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from threading import Lock
 from typing import Any, Literal, overload
 
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.event_loop import submit
 from cci_plugins.common.limits import Limits
 from cci_plugins.errors import ConfigurationError, SessionLostError
 from cci_plugins.models import ErrorInfo, Execution, OutputEvent
@@ -271,10 +273,21 @@ class BackgroundSession(SavableSession):
         limit = _choose_limit(self._handle.host.limits, timeout)
         calls = self._build_calls(code, tools, approve_tool)
         handler = None if on_output is None else bind_to_current_loop(on_output)
-        return await self._handle.host.dispatch(self._start, code, limit, handler, calls)
+        started: list[BackgroundRun] = []
+        start = partial(self._start, code, limit, handler, calls, started)
+        try:
+            return await self._handle.host.dispatch(start)
+        except asyncio.CancelledError:
+            submit(_cancel_all, started)  # nobody else can
+            raise
 
     async def _start(
-        self, code: str, limit: timedelta, handler: OutputHandler | None, calls: HostCalls | None
+        self,
+        code: str,
+        limit: timedelta,
+        handler: OutputHandler | None,
+        calls: HostCalls | None,
+        started: list[BackgroundRun],
     ) -> BackgroundRun:
         await self._check_pool()
         output = _OutputTail()
@@ -293,9 +306,10 @@ class BackgroundSession(SavableSession):
         try:
             await asyncio.sleep(0)  # it takes its place before runs that are asked for later
         except asyncio.CancelledError:
-            task.cancel()  # nobody else can
+            task.cancel()
             raise
-        return BackgroundRun(self._handle, task, output)
+        started.append(BackgroundRun(self._handle, task, output))
+        return started[0]
 
     async def _check_pool(self) -> None:
         """Refuse the run before it is started. The first call may have to ask the session."""
@@ -346,6 +360,11 @@ def _choose_limit(limits: Limits, timeout: Duration | None) -> timedelta:
             hint="pass a shorter timeout, or Limits(background_timeout=...)",
         )
     return limit
+
+
+async def _cancel_all(runs: Sequence[BackgroundRun]) -> None:
+    for run in runs:
+        await run.cancel()
 
 
 def _forget(task: asyncio.Task[Execution]) -> None:

@@ -14,6 +14,7 @@ from anyio import CancelScope
 
 from cci_plugins.common import event_loop, packages
 from cci_plugins.common.approval import Approver
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.environment import Env, build_session_environment
 from cci_plugins.common.limits import Limits
@@ -293,7 +294,7 @@ class CodeInterpreter(BackgroundInterpreter):
         try:
             execution = await session.run_code(packages.LIST_CODE)
         finally:
-            await session.delete()
+            await run_to_end(session.delete())
         return packages.parse_packages(execution.stdout)
 
     async def run_code(
@@ -339,7 +340,7 @@ class CodeInterpreter(BackgroundInterpreter):
 
         If the caller is cancelled, the rest happens in the background. `async with` waits for it.
         """
-        await self._host.dispatch(self._directory.aclose)
+        await event_loop.dispatch_to_end(self._directory.aclose)
 
     def __enter__(self) -> NoReturn:
         """Refuse `with`, which cannot wait for the session pool."""

@@ -23,6 +23,7 @@ from threading import Lock
 import anyio
 
 from cci_plugins.common import event_loop
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.models import Execution
@@ -75,8 +76,8 @@ class LongRun:
         try:
             execution = await background.wait(wait)
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True), suppress(CodeInterpreterError):
-                await background.cancel()
+            with suppress(CodeInterpreterError):
+                await run_to_end(background.cancel())
             raise
         await asyncio.sleep(0)  # events that are queued on this loop come before the return
         return execution

@@ -29,6 +29,7 @@ from typing import Any
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.environment import SessionEnvironment
@@ -45,6 +46,7 @@ from cci_plugins.pools.network_notes import add_network_note
 from cci_plugins.pools.tool_host import build_unsupported_error
 from cci_plugins.redaction import redact_exception
 
+from .active_run import ActiveRun, delete_during
 from .conversation import get_running_sessions
 from .host_calls import HostCalls
 from .host_tools import HostTool, ToolApprover, check_tools
@@ -76,34 +78,9 @@ FORKED_NOTE = (
     "variables and files of earlier calls are gone"
 )
 DELETED_TEXT = "the session ended while the code ran: it was deleted; variables and files are gone"
-STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
 MAX_NESTED_RUNS = 8  # sessions whose code waits for a tool that runs code in the next one
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 1.0  # between two attempts to interrupt a run
 RESTARTED_NOTE = "the session was restarted; variables of earlier calls are gone, files are kept"
-
-
-class _ActiveRun:
-    """The run in progress of a session.
-
-    Attributes:
-        scope: Cancels it.
-        done: Set when it has ended.
-        is_deleted: Its session was deleted.
-        is_restarted: Its session was restarted.
-    """
-
-    def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self.done = anyio.Event()
-        self.is_deleted = False
-        self.is_restarted = False
-
-    async def end(self) -> None:
-        """Wait for the end of a run whose session is being deleted, and cancel it if it goes on."""
-        self.is_deleted = True
-        with anyio.move_on_after(STOP_SECONDS):
-            await self.done.wait()
-        self.scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +127,7 @@ class Session(LongRunSession, PackageSession):
         self._instance: str | None = None
         self._has_lost_uploads = False
         self._lock: anyio.Lock | None = None
-        self._active_run: _ActiveRun | None = None
+        self._active_run: ActiveRun | None = None
         self._ends = 0
         self._notebook = Notebook()
         self._long_runs = LongRuns()
@@ -304,6 +281,7 @@ class Session(LongRunSession, PackageSession):
                         size, lambda: record_content(span, code, render_text(execution, budget))
                     )
             await redact_in_lane(size, lambda: self._add_to_history(code, execution))
+            self._loss_note, self._notes = None, []  # a cancelled call leaves them to the next run
         return execution
 
     async def _execute(self, pool: SessionPool, request: _RunRequest) -> Execution:
@@ -318,7 +296,7 @@ class Session(LongRunSession, PackageSession):
 
     async def _execute_unless_deleted(self, pool: SessionPool, request: _RunRequest) -> Execution:
         """Run code once, or until `delete` ends it."""
-        run = self._active_run = _ActiveRun()
+        run = self._active_run = ActiveRun()
         try:
             with run.scope:
                 return await self._execute_once(pool, request)
@@ -353,8 +331,8 @@ class Session(LongRunSession, PackageSession):
 
     def _attach_notes(self, execution: Execution) -> Execution:
         """Return the execution with the notes about what happened before it."""
-        loss, self._loss_note = self._loss_note, None
-        notes, self._notes = self._notes, []
+        loss, notes = self._loss_note, self._notes
+        self._loss_note = REPLACED_NOTE if execution.state == "lost" else loss
         self._instance = execution.instance or None
         self._has_lost_uploads = execution.state == "lost" and not execution.instance
         if loss is not None and execution.state != "lost":  # else the pool has given the reason
@@ -367,12 +345,15 @@ class Session(LongRunSession, PackageSession):
     async def _restore_uploads(self) -> None:
         self._has_lost_uploads = True  # until all of them are restored
         restored, missing = await self._handle.restore_uploads()
-        await self._restore_packages()
-        self._has_lost_uploads = False
-        if restored:
-            self._notes.append(f"uploaded again: {', '.join(restored)}")
-        if missing:
-            self._notes.append(f"uploaded files are gone: {', '.join(missing)}; upload them again")
+        try:
+            await self._restore_packages()
+            self._has_lost_uploads = False
+        finally:
+            if restored:
+                self._notes.append(f"uploaded again: {', '.join(restored)}")
+            if missing:
+                gone = ", ".join(missing)
+                self._notes.append(f"uploaded files are gone: {gone}; upload them again")
 
     def notebook(self) -> str:
         """Return the session's history as a Jupyter notebook, in nbformat 4 JSON."""
@@ -425,11 +406,20 @@ class Session(LongRunSession, PackageSession):
             async with self._exclusive():
                 self._ends += 1
                 await self._handle.begin()
-                if not await pool.restart_session(self.id):
+                if not await run_to_end(self._restart_idle(pool)):
                     await restart_with_files(self._handle)
-                self._note_restart(has_state=self._instance is not None)
-            return
-        run = self._active_run
+                    self._note_restart(has_state=self._instance is not None)
+        else:
+            await run_to_end(self._restart_during(self._active_run, pool))
+
+    async def _restart_idle(self, pool: SessionPool) -> bool:
+        """Restart a session whose code does not run. Return False if its pool cannot."""
+        if not await pool.restart_session(self.id):
+            return False
+        self._note_restart(has_state=self._instance is not None)
+        return True
+
+    async def _restart_during(self, run: ActiveRun, pool: SessionPool) -> None:
         self._ends += 1  # a run that waits must not begin in what is about to end
         run.is_restarted = True
         if not await pool.restart_session(self.id):
@@ -453,7 +443,7 @@ class Session(LongRunSession, PackageSession):
         pool = await self._handle.host.get_pool()
         self._ends += 1
         if self._active_run is not None:
-            await _delete_during(self._active_run, pool, self.id)
+            await delete_during(self._active_run, pool, self.id)
         async with self._exclusive():
             await pool.delete_session(self.id)
             self._handle.host.note_end(self.id)
@@ -484,17 +474,3 @@ def _build_ended_error() -> SessionLostError:
         hint="run the earlier steps again",
         retryable=True,
     )
-
-
-async def _delete_during(run: _ActiveRun, pool: SessionPool, session_id: str) -> None:
-    """End a session whose code runs. The pool's error is raised as itself, not in a group."""
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run.end)
-        try:
-            await pool.delete_session(session_id)
-        except Exception as error:  # noqa: BLE001 - raised again outside the task group
-            failure = error
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
 from cci_plugins.errors import CheckpointError, ConfigurationError, UnsafeNameError
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 SaveTarget: TypeAlias = str | os.PathLike[str]
 _SHOWN_NAMES = 10
+_UNDO_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,8 +317,7 @@ async def _send_all(handle: SessionHandle, sources: dict[str, UploadSource]) -> 
             for name, source in sources.items():
                 sent[name] = await handle.send(name, source, ignore_progress)
         except BaseException:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(60):
-                await _put_back(handle, [*sent, name], backups)
+            await run_to_end(_put_back(handle, [*sent, name], backups))
             raise
     return sent
 
@@ -324,14 +325,15 @@ async def _send_all(handle: SessionHandle, sources: dict[str, UploadSource]) -> 
 async def _put_back(handle: SessionHandle, names: Sequence[str], backups: dict[str, Path]) -> None:
     """Undo a restore that failed. A failure here is logged, because the first one is raised."""
     pool = await handle.host.get_pool()
-    for name in names:
-        try:
-            if name in backups:
-                await handle.send(name, PathSource(backups[name]), ignore_progress)
-            elif name in {info.name for info in await pool.list_files(handle.id)}:
-                await pool.delete_file(handle.id, name)
-        except Exception as error:  # noqa: BLE001 - each of them is tried
-            logger.warning("cannot undo the restore of %a: %s", name, type(error).__name__)
+    with anyio.move_on_after(_UNDO_SECONDS):
+        for name in names:
+            try:
+                if name in backups:
+                    await handle.send(name, PathSource(backups[name]), ignore_progress)
+                elif name in {info.name for info in await pool.list_files(handle.id)}:
+                    await pool.delete_file(handle.id, name)
+            except Exception as error:  # noqa: BLE001 - each of them is tried
+                logger.warning("cannot undo the restore of %a: %s", name, type(error).__name__)
 
 
 def _close_with_host(handle: SessionHandle, store: CheckpointStore) -> None:

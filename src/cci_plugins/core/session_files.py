@@ -166,11 +166,11 @@ class SessionFiles:
         if to is None:
             with tempfile.TemporaryDirectory(prefix="cci-") as folder:
                 path = Path(folder, "content")
-                await self._host.dispatch(self._download, name, path, report_progress)
+                await self._host.dispatch_until_ended(self._download, name, path, report_progress)
                 return await anyio.to_thread.run_sync(path.read_bytes)
         target = await anyio.to_thread.run_sync(resolve_target, to, name)
         with create_file(target, overwrite=overwrite) as part:
-            await self._host.dispatch(self._download, name, part, report_progress)
+            await self._host.dispatch_until_ended(self._download, name, part, report_progress)
         return target
 
     async def stream(self, name: str) -> AsyncIterator[bytes]:
@@ -184,7 +184,9 @@ class SessionFiles:
         """
         with tempfile.TemporaryDirectory(prefix="cci-") as folder:
             path = Path(folder, "content")
-            await self._host.dispatch(self._download, _check_name(name), path, ignore_progress)
+            await self._host.dispatch_until_ended(
+                self._download, _check_name(name), path, ignore_progress
+            )
             async with await anyio.open_file(path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk

@@ -173,6 +173,12 @@ class SessionHost:
             return await event_loop.dispatch(func, *args)
         return await func(*args)
 
+    async def dispatch_until_ended(self, func: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Call `dispatch`. A cancelled caller waits until the call has ended there, too."""
+        if self.owns_pool:
+            return await event_loop.dispatch_until_ended(func, *args)
+        return await func(*args)
+
     async def get_pool(self) -> SessionPool:
         """Return the started pool.
 

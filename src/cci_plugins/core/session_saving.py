@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.log import describe_error, logger
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
@@ -152,8 +153,11 @@ class SavableSession(ABC):
             await restore_files(self._handle, saved)
             if cells:
                 await self._replay(cells, saved)
-            await anyio.to_thread.run_sync(self._notebook.replace, saved.notebook)
-            self._notes.append(redact(build_restored_note(saved, cells)))
+            await run_to_end(self._replace_history(saved, cells))
+
+    async def _replace_history(self, saved: SavedSession, cells: Sequence[ReplayCell]) -> None:
+        await anyio.to_thread.run_sync(self._notebook.replace, saved.notebook)
+        self._notes.append(redact(build_restored_note(saved, cells)))
 
     async def _replay(self, cells: Sequence[ReplayCell], saved: SavedSession) -> None:
         """Run cells in a new session, then put the files back. End the session if it fails."""
@@ -183,6 +187,8 @@ class SavableSession(ABC):
             if workspace.missing:
                 names = shorten_names(sorted(workspace.missing))
                 self._notes.append(redact(f"the workspace has lost files: {names}"))
+        if self._workspace is not None:
+            self._workspace.begin_run()
 
     async def _keep_files(self, execution: Execution) -> Execution:
         """Keep the changed files in the workspace. Return the execution with a note about others.

@@ -26,6 +26,7 @@ from pathlib import Path
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.cancellation import run_in_thread
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
 from cci_plugins.errors import (
@@ -107,7 +108,12 @@ class Workspace:
         self._folder = folder / digest
         self._index: dict[str, FileInfo] = {}
         self._kept_since: datetime | None = None  # the time in the index
+        self._runs_to_keep = 0
         self.missing: list[str] = []
+
+    def begin_run(self) -> None:
+        """Note that a run begins, whose files `keep` copies unless the run is cancelled."""
+        self._runs_to_keep += 1
 
     async def open(self, handle: SessionHandle) -> bool:
         """Remember the kept files as uploads. Return whether there are any to send.
@@ -135,6 +141,8 @@ class Workspace:
         """
         listed = await (await handle.host.get_pool()).list_files(handle.id)
         changed = {info.name for info in execution.files}
+        if self._runs_to_keep > 1:  # what the earlier run changed is not known
+            changed |= {info.name for info in listed}
         skipped = [info.name for info in listed if not is_safe_name(info.name)]
         kept: dict[str, FileInfo] = {}
         room = handle.host.limits.staged_bytes
@@ -156,6 +164,7 @@ class Workspace:
         else:
             kept = {**self._index, **kept}
         await self._publish(kept)
+        self._runs_to_keep = 0
         for name, info in kept.items():
             handle.remember(name, PathSource(self._get_copy(info)), info)
         return skipped
@@ -163,7 +172,7 @@ class Workspace:
     async def _publish(self, kept: dict[str, FileInfo]) -> None:
         """Replace the index, if it changed."""
         if kept != self._index:
-            await anyio.to_thread.run_sync(self._write_index, kept)
+            await run_in_thread(self._write_index, kept)
             self._index = kept
 
     async def _copy(self, handle: SessionHandle, name: str) -> FileInfo | None:
@@ -174,7 +183,7 @@ class Workspace:
             with tempfile.TemporaryDirectory(prefix=".cci-", dir=self._folder) as folder:
                 part = Path(folder, "part")
                 info = await transfer.download(handle.id, name, part, ignore_progress)
-                await anyio.to_thread.run_sync(part.replace, self._get_copy(info))
+                await run_in_thread(part.replace, self._get_copy(info))
         except FileTooLargeError:
             return None
         except FileTransferError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from cci_plugins.common.cancellation import run_to_end
+from cci_plugins.common.cancellation import run_in_thread, run_to_end
 
 pytestmark = pytest.mark.anyio
 
@@ -63,3 +64,38 @@ async def test_a_cancelled_scope_ends_after_the_work() -> None:
         await anyio.lowlevel.checkpoint()
         raise AssertionError("the scope does not cancel any more")
     assert work.has_ended
+
+
+async def test_a_task_that_is_cancelled_again_and_again_ends_after_the_work() -> None:
+    work, discarded = Work(), []
+    caller = asyncio.create_task(run_to_end(work.do(), discard=discarded.append))
+    for _ in range(5):
+        await asyncio.sleep(0)
+        caller.cancel()
+    work.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert work.has_ended
+    assert discarded == ["done"]
+
+
+async def test_a_cancelled_task_waits_for_its_thread_and_discards_what_that_returns() -> None:
+    begun, may_end, discarded = threading.Event(), threading.Event(), []
+
+    def work(number: int) -> int:
+        begun.set()
+        may_end.wait(20)
+        return number
+
+    caller = asyncio.create_task(run_in_thread(work, 7, discard=discarded.append))
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    caller.cancel()
+    await asyncio.sleep(0.01)
+    assert not caller.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert discarded == [7]
+    assert await run_in_thread(work, 8, discard=discarded.append) == 8
+    assert discarded == [7]

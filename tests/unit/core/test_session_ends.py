@@ -10,7 +10,7 @@ import pytest
 from typing_extensions import override
 
 from cci_plugins import CodeInterpreter, Execution, Limits
-from cci_plugins.core import session as session_module
+from cci_plugins.core import active_run
 from cci_plugins.errors import PoolUnavailableError, SessionLostError
 from cci_plugins.testing import FakeSessionPool
 
@@ -84,7 +84,7 @@ async def test_deleting_a_session_ends_its_run_and_refuses_the_one_that_waits() 
 async def test_a_run_that_its_pool_does_not_end_is_cancelled(
     fault: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(active_run, "STOP_SECONDS", 0.05)
     pool = BusyPool(is_stubborn=fault is None)
     pool.fault = fault
     execution, _ = await delete_while_running(pool)

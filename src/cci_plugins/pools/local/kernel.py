@@ -277,8 +277,7 @@ class Kernel:
                 return await self._await_end(request, timeout, calls), collector
             except asyncio.CancelledError:
                 if not silent:  # `start` closes a kernel whose setup was cancelled
-                    with anyio.CancelScope(shield=True):
-                        await self._interrupt_or_kill(request, calls)
+                    await run_to_end(self._interrupt_or_kill(request, calls))
                 raise
             finally:
                 self.background_characters = request.background_characters
@@ -347,7 +346,7 @@ class Kernel:
     async def kill(self, reason: str) -> None:
         """End the kernel's process. The next caller is given the first `reason`."""
         self.kill_reason = self.kill_reason or reason
-        await self.sandbox.kill()
+        await run_to_end(self.sandbox.kill())
 
     async def _await_end(
         self, request: ExecuteRequest, timeout: float, calls: ToolRun

@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import anyio
-
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.errors import PoolUnavailableError
 
 from .isolation.base import Isolation, KernelSpec, Sandbox
@@ -36,14 +35,16 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # A cancel scope cancels again at the next wait, which would leave the sandbox behind.
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait((task,))
-            if not task.cancelled() and task.exception() is None:
-                await task.result().kill()
+        await run_to_end(_end_launch(task))
         raise
     except OSError as error:
         raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
+
+
+async def _end_launch(task: asyncio.Task[Sandbox]) -> None:
+    await asyncio.wait((task,))
+    if not task.cancelled() and task.exception() is None:
+        await task.result().kill()
 
 
 class EarlyKernel:
@@ -79,7 +80,6 @@ class EarlyKernel:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait((task,))
+            await run_to_end(asyncio.wait((task,)))
             if not task.cancelled():
                 task.exception()  # the choice of a backend reports why it does not work

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 from typing_extensions import override
 
-from cci_plugins.common.cancellation import run_to_end
+from cci_plugins.common.cancellation import run_in_thread, run_to_end
 from cci_plugins.common.code_text import check_code
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.environment import Env, SessionEnvironment, build_session_environment
@@ -69,6 +69,7 @@ except ModuleNotFoundError as missing:
 MAX_LOSS_REASONS = 10_000
 READ_BYTES = 256 * 1024
 RESTART_SECONDS = 3.0  # for code that runs to stop, so that it leaves no file half written
+NOT_STARTED = "its Python did not start"
 COPY_SECONDS = 600.0  # for the files of code that does not stop, which die with its kernel
 
 
@@ -203,16 +204,15 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 folder=isolation.folder,
                 egress=check_egress(self._egress, isolation.name),
             )
-            self._isolation = isolation
             if early is not None and (kernel := early.use(isolation)) is not None:
                 self._warm_pool.add(kernel)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._packages.close()
+            await self._packages.close()
             raise
         finally:
             if early is not None:
                 await early.close()
+        self._isolation = isolation
         watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
         self._tasks = [*map(asyncio.create_task, (watchdog.run(), self._end_idle_sessions()))]
         self._warm_pool.fill()
@@ -273,7 +273,8 @@ class LocalSessionPool(SessionPool, PackageExchange):
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
-            with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
+            opened = await run_in_thread(folder.open_read, name, discard=os.close)
+            with os.fdopen(opened, "rb") as file:
                 before = read_stamp(file.fileno())
                 while chunk := await anyio.to_thread.run_sync(file.read, READ_BYTES):
                     yield chunk
@@ -290,7 +291,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
     async def delete_file(self, session_id: str, name: str) -> None:
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
-            await anyio.to_thread.run_sync(folder.remove, name)
+            await run_in_thread(folder.remove, name)
 
     @override
     async def delete_session(self, session_id: str) -> None:
@@ -331,8 +332,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 yield session
             finally:
                 if session.is_ended:
-                    with anyio.CancelScope(shield=True):
-                        await session.packages.close()
+                    await run_to_end(session.packages.close())
             if session.is_ended:
                 raise SessionLostError("the session was deleted while packages were installed")
 
@@ -427,8 +427,9 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 # another call that waits for this session starts its Python
                 if session.active_calls == 1 and self._sessions.get(session.id) is session:
                     del self._sessions[session.id]
-                    if session.packages.has_own:
-                        self._note_loss(session.id, "its Python did not start")
+                    if session.loss_reason is not None or session.packages.has_own:
+                        self._note_loss(session.id, session.loss_reason or NOT_STARTED)
+                    await session.end(NOT_STARTED)
                 raise
             if session.is_ended:  # while the kernel started
                 await kernel.close()
@@ -451,8 +452,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 preload = self._preload if warm else ()
                 kernel = await Kernel.start(sandbox, self._limits, preload, self._rules)
             except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await packages.close()
+                await run_to_end(packages.close())
                 raise
             kernel.packages = packages
             return kernel

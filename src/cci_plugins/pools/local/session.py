@@ -16,7 +16,7 @@ from secrets import token_hex
 
 import anyio
 
-from cci_plugins.common.cancellation import run_to_end
+from cci_plugins.common.cancellation import run_in_thread, run_to_end
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
 from cci_plugins.common.usage import load_usage
@@ -38,7 +38,7 @@ from cci_plugins.pools.base import OutputHandler
 from cci_plugins.pools.tool_host import ToolHost
 
 from .folder.session_folder import SessionFolder
-from .folder.writer import Stat
+from .folder.writer import FolderWriter, Stat
 from .kernel import Kernel, RunOutcome
 from .output import Collector
 from .packages.session_packages import SessionPackages
@@ -113,7 +113,7 @@ class LocalSession:
         try:
             if old is not None:
                 source, target = old.sandbox.folder, kernel.sandbox.folder
-                await anyio.to_thread.run_sync(source.copy_to, target, self._max_files)
+                await run_in_thread(source.copy_to, target, self._max_files)
             known = await anyio.to_thread.run_sync(kernel.sandbox.folder.scan, self._max_files)
         except BaseException:
             await kernel.close()
@@ -182,16 +182,15 @@ class LocalSession:
             tools=tools,
             environment=None if env is None else env.values,
         )
-        self.loss_reason = None
         duration = timedelta(seconds=time.perf_counter() - started)
         is_lost = outcome in {RunOutcome.KILLED, RunOutcome.DIED}
         files, file_notes = (
             ((), []) if is_lost else await self._find_changed_files(kernel.sandbox.folder)
         )
-        if files:
-            files = await anyio.to_thread.run_sync(_add_hashes, kernel.sandbox.folder, files)
         if is_lost and self.kernel is kernel:  # else `restart` has put another in its place
+            self.loss_reason = kernel.kill_reason or _describe_exit(kernel.exit_status)
             await self.close_kernel()
+        self.loss_reason = None  # this execution reports it, and nothing cancels it from here on
         if tools is not None and kernel.tools_failure and not is_lost:
             file_notes = [*file_notes, _NO_TOOLS_NOTE.format(kernel.tools_failure)]
         status, error = _classify_request(outcome, output, kernel) or _classify_outcome(
@@ -237,17 +236,24 @@ class LocalSession:
         names, notes = select_files_to_report(
             {name: entry.ctime_ns for name, entry in after.items() if before.get(name) != entry}
         )
-        return tuple(_build_file_info(name, after[name]) for name in names), notes
+        files = tuple(_build_file_info(name, after[name]) for name in names)
+        try:
+            if files:
+                files = await anyio.to_thread.run_sync(_add_hashes, folder, files)
+        except BaseException:
+            self._known_files = before  # the next execution reports them
+            raise
+        return files, notes
 
     async def upload(
         self, folder: SessionFolder, name: str, content: AsyncIterator[bytes]
     ) -> FileInfo:
         """Write a whole file, or nothing."""
-        writer = await anyio.to_thread.run_sync(folder.create, name)
+        writer = await run_in_thread(folder.create, name, discard=FolderWriter.abort)
         try:
             async for chunk in content:
-                await anyio.to_thread.run_sync(writer.write, chunk)
-            entry = await anyio.to_thread.run_sync(writer.commit)
+                await run_in_thread(writer.write, chunk)
+            entry = await run_in_thread(writer.commit)
         except BaseException:
             writer.abort()
             raise

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.log import logger
 from cci_plugins.errors import ToolCallError
 from cci_plugins.in_session.host_tools import METADATA_KEY
@@ -81,11 +83,16 @@ class ToolChannel:
         """
         if self._socket is None or self.failure is not None:
             raise OSError("the channel is closed")
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             host = await self._socket.connect()
-            self._reader, self._writer = await asyncio.open_connection(sock=host)
-        if self._writer.transport.get_write_buffer_size() > max_unread:
+            writer = await run_to_end(self._open(host))  # a later run uses it, too
+        if writer.transport.get_write_buffer_size() > max_unread:
             raise ChannelError("it does not read its answers")
+
+    async def _open(self, host: socket.socket) -> asyncio.StreamWriter:
+        self._reader, self._writer = await asyncio.open_connection(sock=host)
+        return self._writer
 
     async def read_frame(self, limit: int) -> bytes:
         """Read a frame. A cancelled call loses nothing.

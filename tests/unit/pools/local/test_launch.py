@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,6 +65,17 @@ async def test_a_launch_that_a_cancel_scope_ends_leaves_no_sandbox() -> None:
         tasks.start_soon(launch, isolation, KernelSpec(Path(sys.executable), key=""))
         await isolation.begun.wait()
         tasks.cancel_scope.cancel()
+    assert isolation.sandbox.ends == 1
+
+
+async def test_a_launch_that_is_cancelled_again_and_again_leaves_no_sandbox() -> None:
+    isolation: Any = Isolation()
+    task = asyncio.create_task(launch(isolation, KernelSpec(Path(sys.executable), key="")))
+    await isolation.begun.wait()
+    for _ in range(5):
+        task.cancel()
+        await asyncio.sleep(0.001)
+    await asyncio.wait((task,))
     assert isolation.sandbox.ends == 1
 
 

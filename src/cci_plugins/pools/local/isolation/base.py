@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.settings import IsolationName
 from cci_plugins.pools.base import DATA_FOLDER
@@ -101,8 +102,7 @@ class Sandbox(ABC):
         try:
             yield
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.kill()
+            await run_to_end(self.kill())
             raise
 
     @asynccontextmanager

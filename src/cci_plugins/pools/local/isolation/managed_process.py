@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.errors import ConfigurationError, IsolationError
 
 from .kernel_config import SOCKETS
@@ -155,7 +156,7 @@ async def run_program(*command: str | Path) -> tuple[int, bytes]:
     Raises:
         OSError: It could not be started.
     """
-    return await asyncio.shield(asyncio.create_task(_run_program(command)))
+    return await run_to_end(_run_program(command))
 
 
 async def _run_program(command: Sequence[str | Path]) -> tuple[int, bytes]:

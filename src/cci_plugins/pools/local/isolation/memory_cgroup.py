@@ -32,6 +32,7 @@ from secrets import token_hex
 
 import anyio.to_thread
 
+from cci_plugins.common.cancellation import run_in_thread
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.log import logger
 
@@ -218,4 +219,4 @@ async def confine(
         except OSError as error:
             logger.warning("a session has no memory cgroup, so its memory is counted: %s", error)
 
-    await anyio.to_thread.run_sync(move)
+    await run_in_thread(move)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import anyio
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.errors import IsolationError
 
 from .interpreter import Interpreter, find_home
@@ -65,8 +66,7 @@ async def run(
                 f"the self-check of {name} did not finish within {START_SECONDS:.0f} s"
             ) from error
         finally:
-            with anyio.CancelScope(shield=True):
-                await sandbox.kill()
+            await run_to_end(sandbox.kill())
     if code != 0:
         reason = message.splitlines()[-1] if message else f"status {code}"
         raise IsolationError(f"the sandbox failed its self-check: {reason}")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from cci_plugins.common.cancellation import run_in_thread, run_to_end
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.pools.local.isolation.launcher import supervisor
 
@@ -52,8 +53,7 @@ class PackageRoot:
         try:
             await self._guard.get_child()
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.close()
+            await self.close()
             raise
 
     def create(self) -> Path:
@@ -67,7 +67,10 @@ class PackageRoot:
         return Path(tempfile.mkdtemp(dir=self._path))
 
     async def close(self) -> None:
-        """Remove everything. A second call does nothing."""
+        """Remove everything, also if the caller is cancelled. A second call does nothing."""
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None:
             await guard.close()
@@ -111,7 +114,7 @@ def _create_root() -> Path:
 
 async def _remove(path: Path) -> None:
     try:
-        await anyio.to_thread.run_sync(supervisor.remove_folder, str(path))
+        await run_in_thread(supervisor.remove_folder, str(path))
     except RuntimeError:  # from Python 3.12 on no thread starts at exit
         supervisor.remove_folder(str(path))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from cci_plugins.common.cancellation import run_in_thread, run_to_end
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
@@ -58,8 +59,7 @@ class PoolPackages:
             if self._specifications:
                 await self._base.install(self._specifications)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._root.close()
+            await self._root.close()
             raise
 
     def create_folder(self) -> PackageFolder:
@@ -122,10 +122,9 @@ class SessionPackages:
         try:
             target = await download(self._source, missing, present, staging.path)
             versions = await anyio.to_thread.run_sync(list_versions, target)
-            await self._add(target, versions)
+            await run_to_end(self._add(target, versions))
         finally:
-            with anyio.CancelScope(shield=True):
-                await staging.close()
+            await run_to_end(staging.close())
         return versions
 
     async def _add(self, target: Path, versions: Mapping[str, str]) -> None:
@@ -155,7 +154,7 @@ class SessionPackages:
                 return (await self._start_upload()).model_dump(by_alias=True)
             if "wheels" in message:
                 wheels = WheelList.model_validate(message)
-                return {"versions": dict(await self._install_upload(wheels))}
+                return {"versions": dict(await run_to_end(self._install_upload(wheels)))}
             await self._add_part(WheelPart.model_validate(message))
         except OSError as error:
             raise ConfigurationError(
@@ -185,7 +184,7 @@ class SessionPackages:
         """
         if self._upload is None or self._upload.name != part.upload:
             raise build_unknown_upload_error()
-        await anyio.to_thread.run_sync(self._upload.add, part)
+        await run_in_thread(self._upload.add, part)
 
     async def _install_upload(self, wheels: WheelList) -> Mapping[str, str]:
         """Install the wheels of the upload, all or none. Return the new versions by name.
@@ -218,9 +217,8 @@ class SessionPackages:
             await self._add(staging.path, versions)
             kept = self._budget.used - upload.size
         finally:
-            with anyio.CancelScope(shield=True):
-                await staging.close()
-                await self._drop_upload(kept)
+            await staging.close()
+            await self._drop_upload(kept)
         self._installed_upload = (wheels.upload, versions)
         return versions
 
@@ -255,7 +253,7 @@ class SessionPackages:
         if self._base is not None:
             await self._base.fill(folder)
         if self._folder is not None:
-            await anyio.to_thread.run_sync(folder.add, self._folder.path)
+            await run_in_thread(folder.add, self._folder.path)
 
     async def close(self) -> None:
         """Remove the host's copy."""

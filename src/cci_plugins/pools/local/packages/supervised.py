@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import anyio
-
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.pools.local.isolation.launcher import supervisor
 from cci_plugins.pools.local.isolation.managed_process import ManagedProcess, ShieldedStart
 
@@ -55,18 +54,23 @@ class SupervisedProgram:
         return await self._start.get_child()
 
     async def close(self) -> None:
-        """End it, and wait for its end. A second call does nothing."""
-        with anyio.CancelScope(shield=True):
-            child = await self._start.get_child_or_none()
-            pipe, self._pipe = self._pipe, ()
-            for descriptor in pipe:
-                os.close(descriptor)
-            if child is None:
-                return
-            if sys.platform == "win32":
-                child.kill()
-            try:
-                async with asyncio.timeout(_END_SECONDS):
-                    await child.wait()
-            except TimeoutError:
-                child.kill()
+        """End it, and wait for its end, also if the caller is cancelled.
+
+        A second call does nothing.
+        """
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
+        child = await self._start.get_child_or_none()
+        pipe, self._pipe = self._pipe, ()
+        for descriptor in pipe:
+            os.close(descriptor)
+        if child is None:
+            return
+        if sys.platform == "win32":
+            child.kill()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
