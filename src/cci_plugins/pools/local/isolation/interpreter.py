@@ -132,11 +132,19 @@ def _find_package_folders(full_path: list[str], isolated_path: list[str]) -> tup
     home = find_home()
     known = {os.path.realpath(path) for path in isolated_path}
     found: list[str] = []
-    for path in dict.fromkeys(map(os.path.realpath, filter(None, full_path))):
+    names = [name for name in full_path if name and isinstance(name, str)]  # others mean nothing
+    for path in dict.fromkeys(map(os.path.realpath, names)):
         contains_home = home is not None and _is_inside(home, path)
-        if path not in known and not contains_home and any(Path(path).glob("*.dist-info")):
+        if path not in known and not contains_home and _has_packages(path):
             found.append(path)
     return tuple(found)
+
+
+def _has_packages(path: str) -> bool:
+    try:
+        return any(Path(path).glob("*.dist-info"))
+    except PermissionError:  # nothing can be imported from there
+        return False
 
 
 def find_home() -> str | None:
