@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import TypeVar
 
+import anyio
 import anyio.to_thread
 
 T = TypeVar("T")
 
 
-async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
+async def run_in_thread(
+    function: Callable[..., T], *arguments: object, limiter: anyio.CapacityLimiter | None = None
+) -> T:
     """Run a function in a worker thread. Where none can be started, run it here.
 
     No thread starts at the limit of processes, nor from Python 3.12 on while the program ends.
@@ -18,6 +22,7 @@ async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
     Args:
         function: It ends soon.
         arguments: What it is called with.
+        limiter: Bounds the number of threads.
     """
     has_begun = False
 
@@ -27,8 +32,8 @@ async def run_in_thread(function: Callable[..., T], *arguments: object) -> T:
         return function(*arguments)
 
     try:
-        return await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work, limiter=limiter)
     except RuntimeError:
         if has_begun:
             raise
-        return function(*arguments)
+        return copy_context().run(function, *arguments)
