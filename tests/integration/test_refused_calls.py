@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from cci_plugins import CodeInterpreter, LocalSessionPool
-from cci_plugins.errors import PoolUnavailableError
+from cci_plugins.errors import FileTransferError, PoolUnavailableError
 from cci_plugins.pools.local.isolation import memory_cgroup, selection, uids
 
 from ._processes import list_children
@@ -122,9 +123,29 @@ async def test_a_shortage_never_chooses_a_weaker_backend(monkeypatch: pytest.Mon
         assert "landlock" in await interpreter.describe()
 
 
-async def test_code_that_ran_keeps_its_result_if_its_files_cannot_be_listed(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_sandbox_without_room_for_a_process_is_not_a_weaker_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    program = tmp_path / "bwrap"
+    text = "Can't fork for pid 1: Resource temporarily unavailable"
+    script = f'[ "$1" = --version ] && echo bubblewrap 0.8.0 || {{ echo "{text}" >&2; exit 1; }}'
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(selection, "_selections", {})
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: str(program))
+    pool = LocalSessionPool(ready_sessions=0, preload=())
+    async with CodeInterpreter(pool) as interpreter:
+        with pytest.raises(PoolUnavailableError, match="for pid 1") as caught:
+            await interpreter.start()
+        assert "ulimit -u" in str(caught.value.hint)
+
+
+async def test_code_that_ran_keeps_its_result_if_its_files_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     pool = LocalSessionPool(ready_sessions=0, preload=())
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session()
@@ -146,6 +167,11 @@ async def test_code_that_ran_keeps_its_result_if_its_files_cannot_be_listed(
                 with pytest.raises(Exception, match="No space left") as caught:
                     await session.files.download("f")
             assert getattr(caught.value, "hint", None), name
+        for call in (lambda: session.files.download("f"), lambda: session.save(tmp_path / "saved")):
+            with monkeypatch.context() as patch:
+                patch.setattr(anyio, "open_file", refuse)
+                with pytest.raises(FileTransferError, match="No space left"):
+                    await call()
         assert await session.files.download("f") == b"x"
 
 

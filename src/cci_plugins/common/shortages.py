@@ -15,6 +15,12 @@ _HINTS = {
     "container)",
     errno.ENOMEM: "end sessions or other programs, because this machine has no memory left",
 }
+_WORDS = {  # of programs that run without a locale
+    "Too many open files in system": errno.ENFILE,
+    "Too many open files": errno.EMFILE,
+    "Resource temporarily unavailable": errno.EAGAIN,
+    "Cannot allocate memory": errno.ENOMEM,
+}
 NO_THREAD = "can't start new thread"
 
 
@@ -39,6 +45,12 @@ def find_hint(error: BaseException) -> str | None:
     if error.errno in _NO_FOLDER:
         return "set TMPDIR to a folder that exists and that this user can write to"
     return _HINTS.get(error.errno or 0)
+
+
+def find_hint_in(text: str) -> str | None:
+    """Return the next step after a shortage that a program reported, or None if it was another."""
+    found = (number for words, number in _WORDS.items() if words in text)
+    return next((_HINTS[number] for number in found), None)
 
 
 def _find_temporary_folder() -> str:

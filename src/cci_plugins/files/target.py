@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import anyio
 
 from cci_plugins.common.file_names import normalize_new_name
 from cci_plugins.common.shortages import find_hint
@@ -91,6 +93,18 @@ def translate_write_errors(path: Path) -> Iterator[None]:
         raise FileTransferError(
             f"cannot write {path}: {error.strerror or error}", hint=hint
         ) from error
+
+
+async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> None:
+    """Write a file.
+
+    Raises:
+        FileTransferError: It cannot be written.
+    """
+    with translate_write_errors(path):
+        async with await anyio.open_file(path, "wb") as file:
+            async for chunk in chunks:
+                await file.write(chunk)
 
 
 def _move_into_place(part: Path, path: Path, *, overwrite: bool) -> None:

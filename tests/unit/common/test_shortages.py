@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from cci_plugins.common import event_loop
-from cci_plugins.common.shortages import NO_THREAD, find_hint, is_shortage
+from cci_plugins.common.shortages import NO_THREAD, find_hint, find_hint_in, is_shortage
 from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.common.threads import run_in_thread
 from cci_plugins.common.tool_loop import ToolLoop
@@ -35,6 +35,12 @@ def test_a_full_or_missing_folder_has_a_next_step(monkeypatch: pytest.MonkeyPatc
         assert not is_shortage(OSError(number, "missing"))
         assert "TMPDIR" in str(find_hint(OSError(number, "missing")))
     assert find_hint(OSError(errno.EPERM, "refused")) is None
+
+
+def test_a_shortage_in_the_words_of_a_program_has_a_next_step() -> None:
+    text = "bwrap: Can't fork for pid 1: Resource temporarily unavailable"
+    assert "ulimit -u" in str(find_hint_in(text))
+    assert find_hint_in("bwrap: Creating new namespace failed: No space left on device") is None
 
 
 def refuse_threads(*_: object, **__: object) -> None:

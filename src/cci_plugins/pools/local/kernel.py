@@ -210,7 +210,10 @@ class Kernel:
         if outcome is not RunOutcome.FINISHED or collector.error is not None:
             await kernel.close()
             reason = collector.error or f"it {outcome.value}"
-            raise PoolUnavailableError(f"the setup of the kernel failed: {reason}")
+            raise PoolUnavailableError(
+                f"the setup of the kernel failed: {reason}",
+                hint="try again; if it repeats, raise the limits of this machine (ulimit -u)",
+            )
         return kernel
 
     def _start_egress_proxy(self, rules: tuple[EgressRule, ...]) -> str | None:

@@ -306,7 +306,8 @@ async def connect_all(connection: dict[str, Any]) -> dict[str, KernelSocket]:
             socket.close()
         if isinstance(error, OSError):
             what = f"cannot connect to the kernel: {error}"
-            raise PoolUnavailableError(what, hint=find_hint(error)) from error
+            hint = find_hint(error) or "try again when this machine is less busy"
+            raise PoolUnavailableError(what, hint=hint) from error
         raise
     return sockets
 

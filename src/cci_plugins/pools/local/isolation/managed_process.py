@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from cci_plugins.common.shortages import find_hint, is_shortage
+from cci_plugins.common.shortages import find_hint, find_hint_in, is_shortage
 from cci_plugins.errors import ConfigurationError, IsolationError, PoolUnavailableError
 
 from .kernel_config import SOCKETS
@@ -122,10 +122,13 @@ class ManagedProcess:
         if not self.has_ended:
             self.process.kill()
 
-    async def build_exit_error(self, what: str) -> IsolationError:
+    async def build_exit_error(self, what: str) -> IsolationError | PoolUnavailableError:
         """Build the error for a process that ended too early."""
         code, message = await self.wait(), await self.read_stderr_tail()
-        return IsolationError(f"{what} ended with status {code}: {message or 'no message'}")
+        text = f"{what} ended with status {code}: {message or 'no message'}"
+        if (hint := find_hint_in(message)) is not None:  # any backend would fail now
+            return PoolUnavailableError(text, hint=hint)
+        return IsolationError(text)
 
 
 class ShieldedStart:

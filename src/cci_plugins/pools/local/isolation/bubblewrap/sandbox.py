@@ -39,7 +39,7 @@ from functools import partial
 from pathlib import Path
 
 from cci_plugins.common.shortages import is_shortage
-from cci_plugins.errors import FileTransferError, IsolationError
+from cci_plugins.errors import FileTransferError, IsolationError, PoolUnavailableError
 from cci_plugins.pools.local.folder.session_folder import SessionFolder, open_all
 from cci_plugins.pools.local.isolation import uids
 from cci_plugins.pools.local.isolation.base import Sandbox
@@ -299,7 +299,9 @@ def _read_content(path: str, root: int) -> bytes:
         return stream.read()
 
 
-def _add_hint(error: IsolationError) -> IsolationError:
+def _add_hint(
+    error: IsolationError | PoolUnavailableError,
+) -> IsolationError | PoolUnavailableError:
     """Give an error of bubblewrap the hint for its reason, and return it."""
     text = str(error)
     if "uid map: Permission denied" in text or "RTM_NEWADDR" in text:
