@@ -152,7 +152,7 @@ class ShieldedStart:
 
     async def get_child_or_none(self) -> ManagedProcess | None:
         """Wait for the child and return it, or None when it could not be started."""
-        with contextlib.suppress(Exception):  # the caller of `get_child` was told
+        with contextlib.suppress(Exception):  # `get_child` raised it
             return await self.get_child()
         return None
 
