@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from .threads import run_in_thread
+
 T = TypeVar("T")
 
 
@@ -41,17 +43,17 @@ async def run_to_end(
     return task.result()
 
 
-async def run_in_thread(
+async def finish_in_thread(
     work: Callable[..., T], *args: Any, discard: Callable[[T], object] | None = None
 ) -> T:
     """Await `work(*args)` in a worker thread to its end, also if the caller is cancelled.
 
-    `anyio.to_thread.run_sync` does so if a scope is cancelled. If the task is, the thread would go
-    on alone: it would write to what its caller closes, and nobody would get what it opens.
+    `run_in_thread` does so if a scope is cancelled. If the task is, the thread would go on alone:
+    it would write to what its caller closes, and nobody would get what it opens.
 
     Args:
         work: The function.
         args: Its arguments.
         discard: Called with the result that a cancelled caller does not get.
     """
-    return await run_to_end(anyio.to_thread.run_sync(work, *args), discard=discard)
+    return await run_to_end(run_in_thread(work, *args), discard=discard)

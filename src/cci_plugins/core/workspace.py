@@ -26,9 +26,10 @@ from pathlib import Path
 import anyio
 from typing_extensions import override
 
-from cci_plugins.common.cancellation import run_in_thread
+from cci_plugins.common.cancellation import finish_in_thread
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.errors import (
     CheckpointError,
     CodeInterpreterError,
@@ -172,7 +173,7 @@ class Workspace:
     async def _publish(self, kept: dict[str, FileInfo]) -> None:
         """Replace the index, if it changed."""
         if kept != self._index:
-            await run_in_thread(self._write_index, kept)
+            await finish_in_thread(self._write_index, kept)
             self._index = kept
 
     async def _copy(self, handle: SessionHandle, name: str) -> FileInfo | None:
@@ -183,7 +184,7 @@ class Workspace:
             with tempfile.TemporaryDirectory(prefix=".cci-", dir=self._folder) as folder:
                 part = Path(folder, "part")
                 info = await transfer.download(handle.id, name, part, ignore_progress)
-                await run_in_thread(part.replace, self._get_copy(info))
+                await finish_in_thread(part.replace, self._get_copy(info))
         except FileTooLargeError:
             return None
         except FileTransferError:
@@ -273,7 +274,7 @@ class BlobWorkspace(Workspace):
         if is_due:
             self._written_since = now
         manifest = _build_manifest(kept, self._written_since, self._retention)
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             part = Path(folder, MANIFEST)
             await anyio.to_thread.run_sync(part.write_text, manifest.to_json(), "ascii")
             await self._store.write(self._prefix, MANIFEST, part)

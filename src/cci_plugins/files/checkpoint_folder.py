@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 from typing_extensions import override
 
-from cci_plugins.common.cancellation import run_in_thread
+from cci_plugins.common.cancellation import finish_in_thread
 from cci_plugins.common.limits import MIB
 from cci_plugins.errors import FileTransferError
 from cci_plugins.models import FileInfo
@@ -54,17 +54,17 @@ class FolderCheckpoints(CheckpointStore):
     @override
     @asynccontextmanager
     async def draft(self) -> AsyncGenerator[Path]:
-        draft = await run_in_thread(self._create_draft, discard=_remove)
+        draft = await finish_in_thread(self._create_draft, discard=_remove)
         try:
             yield draft
         finally:
-            await run_in_thread(_remove, draft)
+            await finish_in_thread(_remove, draft)
 
     @override
     async def publish(self, draft: Path, name: str, manifest: Manifest) -> Checkpoint:
         target = self._folder / name
         try:
-            await run_in_thread(_publish, draft, target, manifest.to_json())
+            await finish_in_thread(_publish, draft, target, manifest.to_json())
         except OSError as error:
             raise _build_write_error(self._folder, error) from error
         return Checkpoint(

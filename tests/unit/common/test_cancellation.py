@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from cci_plugins.common.cancellation import run_in_thread, run_to_end
+from cci_plugins.common.cancellation import finish_in_thread, run_to_end
 
 pytestmark = pytest.mark.anyio
 
@@ -87,7 +87,7 @@ async def test_a_cancelled_task_waits_for_its_thread_and_discards_what_that_retu
         may_end.wait(20)
         return number
 
-    caller = asyncio.create_task(run_in_thread(work, 7, discard=discarded.append))
+    caller = asyncio.create_task(finish_in_thread(work, 7, discard=discarded.append))
     while not begun.is_set():
         await asyncio.sleep(0.001)
     caller.cancel()
@@ -97,5 +97,5 @@ async def test_a_cancelled_task_waits_for_its_thread_and_discards_what_that_retu
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert discarded == [7]
-    assert await run_in_thread(work, 8, discard=discarded.append) == 8
+    assert await finish_in_thread(work, 8, discard=discarded.append) == 8
     assert discarded == [7]

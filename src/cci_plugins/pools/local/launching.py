@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cci_plugins.common.cancellation import run_to_end
-from cci_plugins.errors import PoolUnavailableError
 
 from .isolation.base import Isolation, KernelSpec, Sandbox
 from .kernel import Kernel, build_setup
@@ -27,7 +26,7 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
     and then its sandbox is killed.
 
     Raises:
-        PoolUnavailableError: The system refuses it.
+        OSError: The system refuses it.
         IsolationError: The sandbox could not be started.
     """
     task = asyncio.ensure_future(isolation.launch(spec))
@@ -37,8 +36,6 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
     except asyncio.CancelledError:
         await run_to_end(_end_launch(task))
         raise
-    except OSError as error:
-        raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
 
 async def _end_launch(task: asyncio.Task[Sandbox]) -> None:

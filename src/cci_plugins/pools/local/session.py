@@ -16,9 +16,10 @@ from secrets import token_hex
 
 import anyio
 
-from cci_plugins.common.cancellation import run_in_thread, run_to_end
+from cci_plugins.common.cancellation import finish_in_thread, run_to_end
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.common.usage import load_usage
 from cci_plugins.errors import FileTransferError, SessionLostError
 from cci_plugins.in_session.background_output import describe_background
@@ -113,8 +114,8 @@ class LocalSession:
         try:
             if old is not None:
                 source, target = old.sandbox.folder, kernel.sandbox.folder
-                await run_in_thread(source.copy_to, target, self._max_files)
-            known = await anyio.to_thread.run_sync(kernel.sandbox.folder.scan, self._max_files)
+                await finish_in_thread(source.copy_to, target, self._max_files)
+            known = await run_in_thread(kernel.sandbox.folder.scan, self._max_files)
         except BaseException:
             await kernel.close()
             raise
@@ -231,7 +232,10 @@ class LocalSession:
         self, folder: SessionFolder
     ) -> tuple[tuple[FileInfo, ...], list[str]]:
         """Return the newest files that changed since the last call, and a note on the others."""
-        after = await anyio.to_thread.run_sync(folder.scan, self._max_files)
+        try:
+            after = await run_in_thread(folder.scan, self._max_files)
+        except FileTransferError as error:  # the code ran, so its result must not get lost
+            return (), [f"its files could not be listed: {error}"]
         before, self._known_files = self._known_files, after
         names, notes = select_files_to_report(
             {name: entry.ctime_ns for name, entry in after.items() if before.get(name) != entry}
@@ -239,7 +243,7 @@ class LocalSession:
         files = tuple(_build_file_info(name, after[name]) for name in names)
         try:
             if files:
-                files = await anyio.to_thread.run_sync(_add_hashes, folder, files)
+                files = await run_in_thread(_add_hashes, folder, files)
         except BaseException:
             self._known_files = before  # the next execution reports them
             raise
@@ -249,11 +253,11 @@ class LocalSession:
         self, folder: SessionFolder, name: str, content: AsyncIterator[bytes]
     ) -> FileInfo:
         """Write a whole file, or nothing."""
-        writer = await run_in_thread(folder.create, name, discard=FolderWriter.abort)
+        writer = await finish_in_thread(folder.create, name, discard=FolderWriter.abort)
         try:
             async for chunk in content:
-                await run_in_thread(writer.write, chunk)
-            entry = await run_in_thread(writer.commit)
+                await finish_in_thread(writer.write, chunk)
+            entry = await finish_in_thread(writer.commit)
         except BaseException:
             writer.abort()
             raise
