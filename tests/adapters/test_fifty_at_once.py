@@ -16,7 +16,7 @@ from cci_plugins.testing import FakeSessionPool, ScriptedModel
 
 from .conftest import Ask
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.full, pytest.mark.timeout(900)]
 
 KEYS = [f"user-{number:02}" for number in range(50)]
 

@@ -199,7 +199,7 @@ class Moves:
             self.whole += 1
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.full
 async def test_broken_connections_leave_no_partial_file(azurite, tmp_path):
     count = 50

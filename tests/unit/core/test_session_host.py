@@ -63,10 +63,12 @@ async def test_calls_that_wait_for_a_start_share_its_failure() -> None:
         @override
         async def start(self) -> None:
             self.events.append("start")
-            await anyio.sleep(0.1)
+            attempt = interpreter._host._start
+            while attempt._lock.statistics().tasks_waiting < waiting:
+                await anyio.sleep(0.01)
             raise PoolUnavailableError("the pool did not answer")
 
-    pool, errors = Silent(), list[Exception]()
+    pool, errors, waiting = Silent(), list[Exception](), 2
     interpreter = CodeInterpreter(pool)
 
     async def run(key: str) -> None:
@@ -75,10 +77,12 @@ async def test_calls_that_wait_for_a_start_share_its_failure() -> None:
         except PoolUnavailableError as error:
             errors.append(error)
 
-    async with anyio.create_task_group() as tasks:
-        for key in "abc":
-            tasks.start_soon(run, key)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for key in "abc":
+                tasks.start_soon(run, key)
     assert (pool.events, len(errors)) == (["start"], 3)
+    waiting = 0
     await run("d")
     assert (pool.events, len(errors)) == (["start", "start"], 4)
 
