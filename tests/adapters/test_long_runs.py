@@ -33,19 +33,16 @@ def build_decide_long(session: Session) -> Callable[[Sequence[str]], ScriptedCal
         if not results:
             return ScriptedCall("execute_code", {"code": LONG})
         is_running = results[-1].startswith("[run-1 is still running")
-        if not any(map(STILL.match, results)):
-            action = "look"
-            return ScriptedCall("check_run", {"action": action}) if is_running else results[-1]
+        if "its result was returned before" in results[-1]:
+            return f"It is {results[-2]}"
+        if not any(map(STILL.match, results)):  # what it printed comes a moment later
+            return ScriptedCall("check_run", {"action": "look"}) if is_running else results[-1]
         if is_running and not any(REFUSED in result for result in results):
             return ScriptedCall("execute_code", {"code": "raise SystemExit"})
         if REFUSED in results[-1]:
             asyncio.run(session.files.upload(b"", name="go"))  # the run ends now
-            return ScriptedCall("check_run", {"action": "wait"})
-        if is_running:
-            return ScriptedCall("check_run", {"action": "wait"})
-        if "its result was returned before" in results[-1]:
-            return f"It is {results[-2]}"
-        return ScriptedCall("check_run", {"action": "look"})
+            is_running = True
+        return ScriptedCall("check_run", {"action": "wait" if is_running else "look"})
 
     return decide
 

@@ -94,8 +94,7 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
 def find_optional_modules() -> Iterator[str]:
     """Find the modules without which tests are skipped."""
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        for name in re.findall(r'importorskip\(\s*"([\w.]+)"', path.read_text(encoding="utf-8")):
-            yield name
+        yield from re.findall(r'importorskip\(\s*"([\w.]+)"', path.read_text(encoding="utf-8"))
 
 
 def has_module(name: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from typing_extensions import override
 
 from cci_plugins import Execution, Limits
+from cci_plugins.common import event_loop
 from cci_plugins.core.interpreter import CodeInterpreter, get_session_host
 from cci_plugins.core.session_directory import SessionDirectory
 from cci_plugins.core.session_host import SessionHost
@@ -126,6 +127,25 @@ async def test_an_evicted_session_is_returned_to_the_caller_who_deletes_it() -> 
     assert directory.remove("a") is None
     assert directory.remove("b") is not None
     await directory.aclose()
+
+
+async def test_a_close_that_is_cancelled_while_the_packages_loop_is_busy_comes_to_its_end() -> None:
+    pool, go_on = RecordingPool(), threading.Event()
+
+    async def block() -> None:
+        go_on.wait(20)
+
+    interpreter = CodeInterpreter(pool)
+    await interpreter.run_code("1")
+    busy = event_loop.submit(block)
+    with anyio.move_on_after(0):
+        await interpreter.aclose()
+    go_on.set()
+    await asyncio.wrap_future(busy)
+    with anyio.fail_after(20):
+        while pool.events != ["start", "close"]:
+            await anyio.sleep(0.01)
+    await interpreter.aclose()
 
 
 async def test_a_pool_is_started_once_for_calls_at_the_same_time() -> None:

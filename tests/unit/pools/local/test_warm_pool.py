@@ -62,7 +62,7 @@ async def test_a_session_gets_a_warm_kernel_and_another_one_is_started(
     pool.fill()
     pool.fill()
     kernel: Any = await pool.allocate()
-    await wait_until(lambda: pool.list_ready_kernels())
+    await wait_until(pool.list_ready_kernels)
     assert kernel.warm
     assert [each.warm for each in started] == [True, True]
     assert pool.list_ready_kernels() == started[1:]
