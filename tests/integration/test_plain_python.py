@@ -267,7 +267,8 @@ async def test_two_hundred_cancelled_short_runs_lose_no_session() -> None:
                 await session.run_code(generator.choice(codes))
             with anyio.fail_after(30):
                 after = await session.run_code("x")
-            assert (after.text, after.instance, after.notes) == ("42", first.instance, ())
+            assert after.notes == ()  # the reason, if the session was lost
+            assert (after.text, after.instance) == ("42", first.instance)
 
 
 async def test_a_session_that_does_not_stop_is_reported_by_its_reason(
