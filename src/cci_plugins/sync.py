@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
+
+from cci_plugins.common.temporary import make_temporary_folder
 
 from .common import event_loop
 from .common.approval import Approver
@@ -107,7 +108,7 @@ class SessionFiles:
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Yield a file in chunks, once all of it has arrived on this machine."""
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             path = self.download(name, to=Path(folder, "content"))
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK):

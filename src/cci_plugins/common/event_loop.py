@@ -41,9 +41,10 @@ from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 
 from .log import logger
+from .shortages import find_hint, is_thread_refused
 
 T = TypeVar("T")
 
@@ -124,8 +125,11 @@ class EventLoopThread:
                 self._thread = threading.Thread(
                     target=self._run_loop, args=(started,), name="cci-plugins", daemon=True
                 )
-                self._thread.start()
-                self.loop = self._open_loop = started.result()
+                try:
+                    self._thread.start()
+                    self.loop = self._open_loop = started.result()
+                except (OSError, RuntimeError) as error:
+                    raise _build_refusal(error) from error
                 self._register_exit()
             return self._open_loop
 
@@ -234,11 +238,19 @@ async def _perform(
             future.cancel()
             raise
         except BaseException as error:  # noqa: BLE001 - the caller's, and nothing here to end
+            if is_thread_refused(error):
+                error = _build_refusal(error)
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         else:
             if future.set_running_or_notify_cancel():
                 future.set_result(result)
+
+
+def _build_refusal(error: BaseException) -> CodeInterpreterError:
+    return CodeInterpreterError(
+        f"the system refused what this call needs: {error}", hint=find_hint(error)
+    )
 
 
 def keep_inherited(*objects: object) -> None:
