@@ -444,7 +444,7 @@ class CodeInterpreter(BlockingInterpreter):
 
     def close(self) -> None:
         """End every session and close the pool. A second call does nothing."""
-        event_loop.submit(self._async.aclose).result()  # it goes on after Ctrl-C
+        event_loop.run_blocking(self._async.aclose, must_begin=True)
 
     async def __aenter__(self) -> NoReturn:
         """Refuse `async with`, in which calls would block the event loop."""

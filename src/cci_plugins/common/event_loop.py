@@ -91,17 +91,20 @@ class EventLoopThread:
         self._open_loop: asyncio.AbstractEventLoop | None = None  # None also after `stop`
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def submit(self, func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
+    def submit(
+        self, func: Callable[..., Awaitable[T]], *args: object, must_begin: bool = False
+    ) -> Future[T]:
         """Start `func(*args)` on the loop, with the caller's context variables.
 
-        Cancelling the future cancels the call.
+        Cancelling the future cancels the call. One that must begin does so first, and can then
+        shield what has to come to its end.
         """
         loop = self._get_loop()
         future: Future[T] = Future()
         context = copy_context()
 
         def start() -> None:
-            if future.cancelled():
+            if future.cancelled() and not must_begin:
                 return
             task = loop.create_task(_perform(loop, future, func, *args), context=context)
             self._tasks.add(task)
@@ -289,12 +292,12 @@ def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
     return _event_loop_thread.submit(func, *args)
 
 
-def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:
+def run_blocking(func: Callable[..., Awaitable[T]], *args: object, must_begin: bool = False) -> T:
     """Run `func(*args)` on the loop and block until it is done.
 
     Ctrl-C cancels the call on the loop and is then raised here.
     """
-    future = submit(func, *args)
+    future = _event_loop_thread.submit(func, *args, must_begin=must_begin)
     try:
         return future.result()
     except BaseException:
@@ -327,15 +330,9 @@ async def dispatch_until_ended(func: Callable[..., Awaitable[T]], *args: object)
         raise
 
 
-async def dispatch_to_end(func: Callable[..., Awaitable[T]], *args: object) -> T:
-    """Await `func(*args)` on the loop, where it goes on if the caller is cancelled."""
-    if get_running_loop() is _event_loop_thread.loop:
-        return await func(*args)
-    return await asyncio.shield(asyncio.wrap_future(submit(func, *args)))
-
-
-async def dispatch(func: Callable[..., Awaitable[T]], *args: object) -> T:
+async def dispatch(func: Callable[..., Awaitable[T]], *args: object, must_begin: bool = False) -> T:
     """Await `func(*args)` on the loop. Cancelling the caller cancels the call there."""
     if get_running_loop() is _event_loop_thread.loop:
         return await func(*args)
-    return await asyncio.wrap_future(submit(func, *args))
+    future = _event_loop_thread.submit(func, *args, must_begin=must_begin)
+    return await asyncio.wrap_future(future)
