@@ -37,7 +37,7 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.executions import INTERRUPT, PACKAGES, RESTART
+from cci_plugins.mcp_client.executions import INSTANCE, INTERRUPT, PACKAGES, RESTART
 from cci_plugins.mcp_client.http import was_sent
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
@@ -346,6 +346,19 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
             lambda: self._call_session_tool(session_id, RESTART, {})
         )
         return answer.get("done") is True
+
+    @override
+    async def get_instance(self, session_id: str) -> str | None:
+        self._wiped_sessions.discard(session_id)
+        if not await self._returns_full_results(session_id):
+            await self._prepare_run(session_id, self._busy_limit)
+            return await self._text.find_instance(session_id) or None
+        await self._find_session(session_id)
+        answer = await self._retry.call_with_retry(  # an older server refuses it at once
+            lambda: self._call_session_tool(session_id, INSTANCE, {})
+        )
+        instance = answer.get("instance")
+        return instance if isinstance(instance, str) and instance else None
 
     @override
     async def exchange_packages(

@@ -132,6 +132,10 @@ class TextSessions:
             hint="run the code again later",
         )
 
+    async def find_instance(self, session_id: str) -> str:
+        """Return the instance of a session, without running code of the user's."""
+        return await self._agent.find_instance(session_id)
+
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
         """Write a file in chunks. It gets its name with the last one."""
         name, run, at = validate_name(name), token_hex(8), 0
