@@ -65,7 +65,7 @@ from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .session_packages import PackageSession
 from .session_restart import restart_with_files
-from .session_saving import RESTARTED_NOTE
+from .session_saving import REPLACED_NOTE, RESTARTED_NOTE
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -346,7 +346,7 @@ class Session(LongRunSession, PackageSession):
                 raise
             if self._active_run is not None and self._active_run.is_restarted:
                 raise _build_ended_error() from lost
-            await self._restore_replaced()
+            await self._restore_replaced(REPLACED_NOTE)
             return await execute(self.id, request.code, **request.get_options())
 
     def _attach_notes(self, execution: Execution) -> Execution:

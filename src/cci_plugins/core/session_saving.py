@@ -222,13 +222,13 @@ class SavableSession(ABC):
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
-            await self._restore_replaced()
+            await self._restore_replaced(REPLACED_NOTE)
             return True
         return False
 
-    async def _restore_replaced(self) -> None:
+    async def _restore_replaced(self, loss_note: str) -> None:
         """Restore the uploads of a session that the pool replaced, for the next run's notes."""
-        self._handle.instance, self._loss_note = None, REPLACED_NOTE
+        self._handle.instance, self._loss_note = None, loss_note
         self._notes[:] = [note for note in self._notes if note != RESTARTED_NOTE]  # "files are kept"
         await self._restore_uploads()
 

@@ -54,7 +54,14 @@ from cci_plugins.pools.package_pools import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
-from .cci_server import RunRequest, RunTool, build_refused_error, raise_unsent_error, run_full
+from .cci_server import (
+    RunRequest,
+    RunTool,
+    build_refused_error,
+    is_done,
+    raise_unsent_error,
+    run_full,
+)
 from .held_run import HeldRun
 from .rest_client import RestClient
 from .retry import NoRouteError, RetryPolicy
@@ -336,7 +343,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         answer = await self._retry.call_with_retry(
             lambda: self._call_session_tool(session_id, INTERRUPT, {}), idempotent=True
         )
-        return answer.get("done") is True
+        return is_done(answer)
 
     @override
     async def restart_session(self, session_id: str) -> bool:
@@ -345,7 +352,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         answer = await self._retry.call_with_retry(
             lambda: self._call_session_tool(session_id, RESTART, {})
         )
-        return answer.get("done") is True
+        return is_done(answer)
 
     @override
     async def get_instance(self, session_id: str) -> str | None:

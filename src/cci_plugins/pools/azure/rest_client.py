@@ -138,7 +138,8 @@ class RestClient:
             answer = await self._request_json("POST", url, json=body, starts_code=True)
             if _is_running(answer):
                 answer = await self._wait_finished(session_id, answer)
-        return read_rest(answer, session_id)
+        with map_protocol_errors(starts_code=True):
+            return read_rest(answer, session_id)
 
     async def _wait_finished(self, session_id: str, answer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask for a run until it has ended. A pool may answer with HTTP 202 before that.

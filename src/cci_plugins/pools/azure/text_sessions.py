@@ -228,6 +228,8 @@ class TextSessions:
         is_cut = answer is None
         if answer is not None and "refused" in answer.fields:
             sent.refused_by, answer = get_instance(answer), None
+        elif answer is not None and not {"replaced", "total"} & answer.fields.keys():
+            answer = None  # it does not report the run
         if answer is None:
             answer = await self._resolve_run(session_id, sent)
         if answer is None:
