@@ -73,7 +73,8 @@ class _Leftovers:
     async def aclose(self) -> None:
         """End sessions that would outlive the program, and close the pool."""
         try:
-            if self.pool.capabilities.outlives_app and not self.keeps_sessions:
+            outlives = self.pool.capabilities.outlives_app and self.pool.has_answered
+            if outlives and not self.keeps_sessions:
                 for session_id in self.session_ids:
                     await self.pool.delete_session(session_id)
             self.remove_sessions(*self.session_ids)

@@ -217,7 +217,10 @@ class SavableSession(ABC):
         pool, limits = await self._handle.host.get_pool(), self._handle.host.limits
         try:
             await pool.execute(
-                self._handle.id, "", timeout=limits.execution_timeout, instance=self._handle.instance
+                self._handle.id,
+                "",
+                timeout=limits.execution_timeout,
+                instance=self._handle.instance,
             )
         except SessionLostError as lost:
             if not lost.retryable:
@@ -229,7 +232,9 @@ class SavableSession(ABC):
     async def _restore_replaced(self, loss_note: str) -> None:
         """Restore the uploads of a session that the pool replaced, for the next run's notes."""
         self._handle.instance, self._loss_note = None, loss_note
-        self._notes[:] = [note for note in self._notes if note != RESTARTED_NOTE]  # "files are kept"
+        self._notes[:] = [
+            note for note in self._notes if note != RESTARTED_NOTE
+        ]  # "files are kept"
         await self._restore_uploads()
 
     @asynccontextmanager

@@ -176,6 +176,7 @@ class PlatformSessionPool(RemoteSessionPool):
         async with self._discovery.hold():
             if self._server is None:
                 self._server = await self._retry.call_with_renewal(self._discover_server)
+                self._contact.has_answered = True
 
     @override
     async def aclose(self) -> None:

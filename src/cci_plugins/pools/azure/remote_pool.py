@@ -64,7 +64,7 @@ from .cci_server import (
 )
 from .held_run import HeldRun
 from .rest_client import RestClient
-from .retry import NoRouteError, RetryPolicy
+from .retry import Contact, NoRouteError, RetryPolicy
 from .text_sessions import TextSessions
 
 MARGIN = timedelta(seconds=15)
@@ -102,16 +102,22 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         self.package_options = packages
         self._margin = margin
         self._busy_limit = limits.execution_timeout + margin  # code of others may run
-        self._retry = RetryPolicy(auth, patience)
+        self._contact = contact = Contact()
+        self._retry = RetryPolicy(auth, patience, contact=contact)
         # shorter than a client waits, which then asks for its run
-        self._relay_retry = RetryPolicy(auth, min(patience, margin / 2))
-        self._look_retry = RetryPolicy(auth, LOOK_PATIENCE * patience)
-        self._rest_retry = RetryPolicy(rest_auth, patience)
+        self._relay_retry = RetryPolicy(auth, min(patience, margin / 2), contact=contact)
+        self._look_retry = RetryPolicy(auth, LOOK_PATIENCE * patience, contact=contact)
+        self._rest_retry = RetryPolicy(rest_auth, patience, contact=contact)
         self._text = TextSessions(
             self._run_text_only, retry=self._retry, limits=limits, margin=margin
         )
         self._has_files_api: bool | None = None
         self._wiped_sessions: set[str] = set()
+
+    @property
+    @override
+    def has_answered(self) -> bool:
+        return self._contact.has_answered
 
     @abstractmethod
     async def _get_rest_client(self) -> RestClient:

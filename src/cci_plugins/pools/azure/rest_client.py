@@ -406,7 +406,9 @@ class RestClient:
             return SessionFileNotFoundError(f"the session has no file {name!r}")
         error = build_error_from_status(status, response.headers, body, starts_code=starts_code)
         if status in {_NOT_FOUND, _NOT_ALLOWED} and not isinstance(error, SessionLostError):
-            return NoRouteError(str(error), hint=error.hint)
+            missing = NoRouteError(str(error), hint=error.hint)
+            missing.is_bare = not any(parse_error_body(body))
+            return missing
         if status == _TOO_LARGE:
             limit = self._file_bytes
             return FileTooLargeError(f"the pool refused the file ({error})", size=0, limit=limit)
