@@ -53,19 +53,18 @@ def nonsense(status: int, body: bytes) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("kind", ["platform", "custom"])
 @pytest.mark.parametrize(
-    ("status", "body"),
+    "answer",
     [(200, PAGE), (200, b"\x00\xff garbage"), (200, b'{"hello": 1}'), (404, PAGE), (405, b"")],
 )
 def test_a_command_reports_at_once_that_a_server_is_not_a_pool(
     kind: str,
-    status: int,
-    body: bytes,
+    answer: tuple[int, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = Command(tmp_path, monkeypatch, capsys)
-    with nonsense(status, body) as (url, asked):
+    with nonsense(*answer) as (url, asked):
         variables = {"AZURE_SESSION_POOL_ENDPOINT": url, "CCI_ACCESS_TOKEN": "a-token"}
         if kind == "platform":
             variables = {

@@ -213,7 +213,8 @@ class SessionHost:
         try:
             async with lock:
                 if is_needed():
-                    await self.pool.delete_session(session_id)
+                    if self.pool.has_answered:
+                        await self.pool.delete_session(session_id)
                     self.note_end(session_id)
         finally:
             if not lock.statistics().tasks_waiting:

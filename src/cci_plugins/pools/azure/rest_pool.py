@@ -39,7 +39,7 @@ from .rest_client import RestClient
 from .retry import NoRouteError
 
 _MAX_CLIENTS = 256
-_NOT_A_POOL_HINT = "check that the endpoint is that of a session pool, and wait for the cooldown of unused sessions"
+_NOT_A_POOL_HINT = "check that the endpoint is that of a session pool, or wait for a free session"
 _FULL_HINT = (
     "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
 )
