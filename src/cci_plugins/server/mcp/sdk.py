@@ -444,7 +444,7 @@ def _hide_faults() -> Generator[None]:
     """
     try:
         yield
-    except Exception as caught:
+    except Exception as caught:  # noqa: BLE001 - whatever a tool raises
         error = caught
         while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]  # the task group that reports progress
