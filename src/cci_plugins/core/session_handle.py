@@ -188,7 +188,11 @@ class SessionHandle:
         except CodeInterpreterError as error:
             logger.info("the session's instance is not known: %s", describe_error(error))
             return
-        self.instance = self.instance or found
+        self._take_instance(found)
+
+    def _take_instance(self, found: str | None) -> None:
+        if self.instance is None:  # a run may have stated it meanwhile
+            self.instance = found
 
     async def restore_uploads(self) -> tuple[Sequence[str], Sequence[str]]:
         """Send every remembered file to the session again.

@@ -98,7 +98,7 @@ def read_rest(body: Mapping[str, Any], session_id: str) -> Execution:
 
 
 def build_unreported_error() -> ProtocolError:
-    """Build the error for an answer that is well formed and says nothing about the run."""
+    """Build the error for a well-formed answer that reports nothing about the run."""
     return ProtocolError(
         "the pool's answer does not report how the run ended",
         hint="check that the endpoint is that of a session pool",
