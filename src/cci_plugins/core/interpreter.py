@@ -294,7 +294,8 @@ class CodeInterpreter(BackgroundInterpreter):
         try:
             execution = await session.run_code(packages.LIST_CODE)
         finally:
-            await run_to_end(session.delete())
+            if self._host.pool.has_answered:
+                await run_to_end(session.delete())
         return packages.parse_packages(execution.stdout)
 
     async def run_code(
