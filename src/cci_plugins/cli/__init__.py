@@ -23,13 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     gc.set_threshold(_NEW_OBJECTS)
     try:
-        from .interrupts import defer_interrupt
+        from .interrupts import defer_interrupt, ignore_interrupt
 
         with defer_interrupt():
             from .app import start
 
         code = start(arguments)
-    except KeyboardInterrupt:  # before the command began
+        ignore_interrupt()  # another Ctrl-C does not disturb the end
+    except KeyboardInterrupt:  # outside the command
         sys.stderr.write("error: interrupted\n")
         sys.exit(130)
     except ModuleNotFoundError as missing:

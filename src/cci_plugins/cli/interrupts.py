@@ -1,4 +1,4 @@
-"""Ctrl-C while modules are loaded, when Python may swallow it or end in any of their lines."""
+"""Ctrl-C where Python would swallow it, or print a traceback: while modules load, and at exit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def defer_interrupt() -> Generator[None]:
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C meanwhile.
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not _raises_interrupt():
         yield
         return
     arrived: list[int] = []
@@ -27,3 +26,15 @@ def defer_interrupt() -> Generator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if arrived:
         raise KeyboardInterrupt
+
+
+def ignore_interrupt() -> None:
+    """Ignore Ctrl-C from now on, where it would raise `KeyboardInterrupt`."""
+    if _raises_interrupt():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _raises_interrupt() -> bool:
+    """Return whether Ctrl-C raises in this thread, and no application has another use for it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
