@@ -25,6 +25,7 @@ import anyio
 
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.common import event_loop
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.log import logger
 from cci_plugins.common.renewal import Renewable
@@ -168,15 +169,22 @@ class BlobStorage(Renewable):
         return f"BlobStorage({self._address.url!r}, {self._container!r})"
 
     @asynccontextmanager
-    async def staged(self, size: int) -> AsyncGenerator[StagedBlob]:
-        """Provide a blob for one transfer, and delete it at the end.
+    async def staged(self, size: int, *, creates: bool = True) -> AsyncGenerator[StagedBlob]:
+        """Provide an empty blob for one transfer, and delete it at the end.
 
         Args:
             size: Bytes to move. More bytes get a longer lifetime.
+            creates: Create it. Otherwise the first request to its link does.
+
+        Raises:
+            FileTransferError: It cannot be created.
+            AuthenticationError: The sign-in failed, or a role is missing.
         """
         _require_sdk()
         blob = StagedBlob(self, token_hex(16), compute_lifetime(size))
         try:
+            if creates:
+                await run_to_end(event_loop.dispatch(self._create, blob.name))  # before `delete`
             yield blob
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
@@ -276,6 +284,10 @@ class BlobStorage(Renewable):
                 know(key.value or "")
                 self._delegation = (key, expiry)
             return self._delegation[0]
+
+    async def _create(self, name: str) -> None:
+        with _SdkErrorTranslator("write"):
+            await self._get_container().upload_blob(name, b"")
 
     async def _delete(self, name: str) -> None:
         try:
