@@ -22,7 +22,9 @@ pytest.importorskip("uvicorn")
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SESSION = "session-1"
-FORM = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n' + b"a" * 90_000
+FORM = (
+    b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n' + b"a" * 90_000
+)
 
 
 def list_connections(pool: Any) -> list[object]:

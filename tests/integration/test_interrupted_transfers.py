@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 pytest.importorskip("jupyter_client")
@@ -44,7 +45,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         body = await read_body(receive, 10**8) or b""
-        if b'"tools/call"' in body and self._azurite.blobs():
+        if b'"tools/call"' in body and await anyio.to_thread.run_sync(self._azurite.blobs):
             self._runs += 1
         if self._runs != 2:  # the first one starts the child process that will move it
             await self._app(scope, replay_body(body, receive), send)
@@ -84,7 +85,8 @@ async def test_a_session_that_goes_on_after_a_cancelled_download_leaves_no_blob(
             await gate.has_ended.wait()  # the session has moved the file by then
         assert azurite.blobs() == []
         assert list(tmp_path.iterdir()) == []
-        assert (await session.files.download("a.bin", to=tmp_path / "a.bin")).route == "blob"
+        await session.files.download("a.bin", to=tmp_path / "a.bin")
+        assert (tmp_path / "a.bin").stat().st_size == 1_000_000
     assert azurite.blobs() == []
 
 
@@ -99,7 +101,8 @@ async def test_a_request_that_outlives_the_blob_does_not_create_it(
         monkeypatch.setattr(transfer, "BLOCK", 1 << 20)
     (tmp_path / "a.bin").write_bytes(b"a" * size)
     storage = azurite.storage()
-    async with storage.staged(size) as blob:
+    async with storage.staged(size, creates=True) as blob:
+        assert blob.is_created
         link = await blob.link("cw")
         job = {
             "verb": "put",
@@ -119,7 +122,7 @@ async def test_a_cancelled_start_of_a_transfer_leaves_no_blob(azurite: Azurite) 
     storage = azurite.storage()
 
     async def stage() -> None:
-        async with storage.staged(1):
+        async with storage.staged(1, creates=True):
             pass
 
     await stage()  # from now on the storage is connected

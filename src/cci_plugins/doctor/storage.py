@@ -69,7 +69,7 @@ async def _check_sign(context: Context) -> Outcome:
     """Check that links can be signed, by the account's key or by user delegation."""
     storage = _open_storage(context)
     try:
-        async with storage.staged(_CONTENT, creates=False) as blob:
+        async with storage.staged(_CONTENT) as blob:
             await blob.link("r")
     finally:
         await storage.aclose()
@@ -81,7 +81,7 @@ async def _check_write_read(context: Context) -> Outcome:
     storage = _open_storage(context)
     content = token_hex(_CONTENT).encode()
     try:
-        async with storage.staged(len(content), creates=False) as blob:
+        async with storage.staged(len(content)) as blob:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 sent, back = Path(folder, "sent"), Path(folder, "back")
                 sent.write_bytes(content)  # noqa: ASYNC240 - 2 KiB

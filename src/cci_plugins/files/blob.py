@@ -51,6 +51,7 @@ MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=10), timedelta(hours=1)
 MIN_BYTES_PER_SECOND = 1 << 20  # the slowest transfer that a lifetime allows for
 DELEGATION_KEY_LIFETIME = timedelta(hours=2)
 MAX_DELEGATION_KEY_LIFETIME = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
+_CREATE_SECONDS = 5
 _CONNECT_SECONDS, _READ_SECONDS = 20, 60  # the defaults of the SDK's own transport
 ACCOUNT_HINT = "set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service"
 ROLES_HINT = (
@@ -169,22 +170,19 @@ class BlobStorage(Renewable):
         return f"BlobStorage({self._address.url!r}, {self._container!r})"
 
     @asynccontextmanager
-    async def staged(self, size: int, *, creates: bool = True) -> AsyncGenerator[StagedBlob]:
-        """Provide an empty blob for one transfer, and delete it at the end.
+    async def staged(self, size: int, *, creates: bool = False) -> AsyncGenerator[StagedBlob]:
+        """Provide a blob for one transfer, and delete it at the end.
 
         Args:
             size: Bytes to move. More bytes get a longer lifetime.
-            creates: Create it. Otherwise the first request to its link does.
-
-        Raises:
-            FileTransferError: It cannot be created.
-            AuthenticationError: The sign-in failed, or a role is missing.
+            creates: Create it empty if possible, so that its writer can insist that it is there.
         """
         _require_sdk()
         blob = StagedBlob(self, token_hex(16), compute_lifetime(size))
         try:
-            if creates:
-                await run_to_end(event_loop.dispatch(self._create, blob.name))  # before `delete`
+            if creates:  # to the end, so that it is deleted after that
+                create = event_loop.dispatch(self._create, blob.name)
+                blob.is_created = await run_to_end(create)
             yield blob
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
@@ -285,9 +283,15 @@ class BlobStorage(Renewable):
                 self._delegation = (key, expiry)
             return self._delegation[0]
 
-    async def _create(self, name: str) -> None:
-        with _SdkErrorTranslator("write"):
-            await self._get_container().upload_blob(name, b"")
+    async def _create(self, name: str) -> bool:
+        """Create an empty blob. Return False if that fails, for which the transfer has a reason."""
+        try:
+            with anyio.move_on_after(_CREATE_SECONDS), _SdkErrorTranslator("write"):
+                await self._get_container().upload_blob(name, b"")
+                return True
+        except (CodeInterpreterError, FileNotFoundError) as error:
+            logger.info("a blob for a transfer could not be created: %s", error)
+        return False
 
     async def _delete(self, name: str) -> None:
         try:
@@ -340,10 +344,14 @@ class StagedBlob:
         storage: The storage that holds it.
         name: Its random name.
         lasts: How long its signatures are valid.
+
+    Attributes:
+        name: Its random name.
+        is_created: Whether it is there, and empty.
     """
 
     def __init__(self, storage: BlobStorage, name: str, lasts: timedelta) -> None:
-        self.name = name
+        self.name, self.is_created = name, False
         self._storage, self._lifetime = storage, lasts
         self._links: list[SecretUrl] = []
 

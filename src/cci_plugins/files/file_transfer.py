@@ -15,8 +15,8 @@ A URL of the user is fetched by the session (`direct`), or by this machine and t
 Invariants:
 
 * A session is given a SAS for one blob, one direction and minutes only. The blob is deleted when
-  the transfer ends, also by an error or cancellation. A request that outlives it, such as that of
-  a session which goes on, does not bring the blob back: it replaces one that is there, or fails.
+  the transfer ends, also by an error or cancellation. A cancelled transfer waits for its thread
+  before (`transfer_locally`). A session that goes on replaces a blob that is there, or fails.
 * A session's report may be a lie. `check_report` accepts a size, a hash or a reason and nothing
   else. An upload counts only if the session's size and hash equal those of the sent file. A
   download is compared with the report, and a size beyond the limit ends it.
@@ -262,7 +262,7 @@ class FileTransfer:
     ) -> FileInfo:
         async with self._require_storage().staged(source.size) as blob:
             async with source.path() as path:
-                job = self._build_job("put", await blob.link("cw"), path=str(path), replaces=True)
+                job = self._build_job("put", await blob.link("cw"), path=str(path))
                 sent = await self._run_locally(job, name, _halve_progress(on_progress))
             if sent["size"] != source.size:
                 raise FileTransferError(
@@ -284,8 +284,8 @@ class FileTransfer:
     ) -> FileInfo:
         limit = self._limits.staged_bytes
         size = await self._get_size(session_id, name)
-        async with self._require_storage().staged(size) as blob:
-            job = self._build_job("put", await blob.link("cw"), name=name, replaces=True)
+        async with self._require_storage().staged(size, creates=True) as blob:
+            job = self._build_job("put", await blob.link("cw"), name=name, replaces=blob.is_created)
             sent = await self._run_in_session(session_id, job, _halve_progress(on_progress))
             if sent["size"] > limit:
                 raise self._build_too_large_error(sent["size"], has_files_api=False)
