@@ -73,13 +73,14 @@ class _Leftovers:
     async def aclose(self) -> None:
         """End sessions that would outlive the program, and close the pool."""
         try:
-            if self.pool.capabilities.outlives_app and not self.keeps_sessions:
-                for session_id in self.session_ids:
-                    await self.pool.delete_session(session_id)
-            self.remove_sessions(*self.session_ids)
-            await self.pool.aclose()
-            if self.file_transfer is not None:
-                await self.file_transfer.aclose()
+            async with AsyncExitStack() as stack:
+                if self.file_transfer is not None:
+                    stack.push_async_callback(self.file_transfer.aclose)
+                stack.push_async_callback(self.pool.aclose)
+                if self.pool.capabilities.outlives_app and not self.keeps_sessions:
+                    for session_id in self.session_ids:
+                        stack.push_async_callback(self.pool.delete_session, session_id)
+                self.remove_sessions(*self.session_ids)
         except CodeInterpreterError as error:
             logger.warning(
                 "an interpreter that was not closed did not end cleanly: %s", describe_error(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -128,3 +129,24 @@ async def test_a_pool_is_started_once_for_calls_at_the_same_time() -> None:
     async with CodeInterpreter(pool) as interpreter:
         await asyncio.gather(*(interpreter.start() for _ in range(5)))
     assert pool.events == ["start", "close"]
+
+
+async def test_a_session_that_cannot_be_deleted_keeps_nothing_else_of_an_abandoned_host() -> None:
+    class FailingPool(RecordingPool):
+        def __init__(self) -> None:
+            super().__init__()
+            self.capabilities = replace(self.capabilities, outlives_app=True)
+
+        @override
+        async def delete_session(self, session_id: str) -> None:
+            self.events.append(session_id)
+            raise PoolUnavailableError("no")
+
+    pool = FailingPool()
+    host = SessionHost(pool)
+    host.note_use("a")
+    host.note_use("b")
+    leftovers = host._leftovers
+    host.refuse_calls()
+    await leftovers.aclose()
+    assert sorted(pool.events) == ["a", "b", "close"]

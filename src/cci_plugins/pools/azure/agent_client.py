@@ -239,7 +239,7 @@ class AgentClient:
             answer = call.parse_answer(reply.stdout)
             if answer is None or "absent" not in answer.fields:
                 return reply
-            del self._ready[session_id]
+            self._ready.pop(session_id, None)  # another call may have found it too
         reply = await self._send(session_id, call.code, limit)
         answer = call.parse_answer(reply.stdout)
         if answer is not None:

@@ -247,3 +247,29 @@ async def test_a_file_that_is_too_large_stops_before_it_is_sent_build_answer() -
 )
 def test_code_that_awaits_is_distinguished_from_other_code(code: str, *, awaits: bool) -> None:
     assert needs_await(code) is awaits
+
+
+async def test_calls_that_find_a_replaced_session_at_the_same_time_all_bring_the_agent() -> None:
+    is_replaced = False
+
+    class ReplacedPool(Pool):
+        async def send(self, session_id: str, code: str, limit: timedelta) -> Execution:
+            has_source = len(code) > 5_000
+            self.answer = lambda _: (
+                ({"instance": "i", "done": True}, "")
+                if has_source or not is_replaced
+                else ({"absent": True}, "")
+            )
+            reply = await super().send(session_id, code, limit)
+            await anyio.sleep(0.01)
+            return reply
+
+    retry = RetryPolicy(StaticKey("key"), timedelta(milliseconds=300))
+    pool = ReplacedPool(lambda _: None)
+    sessions = TextSessions(pool.send, retry=retry, limits=Limits(), margin=SECOND)
+    await sessions.delete_file("s", "a")
+    is_replaced = True
+    async with anyio.create_task_group() as tasks:
+        for name in ("a", "b", "c"):
+            tasks.start_soon(sessions.delete_file, "s", name)
+    assert pool.verbs == ["remove"] * 7
