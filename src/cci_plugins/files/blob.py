@@ -25,8 +25,8 @@ import anyio
 
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.common import event_loop
-from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.azure_hosts import check_sign_in_host
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.log import logger
 from cci_plugins.common.renewal import Renewable
 from cci_plugins.common.urls import SecretUrl, is_loopback_host

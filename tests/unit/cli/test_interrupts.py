@@ -44,7 +44,7 @@ VERSION, RUN = ["--version"], ["run", "print(1)", "--isolation", "process"]
     ],
 )
 def test_ctrl_c_while_modules_load_ends_the_command(
-    module: str, arguments: list[str], swallows: bool, tmp_path: Path
+    module: str, arguments: list[str], tmp_path: Path, *, swallows: bool
 ) -> None:
     pytest.importorskip("jupyter_client")
     code = PROGRAM.format(module=module, arguments=arguments, swallows=swallows)
@@ -63,9 +63,14 @@ def test_ctrl_c_while_modules_load_ends_the_command(
 
 def test_an_interrupt_is_raised_after_the_block() -> None:
     steps = []
-    with pytest.raises(KeyboardInterrupt), defer_interrupt():
-        signal.raise_signal(signal.SIGINT)
-        steps.append("went on")
+
+    def work() -> None:
+        with defer_interrupt():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert steps == ["went on"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
