@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
+
+from cci_plugins.common.temporary import make_temporary_folder
 
 from .common import event_loop
 from .common.approval import Approver
@@ -107,7 +108,7 @@ class SessionFiles:
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Yield a file in chunks, once all of it has arrived on this machine."""
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             path = self.download(name, to=Path(folder, "content"))
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK):
@@ -443,7 +444,7 @@ class CodeInterpreter(BlockingInterpreter):
 
     def close(self) -> None:
         """End every session and close the pool. A second call does nothing."""
-        event_loop.run_blocking(self._async.aclose)
+        event_loop.run_blocking(self._async.aclose, must_begin=True)
 
     async def __aenter__(self) -> NoReturn:
         """Refuse `async with`, in which calls would block the event loop."""

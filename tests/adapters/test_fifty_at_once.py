@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+import anyio
 import pytest
 
 from cci_plugins import CodeInterpreter, Execution, Limits, LocalSessionPool
@@ -16,7 +17,7 @@ from cci_plugins.testing import FakeSessionPool, ScriptedModel
 
 from .conftest import Ask
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.full, pytest.mark.timeout(900)]
 
 KEYS = [f"user-{number:02}" for number in range(50)]
 
@@ -79,4 +80,6 @@ async def test_the_resources_of_fifty_conversations_are_released(
         after = await conversations()
     # the portal's thread may still hold the last call; what grows with conversations is a leak
     assert max((after - before).values(), default=0) < len(KEYS) // 5
-    assert len(asyncio.all_tasks()) == tasks
+    with anyio.fail_after(20):
+        while len(asyncio.all_tasks()) > tasks:  # what ends a moment later is not left
+            await asyncio.sleep(0.05)

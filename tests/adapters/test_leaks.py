@@ -111,7 +111,7 @@ def test_agents_count_in_one_session_and_nothing_warns(name: str) -> None:
         check=False,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         text=True,
-        timeout=100,
+        timeout=280,
     )
     assert done.stderr == ""
     counted = done.stdout.split()

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from cci_plugins import CodeInterpreter, ToolOptions
+from cci_plugins import CodeInterpreter, Session, ToolOptions
 from cci_plugins.testing import Script, ScriptedCall, ScriptedModel, Steps
 from cci_plugins.tools import check_run
 
 from .conftest import FRAMEWORKS, ask_langchain, ask_openai_agents
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-LONG = "import time\nprint('begun', flush=True)\ntime.sleep(0.9)\nprint('done')\n6 * 7"
+LONG = (
+    "import os, time\nprint('begun', flush=True)\n"
+    "while not os.path.exists('go'): time.sleep(0.01)\nprint('done')\n6 * 7"
+)
 STILL = re.compile(
     r"\[run-\d is still running after \d+ s\. Call check_run with action .*\]\nbegun"
 )
+REFUSED = "was not run: run-1 is still running"
 
 
-def decide_long(results: Sequence[str]) -> ScriptedCall | str:
+def build_decide_long(session: Session) -> Callable[[Sequence[str]], ScriptedCall | str]:
     """Run long code, try more code meanwhile, then wait for the result, and ask once more."""
-    steps: list[tuple[str, ScriptedCall]] = [
-        ("", ScriptedCall("execute_code", {"code": LONG})),
-        (STILL.pattern, ScriptedCall("execute_code", {"code": "raise SystemExit"})),
-        ("was not run: run-1 is still running", ScriptedCall("check_run", {"action": "wait"})),
-    ]
-    for expected, call in steps[len(results) :]:
-        return call if not results or re.search(expected, results[-1]) else f"odd: {results[-1]}"
-    if results[-1].startswith("[run-1 is still running"):
-        return steps[-1][1]
-    if "its result was returned before" in results[-1]:
-        return f"It is {results[-2]}"
-    return ScriptedCall("check_run", {"action": "look"})
+
+    def decide(results: Sequence[str]) -> ScriptedCall | str:
+        if not results:
+            return ScriptedCall("execute_code", {"code": LONG})
+        is_running = results[-1].startswith("[run-1 is still running")
+        if "its result was returned before" in results[-1]:
+            return f"It is {results[-2]}"
+        if not any(map(STILL.match, results)):  # what it printed comes a moment later
+            return ScriptedCall("check_run", {"action": "look"}) if is_running else results[-1]
+        if is_running and not any(REFUSED in result for result in results):
+            return ScriptedCall("execute_code", {"code": "raise SystemExit"})
+        if REFUSED in results[-1]:
+            asyncio.run(session.files.upload(b"", name="go"))  # the run ends now
+            is_running = True
+        return ScriptedCall("check_run", {"action": "wait" if is_running else "look"})
+
+    return decide
 
 
 def decide_stop(results: Sequence[str]) -> ScriptedCall | str:
@@ -83,6 +93,7 @@ async def test_a_model_waits_for_a_long_run_and_stops_another(
 ) -> None:
     for key in ("long", "stop"):  # so that the kernel runs already
         await warm.session(f"{key}-{name}").run_code("1")
+    decide_long = build_decide_long(warm.session(f"long-{name}"))
     script = Script((Steps("compute", decide_long), Steps("loop", decide_stop)))
     options = ToolOptions(wait=0.6)
     with ScriptedModel(script) as model:

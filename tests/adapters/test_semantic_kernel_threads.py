@@ -45,7 +45,7 @@ def test_the_first_calls_in_several_threads_give_the_model_the_results() -> None
         capture_output=True,
         check=False,
         text=True,
-        timeout=100,
+        timeout=280,
     )
     assert done.stderr == ""
     assert done.stdout.strip() == str(["42"] * 4)

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from cci_plugins import CodeInterpreter, LocalSessionPool
+from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
 from cci_plugins.core.session_host import SessionHost
 from cci_plugins.errors import PoolUnavailableError
 
@@ -77,15 +77,25 @@ async def test_a_start_that_fails_for_all_leaves_no_session(
     assert await pool.list_sessions() == []
 
 
-@pytest.mark.parametrize("codes", [[], ["time.sleep(60)"]], ids=["idle", "running"])
+async def begin(pool: LocalSessionPool, code: str) -> asyncio.Task[Execution]:
+    """Start code that prints something, and wait for that."""
+    has_begun = asyncio.Event()
+    run = pool.execute("s", code, timeout=60, on_output=lambda _: has_begun.set())
+    task = asyncio.ensure_future(run)
+    await has_begun.wait()
+    return task
+
+
+@pytest.mark.parametrize(
+    "codes", [[], ["print('on', flush=True)\ntime.sleep(60)"]], ids=["idle", "running"]
+)
 async def test_a_cancelled_deletion_ends_the_python(
     codes: list[str], pool: LocalSessionPool
 ) -> None:
     before = list_children()
     for steps in STEPS:
         await pool.execute("s", "import time", timeout=30)
-        runs = [asyncio.create_task(pool.execute("s", code, timeout=60)) for code in codes]
-        await anyio.sleep(0.05 * len(runs))
+        runs = [await begin(pool, code) for code in codes]
         await cancel_after(steps, pool.delete_session("s"))
         if await pool.list_sessions():  # it was cancelled before its first step
             await pool.delete_session("s")

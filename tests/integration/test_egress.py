@@ -523,6 +523,9 @@ async def test_a_session_without_egress_has_no_variables_and_no_network(bubblewr
         assert output.splitlines() == ["[]", "failed"]
 
 
+WORKERS = ("AnyIO worker thread", "asyncio_", "cci-plugins")  # those of event loops stay
+
+
 async def test_closing_the_pool_ends_every_proxy(bubblewrap, site):
     before = set(threading.enumerate())
     with listening(echo) as port:
@@ -536,10 +539,11 @@ async def test_closing_the_pool_ends_every_proxy(bubblewrap, site):
                 "print([s.recv(99)[9:12] for s in held])",
             )
     deadline = time.monotonic() + 20
-    while left := [t for t in set(threading.enumerate()) - before if "process_request" in t.name]:
+    while left := [
+        t for t in set(threading.enumerate()) - before if not t.name.startswith(WORKERS)
+    ]:
         assert time.monotonic() < deadline, left
         await anyio.sleep(0.05)
-    assert threading.active_count() <= len(before) + 4  # the runner's own workers stay
 
 
 async def test_a_backend_that_cannot_limit_egress_to_hosts_is_rejected():

@@ -7,7 +7,7 @@ import anyio
 import httpx
 import pytest
 
-from cci_plugins import CodeInterpreter
+from cci_plugins import CodeInterpreter, Execution
 from cci_plugins.pools.azure.mcp_pool import PlatformSessionPool
 from cci_plugins.testing import check_session_pool
 
@@ -92,20 +92,34 @@ async def test_replicas_share_sessions_without_sharing_anything_else(running):
 
 async def test_output_streams_and_a_replaced_container_is_noticed_through_the_gateway(running):
     azure, urls = running
-    pieces: list[tuple[float, str]] = []
+    pieces: list[str] = []
+    executions: list[Execution] = []
+    has_begun = anyio.Event()
+
+    def handle_output(event):
+        pieces.append(event.text)
+        has_begun.set()
+
+    async def nothing():
+        yield b""
+
     with anyio.fail_after(60):
         async with CodeInterpreter(PlatformSessionPool(urls[0], key=KEY)) as interpreter:
             before = set(azure.emulator._last_used)
-            code = "import time\nfor n in 0, 1, 2:\n    print(n)\n    time.sleep(0.6)"
-            execution = await interpreter.run_code(
-                code, on_output=lambda event: pieces.append((anyio.current_time(), event.text))
-            )
-            ended = anyio.current_time()
-            (identifier,) = set(azure.emulator._last_used) - before
+            wait = "while not os.path.exists('go'): time.sleep(0.01)"
+            code = f"import os, time\nn = 2\nprint(0)\n{wait}\nprint('1\\n2')"
+
+            async def run():
+                executions.append(await interpreter.run_code(code, on_output=handle_output))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await has_begun.wait()  # while the code runs
+                (identifier,) = set(azure.emulator._last_used) - before
+                await azure.emulator._pool.upload(identifier, "go", nothing())
             await azure.emulator.drop_session(identifier)
             after = await interpreter.run_code("'n' in dir()")
-    assert execution.stdout == "0\n1\n2\n" == "".join(text for _, text in pieces)
-    assert ended - pieces[0][0] > 1, "the output came at the end only"
+    assert executions[0].stdout == "0\n1\n2\n" == "".join(pieces)
     assert (after.state, after.text) == ("lost", "False")
 
 

@@ -246,16 +246,29 @@ async def test_waiting_for_tools_is_not_the_runs_time_and_a_late_call_ends(
     interpreter: CodeInterpreter,
 ) -> None:
     host = Host()
-    waited = await run(interpreter, host, "sum(tools.wait(0.3) for _ in range(6))", timeout=1)
+    waited = await run(interpreter, host, "sum(tools.wait(0.7) for _ in range(3))", timeout=2)
     assert waited.error is None, waited.error
     late = await run(interpreter, host, "import time\ntools.wait(0.1)\ntime.sleep(60)", timeout=1)
     assert (late.status, late.state) == ("timed_out", "kept")
-    code = "import asyncio\ntry: await asyncio.wait_for(tools.acall('wait', 60), 0.2)\n"
+    code = "import asyncio\ntry: await asyncio.wait_for(tools.acall('wait', 60), 1)\n"
     code += "except TimeoutError: pass\ntools.add(1)"
     execution = await run(interpreter, host, code)
     assert execution.text == "1"
     assert [call.status for call in execution.tool_calls] == ["cancelled", "succeeded"]
     assert host.cancelled == 1
+
+
+async def run_until_called(interpreter: CodeInterpreter, host: Host, code: str) -> Execution:
+    """Run code that goes on once `wait_called()` has seen that the host began a call."""
+    begun = host.started
+    define = "def wait_called():\n    while not os.path.exists('called'): time.sleep(0.01)\n"
+    code = f"import os, threading, time\n{define}{code}"
+    task = asyncio.ensure_future(run(interpreter, host, code))
+    with anyio.fail_after(60):
+        while host.started == begun:
+            await asyncio.sleep(0.02)
+    await interpreter.session("one").files.upload(b"", name="called")
+    return await task
 
 
 @pytest.mark.quick("bwrap")
@@ -267,18 +280,11 @@ async def test_the_end_of_a_run_cancels_its_calls(interpreter: CodeInterpreter) 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    ended = await run(
-        interpreter,
-        host,
-        "import threading\nthreading.Thread(target=lambda: tools.wait(2.5)).start()\n"
-        "import time; time.sleep(0.3)",
-    )
+    call = "threading.Thread(target=lambda: tools.wait(2.5)).start()"
+    ended = await run_until_called(interpreter, host, f"{call}\nwait_called()\nos.remove('called')")
     assert [call.status for call in ended.tool_calls] == ["cancelled"]
-    died = await run(
-        interpreter,
-        host,
-        "import threading, os\nthreading.Timer(0.3, lambda: os._exit(7)).start()\ntools.wait(2.5)",
-    )
+    end = "threading.Thread(target=lambda: (wait_called(), os._exit(7))).start()"
+    died = await run_until_called(interpreter, host, f"{end}\ntools.wait(2.5)")
     assert (died.status, died.state) == ("died", "lost")
     assert [call.status for call in died.tool_calls] == ["cancelled"]
     task = asyncio.ensure_future(run(interpreter, host, "tools.wait(2.5)"))

@@ -311,7 +311,7 @@ async def test_the_watchdog_ends_an_idle_session(backend: str, attack: str, reas
     code = (
         "import os, socket, threading, time\n"
         "place = '/run/k' if os.path.isdir('/run/k') else '../k'\n"
-        f"def attack():\n    global held\n    time.sleep(0.5)\n    {attack}\n    time.sleep(60)\n"
+        f"def attack():\n    global held\n    time.sleep(2)\n    {attack}\n    time.sleep(60)\n"
         "threading.Thread(target=attack, daemon=True).start()"
     )
     async with CodeInterpreter(pool) as interpreter:

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-LONG = "import time\nprint('begun', flush=True)\ntime.sleep(1)\nprint('done')\n6 * 7"
+LONG = "import time\nprint('begun', flush=True)\ntime.sleep(3)\nprint('done')\n6 * 7"
 ENDLESS = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.01)"
 RUN = "runPythonCodeInRemoteEnvironment"
 SHELL = "runShellCommandInRemoteEnvironment"

@@ -124,7 +124,7 @@ def run_and_download(folder: Path, code: str, pattern: str) -> subprocess.Comple
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
 

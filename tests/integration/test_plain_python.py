@@ -182,24 +182,34 @@ async def test_lone_surrogates_are_refused_in_code_and_escaped_elsewhere(run: Ru
     assert [result.text for result in printed.results] == [r"\ud83d", r"'\ud83d'"]
 
 
+async def print_between_two_runs(run: Run) -> Execution:
+    """Return the second of two runs. A busy machine may print during the first, or not yet."""
+    with anyio.fail_after(60):
+        while True:
+            first = await run("threading.Timer(0.2, print, ['x' * 10_000_000]).start()")
+            await anyio.sleep(1)
+            second = await run("print('now')")
+            if first.stdout == "" and second.stdout != "now\n":
+                return second
+
+
 async def test_output_of_the_background_comes_with_the_next_run(run: Run) -> None:
     define = (
-        "import asyncio, threading, time\n"
-        "def thread():\n    time.sleep(0.2)\n    print('from a thread')\n"
-        "async def task():\n    await asyncio.sleep(0.2)\n    print('from a task')\n"
+        "import asyncio, threading, time\ngo = threading.Event()\n"
+        "def thread():\n    go.wait()\n    time.sleep(0.2)\n    print('from a thread')\n"
+        "async def task():\n    while not go.is_set(): await asyncio.sleep(0.05)\n"
+        "    await asyncio.sleep(0.2)\n    print('from a task')\n"
     )
     start = "threading.Thread(target=thread).start(); t = asyncio.create_task(task())"
     assert (await run(define + start)).stdout == ""
-    found = ""
+    found = (await run("go.set()")).stdout
     with anyio.fail_after(30):
         while not ("from a thread" in found and "from a task" in found):
             await anyio.sleep(0.5)
             execution = await run("print('now')")
             assert execution.stdout.endswith("now\n")
             found += execution.stdout
-    await run("threading.Timer(0.2, lambda: print('x' * 10_000_000)).start()")
-    await anyio.sleep(1)
-    late = await run("print('now')")
+    late = await print_between_two_runs(run)
     assert late.stdout.startswith("xxx")
     assert len(late.stdout) < 1_000_000
     assert any("threads or tasks of earlier runs" in note for note in late.notes)
@@ -257,7 +267,8 @@ async def test_two_hundred_cancelled_short_runs_lose_no_session() -> None:
                 await session.run_code(generator.choice(codes))
             with anyio.fail_after(30):
                 after = await session.run_code("x")
-            assert (after.text, after.instance, after.notes) == ("42", first.instance, ())
+            assert after.notes == ()  # the reason, if the session was lost
+            assert (after.text, after.instance) == ("42", first.instance)
 
 
 async def test_a_session_that_does_not_stop_is_reported_by_its_reason(

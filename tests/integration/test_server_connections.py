@@ -174,7 +174,15 @@ async def test_a_body_that_drips_is_refused(path, key):
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_answer_that_nobody_reads_does_not_hold_its_connection():
+async def test_an_answer_that_nobody_reads_does_not_hold_its_connection(monkeypatch):
+    close, has_closed = bounds.Connection.close, anyio.Event()
+
+    def close_and_tell(connection: bounds.Connection) -> None:
+        close(connection)
+        has_closed.set()
+
+    monkeypatch.setattr(bounds.Connection, "close", close_and_tell)
+
     class LoudPool(FakeSessionPool):
         async def execute(self, *_, **__):
             from cci_plugins.models import Execution
@@ -188,7 +196,7 @@ async def test_an_answer_that_nobody_reads_does_not_hold_its_connection():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(address_of(url))
             connection.sendall(head("/mcp", len(body), f"x-ms-apikey: {KEY}") + body)
-            await anyio.sleep(3)
+            await has_closed.wait()
             connection.settimeout(0)
             assert len(await wait_closed(connection)) < 20_000_000
 

@@ -148,7 +148,7 @@ async def test_packages_of_the_pool_are_in_every_session(index: Path) -> None:
 async def test_a_session_that_ends_before_its_first_run_gets_its_packages_again(
     index: Path,
 ) -> None:
-    pool = LocalSessionPool(isolation="process", package_index=index, cooldown=0.2)
+    pool = LocalSessionPool(isolation="process", package_index=index, cooldown=1)
     async with CodeInterpreter(pool) as interpreter:
         session = interpreter.session("a")
         assert "cci-tiny" in await session.install("cci-tiny")
@@ -160,7 +160,7 @@ async def test_a_session_that_ends_before_its_first_run_gets_its_packages_again(
         assert execution.execution_count == 1
         assert execution.notes == (
             (
-                "the session was replaced because it was not used for 0.2 s; variables and files "
+                "the session was replaced because it was not used for 1 s; variables and files "
                 "of earlier calls are gone"
             ),
             "packages installed again: cci-tiny",

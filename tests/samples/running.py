@@ -29,7 +29,7 @@ def run(*command: str, cwd: Path, given: str = "", **variables: str) -> Done:
         env={**kept, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "NO_COLOR": "1", **variables},
         input=given,
         text=True,
-        timeout=110,
+        timeout=280,
     )
 
 

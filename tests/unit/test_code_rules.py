@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,30 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
     )
     loaded = set(run.stdout.split())
     assert loaded - set(sys.stdlib_module_names) == {"cci_plugins"}
+
+
+def find_optional_modules() -> Iterator[str]:
+    """Find the modules without which tests are skipped."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        yield from re.findall(r'importorskip\(\s*"([\w.]+)"', path.read_text(encoding="utf-8"))
+
+
+def has_module(name: str) -> bool:
+    """Look for a module without importing anything."""
+    top, *rest = name.split(".")
+    spec = find_spec(top)
+    if spec is None or not rest:
+        return spec is not None
+    places = [Path(place, *rest) for place in spec.submodule_search_locations or ()]
+    return any(place.is_dir() or place.with_suffix(".py").exists() for place in places)
+
+
+def test_no_test_is_skipped_for_want_of_a_module_that_no_environment_has() -> None:
+    if find_spec("importlinter") is None:
+        pytest.skip("only the default environment has all modules")
+    names = set(find_optional_modules())
+    assert "jupyter_client" in names
+    assert {name for name in names if not has_module(name)} == set()
 
 
 PAIRS = [

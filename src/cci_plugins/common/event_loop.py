@@ -41,9 +41,10 @@ from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-from cci_plugins.errors import ConfigurationError
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError
 
 from .log import logger
+from .shortages import find_hint, is_thread_refused
 
 T = TypeVar("T")
 
@@ -90,17 +91,20 @@ class EventLoopThread:
         self._open_loop: asyncio.AbstractEventLoop | None = None  # None also after `stop`
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def submit(self, func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
+    def submit(
+        self, func: Callable[..., Awaitable[T]], *args: object, must_begin: bool = False
+    ) -> Future[T]:
         """Start `func(*args)` on the loop, with the caller's context variables.
 
-        Cancelling the future cancels the call.
+        Cancelling the future cancels the call. One that must begin does so first, and can then
+        shield what has to come to its end.
         """
         loop = self._get_loop()
         future: Future[T] = Future()
         context = copy_context()
 
         def start() -> None:
-            if future.cancelled():
+            if future.cancelled() and not must_begin:
                 return
             task = loop.create_task(_perform(loop, future, func, *args), context=context)
             self._tasks.add(task)
@@ -121,8 +125,11 @@ class EventLoopThread:
                 self._thread = threading.Thread(
                     target=self._run_loop, args=(started,), name="cci-plugins", daemon=True
                 )
-                self._thread.start()
-                self.loop = self._open_loop = started.result()
+                try:
+                    self._thread.start()
+                    self.loop = self._open_loop = started.result()
+                except (OSError, RuntimeError) as error:
+                    raise _build_refusal(error) from error
                 self._register_exit()
             return self._open_loop
 
@@ -231,11 +238,19 @@ async def _perform(
             future.cancel()
             raise
         except BaseException as error:  # noqa: BLE001 - the caller's, and nothing here to end
+            if is_thread_refused(error):
+                error = _build_refusal(error)
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         else:
             if future.set_running_or_notify_cancel():
                 future.set_result(result)
+
+
+def _build_refusal(error: BaseException) -> CodeInterpreterError:
+    return CodeInterpreterError(
+        f"the system refused what this call needs: {error}", hint=find_hint(error)
+    )
 
 
 def keep_inherited(*objects: object) -> None:
@@ -277,12 +292,12 @@ def submit(func: Callable[..., Awaitable[T]], *args: object) -> Future[T]:
     return _event_loop_thread.submit(func, *args)
 
 
-def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:
+def run_blocking(func: Callable[..., Awaitable[T]], *args: object, must_begin: bool = False) -> T:
     """Run `func(*args)` on the loop and block until it is done.
 
     Ctrl-C cancels the call on the loop and is then raised here.
     """
-    future = submit(func, *args)
+    future = _event_loop_thread.submit(func, *args, must_begin=must_begin)
     try:
         return future.result()
     except BaseException:
@@ -290,8 +305,9 @@ def run_blocking(func: Callable[..., Awaitable[T]], *args: object) -> T:
         raise
 
 
-async def dispatch(func: Callable[..., Awaitable[T]], *args: object) -> T:
+async def dispatch(func: Callable[..., Awaitable[T]], *args: object, must_begin: bool = False) -> T:
     """Await `func(*args)` on the loop. Cancelling the caller cancels the call there."""
     if get_running_loop() is _event_loop_thread.loop:
         return await func(*args)
-    return await asyncio.wrap_future(submit(func, *args))
+    future = _event_loop_thread.submit(func, *args, must_begin=must_begin)
+    return await asyncio.wrap_future(future)

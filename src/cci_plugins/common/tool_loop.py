@@ -29,12 +29,17 @@ class ToolLoop:
         """Return the running loop, and start its thread if needed."""
         with self._guard:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                loop = asyncio.new_event_loop()
                 thread = threading.Thread(
-                    target=self._loop.run_forever, name="cci-plugins-tools", daemon=True
+                    target=loop.run_forever, name="cci-plugins-tools", daemon=True
                 )
-                thread.start()
-                atexit.register(_stop, self._loop, thread)
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop = loop
+                atexit.register(_stop, loop, thread)
             return self._loop
 
     def reset_after_fork(self) -> None:

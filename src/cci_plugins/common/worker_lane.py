@@ -19,6 +19,7 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from .short_runs import wait_for_short_runs
+from .threads import run_in_thread
 
 T = TypeVar("T")
 MAX_THREADS = 32
@@ -50,7 +51,7 @@ class WorkerLane:
             with turn:
                 return work()
 
-        return await anyio.to_thread.run_sync(run_here, limiter=limiter)
+        return await run_in_thread(run_here, limiter=limiter)
 
 
 def give_way() -> None:

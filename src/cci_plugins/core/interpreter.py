@@ -339,7 +339,7 @@ class CodeInterpreter(BackgroundInterpreter):
 
         If the caller is cancelled, the rest happens in the background. `async with` waits for it.
         """
-        await self._host.dispatch(self._directory.aclose)
+        await event_loop.dispatch(self._directory.aclose, must_begin=True)
 
     def __enter__(self) -> NoReturn:
         """Refuse `with`, which cannot wait for the session pool."""

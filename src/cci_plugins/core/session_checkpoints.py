@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import anyio
 
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.errors import CheckpointError, ConfigurationError, UnsafeNameError
 from cci_plugins.files.checkpoint_blobs import DEFAULT_RETENTION, BlobCheckpoints
 from cci_plugins.files.checkpoint_folder import FolderCheckpoints
@@ -220,7 +220,7 @@ async def read_checkpoint(
     """
     store, name = find_checkpoint(checkpoint, storage or handle.host.files.checkpoints)
     _close_with_host(handle, store)
-    with tempfile.TemporaryDirectory(prefix="cci-") as temporary:
+    with make_temporary_folder() as temporary:
         folder = Path(temporary)
         manifest = await _read_manifest(store, name, folder)
         if isinstance(checkpoint, Checkpoint) and checkpoint.files:
@@ -243,7 +243,7 @@ async def read_history(folder: Path) -> str:
         CheckpointError: It is not a checkpoint, or it is damaged.
     """
     store, name = find_checkpoint(folder, None)
-    with tempfile.TemporaryDirectory(prefix="cci-") as temporary:
+    with make_temporary_folder() as temporary:
         manifest = await _read_manifest(store, name, Path(temporary))
         _check_notebook_size(name, manifest)
         target = Path(temporary, NOTEBOOK)
@@ -305,7 +305,7 @@ async def _send_all(handle: SessionHandle, sources: dict[str, UploadSource]) -> 
     pool, transfer = await handle.host.get_pool(), await handle.host.get_file_transfer()
     present = {info.name for info in await pool.list_files(handle.id)}
     sent: dict[str, FileInfo] = {}
-    with tempfile.TemporaryDirectory(prefix="cci-") as temporary:
+    with make_temporary_folder() as temporary:
         backups: dict[str, Path] = {}
         for index, name in enumerate(sorted(present & {*sources})):
             backups[name] = Path(temporary, str(index))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -22,6 +21,8 @@ from cci_plugins.common.file_names import (
     validate_name,
 )
 from cci_plugins.common.log import logger
+from cci_plugins.common.temporary import make_temporary_folder
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError, UnsafeNameError
 from cci_plugins.files.file_transfer import FileTransfer, ProgressHandler
@@ -32,7 +33,7 @@ from cci_plugins.files.source import (
     get_default_name,
     make_source,
 )
-from cci_plugins.files.target import create_file, resolve_target
+from cci_plugins.files.target import create_file, resolve_target, translate_write_errors
 from cci_plugins.models import FileInfo, SharedFile
 
 from .session_handle import SessionHandle, count_transfer, ignore_progress
@@ -85,7 +86,7 @@ class SessionFiles:
         """
         report_progress = _bind(on_progress)
         name = normalize_new_name(
-            _require_name(name or await anyio.to_thread.run_sync(get_default_name, source))
+            _require_name(name or await run_in_thread(get_default_name, source))
         )
         file_transfer = await self._host.dispatch(self._host.get_file_transfer)
         prepared = await make_source(source, limit=file_transfer.max_file_bytes)
@@ -164,11 +165,12 @@ class SessionFiles:
         """
         name, report_progress = _check_name(name), _bind(on_progress)
         if to is None:
-            with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+            with make_temporary_folder() as folder:
                 path = Path(folder, "content")
-                await self._host.dispatch(self._download, name, path, report_progress)
-                return await anyio.to_thread.run_sync(path.read_bytes)
-        target = await anyio.to_thread.run_sync(resolve_target, to, name)
+                with translate_write_errors(path):
+                    await self._host.dispatch(self._download, name, path, report_progress)
+                return await run_in_thread(path.read_bytes)
+        target = await run_in_thread(resolve_target, to, name)
         with create_file(target, overwrite=overwrite) as part:
             await self._host.dispatch(self._download, name, part, report_progress)
         return target
@@ -182,9 +184,10 @@ class SessionFiles:
         Raises:
             SessionFileNotFoundError: The session has no such file.
         """
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             path = Path(folder, "content")
-            await self._host.dispatch(self._download, _check_name(name), path, ignore_progress)
+            with translate_write_errors(path):
+                await self._host.dispatch(self._download, _check_name(name), path, ignore_progress)
             async with await anyio.open_file(path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk
@@ -261,7 +264,7 @@ class SessionFiles:
                 info = await file_transfer.download(self._id, name, part, ignore_progress)
                 size += count_transfer(info, "out").size
                 check_folder_size(len(names), size, limit)  # files may have grown since the list
-                await anyio.to_thread.run_sync(archive.write, part, name)
+                await run_in_thread(archive.write, part, name)
         part.unlink(missing_ok=True)
 
     async def _list(self) -> Sequence[FileInfo]:
@@ -277,7 +280,7 @@ class SessionFiles:
 
     async def _share(self, name: str, expires_in: timedelta) -> SharedFile:
         file_transfer = await self._host.get_file_transfer()
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder, self._handle.in_use():
+        with make_temporary_folder() as folder, self._handle.in_use():
             await self._handle.begin()
             return await file_transfer.share(self._id, name, expires_in, Path(folder))
 

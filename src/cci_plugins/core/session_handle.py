@@ -19,7 +19,6 @@ the pool's event loop. `is_busy` and `was_used` may be read from any thread.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ import anyio
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.metrics import count_file
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.common.urls import SecretUrl
 from cci_plugins.errors import FileTransferError
 from cci_plugins.files.file_transfer import ProgressHandler
@@ -228,7 +228,7 @@ class SessionHandle:
 
     async def _fetch_url(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         file_transfer = await self.host.get_file_transfer()
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder, self.in_use():
+        with make_temporary_folder() as folder, self.in_use():
             await self.begin()
             info = await file_transfer.fetch(self.id, url, name, Path(folder), on_progress)
             return count_transfer(info, "in")

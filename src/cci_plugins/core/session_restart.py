@@ -5,11 +5,11 @@ All files are on this machine before the session ends, so a file that cannot mov
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import anyio
 
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.errors import CodeInterpreterError, FileTransferError
 from cci_plugins.files.file_transfer import FileTransfer
 from cci_plugins.files.source import PathSource
@@ -29,7 +29,7 @@ async def restart_with_files(handle: SessionHandle) -> None:
     files = await pool.list_files(handle.id)
     for file in files:
         await transfer.check_size(handle.id, file.size)
-    with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+    with make_temporary_folder() as folder:
         paths = {file.name: Path(folder, str(number)) for number, file in enumerate(files)}
         for name, path in paths.items():
             await transfer.download(handle.id, name, path, ignore_progress)

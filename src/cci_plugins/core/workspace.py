@@ -28,6 +28,7 @@ from typing_extensions import override
 
 from cci_plugins.common.file_names import is_safe_name
 from cci_plugins.common.log import logger
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.errors import (
     CheckpointError,
     CodeInterpreterError,
@@ -264,7 +265,7 @@ class BlobWorkspace(Workspace):
         if is_due:
             self._written_since = now
         manifest = _build_manifest(kept, self._written_since, self._retention)
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             part = Path(folder, MANIFEST)
             await anyio.to_thread.run_sync(part.write_text, manifest.to_json(), "ascii")
             await self._store.write(self._prefix, MANIFEST, part)

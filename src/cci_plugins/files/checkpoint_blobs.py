@@ -7,7 +7,6 @@ the blobs after the retention.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.errors import (
     CheckpointError,
     FileTransferError,
@@ -58,7 +58,7 @@ class BlobCheckpoints(CheckpointStore):
     @override
     @asynccontextmanager
     async def draft(self) -> AsyncGenerator[Path]:
-        with tempfile.TemporaryDirectory(prefix="cci-", ignore_cleanup_errors=True) as folder:
+        with make_temporary_folder() as folder:
             yield Path(folder)
 
     @override

@@ -60,6 +60,7 @@ from cci_plugins.pools.base import SessionPool
 from .in_session_transfer import transfer_in_session
 from .sas import SasPolicy, accept
 from .source import PathSource, UploadSource
+from .target import write_file
 
 if TYPE_CHECKING:
     from .blob import BlobStorage
@@ -172,9 +173,8 @@ class FileTransfer:
         stream = _CountingStream(
             self._pool.download(session_id, name), on_progress, name=name, limit=limit
         )
-        async with await anyio.open_file(path, "wb") as file, aclosing(stream.chunks()) as chunks:
-            async for chunk in chunks:
-                await file.write(chunk)
+        async with aclosing(stream.chunks()) as chunks:
+            await write_file(path, chunks)
         logger.info("file: %d bytes out, by %s", stream.size, route)
         return FileInfo(name, stream.size, guess_media_type(name), None, stream.digest(), route)
 

@@ -18,6 +18,8 @@ import anyio
 from typing_extensions import override
 
 from cci_plugins.common.log import logger
+from cci_plugins.common.temporary import make_temporary_folder
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import FileTooLargeError, FileTransferError
 
 CHUNK = 256 * 1024
@@ -80,7 +82,7 @@ class BytesSource(UploadSource):
     @override
     @asynccontextmanager
     async def path(self) -> AsyncGenerator[Path]:
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             path = Path(folder, "content")
             await anyio.to_thread.run_sync(path.write_bytes, self._data)
             yield path
@@ -182,7 +184,7 @@ async def make_source(content: Uploadable, *, limit: int) -> UploadSource:
     if isinstance(content, Buffer):
         source: UploadSource = BytesSource(bytes(content))
     elif isinstance(content, (str, os.PathLike)):
-        source = await anyio.to_thread.run_sync(_open_path, _check_path(content), limit)
+        source = await run_in_thread(_open_path, _check_path(content), limit)
     elif isinstance(content, (Readable, AsyncIterable, Iterable)):
         chunks = cast("Readable | AsyncIterable[Buffer] | Iterable[Buffer]", content)
         source = await _spool(chunks, limit)

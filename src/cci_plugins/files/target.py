@@ -6,14 +6,18 @@ name in one step, so that readers see the old or the new file and never a part.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
+
 from cci_plugins.common.file_names import normalize_new_name
-from cci_plugins.errors import FileTransferError, TargetExistsError
+from cci_plugins.common.shortages import find_hint
+from cci_plugins.errors import CodeInterpreterError, FileTransferError, TargetExistsError
 
 
 def resolve_in_folder(folder: Path, name: str) -> Path:
@@ -63,7 +67,7 @@ def create_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
         TargetExistsError: The target exists and `overwrite` is false.
         FileTransferError: The target cannot be written.
     """
-    with _translate_errors(path):
+    with translate_write_errors(path):
         if not overwrite and os.path.lexists(path):
             raise _build_exists_error(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,13 +80,31 @@ def create_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Raise errors of the system that concern a file of this machine as `FileTransferError`."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileTransferError):
+        if isinstance(error, CodeInterpreterError):
             raise
-        raise FileTransferError(f"cannot write {path}: {error.strerror or error}") from error
+        hint = find_hint(error) if error.errno in {errno.EMFILE, errno.ENFILE} else None
+        if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None)}:
+            hint = f"free space in {path.parent}, or choose another folder"
+        raise FileTransferError(
+            f"cannot write {path}: {error.strerror or error}", hint=hint
+        ) from error
+
+
+async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> None:
+    """Write a file.
+
+    Raises:
+        FileTransferError: It cannot be written.
+    """
+    with translate_write_errors(path):
+        async with await anyio.open_file(path, "wb") as file:
+            async for chunk in chunks:
+                await file.write(chunk)
 
 
 def _move_into_place(part: Path, path: Path, *, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ task itself.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from .app import LOOPBACK, create_app
 from .connections import Connections
 from .mcp.environments import Environments
 from .mcp.sdk import BODY_BYTES
+from .refused_accepts import report_refused_accepts
 from .sign_in import EntraSignIn
 
 _BACKLOG = 512
@@ -138,7 +140,8 @@ async def serve_app(
         wrapped: Any = connections.wrap(config.http_protocol_class)
         config.http_protocol_class = wrapped
         server = _Server(config, lambda: on_ready and on_ready(_format_url(listener)))
-        await _serve_until_cancelled(server, listener)
+        with report_refused_accepts(asyncio.get_running_loop()):
+            await _serve_until_cancelled(server, listener)
 
 
 class _Server(uvicorn.Server):

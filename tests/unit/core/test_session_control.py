@@ -129,7 +129,9 @@ async def test_a_restart_ends_the_run_and_refuses_those_that_wait() -> None:
         async with anyio.create_task_group() as tasks:
             first = await start(session, tasks, pool)
             second = await start(session, tasks, pool)
-            await anyio.sleep(0.1)
+            with anyio.fail_after(20):
+                while not (session._lock and session._lock.statistics().tasks_waiting):
+                    await anyio.sleep(0.01)
             await session.restart()
         assert first[0].error.name == "KeyboardInterrupt"
         assert "deleted or restarted while this call waited" in str(second[0])

@@ -11,6 +11,7 @@ import pytest
 from typing_extensions import override
 
 from cci_plugins import Execution, Limits
+from cci_plugins.common import event_loop
 from cci_plugins.core.interpreter import CodeInterpreter, get_session_host
 from cci_plugins.core.session_directory import SessionDirectory
 from cci_plugins.core.session_host import SessionHost
@@ -63,10 +64,12 @@ async def test_calls_that_wait_for_a_start_share_its_failure() -> None:
         @override
         async def start(self) -> None:
             self.events.append("start")
-            await anyio.sleep(0.1)
+            attempt = interpreter._host._start
+            while attempt._lock.statistics().tasks_waiting < waiting:
+                await anyio.sleep(0.01)
             raise PoolUnavailableError("the pool did not answer")
 
-    pool, errors = Silent(), list[Exception]()
+    pool, errors, waiting = Silent(), list[Exception](), 2
     interpreter = CodeInterpreter(pool)
 
     async def run(key: str) -> None:
@@ -75,10 +78,12 @@ async def test_calls_that_wait_for_a_start_share_its_failure() -> None:
         except PoolUnavailableError as error:
             errors.append(error)
 
-    async with anyio.create_task_group() as tasks:
-        for key in "abc":
-            tasks.start_soon(run, key)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for key in "abc":
+                tasks.start_soon(run, key)
     assert (pool.events, len(errors)) == (["start"], 3)
+    waiting = 0
     await run("d")
     assert (pool.events, len(errors)) == (["start", "start"], 4)
 
@@ -122,6 +127,25 @@ async def test_an_evicted_session_is_returned_to_the_caller_who_deletes_it() -> 
     assert directory.remove("a") is None
     assert directory.remove("b") is not None
     await directory.aclose()
+
+
+async def test_a_close_that_is_cancelled_while_the_packages_loop_is_busy_comes_to_its_end() -> None:
+    pool, go_on = RecordingPool(), threading.Event()
+
+    async def block() -> None:
+        go_on.wait(20)
+
+    interpreter = CodeInterpreter(pool)
+    await interpreter.run_code("1")
+    busy = event_loop.submit(block)
+    with anyio.move_on_after(0):
+        await interpreter.aclose()
+    go_on.set()
+    await asyncio.wrap_future(busy)
+    with anyio.fail_after(20):
+        while pool.events != ["start", "close"]:
+            await anyio.sleep(0.01)
+    await interpreter.aclose()
 
 
 async def test_a_pool_is_started_once_for_calls_at_the_same_time() -> None:

@@ -273,7 +273,7 @@ async def test_calls_that_wait_end_the_run_when_nobody_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(held_run, "ASK_WAIT", SECOND / 10)
-    tools, runs = Tools(), RunRegistry(patience=SECOND / 2)
+    tools, runs = Tools(), RunRegistry(patience=SECOND)
 
     async def program(_code: str, fake: FakeTools) -> Execution:
         return Execution(stdout=str(await fake.acall("wait")))
@@ -281,7 +281,7 @@ async def test_calls_that_wait_end_the_run_when_nobody_asks(
     async with linked(program, runs) as link:
         async with anyio.create_task_group() as tasks:  # a client that asks keeps it
             tasks.start_soon(held(link, tools).execute)
-            await anyio.sleep(0.8)
+            await anyio.sleep(1.3)
             run = runs.find(KEY)
             assert run is not None
             assert run.outcome is None

@@ -34,8 +34,11 @@ import os
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from socketserver import BaseRequestHandler, ThreadingMixIn, UnixStreamServer
+
+from typing_extensions import override
 
 from cci_plugins.common.log import logger
 
@@ -47,6 +50,7 @@ CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 MAX_CONNECTIONS = 64
+ACCEPT_AGAIN_SECONDS = 0.2
 
 
 class EgressProxy:
@@ -59,11 +63,15 @@ class EgressProxy:
 
     def __init__(self, path: str, rules: tuple[EgressRule, ...]) -> None:
         self._server = _Server(path, rules)
-        os.chmod(path, 0o666)  # noqa: S103, PTH101 - only the session can enter the folder
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
-        )
-        self._thread.start()
+        try:
+            os.chmod(path, 0o666)  # noqa: S103, PTH101 - only the session can enter the folder
+            self._thread = threading.Thread(
+                target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
+            )
+            self._thread.start()
+        except BaseException:
+            self._server.server_close()
+            raise
 
     def close(self) -> None:
         """Stop the proxy and abort every connection."""
@@ -108,6 +116,15 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         finally:
             with self._lock:
                 self._open_sockets.difference_update(sockets)
+
+    @override
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Accept a connection. While that fails, wait, because it would be tried at once."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(ACCEPT_AGAIN_SECONDS)
+            raise
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a broken connection. The session sees the error itself."""

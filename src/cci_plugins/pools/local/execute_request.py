@@ -12,6 +12,7 @@ from .kernel_reader import KernelReader
 from .output import Collector, parse_error
 
 IDLE_SECONDS = 1.0
+STALL_SECONDS = 0.5  # a timer that is later than that had no processor
 DRAIN_SECONDS = 60.0  # for output that still arrives after the reply
 BACKGROUND_CHARACTERS = 1_000_000  # of each stream, from a kernel that does not bound them
 _BACKGROUND_MESSAGE = "cci_background"  # as in `in_session/kernel_setup`
@@ -55,11 +56,14 @@ class ExecuteRequest:
             timeout: Seconds that the code may run.
             clock: The time that it waits for the host, which does not count.
         """
-        started = time.monotonic()
+        started, stood_still = time.monotonic(), False
         while not (self.is_complete or self.collector.is_runaway or self.is_interrupted):
             remaining = timeout - (time.monotonic() - started) + clock.seconds
             if remaining <= 0:
-                break
+                if stood_still or remaining > -STALL_SECONDS:
+                    break
+                # this process was stopped for a while, so the end of the code may not be read yet
+                stood_still, remaining = True, STALL_SECONDS
             await self.wait_done(remaining + clock.remaining)
         return self.is_complete
 

@@ -47,6 +47,7 @@ import anyio
 from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.log import logger
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.in_session.environment import ENVIRONMENT_KEY, PACKAGES_KEY
 from cci_plugins.in_session.source import (
@@ -63,7 +64,7 @@ from .egress import EgressRule
 from .execute_request import IDLE_SECONDS, ExecuteRequest
 from .isolation.base import Sandbox
 from .kernel_reader import FLOOD_BYTES, FloodGauge, KernelReader
-from .kernel_socket import CHANNELS, CLOSED, KernelConnectionError, KernelSocket
+from .kernel_socket import CLOSED, KernelConnectionError, KernelSocket, connect_all
 from .messages import MessageCodec
 from .output import Collector
 from .packages.folder import PackageFolder
@@ -180,7 +181,9 @@ class Kernel:
         Raises:
             PoolUnavailableError: It did not answer in time or its setup failed. It has been ended.
         """
-        kernel = cls(sandbox, await _connect(sandbox), limits)
+        async with sandbox.kill_on_failure():
+            sockets = await connect_all(sandbox.connection)
+        kernel = cls(sandbox, sockets, limits)
         try:
             metadata = {_SETUP_KEY: build_setup()}
             proxy_socket = kernel._start_egress_proxy(rules)
@@ -207,7 +210,10 @@ class Kernel:
         if outcome is not RunOutcome.FINISHED or collector.error is not None:
             await kernel.close()
             reason = collector.error or f"it {outcome.value}"
-            raise PoolUnavailableError(f"the setup of the kernel failed: {reason}")
+            raise PoolUnavailableError(
+                f"the setup of the kernel failed: {reason}",
+                hint="try again; if it repeats, raise the limits of this machine (ulimit -u)",
+            )
         return kernel
 
     def _start_egress_proxy(self, rules: tuple[EgressRule, ...]) -> str | None:
@@ -326,7 +332,7 @@ class Kernel:
         for socket in self._sockets.values():
             socket.close()
         if self._egress_proxy is not None:
-            await anyio.to_thread.run_sync(self._egress_proxy.close)
+            await run_in_thread(self._egress_proxy.close)
         self._tool_channel.close()
         await self.sandbox.kill()
         if self.packages is not None:
@@ -478,23 +484,3 @@ def build_setup() -> dict[str, str]:
     """Build the code that sets up a kernel. It is kept, because compiling takes a while."""
     source = build_session_source(*_SETUP_MODULES)
     return {"source": source, **build_session_bytecode(*_SETUP_MODULES)}
-
-
-async def _connect(sandbox: Sandbox) -> dict[str, KernelSocket]:
-    """Connect to a kernel that was just launched. Kill it if that fails.
-
-    Raises:
-        PoolUnavailableError: It does not accept connections.
-    """
-    sockets: dict[str, KernelSocket] = {}
-    try:
-        async with sandbox.kill_on_failure():
-            for channel in CHANNELS:
-                sockets[channel] = await KernelSocket.connect(sandbox.connection, channel)
-    except OSError as error:
-        raise PoolUnavailableError(f"cannot connect to the kernel: {error}") from error
-    except BaseException:
-        for socket in sockets.values():
-            socket.close()
-        raise
-    return sockets

@@ -24,6 +24,8 @@ from collections import deque
 from typing import Any, Literal, cast
 
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.shortages import find_hint
+from cci_plugins.errors import PoolUnavailableError
 
 MAX_MESSAGE_BYTES = 48 * MIB
 MAX_REPLY_BYTES = 32 * MIB  # to a run: its texts are cut in the session (`message_bounds`)
@@ -284,6 +286,30 @@ class KernelSocket(asyncio.BufferedProtocol):
             self._messages.append((self._frames, cost))
             self._waiting_bytes += cost
             self._frames, self._frame_bytes = [], 0
+
+
+async def connect_all(connection: dict[str, Any]) -> dict[str, KernelSocket]:
+    """Connect to every channel of a kernel that was just launched, or to none.
+
+    Args:
+        connection: Jupyter's connection info.
+
+    Raises:
+        PoolUnavailableError: One does not accept connections.
+    """
+    sockets: dict[str, KernelSocket] = {}
+    try:
+        for channel in CHANNELS:
+            sockets[channel] = await KernelSocket.connect(connection, channel)
+    except BaseException as error:
+        for socket in sockets.values():
+            socket.close()
+        if isinstance(error, OSError):
+            what = f"cannot connect to the kernel: {error}"
+            hint = find_hint(error) or "try again when this machine is less busy"
+            raise PoolUnavailableError(what, hint=hint) from error
+        raise
+    return sockets
 
 
 def _encode_frame(body: bytes, flags: int = 0) -> bytes:

@@ -13,8 +13,6 @@ from typing import Any
 
 import anyio
 
-from cci_plugins.errors import PoolUnavailableError
-
 from .isolation.base import Isolation, KernelSpec, Sandbox
 from .kernel import Kernel, build_setup
 
@@ -28,7 +26,7 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
     and then its sandbox is killed.
 
     Raises:
-        PoolUnavailableError: The system refuses it.
+        OSError: The system refuses it.
         IsolationError: The sandbox could not be started.
     """
     task = asyncio.ensure_future(isolation.launch(spec))
@@ -42,8 +40,6 @@ async def launch(isolation: Isolation, spec: KernelSpec) -> Sandbox:
             if not task.cancelled() and task.exception() is None:
                 await task.result().kill()
         raise
-    except OSError as error:
-        raise PoolUnavailableError(f"cannot start a kernel: {error}") from error
 
 
 class EarlyKernel:

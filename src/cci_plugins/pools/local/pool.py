@@ -28,6 +28,7 @@ from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.log import logger
 from cci_plugins.common.packages import get_installed_packages
 from cci_plugins.common.settings import PRELOAD, IsolationName
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import CodeInterpreterError, ConfigurationError, SessionLostError
 from cci_plugins.models import Execution, FileInfo, SessionInfo
 from cci_plugins.pools.base import (
@@ -184,7 +185,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
             raise pool_errors.build_forked_error()
         if self._isolation is not None:
             return
-        async with self._start_lock:
+        async with self._start_lock, pool_errors.translate_refusals("the pool cannot start"):
             if self._isolation is None:
                 await self._start_checked()
 
@@ -273,9 +274,9 @@ class LocalSessionPool(SessionPool, PackageExchange):
     async def download(self, session_id: str, name: str) -> AsyncIterator[bytes]:
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
-            with os.fdopen(await anyio.to_thread.run_sync(folder.open_read, name), "rb") as file:
+            with os.fdopen(await run_in_thread(folder.open_read, name), "rb") as file:
                 before = read_stamp(file.fileno())
-                while chunk := await anyio.to_thread.run_sync(file.read, READ_BYTES):
+                while chunk := await run_in_thread(file.read, READ_BYTES):
                     yield chunk
                 if before != read_stamp(file.fileno()):
                     raise build_changed_error(name)
@@ -284,13 +285,13 @@ class LocalSessionPool(SessionPool, PackageExchange):
     async def list_files(self, session_id: str) -> list[FileInfo]:
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
-            return await anyio.to_thread.run_sync(session.list_files, folder)
+            return await run_in_thread(session.list_files, folder)
 
     @override
     async def delete_file(self, session_id: str, name: str) -> None:
         async with self._use_session(session_id) as session:
             folder = (await self._ensure_kernel(session)).sandbox.folder
-            await anyio.to_thread.run_sync(folder.remove, name)
+            await run_in_thread(folder.remove, name)
 
     @override
     async def delete_session(self, session_id: str) -> None:
@@ -364,9 +365,10 @@ class LocalSessionPool(SessionPool, PackageExchange):
         await run_to_end(self._close())
 
     async def _close(self) -> None:
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._warm_pool.close()
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.end("the pool was closed") for session in sessions))
@@ -442,7 +444,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
         isolation = self._isolation if early is None else early.isolation
         if isolation is None or self._is_closed:
             raise pool_errors.build_closed_error()
-        async with self._launch_limiter:
+        async with self._launch_limiter, pool_errors.translate_refusals("cannot start a kernel"):
             packages = self._packages.create_folder()
             try:
                 sandbox = await self._launch(isolation, packages.path)

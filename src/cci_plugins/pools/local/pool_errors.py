@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from cci_plugins.errors import PoolExhaustedError, PoolUnavailableError
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cci_plugins.common.shortages import find_hint, is_thread_refused
+from cci_plugins.errors import CodeInterpreterError, PoolExhaustedError, PoolUnavailableError
+
+
+@asynccontextmanager
+async def translate_refusals(what: str) -> AsyncIterator[None]:
+    """Raise a refusal of the operating system as an error of this package.
+
+    Args:
+        what: What failed. No code of the user may have started.
+
+    Raises:
+        PoolUnavailableError: The system refused a call.
+    """
+    try:
+        yield
+    except CodeInterpreterError:
+        raise
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_thread_refused(error):
+            raise
+        raise PoolUnavailableError(f"{what}: {error}", hint=find_hint(error)) from error
 
 
 def build_forked_error() -> PoolUnavailableError:

@@ -19,6 +19,7 @@ import anyio
 from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.file_names import escape_name, guess_media_type
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.common.usage import load_usage
 from cci_plugins.errors import FileTransferError, SessionLostError
 from cci_plugins.in_session.background_output import describe_background
@@ -113,8 +114,8 @@ class LocalSession:
         try:
             if old is not None:
                 source, target = old.sandbox.folder, kernel.sandbox.folder
-                await anyio.to_thread.run_sync(source.copy_to, target, self._max_files)
-            known = await anyio.to_thread.run_sync(kernel.sandbox.folder.scan, self._max_files)
+                await run_in_thread(source.copy_to, target, self._max_files)
+            known = await run_in_thread(kernel.sandbox.folder.scan, self._max_files)
         except BaseException:
             await kernel.close()
             raise
@@ -189,7 +190,7 @@ class LocalSession:
             ((), []) if is_lost else await self._find_changed_files(kernel.sandbox.folder)
         )
         if files:
-            files = await anyio.to_thread.run_sync(_add_hashes, kernel.sandbox.folder, files)
+            files = await run_in_thread(_add_hashes, kernel.sandbox.folder, files)
         if is_lost and self.kernel is kernel:  # else `restart` has put another in its place
             await self.close_kernel()
         if tools is not None and kernel.tools_failure and not is_lost:
@@ -232,7 +233,10 @@ class LocalSession:
         self, folder: SessionFolder
     ) -> tuple[tuple[FileInfo, ...], list[str]]:
         """Return the newest files that changed since the last call, and a note on the others."""
-        after = await anyio.to_thread.run_sync(folder.scan, self._max_files)
+        try:
+            after = await run_in_thread(folder.scan, self._max_files)
+        except FileTransferError as error:  # the code ran, so its result must not get lost
+            return (), [f"its files could not be listed: {error}"]
         before, self._known_files = self._known_files, after
         names, notes = select_files_to_report(
             {name: entry.ctime_ns for name, entry in after.items() if before.get(name) != entry}
@@ -243,11 +247,11 @@ class LocalSession:
         self, folder: SessionFolder, name: str, content: AsyncIterator[bytes]
     ) -> FileInfo:
         """Write a whole file, or nothing."""
-        writer = await anyio.to_thread.run_sync(folder.create, name)
+        writer = await run_in_thread(folder.create, name)
         try:
             async for chunk in content:
-                await anyio.to_thread.run_sync(writer.write, chunk)
-            entry = await anyio.to_thread.run_sync(writer.commit)
+                await run_in_thread(writer.write, chunk)
+            entry = await run_in_thread(writer.commit)
         except BaseException:
             writer.abort()
             raise

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-import anyio
-
 from cci_plugins.common.limits import MIB, SandboxLimits
 from cci_plugins.common.log import logger
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import CodeInterpreterError
 
 from .kernel import Kernel
@@ -54,7 +53,7 @@ class Watchdog:
         if not kernel.is_alive:
             return
         try:
-            reason = await anyio.to_thread.run_sync(self._find_excess, kernel)
+            reason = await run_in_thread(self._find_excess, kernel)
         except (OSError, CodeInterpreterError) as error:  # it ended meanwhile
             logger.debug("cannot measure a session: %s", error)
             return

@@ -7,7 +7,6 @@ revision of MCP a resource names its environment too, `sandbox://ENVIRONMENT/mnt
 from __future__ import annotations
 
 import re
-import tempfile
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import anyio
 
 from cci_plugins.common.file_names import guess_media_type, validate_name
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError, FileTooLargeError
 from cci_plugins.models import FileInfo
@@ -109,7 +109,7 @@ class FileResources:
         if session is None:
             raise ResourceError("the request does not belong to an MCP session")
         file_transfer = await self._mcp_sessions.host.get_file_transfer()
-        with tempfile.TemporaryDirectory(prefix="cci-") as folder:
+        with make_temporary_folder() as folder:
             path = Path(folder, "content")
             try:
                 await file_transfer.download(session.id, name, path, self._check_size)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from cci_plugins.errors import IsolationError
@@ -47,6 +49,12 @@ def starter(started: list[Kernel], *failures: Exception) -> Any:
     return start
 
 
+async def wait_until(is_true: Callable[[], object]) -> None:
+    with anyio.fail_after(20):
+        while not is_true():
+            await asyncio.sleep(0)
+
+
 async def test_a_session_gets_a_warm_kernel_and_another_one_is_started(
     started: list[Kernel],
 ) -> None:
@@ -54,7 +62,7 @@ async def test_a_session_gets_a_warm_kernel_and_another_one_is_started(
     pool.fill()
     pool.fill()
     kernel: Any = await pool.allocate()
-    await asyncio.sleep(0.01)
+    await wait_until(pool.list_ready_kernels)
     assert kernel.warm
     assert [each.warm for each in started] == [True, True]
     assert pool.list_ready_kernels() == started[1:]
@@ -67,7 +75,7 @@ async def test_a_dead_or_failed_warm_kernel_is_replaced_by_a_fresh_one(
 ) -> None:
     pool = WarmPool(2, starter(started, IsolationError("no")))
     pool.fill()
-    await asyncio.sleep(0.01)
+    await wait_until(lambda: all(task.done() for task in pool._tasks))
     started[0].is_alive = False
     kernel: Any = await pool.allocate()
     assert not kernel.warm
@@ -126,7 +134,7 @@ async def test_a_caller_whose_pool_closes_is_not_cancelled(started: list[Kernel]
     pool = WarmPool(1, start)
     pool.fill()
     caller = asyncio.create_task(pool.allocate())
-    await asyncio.sleep(0.01)
+    await wait_until(lambda: pool._awaited)
     await pool.close()
     with pytest.raises(IsolationError, match="closed"):
         await caller

@@ -20,9 +20,10 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cci_plugins.common.file_names import validate_name
+from cci_plugins.common.shortages import is_shortage
 from cci_plugins.errors import FileTransferError, SessionFileNotFoundError
 
 from .usage import measure_folders
@@ -92,8 +93,13 @@ class SessionFolder:
                 file = os.open(part, os.O_RDONLY | NO_FOLLOW | _NON_BLOCK, dir_fd=folder)
         finally:
             os.close(folder)
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            os.close(file)
+        is_regular = False
+        try:
+            is_regular = stat.S_ISREG(os.fstat(file).st_mode)
+        finally:
+            if not is_regular:
+                os.close(file)
+        if not is_regular:
             raise build_not_found_error(name)
         return file
 
@@ -175,11 +181,12 @@ class SessionFolder:
     def scan(self, limit: int = 1000) -> dict[str, Stat]:
         """Return at most `limit` regular files by name, at most `MAX_DEPTH` folders deep."""
         files: dict[str, Stat] = {}
-        for name, status in self._walk(self._root):
-            if status is not None and stat.S_ISREG(status.st_mode):
-                if len(files) >= limit:
-                    break
-                files[name] = Stat.from_stat(status)
+        with translate_errors("."):
+            for name, status in self._walk(self._root):
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    if len(files) >= limit:
+                        break
+                    files[name] = Stat.from_stat(status)
         return dict(sorted(files.items()))
 
     def measure_usage(self, limit: int = 100_000) -> tuple[int, int]:
@@ -256,7 +263,11 @@ class SessionFolder:
                 create = False
         subfolder = os.open(name, _DIRECTORY_FLAGS, dir_fd=folder)
         if create and self._owner is not None:
-            os.fchown(subfolder, *self._owner)
+            try:
+                os.fchown(subfolder, *self._owner)
+            except BaseException:
+                os.close(subfolder)
+                raise
         return subfolder
 
     def _walk(self, root: int) -> Iterator[tuple[str, os.stat_result | None]]:
@@ -278,7 +289,9 @@ def _iter_entries(root: int, parts: tuple[str, ...]) -> Iterator[tuple[str, os.s
     """Yield the entries of one folder except the temporary files of unfinished writes."""
     try:
         folder = _descend(root, parts)
-    except OSError:
+    except OSError as error:
+        if is_shortage(error):  # else files would seem to be gone
+            raise
         yield "", None
         return
     try:
@@ -303,6 +316,17 @@ def _descend(root: int, parts: tuple[str, ...]) -> int:
             os.close(folder)
         folder = subfolder
     return folder
+
+
+def open_all(openers: Sequence[Callable[[], int]]) -> list[int]:
+    """Open several descriptors, or none."""
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for opener in openers:
+            descriptors.append(opener())
+            stack.callback(os.close, descriptors[-1])
+        stack.pop_all()
+        return descriptors
 
 
 def _iter_chunks(stream: io.FileIO, chunk_bytes: int) -> Iterator[bytes]:

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from cci_plugins.common.shortages import find_hint, is_shortage
 from cci_plugins.errors import FileTooLargeError, FileTransferError, SessionFileNotFoundError
 
 TEMPORARY_PREFIX = ".cci-part-"
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none and uses `path_folder.py`
+_FULL_HINT = "remove files, or raise SandboxLimits.disk_bytes"
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -63,12 +65,17 @@ class FolderWriter:
         try:
             with translate_errors(name, folder):
                 self._file = os.open(self._temporary_name, flags, 0o644, dir_fd=folder)
-                if owner is not None:
-                    os.fchown(self._file, *owner)
         except BaseException:
             os.close(folder)
             raise
         self._is_open = True
+        if owner is not None:
+            try:
+                with translate_errors(name, folder):
+                    os.fchown(self._file, *owner)
+            except BaseException:
+                self.abort()
+                raise
 
     def write(self, data: bytes) -> None:
         """Append bytes.
@@ -167,6 +174,9 @@ def translate_errors(name: str, folder: int | None = None, size: int = 0) -> Ite
                 f"the session's disk is full: {name!r} does not fit",
                 size=size,
                 limit=state.f_blocks * state.f_frsize,
-                hint="remove files, or raise SandboxLimits.disk_bytes",
+                hint=_FULL_HINT,
             ) from error
-        raise FileTransferError(f"cannot access {name!r}: {error.strerror}") from error
+        hint = find_hint(error) if is_shortage(error) else None
+        if error.errno in _DISK_FULL_ERRNOS:
+            hint = _FULL_HINT
+        raise FileTransferError(f"cannot access {name!r}: {error.strerror}", hint=hint) from error

@@ -16,16 +16,16 @@ import sys
 import tempfile
 from abc import abstractmethod
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from cci_plugins.common.limits import SandboxLimits
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import IsolationError
 from cci_plugins.in_session.program_support import WORKING_DIRECTORY_LINK
 from cci_plugins.pools.base import DATA_FOLDER
-from cci_plugins.pools.local.folder.session_folder import SessionFolder
+from cci_plugins.pools.local.folder.session_folder import SessionFolder, open_all
 from cci_plugins.pools.local.isolation.launcher import LAUNCHER
 
 from . import uids
@@ -96,7 +96,8 @@ class HostFolderIsolation(Isolation):
         self, spec: KernelSpec, interpreter: Interpreter, check: dict[str, Any] | None = None
     ) -> HostFolderSandbox:
         uid = self._allocate_uid()
-        sandbox = HostFolderSandbox(uid)
+        with uids.release_on_failure(uid):
+            sandbox = HostFolderSandbox(uid)
         async with sandbox.kill_on_failure():
             base = sandbox.create_folders(spec)
             options = replace(
@@ -162,14 +163,16 @@ class HostFolderSandbox(Sandbox):
                 Path(path).mkdir(0o700)
             if owner is not None:
                 os.chown(path, *owner)
-        data, scratch, home, self.sockets = (_open_directory(f"{base}/{name}") for name in _FOLDERS)
+        names = (*_FOLDERS, _FOLDERS[-1])  # the folder of the sockets twice, to close it apart
+        opened = open_all([partial(_open_directory, f"{base}/{name}") for name in names])
+        data, *scratch, self.sockets = opened
         self._open_files = OpenFiles(base, spec.limits.file_bytes)
         # every folder that the code can write to counts, and so do deleted files
         self.folder = SessionFolder(
             data,
             owner=owner,
             capacity=spec.limits.disk_bytes,
-            scratch=(scratch, home, os.dup(self.sockets)),
+            scratch=tuple(scratch),
             measure_nameless=lambda: self._open_files.measure(self.list_roots()),
         )
         self.connection = build_connection_info(address, spec.key)
@@ -246,10 +249,7 @@ class HostFolderSandbox(Sandbox):
                 self.folder.close()
                 os.close(self.sockets)
             if self._base:
-                try:
-                    await anyio.to_thread.run_sync(supervisor.remove_folder, self._base)
-                except RuntimeError:  # from Python 3.12 on no thread starts at exit
-                    supervisor.remove_folder(self._base)
+                await run_in_thread(supervisor.remove_folder, self._base)
             uids.release(self._uid)
 
     def measure_memory(self) -> int:

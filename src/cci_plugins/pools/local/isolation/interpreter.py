@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cci_plugins.common.shortages import is_shortage
 from cci_plugins.errors import ConfigurationError, IsolationError
 
 from .managed_process import run_program
@@ -132,11 +133,28 @@ def _find_package_folders(full_path: list[str], isolated_path: list[str]) -> tup
     home = find_home()
     known = {os.path.realpath(path) for path in isolated_path}
     found: list[str] = []
-    for path in dict.fromkeys(map(os.path.realpath, filter(None, full_path))):
+    names = [name for name in full_path if name and isinstance(name, str)]  # others mean nothing
+    for path in dict.fromkeys(map(_resolve, names)):
         contains_home = home is not None and _is_inside(home, path)
-        if path not in known and not contains_home and any(Path(path).glob("*.dist-info")):
+        if path not in known and not contains_home and _has_packages(path):
             found.append(path)
     return tuple(found)
+
+
+def _resolve(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except PermissionError:  # of a link on the way
+        return path
+
+
+def _has_packages(path: str) -> bool:
+    try:
+        return any(Path(path).glob("*.dist-info"))
+    except OSError as error:  # nothing can be imported from there
+        if is_shortage(error):
+            raise
+        return False
 
 
 def find_home() -> str | None:

@@ -11,7 +11,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from cci_plugins.errors import ConfigurationError, IsolationError
+from cci_plugins.common.shortages import find_hint, find_hint_in, is_shortage
+from cci_plugins.errors import ConfigurationError, IsolationError, PoolUnavailableError
 
 from .kernel_config import SOCKETS
 
@@ -66,6 +67,7 @@ class ManagedProcess:
 
         Raises:
             IsolationError: The program could not be started.
+            PoolUnavailableError: The system has no room for another process now.
             ConfigurationError: This process ignores SIGCHLD.
         """
         check_child_signal()
@@ -79,8 +81,13 @@ class ManagedProcess:
                 cwd=cwd,
                 pass_fds=pass_fds,
             )
-        except OSError as error:
-            raise IsolationError(f"cannot start {command[0]}: {error.strerror}") from error
+        except (OSError, RuntimeError) as error:
+            what = f"cannot start {command[0]}: {getattr(error, 'strerror', error)}"
+            if is_shortage(error):
+                raise PoolUnavailableError(what, hint=find_hint(error)) from error
+            if isinstance(error, RuntimeError):
+                raise
+            raise IsolationError(what) from error
         return cls(process)
 
     async def _drain_stderr(self) -> None:
@@ -115,10 +122,13 @@ class ManagedProcess:
         if not self.has_ended:
             self.process.kill()
 
-    async def build_exit_error(self, what: str) -> IsolationError:
+    async def build_exit_error(self, what: str) -> IsolationError | PoolUnavailableError:
         """Build the error for a process that ended too early."""
         code, message = await self.wait(), await self.read_stderr_tail()
-        return IsolationError(f"{what} ended with status {code}: {message or 'no message'}")
+        text = f"{what} ended with status {code}: {message or 'no message'}"
+        if (hint := find_hint_in(message)) is not None:  # any backend would fail now
+            return PoolUnavailableError(text, hint=hint)
+        return IsolationError(text)
 
 
 class ShieldedStart:
@@ -142,7 +152,7 @@ class ShieldedStart:
 
     async def get_child_or_none(self) -> ManagedProcess | None:
         """Wait for the child and return it, or None when it could not be started."""
-        with contextlib.suppress(IsolationError):
+        with contextlib.suppress(Exception):  # `get_child` raised it
             return await self.get_child()
         return None
 

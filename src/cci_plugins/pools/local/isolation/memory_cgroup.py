@@ -22,6 +22,7 @@ if that is delegated.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +31,12 @@ from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 
-import anyio.to_thread
+import anyio
 
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.log import logger
+from cci_plugins.common.shortages import is_shortage
+from cci_plugins.common.threads import run_in_thread
 
 from .launcher.supervisor import iter_descendants
 
@@ -43,6 +46,7 @@ _LIMITS = {
     1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     2: ("memory.max", "memory.swap.max"),
 }
+_COUNTED = "a session has no memory cgroup, so its memory is counted: %s"
 _EVENTS = {1: "memory.oom_control", 2: "memory.events"}
 
 
@@ -138,18 +142,26 @@ class MemoryCgroup:
 
 @lru_cache
 def find_cgroup_parent() -> CgroupParent | None:
-    """Return where the sessions of this process get their cgroups, or None if they have none."""
+    """Return where the sessions of this process get their cgroups, or None if they have none.
+
+    Raises:
+        OSError: That cannot be found out now.
+    """
     try:
         own, mounts = (
             Path("/proc/self", name).read_text(encoding="utf-8") for name in ("cgroup", "mountinfo")
         )
-    except OSError:
+    except OSError as error:
+        if is_shortage(error):
+            raise
         return None
     for parent in iter_parents(own, mounts):
         parent.remove_leftovers()
         try:
             parent.create(MIB).remove()
         except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+                raise
             logger.info("no memory cgroup for sessions below %s: %s", parent.folder, error)
             continue
         return parent
@@ -203,7 +215,11 @@ async def confine(
         list_roots: Lists the session's first processes. It is empty before they have started.
         keep: Called with the cgroup once it exists. The session removes it.
     """
-    parent = await anyio.to_thread.run_sync(find_cgroup_parent)
+    try:
+        parent = await run_in_thread(find_cgroup_parent)
+    except OSError as error:
+        logger.warning(_COUNTED, error)
+        return
     if parent is None:
         return
     while not (roots := list_roots()):  # noqa: ASYNC110 - nothing reports a start
@@ -216,6 +232,6 @@ async def confine(
             for pid in roots:
                 cgroup.add_tree(pid)
         except OSError as error:
-            logger.warning("a session has no memory cgroup, so its memory is counted: %s", error)
+            logger.warning(_COUNTED, error)
 
-    await anyio.to_thread.run_sync(move)
+    await run_in_thread(move)

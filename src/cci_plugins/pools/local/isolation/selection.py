@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.common.settings import IsolationName
-from cci_plugins.errors import ConfigurationError, IsolationError
+from cci_plugins.common.shortages import find_hint
+from cci_plugins.errors import CodeInterpreterError, ConfigurationError, IsolationError
 
 from .base import Isolation, KernelSpec
 from .managed_process import check_child_signal
@@ -91,7 +92,7 @@ async def _select_by_name(name: str, spec: KernelSpec) -> Isolation:
     if name not in backends:
         raise IsolationError(f"{name} is not available on {sys.platform}", hint="use auto")
     isolation = backends[name](spec.limits)
-    await isolation.run_self_check(spec)
+    await _check(isolation, spec)
     return isolation
 
 
@@ -101,7 +102,7 @@ async def _select_strongest(spec: KernelSpec) -> Isolation:
     for name, make in _list_backends(automatic=True).items():
         isolation = make(spec.limits)
         try:
-            await isolation.run_self_check(spec)
+            await _check(isolation, spec)
         except IsolationError as error:
             errors.append(error)
             reasons.append(f"{name}: {error}")
@@ -115,6 +116,23 @@ async def _select_strongest(spec: KernelSpec) -> Isolation:
         f"your network ({'; '.join(reasons) or 'no backend exists for ' + sys.platform})",
         hint="; ".join([*hints[:1], _HINTS.get(sys.platform, _OTHER_HINT)]),
     )
+
+
+async def _check(isolation: Isolation, spec: KernelSpec) -> None:
+    """Run a backend's self-check.
+
+    Raises:
+        IsolationError: The backend does not work here.
+        OSError: Something is short or missing that no other backend does without.
+    """
+    try:
+        await isolation.run_self_check(spec)
+    except CodeInterpreterError:
+        raise
+    except OSError as error:
+        if find_hint(error) is not None:
+            raise
+        raise IsolationError(f"the system refused a call: {error}") from error
 
 
 def _log_selection(isolation: Isolation) -> None:

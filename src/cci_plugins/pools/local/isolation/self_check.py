@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import anyio
 
-from cci_plugins.errors import IsolationError
+from cci_plugins.common.shortages import find_hint_in
+from cci_plugins.errors import IsolationError, PoolUnavailableError
 
 from .interpreter import Interpreter, find_home
 from .managed_process import START_SECONDS, ManagedProcess
@@ -49,6 +50,7 @@ async def run(
 
     Raises:
         IsolationError: The sandbox did not start, did not finish, or allowed something.
+        PoolUnavailableError: The system has no room for it now.
     """
     with _create_canary_file() as canary:
         check = {
@@ -69,7 +71,10 @@ async def run(
                 await sandbox.kill()
     if code != 0:
         reason = message.splitlines()[-1] if message else f"status {code}"
-        raise IsolationError(f"the sandbox failed its self-check: {reason}")
+        text = f"the sandbox failed its self-check: {reason}"
+        if (hint := find_hint_in(reason)) is not None:  # any backend would fail now
+            raise PoolUnavailableError(text, hint=hint)
+        raise IsolationError(text)
 
 
 @contextlib.contextmanager

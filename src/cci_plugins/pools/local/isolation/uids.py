@@ -6,8 +6,10 @@ a signal to another.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,6 +53,16 @@ def release(uid: int | None) -> None:
     """Let a later session use this id."""
     if uid is not None:
         _allocated_uids.discard(uid)
+
+
+@contextlib.contextmanager
+def release_on_failure(uid: int | None) -> Iterator[None]:
+    """Release an id if the block fails, which makes the session that would own it."""
+    try:
+        yield
+    except BaseException:
+        release(uid)
+        raise
 
 
 def _is_mapped(uid: int) -> bool:

@@ -21,6 +21,7 @@ import anyio
 
 from cci_plugins.common.limits import MIB
 from cci_plugins.common.packages import LIST_CODE, parse_packages
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import ConfigurationError, PoolUnavailableError
 from cci_plugins.pools.local.isolation.interpreter import inspect
 from cci_plugins.pools.local.isolation.managed_process import run_program
@@ -102,7 +103,7 @@ async def download(
         raise PoolUnavailableError(
             f"the packages did not arrive within {DOWNLOAD_SECONDS} s", hint="try again"
         ) from None
-    await anyio.to_thread.run_sync(_check_size, target)
+    await run_in_thread(_check_size, target)
     return target
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import PoolUnavailableError
 from cci_plugins.pools.local.isolation.launcher import supervisor
 
@@ -43,7 +44,7 @@ class PackageRoot:
         Raises:
             IsolationError: The process could not be started.
         """
-        await anyio.to_thread.run_sync(remove_leftovers)
+        await run_in_thread(remove_leftovers)
         self._path = _create_root()
         self._lock = _lock(self._path)
         if sys.platform == "win32":
@@ -110,10 +111,7 @@ def _create_root() -> Path:
 
 
 async def _remove(path: Path) -> None:
-    try:
-        await anyio.to_thread.run_sync(supervisor.remove_folder, str(path))
-    except RuntimeError:  # from Python 3.12 on no thread starts at exit
-        supervisor.remove_folder(str(path))
+    await run_in_thread(supervisor.remove_folder, str(path))
 
 
 def remove_leftovers() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from cci_plugins.common.threads import run_in_thread
 from cci_plugins.errors import ConfigurationError
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
@@ -121,7 +122,7 @@ class SessionPackages:
         staging = PackageFolder(self._root)
         try:
             target = await download(self._source, missing, present, staging.path)
-            versions = await anyio.to_thread.run_sync(list_versions, target)
+            versions = await run_in_thread(list_versions, target)
             await self._add(target, versions)
         finally:
             with anyio.CancelScope(shield=True):
@@ -131,7 +132,7 @@ class SessionPackages:
     async def _add(self, target: Path, versions: Mapping[str, str]) -> None:
         if self._folder is None:
             self._folder = PackageFolder(self._root)
-        await anyio.to_thread.run_sync(self._folder.add, target)
+        await run_in_thread(self._folder.add, target)
         self._versions |= versions
         self.version += 1
 
@@ -185,7 +186,7 @@ class SessionPackages:
         """
         if self._upload is None or self._upload.name != part.upload:
             raise build_unknown_upload_error()
-        await anyio.to_thread.run_sync(self._upload.add, part)
+        await run_in_thread(self._upload.add, part)
 
     async def _install_upload(self, wheels: WheelList) -> Mapping[str, str]:
         """Install the wheels of the upload, all or none. Return the new versions by name.
@@ -203,9 +204,9 @@ class SessionPackages:
         kept = self._budget.used - upload.size
         staging = PackageFolder(self._root)
         try:
-            await anyio.to_thread.run_sync(upload.check, wheels.wheels)
-            await anyio.to_thread.run_sync(upload.unpack, staging.path)
-            found = await anyio.to_thread.run_sync(list_versions, staging.path)
+            await run_in_thread(upload.check, wheels.wheels)
+            await run_in_thread(upload.unpack, staging.path)
+            found = await run_in_thread(list_versions, staging.path)
             if len(found) != len(wheels.wheels):
                 raise ConfigurationError(
                     f"{len(wheels.wheels)} wheels have the metadata of {len(found)} packages",
@@ -255,7 +256,7 @@ class SessionPackages:
         if self._base is not None:
             await self._base.fill(folder)
         if self._folder is not None:
-            await anyio.to_thread.run_sync(folder.add, self._folder.path)
+            await run_in_thread(folder.add, self._folder.path)
 
     async def close(self) -> None:
         """Remove the host's copy."""

@@ -220,3 +220,17 @@ def test_only_folders_with_installed_packages_are_added(tmp_path):
     path = ["", str(source), str(packages), "/no/such"]
     assert interpreter._find_package_folders(path, []) == (str(packages),)
     assert interpreter._find_package_folders(path, [str(packages)]) == ()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs modes of folders")
+def test_odd_entries_of_the_path_are_left_out(tmp_path, monkeypatch):
+    packages = tmp_path / "packages"
+    (packages / "x-1.dist-info").mkdir(parents=True)
+    path = [5, None, b"/tmp", tmp_path, "x" * 5000, "/etc/passwd", str(packages)]
+    assert interpreter._find_package_folders(path, []) == (str(packages),)
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert interpreter._find_package_folders(["/private/packages"], []) == ()

@@ -194,7 +194,8 @@ class BwrapIsolation(Isolation):
     ) -> BwrapSandbox:
         bwrap = self._bwrap or await find_bubblewrap()
         uid = uids.allocate() if uids.can_allocate() else None
-        sandbox = BwrapSandbox(uid)
+        with uids.release_on_failure(uid):
+            sandbox = BwrapSandbox(uid)
         async with sandbox.kill_on_failure():
             options = SandboxOptions(
                 uid=uid,

@@ -35,10 +35,12 @@ import resource
 import select
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from cci_plugins.errors import FileTransferError, IsolationError
-from cci_plugins.pools.local.folder.session_folder import SessionFolder
+from cci_plugins.common.shortages import is_shortage
+from cci_plugins.errors import FileTransferError, IsolationError, PoolUnavailableError
+from cci_plugins.pools.local.folder.session_folder import SessionFolder, open_all
 from cci_plugins.pools.local.isolation import uids
 from cci_plugins.pools.local.isolation.base import Sandbox
 from cci_plugins.pools.local.isolation.kernel_config import build_connection_info
@@ -114,7 +116,7 @@ class BwrapSandbox(Sandbox):
         try:
             self.sockets = self._add_handle("sockets", _open_folder(SOCKET_FOLDER, root))
             folders = (DATA, SCRATCH, HOME, SHARED, SOCKET_FOLDER)
-            data, *scratch = (_open_folder(path, root) for path in folders)
+            data, *scratch = open_all([partial(_open_folder, path, root) for path in folders])
         finally:
             os.close(root)
         owner = None if self._uid is None else (self._uid, self._uid)
@@ -258,13 +260,16 @@ class BwrapSandbox(Sandbox):
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         path = f"/proc/{self._init_pid}/root"
         while asyncio.get_running_loop().time() < deadline:
-            with contextlib.suppress(OSError):
+            try:
                 root = os.open(path, os.O_PATH | os.O_DIRECTORY)
                 with contextlib.ExitStack() as stack:
                     stack.callback(os.close, root)
                     if _read_content(f"{BOOT[1:]}/session.json", root) == session:
                         stack.pop_all()
                         return root
+            except OSError as error:  # it has not been mounted yet
+                if is_shortage(error):
+                    raise
             if self.child.has_ended:
                 raise _add_hint(await self.child.build_exit_error("bwrap"))
             await asyncio.sleep(POLL_SECONDS)
@@ -294,7 +299,9 @@ def _read_content(path: str, root: int) -> bytes:
         return stream.read()
 
 
-def _add_hint(error: IsolationError) -> IsolationError:
+def _add_hint(
+    error: IsolationError | PoolUnavailableError,
+) -> IsolationError | PoolUnavailableError:
     """Give an error of bubblewrap the hint for its reason, and return it."""
     text = str(error)
     if "uid map: Permission denied" in text or "RTM_NEWADDR" in text:
