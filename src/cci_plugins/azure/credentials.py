@@ -24,7 +24,7 @@ import inspect
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias
@@ -200,6 +200,14 @@ class CachedCredential:
     def is_default(self) -> bool:
         """Whether it signs in as this machine does, because nobody passed a credential."""
         return self._source is None or self._default is not None
+
+    def allows_tenant(self, tenant_id: str) -> bool:
+        """Return whether the user's credential was made with leave for another tenant.
+
+        Args:
+            tenant_id: A tenant that a service named.
+        """
+        return not {"*", tenant_id}.isdisjoint(_iter_allowed_tenants(self._source))
 
     async def close(self) -> None:
         """Close the default credential if this adapter created one. The user's stays open."""
@@ -458,6 +466,18 @@ def decode_claims(token: str) -> dict[str, Any]:
     except (ValueError, binascii.Error):
         return {}
     return claims if isinstance(claims, dict) else {}
+
+
+def _iter_allowed_tenants(source: object) -> Iterator[str]:
+    """Yield the `additionally_allowed_tenants` of a credential and of those that it consists of."""
+    found = getattr(source, "_additionally_allowed_tenants", None)
+    if isinstance(found, list | tuple | set):
+        yield from map(str, found)
+    chained = getattr(source, "credentials", ())
+    parts = (getattr(source, "_credential", None), getattr(source, "_client", None))
+    for part in (*parts, *(chained if isinstance(chained, list | tuple) else ())):
+        if part is not None:
+            yield from _iter_allowed_tenants(part)
 
 
 def _accepts_options(get_token: Callable[..., Any]) -> bool:

@@ -180,7 +180,7 @@ def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> I
             try:
                 yield session
             finally:
-                if name is None and not embedded:
+                if name is None and not embedded and pool.has_answered:
                     session.delete()
             if name is not None:
                 _print_session_hint(embedded=embedded, has_secret=settings.secret is not None)

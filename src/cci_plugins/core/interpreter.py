@@ -293,7 +293,8 @@ class CodeInterpreter(BackgroundInterpreter):
         try:
             execution = await session.run_code(packages.LIST_CODE)
         finally:
-            await session.delete()
+            if self._host.pool.has_answered:
+                await session.delete()
         return packages.parse_packages(execution.stdout)
 
     async def run_code(

@@ -3,8 +3,9 @@
 A pool may lose or replace a session at any time. `Session` makes this visible to the model, and
 never runs code twice. Its state between runs:
 
-- `_instance`: the pool's name for the instance of the last run. The next run requires it. If the
-  pool has another one, it raises a retryable `SessionLostError` and the code has not started.
+- `_handle.instance`: the pool's name for the instance of the last run, or of uploads before a first
+  one. The next run requires it. If the pool has another one, it raises a retryable
+  `SessionLostError` and the code has not started.
 - `_has_lost_uploads`: the last run ended the session, or restoring its uploads failed half way.
   The next run restores the uploads first.
 - `_loss_note`, `_notes`: what happened before the next execution, in the order of events. They
@@ -64,7 +65,7 @@ from .session_handle import SessionHandle
 from .session_host import bind_to_current_loop
 from .session_packages import PackageSession
 from .session_restart import restart_with_files
-from .session_saving import REPLACED_NOTE
+from .session_saving import REPLACED_NOTE, RESTARTED_NOTE
 from .spans import record_content, record_execution, start_execution_span
 
 EVICTED_NOTE = (
@@ -79,7 +80,6 @@ DELETED_TEXT = "the session ended while the code ran: it was deleted; variables 
 STOP_SECONDS = 1.0  # the time in which a pool can end the run and return its output
 MAX_NESTED_RUNS = 8  # sessions whose code waits for a tool that runs code in the next one
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 1.0  # between two attempts to interrupt a run
-RESTARTED_NOTE = "the session was restarted; variables of earlier calls are gone, files are kept"
 
 
 class _ActiveRun:
@@ -147,7 +147,6 @@ class Session(LongRunSession, PackageSession):
         self._on_delete = on_delete
         self._loss_note = EVICTED_NOTE if was_evicted else None
         self._notes: list[str] = []
-        self._instance: str | None = None
         self._has_lost_uploads = False
         self._lock: anyio.Lock | None = None
         self._active_run: _ActiveRun | None = None
@@ -340,22 +339,21 @@ class Session(LongRunSession, PackageSession):
         execute = pool.execute_in_background if request.in_background else pool.execute
         try:
             return await execute(
-                self.id, request.code, instance=self._instance, **request.get_options()
+                self.id, request.code, instance=self._handle.instance, **request.get_options()
             )
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
             if self._active_run is not None and self._active_run.is_restarted:
                 raise _build_ended_error() from lost
-            self._instance, self._loss_note = None, REPLACED_NOTE
-            await self._restore_uploads()
+            await self._restore_replaced(REPLACED_NOTE)
             return await execute(self.id, request.code, **request.get_options())
 
     def _attach_notes(self, execution: Execution) -> Execution:
         """Return the execution with the notes about what happened before it."""
         loss, self._loss_note = self._loss_note, None
         notes, self._notes = self._notes, []
-        self._instance = execution.instance or None
+        self._handle.instance = execution.instance or None
         self._has_lost_uploads = execution.state == "lost" and not execution.instance
         if loss is not None and execution.state != "lost":  # else the pool has given the reason
             notes = [loss, *notes]
@@ -427,7 +425,7 @@ class Session(LongRunSession, PackageSession):
                 await self._handle.begin()
                 if not await pool.restart_session(self.id):
                     await restart_with_files(self._handle)
-                self._note_restart(has_state=self._instance is not None)
+                await self._note_restart(has_state=self._handle.instance is not None)
             return
         run = self._active_run
         self._ends += 1  # a run that waits must not begin in what is about to end
@@ -438,12 +436,14 @@ class Session(LongRunSession, PackageSession):
             raise build_no_interrupt_error(pool.capabilities.name)
         self._ends += 1
         async with self._exclusive():
-            self._note_restart(has_state=True)
+            await self._note_restart(has_state=True)
 
-    def _note_restart(self, *, has_state: bool) -> None:
-        self._instance, self._has_lost_uploads = None, False
+    async def _note_restart(self, *, has_state: bool) -> None:
+        self._handle.instance, self._has_lost_uploads = None, False
         if has_state and RESTARTED_NOTE not in self._notes:
             self._notes.append(RESTARTED_NOTE)
+        if has_state:  # its files can still be lost before the next run
+            await self._handle.note_instance()
 
     async def delete(self) -> None:
         """End the session now, with the code that runs in it. A later run starts a new one."""
@@ -457,7 +457,7 @@ class Session(LongRunSession, PackageSession):
         async with self._exclusive():
             await pool.delete_session(self.id)
             self._handle.host.note_end(self.id)
-            self._instance, self._has_lost_uploads = None, False
+            self._handle.instance, self._has_lost_uploads = None, False
             self._handle.forget_uploads()
             self._packages = ()
             self._on_delete()
@@ -466,7 +466,7 @@ class Session(LongRunSession, PackageSession):
         """Forget the runs of the parent process, in a forked child."""
         self._lock, self._long_runs = None, LongRuns()
         if is_lost and self._handle.was_used:
-            self._loss_note, self._instance, self._has_lost_uploads = FORKED_NOTE, None, True
+            self._loss_note, self._handle.instance, self._has_lost_uploads = FORKED_NOTE, None, True
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:

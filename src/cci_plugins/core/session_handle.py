@@ -20,18 +20,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import MIB
+from cci_plugins.common.log import describe_error, logger
 from cci_plugins.common.metrics import count_file
 from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.common.urls import SecretUrl
-from cci_plugins.errors import FileTransferError
+from cci_plugins.errors import CodeInterpreterError, FileTransferError, PoolUnavailableError
 from cci_plugins.files.file_transfer import ProgressHandler
 from cci_plugins.files.source import UploadSource
 from cci_plugins.models import Execution, FileInfo
@@ -55,6 +56,7 @@ class SessionHandle:
     Attributes:
         on_fork: Called in a forked child with whether the session is lost.
         was_used: A run or a transfer was started, so the session may exist in the pool.
+        instance: The pool's name for the instance that the next run requires, or None.
         env: Variables for the code, or None. Each run brings them.
         background_runs: The runs in the background that go on.
     """
@@ -66,6 +68,7 @@ class SessionHandle:
         self.key = key
         self.id = session_id
         self.was_used = False
+        self.instance: str | None = None
         self.env = host.env
         self.background_runs: set[asyncio.Task[Execution]] = set()
         self._past_envs: deque[SessionEnvironment | None] = deque(maxlen=MAX_PAST_ENVIRONMENTS)
@@ -144,7 +147,8 @@ class SessionHandle:
     ) -> FileInfo:
         """Write a file into the session and remember it."""
         try:
-            info = await self.send(name, source, on_progress)
+            async with self._before_runs():
+                info = await self.send(name, source, on_progress)
         except BaseException:
             source.close()
             raise
@@ -153,9 +157,42 @@ class SessionHandle:
 
     async def fetch(self, url: SecretUrl, name: str, on_progress: ProgressHandler) -> FileInfo:
         """Have the session fetch a URL, and remember it."""
-        info = await self._fetch_url(url, name, on_progress)
+        async with self._before_runs():
+            info = await self._fetch_url(url, name, on_progress)
         self.remember(name, url, info)
         return info
+
+    @asynccontextmanager
+    async def _before_runs(self) -> AsyncGenerator[None]:
+        """Note the instance that gets a file, unless a run is about to state its own."""
+        is_busy = self.is_busy
+        with self.in_use():
+            await self.begin()
+            if not is_busy:
+                await self.note_instance()
+            yield
+
+    async def note_instance(self) -> None:
+        """Find out the session's instance, so that the next run notices the loss of its files.
+
+        Raises:
+            PoolUnavailableError: The pool cannot be reached, or has no place for the session.
+        """
+        if self.instance is not None:
+            return
+        pool = await self.host.get_pool()
+        try:
+            found = await pool.get_instance(self.id)
+        except PoolUnavailableError:
+            raise
+        except CodeInterpreterError as error:
+            logger.info("the session's instance is not known: %s", describe_error(error))
+            return
+        self._take_instance(found)
+
+    def _take_instance(self, found: str | None) -> None:
+        if self.instance is None:  # a run may have stated it meanwhile
+            self.instance = found
 
     async def restore_uploads(self) -> tuple[Sequence[str], Sequence[str]]:
         """Send every remembered file to the session again.

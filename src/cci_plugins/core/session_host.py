@@ -77,7 +77,8 @@ class _Leftovers:
                 if self.file_transfer is not None:
                     stack.push_async_callback(self.file_transfer.aclose)
                 stack.push_async_callback(self.pool.aclose)
-                if self.pool.capabilities.outlives_app and not self.keeps_sessions:
+                outlives = self.pool.capabilities.outlives_app and self.pool.has_answered
+                if outlives and not self.keeps_sessions:
                     for session_id in self.session_ids:
                         stack.push_async_callback(self.pool.delete_session, session_id)
                 self.remove_sessions(*self.session_ids)
@@ -213,7 +214,8 @@ class SessionHost:
         try:
             async with lock:
                 if is_needed():
-                    await self.pool.delete_session(session_id)
+                    if self.pool.has_answered:
+                        await self.pool.delete_session(session_id)
                     self.note_end(session_id)
         finally:
             if not lock.statistics().tasks_waiting:

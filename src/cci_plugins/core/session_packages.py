@@ -64,7 +64,7 @@ class PackageSession(BackgroundSession):
             await self._handle.begin()
             instance, versions = await _install(pool, self._handle.id, packages)
             self._packages = tuple(dict.fromkeys((*self._packages, *packages)))
-            self._instance = self._instance or instance
+            self._handle.instance = self._handle.instance or instance
         return versions
 
     async def _restore_packages(self) -> None:

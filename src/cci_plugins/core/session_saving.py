@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _END_SECONDS = 30
 REPLACED_NOTE = "the pool replaced the session; variables and files of earlier calls are gone"
+RESTARTED_NOTE = "the session was restarted; variables of earlier calls are gone, files are kept"
 
 
 class SavableSession(ABC):
@@ -51,7 +52,6 @@ class SavableSession(ABC):
     _handle: SessionHandle
     _notebook: Notebook
     _notes: list[str]
-    _instance: str | None
     _has_lost_uploads: bool
     _loss_note: str | None
     _ends: int
@@ -149,6 +149,7 @@ class SavableSession(ABC):
             await self._handle.begin()
             await self._note_replacement()
             cells = choose_cells(saved.notebook, replay)
+            await self._handle.note_instance()
             await restore_files(self._handle, saved)
             if cells:
                 await self._replay(cells, saved)
@@ -161,10 +162,10 @@ class SavableSession(ABC):
         pool = await host.get_pool()
         try:
             limit = host.limits.execution_timeout
-            self._instance = await replay_cells(pool, self._handle.id, cells, limit)
+            self._handle.instance = await replay_cells(pool, self._handle.id, cells, limit)
             await put_files_back(self._handle, saved)
         except BaseException:
-            self._instance = None
+            self._handle.instance = None
             self._handle.forget_uploads()
             with anyio.CancelScope(shield=True), anyio.move_on_after(_END_SECONDS):
                 await pool.delete_session(self._handle.id)
@@ -211,20 +212,30 @@ class SavableSession(ABC):
         """Return whether the pool replaced the session, and restore its uploads then."""
         if self._has_lost_uploads:
             await self._restore_uploads()
-        if self._instance is None:
+        if self._handle.instance is None:
             return False
         pool, limits = await self._handle.host.get_pool(), self._handle.host.limits
         try:
             await pool.execute(
-                self._handle.id, "", timeout=limits.execution_timeout, instance=self._instance
+                self._handle.id,
+                "",
+                timeout=limits.execution_timeout,
+                instance=self._handle.instance,
             )
         except SessionLostError as lost:
             if not lost.retryable:
                 raise
-            self._instance, self._loss_note = None, REPLACED_NOTE
-            await self._restore_uploads()
+            await self._restore_replaced(REPLACED_NOTE)
             return True
         return False
+
+    async def _restore_replaced(self, loss_note: str) -> None:
+        """Restore the uploads of a session that the pool replaced, for the next run's notes."""
+        self._handle.instance, self._loss_note = None, loss_note
+        self._notes[:] = [
+            note for note in self._notes if note != RESTARTED_NOTE
+        ]  # "files are kept"
+        await self._restore_uploads()
 
     @asynccontextmanager
     async def _exclusive_unless_deleted(self) -> AsyncIterator[None]:

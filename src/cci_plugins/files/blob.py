@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 import anyio
 
 from cci_plugins.azure.credentials import CachedCredential, TokenCredential
+from cci_plugins.azure.scoped_credential import STORAGE_SCOPE, ScopedCredential
 from cci_plugins.common import event_loop
 from cci_plugins.common.azure_hosts import check_sign_in_host
 from cci_plugins.common.cancellation import run_to_end
@@ -325,7 +326,7 @@ class BlobStorage(Renewable):
             )
             self._client = BlobServiceClient(
                 self._address.url,
-                credential=self._key or self._credential,
+                credential=self._key or ScopedCredential(self._credential, STORAGE_SCOPE),
                 retry_policy=retry_policy,
                 **build_connection_options(
                     self._address.url,

@@ -36,6 +36,7 @@ INSTANCE_KEY = "cci_plugins/instance"  # in a request: run only in this instance
 ENV_KEY = "cci_plugins/env"  # in a request: variables for the code
 INTERRUPT, RESTART = "interruptRun", "restartSession"  # tools for our client, which no list has
 PACKAGES = "sessionPackages"  # the same, with a message of `pools/package_exchange.py`
+INSTANCE = "sessionInstance"  # the same, which answers the instance of the next run
 CONTENT_KEY = "cci_plugins/content"  # in a request: False leaves out what the execution repeats
 RUN_KEY = "cci_plugins/run"  # in a request: name of the run, which is started once
 _SAME_VERSION = "install the same version of cci-plugins here and in the pool"

@@ -200,7 +200,8 @@ def build_error_from_status(
             f"the endpoint was not found ({what}){suffix}", hint="check the pool's endpoint"
         )
     return _match_known_error(detail) or ProtocolError(
-        f"the pool did not understand the request ({what}){suffix}"
+        f"the pool did not understand the request ({what}){suffix}",
+        hint=None if detail else "check the pool's endpoint",
     )
 
 

@@ -136,7 +136,7 @@ def limit_time(timeout: timedelta, *, starts_code: bool) -> Generator[None]:
         message = f"the pool did not answer within {seconds:g} s"
         if starts_code:
             raise ExecutionTimeoutError(f"{message}; {MAY_HAVE_RUN}") from None
-        raise PoolUnavailableError(message) from None
+        raise PoolUnavailableError(message, hint="check the endpoint and network") from None
 
 
 @contextmanager

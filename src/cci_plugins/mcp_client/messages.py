@@ -19,6 +19,7 @@ from cci_plugins.errors import ProtocolError
 
 PROTOCOL_VERSION = "2025-06-18"
 METHOD_NOT_FOUND = -32601
+_ENDPOINT_HINT = "check that the endpoint is that of a session pool"
 MAX_MEMORY = 512 * MIB  # of the values of one answer, beyond their text
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -96,8 +97,7 @@ def decode_json(body: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         kind = "HTML" if body.lstrip()[:1] == b"<" else "not JSON"
         raise ProtocolError(
-            f"the pool's answer of {len(body)} bytes is {kind}",
-            hint="check that the endpoint is that of a session pool",
+            f"the pool's answer of {len(body)} bytes is {kind}", hint=_ENDPOINT_HINT
         ) from error
 
 
@@ -113,7 +113,7 @@ def parse_body(body: bytes, request_id: int) -> RpcReply:
         reply = match_reply(candidate, request_id, is_alone=len(candidates) == 1)
         if reply is not None:
             return reply
-    raise ProtocolError("the pool's answer does not belong to the request")
+    raise ProtocolError("the pool's answer does not belong to the request", hint=_ENDPOINT_HINT)
 
 
 def split_batches(messages: Iterable[Any]) -> Iterator[Any]:

@@ -359,6 +359,11 @@ class SessionPool(Renewable, ABC):
         return False
 
     @property
+    def has_answered(self) -> bool:
+        """Whether the pool may have sessions of this object, since its server ever answered."""
+        return True
+
+    @property
     def known_packages(self) -> tuple[str, ...]:
         """Preinstalled packages that sessions certainly have, found without asking a session."""
         return ()

@@ -189,8 +189,11 @@ class _RelayedRun:
             return
         await self._output.finish()
         if (stored := answer.meta.get(executions.META_KEY)) is not None:
-            execution = executions.load_execution(stored, self.run.session_id)
-            self._history.end(self.run, await _clean(execution))
+            try:
+                execution = executions.load_execution(stored, self.run.session_id)
+                self._history.end(self.run, await _clean(execution))
+            except ProtocolError as malformed:  # which the client finds itself
+                self._history.end(self.run, error=redact(str(malformed)))
             return
         failure = answer.meta.get(failures.META_KEY)
         error = failures.load_error(failure) if isinstance(failure, dict) else "its server lost it"

@@ -13,6 +13,7 @@ from cci_plugins.errors import (
     PoolError,
     PoolExhaustedError,
     PoolUnavailableError,
+    ProtocolError,
     SessionLostError,
 )
 from cci_plugins.mcp_client import failures
@@ -36,7 +37,7 @@ from cci_plugins.pools.base import Capabilities, OutputHandler
 from cci_plugins.pools.package_exchange import PACKAGES_KEY
 from cci_plugins.pools.run_exchange import BACKGROUND_KEY, HOST_TOOLS_KEY
 
-from .replies import read_execution
+from .replies import build_unreported_error, read_execution
 
 _SERVER_NAME = "cci-plugins"  # in the answer to `initialize`
 
@@ -155,8 +156,15 @@ class RunTool:
         )
 
 
-def read_execution_of(answer: ToolResult, session_id: str) -> Execution:
+def read_execution_of(
+    answer: ToolResult, session_id: str, *, needs_whole: bool = False
+) -> Execution:
     """Return the whole execution in an answer.
+
+    Args:
+        answer: The answer.
+        session_id: The session that the code ran in.
+        needs_whole: Whether content for a model does not count, because it reports something else.
 
     Raises:
         CodeInterpreterError: The error that the served pool raised.
@@ -167,15 +175,19 @@ def read_execution_of(answer: ToolResult, session_id: str) -> Execution:
         raise failures.load_error(failure)
     try:
         with map_protocol_errors(starts_code=True):
-            return _read_execution(answer, session_id)
+            return _read_execution(answer, session_id, needs_whole=needs_whole)
     except SessionLostError as error:
         raise build_unclear_error(error) from error
 
 
-def _read_execution(answer: ToolResult, session_id: str) -> Execution:
+def _read_execution(answer: ToolResult, session_id: str, *, needs_whole: bool) -> Execution:
     if META_KEY in answer.meta:
         return check_files(load_execution(answer.meta[META_KEY], session_id))
-    return read_execution(answer, session_id)
+    execution = read_execution(answer, session_id)
+    is_empty = not (execution.stdout or execution.stderr or execution.results or execution.error)
+    if needs_whole or (is_empty and not (answer.structured or answer.text)):
+        raise build_unreported_error()
+    return execution
 
 
 def build_refused_error(error: PoolUnavailableError) -> PoolUnavailableError:
@@ -268,4 +280,18 @@ async def call_session_tool(
     failure = answer.meta.get(failures.META_KEY)
     if isinstance(failure, Mapping):
         raise failures.load_error(failure)
+    if answer.is_error:
+        raise failures.build_error_from_text(answer.text, started=False)
     return answer.structured or {}
+
+
+def is_done(answer: Mapping[str, Any]) -> bool:
+    """Return whether the server did what a tool without code asks for.
+
+    Raises:
+        ProtocolError: The answer does not report it.
+    """
+    done = answer.get("done")
+    if not isinstance(done, bool):
+        raise ProtocolError("the pool's answer does not report whether anything was done")
+    return done

@@ -120,7 +120,7 @@ class HeldRun:
             if not _is_refused(error):
                 await self._cancel()
             raise
-        execution = read_execution_of(answer, self._request.session_id)
+        execution = read_execution_of(answer, self._request.session_id, needs_whole=True)
         if self._output is not None:
             self._output.finish(execution)
         return execution

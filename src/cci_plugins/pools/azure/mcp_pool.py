@@ -28,7 +28,7 @@ from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client.client import DEFAULT_TIMEOUT, McpClient, parse_endpoint_url
 from cci_plugins.mcp_client.executions import CONTENT_KEY, META_KEY, SIGNED_KEY, load_execution
-from cci_plugins.mcp_client.http import make_http
+from cci_plugins.mcp_client.http import make_http, map_protocol_errors
 from cci_plugins.models import Execution
 from cci_plugins.pools.base import Capabilities
 from cci_plugins.pools.package_pools import PackageOptions
@@ -177,6 +177,7 @@ class PlatformSessionPool(RemoteSessionPool):
         async with self._discovery.hold():
             if self._server is None:
                 self._server = await self._retry.call_with_renewal(self._discover_server)
+                self._contact.has_answered = True
 
     @override
     async def aclose(self) -> None:
@@ -364,9 +365,10 @@ async def _run_text(
     arguments = {"environmentId": environment, "pythonCode": code}
     meta = {CONTENT_KEY: False} if server.returns_full_results else None
     answer = await server.mcp.call_tool(server.tool, arguments, timeout=limit, meta=meta)
-    if server.returns_full_results and META_KEY in answer.meta:  # not cut for a model, as the text
-        return load_execution(answer.meta[META_KEY], session_id)
-    return read_execution(answer, session_id)
+    with map_protocol_errors(starts_code=True):
+        if server.returns_full_results and META_KEY in answer.meta:  # not cut, as the text may be
+            return load_execution(answer.meta[META_KEY], session_id)
+        return read_execution(answer, session_id)
 
 
 def _build_auth(

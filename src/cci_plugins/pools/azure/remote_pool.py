@@ -37,7 +37,7 @@ from cci_plugins.errors import (
     PoolUnavailableError,
     SessionLostError,
 )
-from cci_plugins.mcp_client.executions import INTERRUPT, PACKAGES, RESTART
+from cci_plugins.mcp_client.executions import INSTANCE, INTERRUPT, PACKAGES, RESTART
 from cci_plugins.mcp_client.http import was_sent
 from cci_plugins.mcp_client.messages import ToolResult
 from cci_plugins.models import Execution, FileInfo, OutputEvent
@@ -54,10 +54,17 @@ from cci_plugins.pools.package_pools import PackageOptions, RemotePackages
 from cci_plugins.pools.run_exchange import RelayedQuery, RunQuery, RunRelay
 from cci_plugins.pools.tool_host import ToolHost, build_unsupported_error
 
-from .cci_server import RunRequest, RunTool, build_refused_error, raise_unsent_error, run_full
+from .cci_server import (
+    RunRequest,
+    RunTool,
+    build_refused_error,
+    is_done,
+    raise_unsent_error,
+    run_full,
+)
 from .held_run import HeldRun
 from .rest_client import RestClient
-from .retry import NoRouteError, RetryPolicy
+from .retry import Contact, NoRouteError, RetryPolicy
 from .text_sessions import TextSessions
 
 MARGIN = timedelta(seconds=15)
@@ -95,16 +102,22 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         self.package_options = packages
         self._margin = margin
         self._busy_limit = limits.execution_timeout + margin  # code of others may run
-        self._retry = RetryPolicy(auth, patience)
+        self._contact = contact = Contact()
+        self._retry = RetryPolicy(auth, patience, contact=contact)
         # shorter than a client waits, which then asks for its run
-        self._relay_retry = RetryPolicy(auth, min(patience, margin / 2))
-        self._look_retry = RetryPolicy(auth, LOOK_PATIENCE * patience)
-        self._rest_retry = RetryPolicy(rest_auth, patience)
+        self._relay_retry = RetryPolicy(auth, min(patience, margin / 2), contact=contact)
+        self._look_retry = RetryPolicy(auth, LOOK_PATIENCE * patience, contact=contact)
+        self._rest_retry = RetryPolicy(rest_auth, patience, contact=contact)
         self._text = TextSessions(
             self._run_text_only, retry=self._retry, limits=limits, margin=margin
         )
         self._has_files_api: bool | None = None
         self._wiped_sessions: set[str] = set()
+
+    @property
+    @override
+    def has_answered(self) -> bool:
+        return self._contact.has_answered
 
     @abstractmethod
     async def _get_rest_client(self) -> RestClient:
@@ -336,7 +349,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         answer = await self._retry.call_with_retry(
             lambda: self._call_session_tool(session_id, INTERRUPT, {}), idempotent=True
         )
-        return answer.get("done") is True
+        return is_done(answer)
 
     @override
     async def restart_session(self, session_id: str) -> bool:
@@ -345,7 +358,20 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
         answer = await self._retry.call_with_retry(
             lambda: self._call_session_tool(session_id, RESTART, {})
         )
-        return answer.get("done") is True
+        return is_done(answer)
+
+    @override
+    async def get_instance(self, session_id: str) -> str | None:
+        self._wiped_sessions.discard(session_id)
+        if not await self._returns_full_results(session_id):
+            await self._prepare_run(session_id, self._busy_limit)
+            return await self._text.find_instance(session_id) or None
+        await self._find_session(session_id)
+        answer = await self._retry.call_with_retry(  # an older server refuses it at once
+            lambda: self._call_session_tool(session_id, INSTANCE, {})
+        )
+        instance = answer.get("instance")
+        return instance if isinstance(instance, str) and instance else None
 
     @override
     async def exchange_packages(

@@ -51,14 +51,25 @@ def read_execution(answer: ToolResult, session_id: str) -> Execution:
 
     Raises:
         PoolError: The answer reports a failure of the pool.
+        ProtocolError: It reports nothing. A text, even an empty one, is a report.
     """
     fields = _find_run_fields(answer)
     if fields is None:
         if answer.is_error:
             raise _build_failure(answer)
-        fields = {"stdout": answer.text}
+        fields = {"stdout": _find_text(answer)}
     execution = _build_execution(fields, session_id, is_error=answer.is_error)
     return replace(execution, results=(*execution.results, *_parse_images(answer)))
+
+
+def _find_text(answer: ToolResult) -> str:
+    """Return the text of an answer that has no run's fields."""
+    texts = (block.get("text") for block in answer.content if block.get("type") == "text")
+    if any(isinstance(text, str) for text in texts) or any(_parse_images(answer)):
+        return answer.text
+    if not answer.structured:
+        raise build_unreported_error()
+    return json.dumps(answer.structured, ensure_ascii=False)
 
 
 def _build_failure(answer: ToolResult) -> CodeInterpreterError:
@@ -77,16 +88,29 @@ def read_rest(body: Mapping[str, Any], session_id: str) -> Execution:
     Args:
         body: The answer.
         session_id: The session that the code ran in.
+
+    Raises:
+        ProtocolError: The answer reports nothing about the run.
     """
     inner = body.get("properties")
-    fields = _merge_result(inner if isinstance(inner, Mapping) else body) or {}
-    return _build_execution(fields, session_id)
+    whole = inner if isinstance(inner, Mapping) else body
+    return _build_execution(_merge_result(whole) or whole, session_id)
+
+
+def build_unreported_error() -> ProtocolError:
+    """Build the error for a well-formed answer that reports nothing about the run."""
+    return ProtocolError(
+        "the pool's answer does not report how the run ended",
+        hint="check that the endpoint is that of a session pool",
+    )
 
 
 def _build_execution(
     fields: Mapping[str, Any], session_id: str, *, is_error: bool = False
 ) -> Execution:
     run = _Run.load(fields, "run")
+    if not (is_error or _has_report(run, fields)):
+        raise build_unreported_error()
     status = run.status.lower()
     failed = is_error or status in _FAILED or (not status and _is_traceback(run.stderr))
     error = _build_error(run) if failed else None
@@ -100,6 +124,13 @@ def _build_execution(
         state="unknown",
         duration=timedelta(milliseconds=run.milliseconds),
     )
+
+
+def _has_report(run: _Run, fields: Mapping[str, Any]) -> bool:
+    """Return whether any field of a run has a value, and not only a default of this module."""
+    texts = (fields.get(name) for name in ("stdout", "stderr", "status"))
+    has_text = any(isinstance(text, str) for text in texts)
+    return has_text or run.value is not None or bool(run.error_code or run.error_message)
 
 
 def _find_run_fields(answer: ToolResult) -> Mapping[str, Any] | None:

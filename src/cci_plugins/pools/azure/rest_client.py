@@ -138,7 +138,8 @@ class RestClient:
             answer = await self._request_json("POST", url, json=body, starts_code=True)
             if _is_running(answer):
                 answer = await self._wait_finished(session_id, answer)
-        return read_rest(answer, session_id)
+        with map_protocol_errors(starts_code=True):
+            return read_rest(answer, session_id)
 
     async def _wait_finished(self, session_id: str, answer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask for a run until it has ended. A pool may answer with HTTP 202 before that.
@@ -405,7 +406,9 @@ class RestClient:
             return SessionFileNotFoundError(f"the session has no file {name!r}")
         error = build_error_from_status(status, response.headers, body, starts_code=starts_code)
         if status in {_NOT_FOUND, _NOT_ALLOWED} and not isinstance(error, SessionLostError):
-            return NoRouteError(str(error), hint=error.hint)
+            missing = NoRouteError(str(error), hint=error.hint)
+            missing.is_bare = not any(parse_error_body(body))
+            return missing
         if status == _TOO_LARGE:
             limit = self._file_bytes
             return FileTooLargeError(f"the pool refused the file ({error})", size=0, limit=limit)

@@ -24,9 +24,10 @@ from cci_plugins.errors import (
     PoolError,
     PoolExhaustedError,
     PoolUnavailableError,
+    ProtocolError,
 )
 from cci_plugins.mcp_client.client import McpClient, parse_endpoint_url
-from cci_plugins.mcp_client.failures import is_redirect
+from cci_plugins.mcp_client.failures import MAY_HAVE_RUN, is_redirect
 from cci_plugins.mcp_client.http import make_http
 from cci_plugins.models import Execution, SessionInfo
 from cci_plugins.pools.base import Capabilities
@@ -39,6 +40,7 @@ from .rest_client import RestClient
 from .retry import NoRouteError
 
 _MAX_CLIENTS = 256
+_NOT_A_POOL_HINT = "check that the endpoint is that of a session pool, or wait for a free session"
 _FULL_HINT = (
     "wait for the cooldown of unused sessions or raise the pool's maximum, and check the endpoint"
 )
@@ -166,10 +168,11 @@ class CustomSessionPool(RemoteSessionPool):
             async with self._discovery.hold():
                 if self._kind is None:
                     kind = await self._retry.call_with_retry(
-                        lambda: self._detect_kind(session_id), idempotent=True
+                        lambda: self._detect_kind(session_id), idempotent=True, is_proof=False
                     )
                     if not self._is_kind_certain:
                         return False
+                    self._contact.has_answered = True
                     self._kind = kind
                     if kind != "cci":
                         self.capabilities = replace(
@@ -211,10 +214,12 @@ class CustomSessionPool(RemoteSessionPool):
 
     @override
     async def _run_text_only(self, session_id: str, code: str, limit: timedelta) -> Execution:
+        is_bare = False
         if self._kind != "execute":
             try:
                 return await self._rest_client.execute(session_id, code, timeout=limit)
-            except NoRouteError:
+            except NoRouteError as error:
+                is_bare = error.is_bare
                 logger.info("the pool has no /executions; using /code/execute")
         try:
             execution = await self._rest_client.execute(
@@ -223,10 +228,13 @@ class CustomSessionPool(RemoteSessionPool):
         except NoRouteError as error:
             if self._kind is not None:
                 raise
-            raise PoolError(
+            # a full pool gives a reason, which a server that is not a pool does not
+            kind = ProtocolError if is_bare and error.is_bare else PoolError
+            reason = str(error).removesuffix(f"; {MAY_HAVE_RUN}")  # it has no such route
+            raise kind(
                 "the pool has no free session, or its sessions serve none of the routes /mcp, "
-                f"/executions and /code/execute ({error})",
-                hint=_FULL_HINT,
+                f"/executions and /code/execute ({reason})",
+                hint=_NOT_A_POOL_HINT if is_bare and error.is_bare else _FULL_HINT,
             ) from error
         self._kind = "execute"
         return execution

@@ -16,6 +16,9 @@ Every other error goes to the caller, because the code may have run. `SessionLos
 retried here although it is `retryable`: only the caller can restore what the session had.
 `NoRouteError` and redirects are never retried, because the answer would be the same.
 
+A server that has never given a valid answer, and gives `MAX_NONSENSE` malformed ones in a row, is
+not a pool. A pool that has answered before may be restarting, so it gets all of the time.
+
 Retries end when `max_duration` has passed since the first try. A pool that names a longer wait
 (`Retry-After`) ends them at once. An idempotent call waits up to a minute longer if the pool names
 a wait, because a rate of requests in a minute must not break a file that moves in pieces. Waits
@@ -42,6 +45,7 @@ from cci_plugins.errors import (
     PoolError,
     PoolExhaustedError,
     PoolUnavailableError,
+    ProtocolError,
 )
 from cci_plugins.mcp_client.failures import is_redirect
 
@@ -53,11 +57,28 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 FIRST_WAIT = timedelta(milliseconds=200)
 LONGEST_WAIT = timedelta(seconds=5)
 RATE_WINDOW = timedelta(minutes=1)
+MAX_NONSENSE = 4  # malformed answers in a row, of a server that has never given another
 MAX_RENEWALS = 2  # in one call, because a key may be rotated just after it was fetched
 
 
 class NoRouteError(PoolError):
-    """The pool does not serve this route. Nothing was done, and a retry changes nothing."""
+    """The pool does not serve this route. Nothing was done, and a retry changes nothing.
+
+    Attributes:
+        is_bare: The answer gives no reason, as a server that is not a pool answers.
+    """
+
+    is_bare = False
+
+
+class Contact:
+    """What is known about the server of a pool, for all of its retry policies.
+
+    Attributes:
+        has_answered: It has given a valid answer, so it is a pool.
+    """
+
+    has_answered = False
 
 
 class RetryPolicy:
@@ -66,14 +87,22 @@ class RetryPolicy:
     Args:
         auth: Provider that renews the key or token when the pool refuses it.
         max_duration: Time after the first try in which a call may be repeated.
+        contact: What the policies of one pool share. None for a policy of its own.
     """
 
-    def __init__(self, auth: AuthProvider, max_duration: timedelta = timedelta(seconds=30)) -> None:
+    def __init__(
+        self,
+        auth: AuthProvider,
+        max_duration: timedelta = timedelta(seconds=30),
+        *,
+        contact: Contact | None = None,
+    ) -> None:
         self._auth = auth
+        self._contact = Contact() if contact is None else contact
         self._max_seconds = max_duration.total_seconds()
 
     async def call_with_retry(
-        self, call: Callable[[], Awaitable[T]], *, idempotent: bool = False
+        self, call: Callable[[], Awaitable[T]], *, idempotent: bool = False, is_proof: bool = True
     ) -> T:
         """Make a call until it succeeds, fails for good, or the time is over.
 
@@ -81,14 +110,21 @@ class RetryPolicy:
             call: The call to make.
             idempotent: Whether the call may run twice, so that a lost reply is a reason to
                 repeat it.
+            is_proof: Whether its success proves that the server is a pool.
 
         Raises:
             CodeInterpreterError: The last error of the call.
         """
         deadline, grown = time.monotonic() + self._max_seconds, FIRST_WAIT.total_seconds()
+        nonsense = 0
 
         def decide(error: Exception) -> bool | float:
             left = deadline - time.monotonic()
+            nonlocal nonsense
+            is_nonsense = isinstance(error, ProtocolError) and not self._contact.has_answered
+            nonsense = nonsense + 1 if is_nonsense else 0
+            if nonsense == MAX_NONSENSE:
+                return False
             if not (_is_not_started(error) or (idempotent and _is_unclear(error))):
                 return False
             retry_after = error.retry_after if isinstance(error, PoolExhaustedError) else None
@@ -111,7 +147,9 @@ class RetryPolicy:
             wait_jitter=FIRST_WAIT,
         ):
             with attempt:
-                return await self.call_with_renewal(call)
+                answer = await self.call_with_renewal(call)
+                self._contact.has_answered |= is_proof
+                return answer
         raise AssertionError("the loop above returns or raises")
 
     async def call_with_renewal(self, call: Callable[[], Awaitable[T]]) -> T:

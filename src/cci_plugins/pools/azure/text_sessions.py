@@ -132,6 +132,10 @@ class TextSessions:
             hint="run the code again later",
         )
 
+    async def find_instance(self, session_id: str) -> str:
+        """Return the instance of a session, without running code of the user's."""
+        return await self._agent.find_instance(session_id)
+
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:
         """Write a file in chunks. It gets its name with the last one."""
         name, run, at = validate_name(name), token_hex(8), 0
@@ -224,6 +228,8 @@ class TextSessions:
         is_cut = answer is None
         if answer is not None and "refused" in answer.fields:
             sent.refused_by, answer = get_instance(answer), None
+        elif answer is not None and not {"replaced", "total"} & answer.fields.keys():
+            answer = None  # it does not report the run
         if answer is None:
             answer = await self._resolve_run(session_id, sent)
         if answer is None:

@@ -313,6 +313,8 @@ class LocalSessionPool(SessionPool, PackageExchange):
     @override
     async def get_instance(self, session_id: str) -> str | None:
         async with self._use_session(session_id) as session:
+            if session.kernel is not None:  # one that has died would name the instance before
+                await self._ensure_kernel(session)
             return session.instance
 
     @override

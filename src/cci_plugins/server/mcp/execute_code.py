@@ -8,11 +8,14 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from cci_plugins.common.durations import Duration, to_timedelta
+from cci_plugins.common.log import logger
 from cci_plugins.core.redacted_output import transform_in_lane
 from cci_plugins.core.session import Session
 from cci_plugins.errors import CodeInterpreterError
 from cci_plugins.pools.base import OutputHandler
+from cci_plugins.redaction import redact
 from cci_plugins.server.answers import find_images, sanitize_execution
+from cci_plugins.server.rest.errors import SERVER_FAULT
 from cci_plugins.tools import check_run, execute_code
 from cci_plugins.tools.execute_code import ToolReply
 from cci_plugins.tools.long_run_texts import CHECK_RUN, describe_wait
@@ -118,6 +121,20 @@ class ExecuteCodeTools:
         on_output: OutputHandler | None = None,
     ) -> ToolCallResult | None:
         """Call a tool. Return None if no tool has this name."""
+        try:
+            return await self._call(name, arguments, meta, on_output)
+        except Exception as error:  # noqa: BLE001 - a fault of the server must not break the protocol
+            logger.exception("a tool failed because of a fault in the server")
+            known = isinstance(error, CodeInterpreterError)
+            return _build_failure(redact(str(error)) if known else SERVER_FAULT)
+
+    async def _call(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        on_output: OutputHandler | None,
+    ) -> ToolCallResult | None:
         if name == CHECK_RUN and self._wait is not None and self._has_run(arguments):
             return await self._check_run(self._wait, arguments)
         if name != execute_code.NAME:

@@ -27,6 +27,7 @@ from cci_plugins.errors import CodeInterpreterError, ExecutionTimeoutError, Pool
 from cci_plugins.mcp_client import executions, failures
 from cci_plugins.mcp_client.executions import load_execution
 from cci_plugins.mcp_client.failures import MAY_HAVE_RUN
+from cci_plugins.mcp_client.http import map_protocol_errors
 from cci_plugins.models import Execution
 from cci_plugins.pools.run_exchange import HELD_KEY, RunQuery, RunReport, load_report
 from cci_plugins.server.requests import RequestModel, Text
@@ -180,8 +181,9 @@ class LeftRuns:
             name = run.request.name
             return self._build_unfinished("Running", report, {RUN: name, "note": _describe(name)})
         if executions.META_KEY in answer.meta:
-            stored = answer.meta[executions.META_KEY]
-            return run.build_result(load_execution(stored, run.request.session_id))
+            with map_protocol_errors(starts_code=True):
+                stored = load_execution(answer.meta[executions.META_KEY], run.request.session_id)
+            return run.build_result(stored)
         failure = answer.meta.get(failures.META_KEY)
         if isinstance(failure, Mapping):
             raise failures.load_error(failure)
@@ -197,7 +199,8 @@ class LeftRuns:
             if isinstance(failure, Mapping):
                 raise failures.load_error(failure)
             raise PoolError(f"the session's server sent no report of the run; {MAY_HAVE_RUN}")
-        return load_report(answer.meta[HELD_KEY]), answer
+        with map_protocol_errors(starts_code=True):
+            return load_report(answer.meta[HELD_KEY]), answer
 
     async def _cancel(self, run: LeftRun) -> None:
         """End a run whose request was cancelled or failed."""

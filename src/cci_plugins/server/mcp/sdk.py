@@ -64,6 +64,7 @@ _sdk: Any = mcp
 _sdk_types: Any = types
 _sdk_server: Any = Server
 _MAJOR = int(version("mcp").partition(".")[0])
+_RPC_ERROR: Any = _sdk.MCPError if _MAJOR > 1 else _sdk.McpError
 
 
 def is_stateless_version(protocol: str | None) -> bool:
@@ -195,10 +196,7 @@ class McpEndpoint:
             with self.running.track(mcp_session_id.get(), call.request_id, scope), scope:
                 answer = await self._tools.call(call.name, call.arguments, call.meta)
         except Exception as error:  # noqa: BLE001 - a fault must not break the protocol
-            logger.exception("a tool failed because of a fault in the server")
-            known = isinstance(error, CodeInterpreterError)
-            text = redact(str(error)) if known else SERVER_FAULT
-            await send_error(call, types.INTERNAL_ERROR, text, send)
+            await send_error(call, types.INTERNAL_ERROR, _describe_fault(error), send)
             return True
         if scope.cancelled_caught:
             await send_error(call, REQUEST_CANCELLED, _CANCELLED, send)
@@ -391,7 +389,12 @@ async def _call(
     meta = params.model_dump(by_alias=True).get("_meta") or {}
     answer: ToolCallResult | None = _CLIENT_DISCONNECTED
     scope = anyio.CancelScope()
-    with running.track(mcp_session_id.get(), request_id, scope), scope, get_run_scope():
+    with (
+        running.track(mcp_session_id.get(), request_id, scope),
+        scope,
+        get_run_scope(),
+        _hide_faults(),
+    ):
         if notify is None:
             answer = await tools.call(params.name, params.arguments or {}, meta)
         else:
@@ -426,10 +429,34 @@ async def _keep_large(fields: dict[str, Any]) -> str | None:
 
 @contextmanager
 def _convert_resource_errors() -> Generator[None]:
+    with _hide_faults():
+        try:
+            yield
+        except ResourceError as error:
+            raise _build_rpc_error(redact(str(error))) from error
+
+
+@contextmanager
+def _hide_faults() -> Generator[None]:
+    """Turn what a tool or resource raises into an error without its text.
+
+    Both majors of the SDK send the text of any other exception, with the code 0.
+    """
     try:
         yield
-    except ResourceError as error:
-        raise _build_rpc_error(redact(str(error))) from error
+    except Exception as caught:  # noqa: BLE001 - whatever a tool raises
+        error = caught
+        while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # the task group that reports progress
+        if isinstance(error, _RPC_ERROR):
+            raise error from None
+        raise _build_rpc_error(_describe_fault(error), types.INTERNAL_ERROR) from error
+
+
+def _describe_fault(error: Exception) -> str:
+    """Log what a tool raised, and return the text for the client."""
+    logger.error("a tool failed because of a fault in the server", exc_info=error)
+    return redact(str(error)) if isinstance(error, CodeInterpreterError) else SERVER_FAULT
 
 
 def _build_unknown_tool_error(name: str) -> Exception:
@@ -439,8 +466,5 @@ def _build_unknown_tool_error(name: str) -> Exception:
 
 def _build_rpc_error(message: str, code: int = types.INVALID_PARAMS) -> Exception:
     message = sanitize_json(message)
-    if _MAJOR > 1:
-        error = _sdk.MCPError(code, message)
-    else:
-        error = _sdk.McpError(types.ErrorData(code=code, message=message))
-    return cast("Exception", error)
+    given = (code, message) if _MAJOR > 1 else (types.ErrorData(code=code, message=message),)
+    return cast("Exception", _RPC_ERROR(*given))

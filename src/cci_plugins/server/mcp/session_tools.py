@@ -16,7 +16,7 @@ SessionTool = Callable[[Mapping[str, Any], object], Awaitable[ToolCallResult]]
 
 
 class SessionTools:
-    """Interrupt, restart and packages of the sessions of a pool.
+    """Interrupt, restart, packages and instances of the sessions of a pool.
 
     Args:
         pool: Where code runs.
@@ -37,6 +37,7 @@ class SessionTools:
             executions.INTERRUPT: self._interrupt,
             executions.RESTART: self._restart,
             executions.PACKAGES: self._exchange_packages,
+            executions.INSTANCE: self._get_instance,
         }
 
     async def _interrupt(self, arguments: Mapping[str, Any], _: object) -> ToolCallResult:
@@ -55,6 +56,10 @@ class SessionTools:
         if not message and self._admit_run is not None:  # the others belong to its upload
             await self._admit_run(session_id)
         return build_json_result(dict(await self._pool.exchange_packages(session_id, message)))
+
+    async def _get_instance(self, arguments: Mapping[str, Any], _: object) -> ToolCallResult:
+        instance = await self._pool.get_instance(self._resolve(arguments))
+        return build_json_result({"instance": instance})
 
     def _resolve(self, arguments: Mapping[str, Any]) -> str:
         return self._environments.resolve_session_id(arguments.get("environmentId"))
