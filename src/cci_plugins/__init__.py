@@ -13,9 +13,11 @@ Exceptions are in `cci_plugins.errors`.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of `typing`, which takes longer to load than everything here
 if TYPE_CHECKING:
+    from typing import Any
+
     from .common.approval import ApprovalRequest, Approver, Decision
     from .common.environment import Secret
     from .common.limits import Limits, SandboxLimits

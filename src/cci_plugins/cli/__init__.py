@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False  # that of `typing`, so that little is loaded before `main` handles Ctrl-C
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -20,9 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     gc.set_threshold(_NEW_OBJECTS)
     try:
-        from .app import start
+        from .interrupts import defer_interrupt, ignore_interrupt
+
+        with defer_interrupt():
+            from .app import start
 
         code = start(arguments)
+        ignore_interrupt()  # another Ctrl-C does not disturb the end
+    except KeyboardInterrupt:  # outside the command
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("cci_plugins"):
             raise

@@ -12,6 +12,7 @@ import typer
 from . import console
 from .console import ExitCode
 from .help import HelpCommand, HelpGroup
+from .interrupts import defer_interrupt
 from .settings_file import SettingsFileOption
 
 RUN_EXAMPLES = """\
@@ -115,8 +116,9 @@ def start(arguments: Sequence[str] | None = None) -> int:
     """
     console.set_up_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    app = build_app(*(name for name in given[:1] if name in _COMMANDS))
     try:
+        with defer_interrupt():
+            app = build_app(*(name for name in given[:1] if name in _COMMANDS))
         code = app(
             args=given,
             prog_name="cci",

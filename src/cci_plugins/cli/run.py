@@ -25,6 +25,7 @@ from cci_plugins.models import Execution, OutputEvent
 from . import console
 from .console import ExitCode
 from .early_start import start_early
+from .interrupts import defer_interrupt
 from .output import JsonLinesReporter, Reporter, StreamReporter, get_exit_status
 from .run_hints import suggest_download, suggest_upload
 from .saving import Saver, insert_outputs, is_savable, match_files
@@ -155,11 +156,13 @@ def load_settings(isolation: IsolationName | None) -> Settings:
 def _open_session(settings: Settings, name: str | None, env: Sequence[str]) -> Iterator[Session]:
     """Open a session. A session without a name is deleted at the end."""
     variables = parse_session_variables(env)
-    pool = build_pool(settings)
+    with defer_interrupt():
+        pool = build_pool(settings)
     embedded = settings.chosen_pool == "local"
     with start_early(pool) as wait_until_started:
-        from cci_plugins.core.interpreter import build_file_options
-        from cci_plugins.sync import CodeInterpreter
+        with defer_interrupt():
+            from cci_plugins.core.interpreter import build_file_options
+            from cci_plugins.sync import CodeInterpreter
 
         with CodeInterpreter(
             pool,

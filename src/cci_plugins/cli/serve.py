@@ -336,8 +336,8 @@ async def serve_until_signal(
         pool: Pool to start before and to close after.
         serve_clients: Function that serves the pool until it is cancelled.
     """
-    async with pool:
-        with _cancel_on_signals():
+    with _cancel_on_signals():  # also while the pool starts and closes
+        async with pool:
             await serve_clients()
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -433,7 +433,8 @@ class Session(LongRunSession, PackageSession):
         if has_state and RESTARTED_NOTE not in self._notes:
             self._notes.append(RESTARTED_NOTE)
         if has_state:  # its files can still be lost before the next run
-            await self._handle.note_instance()
+            with suppress(CodeInterpreterError):  # the restart is done
+                await self._handle.note_instance()
 
     async def delete(self) -> None:
         """End the session now, with the code that runs in it. A later run starts a new one."""

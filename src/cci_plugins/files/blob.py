@@ -27,6 +27,7 @@ from cci_plugins.azure.credentials import CachedCredential, TokenCredential
 from cci_plugins.azure.scoped_credential import STORAGE_SCOPE, ScopedCredential
 from cci_plugins.common import event_loop
 from cci_plugins.common.azure_hosts import check_sign_in_host
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.log import logger
 from cci_plugins.common.renewal import Renewable
 from cci_plugins.common.urls import SecretUrl, is_loopback_host
@@ -51,6 +52,7 @@ MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=10), timedelta(hours=1)
 MIN_BYTES_PER_SECOND = 1 << 20  # the slowest transfer that a lifetime allows for
 DELEGATION_KEY_LIFETIME = timedelta(hours=2)
 MAX_DELEGATION_KEY_LIFETIME = timedelta(days=7)  # of a user delegation key (learn.microsoft.com)
+_CREATE_SECONDS = 5
 _CONNECT_SECONDS, _READ_SECONDS = 20, 60  # the defaults of the SDK's own transport
 ACCOUNT_HINT = "set AZURE_STORAGE_ACCOUNT to its name, or to the URL of its blob service"
 ROLES_HINT = (
@@ -169,15 +171,19 @@ class BlobStorage(Renewable):
         return f"BlobStorage({self._address.url!r}, {self._container!r})"
 
     @asynccontextmanager
-    async def staged(self, size: int) -> AsyncGenerator[StagedBlob]:
+    async def staged(self, size: int, *, creates: bool = False) -> AsyncGenerator[StagedBlob]:
         """Provide a blob for one transfer, and delete it at the end.
 
         Args:
             size: Bytes to move. More bytes get a longer lifetime.
+            creates: Create it empty if possible, so that its writer can insist that it is there.
         """
         _require_sdk()
         blob = StagedBlob(self, token_hex(16), compute_lifetime(size))
         try:
+            if creates:  # to the end, so that it is deleted after that
+                create = event_loop.dispatch(self._create, blob.name)
+                blob.is_created = await run_to_end(create)
             yield blob
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(30):
@@ -278,6 +284,16 @@ class BlobStorage(Renewable):
                 self._delegation = (key, expiry)
             return self._delegation[0]
 
+    async def _create(self, name: str) -> bool:
+        """Create an empty blob. Return False if that fails, for which the transfer has a reason."""
+        try:
+            with anyio.move_on_after(_CREATE_SECONDS), _SdkErrorTranslator("write"):
+                await self._get_container().upload_blob(name, b"")
+                return True
+        except (CodeInterpreterError, FileNotFoundError) as error:
+            logger.info("a blob for a transfer could not be created: %s", error)
+        return False
+
     async def _delete(self, name: str) -> None:
         try:
             with _SdkErrorTranslator("delete"):
@@ -329,10 +345,14 @@ class StagedBlob:
         storage: The storage that holds it.
         name: Its random name.
         lasts: How long its signatures are valid.
+
+    Attributes:
+        name: Its random name.
+        is_created: Whether it is there, and empty.
     """
 
     def __init__(self, storage: BlobStorage, name: str, lasts: timedelta) -> None:
-        self.name = name
+        self.name, self.is_created = name, False
         self._storage, self._lifetime = storage, lasts
         self._links: list[SecretUrl] = []
 

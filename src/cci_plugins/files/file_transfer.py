@@ -15,8 +15,8 @@ A URL of the user is fetched by the session (`direct`), or by this machine and t
 Invariants:
 
 * A session is given a SAS for one blob, one direction and minutes only. The blob is deleted when
-  the transfer ends, also by an error or cancellation. A request of this machine has ended by
-  then, because a cancelled transfer waits for its thread (`transfer_locally`).
+  the transfer ends, also by an error or cancellation. A cancelled transfer waits for its thread
+  before (`transfer_locally`). A session that goes on replaces a blob that is there, or fails.
 * A session's report may be a lie. `check_report` accepts a size, a hash or a reason and nothing
   else. An upload counts only if the session's size and hash equal those of the sent file. A
   download is compared with the report, and a size beyond the limit ends it.
@@ -284,8 +284,8 @@ class FileTransfer:
     ) -> FileInfo:
         limit = self._limits.staged_bytes
         size = await self._get_size(session_id, name)
-        async with self._require_storage().staged(size) as blob:
-            job = self._build_job("put", await blob.link("cw"), name=name)
+        async with self._require_storage().staged(size, creates=True) as blob:
+            job = self._build_job("put", await blob.link("cw"), name=name, replaces=blob.is_created)
             sent = await self._run_in_session(session_id, job, _halve_progress(on_progress))
             if sent["size"] > limit:
                 raise self._build_too_large_error(sent["size"], has_files_api=False)

@@ -146,13 +146,21 @@ class Upload:
         path: The file.
         on_progress: Called with the bytes that were sent.
         deadline: When to stop and let another job continue, by `time.monotonic`.
+        replaces: Write only over a blob that is there. One that was deleted stays deleted then.
     """
 
     def __init__(
-        self, client: UrlClient, path: Path, on_progress: ProgressHandler, *, deadline: float
+        self,
+        client: UrlClient,
+        path: Path,
+        on_progress: ProgressHandler,
+        *,
+        deadline: float,
+        replaces: bool,
     ) -> None:
         self._client, self._path = client, path
         self._on_progress, self._deadline = on_progress, deadline
+        self._condition = {"If-Match": "*"} if replaces else {}
 
     def run(self, blocks: int | None) -> dict[str, Any]:
         """Send the whole file, or until the deadline.
@@ -179,7 +187,7 @@ class Upload:
             return {"more": done}
         names = "".join(f"<Latest>{_encode_block_id(number)}</Latest>" for number in range(done))
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{names}</BlockList>'.encode()
-        self._call_with_retry(lambda: self._put(body, len(body), {}, "comp=blocklist"))
+        self._call_with_retry(lambda: self._put(body, len(body), self._condition, "comp=blocklist"))
         digest = hashlib.sha256()
         with self._path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -188,7 +196,8 @@ class Upload:
 
     def _put_whole(self, size: int) -> str:
         digest = hashlib.sha256()
-        self._put(self._read(0, size, digest), size, {"x-ms-blob-type": "BlockBlob"})
+        headers = self._condition | {"x-ms-blob-type": "BlockBlob"}
+        self._put(self._read(0, size, digest), size, headers)
         return digest.hexdigest()
 
     def _put_blocks(self, size: int, done: int) -> int:
@@ -240,8 +249,8 @@ def transfer(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any
 
     Args:
         job: `verb` (`get` or `put`), `url`, `path` and `seconds`. Where they are known, also `ca`,
-            `public_only`, `proxy_socket`, `limit`, `size`, `sha256`. To continue an earlier job,
-            its `more` and `etag`.
+            `public_only`, `proxy_socket`, `limit`, `size`, `sha256`. `replaces` for a blob that
+            must be there. To continue an earlier job, its `more` and `etag`.
         on_progress: Called with the bytes that were moved so far.
 
     Returns:
@@ -258,7 +267,9 @@ def transfer(job: dict[str, Any], on_progress: ProgressHandler) -> dict[str, Any
             proxy_socket=job.get("proxy_socket"),
         )
         if job["verb"] == "put":
-            return Upload(client, path, on_progress, deadline=deadline).run(job.get("more"))
+            replaces = job.get("replaces", False)
+            upload = Upload(client, path, on_progress, deadline=deadline, replaces=replaces)
+            return upload.run(job.get("more"))
         limit = job.get("limit") or 1 << 62
         more = job.get("more")
         return Download(client, path, on_progress, limit=limit, deadline=deadline).run(

@@ -35,6 +35,7 @@ from typing import Any
 import anyio
 import httpx
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.http_bodies import ACCEPT_ENCODING, REPLY_BYTES, RUN_BYTES
 from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import (
@@ -203,7 +204,13 @@ class McpClient:
         )
 
     async def aclose(self) -> None:
-        """End the MCP session, if there is one, and close the connections."""
+        """End the MCP session, if there is one, and close the connections.
+
+        A cancelled caller waits until they are closed.
+        """
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         session, self._session = self._session, {}
         self._server = None
         if SESSION_HEADER in session:

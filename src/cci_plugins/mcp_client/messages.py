@@ -50,12 +50,14 @@ class ToolResult:
         structured: The `structuredContent`, or None.
         is_error: Whether the tool reports that it failed.
         meta: The `_meta` of the answer.
+        has_result: Whether it has content of either kind, even if that is empty.
     """
 
     content: tuple[Mapping[str, Any], ...] = ()
     structured: Mapping[str, Any] | None = None
     is_error: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
+    has_result: bool = True
 
     @property
     def text(self) -> str:
@@ -167,6 +169,7 @@ def parse_tool_result(result: Mapping[str, Any]) -> ToolResult:
         structured if isinstance(structured, Mapping) else None,
         result.get("isError") is True,
         meta if isinstance(meta, Mapping) else {},
+        isinstance(content, list) or isinstance(structured, Mapping),
     )
 
 

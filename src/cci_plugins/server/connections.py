@@ -112,6 +112,10 @@ class Connections:
         try:
             scope = {**scope, CONNECTION_KEY: connection, EXCHANGE_KEY: exchange}
             await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # the server ends, which uvicorn would log as a fault
+            if not exchange.is_started:
+                response = build_error_response(500, "ServerEnding", "The server has ended.")
+                await response(scope, exchange.receive, exchange.send)
         finally:
             self._requests -= 1
             connection.end_request(exchange)
@@ -281,7 +285,7 @@ class _Exchange:
         self._receive, self._send = receive, send
         self._connection = connection
         self._seconds = float(BODY_GRACE_SECONDS)
-        self._is_complete = self._is_answered = False
+        self.is_started = self._is_complete = self._is_answered = False
         self._watching: anyio.CancelScope | None = None
 
     async def receive(self) -> Message:
@@ -309,6 +313,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
         if message["type"] == "http.response.start":
+            self.is_started = True
             if _has_length(message):
                 self._connection.hold_answer()
             await self._send(message)

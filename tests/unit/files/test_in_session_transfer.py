@@ -108,7 +108,7 @@ def storage():
 
 
 class RecordedDeletions:
-    """A storage whose deletions are only recorded."""
+    """A storage whose deletions are only recorded, and which is not reached."""
 
     def __init__(self, monkeypatch):
         self.deleted: list[str] = []
@@ -116,7 +116,11 @@ class RecordedDeletions:
         async def delete(_, name):
             self.deleted.append(name)
 
+        async def create(*_):
+            return False
+
         monkeypatch.setattr(blob.BlobStorage, "delete", delete)
+        monkeypatch.setattr(blob.BlobStorage, "_create", create)
 
 
 @pytest.mark.parametrize("output", WRONG, ids=lambda output: ascii(output[:40]))

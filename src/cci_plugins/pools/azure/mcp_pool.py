@@ -21,6 +21,7 @@ from cci_plugins.azure.credentials import (
 from cci_plugins.azure.encryption import check_token_url, warn_of_plain_key
 from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.shared_attempt import SharedAttempt
@@ -180,6 +181,9 @@ class PlatformSessionPool(RemoteSessionPool):
 
     @override
     async def aclose(self) -> None:
+        await run_to_end(self._close())
+
+    async def _close(self) -> None:
         if self._server is not None:
             await self._server.mcp.aclose()
         await self._http.aclose()

@@ -51,7 +51,8 @@ def read_execution(answer: ToolResult, session_id: str) -> Execution:
 
     Raises:
         PoolError: The answer reports a failure of the pool.
-        ProtocolError: It reports nothing. A text, even an empty one, is a report.
+        ProtocolError: It reports nothing. Content, even if it is empty, is a report: servers leave
+            out what has no value, and code may print nothing.
     """
     fields = _find_run_fields(answer)
     if fields is None:
@@ -67,9 +68,9 @@ def _find_text(answer: ToolResult) -> str:
     texts = (block.get("text") for block in answer.content if block.get("type") == "text")
     if any(isinstance(text, str) for text in texts) or any(_parse_images(answer)):
         return answer.text
-    if not answer.structured:
+    if not answer.has_result:
         raise build_unreported_error()
-    return json.dumps(answer.structured, ensure_ascii=False)
+    return json.dumps(answer.structured, ensure_ascii=False) if answer.structured else ""
 
 
 def _build_failure(answer: ToolResult) -> CodeInterpreterError:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from cci_plugins.azure.credentials import Bearer, CachedCredential, ProviderAuth, TokenCredential
 from cci_plugins.azure.encryption import check_token_url
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.durations import Duration
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import logger
@@ -140,7 +141,7 @@ class CustomSessionPool(RemoteSessionPool):
 
     @override
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await run_to_end(self._http.aclose())
 
     @override
     async def list_sessions(self) -> list[SessionInfo]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextvars import ContextVar
 
+from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.environment import SessionEnvironment
 from cci_plugins.common.limits import Limits
 from cci_plugins.core.session import Session
@@ -118,19 +120,24 @@ class McpSessions:
         if mcp_session is None:
             return None
         session, evicted = self._directory.get_or_create(mcp_session)
-        for handle in evicted:
-            if handle.was_used:
-                await self._directory.delete(handle)
+        if evicted:
+            await run_to_end(self._delete(evicted))
         return session
 
     async def end(self, mcp_session: str) -> None:
-        """End an MCP session, and the code that runs in it."""
+        """End an MCP session, and the code that runs in it, also if the caller is cancelled."""
         self._ended_ids[mcp_session] = None
         if len(self._ended_ids) > _MAX_ENDED_IDS:
             self._ended_ids.popitem(last=False)
         handle = self._directory.remove(mcp_session)
-        if handle is not None and handle.was_used:
-            await self._directory.delete(handle)
+        if handle is not None:
+            await run_to_end(self._delete([handle]))
+
+    async def _delete(self, handles: Iterable[SessionHandle]) -> None:
+        """End sessions that the directory has forgotten, so that nobody else would."""
+        for handle in handles:
+            if handle.was_used:
+                await self._directory.delete(handle)
 
     async def aclose(self) -> None:
         """End the sessions that would outlive the pool object."""

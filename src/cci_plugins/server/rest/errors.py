@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from secrets import token_hex
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from cci_plugins.common.log import logger
@@ -71,6 +71,11 @@ async def _handle_http_error(_: Request, error: Exception) -> Response:
     return build_error_response(error.status_code, code, f"{error.detail}.", error.headers)
 
 
+async def _handle_disconnect(_: Request, __: Exception) -> Response:
+    """Answer a client that left in the middle of its request. Nobody receives it."""
+    return Response(status_code=400)
+
+
 async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
     logger.error("a request failed because of a fault in the server", exc_info=error)
     return build_error_response(500, "InternalServerError", SERVER_FAULT)
@@ -80,5 +85,6 @@ HANDLERS = {
     RequestError: _handle_request_error,
     CodeInterpreterError: _handle_pool_error,
     HTTPException: _handle_http_error,
+    ClientDisconnect: _handle_disconnect,
     Exception: _handle_unexpected_error,
 }

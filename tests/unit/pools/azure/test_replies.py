@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from cci_plugins.errors import PoolError, PoolExhaustedError, SessionLostError
+from cci_plugins.errors import PoolError, PoolExhaustedError, ProtocolError, SessionLostError
 from cci_plugins.mcp_client import messages
-from cci_plugins.mcp_client.messages import ToolResult
+from cci_plugins.mcp_client.messages import ToolResult, parse_tool_result
 from cci_plugins.pools.azure.replies import read_execution, read_rest
 
 TRACEBACK = "Traceback (most recent call last):\n  File ...\npkg.OddError: it is odd\n"
@@ -135,3 +135,15 @@ def test_a_failed_run_without_a_traceback_is_described_by_the_pools_error(error,
     assert execution.error is not None
     assert (execution.error.name, execution.error.message) == (name, message)
     assert execution.status == ("timed_out" if name == "ExecutionTimeout" else "failed")
+
+
+@pytest.mark.parametrize("result", [{"content": []}, {"structuredContent": {}}, {"content": [{}]}])
+def test_empty_content_is_a_run_that_printed_nothing(result: dict[str, object]) -> None:
+    execution = read_execution(parse_tool_result(result), "session")
+    assert (execution.stdout, execution.status, execution.error) == ("", "succeeded", None)
+
+
+@pytest.mark.parametrize("result", [{}, {"content": "text"}, {"structuredContent": None}])
+def test_an_answer_without_content_is_not_a_run(result: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError, match="does not report"):
+        read_execution(parse_tool_result(result), "session")
