@@ -197,7 +197,7 @@ async def test_a_loss_stays_until_a_run_returns_it(
         assert ended, "no step saw the loss"
     await pool._sessions["s"].kernel.kill("a test")  # type: ignore[union-attr]
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "_launch", fail)
+        patch.setattr("cci_plugins.pools.local.pool.launch", fail)
         with pytest.raises(PoolUnavailableError):
             await run(pool, "1")
     assert await pool.list_sessions() == []

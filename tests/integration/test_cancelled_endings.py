@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import anyio
 import pytest
 
 from cci_plugins import CodeInterpreter, Execution, LocalSessionPool
+from cci_plugins.common.limits import SandboxLimits
 from cci_plugins.core.session_host import SessionHost
 from cci_plugins.errors import PoolUnavailableError
+from cci_plugins.pools.local.isolation import Isolation
+from cci_plugins.pools.local.isolation.process import ProcessIsolation
 
 from ._processes import list_children
 
@@ -70,7 +74,7 @@ async def test_a_start_that_fails_for_all_leaves_no_session(
         await anyio.sleep(0.01)
         raise PoolUnavailableError("no Python")
 
-    monkeypatch.setattr(pool, "_launch", fail)
+    monkeypatch.setattr("cci_plugins.pools.local.pool.launch", fail)
     calls = [pool.execute("shared", "1", timeout=30) for _ in range(3)]
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [PoolUnavailableError] * 3
@@ -159,4 +163,26 @@ async def test_a_part_that_cannot_be_closed_does_not_keep_the_others(
     host._companions.append(Failing())  # type: ignore[arg-type]
     with pytest.raises(PoolUnavailableError):
         await host.aclose()
+    await wait_ended(before)
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bwrap is the first choice")
+async def test_a_start_that_is_cancelled_while_its_first_python_ends_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, has_chosen = list_children(), asyncio.Event()
+
+    async def choose_another(*_: object) -> Isolation:
+        has_chosen.set()
+        return ProcessIsolation(SandboxLimits())
+
+    pool = LocalSessionPool(ready_sessions=0, preload=())
+    pool.expect_session()  # it is launched at once, by bwrap
+    with monkeypatch.context() as patch:
+        patch.setattr("cci_plugins.pools.local.pool.choose", choose_another)
+        start = asyncio.create_task(pool.start())
+        await has_chosen.wait()
+        await cancel_after(3, asyncio.wait_for(start, None))
+    await pool.start()
+    await pool.aclose()
     await wait_ended(before)

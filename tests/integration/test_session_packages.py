@@ -178,7 +178,7 @@ async def test_a_session_whose_python_cannot_start_gets_its_packages_again(
         session = interpreter.session("a")
         await session.install("cci-tiny")
         with monkeypatch.context() as patch:
-            patch.setattr(pool, "_launch", _fail)
+            patch.setattr("cci_plugins.pools.local.pool.launch", _fail)
             with pytest.raises(PoolUnavailableError):
                 await session.run_code("1")
         execution = await session.run_code("import cci_tiny")

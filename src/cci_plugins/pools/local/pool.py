@@ -51,7 +51,7 @@ try:
     from . import pool_errors
     from .egress import Egress, check_egress, describe_egress, parse_egress_rules
     from .isolation import choose, get_first_choice, host_folder
-    from .isolation.base import Isolation, KernelSpec, Sandbox
+    from .isolation.base import Isolation, KernelSpec
     from .isolation.managed_process import check_child_signal
     from .kernel import EXITED_BETWEEN_CALLS, Kernel, KernelExitedError
     from .launching import EarlyKernel, launch
@@ -205,14 +205,15 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 folder=isolation.folder,
                 egress=check_egress(self._egress, isolation.name),
             )
-            if early is not None and (kernel := early.use(isolation)) is not None:
-                self._warm_pool.add(kernel)
+            if early is not None:
+                if (kernel := early.use(isolation)) is not None:
+                    self._warm_pool.add(kernel)
+                await early.close()
         except BaseException:
-            await self._packages.close()
-            raise
-        finally:
             if early is not None:
                 await early.close()
+            await self._packages.close()
+            raise
         self._isolation = isolation
         watchdog = Watchdog(self._limits, self._iter_kernels, self._total_memory_bytes)
         self._tasks = [*map(asyncio.create_task, (watchdog.run(), self._end_idle_sessions()))]
@@ -450,7 +451,7 @@ class LocalSessionPool(SessionPool, PackageExchange):
         async with self._launch_limiter, pool_errors.translate_refusals("cannot start a kernel"):
             packages = self._packages.create_folder()
             try:
-                sandbox = await self._launch(isolation, packages.path)
+                sandbox = await launch(isolation, self._build_spec(packages.path))
                 if early is not None:
                     await early.wait_passed(sandbox)
                 preload = self._preload if warm else ()
@@ -460,9 +461,6 @@ class LocalSessionPool(SessionPool, PackageExchange):
                 raise
             kernel.packages = packages
             return kernel
-
-    async def _launch(self, isolation: Isolation, packages: Path) -> Sandbox:
-        return await launch(isolation, self._build_spec(packages))
 
     def _build_spec(self, packages: Path | None = None) -> KernelSpec:
         without_index = NO_INDEX if self.capabilities.egress is False else {}
