@@ -169,6 +169,17 @@ async def test_a_time_out_keeps_the_state_if_the_code_obeys_the_interrupt(
     assert (await session.run_code("x")).text == "1"
 
 
+async def test_code_that_cleans_up_after_an_interrupt_meets_the_next_one_later(
+    session: Session,
+) -> None:
+    code = (
+        "import time\ncaught = 0\nwhile caught < 3:\n    try: time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n        caught += 1\n        time.sleep(0.3)\nprint(caught)"
+    )
+    execution = await session.run_code(code, timeout=0.3)
+    assert (execution.status, execution.state, execution.stdout) == ("timed_out", "kept", "3\n")
+
+
 async def test_a_time_out_kills_the_session_if_the_code_ignores_the_interrupt(
     interpreter: CodeInterpreter,
 ) -> None:

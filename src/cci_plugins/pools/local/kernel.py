@@ -13,7 +13,8 @@ idle status have arrived, or when the process exited. Reply and status use two c
 may come first. Code can keep the idle status from being sent, so after the reply the run ends once
 no output has arrived for `IDLE_SECONDS`, and at its limit at the latest.
 
-A run that is late, prints too much or is cancelled is interrupted, again every second.
+A run that is late, prints too much or is cancelled is interrupted, again every second, by a
+message and by SIGINT in turn.
 `in_session/interrupts` ignores an interrupt that meets the kernel's own code. The kernel is also
 asked for its info: an answer means that the run is over, even if its reply was lost. Without
 either after `INTERRUPT_SECONDS`, the kernel is killed. `RunOutcome` names the end.
@@ -374,7 +375,7 @@ class Kernel:
         request.is_stopped = True
         deadline = time.monotonic() + (request.patience or INTERRUPT_SECONDS)
         self._send_interrupt(request)
-        again = time.monotonic() + INTERRUPT_AGAIN_SECONDS
+        again, by_signal = time.monotonic() + INTERRUPT_AGAIN_SECONDS, False
         while not request.is_complete and time.monotonic() < deadline:
             # a runaway wakes it early
             await request.wait_done(max(min(again, deadline) - time.monotonic(), 0))
@@ -382,8 +383,10 @@ class Kernel:
                 continue
             again += INTERRUPT_AGAIN_SECONDS
             if request.collector.error is None:  # else the code has stopped already
-                self._send_interrupt(request)
-                self.sandbox.interrupt()
+                # one way at a time: code that catches the first of two would meet the second there
+                by_signal = not by_signal
+                if not (by_signal and self.sandbox.interrupt()):
+                    self._send_interrupt(request)
             if not request.probe_id:
                 with suppress(KernelConnectionError):
                     request.probe_id = self._send("shell", "kernel_info_request", {})

@@ -86,8 +86,8 @@ class Sandbox(ABC):
         """
 
     @abstractmethod
-    def interrupt(self) -> None:
-        """Send SIGINT to the kernel where the backend can, else do nothing."""
+    def interrupt(self) -> bool:
+        """Send SIGINT to the kernel. Return False where the backend cannot."""
 
     @abstractmethod
     async def kill(self) -> None:

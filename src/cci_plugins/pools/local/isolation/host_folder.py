@@ -217,11 +217,12 @@ class HostFolderSandbox(Sandbox):
         """Wait until the kernel has ended and return its exit status."""
         return await self.child.wait()
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> bool:
         """Ask the supervisor to send SIGINT to the kernel."""
         if self._supervisor_stdin is not None:
             with contextlib.suppress(OSError):
                 os.write(self._supervisor_stdin, b"i")
+        return True
 
     async def kill(self) -> None:
         """Ask the supervisor to end every process and remove the folder, and make sure of both."""

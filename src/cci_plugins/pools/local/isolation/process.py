@@ -141,8 +141,9 @@ class WindowsSandbox(Sandbox):
         """Wait until the kernel has ended and return its exit status."""
         return await self.child.wait()
 
-    def interrupt(self) -> None:
-        """Do nothing: the kernel's control channel takes interrupt requests on Windows."""
+    def interrupt(self) -> bool:
+        """Return False: only the kernel's control channel takes interrupt requests on Windows."""
+        return False
 
     async def kill(self) -> None:
         """End the kernel and remove its folder."""

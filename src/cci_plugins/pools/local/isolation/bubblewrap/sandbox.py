@@ -185,9 +185,10 @@ class BwrapSandbox(Sandbox):
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._handles["init"], os.WEXITED | os.WNOHANG)
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> bool:
         """Send SIGINT to the kernel."""
         self._signal("kernel", signal.SIGINT)
+        return True
 
     async def kill(self) -> None:
         """End the sandbox's first process, which ends all others, and close every descriptor."""
