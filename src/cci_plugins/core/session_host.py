@@ -24,10 +24,9 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-import anyio
-
 from cci_plugins.common import event_loop
 from cci_plugins.common.environment import SessionEnvironment
+from cci_plugins.common.keyed_locks import KeyedLocks
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.log import describe_error, logger
 from cci_plugins.common.metrics import count_live_sessions
@@ -146,7 +145,7 @@ class SessionHost:
         self._is_closed = False
         self._start: SharedAttempt | None = None
         self._companions: list[SessionHost] = []
-        self._ending: dict[str, anyio.Lock] = {}
+        self._ending = KeyedLocks()
         self._leftovers = _Leftovers(pool)
         self._finalizer = weakref.finalize(self, _close_abandoned, self._leftovers)
         self._finalizer.atexit = False  # the event loop closes it then
@@ -216,16 +215,11 @@ class SessionHost:
         Raises:
             PoolError: The pool failed.
         """
-        lock = self._ending.setdefault(session_id, anyio.Lock())
-        try:
-            async with lock:
-                if is_needed():
-                    if self.pool.has_answered:
-                        await self.pool.delete_session(session_id)
-                    self.note_end(session_id)
-        finally:
-            if not lock.statistics().tasks_waiting:
-                self._ending.pop(session_id, None)
+        async with self._ending.hold(session_id):
+            if is_needed():
+                if self.pool.has_answered:
+                    await self.pool.delete_session(session_id)
+                self.note_end(session_id)
 
     def check_open(self) -> None:
         """Raise if the host is closed."""
@@ -256,7 +250,7 @@ class SessionHost:
         self._file_transfer, self._start, self._is_started = None, None, False
         event_loop.keep_inherited(self.used_storages)
         self.used_storages = set()
-        self._ending = {}
+        self._ending = KeyedLocks()
         self._leftovers.restart(self.pool)
 
     def refuse_calls(self) -> None:

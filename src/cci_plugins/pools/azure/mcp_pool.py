@@ -23,6 +23,7 @@ from cci_plugins.azure.options import ARM
 from cci_plugins.azure.pool_resource import PoolResource
 from cci_plugins.common.cancellation import run_to_end
 from cci_plugins.common.durations import Duration
+from cci_plugins.common.keyed_locks import KeyedLocks
 from cci_plugins.common.limits import Limits
 from cci_plugins.common.shared_attempt import SharedAttempt
 from cci_plugins.errors import ConfigurationError, ProtocolError, SessionLostError
@@ -157,6 +158,7 @@ class PlatformSessionPool(RemoteSessionPool):
             (check_token_url if signs_in else warn_of_plain_key)(self._endpoint)
         self._server: _Server | None = None
         self._environments: dict[str, str] = {}
+        self._launches = KeyedLocks()
         self._lost_once: set[str] = set()
         self._discovery = SharedAttempt()
         super().__init__(
@@ -287,9 +289,12 @@ class PlatformSessionPool(RemoteSessionPool):
             server = await self._check_own_ids(server, session_id, wait or self._busy_limit)
         if not server.requires_launch:
             return session_id
-        if session_id not in self._environments:
-            self._environments[session_id] = await self._launch_environment(server)
-        return self._environments[session_id]
+        async with self._launches.hold(session_id):  # calls at once share the first one's
+            environment = self._environments.get(session_id)
+            if environment is None:
+                environment = await self._launch_environment(server)
+                self._environments[session_id] = environment
+        return environment
 
     async def _check_own_ids(self, server: _Server, session_id: str, wait: timedelta) -> _Server:
         """Find out by harmless code whether the server accepts an id that it did not issue."""

@@ -1,6 +1,8 @@
 """The tools of a platform pool, under the names that servers are reported to use."""
 
+import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 
 import anyio
 import httpx
@@ -41,3 +43,22 @@ async def test_a_redirect_fails_at_once_and_is_named(kind, monkeypatch):
         with pytest.raises(ProtocolError, match=r"redirect to 'login\.example'"):
             await pool.list_files("s")
         await pool.aclose()
+
+
+@pytest.mark.anyio
+async def test_first_calls_at_once_share_the_environment_that_a_server_issues(monkeypatch):
+    launched = []
+
+    async def launch(_):
+        await anyio.sleep(0.01)
+        launched.append(f"environment-{len(launched)}")
+        return launched[-1]
+
+    pool = PlatformSessionPool("https://pool.example/mcp", key="a-key")
+    monkeypatch.setattr(pool, "_launch_environment", launch)
+    server = SimpleNamespace(requires_launch=True)
+    calls = [pool._get_environment(server, session) for session in ("a", "a", "b", "a")]
+    first, second, other, third = await asyncio.gather(*calls)
+    assert first == second == third != other
+    assert len(launched) == 2
+    await pool.aclose()
