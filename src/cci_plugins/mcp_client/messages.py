@@ -57,7 +57,7 @@ class ToolResult:
     structured: Mapping[str, Any] | None = None
     is_error: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
-    has_result: bool = True
+    has_result: bool = False
 
     @property
     def text(self) -> str:

@@ -68,9 +68,11 @@ def _find_text(answer: ToolResult) -> str:
     texts = (block.get("text") for block in answer.content if block.get("type") == "text")
     if any(isinstance(text, str) for text in texts) or any(_parse_images(answer)):
         return answer.text
+    if answer.structured:
+        return json.dumps(answer.structured, ensure_ascii=False)
     if not answer.has_result:
         raise build_unreported_error()
-    return json.dumps(answer.structured, ensure_ascii=False) if answer.structured else ""
+    return ""
 
 
 def _build_failure(answer: ToolResult) -> CodeInterpreterError:
