@@ -26,7 +26,8 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists processes of Linux"),
 ]
 
-STEPS = (0, 1, 2, 3, 5, 8, 13, 21, 34)  # of the loop before the call is cancelled
+# Of the loop before the call is cancelled.
+STEPS = {"few": (0, 2, 8), "many": (1, 3, 5, 13, 21, 34)}
 
 
 @pytest.fixture
@@ -90,14 +91,16 @@ async def begin(pool: LocalSessionPool, code: str) -> asyncio.Task[Execution]:
     return task
 
 
+@pytest.mark.quick("few")
+@pytest.mark.parametrize("which", STEPS)
 @pytest.mark.parametrize(
     "codes", [[], ["print('on', flush=True)\ntime.sleep(60)"]], ids=["idle", "running"]
 )
 async def test_a_cancelled_deletion_ends_the_python(
-    codes: list[str], pool: LocalSessionPool
+    codes: list[str], which: str, pool: LocalSessionPool
 ) -> None:
     before = list_children()
-    for steps in STEPS:
+    for steps in STEPS[which]:
         await pool.execute("s", "import time", timeout=30)
         runs = [await begin(pool, code) for code in codes]
         await cancel_after(steps, pool.delete_session("s"))
@@ -107,9 +110,11 @@ async def test_a_cancelled_deletion_ends_the_python(
         await asyncio.gather(*runs)
 
 
-async def test_a_cancelled_close_ends_every_python() -> None:
+@pytest.mark.quick("few")
+@pytest.mark.parametrize("which", STEPS)
+async def test_a_cancelled_close_ends_every_python(which: str) -> None:
     before = list_children()
-    for steps in STEPS:
+    for steps in STEPS[which]:
         pool = LocalSessionPool(ready_sessions=1, preload=(), isolation="process")
         await pool.execute("a", "1", timeout=30)
         await cancel_after(steps, pool.aclose())

@@ -81,7 +81,7 @@ POOLS: dict[str, Any] = {
 }
 
 
-@pytest.mark.quick("embedded", "managed", "gateway")
+@pytest.mark.quick("embedded", "gateway")
 @pytest.mark.parametrize("name", POOLS)
 async def test_a_run_names_the_uploads_of_a_session_that_was_replaced_before_it(
     name: str, tmp_path: Path

@@ -51,10 +51,12 @@ def nonsense(status: int, body: bytes) -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
+@pytest.mark.quick("page")
 @pytest.mark.parametrize("kind", ["platform", "custom"])
 @pytest.mark.parametrize(
     "answer",
     [(200, PAGE), (200, b"\x00\xff garbage"), (200, b'{"hello": 1}'), (404, PAGE), (405, b"")],
+    ids=["page", "garbage", "object", "missing", "refused"],
 )
 def test_a_command_reports_at_once_that_a_server_is_not_a_pool(
     kind: str,
