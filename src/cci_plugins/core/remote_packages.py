@@ -21,6 +21,7 @@ import anyio
 from packaging.utils import canonicalize_name, is_normalized_name
 from packaging.version import InvalidVersion, Version
 
+from cci_plugins.common.async_files import open_file
 from cci_plugins.pools.local.packages.download import download, select_missing
 from cci_plugins.pools.local.packages.python_info import describe_python, list_target_options
 from cci_plugins.pools.local.packages.source import build_source
@@ -87,7 +88,7 @@ async def _send(
     files = []
     for path in wheels:
         at, digest = 0, hashlib.sha256()
-        async with await anyio.open_file(path, "rb") as file:
+        async with open_file(path, "rb") as file:
             while content := await file.read(PART_BYTES):
                 data = base64.b64encode(content).decode("ascii")
                 part = WheelPart(upload=upload, name=path.name, at=at, data=data)

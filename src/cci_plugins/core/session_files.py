@@ -9,8 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import overload
 
-import anyio
-
+from cci_plugins.common.async_files import open_file
 from cci_plugins.common.data_url import is_data_url, parse_data_url
 from cci_plugins.common.durations import Duration, to_timedelta
 from cci_plugins.common.file_names import (
@@ -192,7 +191,7 @@ class SessionFiles:
                 await self._host.dispatch_until_ended(
                     self._download, _check_name(name), path, ignore_progress
                 )
-            async with await anyio.open_file(path, "rb") as file:
+            async with open_file(path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk
 

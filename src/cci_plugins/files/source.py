@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import anyio
 from typing_extensions import override
 
+from cci_plugins.common.async_files import open_file
 from cci_plugins.common.log import logger
 from cci_plugins.common.temporary import make_temporary_folder
 from cci_plugins.common.threads import run_in_thread
@@ -99,7 +100,7 @@ class PathSource(UploadSource):
     @override
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            async with await anyio.open_file(self._path, "rb") as file:
+            async with open_file(self._path, "rb") as file:
                 while chunk := await file.read(CHUNK):
                     yield chunk
             if not await anyio.to_thread.run_sync(self.is_unchanged):
@@ -275,7 +276,7 @@ async def _spool(
     folder = _CopyFolder()
     path = Path(folder.name, "content")
     try:
-        async with await anyio.open_file(path, "xb") as file:
+        async with open_file(path, "xb") as file:
             if isinstance(content, AsyncIterable):
                 chunks: AsyncIterable[Buffer] = content
             else:

@@ -13,8 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
-
+from cci_plugins.common.async_files import open_file
 from cci_plugins.common.file_names import normalize_new_name
 from cci_plugins.common.shortages import find_hint
 from cci_plugins.errors import CodeInterpreterError, FileTransferError, TargetExistsError
@@ -102,7 +101,7 @@ async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> None:
         FileTransferError: It cannot be written.
     """
     with translate_write_errors(path):
-        async with await anyio.open_file(path, "wb") as file:
+        async with open_file(path, "wb") as file:
             async for chunk in chunks:
                 await file.write(chunk)
 
