@@ -238,7 +238,7 @@ class SavableSession(ABC):
     async def _restore_replaced(self, loss_note: str) -> None:
         """Restore the uploads of a session that the pool replaced, for the next run's notes."""
         self._handle.instance, self._loss_note = None, loss_note
-        # that files are kept is not true any more
+        # the note that files are kept no longer holds
         self._notes[:] = [note for note in self._notes if note != RESTARTED_NOTE]
         await self._restore_uploads()
 
