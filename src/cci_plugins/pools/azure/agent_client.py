@@ -248,6 +248,10 @@ class AgentClient:
             self._ready[session_id] = get_instance(answer)
         return reply
 
+    def forget(self, session_id: str) -> None:
+        """Forget the instance that has answered."""
+        self._ready.pop(session_id, None)
+
     async def find_instance(self, session_id: str) -> str:
         """Return the instance of a session. A new session is asked once, before code is sent to it.
 

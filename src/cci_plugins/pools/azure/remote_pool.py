@@ -421,6 +421,7 @@ class RemoteSessionPool(SessionPool, RunRelay, RemotePackages):
 
     @override
     async def delete_session(self, session_id: str) -> None:
+        self._text.forget(session_id)
         try:
             await self._rest_retry.call_with_retry(lambda: self._end_session(session_id))
         except SessionLostError:

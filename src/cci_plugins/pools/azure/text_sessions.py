@@ -132,8 +132,13 @@ class TextSessions:
             hint="run the code again later",
         )
 
+    def forget(self, session_id: str) -> None:
+        """Forget the instance of a session that was ended."""
+        self._agent.forget(session_id)
+
     async def find_instance(self, session_id: str) -> str:
-        """Return the instance of a session, without running code of the user's."""
+        """Ask a session for its instance, without running code of the user's."""
+        self._agent.forget(session_id)  # it may have been replaced since its last answer
         return await self._agent.find_instance(session_id)
 
     async def upload(self, session_id: str, name: str, content: AsyncIterator[bytes]) -> FileInfo:

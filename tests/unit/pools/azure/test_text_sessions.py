@@ -273,3 +273,19 @@ async def test_calls_that_find_a_replaced_session_at_the_same_time_all_bring_the
         for name in ("a", "b", "c"):
             tasks.start_soon(sessions.delete_file, "s", name)
     assert pool.verbs == ["remove"] * 7
+
+
+async def test_a_session_is_asked_for_its_instance_anew() -> None:
+    instances = iter(("first", "second", "third"))
+
+    class ReplacedPool(Pool):
+        async def send(self, session_id: str, code: str, limit: timedelta) -> Execution:
+            self.answer = lambda _: ({"instance": next(instances), "total": 0}, "")
+            return await super().send(session_id, code, limit)
+
+    retry = RetryPolicy(StaticKey("key"), timedelta(milliseconds=300))
+    sessions = TextSessions(
+        ReplacedPool(lambda _: None).send, retry=retry, limits=Limits(), margin=SECOND
+    )
+    assert await sessions.find_instance("s") == "first"
+    assert await sessions.find_instance("s") == "second"
