@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sign_ins import Recorder
 
 from cci_plugins.azure.scoped_credential import STORAGE_SCOPE
 
@@ -30,21 +30,6 @@ CHALLENGE = (
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class Recorder:
-    """A sign-in that records what it is asked for."""
-
-    def __init__(self, *allowed: str) -> None:
-        self._additionally_allowed_tenants = list(allowed)
-        self.asked: list[tuple[Any, ...]] = []
-
-    def get_token(self, *scopes: str, **options: Any) -> Any:
-        from azure.core.credentials import AccessToken
-
-        options.pop("enable_cae", None)
-        self.asked.append((*scopes, *sorted(options.items())))
-        return AccessToken(f"planted-{len(self.asked)}", int(time.time()) + 3600)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
+from tests.sign_ins import Recorder
 
 from cci_plugins.azure.credentials import CachedCredential
 from cci_plugins.azure.scoped_credential import ScopedCredential
@@ -19,21 +17,6 @@ OTHER = "11111111-1111-1111-1111-111111111111"
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class Recorder:
-    """A sign-in that records what it is asked for."""
-
-    def __init__(self, *allowed: str) -> None:
-        self._additionally_allowed_tenants = list(allowed)
-        self.asked: list[tuple[Any, ...]] = []
-
-    def get_token(self, *scopes: str, **options: Any) -> Any:
-        from azure.core.credentials import AccessToken
-
-        options.pop("enable_cae", None)
-        self.asked.append((*scopes, *sorted(options.items())))
-        return AccessToken(f"planted-{len(self.asked)}", int(time.time()) + 3600)
 
 
 async def test_claims_reach_the_sign_in_through_a_credential_of_one_scope() -> None:

@@ -34,6 +34,17 @@ main({arguments!r})
 VERSION, RUN = ["--version"], ["run", "print(1)", "--isolation", "process"]
 
 
+def run_program(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("swallows", [False, True])
 @pytest.mark.parametrize(
     ("module", "arguments"),
@@ -48,14 +59,7 @@ def test_ctrl_c_while_modules_load_ends_the_command(
 ) -> None:
     pytest.importorskip("jupyter_client")
     code = PROGRAM.format(module=module, arguments=arguments, swallows=swallows)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        check=False,
-    )
+    done = run_program(code, tmp_path)
     assert (done.returncode, done.stdout) == (130, ""), done.stderr
     assert "error: interrupted" in done.stderr
     assert "Traceback" not in done.stderr
@@ -101,13 +105,6 @@ atexit.register(press)
 from cci_plugins.cli import main
 main(["--version"])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        check=False,
-    )
+    done = run_program(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("ended\n")

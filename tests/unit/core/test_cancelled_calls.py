@@ -193,52 +193,49 @@ async def test_a_restore_brings_files_and_history_or_neither(
         assert "in the history" in second.notebook()
 
 
-async def test_a_background_run_that_nobody_gets_is_cancelled() -> None:
-    begun, cancelled = threading.Event(), threading.Event()
+class EndlessCode:
+    """Code of a pool that goes on until it is cancelled."""
 
-    async def run_long(code: str, tools: FakeTools) -> Execution:
-        begun.set()
+    def __init__(self) -> None:
+        self.begun, self.cancelled = threading.Event(), threading.Event()
+
+    async def run(self, code: str, tools: FakeTools) -> Execution:
+        self.begun.set()
         try:
             await anyio.sleep(60)
         finally:
-            cancelled.set()
+            self.cancelled.set()
         return Execution()
 
-    async with CodeInterpreter(FakeSessionPool(run_long)) as interpreter:
+
+async def test_a_background_run_that_nobody_gets_is_cancelled() -> None:
+    code = EndlessCode()
+    async with CodeInterpreter(FakeSessionPool(code.run)) as interpreter:
         await interpreter.start()
         session = interpreter.session("alice")
         task = asyncio.create_task(session.start_code("endless"))
         await asyncio.sleep(0)
-        begun.wait(20)  # the run has started, and this loop has not heard of it
+        code.begun.wait(20)  # the run has started, and this loop has not heard of it
         task.cancel()
         await asyncio.wait((task,))
         assert task.cancelled()
-        await wait_until(cancelled.is_set)
+        await wait_until(code.cancelled.is_set)
         await wait_until(lambda: not session.busy)
 
 
 async def test_a_run_that_a_tool_waits_for_ends_if_the_tool_is_cancelled_twice() -> None:
-    begun, cancelled = threading.Event(), threading.Event()
-
-    async def run_long(code: str, tools: FakeTools) -> Execution:
-        begun.set()
-        try:
-            await anyio.sleep(60)
-        finally:
-            cancelled.set()
-        return Execution()
-
-    async with CodeInterpreter(FakeSessionPool(run_long)) as interpreter:
+    code = EndlessCode()
+    async with CodeInterpreter(FakeSessionPool(code.run)) as interpreter:
         session = interpreter.session("alice")
         wait = LongRun().run(lambda: session.start_code("endless"), timedelta(minutes=1))
         task = asyncio.create_task(wait)
-        await wait_until(begun.is_set)
+        await wait_until(code.begun.is_set)
         occupy_loop()
         for _ in range(2):
             task.cancel()
             await asyncio.sleep(0)
         await asyncio.wait((task,))
-        await wait_until(cancelled.is_set)
+        await wait_until(code.cancelled.is_set)
 
 
 def occupy_loop() -> None:

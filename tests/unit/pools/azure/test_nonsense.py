@@ -5,24 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.unit.pools.azure.test_retry import Failing
 
 from cci_plugins.azure.credentials import StaticKey
 from cci_plugins.errors import PoolUnavailableError, ProtocolError
 from cci_plugins.pools.azure.retry import MAX_NONSENSE, Contact, RetryPolicy
 
 pytestmark = pytest.mark.anyio
-
-
-class Failing:
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.calls = 0
-
-    async def __call__(self) -> str:
-        self.calls += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return "done"
 
 
 @pytest.fixture(autouse=True)
