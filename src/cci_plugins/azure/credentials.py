@@ -469,7 +469,10 @@ def decode_claims(token: str) -> dict[str, Any]:
 
 
 def _iter_allowed_tenants(source: object) -> Iterator[str]:
-    """Yield the `additionally_allowed_tenants` of a credential and of those that it consists of."""
+    """Yield the `additionally_allowed_tenants` of a credential and of those that it consists of.
+
+    azure-identity keeps both in private attributes (seen in 1.27). Without them none is allowed.
+    """
     found = getattr(source, "_additionally_allowed_tenants", None)
     if isinstance(found, list | tuple | set):
         yield from map(str, found)
