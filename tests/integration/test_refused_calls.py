@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from cci_plugins import CodeInterpreter, LocalSessionPool
@@ -143,7 +142,7 @@ async def test_a_sandbox_without_room_for_a_process_is_not_a_weaker_machine(
 async def test_code_that_ran_keeps_its_result_if_its_files_cannot_be_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     pool = LocalSessionPool(ready_sessions=0, preload=())
@@ -169,7 +168,7 @@ async def test_code_that_ran_keeps_its_result_if_its_files_cannot_be_listed(
             assert getattr(caught.value, "hint", None), name
         for call in (lambda: session.files.download("f"), lambda: session.save(tmp_path / "saved")):
             with monkeypatch.context() as patch:
-                patch.setattr(anyio, "open_file", refuse)
+                patch.setattr("cci_plugins.files.target.open_file", refuse)
                 with pytest.raises(FileTransferError, match="No space left"):
                     await call()
         assert await session.files.download("f") == b"x"
